@@ -1,0 +1,18 @@
+// Table of contents of expunge._core; every binding lives in its family's header.
+#include <pybind11/pybind11.h>
+
+#include "bindings/bind_langevin.hpp"
+#include "bindings/bind_privacy.hpp"
+#include "bindings/bind_ridge.hpp"
+#include "common/isa.hpp"
+#include "common/thread_pool.hpp"
+
+PYBIND11_MODULE(_core, module) {
+  module.doc() = "Compiled kernels of Expunge. Private: use the functions of the expunge package.";
+  expunge::active_isa();  // an unknown EXPUNGE_ISA fails the import, not the first call
+  module.def("isa", [] { return expunge::isa_name(expunge::active_isa()); });
+  module.def("default_threads", &expunge::default_threads);
+  expunge::bindings::bind_privacy(module);
+  expunge::bindings::bind_ridge(module);
+  expunge::bindings::bind_langevin(module);
+}

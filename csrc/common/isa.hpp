@@ -1,0 +1,31 @@
+// Instruction-set selection. Kernel sources are compiled once per level into EXPUNGE_ISA_NS; nothing else may be.
+#pragma once
+
+#if defined(__CUDACC__) || defined(EXPUNGE_CUDA_EMULATION)
+#define EXPUNGE_HD __host__ __device__
+#else
+#define EXPUNGE_HD
+#endif
+
+#define EXPUNGE_RESTRICT __restrict__
+
+namespace expunge {
+
+enum class Isa : int { base = 0, v3 = 1, v4 = 2 };
+
+// Level in use: the best the processor has, or what EXPUNGE_ISA names. Throws std::runtime_error on an unknown or
+// unsupported name, so that a forced test can never silently run something else.
+Isa active_isa();
+const char* isa_name(Isa isa);
+
+// The table of one kernel family for the active level.
+template <class Table>
+const Table& select_table(const Table& base, const Table& v3, const Table& v4) {
+  switch (active_isa()) {
+    case Isa::v4: return v4;
+    case Isa::v3: return v3;
+    default: return base;
+  }
+}
+
+}  // namespace expunge

@@ -1,0 +1,3 @@
+"""Per-instance privacy and certified machine unlearning."""
+
+__version__ = "0.1.0"

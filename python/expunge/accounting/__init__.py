@@ -1,0 +1,1 @@
+"""Privacy arithmetic: Gaussian DP, shifted interpolation, Gaussian pairs, ridge laws."""
