@@ -63,7 +63,8 @@ def table(rows: list[dict[str, Any]]) -> str:
     """Return ``rows`` as aligned text."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     cells = [columns] + [
-        [f"{row.get(c, ''):.4g}" if isinstance(row.get(c), float) else str(row.get(c, "")) for c in columns] for row in rows
+        [f"{row.get(c, ''):.4g}" if isinstance(row.get(c), float) else str(row.get(c, "")) for c in columns]
+        for row in rows
     ]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in cells)
