@@ -1,4 +1,4 @@
-"""An attacker with many runs of both worlds never finds more than the exact law allows, nor that more than the bound."""
+"""An attacker with many runs of both worlds finds no more than the exact law allows, and that no more than the bound."""
 
 import numpy as np
 import pytest

@@ -157,7 +157,7 @@ class _LangevinRidgeBase(BaseEstimator):  # type: ignore[misc]
         return self._history
 
     def _law(self, history: History) -> LearningLaw | None:
-        """The law shared by all records of a first deletion; None once there is a deletion behind the model."""
+        """Return the law shared by all first deletions, or None once there is a deletion behind the model."""
         if len(history.phases) > 1:
             return None
         if self._law_cache is None:
