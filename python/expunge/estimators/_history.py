@@ -76,7 +76,8 @@ def seeded_normals(seed: int) -> Normals:
     """Return a source of reproducible normals: the counter-based ones of chain 0 of the Langevin kernels."""
 
     def draw(step: int, shape: tuple[int, int]) -> Array:
-        return standard_normals(*shape, seed=seed, chain=0, step=step)
+        drawn: Array = standard_normals(*shape, seed=seed, chain=0, step=step)
+        return drawn
 
     return draw
 

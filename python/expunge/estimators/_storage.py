@@ -26,7 +26,8 @@ def _write(path: str | Path, header: dict[str, Any], arrays: Mapping[str, NDArra
     buffer = io.BytesIO()
     text = json.dumps({"version": _FORMAT_VERSION, **header}, allow_nan=False)
     # savez adds a suffix to bare names only; the header travels as bytes so that one file is the whole model.
-    np.savez(buffer, **{_HEADER: np.frombuffer(text.encode(), dtype=np.uint8)}, **arrays)
+    members: dict[str, Any] = {_HEADER: np.frombuffer(text.encode(), dtype=np.uint8), **arrays}
+    np.savez(buffer, **members)
     write_atomic(path, buffer.getvalue(), overwrite=overwrite)
     return Path(path)
 

@@ -16,7 +16,8 @@ from tqdm import tqdm
 from expunge._files import write_atomic
 from expunge._validate import choice, count, number, row_indices
 from expunge.accounting import gdp_mu
-from expunge.accounting.ridge_law import Phase, RidgeDeletion, UniformBound
+from expunge.accounting.ridge_law import Phase, RidgeDeletion
+from expunge.accounting.ridge_shifted import UniformBound, sensitivities, tracked_mu
 from expunge.calibration import HEADROOM, smallest_noise, smallest_steps
 from expunge.estimators._history import History
 from expunge.ridge import LearningLaw, Quotes, exact_group_quotes, exact_quotes, shifted_quotes
@@ -163,7 +164,7 @@ class DeletionCost:
         )
         self._state = self.deletion.run(history.phases)
         if method == "shifted":
-            self._sensitivities = self.deletion.sensitivities(history.phases, delta_s=delta / 10)
+            self._sensitivities = sensitivities(self.deletion, history.phases, delta_s=delta / 10)
         elif method == "uniform":
             if len(history.phases) > 1:
                 raise ValueError("method='uniform' is defined for a first deletion only, and this model had one before")
@@ -174,6 +175,7 @@ class DeletionCost:
                 step_size=history.step_size,
                 learning=history.phases[0],
                 delta_s=delta / 10,
+                group_size=len(self.deleted),
             )
 
     def phase(self, n_steps: int, noise_std: float) -> Phase:
@@ -194,8 +196,8 @@ class DeletionCost:
         """Return the GDP parameter proved by shifted interpolation."""
         phases = self._phases(n_steps, noise_std)
         if self.method == "uniform":
-            return self._uniform.mu(phases, group_size=len(self.deleted))
-        return self.deletion.shifted(phases, delta_s=self.delta / 10, sensitivities=self._sensitivities)
+            return self._uniform.mu(phases)
+        return tracked_mu(self.deletion, phases, delta_s=self.delta / 10, known=self._sensitivities)
 
     @property
     def _mu_target(self) -> float:

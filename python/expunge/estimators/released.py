@@ -41,8 +41,8 @@ class Released(BaseEstimator):  # type: ignore[misc]
         raise TypeError("a released model cannot be fitted: fit LangevinRidge and call release()")
 
     def _scores(self, X: ArrayLike) -> Array:
-        X = validate_data(self, X, dtype=np.float64, reset=False)
-        return np.asarray(X @ self.coef_.T + self.intercept_, dtype=np.float64)
+        rows: Array = validate_data(self, X, dtype=np.float64, reset=False)
+        return np.asarray(rows @ self.coef_.T + self.intercept_, dtype=np.float64)
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Write coefficients to one ``.npz`` file (no pickle), whole or not at all."""
@@ -55,7 +55,8 @@ class Released(BaseEstimator):  # type: ignore[misc]
         """Read a model written by `save`."""
         from expunge.estimators import _storage
 
-        return _storage.load_released(cls, path)
+        model: Self = _storage.load_released(cls, path)
+        return model
 
 
 class ReleasedRidge(RegressorMixin, Released):  # type: ignore[misc]

@@ -137,8 +137,8 @@ class _LangevinRidgeBase(BaseEstimator):  # type: ignore[misc]
 
     def _scores(self, X: ArrayLike) -> Array:
         check_is_fitted(self)
-        X = validate_data(self, X, dtype=np.float64, reset=False)
-        return np.asarray(X @ self._coef_rows.T + self._intercept_row, dtype=np.float64)
+        rows: Array = validate_data(self, X, dtype=np.float64, reset=False)
+        return np.asarray(rows @ self._coef_rows.T + self._intercept_row, dtype=np.float64)
 
     def __repr__(self, N_CHAR_MAX: int = 700) -> str:
         text: str = super().__repr__(N_CHAR_MAX=N_CHAR_MAX)
@@ -528,7 +528,8 @@ class _LangevinRidgeBase(BaseEstimator):  # type: ignore[misc]
         ValueError
             If the file is truncated, of an unknown version, or of another kind of model.
         """
-        return _storage.load_working(cls, path)
+        model: Self = _storage.load_working(cls, path)
+        return model
 
 
 class LangevinRidge(RegressorMixin, _LangevinRidgeBase):  # type: ignore[misc]
