@@ -20,7 +20,7 @@ struct GdpValue {
 constexpr double kUnit = 1.1102230246251565e-16;
 constexpr double kDensity = 0.398942280401432677939946059934;  // 1 / sqrt(2 pi)
 constexpr double kHuge = 0x1p664;                              // keeps the smallest mu away from subnormals
-constexpr double kLogHuge = 460.247729292791298587;            // log of it
+constexpr double kLogHuge = 664 * 0.693147180559945309417232;  // log of it
 
 EXPUNGE_INLINE vd smaller(vd a, vd b) { return vm::select(a < b, a, b); }
 
@@ -38,7 +38,7 @@ static GdpValue gdp_value(vd mu, vd epsilon) {
   const vd a = m - h;
   const vd size = vm::abs(a);
   const vd square = smaller(a * a, vm::broadcast(1e300));
-  const vd wobble = kUnit * smaller(square + m * size, vm::broadcast(1e300));
+  const vd wobble = kUnit * smaller(2.0 * square + m * size, vm::broadcast(1e300));  // of the exponent a^2 / 2
   const vd density = kDensity * vm::exp(-0.5 * square);
   const vi small = (mu < 0.5) & (epsilon < 2.0);
   const vi left = (a < 0.0) & ~small;
@@ -240,7 +240,7 @@ static void gdp_mu(const double* epsilon, const double* delta, double* mu, long 
       high = vm::select(above, at, high);
       low = vm::select(above, low, at);
       const vd fine = 2.0 * value.relative + 4.0 * kUnit * vm::abs(log_target);
-      const vi done = (vm::abs(off) <= fine) | (high - low <= 4.0 * kUnit * high);
+      const vi done = (vm::abs(off) <= fine) | ((high < 1e300) & (high - low <= 4.0 * kUnit * high));
       // log delta is concave in log mu: Newton there climbs without overshooting.
       vd step = -off / (at * value.mu_slope);
       step = vm::select(step < 2.0, step, vm::broadcast(2.0));

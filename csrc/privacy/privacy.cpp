@@ -8,7 +8,7 @@
 namespace expunge::privacy::EXPUNGE_ISA_NS {
 namespace {
 
-constexpr double kTolerance = 1e-12;
+constexpr double kTolerance = 3e-13;
 
 void shifted_mu(const double* sensitivity, const double* contraction, const double* noise_std, long steps, double* mu,
                 double* workspace, long begin, long end) {
