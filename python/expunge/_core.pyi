@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -8,7 +10,98 @@ def isa() -> str: ...
 def default_threads() -> int: ...
 
 # privacy
+def gdp_delta(mu: Float64, epsilon: Float64, out: Float64, *, threads: int = 0) -> None: ...
+def gdp_epsilon(mu: Float64, delta: Float64, out: Float64, *, threads: int = 0) -> None: ...
+def gdp_mu(epsilon: Float64, delta: Float64, out: Float64, *, threads: int = 0) -> None: ...
+def shifted_mu(
+    sensitivity: Float64, contraction: Float64, noise_std: Float64, out: Float64, *, threads: int = 0
+) -> None: ...
+def pair_delta(
+    excess: Float64,
+    squared_shift: Float64,
+    columns: float,
+    epsilon: Float64,
+    swapped: bool,
+    delta: Float64,
+    error: Float64,
+    converged: Float64,
+    *,
+    threads: int = 0,
+) -> None: ...
+def pair_epsilon(
+    excess: Float64,
+    squared_shift: Float64,
+    columns: float,
+    delta: Float64,
+    swapped: bool,
+    out: Float64,
+    *,
+    threads: int = 0,
+) -> None: ...
+def pair_renyi(
+    excess: Float64,
+    squared_shift: Float64,
+    columns: float,
+    order: Float64,
+    swapped: bool,
+    out: Float64,
+    *,
+    threads: int = 0,
+) -> None: ...
 
 # ridge
 
 # langevin
+
+def random_words(out: NDArray[np.uint32], *, seed: int, chain: int, step: int, threads: int) -> None: ...
+def standard_normals(out: NDArray[Any], *, seed: int, chain: int, step: int, threads: int) -> None: ...
+def langevin_gram(
+    X: NDArray[Any], targets: NDArray[Any], alpha: float, gram: NDArray[Any], moment: NDArray[Any], *, threads: int
+) -> None: ...
+def langevin_row_norms(X: NDArray[Any], out: NDArray[Any], *, threads: int) -> None: ...
+def langevin_chains(
+    X: NDArray[Any],
+    targets: NDArray[Any],
+    gram: NDArray[Any] | None,
+    moment: NDArray[Any] | None,
+    row_norm: NDArray[Any] | None,
+    step_size: NDArray[Any],
+    noise_std: NDArray[Any],
+    theta0: NDArray[Any],
+    record: NDArray[np.int64],
+    out: NDArray[Any],
+    *,
+    loss: str,
+    alpha: float,
+    threshold: int,
+    weight: float,
+    clip: float,
+    radius: float,
+    seed: int,
+    first_chain: int,
+    first_step: int,
+    threads: int,
+) -> None: ...
+def langevin_tail(
+    theta: NDArray[Any],
+    gradient: NDArray[Any],
+    moment: NDArray[Any] | None,
+    *,
+    alpha: float,
+    step_size: float,
+    noise_std: float,
+    radius: float,
+    seed: int,
+    first_chain: int,
+    step: int,
+    threads: int,
+) -> None: ...
+def langevin_residuals(
+    linear: NDArray[Any],
+    targets: NDArray[Any],
+    row_norm: NDArray[Any] | None,
+    *,
+    loss: str,
+    clip: float,
+    threads: int,
+) -> None: ...
