@@ -22,9 +22,7 @@ def weak_symbols(path: Path) -> list[str]:
 
 def main(arguments: list[str]) -> int:
     """Check the object files named, and all below the folders named."""
-    objects = [
-        path for argument in map(Path, arguments) for path in (argument.rglob("*.o") if argument.is_dir() else [argument])
-    ]
+    objects = [path for place in map(Path, arguments) for path in (place.rglob("*.o") if place.is_dir() else [place])]
     if not objects:
         print("no object files to check")
         return 1
