@@ -4,6 +4,7 @@ VENV   ?= .venv
 
 BIN     := $(VENV)/bin
 WHEELS  := build/wheel
+QUIET   := --quiet --quiet --disable-pip-version-check
 # Directories are listed too: their times change when a file is added or removed.
 SOURCES := $(shell find csrc python -not -name '__pycache__' -not -name '*.pyc') CMakeLists.txt pyproject.toml
 
@@ -36,17 +37,17 @@ $(BIN)/python:
 # One wheel serves both environments, so that demo and test do not compile twice.
 $(WHEELS)/.built: $(SOURCES) | $(BIN)/python
 	rm -rf $(WHEELS)
-	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir $(WHEELS) .
+	$(BIN)/python -m pip wheel $(QUIET) --no-deps --wheel-dir $(WHEELS) .
 	touch $@
 
 $(VENV)/.package: $(WHEELS)/.built | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall $(WHEELS)/expunge-*.whl
+	$(BIN)/python -m pip install $(QUIET) --no-deps --force-reinstall $(WHEELS)/expunge-*.whl
 	touch $@
 
 $(VENV)/.demo: $(VENV)/.package
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(ls $(WHEELS)/expunge-*.whl)[plot,parquet]"
+	$(BIN)/python -m pip install $(QUIET) "$$(ls $(WHEELS)/expunge-*.whl)[plot,parquet]"
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.package
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(ls $(WHEELS)/expunge-*.whl)[dev]"
+	$(BIN)/python -m pip install $(QUIET) "$$(ls $(WHEELS)/expunge-*.whl)[dev]"
 	touch $@
