@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 import json
 import multiprocessing
 import stat
@@ -34,9 +35,17 @@ def certificates(n):
             deleted=tuple(range(k)),
         )
         coefficients = np.full((2, 1), float(k))
-        conditional = {"status": "conditional", "conditions": ["a seed"]} if k == 2 else {}
-        made = Certificate.create(X=X, y=y, coefficients=coefficients, run=run, epsilon=1.0, delta=0.2 + k / 8, **conditional)
-        result.append(made)
+        result.append(
+            Certificate.create(
+                X=X,
+                y=y,
+                model=coefficients,
+                run=run,
+                epsilon=1.0,
+                delta=0.2 + k / 8,
+                conditions=["a seed"] if k == 2 else [],
+            )
+        )
     return result
 
 
@@ -66,7 +75,7 @@ def test_entries_say_what_the_certificates_claim(ledger, chain):
         assert entry.n_deleted == len(certificate.run.deleted)
         assert certificate.salt not in ledger.path.read_text()
     assert entries[0].model_before == START
-    assert all(a.hash == b.previous for a, b in zip(entries, entries[1:], strict=False))
+    assert all(a.hash == b.previous for a, b in itertools.pairwise(entries))
     ledger.check(head=ledger.head(), model=chain[-1].digests.model)
 
 
@@ -130,7 +139,8 @@ def test_an_edited_line_is_found(ledger):
             elif changed is None:
                 changed = value + 0.25 if isinstance(value, float) else value + 1
             values = {**json.loads(line), name: changed}
-            refused(ledger, b"".join([*lines[:i], json.dumps(values, separators=(",", ":")).encode() + b"\n", *lines[i + 1 :]]), i + 1)
+            changed_line = json.dumps(values, separators=(",", ":")).encode() + b"\n"
+            refused(ledger, b"".join([*lines[:i], changed_line, *lines[i + 1 :]]), i + 1)
         for position in range(0, len(line) - 1, 7):
             changed_line = line[:position] + bytes([line[position] ^ 1]) + line[position + 1 :]
             refused(ledger, b"".join([*lines[:i], changed_line, *lines[i + 1 :]]), i + 1)
@@ -209,9 +219,11 @@ def test_a_failed_append_changes_nothing(ledger, chain, monkeypatch):
         raise OSError("no space left on device")
 
     for failing in ("fsync", "replace"):
-        with monkeypatch.context() as patch, pytest.raises(OSError, match="no space"):
+        fresh = dataclasses.replace(chain[0], delta=0.9)
+        with monkeypatch.context() as patch:
             patch.setattr(_files.os, failing, fail)
-            ledger.append(dataclasses.replace(chain[0], delta=0.9), model_before=chain[-1].digests.model)
+            with pytest.raises(OSError, match="no space"):
+                ledger.append(fresh, model_before=chain[-1].digests.model)
         assert ledger.path.read_bytes() == data
         assert len(list(ledger.path.parent.iterdir())) == 1
 

@@ -22,7 +22,7 @@ from expunge.certificates import verification
 from expunge.certificates.digest import features_digest, model_digest, record_digest, targets_digest
 from expunge.certificates.run import RidgeRun
 from expunge.certificates.schema import CertificateError, VerificationError, certificate_schema, check
-from expunge.certificates.verification import VerificationReport
+from expunge.certificates.verification import VerificationReport, coefficients_of
 
 __all__ = ["Certificate", "Digests", "Signature"]
 
@@ -128,13 +128,13 @@ class Certificate:
         *,
         X: ArrayLike,
         y: ArrayLike,
-        coefficients: ArrayLike,
+        model: object,
         run: RidgeRun,
         epsilon: float,
         delta: float,
         method: str = "exact",
         delta_s: float | None = None,
-        status: str = "certified",
+        status: str | None = None,
         conditions: Sequence[str] = (),
     ) -> Certificate:
         """Return a certificate whose claim has been computed from the data, or refuse.
@@ -145,18 +145,19 @@ class Certificate:
             Features of the first fit, deleted rows included.
         y : array-like of shape (n_records,) or (n_records, n_outputs)
             Targets or labels of the first fit.
-        coefficients : array-like of shape (n_columns, n_outputs)
-            Released parameters, in the layout of `expunge.certificates.model_digest`.
+        model : fitted estimator or array-like of shape (n_columns, n_outputs)
+            What is released: an estimator with ``coef_`` and ``intercept_``, or its parameters in the layout of
+            `expunge.certificates.model_digest`.
         run : RidgeRun
             Inputs of the run.
         epsilon, delta : float
             What is claimed.
         method : {"exact", "shifted", "uniform"}, default="exact"
             How the deltas are computed.
-        delta_s : float or None
-            For the methods "shifted" and "uniform", in (0, delta).
-        status : {"certified", "conditional", "estimate"}, default="certified"
-            "certified" has no conditions, "conditional" at least one.
+        delta_s : float, optional
+            For the methods "shifted" and "uniform", in (0, delta); ``delta / 10`` if not given.
+        status : {"certified", "conditional", "estimate"}, optional
+            "certified" has no conditions, "conditional" at least one; if not given, whichever fits ``conditions``.
         conditions : sequence of str
             What the claim rests on.
 
@@ -179,14 +180,17 @@ class Certificate:
         >>> phases = (Phase(n_steps=10, noise_std=0.5), Phase(n_steps=5, noise_std=1.0, removed=(0,)))
         >>> run = RidgeRun(estimator="LangevinRidge", alpha=1.0, fit_intercept=False, step_size=0.25, classes=None,
         ...                n_records=3, n_features=3, n_outputs=1, phases=phases, deleted=(0,))
-        >>> certificate = Certificate.create(X=np.eye(3), y=np.ones(3), coefficients=np.zeros((3, 1)), run=run,
+        >>> certificate = Certificate.create(X=np.eye(3), y=np.ones(3), model=np.zeros((3, 1)), run=run,
         ...                                  epsilon=1.0, delta=1e-3)
         >>> certificate.verify(np.eye(3), np.ones(3)).certified
         True
         """
         rows = list(run.deleted)
         salt = secrets.token_bytes(32)
-        features, targets, model = features_digest(X), targets_digest(y), model_digest(coefficients)
+        features, targets = features_digest(X), targets_digest(y)
+        parameters = coefficients_of(
+            model, fit_intercept=run.fit_intercept, n_features=run.n_features, n_outputs=run.n_outputs
+        )
         if rows and not 0 <= min(rows) <= max(rows) < len(np.asarray(X)):
             raise VerificationError("run.deleted", f"must be within [0, {len(np.asarray(X))}), got {run.deleted!r}")
         record = record_digest(np.asarray(X)[rows], np.asarray(y)[rows], salt=salt)
@@ -195,13 +199,13 @@ class Certificate:
             delta=delta,
             delta_pq=0.0,
             delta_qp=0.0,
-            delta_s=delta_s,
+            delta_s=delta / 10 if delta_s is None and method != "exact" else delta_s,
             neighbouring_relation="REMOVE_ONE" if len(rows) == 1 else "REMOVE_GROUP",
             method=method,
-            status=status,
+            status=("conditional" if conditions else "certified") if status is None else status,
             conditions=tuple(conditions),
             run=run,
-            digests=Digests(X=features, y=targets, record=record, model=model),
+            digests=Digests(X=features, y=targets, record=record, model=model_digest(parameters)),
             salt=salt.hex(),
             library_version=__version__,
             issued_at=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -209,7 +213,7 @@ class Certificate:
         verification.check_status(draft, allow_estimate=True)
         deltas = verification.recomputed(draft, X, y)
         result = replace(draft, delta_pq=deltas.pq, delta_qp=deltas.qp)
-        verification.check_model(result, coefficients)
+        verification.check_model(result, model)
         return result
 
     # --- JSON ----------------------------------------------------------------------------------

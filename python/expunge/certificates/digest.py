@@ -52,7 +52,8 @@ def features_digest(X: ArrayLike) -> str:
 def labels(y: ArrayLike) -> tuple[Any, NDArray[np.float64] | None]:
     """Return the values of ``y`` as Python objects and, unless they are strings or huge integers, as float64.
 
-    Integers beyond 2**53 in size come without the array, because float64 would merge neighbours.
+    Integers beyond 2**53 in size come without the array, because float64 would merge neighbours. A single column counts
+    as one dimension.
 
     Raises
     ------
@@ -67,6 +68,8 @@ def labels(y: ArrayLike) -> tuple[Any, NDArray[np.float64] | None]:
     (['cat', 'dog'], None)
     """
     array = np.asarray(y)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
     if array.dtype.kind == "U" or (array.dtype.kind == "O" and all(isinstance(value, str) for value in array.ravel())):
         return array.tolist(), None
     if array.dtype.kind == "O":
@@ -86,7 +89,7 @@ def _targets_bytes(tag: bytes, y: ArrayLike) -> bytes:
 
 
 def targets_digest(y: ArrayLike) -> str:
-    """Return the digest of targets or labels ``y`` (n_records,) or (n_records, n_outputs).
+    """Return the digest of targets or labels ``y`` (n_records,) or (n_records, n_outputs); (n, 1) counts as (n,).
 
     Raises
     ------

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from expunge import _validate
-from expunge.accounting.ridge_law import STEP_SIZE_SLACK, Phase, deletion_pair, shifted_claim, smoothness
+from expunge.accounting.ridge_law import STEP_SIZE_SLACK, Phase, deletion_pair, smoothness
+from expunge.accounting.ridge_shifted import shifted_claim
 from expunge.certificates.digest import labels
 from expunge.certificates.schema import VerificationError
 
@@ -159,17 +160,15 @@ def targets_of(y: ArrayLike, *, classes: tuple[Label, ...] | None) -> NDArray[np
            [1., 0.]])
     """
     values, numbers = labels(y)
-    shape = np.shape(y)
+    shape = np.shape(values if numbers is None else numbers)
     if len(shape) not in (1, 2):
-        raise ValueError(f"y must have 1 or 2 dimensions, got shape {shape}")
+        raise ValueError(f"y must have 1 or 2 dimensions, got shape {np.shape(y)}")
     if classes is None:
         if numbers is None:
             raise ValueError("y must hold real numbers, because the run has no classes")
         return numbers if numbers.ndim == 2 else numbers[:, np.newaxis]
     if len(shape) == 2:
-        if shape[1] != 1:
-            raise ValueError(f"y must hold one label for each record, got shape {shape}")
-        values = [row[0] for row in values]
+        raise ValueError(f"y must hold one label for each record, got shape {shape}")
     column = {label: j for j, label in enumerate(classes)}
     result = np.zeros((len(values), len(classes)))
     for i, value in enumerate(values):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache
@@ -65,10 +66,17 @@ _TYPES: dict[str, Callable[[Any], bool]] = {
     "number": _is_number,
     "null": lambda value: value is None,
 }
-_KEYWORDS = frozenset(
-    "$schema title description type const enum properties required additionalProperties items minItems minLength "
-    "pattern minimum maximum exclusiveMinimum exclusiveMaximum".split()
-)
+_BOUNDS: dict[str, tuple[str, Callable[[float, float], bool]]] = {
+    "minimum": (">=", operator.ge),
+    "exclusiveMinimum": (">", operator.gt),
+    "maximum": ("<=", operator.le),
+    "exclusiveMaximum": ("<", operator.lt),
+}
+_KEYWORDS = {
+    *("$schema", "title", "description", "type", "const", "enum", "pattern", "minLength"),
+    *("properties", "required", "additionalProperties", "items", "minItems"),
+    *_BOUNDS,
+}
 
 
 def check(value: Any, schema: Mapping[str, Any], *, field: str = "") -> None:
@@ -146,15 +154,8 @@ def _check_number(value: float, schema: Mapping[str, Any], name: str) -> None:
         number = math.inf
     if not math.isfinite(number):
         raise CertificateError(name, f"must be finite, got {_short(value)}")
-    # Written so that NaN would fail every comparison.
-    bounds = (
-        ("minimum", ">=", lambda bound: value >= bound),
-        ("exclusiveMinimum", ">", lambda bound: value > bound),
-        ("maximum", "<=", lambda bound: value <= bound),
-        ("exclusiveMaximum", "<", lambda bound: value < bound),
-    )
-    for keyword, sign, holds in bounds:
-        if keyword in schema and not holds(schema[keyword]):
+    for keyword, (sign, holds) in _BOUNDS.items():
+        if keyword in schema and not holds(value, schema[keyword]):  # so that NaN would fail
             raise CertificateError(name, f"must be {sign} {schema[keyword]}, got {value!r}")
 
 
