@@ -144,6 +144,7 @@ def fit(
     ).fit(records.X, y)
     score = model.score(records.X, y)
     with staged([output, released], overwrite=overwrite) as (place, public):
+        assert place is not None
         model.save(place)
         if public is not None:
             model.release().save(public)
@@ -267,6 +268,8 @@ def unlearn(
     result = before.unlearn(rows, epsilon=epsilon, delta=delta, n_steps=n_steps, method=method)
     proof = result.certificate if private_key is None else result.certificate.sign(private_key)
     with staged(outputs, overwrite=overwrite) as (place, proof_place, public):
+        assert place is not None
+        assert proof_place is not None
         result.model.save(place)
         proof.save(proof_place)
         if public is not None:

@@ -45,11 +45,11 @@ def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--divide-by", type=float, default=1.0, show_default=True, help="A constant to divide features by."
         ),
-        click.option("--cosine-features", type=int, help="Replace the features by this many random cosines of them."),
+        click.option("--cosine-features", type=int, help="Replace the features by this many random cosines."),
         click.option(
             "--cosine-scale", type=float, default=1.0, show_default=True, help="Inverse width of the cosines."
         ),
-        click.option("--cosine-seed", type=int, default=0, show_default=True, help="Seed of the cosines."),
+        click.option("--cosine-seed", type=int, default=0, show_default=True, help="Their seed."),
     ]
     for option in reversed(options):
         command = option(command)

@@ -14,6 +14,12 @@ from expunge.cli.records import keygen, ledger, verify
 __all__ = ["main"]
 
 
+class _BadInput(click.ClickException):
+    """An error of the caller's."""
+
+    exit_code = 2
+
+
 class _Group(click.Group):
     """Turns every error of the library into one line on stderr and exit code 2."""
 
@@ -24,9 +30,7 @@ class _Group(click.Group):
             # click's own exits are RuntimeErrors; a closed pipe is click's to handle.
             if isinstance(error, (click.exceptions.Exit, click.exceptions.Abort, BrokenPipeError)):
                 raise
-            failure = click.ClickException(one_line(error))
-            failure.exit_code = 2
-            raise failure from None
+            raise _BadInput(one_line(error)) from None
 
 
 def one_line(error: BaseException) -> str:
