@@ -1,0 +1,239 @@
+"""Every kernel at the boundary: what it refuses, by name, and what it must not let through."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from expunge import _backend
+from kernel_calls import CALLS, KernelCall, call, kernel_names
+
+pytestmark = pytest.mark.kernels
+
+KERNELS = sorted(kernel_names())
+
+
+def array_arguments() -> list[tuple[str, str]]:
+    return [(kernel, name) for kernel in KERNELS if kernel in CALLS for name in call(kernel).arrays()]
+
+
+def output_arguments() -> list[tuple[str, str]]:
+    return [(kernel, name) for kernel in KERNELS if kernel in CALLS for name in call(kernel).outputs]
+
+
+def input_arguments() -> list[tuple[str, str]]:
+    return [(kernel, name) for kernel in KERNELS if kernel in CALLS for name in call(kernel).inputs()]
+
+
+def nan_arguments() -> list[tuple[str, str]]:
+    return [
+        (kernel, name)
+        for kernel in KERNELS
+        if kernel in CALLS
+        for name, value in call(kernel).inputs().items()
+        if value.dtype.kind == "f" and (call(kernel).nan_inputs is None or name in call(kernel).nan_inputs)
+    ]
+
+
+def run_refused(error: type[Exception], case: KernelCall, *names: str) -> None:
+    """Run, expect the error, and that it names the argument; outputs stay as they were."""
+    before = {name: value.copy() for name, value in case.arrays().items()}
+    with pytest.raises(error) as caught:
+        case.run()
+    words = set(re.findall(r"\w+", str(caught.value)))
+    assert words & set(names), f"{caught.value} names none of {names}"
+    for name, value in case.arrays().items():
+        assert value.tobytes() == before[name].tobytes(), f"{name} was written although the call was refused"
+
+
+def shifted_in_memory(array: NDArray[Any], offset_bytes: int) -> NDArray[Any]:
+    """Return a copy of the array that starts ``offset_bytes`` past a 64-byte boundary."""
+    buffer = np.zeros(array.nbytes + 128 + offset_bytes, dtype=np.uint8)
+    start = -buffer.ctypes.data % 64 + offset_bytes
+    place = buffer[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    place[...] = array
+    return place
+
+
+def same_bits(left: dict[str, NDArray[Any]], right: dict[str, NDArray[Any]]) -> bool:
+    return all(left[name].tobytes() == right[name].tobytes() for name in left)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_every_kernel_is_in_the_table(kernel: str) -> None:
+    assert kernel in CALLS, f"{kernel} has no entry in tests/kernel_calls.py"
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_valid_call_writes_every_output_and_no_input(kernel: str) -> None:
+    case = call(kernel)
+    for name in case.outputs:
+        case.arguments[name].reshape(-1).view(np.uint8)[...] = 0xA5
+    untouched = {name: case.arguments[name].copy() for name in case.outputs}
+    before = {name: value.copy() for name, value in case.inputs().items()}
+    outputs = case.run()
+    for name, value in outputs.items():
+        assert value.tobytes() != untouched[name].tobytes(), f"{name} was not written"
+    for name, value in case.inputs().items():
+        assert value.tobytes() == before[name].tobytes(), f"{name} was written"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int64", "int32", "complex128", "bool", "swapped", "object"])
+@pytest.mark.parametrize(("kernel", "name"), array_arguments())
+def test_a_wrong_dtype_is_refused(kernel: str, name: str, dtype: str) -> None:
+    case = call(kernel)
+    value = case.arguments[name]
+    wrong = value.dtype.newbyteorder() if dtype == "swapped" else np.dtype(dtype)
+    if wrong == value.dtype:
+        pytest.skip("that is the right dtype")
+    if wrong.itemsize == 1 and value.dtype.itemsize == 1 and dtype == "swapped":
+        pytest.skip("one byte has no order")
+    run_refused(TypeError, case.replaced(**{name: value.astype(wrong)}), name, *case.notes.get("dtype", "").split())
+
+
+@pytest.mark.parametrize("wrong", [None, 1.5, [1.0, 2.0], "text"], ids=repr)
+@pytest.mark.parametrize(("kernel", "name"), array_arguments())
+def test_what_is_not_an_array_is_refused(kernel: str, name: str, wrong: object) -> None:
+    case = call(kernel).replaced(**{name: wrong})
+    with pytest.raises(TypeError):
+        case.run()
+
+
+@pytest.mark.parametrize(("kernel", "name"), array_arguments())
+def test_a_wrong_rank_is_refused(kernel: str, name: str) -> None:
+    case = call(kernel)
+    value = case.arguments[name]
+    run_refused(ValueError, case.replaced(**{name: value[None]}), name)
+    if value.ndim:
+        run_refused(ValueError, case.replaced(**{name: np.ascontiguousarray(value[0])}), name)
+
+
+@pytest.mark.parametrize(("kernel", "name"), array_arguments())
+def test_fortran_order_is_refused(kernel: str, name: str) -> None:
+    case = call(kernel)
+    value = np.asfortranarray(case.arguments[name])
+    if value.flags.c_contiguous:
+        pytest.skip("no second order for this shape")
+    run_refused(ValueError, case.replaced(**{name: value}), name)
+
+
+@pytest.mark.parametrize(("kernel", "name"), array_arguments())
+def test_gaps_and_reversals_are_refused(kernel: str, name: str) -> None:
+    case = call(kernel)
+    value = case.arguments[name]
+    if value.size < 2:
+        pytest.skip("too small to have gaps")
+    gaps = np.repeat(value, 2, axis=-1)[..., ::2]
+    assert not gaps.flags.c_contiguous
+    run_refused(ValueError, case.replaced(**{name: gaps}), name)
+    run_refused(ValueError, case.replaced(**{name: np.ascontiguousarray(value[..., ::-1])[..., ::-1]}), name)
+    if value.ndim > 0 and value.shape[0] > 1:
+        run_refused(ValueError, case.replaced(**{name: np.broadcast_to(value[:1], value.shape)}), name)
+
+
+@pytest.mark.parametrize(("kernel", "name"), array_arguments())
+def test_memory_off_its_alignment_is_refused(kernel: str, name: str) -> None:
+    case = call(kernel)
+    value = case.arguments[name]
+    if value.dtype.itemsize == 1:
+        pytest.skip("bytes have no alignment")
+    run_refused(ValueError, case.replaced(**{name: shifted_in_memory(value, 1)}), name)
+
+
+@pytest.mark.parametrize(("kernel", "name"), output_arguments())
+def test_a_read_only_output_is_refused(kernel: str, name: str) -> None:
+    case = call(kernel)
+    value = case.arguments[name].copy()
+    value.flags.writeable = False
+    run_refused(ValueError, case.replaced(**{name: value}), name)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_read_only_inputs_are_fine(kernel: str) -> None:
+    expected = call(kernel).run()
+    case = call(kernel)
+    for value in case.inputs().values():
+        value.flags.writeable = False
+    assert same_bits(case.run(), expected)
+
+
+@pytest.mark.parametrize("change", [-1, 1])
+@pytest.mark.parametrize(("kernel", "name"), array_arguments())
+def test_lengths_that_disagree_are_refused(kernel: str, name: str, change: int) -> None:
+    case = call(kernel)
+    value = case.arguments[name]
+    for axis in range(value.ndim):
+        if (name, axis) in case.free:
+            continue
+        shape = [length + change * (i == axis) for i, length in enumerate(value.shape)]
+        if min(shape) < 0:
+            continue
+        wrong = np.resize(value, shape)
+        run_refused(ValueError, case.replaced(**{name: wrong}), *case.arguments)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_no_items_is_no_work(kernel: str) -> None:
+    case = call(kernel, n=0)
+    for threads in (0, 1, 4):
+        case.run(threads=threads)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_one_item_is_as_good_as_many(kernel: str) -> None:
+    call(kernel, n=1).run(threads=3)
+
+
+@pytest.mark.parametrize(("kernel", "name"), nan_arguments())
+def test_nan_never_looks_private(kernel: str, name: str) -> None:
+    case = call(kernel)
+    outputs = case.replaced(**{name: np.full_like(case.arguments[name], np.nan)}).run()
+    assert case.nan_is_refused(outputs), f"NaN in {name} came out as {outputs}"
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("n", [1, 37, 200])
+def test_the_bits_do_not_depend_on_the_thread_count(kernel: str, n: int) -> None:
+    expected = call(kernel, n=n).run(threads=1)
+    for threads in (2, 3, 7, 0):
+        assert same_bits(call(kernel, n=n).run(threads=threads), expected), f"threads={threads}"
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_the_bits_do_not_depend_on_where_arrays_lie(kernel: str) -> None:
+    expected = call(kernel).run()
+    case = call(kernel)
+    moved = case.replaced(
+        **{name: shifted_in_memory(value, value.dtype.itemsize) for name, value in case.arrays().items()}
+    )
+    assert same_bits(moved.run(), expected)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_nothing_is_written_past_an_output(kernel: str) -> None:
+    case = call(kernel)
+    guarded = {}
+    for name in case.outputs:
+        value = case.arguments[name]
+        buffer = np.full(value.nbytes + 256, 0x5A, dtype=np.uint8)
+        start = 128 + (-buffer.ctypes.data) % 8
+        guarded[name] = (buffer, start, value.nbytes)
+        case.arguments[name] = buffer[start : start + value.nbytes].view(value.dtype).reshape(value.shape)
+        case.arguments[name][...] = value
+    case.run(threads=3)
+    for name, (buffer, start, size) in guarded.items():
+        assert (buffer[:start] == 0x5A).all(), f"written before {name}"
+        assert (buffer[start + size :] == 0x5A).all(), f"written past {name}"
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_wrong_number_of_arguments_is_refused(kernel: str) -> None:
+    function = getattr(_backend.core, kernel)
+    with pytest.raises(TypeError):
+        function()
+    with pytest.raises(TypeError):
+        function(*call(kernel).arguments.values(), 1, 1)
