@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,3 +14,56 @@ def default_threads() -> int: ...
 # ridge
 
 # langevin
+
+def random_words(out: NDArray[np.uint32], *, seed: int, chain: int, step: int, threads: int) -> None: ...
+def standard_normals(out: NDArray[Any], *, seed: int, chain: int, step: int, threads: int) -> None: ...
+def langevin_gram(
+    X: NDArray[Any], targets: NDArray[Any], alpha: float, gram: NDArray[Any], moment: NDArray[Any], *, threads: int
+) -> None: ...
+def langevin_row_norms(X: NDArray[Any], out: NDArray[Any], *, threads: int) -> None: ...
+def langevin_chains(
+    X: NDArray[Any],
+    targets: NDArray[Any],
+    gram: NDArray[Any] | None,
+    moment: NDArray[Any] | None,
+    row_norm: NDArray[Any] | None,
+    step_size: NDArray[Any],
+    noise_std: NDArray[Any],
+    theta0: NDArray[Any],
+    record: NDArray[np.int64],
+    out: NDArray[Any],
+    *,
+    loss: str,
+    alpha: float,
+    threshold: int,
+    weight: float,
+    clip: float,
+    radius: float,
+    seed: int,
+    first_chain: int,
+    first_step: int,
+    threads: int,
+) -> None: ...
+def langevin_tail(
+    theta: NDArray[Any],
+    gradient: NDArray[Any],
+    moment: NDArray[Any] | None,
+    *,
+    alpha: float,
+    step_size: float,
+    noise_std: float,
+    radius: float,
+    seed: int,
+    first_chain: int,
+    step: int,
+    threads: int,
+) -> None: ...
+def langevin_residuals(
+    linear: NDArray[Any],
+    targets: NDArray[Any],
+    row_norm: NDArray[Any] | None,
+    *,
+    loss: str,
+    clip: float,
+    threads: int,
+) -> None: ...
