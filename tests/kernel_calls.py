@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from expunge import _backend, accounting
+from expunge import _backend
 
 # Names in the compiled module that are questions, not kernels.
 QUESTIONS = {"isa", "default_threads"}
@@ -43,6 +43,8 @@ class KernelCall:
     optional: tuple[str, ...] = ()
     # A dtype (or rank) that one array chooses for all is missed in the others: the error may name any of them.
     one_chooses_for_all: bool = False
+    # Arrays for which one dimension less is a valid meaning too.
+    one_rank_less: tuple[str, ...] = ()
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return the array arguments by name."""
@@ -127,7 +129,7 @@ def _ridge_setting(step_size: float) -> Any:
         solve_steps=False,
         epsilon=1.0,
         log_delta=float(np.log(1e-5)),
-        mu=float(accounting.gdp_mu(1.0, 1e-5)),
+        mu=0.25,
         tolerance=1e-9,
     )
 
@@ -167,6 +169,7 @@ def _ridge_gaussian_pairs(rng: np.random.Generator, n: int) -> KernelCall:
         "ridge_gaussian_pairs",
         {**_ridge_problem(rng, n), "rank": 6, **outputs},
         tuple(outputs),
+        nan_is_refused=lambda out: bool((out["count"] < 0).all()),
         free=(("residuals", 1), ("residuals", 2)),
     )
 
@@ -274,6 +277,7 @@ def _langevin_gram(rng: np.random.Generator, n: int) -> KernelCall:
             "moment": np.zeros((q, p)),
         },
         ("gram", "moment"),
+        nan_is_refused=lambda out: bool(np.isnan(out["gram"][:, :p]).all() or np.isnan(out["moment"]).all()),
         one_chooses_for_all=True,
     )
 
@@ -301,7 +305,7 @@ def _chains(loss: str, dtype: str, **options: Any) -> Builder:
             "targets": targets,
             "gram": None,
             "moment": None,
-            "row_norm": np.linalg.norm(X, axis=1).astype(dtype),
+            "row_norm": np.linalg.norm(X, axis=1).astype(dtype) if "clip" in options else None,
             "step_size": np.full(steps, 0.01, dtype=dtype),
             "noise_std": np.full(steps, 0.1, dtype=dtype),
             "theta0": rng.normal(size=(n, p, q)).astype(dtype),
@@ -324,6 +328,7 @@ def _chains(loss: str, dtype: str, **options: Any) -> Builder:
             ("out",),
             optional=("gram", "moment", "row_norm"),
             one_chooses_for_all=True,
+            one_rank_less=("theta0",),
         )
 
     return build
@@ -370,6 +375,7 @@ def _langevin_residuals(rng: np.random.Generator, n: int) -> KernelCall:
         },
         ("linear",),
         read_outputs=("linear",),
+        free=(("linear", 0),),
         optional=("row_norm",),
         one_chooses_for_all=True,
     )

@@ -79,8 +79,8 @@ def test_a_wrong_dtype_is_refused(kernel: str, name: str, dtype: str) -> None:
     wrong = value.dtype.newbyteorder() if dtype == "swapped" else np.dtype(dtype)
     if wrong == value.dtype:
         pytest.skip("that is the right dtype")
-    if wrong.itemsize == 1 and value.dtype.itemsize == 1 and dtype == "swapped":
-        pytest.skip("one byte has no order")
+    if case.one_chooses_for_all and len(case.arrays()) == 1 and dtype in ("float32", "float64"):
+        pytest.skip("the only array, and both are right")
     run_refused(TypeError, case.replaced(**{name: value.astype(wrong)}), *names_to_expect(case, name))
 
 
@@ -100,7 +100,8 @@ def test_a_wrong_rank_is_refused(kernel: str, name: str) -> None:
     value = case.arguments[name]
     names = names_to_expect(case, name)
     run_refused(ValueError, case.replaced(**{name: value[None]}), *names)
-    run_refused(ValueError, case.replaced(**{name: np.ascontiguousarray(value[0])}), *names)
+    if name not in case.one_rank_less:
+        run_refused(ValueError, case.replaced(**{name: np.asarray(value[0])}), *names)
 
 
 @pytest.mark.parametrize(("kernel", "name"), ARRAYS)
@@ -118,11 +119,14 @@ def test_gaps_and_reversals_are_refused(kernel: str, name: str) -> None:
     value = case.arguments[name]
     if value.size < 2:
         pytest.skip("too small to have gaps")
-    gaps = np.repeat(value, 2, axis=-1)[..., ::2]
-    assert not gaps.flags.c_contiguous
-    run_refused(ValueError, case.replaced(**{name: gaps}), name)
-    run_refused(ValueError, case.replaced(**{name: np.ascontiguousarray(value[..., ::-1])[..., ::-1]}), name)
-    if value.ndim > 0 and value.shape[0] > 1:
+    axis = max(i for i in range(value.ndim) if value.shape[i] > 1)
+    gaps = np.moveaxis(np.moveaxis(np.repeat(value, 2, axis=axis), axis, 0)[::2], 0, axis)
+    backwards = np.flip(np.ascontiguousarray(np.flip(value, axis)), axis)
+    for view in (gaps, backwards):
+        assert view.shape == value.shape
+        assert not view.flags.c_contiguous
+        run_refused(ValueError, case.replaced(**{name: view}), name)
+    if value.shape[0] > 1:
         run_refused(ValueError, case.replaced(**{name: np.broadcast_to(value[:1], value.shape)}), name)
 
 

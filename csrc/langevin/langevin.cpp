@@ -163,7 +163,7 @@ EXPUNGE_INLINE void update(const Chains<T>& a, T* theta, const T* gradient, uint
   const long size = a.p * a.q;
   const T eta = a.step_size[k], tau = a.noise_std[k];
   const uint32_t step = a.first_step + static_cast<uint32_t>(k);
-  if (tau > 0) {
+  if (tau != 0) {  // NaN is not 'no noise'
     for (long i = 0; i < size; i += per) {
       const Normals<T> z =
           Normals<T>::of(Words<T>::of(a.seed, static_cast<uint64_t>(i / per), 0, step, chain, 1, kNormals));
