@@ -84,19 +84,19 @@ EXPUNGE_INLINE void cos_sin_turn(U32 word, F32* cosine, F32* sine) {
   *sine = bits_as<F32>(bits_as<U32>(swap ? c : s) ^ (v & sign));
 }
 
-// Normals of one Philox block in every lane: 2 in float64, 4 in float32, numbered in this order.
+// Philox blocks taken at once, and the normals of one block in every lane: 2 in float64, 4 in float32, in this order.
 template <class T>
 struct Normals;
 
 template <>
 struct Normals<double> {
-  static constexpr int per_block = 2;
+  static constexpr int per_block = 2, groups = 2;
   F64 z[2];
-  EXPUNGE_INLINE Normals of(const Words<double>& words) {
+  EXPUNGE_INLINE Normals of(const Words<double, groups>& words, int g) {
     Normals out;
-    const F64 r = sqrt_lanes(minus_two_log(words.w[0], words.w[1]));
+    const F64 r = sqrt_lanes(minus_two_log(words.w[0][g], words.w[1][g]));
     F64 c, s;
-    cos_sin_turn(words.w[2], words.w[3], &c, &s);
+    cos_sin_turn(words.w[2][g], words.w[3][g], &c, &s);
     out.z[0] = r * c;
     out.z[1] = r * s;
     return out;
@@ -109,14 +109,14 @@ struct Normals<double> {
 
 template <>
 struct Normals<float> {
-  static constexpr int per_block = 4;
+  static constexpr int per_block = 4, groups = 2;
   F32 z[4];
-  EXPUNGE_INLINE Normals of(const Words<float>& words) {
+  EXPUNGE_INLINE Normals of(const Words<float, groups>& words, int g) {
     Normals out;
     for (int half = 0; half < 2; ++half) {
-      const F32 r = sqrt_lanes(minus_two_log(words.w[2 * half]));
+      const F32 r = sqrt_lanes(minus_two_log(words.w[2 * half][g]));
       F32 c, s;
-      cos_sin_turn(words.w[2 * half + 1], &c, &s);
+      cos_sin_turn(words.w[2 * half + 1][g], &c, &s);
       out.z[2 * half] = r * c;
       out.z[2 * half + 1] = r * s;
     }
@@ -133,17 +133,39 @@ struct Normals<float> {
   }
 };
 
+template <class T>
+EXPUNGE_INLINE void normals_of_blocks(T* out, uint64_t block, uint64_t seed, uint64_t chain, uint32_t step) {
+  constexpr int groups = Normals<T>::groups;
+  const auto words = Words<T, groups>::template of<LanesAre::blocks>(seed, block, step, chain, kNormals);
+#pragma GCC unroll 2
+  for (int g = 0; g < groups; ++g)
+    Normals<T>::store(out + g * Normals<T>::per_block * Lanes<T>::W, Normals<T>::of(words, g));
+}
+
+// Normals number per_block * block and following, of the chains in the lanes; groups * per_block vectors of them.
+template <class T>
+EXPUNGE_INLINE void normals_of_chains(typename Lanes<T>::F* z, uint64_t block, uint64_t seed, uint64_t chain,
+                                      uint32_t step) {
+  constexpr int groups = Normals<T>::groups, per = Normals<T>::per_block;
+  const auto words = Words<T, groups>::template of<LanesAre::chains>(seed, block, step, chain, kNormals);
+#pragma GCC unroll 2
+  for (int g = 0; g < groups; ++g) {
+    const Normals<T> n = Normals<T>::of(words, g);
+    for (int r = 0; r < per; ++r) z[g * per + r] = n.z[r];
+  }
+}
+
 // count normals of (seed, chain, step), from number `first` (a multiple of per_block).
 template <class T>
 EXPUNGE_INLINE void fill_normals(T* out, uint64_t first, long count, uint64_t seed, uint64_t chain, uint32_t step) {
-  constexpr long per = Normals<T>::per_block, wide = per * Lanes<T>::W;
+  constexpr long per = Normals<T>::per_block, wide = per * Lanes<T>::W * Normals<T>::groups;
   uint64_t block = first / static_cast<uint64_t>(per);
   long done = 0;
-  for (; done + wide <= count; done += wide, block += static_cast<uint64_t>(Lanes<T>::W))
-    Normals<T>::store(out + done, Normals<T>::of(Words<T>::of(seed, block, 1, step, chain, 0, kNormals)));
+  for (; done + wide <= count; done += wide, block += static_cast<uint64_t>(wide / per))
+    normals_of_blocks(out + done, block, seed, chain, step);
   if (done == count) return;
   T rest[wide];
-  Normals<T>::store(rest, Normals<T>::of(Words<T>::of(seed, block, 1, step, chain, 0, kNormals)));
+  normals_of_blocks(rest, block, seed, chain, step);
   for (long i = done; i < count; ++i) out[i] = rest[i - done];
 }
 

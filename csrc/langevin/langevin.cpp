@@ -16,10 +16,10 @@ void normals(T* out, uint64_t first, long count, uint64_t seed, uint64_t chain, 
 void words(uint32_t* out, uint64_t first_block, long blocks, uint64_t seed, uint64_t chain, uint32_t step) {
   constexpr long W = Lanes<double>::W;
   for (long done = 0; done < blocks; done += W) {
-    const Words<double> x =
-        Words<double>::of(seed, first_block + static_cast<uint64_t>(done), 1, step, chain, 0, kNormals);
+    const auto x = Words<double, 1>::of<LanesAre::blocks>(seed, first_block + static_cast<uint64_t>(done), step, chain,
+                                                          kNormals);
     for (long lane = 0; lane < W && done + lane < blocks; ++lane)
-      for (int k = 0; k < 4; ++k) out[4 * (done + lane) + k] = static_cast<uint32_t>(x.w[k][lane]);
+      for (int k = 0; k < 4; ++k) out[4 * (done + lane) + k] = static_cast<uint32_t>(x.w[k][0][lane]);
   }
 }
 
@@ -118,7 +118,7 @@ EXPUNGE_INLINE void record_gradient(const Chains<T>& a, const T* theta, T* gradi
   constexpr long W = P::W;
   const long p = a.p, q = a.q, size = p * q * W;
   for (long i = 0; i < size; ++i) gradient[i] = partial[i] = 0;
-  Words<T> sampling = {};
+  Words<T, 1> sampling = {};
   bool touched = false;
   for (long r = 0; r < a.n; ++r) {
     if (r % kRecordBlock == 0 && touched) {
@@ -131,8 +131,8 @@ EXPUNGE_INLINE void record_gradient(const Chains<T>& a, const T* theta, T* gradi
     F weight = P::splat(1);
     if (a.poisson) {
       if (r % 4 == 0)
-        sampling = Words<T>::of(a.seed, static_cast<uint64_t>(r / 4), 0, step, chain, 1, kSampling);
-      const I in = taken<T>(sampling.w[r % 4], a.threshold);
+        sampling = Words<T, 1>::template of<LanesAre::chains>(a.seed, static_cast<uint64_t>(r / 4), step, chain, kSampling);
+      const I in = taken<T>(sampling.w[r % 4][0], a.threshold);
       if (!any_bit(bits_as<U64>(in))) continue;
       weight = P::where_bits(in, P::splat(a.weight), F{});
     }
@@ -156,23 +156,33 @@ EXPUNGE_INLINE void record_gradient(const Chains<T>& a, const T* theta, T* gradi
 }
 
 template <class T>
+EXPUNGE_INLINE void step_lanes(T* theta, const T* gradient, typename Lanes<T>::F z, T eta, T tau) {
+  using P = Lanes<T>;
+  P::store(theta, (P::load(theta) - P::load(gradient) * eta) + z * tau);
+}
+
+template <class T>
 EXPUNGE_INLINE void update(const Chains<T>& a, T* theta, const T* gradient, uint64_t chain, long k) {
   using P = Lanes<T>;
   using F = typename P::F;
   constexpr long W = P::W, per = Normals<T>::per_block;
+  constexpr int groups = Normals<T>::groups;
   const long size = a.p * a.q;
   const T eta = a.step_size[k], tau = a.noise_std[k];
   const uint32_t step = a.first_step + static_cast<uint32_t>(k);
   if (tau != 0) {  // NaN is not 'no noise'
-    for (long i = 0; i < size; i += per) {
-      const Normals<T> z =
-          Normals<T>::of(Words<T>::of(a.seed, static_cast<uint64_t>(i / per), 0, step, chain, 1, kNormals));
-#pragma GCC unroll 4
-      for (long r = 0; r < per; ++r)
-        if (i + r < size) {
-          T* t = theta + (i + r) * W;
-          P::store(t, (P::load(t) - P::load(gradient + (i + r) * W) * eta) + z.z[r] * tau);
-        }
+    constexpr long batch = per * groups;
+    long i = 0;
+    for (; i + batch <= size; i += batch) {
+      F z[batch];
+      normals_of_chains<T>(z, static_cast<uint64_t>(i / per), a.seed, chain, step);
+#pragma GCC unroll 8
+      for (long r = 0; r < batch; ++r) step_lanes(theta + (i + r) * W, gradient + (i + r) * W, z[r], eta, tau);
+    }
+    if (i < size) {
+      F z[batch];
+      normals_of_chains<T>(z, static_cast<uint64_t>(i / per), a.seed, chain, step);
+      for (long r = 0; i + r < size; ++r) step_lanes(theta + (i + r) * W, gradient + (i + r) * W, z[r], eta, tau);
     }
   } else {
     for (long i = 0; i < size; ++i)
