@@ -6,6 +6,112 @@ import numpy as np
 
 # --- ridge -------------------------------------------------------------------------------------
 
+
+def ridge_moments(X, b, alpha, step_size, n_steps, noise_std, mean, covariance):
+    """Return mean and covariance after n_steps of the affine recursion on the given data (b = X^T Y), step by step."""
+    A = np.eye(X.shape[1]) - step_size * (X.T @ X + alpha * np.eye(X.shape[1]))
+    for _ in range(n_steps):
+        mean = A @ mean + step_size * b
+        covariance = A @ covariance @ A.T + noise_std**2 * np.eye(X.shape[1])
+    return mean, covariance
+
+
+def ridge_law_pair(X, Y, rows, alpha, step_size, n_steps, noise_std, unlearn_steps, unlearn_noise_std):
+    """Return (e, d) of deleting ``rows``: theory section 4, both runs written out with p x p matrices."""
+    p, q = X.shape[1], Y.shape[1]
+    keep = np.setdiff1d(np.arange(X.shape[0]), rows)
+    Xr, Yr = X[keep], Y[keep]
+    start = np.zeros((p, q)), np.zeros((p, p))
+    with_row = ridge_moments(X, X.T @ Y, alpha, step_size, n_steps, noise_std, *start)
+    without = ridge_moments(Xr, Xr.T @ Yr, alpha, step_size, n_steps, noise_std, *start)
+    if unlearn_steps and unlearn_noise_std:
+        unlearn = (Xr, Xr.T @ Yr, alpha, step_size, unlearn_steps, unlearn_noise_std)
+        with_row, without = ridge_moments(*unlearn, *with_row), ridge_moments(*unlearn, *without)
+    L = np.linalg.cholesky(without[1])
+    excess = np.linalg.solve(L, np.linalg.solve(L, with_row[1] - without[1]).T)
+    e, U = np.linalg.eigh(0.5 * (excess + excess.T))
+    return e, U.T @ np.linalg.solve(L, with_row[0] - without[0])
+
+
+def gaussian_pair_log_delta(e, d, epsilon):
+    """Log of delta(P|Q), Q = N(0, I), P = N(d, I + diag e), d (p, q): the Mellin integral by the trapezoidal rule.
+
+    The contour w = w0 + g b (sqrt(s^2 + t^2) - s) + i t with t = s sinh(u): analytic and decaying both ways, so the
+    rule converges exponentially; g = 0, 1, -1 are tried until the integrand dies at both ends.
+    """
+    q, d2 = d.shape[1], np.sum(d * d, axis=1)
+
+    def exponent(w):
+        v = 1 - np.multiply.outer(w, e)
+        logs = np.log(v) + np.multiply.outer(w, np.log1p(e))
+        return (w * (1 + w))[..., None] * d2 / (2 * v) - q / 2 * logs
+
+    def base(w):
+        return np.real(np.sum(exponent(w), axis=-1)) - w * epsilon - np.log(w) - np.log1p(w)
+
+    pole = 1 / e.max() if e.max() > 0 else np.inf
+    low, high = np.log(1e-8), np.log(min(pole * (1 - 1e-9), 1e7))
+    for _ in range(200):
+        a, b = low + 0.382 * (high - low), low + 0.618 * (high - low)
+        fa, fb = base(np.array([np.exp(a), np.exp(b)]))
+        low, high = (low, b) if fa < fb else (a, high)
+    w0 = float(np.exp(low))
+    step = 1e-3 * min(w0, pole - w0)
+    bend = np.sum(base(np.array([w0 - step, w0 + step]))) - 2 * base(np.array([w0]))[0]
+    s = min(1 / np.sqrt(bend / step**2), 3 * min(w0, pole - w0))
+    u = np.linspace(0, 22, 12001)
+    level = base(np.array([w0]))[0]
+    for g in (0.0, 1.0, -1.0):
+        t = s * np.sinh(u)
+        w = w0 + g * 0.6 * (np.sqrt(s * s + t * t) - s) + 1j * t
+        slope = 1j + g * 0.6 * t / np.sqrt(s * s + t * t)
+        v = np.sum(exponent(w), axis=-1) - w * epsilon - np.log(w) - np.log1p(w) - level
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = np.exp(v) * slope / 1j * s * np.cosh(u)
+        dies = np.abs(values[-1]) < 1e-15 and np.abs(values).max() < 1e3 * s
+        turns = np.abs(np.diff(v.imag))[np.abs(values[1:]) > 1e-13 * s]
+        if dies and (turns.size == 0 or turns.max() < 0.5):
+            total = np.real(values).sum() - 0.5 * np.real(values[0])
+            return level + np.log(total * (u[1] - u[0]) / np.pi)
+    raise ArithmeticError("no contour on which the integrand decays")
+
+
+def ridge_noise(X, Y, rows, alpha, step_size, n_steps, noise_std, unlearn_steps, epsilon, delta, iterations=60):
+    """Return the least unlearning noise (0 where none is needed) by bisection on the dense profile."""
+
+    def worst(noise):
+        e, d = ridge_law_pair(X, Y, rows, alpha, step_size, n_steps, noise_std, unlearn_steps if noise else 0, noise)
+        back = -e / (1 + e), -d / np.sqrt(1 + e)[:, None]
+        return max(gaussian_pair_log_delta(e, d, epsilon), gaussian_pair_log_delta(*back, epsilon))
+
+    if worst(0.0) <= np.log(delta):
+        return 0.0
+    low = high = noise_std
+    while worst(high) > np.log(delta):
+        high *= 4
+    while worst(low) <= np.log(delta):
+        low /= 4
+    for _ in range(iterations):
+        middle = np.sqrt(low * high)
+        low, high = (middle, high) if worst(middle) > np.log(delta) else (low, middle)
+    return high
+
+
+def convex_minorant_mu(sensitivity, contraction, noise_std):
+    """Return the shifted-interpolation mu: greatest convex minorant by gift wrapping over all later points."""
+    weights = np.append(np.cumprod(np.asarray(contraction)[:0:-1])[::-1], 1.0)
+    v, s = (weights * noise_std) ** 2, weights * sensitivity
+    at, square = 0, 0.0
+    while at < len(v):
+        V, S = np.cumsum(v[at:]), np.cumsum(s[at:])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            slopes = np.where(V > 0, S / V, np.inf)
+        end = len(slopes) - 1 - int(np.argmin(slopes[::-1]))
+        if S[end] > 0:
+            square += S[end] * slopes[end]
+        at += end + 1
+    return np.sqrt(square)
+
 # --- langevin ----------------------------------------------------------------------------------
 
 

@@ -150,7 +150,7 @@ static bool symmetric_eigen(double* EXPUNGE_RESTRICT a, long n, double* d, doubl
   double* EXPUNGE_RESTRICT w = work + 2 * n;
   double largest = 0.0;
   for (long i = 0; i < n * n; ++i) largest = magnitude(a[i]) > largest ? magnitude(a[i]) : largest;
-  const double negligible = 1e-18 * largest;
+  const double negligible = 1e-16 * largest;
   for (long k = 0; k + 2 < n; ++k) {
     double* row = a + k * n;
     double tail = 0.0;

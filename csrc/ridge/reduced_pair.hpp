@@ -60,9 +60,11 @@ static bool jacobi_spectrum(const double* diagonal, const double* squares, long 
     off[k] = k + 1 < r ? sqrt(squares[k + 1]) : 0.0;
     first[k] = 0.0;
   }
+  double largest = 0.0;
+  for (long k = 0; k < r; ++k) largest = values[k] > largest ? values[k] : largest;
   values[0] -= drop;
   first[0] = 1.0;
-  if (!tridiagonal_ql(values, off, r, first, 1, 0.0)) return false;
+  if (!tridiagonal_ql(values, off, r, first, 1, 5e-17 * largest)) return false;
   sort_falling(values, first, r);
   return true;
 }
