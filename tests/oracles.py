@@ -112,6 +112,7 @@ def convex_minorant_mu(sensitivity, contraction, noise_std):
         at += end + 1
     return np.sqrt(square)
 
+
 # --- langevin ----------------------------------------------------------------------------------
 
 
