@@ -26,7 +26,7 @@ from numpy.typing import ArrayLike, NDArray
 from expunge._cifar_pickle import load_batch
 from expunge._validate import count, number, real_array
 
-__all__ = ["BUNDLED", "Dataset", "load", "random_cosine_features"]
+__all__ = ["BUNDLED", "Dataset", "load", "load_targets", "random_cosine_features"]
 
 BUNDLED = ("digits", "breast_cancer", "diabetes", "wine", "iris")
 """Names of the data sets that ship with scikit-learn."""
@@ -111,14 +111,46 @@ def load(
         X, y = _read(_existing("source", path), target_column, target is not None)
         labels = _labels_beside(path) if target is None and target_column is None and y is None else None
         if target is not None or labels is not None:
-            place = labels or _existing("target", Path(target or ""))
-            y, rest = _read(place, None, True)
-            if rest is not None:
-                raise ValueError(f"{place}: must hold targets only")
-            y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
-            if y.ndim > 2:
-                raise ValueError(f"{place}: targets must have 1 or 2 dimensions, got shape {y.shape}")
+            y = load_targets(labels or Path(target or ""))
     return _checked(X, y, str(source), divide_by)
+
+
+def load_targets(source: str | os.PathLike[str]) -> NDArray[Any]:
+    r"""Return the targets, labels or group numbers of a file that holds nothing else.
+
+    Parameters
+    ----------
+    source : str or path-like
+        ``.npy``, IDX, ``.parquet``, or a ``.csv`` of numbers (header optional); one row per record.
+
+    Returns
+    -------
+    ndarray of shape (n,) or (n, q), int64 or float64
+        int64 where the file holds whole numbers; finite.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError, ImportError
+        As `load`.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     place = pathlib.Path(folder) / "labels.csv"
+    ...     _ = place.write_text("1\n0\n")
+    ...     load_targets(place).tolist()
+    [1, 0]
+    """
+    place = _existing("target", Path(source))
+    y, rest = _read(place, None, True)
+    if rest is not None:
+        raise ValueError(f"{place}: must hold targets only, and it holds records as well")
+    y = np.asarray(y)
+    y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
+    if y.ndim not in (1, 2) or y.size == 0:
+        raise ValueError(f"{place}: targets must have 1 or 2 dimensions and not be empty, got shape {y.shape}")
+    return _targets(y, str(place))
 
 
 def random_cosine_features(X: ArrayLike, *, n_features: int, scale: float, seed: int) -> NDArray[np.float64]:
@@ -331,7 +363,7 @@ def _csv(path: Path, target_column: str | int | None, features_only: bool) -> tu
         raise ValueError("holds a header and no records")
     table = np.array(rows)
     if features_only:
-        return table, None
+        return (table.astype(np.int64) if whole.all() and bool((np.abs(table) <= 2**53).all()) else table), None
     position = _column(target_column, header, width)
     y = table[:, position]
     exact = whole[position] and bool((np.abs(y) <= 2**53).all())
@@ -459,9 +491,13 @@ def _checked(X: Any, y: Any, name: str, divide_by: float) -> Dataset:
     y = np.asarray(y)
     if y.ndim not in (1, 2) or len(y) != len(records):
         raise ValueError(f"{name}: needs one target for each of the {len(records)} records, got shape {y.shape}")
-    if y.dtype.kind in "iub" and (y.dtype.kind != "u" or y.dtype.itemsize < 8 or not (y >= 2**63).any()):
-        return Dataset(records, np.ascontiguousarray(y, dtype=np.int64), name)
-    return Dataset(records, _real(y, name, "y", "target"), name)
+    return Dataset(records, _targets(y, name), name)
+
+
+def _targets(y: NDArray[Any], name: str) -> NDArray[Any]:
+    if y.dtype.kind in "iub" and not (y.dtype == np.uint64 and (y >= 2**63).any()):
+        return np.ascontiguousarray(y, dtype=np.int64)
+    return _real(y, name, "y", "target")
 
 
 def _real(array: NDArray[Any], name: str, argument: str, what: str) -> NDArray[np.float64]:
