@@ -97,6 +97,71 @@ def call(label: str, *, n: int = 37, seed: int = 0) -> KernelCall:
     return CALLS[label](np.random.default_rng(seed), n)
 
 
+# --- privacy -----------------------------------------------------------------------------------
+
+
+def _elementwise(kernel: str, first: str, second: str) -> None:
+    def build(rng: np.random.Generator, n: int) -> KernelCall:
+        draw = {
+            "mu": lambda size: np.exp(rng.uniform(np.log(1e-3), np.log(10.0), size)),
+            "epsilon": lambda size: rng.uniform(0.0, 5.0, size),
+            "delta": lambda size: np.exp(rng.uniform(np.log(1e-12), np.log(0.1), size)),
+        }
+        size = 20 * n  # several ranges of the binding's grain
+        arguments = {first: draw[first](size), second: draw[second](size), "out": np.zeros(size)}
+        return KernelCall(kernel, arguments, ("out",))
+
+    entry(kernel)(build)
+
+
+_elementwise("gdp_delta", "mu", "epsilon")
+_elementwise("gdp_epsilon", "mu", "delta")
+_elementwise("gdp_mu", "epsilon", "delta")
+
+
+@entry("shifted_mu")
+def _shifted_mu(rng: np.random.Generator, n: int) -> KernelCall:
+    return KernelCall(
+        "shifted_mu",
+        {
+            "sensitivity": rng.uniform(0.0, 1.0, size=(n, 11)),
+            "contraction": rng.uniform(0.5, 1.0, size=(n, 11)),
+            "noise_std": rng.uniform(0.1, 1.0, size=(n, 11)),
+            "out": np.zeros(n),
+        },
+        ("out",),
+    )
+
+
+def _pair(kernel: str, what: str, outputs: tuple[str, ...]) -> None:
+    def build(rng: np.random.Generator, n: int) -> KernelCall:
+        asked = {
+            "epsilon": rng.uniform(0.0, 3.0, size=n),
+            "delta": np.exp(rng.uniform(np.log(1e-9), np.log(1e-2), size=n)),
+            "order": rng.uniform(1.1, 3.0, size=n),
+        }
+        arguments: dict[str, Any] = {
+            "excess": rng.uniform(-0.2, 0.2, size=(n, 5)),
+            "squared_shift": rng.uniform(0.0, 0.1, size=(n, 5)),
+            "columns": 2.0,
+            what: asked[what],
+            "swapped": kernel == "pair_renyi",
+        }
+        return KernelCall(
+            kernel,
+            {**arguments, **{name: np.zeros(n) for name in outputs}},
+            outputs,
+            nan_is_refused=lambda out: bool((~(out[outputs[0]] < (1.0 if what == "epsilon" else np.inf))).all()),
+        )
+
+    entry(kernel)(build)
+
+
+_pair("pair_delta", "epsilon", ("delta", "error", "converged"))
+_pair("pair_epsilon", "delta", ("out",))
+_pair("pair_renyi", "order", ("out",))
+
+
 # --- ridge -------------------------------------------------------------------------------------
 
 

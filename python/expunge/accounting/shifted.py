@@ -20,7 +20,11 @@ __all__ = ["shifted_mu"]
 
 @overload
 def shifted_mu(
-    sensitivity: list[float], contraction: list[float] | float, noise_std: list[float] | float, *, threads: int | None = None
+    sensitivity: list[float],
+    contraction: list[float] | float,
+    noise_std: list[float] | float,
+    *,
+    threads: int | None = None,
 ) -> float: ...
 @overload
 def shifted_mu(
