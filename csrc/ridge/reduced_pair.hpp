@@ -205,7 +205,7 @@ static long gaussian_pair(const Reduced& in, double n_steps, double variance, do
   }
   double* active = work;  // row numbers, exact in a double
   long n = 0;
-  for (long i = 0; i < r; ++i)
+  for (long i = r - 1; i >= 0; --i)  // slowly forgotten directions first: they carry the most
     if (e[i] > 1e-14 * largest || d2[i] > 1e-14 * total)
       active[n++] = static_cast<double>(i);
     else
