@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 from expunge import _backend
 from kernel_calls import CALLS, KernelCall, call, kernel_names, kernels_in_table
 
-pytestmark = pytest.mark.kernels
-
 KERNELS = sorted(CALLS)
 ARRAYS = [(label, name) for label in KERNELS for name in call(label).arrays()]
 WRONG_DTYPES = [

@@ -14,8 +14,6 @@ import pytest
 
 from kernel_calls import CALLS, call
 
-pytestmark = pytest.mark.kernels
-
 # The child runs the same table of calls in the same environment, but for the level.
 CHILD = """
 import pickle, sys

@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 
 from kernel_calls import CALLS, call
 
-pytestmark = pytest.mark.kernels
-
 KERNELS = sorted(CALLS)
 
 
