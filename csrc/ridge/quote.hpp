@@ -37,6 +37,10 @@ static inline Ranks first_ranks(const QuoteInput& in) {
   return high < in.p ? Ranks{(3 * high + 3) / 4, high} : Ranks{in.p, in.p};
 }
 
+// The difference of the answers at two ranks as an error estimate. Where they disagree by more than a few percent the
+// space is not resolved and the difference says nothing.
+static inline double resolved(double difference) { return difference < 0.03 ? difference : HUGE_VAL; }
+
 static void store(const QuoteOutput& out, long i, double value, double epsilon, const Profile& profile, double error,
                   long rank) {
   out.value[i] = value;
@@ -81,7 +85,7 @@ static bool answer_record(const QuoteInput& in, const QuoteOutput& out, long i, 
       Profile other;
       const double at_lower_rank = smallest_epsilon(at_low, width, in.log_delta, in.epsilon, swapped, &other);
       const double scale = epsilon > at_lower_rank ? epsilon : at_lower_rank;
-      if (scale > 0.0) error += magnitude(epsilon - at_lower_rank) / scale;
+      if (scale > 0.0) error += resolved(magnitude(epsilon - at_lower_rank) / scale);
     }
     store(out, i, 0.0, epsilon, profile, error, high.rank);
     return !(error > in.tolerance);
@@ -128,7 +132,7 @@ static bool answer_record(const QuoteInput& in, const QuoteOutput& out, long i, 
     if (!answer.profile.whole) answer.profile = pair_profile(at_high, width, in.epsilon, Accuracy::exact, swapped);
     const Profile a = pair_profile(at_low, width, in.epsilon, Accuracy::approximate, swapped);
     const Profile b = pair_profile(at_high, width, in.epsilon, Accuracy::approximate, swapped);
-    error = magnitude(a.worst - b.worst) / magnitude(answer.slope);
+    error = resolved(magnitude(a.worst - b.worst) / magnitude(answer.slope));
   } else if (answer.value < HUGE_VAL && !answer.profile.whole) {
     answer.profile = pair_profile(at_high, width, in.epsilon, Accuracy::exact, swapped);
   }
