@@ -188,11 +188,11 @@ def plot_profile(
     if grid.size < 2 or not (np.diff(grid) > 0).all():
         raise ValueError("epsilon must hold at least two increasing values")
     figure = _figure(7.0, 4.4)
-    axes = figure.add_subplot(left=0.13, right=0.96, bottom=0.14, top=0.84)
+    axes = figure.add_axes((0.13, 0.14, 0.83, 0.66))
     drawn = []
     for direction, colour, style, text in (
-        ("pq", "#0072B2", "-", "P against Q (deleted, seen as never learned)"),
-        ("qp", "#D55E00", "--", "Q against P (never learned, seen as deleted)"),
+        ("pq", "#0072B2", "-", "after the deletion, against never learned"),
+        ("qp", "#D55E00", "--", "never learned, against after the deletion"),
     ):
         delta = np.asarray(pair.delta(grid, direction=direction), dtype=np.float64)
         visible = np.where(delta > 0, delta, np.nan)
