@@ -45,11 +45,12 @@ void pair_delta(const Pairs& pairs, const double* epsilon, bool swapped, double*
     const ProfileResult result = profile_at(pair, epsilon[row], kTolerance, 0);
     delta[row] = round_up(result);
     error[row] = result.relative_error;
-    converged[row] = result.converged;
+    converged[row] = delta[row] == delta[row] ? result.converged : NAN;
   }
 }
 
 double solve_epsilon(const ProfilePair& pair, double delta) {
+  if (!pair.valid || !(delta >= 0.0)) return NAN;
   if (delta >= 1.0) return 0.0;
   if (delta <= 0.0) {
     if (pair.trivial) return 0.0;
