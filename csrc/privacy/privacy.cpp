@@ -12,8 +12,10 @@ constexpr double kTolerance = 3e-13;
 
 void shifted_mu(const double* sensitivity, const double* contraction, const double* noise_std, long steps, double* mu,
                 double* workspace, long begin, long end) {
-  for (long row = begin; row < end; ++row)
-    mu[row] = shifted_row(sensitivity + row * steps, contraction + row * steps, noise_std + row * steps, steps, workspace);
+  for (long row = begin; row < end; ++row) {
+    const long at = row * steps;
+    mu[row] = shifted_row(sensitivity + at, contraction + at, noise_std + at, steps, workspace);
+  }
 }
 
 // The row's pair, with its roles exchanged into the workspace where wanted.

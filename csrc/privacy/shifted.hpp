@@ -5,7 +5,7 @@
 
 namespace {
 
-// Noise this small beside the largest counts as none: its square would lose its digits, and less noise is the safe side.
+// Noise this small beside the largest counts as none (the safe side): its square would lose its digits.
 constexpr double kFaint = 1e-150;
 
 // mu of one row, rounded up. The best path is the greatest convex minorant of the points (V_k, S_k); its edges come
