@@ -76,7 +76,7 @@ double solve_epsilon(const ProfilePair& pair, double delta) {
     // A bound has no saddle slope of its own; the saddle's is close, and the secant corrects it.
     if (round == 0 || !(slope > 0.0)) slope = value.saddle;
     found = round > 0 && off <= 0.0 && -off <= 2.0 * margin + noise;
-    if (found || high - low <= 4.0 * 2.220446049250313e-16 * high) break;
+    if (found || (high < HUGE_VAL && high - low <= 4.0 * 2.220446049250313e-16 * high)) break;
     last_at = at;
     last_off = off;
     // Aim half an error beyond the target: the answer must lie on the safe side.

@@ -63,9 +63,8 @@ def rdp_to_epsilon(rdp: ArrayLike, order: ArrayLike, delta: ArrayLike) -> float 
         targets = deltas[..., np.newaxis] if choose else deltas
         divergences, orders, targets = np.broadcast_arrays(divergences, orders, targets)
     except ValueError:
-        raise ValueError(
-            f"rdp, order and delta must broadcast together, got shapes {divergences.shape}, {orders.shape}, {deltas.shape}"
-        ) from None
+        shapes = f"{divergences.shape}, {orders.shape}, {deltas.shape}"
+        raise ValueError(f"rdp, order and delta must broadcast together, got shapes {shapes}") from None
     with np.errstate(divide="ignore", invalid="ignore"):
         # log(1 - 1/order): near 1 the difference order - 1 is exact, far from it log1p is.
         thin = np.where(orders < 2.0, np.log(orders - 1.0) - np.log(orders), np.log1p(-1.0 / orders))
