@@ -242,22 +242,6 @@ def ridge_noise(X, Y, rows, alpha, step_size, n_steps, noise_std, unlearn_steps,
     return high
 
 
-def convex_minorant_mu(sensitivity, contraction, noise_std):
-    """Return the shifted-interpolation mu: greatest convex minorant by gift wrapping over all later points."""
-    weights = np.append(np.cumprod(np.asarray(contraction)[:0:-1])[::-1], 1.0)
-    v, s = (weights * noise_std) ** 2, weights * sensitivity
-    at, square = 0, 0.0
-    while at < len(v):
-        V, S = np.cumsum(v[at:]), np.cumsum(s[at:])
-        with np.errstate(divide="ignore", invalid="ignore"):
-            slopes = np.where(V > 0, S / V, np.inf)
-        end = len(slopes) - 1 - int(np.argmin(slopes[::-1]))
-        if S[end] > 0:
-            square += S[end] * slopes[end]
-        at += end + 1
-    return np.sqrt(square)
-
-
 # --- langevin ----------------------------------------------------------------------------------
 
 
