@@ -564,6 +564,18 @@ def test_records_are_salted():
     assert first.digests.record == record_digest(X[[4]], y[[4]], salt=bytes.fromhex(first.salt))
 
 
+def test_recorded_deltas_far_below_the_claim_need_not_be_held_to_six_digits(case):
+    X, y, _, certificate = case
+    assert dataclasses.replace(certificate, delta_pq=certificate.delta_pq * (1 + 5e-7)).verify(X, y).certified
+    with pytest.raises(VerificationError):
+        dataclasses.replace(certificate, delta_pq=certificate.delta_pq * (1 + 5e-6)).verify(X, y)
+    wide = issue(*problem(), epsilon=12.0, delta=0.5)
+    assert max(wide.delta_pq, wide.delta_qp) < 1e-13
+    assert dataclasses.replace(wide, delta_pq=0.0, delta_qp=3e-13).verify(X, y).certified
+    with pytest.raises(VerificationError):
+        dataclasses.replace(wide, delta_qp=1e-11).verify(X, y)
+
+
 # --- digests -----------------------------------------------------------------------------------
 
 
@@ -668,6 +680,10 @@ def test_a_file_cut_short_anywhere_is_refused(case, tmp_path):
     whole = case[3].to_json().encode()
     path = tmp_path / "certificate.json"
     for length in range(len(whole) - 1):  # only the last newline may go
+        with pytest.raises(CertificateError, match="truncated") as caught:
+            Certificate.from_json(whole[:length].decode())
+        assert caught.value.field == "json"
+    for length in (*range(0, len(whole), 97), len(whole) - 2):
         path.write_bytes(whole[:length])
         with pytest.raises(CertificateError, match=r"truncated|empty") as caught:
             Certificate.load(path)

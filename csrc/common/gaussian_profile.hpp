@@ -2,7 +2,8 @@
 // Header with bodies: include only from sources compiled once per instruction set. Internal linkage, no allocation.
 //
 // delta(eps) = (1/(2 pi i)) int exp(-w eps + K(w)) / (w (1 + w)) dw over a contour with Re w = w0 > 0 at the real axis,
-// K(w) = sum_j [w (1 + w) d2_j / (2 v_j) - (q/2) (log v_j + w log1p(e_j))], v_j = 1 - w e_j. For q -> p exchange roles first.
+// K(w) = sum_j [w (1 + w) d2_j / (2 v_j) - (q/2) (log v_j + w log1p(e_j))], v_j = 1 - w e_j.
+// For delta(Q | P) exchange the roles first.
 #pragma once
 
 #include <math.h>
@@ -15,6 +16,7 @@ struct ProfileResult {
   double log_delta;       // log of delta(P | Q) at epsilon; -inf where delta is exactly 0
   double relative_error;  // estimated error of delta relative to delta, quadrature and rounding together
   int converged;          // 0: log_delta is the Chernoff-type upper bound instead (or NaN if the input was)
+  double saddle;          // -d log delta / d epsilon, to a few per cent where converged
 };
 
 // The pair seen by every routine below. d2[j] sums the squared shift over the q columns that share excess e[j].
@@ -48,8 +50,8 @@ static ProfilePair profile_pair(const double* e, const double* d2, long m, doubl
     const double dj = d2[j];
     valid = valid && ej > -1.0 && ej < HUGE_VAL && dj >= 0.0 && dj < HUGE_VAL;
     const double a = fabs(ej);
-    const double term = a < 1e-3 ? ej * (1.0 - ej * (1.0 / 2 - ej * (1.0 / 3 - ej * (1.0 / 4 - ej * (1.0 / 5 - ej / 6)))))
-                                 : log1p(ej);
+    const double series = ej * (1.0 - ej * (1.0 / 2 - ej * (1.0 / 3 - ej * (1.0 / 4 - ej * (1.0 / 5 - ej / 6)))));
+    const double term = a < 1e-3 ? series : log1p(ej);
     pair.sum_log1p += term;
     pair.sum_abs += fabs(term);
     if (ej > top) top = ej;
@@ -327,20 +329,25 @@ static double profile_bound(double exponent, double w) {
   return bound < 0.0 ? bound : 0.0;
 }
 
+// The supremum of the privacy loss, rounded up: at and beyond it delta is exactly 0.
+static double loss_ceiling(const ProfilePair& pair) {
+  const double size = fabs(pair.max_loss) + 0.5 * pair.q * pair.sum_abs;
+  return pair.max_loss + (8.0 + static_cast<double>(pair.m)) * 2.220446049250313e-16 * size;
+}
+
 static ProfileResult profile_at(const ProfilePair& pair, double epsilon, double rtol, int approximate) {
   const double unit = 2.220446049250313e-16;
-  if (!pair.valid || !(epsilon >= 0.0)) return {NAN, NAN, 0};
-  if (pair.trivial || epsilon == HUGE_VAL) return {-HUGE_VAL, 0.0, 1};
+  if (!pair.valid || !(epsilon >= 0.0)) return {NAN, NAN, 0, 0.0};
+  if (pair.trivial || epsilon == HUGE_VAL) return {-HUGE_VAL, 0.0, 1, 0.0};
   if (pair.max_loss < HUGE_VAL) {
-    const double slack = 8.0 * unit * (fabs(pair.max_loss) + 0.5 * pair.q * pair.sum_abs);
-    if (epsilon > pair.max_loss + slack) return {-HUGE_VAL, 0.0, 1};
+    if (epsilon > loss_ceiling(pair)) return {-HUGE_VAL, 0.0, 1, 0.0};
   }
   ProfileSlopes slopes;
   const double w0 = profile_saddle(pair, epsilon, &slopes);
   double size = w0 * epsilon;
   const double exponent = profile_log_moment(pair, w0, &size) - w0 * epsilon;
-  const double rounding = 4.0 * unit * (size + 4.0);
-  if (!(exponent < HUGE_VAL)) return {0.0, 1.0, 0};
+  const double rounding = (2.0 + 0.05 * static_cast<double>(pair.m)) * unit * (size + 4.0);
+  if (!(exponent < HUGE_VAL)) return {0.0, 1.0, 0, w0};
   const double bound = profile_bound(exponent, w0);
   const double base = exponent - ::log(w0) - log1p(w0);
   const double a = 1.0 / w0;
@@ -352,9 +359,9 @@ static ProfileResult profile_at(const ProfilePair& pair, double epsilon, double 
     const double fix = k4 / (8.0 * k2 * k2) - 5.0 * k3 * k3 / (24.0 * k2 * k2 * k2);
     const double factor = fix > -0.5 && fix < 0.5 ? 1.0 + fix : 1.0;
     const double value = base - 0.5 * ::log(6.28318530717958647692528676656 * k2) + ::log(factor);
-    return {value < bound ? value : bound, 0.02 + fabs(fix) * fabs(fix), 1};
+    return {value < bound ? value : bound, 0.02 + fix * fix, 1, w0};
   }
-  if (!(base >= -700.0)) return {bound + rounding * (bound < 0.0), 1.0, 0};
+  if (!(base >= -700.0)) return {bound + rounding < 0.0 ? bound + rounding : 0.0, 1.0, 0, w0};
   double s = 1.0 / sqrt(k2);
   const double gap = pair.pole - w0;
   const double cap = 10.0 * (gap < w0 ? gap : w0);
@@ -376,16 +383,16 @@ static ProfileResult profile_at(const ProfilePair& pair, double epsilon, double 
       t += width;
       quiet = part.end_size * t <= 0.1 * rtol * fabs(total) ? quiet + 1 : 0;
       if (quiet == 2) {
-        const double relative = 0.3 * rtol + rounding * (positive / total);
+        const double relative = rtol + rounding * (positive / total);
         const double value = base + ::log(total / 3.14159265358979323846264338328);
         if (!(total > 0.0) || !(value <= bound + 1e-6)) break;
-        return {value, relative, 1};
+        return {value, relative, 1, w0};
       }
       width *= 1.6;
       if (part.phase_rate * width > 10.0) width = 10.0 / part.phase_rate;
     }
   }
-  return {bound + rounding * (bound < 0.0), 1.0, 0};
+  return {bound + rounding < 0.0 ? bound + rounding : 0.0, 1.0, 0, w0};
 }
 
 // delta(P | Q) at epsilon. rtol: wanted relative accuracy (1e-12 for certificates, 1e-8 for quotes).

@@ -22,6 +22,7 @@ struct RecordWork {
   double* reduced[2];
   Pair pair[2];
   double* scratch;
+  double bias;  // of the saddlepoint estimate
 };
 
 // The ranks compared: an answer at `high` is checked against `low`; high == p needs no check.
@@ -36,6 +37,10 @@ static inline Ranks first_ranks(const QuoteInput& in) {
   return high < in.p ? Ranks{(3 * high + 3) / 4, high} : Ranks{in.p, in.p};
 }
 
+// The difference of the answers at two ranks as an error estimate. Where they disagree by more than a few percent the
+// space is not resolved and the difference says nothing.
+static inline double resolved(double difference) { return difference < 0.03 ? difference : HUGE_VAL; }
+
 static void store(const QuoteOutput& out, long i, double value, double epsilon, const Profile& profile, double error,
                   long rank) {
   out.value[i] = value;
@@ -46,14 +51,15 @@ static void store(const QuoteOutput& out, long i, double value, double epsilon, 
   out.rank[i] = rank;
 }
 
-static const Profile kNoProfile = {__builtin_nan(""), __builtin_nan(""), __builtin_nan("")};
+static const Profile kNoProfile = {__builtin_nan(""), __builtin_nan(""), __builtin_nan(""), true};
 
 // Answers one record from its reduction `high`, checked against the shorter `low` unless that is null; false if the
 // estimated relative error is above the tolerance.
 static bool answer_record(const QuoteInput& in, const QuoteOutput& out, long i, const Reduced& high,
                           const Reduced* low, RecordWork& work) {
   const Unknown unknown = in.solve_steps ? Unknown::steps : Unknown::noise;
-  const Target target = {in.epsilon, in.log_delta, in.mu, 1e-8};
+  const double wanted = 0.2 * in.tolerance < 1e-7 ? 0.2 * in.tolerance : 1e-7;
+  const Target target = {in.epsilon, in.log_delta, in.mu, wanted, work.bias};
   const double width = static_cast<double>(in.q);
   const bool truncated = low != nullptr;
   double* swapped = work.scratch;
@@ -64,8 +70,8 @@ static bool answer_record(const QuoteInput& in, const QuoteOutput& out, long i, 
   const double known = in.solve_steps ? in.unlearn_noise_std : in.unlearn_steps;
   // the end of learning may already be private enough
   at_high.count = gaussian_pair(high, 0.0, 0.0, at_high.e, at_high.d2, &at_high.rest, rest_of_scratch);
-  Profile end = pair_profile(at_high, width, in.epsilon, false, swapped);
-  if (!(end.worst > in.log_delta + 1.0) || !can_unlearn) end = pair_profile(at_high, width, in.epsilon, true, swapped);
+  Profile end = pair_profile(at_high, width, in.epsilon, Accuracy::approximate, swapped);
+  if (!(end.worst > in.log_delta + 1.0) || !can_unlearn) end = pair_profile(at_high, width, in.epsilon, Accuracy::exact, swapped);
   if (end.worst != end.worst) {
     store(out, i, not_a_number(), not_a_number(), kNoProfile, not_a_number(), high.rank);
     return true;
@@ -79,7 +85,7 @@ static bool answer_record(const QuoteInput& in, const QuoteOutput& out, long i, 
       Profile other;
       const double at_lower_rank = smallest_epsilon(at_low, width, in.log_delta, in.epsilon, swapped, &other);
       const double scale = epsilon > at_lower_rank ? epsilon : at_lower_rank;
-      if (scale > 0.0) error += magnitude(epsilon - at_lower_rank) / scale;
+      if (scale > 0.0) error += resolved(magnitude(epsilon - at_lower_rank) / scale);
     }
     store(out, i, 0.0, epsilon, profile, error, high.rank);
     return !(error > in.tolerance);
@@ -90,7 +96,11 @@ static bool answer_record(const QuoteInput& in, const QuoteOutput& out, long i, 
   }
   const double start = unknown == Unknown::steps ? 0.0 : (in.noise_std > 0.0 ? log(in.noise_std) : 0.0);
   double gradient;
-  const double guess = surrogate_guess(high, unknown, known, log(in.mu), start, &gradient, rest_of_scratch);
+  // the stand-in is off by about the same factor everywhere, so calibrate it at the end of learning
+  const double log_mu = log(in.mu);
+  const double off = surrogate_log_mu(high, 0.0, 0.0, rest_of_scratch) - equivalent_log_mu(end.worst, in.epsilon, log_mu);
+  const double aim = log_mu + (magnitude(off) < 3.0 ? off : 0.0);
+  const double guess = surrogate_guess(high, unknown, known, aim, start, &gradient, rest_of_scratch);
   const double slope = gradient * gdp_log_slope(target);
   const Reduced& rough_space = truncated ? *low : high;
   const Solution rough = solve(rough_space, unknown, known, target, guess, slope, false, &at_low, work.scratch);
@@ -107,7 +117,7 @@ static bool answer_record(const QuoteInput& in, const QuoteOutput& out, long i, 
         const double candidate_steps = n_steps - 1.0 + side;
         if (side == 0 && answer.value - candidate_steps > 1e-6 * answer.value) continue;
         at_high.count = gaussian_pair(high, candidate_steps, variance, at_high.e, at_high.d2, &at_high.rest, rest_of_scratch);
-        const Profile profile = pair_profile(at_high, width, in.epsilon, true, swapped);
+        const Profile profile = pair_profile(at_high, width, in.epsilon, Accuracy::exact, swapped);
         if (profile.worst <= in.log_delta || side == 1) {
           answer.profile = profile;
           n_steps = candidate_steps;
@@ -119,13 +129,15 @@ static bool answer_record(const QuoteInput& in, const QuoteOutput& out, long i, 
   double error = 0.0;
   if (truncated && answer.value < HUGE_VAL) {
     at_low.count = gaussian_pair(*low, n_steps, variance, at_low.e, at_low.d2, &at_low.rest, rest_of_scratch);
-    at_high.count = gaussian_pair(high, n_steps, variance, at_high.e, at_high.d2, &at_high.rest, rest_of_scratch);
-    const Profile a = pair_profile(at_low, width, in.epsilon, false, swapped);
-    const Profile b = pair_profile(at_high, width, in.epsilon, false, swapped);
-    error = magnitude(a.worst - b.worst) / magnitude(answer.slope);
+    if (!answer.profile.whole) answer.profile = pair_profile(at_high, width, in.epsilon, Accuracy::exact, swapped);
+    const Profile a = pair_profile(at_low, width, in.epsilon, Accuracy::approximate, swapped);
+    const Profile b = pair_profile(at_high, width, in.epsilon, Accuracy::approximate, swapped);
+    error = resolved(magnitude(a.worst - b.worst) / magnitude(answer.slope));
+  } else if (answer.value < HUGE_VAL && !answer.profile.whole) {
+    answer.profile = pair_profile(at_high, width, in.epsilon, Accuracy::exact, swapped);
   }
   // the solve and the rounding of delta itself; no rank removes them
-  const double floor_error = 1e-12 + (1e-11 + target.tolerance * (magnitude(answer.slope) < 1.0 ? magnitude(answer.slope) : 1.0)) / magnitude(answer.slope);
+  const double floor_error = wanted + 1e-11 / magnitude(answer.slope);
   store(out, i, in.solve_steps && answer.value < HUGE_VAL ? n_steps : answer.value, in.epsilon, answer.profile,
         error + floor_error, high.rank);
   return !(error > in.tolerance);
@@ -146,7 +158,9 @@ static bool quote_record(const QuoteInput& in, const QuoteOutput& out, long i, R
   return answer_record(in, out, i, high, truncated ? &low : nullptr, work);
 }
 
-static void place_work(double* at, long limit, long q, Lanes** diagonal, Lanes** squares, RecordWork* work) {
+static void place_work(const QuoteInput& in, double* at, long limit, Lanes** diagonal, Lanes** squares,
+                       RecordWork* work) {
+  const long q = in.q;
   at += (32 - reinterpret_cast<unsigned long>(at) % 32) % 32 / sizeof(double);  // lanes are 32-byte vectors
   *diagonal = reinterpret_cast<Lanes*>(at);
   *squares = *diagonal + limit;
@@ -162,13 +176,14 @@ static void place_work(double* at, long limit, long q, Lanes** diagonal, Lanes**
     at += 2 * limit;
   }
   work->scratch = at;
+  work->bias = saddlepoint_bias(in.mu, in.epsilon);
 }
 
 static void exact_quotes(const QuoteInput& in, const QuoteOutput& out, long begin, long end, double* workspace) {
   const long limit = in.rank > 0 ? in.rank : in.p;
   Lanes *lane_diagonal, *lane_squares;
   RecordWork work;
-  place_work(workspace, limit, in.q, &lane_diagonal, &lane_squares, &work);
+  place_work(in, workspace, limit, &lane_diagonal, &lane_squares, &work);
   for (long first = begin; first < end; first += kLanes) {
     const double* rows[kLanes];
     for (long lane = 0; lane < kLanes; ++lane) {
@@ -184,7 +199,7 @@ static void exact_quotes(const QuoteInput& in, const QuoteOutput& out, long begi
         work.squares[k] = lane_squares[k].part[lane / 4][lane % 4];
       }
       if (work.squares[0] == 0.0) {  // a row of zeros changes nothing
-        store(out, i, 0.0, 0.0, {-HUGE_VAL, -HUGE_VAL, -HUGE_VAL}, 0.0, 0);
+        store(out, i, 0.0, 0.0, {-HUGE_VAL, -HUGE_VAL, -HUGE_VAL, true}, 0.0, 0);
         continue;
       }
       Ranks ranks = initial;
@@ -204,7 +219,7 @@ static void gaussian_pairs(const QuoteInput& in, double* e, double* d2, double* 
   const long r = in.rank;
   Lanes *lane_diagonal, *lane_squares;
   RecordWork work;
-  place_work(workspace, r, in.q, &lane_diagonal, &lane_squares, &work);
+  place_work(in, workspace, r, &lane_diagonal, &lane_squares, &work);
   for (long i = begin; i < end; ++i) {
     for (long j = 0; j < r; ++j) e[i * r + j] = d2[i * r + j] = 0.0;
     rest[i] = 0.0;
@@ -228,7 +243,7 @@ static void solve_reduced(const QuoteInput& in, const ReducedInput& space, const
   const long r = space.r;
   Lanes *lane_diagonal, *lane_squares;
   RecordWork work;
-  place_work(workspace, r, in.q, &lane_diagonal, &lane_squares, &work);
+  place_work(in, workspace, r, &lane_diagonal, &lane_squares, &work);
   Reduced reduced = place_reduced(work.reduced[0], r, in.q);
   for (long j = 0; j < r; ++j) {
     reduced.maps[j] = step_factor(space.eigenvalues[j], in.step_size);

@@ -60,9 +60,11 @@ static bool jacobi_spectrum(const double* diagonal, const double* squares, long 
     off[k] = k + 1 < r ? sqrt(squares[k + 1]) : 0.0;
     first[k] = 0.0;
   }
+  double largest = 0.0;
+  for (long k = 0; k < r; ++k) largest = values[k] > largest ? values[k] : largest;
   values[0] -= drop;
   first[0] = 1.0;
-  if (!tridiagonal_ql(values, off, r, first, 1, 0.0)) return false;
+  if (!tridiagonal_ql(values, off, r, first, 1, 5e-17 * largest)) return false;
   sort_falling(values, first, r);
   return true;
 }
@@ -203,7 +205,7 @@ static long gaussian_pair(const Reduced& in, double n_steps, double variance, do
   }
   double* active = work;  // row numbers, exact in a double
   long n = 0;
-  for (long i = 0; i < r; ++i)
+  for (long i = r - 1; i >= 0; --i)  // slowly forgotten directions first: they carry the most
     if (e[i] > 1e-14 * largest || d2[i] > 1e-14 * total)
       active[n++] = static_cast<double>(i);
     else

@@ -10,8 +10,115 @@ def isa() -> str: ...
 def default_threads() -> int: ...
 
 # privacy
+def gdp_delta(mu: Float64, epsilon: Float64, out: Float64, *, threads: int = 0) -> None: ...
+def gdp_epsilon(mu: Float64, delta: Float64, out: Float64, *, threads: int = 0) -> None: ...
+def gdp_mu(epsilon: Float64, delta: Float64, out: Float64, *, threads: int = 0) -> None: ...
+def shifted_mu(
+    sensitivity: Float64, contraction: Float64, noise_std: Float64, out: Float64, *, threads: int = 0
+) -> None: ...
+def pair_delta(
+    excess: Float64,
+    squared_shift: Float64,
+    columns: float,
+    epsilon: Float64,
+    swapped: bool,
+    delta: Float64,
+    error: Float64,
+    converged: Float64,
+    *,
+    threads: int = 0,
+) -> None: ...
+def pair_epsilon(
+    excess: Float64,
+    squared_shift: Float64,
+    columns: float,
+    delta: Float64,
+    swapped: bool,
+    out: Float64,
+    *,
+    threads: int = 0,
+) -> None: ...
+def pair_renyi(
+    excess: Float64,
+    squared_shift: Float64,
+    columns: float,
+    order: Float64,
+    swapped: bool,
+    out: Float64,
+    *,
+    threads: int = 0,
+) -> None: ...
 
 # ridge
+class RidgeSetting:
+    def __init__(
+        self,
+        *,
+        step_size: float,
+        noise_std: float,
+        unlearn_steps: float,
+        unlearn_noise_std: float,
+        solve_steps: bool,
+        epsilon: float,
+        log_delta: float,
+        mu: float,
+        tolerance: float,
+    ) -> None: ...
+
+def ridge_exact_quotes(
+    eigenvalues: Float64,
+    projected: Float64,
+    residuals: Float64,
+    setting: RidgeSetting,
+    rank: int,
+    value: Float64,
+    epsilon_out: Float64,
+    log_delta_pq: Float64,
+    log_delta_qp: Float64,
+    error: Float64,
+    rank_out: NDArray[np.int64],
+    threads: int = 0,
+) -> None: ...
+def ridge_gaussian_pairs(
+    eigenvalues: Float64,
+    projected: Float64,
+    residuals: Float64,
+    setting: RidgeSetting,
+    rank: int,
+    excess_variance: Float64,
+    squared_shift: Float64,
+    rest: Float64,
+    count: NDArray[np.int64],
+    threads: int = 0,
+) -> None: ...
+def ridge_solve_reduced(
+    eigenvalues: Float64,
+    difference: Float64,
+    shift: Float64,
+    setting: RidgeSetting,
+    n_steps: int,
+    value: Float64,
+    epsilon_out: Float64,
+    log_delta_pq: Float64,
+    log_delta_qp: Float64,
+    error: Float64,
+    rank_out: NDArray[np.int64],
+) -> None: ...
+def ridge_shifted_quotes(
+    sensitivity: Float64,
+    contraction: Float64,
+    noise_std: float,
+    unlearn_steps: float,
+    unlearn_noise_std: float,
+    solve_steps: bool,
+    mu_limit: float,
+    value: Float64,
+    mu: Float64,
+    threads: int = 0,
+) -> None: ...
+def ridge_smallest_eigenvalues(
+    eigenvalues: Float64, projected: Float64, floor: float, slack: float, out: Float64, threads: int = 0
+) -> None: ...
 
 # langevin
 

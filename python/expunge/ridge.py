@@ -225,7 +225,8 @@ class ExactQuotes:
     delta_pq, delta_qp : ndarray of float64, shape (m,)
         The two directions at ``epsilon``: deletion against the run without the record, and the reverse.
     error : ndarray of float64, shape (m,)
-        Estimated relative error of what was solved for (of ``epsilon`` where no noise is needed).
+        Estimated relative error of what was solved for (of ``epsilon`` where no noise is needed), infinite where a
+        given ``rank`` is too small to tell.
     rank : ndarray of int64, shape (m,)
         Dimension of the Krylov space used; ``n_features`` leaves rounding as the only error.
     """
@@ -311,7 +312,7 @@ class _Goal:
 
 
 def _log_gdp_delta(mu: Float64, epsilon: Float64 | float) -> Float64:
-    """Log of delta(mu, epsilon) of the Gaussian mechanism, -inf at mu = 0."""
+    """Return the log of delta(mu, epsilon) of the Gaussian mechanism, -inf at mu = 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         a = scipy.special.log_ndtr(-epsilon / mu + mu / 2)
         b = epsilon + scipy.special.log_ndtr(-epsilon / mu - mu / 2)
@@ -335,7 +336,7 @@ def _bisect(excess: Callable[[Float64], NDArray[np.bool_]], low: Float64, high: 
 
 
 def _gaussian_mu(epsilon: Float64 | float, delta: Float64) -> Float64:
-    """Largest mu whose Gaussian mechanism keeps delta at epsilon, rounded down."""
+    """Return the largest mu whose Gaussian mechanism keeps delta at epsilon, rounded down."""
     log_delta = np.log(delta)
     low, _ = _bisect(
         lambda mu: _log_gdp_delta(mu, epsilon) > log_delta, np.full(delta.shape, 1e-16), np.full(delta.shape, 1e4)
@@ -344,7 +345,7 @@ def _gaussian_mu(epsilon: Float64 | float, delta: Float64) -> Float64:
 
 
 def _gaussian_epsilon(mu: Float64, delta: Float64) -> Float64:
-    """Smallest epsilon at which mu-Gaussian DP gives delta, rounded up; 0 where delta(mu, 0) already does."""
+    """Return the smallest epsilon at which mu-Gaussian DP gives delta, rounded up; 0 where delta(mu, 0) already does."""
     log_delta = np.log(delta)
     top = mu * mu / 2 + mu * np.sqrt(-2.0 * log_delta) + 1e-300
     _, high = _bisect(lambda eps: _log_gdp_delta(mu, eps) <= log_delta, np.zeros(mu.shape), top)
@@ -468,7 +469,7 @@ def _checked_rank(law: LearningLaw, rank: int | None) -> int:
 
 
 def _geometric_sums(rate: Float64, n: int) -> Float64:
-    """Sums of a^{2j} over j < n for a = 1 - rate."""
+    """Return the sums of a^{2j} over j < n for a = 1 - rate."""
     v = np.minimum(rate, 2.0 - rate)
     with np.errstate(divide="ignore", invalid="ignore"):
         sums: Float64 = -np.expm1(2.0 * n * np.log1p(-v)) / (v * (2.0 - v))
@@ -476,7 +477,7 @@ def _geometric_sums(rate: Float64, n: int) -> Float64:
 
 
 def _covariance_differences(rate: Float64, other: Float64, n: int) -> Float64:
-    """Divided differences F[u, v] of F(u) = sum of (1 - u)^{2j} over j < n, for all pairs of two vectors."""
+    """Return the divided differences F[u, v] of F(u) = sum of (1 - u)^{2j} over j < n, for all pairs of two vectors."""
     u, v = rate[:, None], other[None, :]
     fu, fv = _geometric_sums(u, n), _geometric_sums(v, n)
     gap = u - v
@@ -492,7 +493,7 @@ def _covariance_differences(rate: Float64, other: Float64, n: int) -> Float64:
 
 
 def _geometric_slopes(rate: Float64, n: int) -> Float64:
-    """Derivative of the geometric sum with respect to the rate: -2 sum of j (1 - rate)^{2j-1}, from a short recurrence."""
+    """Return the derivative -2 sum of j (1 - rate)^{2j-1} of the geometric sum with respect to the rate."""
     a = 1.0 - rate
     out = np.zeros_like(a)
     # Horner in a^2 for sum_{j=1}^{n-1} j x^{j-1}: backward stable for |a| <= 1, n operations per pair
@@ -505,14 +506,14 @@ def _geometric_slopes(rate: Float64, n: int) -> Float64:
 
 
 def _krylov_basis(law: LearningLaw, projected: Float64, steps: int) -> Float64 | None:
-    """Orthonormal basis (p, r) of the block Krylov space of a group's rows, or None for the whole space."""
+    """Return an orthonormal basis (p, r) of the block Krylov space of a group's rows, or None for the whole space."""
     p = law.n_features
     if steps * min(projected.shape) >= p:
         return None
     block, triangle, _ = scipy.linalg.qr(projected.T, mode="economic", pivoting=True)
     sizes = np.abs(np.diag(triangle))
     block = block[:, sizes > p * _EPS * sizes[0]] if sizes[0] > 0.0 else block[:, :0]
-    basis = block
+    basis: Float64 = block
     for _ in range(steps - 1):
         block = law.eigenvalues[:, None] * block
         scale = np.linalg.norm(block, axis=0)
@@ -531,7 +532,7 @@ def _krylov_basis(law: LearningLaw, projected: Float64, steps: int) -> Float64 |
 def _group_reduction(
     law: LearningLaw, rows: Int64, projected: Float64, residuals: Float64, steps: int
 ) -> tuple[Float64, Float64, Float64]:
-    """Eigenvalues of H' = H - X_G^T X_G in the group's Krylov space, covariance difference and mean shift there."""
+    """Return the eigenvalues of H' = H - X_G^T X_G in the group's Krylov space, covariance difference and mean shift there."""
     basis = _krylov_basis(law, projected, steps)
     if basis is None:
         theta, vectors, small = law.eigenvalues, None, projected
@@ -649,7 +650,7 @@ def _answer_group(
         if size >= p or previous is None or not math.isfinite(answer):
             return
         error = abs(answer - previous) / max(abs(answer), abs(previous), 1e-300)
-        out.error[i] += error
+        out.error[i] += error if error < 0.03 else math.inf  # two ranks that disagree so much resolve nothing
         if limit or error <= tolerance:
             return
         previous, steps = answer, steps + steps // 2
@@ -695,7 +696,7 @@ def _lowest(law: LearningLaw, projected: Float64, threads: int | None) -> Float6
 
 
 def _contractions(law: LearningLaw, lowest: Float64) -> Float64:
-    """Contraction factors max(1 - eta m, eta L - 1) of the steps without the record, rounded up."""
+    """Return contraction factors max(1 - eta m, eta L - 1) of the steps without the record, rounded up."""
     down = (1.0 - law.step_size * lowest * (1.0 - 2.0 * _EPS)) * (1.0 + 2.0 * _EPS)
     # L(H') <= L(H), itself an eigenvalue with a rounding error
     over = law.step_size * float(law.eigenvalues[-1]) * (1.0 + 4.0 * law.n_features * _EPS) - 1.0
@@ -703,7 +704,7 @@ def _contractions(law: LearningLaw, lowest: Float64) -> Float64:
 
 
 def _sensitivities(law: LearningLaw, rows: Int64, projected: Float64, failure: float) -> Float64:
-    """Bounds on eta |x| |x^T theta_k - y| for all learning steps, each failing with probability at most ``failure``."""
+    """Return bounds on eta |x| |x^T theta_k - y| for all learning steps, each failing with probability at most ``failure``."""
     norms = np.linalg.norm(law.design[rows], axis=1)
     means = np.sqrt(np.einsum("ikq,ikq->ik", *(2 * [law._residual_means(rows, projected)])))
     spread = np.sqrt(np.maximum(law._residual_variances(projected), 0.0))
@@ -772,9 +773,9 @@ def shifted_quotes(
         for _, block, projected in law._blocks(np.arange(law.n_records)):
             np.maximum(sensitivity, _sensitivities(law, block, projected, failure).max(axis=0), out=sensitivity)
             np.maximum(contraction, _contractions(law, _lowest(law, projected, threads)).max(), out=contraction)
-            if progress is not None:
-                progress(block.size)
         value, mu = _solve_shifted(law, goal, sensitivity, contraction, threads)
+        if progress is not None:
+            progress(rows.size)
         return _shifted_result(goal, np.repeat(value, rows.size), np.repeat(mu, rows.size))
     value, mu = np.empty(rows.size), np.empty(rows.size)
     for part, block, projected in law._blocks(rows):
@@ -869,7 +870,7 @@ def _solve_shifted(
 def _shifted_result(goal: _Goal, value: Float64, mu: Float64) -> ShiftedQuotes:
     if np.isnan(value).any():
         first = int(np.flatnonzero(np.isnan(value))[0])
-        raise ValueError(f"records must be scaled so that their laws can be computed, got a failure at entry {first}")
+        raise ValueError(f"records must be scaled so that their laws are finite, got a failure at entry {first}")
     noise, steps = goal.answers(value)
     failure = goal.delta / 10.0
     reached = np.full(mu.size, goal.epsilon)

@@ -35,13 +35,12 @@ def _write(path: str | Path, header: dict[str, Any], arrays: Mapping[str, NDArra
 def _read(path: str | Path, kind: str, form: str) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     what = f"model at {path}"
     try:
-        # Opened here: NumPy leaves a file that is no archive open.
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         header = parse_json(arrays.pop(_HEADER).tobytes().decode(), what=f"header of the {what}")
     except FileNotFoundError:
         raise FileNotFoundError(f"path: there is no model at {path}") from None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, TypeError) as error:
         raise FileFormatError(f"path: the {what} is truncated or not a model of this library: {error}") from None
     version = header.get("version") if isinstance(header, dict) else None
     if version != _FORMAT_VERSION:
