@@ -12,16 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kernel_calls import call, kernel_names
-
-pytestmark = pytest.mark.kernels
+from kernel_calls import CALLS, call
 
 # The child runs the same table of calls in the same environment, but for the level.
 CHILD = """
 import pickle, sys
 sys.path.insert(0, sys.argv[1])
-from kernel_calls import call, kernel_names
-results = {name: call(name, n=101).run() for name in kernel_names()}
+from kernel_calls import CALLS, call
+results = {name: call(name, n=101).run() for name in CALLS}
 sys.stdout.buffer.write(pickle.dumps(results))
 """
 
@@ -45,7 +43,7 @@ def test_levels_agree(level: str) -> None:
     theirs = results_at(level)
     if theirs is None:
         pytest.skip(f"EXPUNGE_ISA={level} is not supported here")
-    for kernel in kernel_names():
+    for kernel in CALLS:
         ours = call(kernel, n=101).run()
         for name, value in ours.items():
             other = theirs[kernel][name]

@@ -13,11 +13,9 @@ from typing import Any
 import pytest
 from numpy.typing import NDArray
 
-from kernel_calls import call, kernel_names
+from kernel_calls import CALLS, call
 
-pytestmark = pytest.mark.kernels
-
-KERNELS = sorted(kernel_names())
+KERNELS = sorted(CALLS)
 
 
 def heavy(kernel: str) -> dict[str, NDArray[Any]]:

@@ -24,6 +24,9 @@ constexpr double kLogHuge = 664 * 0.693147180559945309417232;  // log of it
 
 EXPUNGE_INLINE vd smaller(vd a, vd b) { return vm::select(a < b, a, b); }
 
+// NaN if either is NaN, else 0: comparisons and clamps would turn NaN into a number that looks private.
+EXPUNGE_INLINE double not_a_number(double a, double b) { return a != a ? a : b != b ? b : 0.0; }
+
 EXPUNGE_INLINE bool any(vi mask) {
   long long seen = 0;
   for (int lane = 0; lane < kLanes; ++lane) seen |= mask[lane];
@@ -114,8 +117,10 @@ static void gdp_delta(const double* mu, const double* epsilon, double* delta, lo
       epsilons[lane] = epsilon[start + lane];
     }
     const GdpValue value = gdp_value(mus, epsilons);
-    for (int lane = 0; lane < count; ++lane)
-      delta[start + lane] = mu[start + lane] > 0.0 ? gdp_round_up(value, lane) : 0.0;
+    for (int lane = 0; lane < count; ++lane) {
+      const double nan = not_a_number(mu[start + lane], epsilon[start + lane]);
+      delta[start + lane] = nan != 0.0 ? nan : mu[start + lane] > 0.0 ? gdp_round_up(value, lane) : 0.0;
+    }
   }
 }
 
@@ -205,7 +210,10 @@ static void gdp_epsilon(const double* mu, const double* delta, double* epsilon, 
       }
       growth *= 2.0;
     }
-    for (int lane = 0; lane < count; ++lane) epsilon[start + lane] = unproved[lane] ? HUGE_VAL : settled[lane];
+    for (int lane = 0; lane < count; ++lane) {
+      const double nan = not_a_number(mu[start + lane], delta[start + lane]);
+      epsilon[start + lane] = nan != 0.0 ? nan : unproved[lane] ? HUGE_VAL : settled[lane];
+    }
   }
 }
 
@@ -277,7 +285,10 @@ static void gdp_mu(const double* epsilon, const double* delta, double* mu, long 
       }
       shrink = shrink < 0.25 ? 2.0 * shrink : 0.5;
     }
-    for (int lane = 0; lane < count; ++lane) mu[start + lane] = unproved[lane] ? 0.0 : settled[lane];
+    for (int lane = 0; lane < count; ++lane) {
+      const double nan = not_a_number(epsilon[start + lane], delta[start + lane]);
+      mu[start + lane] = nan != 0.0 ? nan : unproved[lane] ? 0.0 : settled[lane];
+    }
   }
 }
 
