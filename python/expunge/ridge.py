@@ -372,7 +372,9 @@ class _ExactOutput:
     def quotes(self, goal: _Goal) -> ExactQuotes:
         if np.isnan(self.value).any():
             first = int(np.flatnonzero(np.isnan(self.value))[0])
-            raise ValueError(f"records must be scaled so that their laws can be computed, got a failure at entry {first}")
+            raise ValueError(
+                f"records must be scaled so that their laws can be computed, got a failure at entry {first}"
+            )
         noise, steps = goal.answers(self.value)
         pq, qp = _exp_up(self.log_pq), _exp_up(self.log_qp)
         delta = np.maximum(pq, qp)
