@@ -213,7 +213,7 @@ EXPUNGE_INLINE void update(const Chains<T>& a, T* theta, const T* gradient, T* n
   const long size = a.p * a.q;
   const T eta = a.step_size[k], tau = a.noise_std[k];
   const uint32_t step = a.first_step + static_cast<uint32_t>(k);
-  if (tau > 0) {
+  if (tau != 0) {  // NaN is not 'no noise'
     F z[batch];
     long i = 0;
     for (; i + batch <= size; i += batch) {

@@ -1,0 +1,160 @@
+"""Inverts accounting: the smallest noise, or the fewest steps, for which a delta is reached.
+
+Both searches evaluate a caller's ``delta_at`` and return only points at which it was really evaluated and passed, so
+the answer is certified by whatever certifies ``delta_at``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from expunge._validate import number
+
+__all__ = ["HEADROOM", "smallest_noise", "smallest_steps"]
+
+# Relative room left below the target delta: covers the rounding error of dense float64 algebra when a certificate is
+# recomputed with another BLAS or another order of summation.
+HEADROOM = 1e-9
+
+_MAX_DOUBLINGS = 400
+_MAX_STEPS = 1 << 40
+
+
+def _log_ratio(value: float, goal: float) -> float:
+    """Return log(value / goal), positive exactly when value > goal; NaN raises."""
+    if math.isnan(value):
+        raise ArithmeticError("delta_at returned NaN: nothing can be certified")
+    if not value > 0:
+        return -math.inf
+    ratio = math.log(value) - math.log(goal)
+    return max(ratio, 5e-324) if value > goal else min(ratio, 0.0)
+
+
+def smallest_noise(
+    delta_at: Callable[[float], float], *, delta: float, start: float = 1.0, tolerance: float = 1e-9
+) -> float:
+    """Return the smallest noise standard deviation at which ``delta_at`` is at most ``delta``, rounded up.
+
+    Parameters
+    ----------
+    delta_at : callable
+        Maps a noise standard deviation > 0 to delta; must not increase.
+    delta : float
+        Target, in (0, 1).
+    start : float
+        First guess, > 0.
+    tolerance : float
+        Relative width at which the search stops.
+
+    Returns
+    -------
+    float
+        A value at which ``delta_at`` was evaluated and found <= delta (1 - 1e-9), within ``tolerance`` (relative) of
+        the smallest; ``inf`` if no noise suffices.
+
+    Raises
+    ------
+    ArithmeticError
+        If ``delta_at`` returns NaN.
+
+    Examples
+    --------
+    >>> from expunge.accounting import gdp_delta
+    >>> noise = smallest_noise(lambda std: float(gdp_delta(1 / std, 1.0)), delta=1e-5)
+    >>> bool(gdp_delta(1 / noise, 1.0) <= 1e-5 < gdp_delta(1 / (noise * (1 - 1e-6)), 1.0))
+    True
+    """
+    delta = number("delta", delta, low=0, high=1, open_low=True, open_high=True)
+    start = number("start", start, low=0, open_low=True)
+    goal = delta * (1 - HEADROOM)
+
+    def gap(log_noise: float) -> float:
+        return _log_ratio(delta_at(math.exp(log_noise)), goal)
+
+    high = math.log(start)
+    at_high = gap(high)
+    low, at_low = high, at_high
+    stride = 0.05
+    for _ in range(_MAX_DOUBLINGS):
+        if at_high <= 0 < at_low:
+            break
+        if at_high > 0:
+            low, at_low = high, at_high
+            high += stride
+            if high > 690:
+                return math.inf
+            at_high = gap(high)
+        else:
+            high, at_high = low, at_low
+            low -= stride
+            if low < -690:
+                return math.exp(high)
+            at_low = gap(low)
+        stride = min(2 * stride, 20.0)
+    # Illinois false position in log-log, where delta is nearly straight; a bisection whenever it stalls.
+    side = 0
+    for iteration in range(200):
+        if high - low <= tolerance:
+            break
+        usable = math.isfinite(at_low) and math.isfinite(at_high) and iteration % 5 != 4
+        middle = low + (high - low) * (at_low / (at_low - at_high)) if usable else 0.5 * (low + high)
+        middle = min(max(middle, low + 0.4 * tolerance), high - 0.4 * tolerance)
+        value = gap(middle)
+        if value <= 0:
+            high, at_high = middle, value
+            at_low = 0.5 * at_low if side == -1 else at_low
+            side = -1
+        else:
+            low, at_low = middle, value
+            at_high = 0.5 * at_high if side == 1 else at_high
+            side = 1
+    return math.exp(high)
+
+
+def smallest_steps(delta_at: Callable[[int], float], *, delta: float) -> int:
+    """Return the fewest steps at which ``delta_at`` is at most ``delta``.
+
+    Parameters
+    ----------
+    delta_at : callable
+        Maps a number of steps >= 0 to delta; must not increase.
+    delta : float
+        Target, in (0, 1).
+
+    Returns
+    -------
+    int
+        The smallest count at which ``delta_at`` is <= delta (1 - 1e-9).
+
+    Raises
+    ------
+    ValueError
+        If 2^40 steps do not suffice.
+    ArithmeticError
+        If ``delta_at`` returns NaN.
+
+    Examples
+    --------
+    >>> smallest_steps(lambda steps: 0.5 ** steps, delta=1e-3)
+    10
+    """
+    goal = number("delta", delta, low=0, high=1, open_low=True, open_high=True) * (1 - HEADROOM)
+
+    def enough(steps: int) -> bool:
+        return _log_ratio(delta_at(steps), goal) <= 0
+
+    if enough(0):
+        return 0
+    low, high = 0, 1
+    while not enough(high):
+        low, high = high, 2 * high
+        if high > _MAX_STEPS:
+            raise ValueError(f"noise_std is too small: {_MAX_STEPS} steps do not reach delta = {delta}")
+    while high - low > 1:
+        middle = (low + high) // 2
+        if enough(middle):
+            high = middle
+        else:
+            low = middle
+    return high

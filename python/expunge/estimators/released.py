@@ -1,0 +1,106 @@
+"""Predict-only models: coefficients and nothing of the data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.utils.validation import validate_data
+
+__all__ = ["Released", "ReleasedRidge", "ReleasedRidgeClassifier"]
+
+Array = NDArray[np.float64]
+Self = TypeVar("Self", bound="Released")
+
+
+class Released(BaseEstimator):  # type: ignore[misc]
+    """What the two predict-only models share."""
+
+    coef_: Array
+    intercept_: float | Array
+
+    @classmethod
+    def _from_parts(
+        cls: type[Self], coef: Array, intercept: float | Array, classes: NDArray[Any] | None = None
+    ) -> Self:
+        model = cls()
+        model.coef_, model.intercept_ = coef, intercept
+        model.n_features_in_ = coef.shape[-1]
+        if classes is not None:
+            model.classes_ = classes
+        return model
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "coef_")
+
+    def fit(self, X: ArrayLike, y: ArrayLike) -> Released:
+        """Refuse: a released model is made by `LangevinRidge.release`."""
+        raise TypeError("a released model cannot be fitted: fit LangevinRidge and call release()")
+
+    def _scores(self, X: ArrayLike) -> Array:
+        rows: Array = validate_data(self, X, dtype=np.float64, reset=False)
+        return np.asarray(rows @ self.coef_.T + self.intercept_, dtype=np.float64)
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
+        """Write coefficients to one ``.npz`` file (no pickle), whole or not at all."""
+        from expunge.estimators import _storage
+
+        return _storage.save_released(self, path, overwrite=overwrite)
+
+    @classmethod
+    def load(cls: type[Self], path: str | Path) -> Self:
+        """Read a model written by `save`."""
+        from expunge.estimators import _storage
+
+        model: Self = _storage.load_released(cls, path)
+        return model
+
+
+class ReleasedRidge(RegressorMixin, Released):  # type: ignore[misc]
+    """A linear model that can be published: ``coef_`` and ``intercept_`` only.
+
+    Made by `LangevinRidge.release`; it cannot be fitted.
+
+    Attributes
+    ----------
+    coef_ : ndarray of shape (n_features,) or (n_outputs, n_features)
+    intercept_ : float or ndarray of shape (n_outputs,)
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from expunge import LangevinRidge
+    >>> LangevinRidge(random_state=0).fit(np.eye(3), np.ones(3)).release().coef_.shape
+    (3,)
+    """
+
+    def predict(self, X: ArrayLike) -> NDArray[Any]:
+        """Return predictions for ``X`` (n, d): shape (n,) or (n, n_outputs)."""
+        return self._scores(X)
+
+
+class ReleasedRidgeClassifier(ClassifierMixin, Released):  # type: ignore[misc]
+    """A linear classifier that can be published: ``coef_``, ``intercept_`` and ``classes_`` only.
+
+    Made by `LangevinRidgeClassifier.release`; it cannot be fitted.
+
+    Attributes
+    ----------
+    coef_ : ndarray of shape (n_classes, n_features)
+    intercept_ : ndarray of shape (n_classes,)
+    classes_ : ndarray of shape (n_classes,)
+    """
+
+    classes_: NDArray[Any]
+
+    def decision_function(self, X: ArrayLike) -> Array:
+        """Return one score per class, shape (n, n_classes); for two classes their difference, shape (n,)."""
+        scores = self._scores(X)
+        return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores
+
+    def predict(self, X: ArrayLike) -> NDArray[Any]:
+        """Return class labels for ``X`` (n, d), shape (n,)."""
+        return np.asarray(self.classes_[np.argmax(self._scores(X), axis=1)])
