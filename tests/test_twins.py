@@ -31,7 +31,7 @@ def test_pair_epsilon() -> None:
     given, out = answered("pair_epsilon", n=1)
     shift = np.sqrt(given["squared_shift"][0])[:, None] * np.eye(1, int(given["columns"]))
     epsilon = out["out"][0]
-    expected = oracles.pair_epsilon(given["excess"][0], shift, given["delta"][0], 0.9 * epsilon, 1.1 * epsilon)
+    expected = oracles.pair_epsilon(given["excess"][0], shift, given["delta"][0], 0.999 * epsilon, 1.001 * epsilon)
     assert epsilon == pytest.approx(expected, rel=1e-9)
 
 
