@@ -12,7 +12,7 @@ SOURCES := $(shell find csrc python -not -name '__pycache__' -not -name '*.pyc')
 .DEFAULT_GOAL := test
 
 demo: $(VENV)/.demo
-	MPLBACKEND=Agg $(BIN)/expunge demo
+	MPLBACKEND=Agg $(BIN)/expunge demo --overwrite
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -146,7 +146,9 @@ def pair_profile(excess, shift, epsilon):
         for sign in (1, -1, 0):
             ends = [abs(contour(t, sign)) for t in cuts]
             if ends[-1] < mpmath.mpf(10) ** -18 and max(ends) < 1e3:
-                return mpmath.quad(lambda t, s=sign: contour(t, s), cuts) * mpmath.exp(level)
+                value, error = mpmath.quad(lambda t, s=sign: contour(t, s), cuts, error=True)
+                if error < value * mpmath.mpf(10) ** -14:
+                    return value * mpmath.exp(level)
         raise ArithmeticError("no contour decays")
 
 
@@ -262,22 +264,6 @@ def ridge_noise(X, Y, rows, alpha, step_size, n_steps, noise_std, unlearn_steps,
         middle = np.sqrt(low * high)
         low, high = (middle, high) if worst(middle) > np.log(delta) else (low, middle)
     return high
-
-
-def convex_minorant_mu(sensitivity, contraction, noise_std):
-    """Return the shifted-interpolation mu: greatest convex minorant by gift wrapping over all later points."""
-    weights = np.append(np.cumprod(np.asarray(contraction)[:0:-1])[::-1], 1.0)
-    v, s = (weights * noise_std) ** 2, weights * sensitivity
-    at, square = 0, 0.0
-    while at < len(v):
-        V, S = np.cumsum(v[at:]), np.cumsum(s[at:])
-        with np.errstate(divide="ignore", invalid="ignore"):
-            slopes = np.where(V > 0, S / V, np.inf)
-        end = len(slopes) - 1 - int(np.argmin(slopes[::-1]))
-        if S[end] > 0:
-            square += S[end] * slopes[end]
-        at += end + 1
-    return np.sqrt(square)
 
 
 # --- langevin ----------------------------------------------------------------------------------

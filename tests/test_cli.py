@@ -19,7 +19,7 @@ from expunge.cli import main
 from expunge.cli.files import parse_indices
 from expunge.estimators import LangevinRidge, LangevinRidgeClassifier, ReleasedRidgeClassifier
 
-FIT = ["fit", "iris", "--n-steps", "20", "--noise-std", "0.5"]
+FIT = ["fit", "iris", "--n-steps", "20", "--noise-std", "0.002"]
 TARGET = ["--epsilon", "1", "--delta", "1e-3", "--n-steps", "5"]
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import oracles
-from expunge import ridge
+from expunge import _ridge_groups, ridge
 from expunge._backend import core
 
 REFERENCE = json.loads((Path(__file__).parent / "golden" / "reference.json").read_text())["ridge"]
@@ -109,7 +109,7 @@ class TestReduction:
         a = 1 - rate
         j = np.arange(n)
         # F[u, v] = -(a + b) sum over i + k <= n - 2 of a^{2i} b^{2k}, every term positive up to the common factor
-        ours = ridge._covariance_differences(rate, rate[::-1].copy(), n)
+        ours = _ridge_groups._covariance_differences(rate, rate[::-1].copy(), n)
         for i, x in enumerate(a):
             for k, y in enumerate(a[::-1]):
                 sums = np.cumsum((x * x) ** j)[::-1][1:] if n > 1 else np.zeros(0)
@@ -140,7 +140,7 @@ class TestReference:
             n = c["learn_steps"] + c["unlearn_steps"]
             noise = np.repeat([c["learn_noise_std"], c["unlearn_noise_std"]], [c["learn_steps"], c["unlearn_steps"]])
             s = np.concatenate([exact, np.zeros(c["unlearn_steps"])])
-            mu = oracles.convex_minorant_mu(s, np.full(n, contraction), noise)
+            mu = oracles.shifted_mu(s, np.full(n, contraction), noise)
             assert mu == pytest.approx(record["shifted_mu"], rel=1e-9)
             if c["unlearn_steps"]:
                 # the solve inverts the bound: asked for this mu it gives back this noise
@@ -353,10 +353,10 @@ class TestShiftedQuotes:
         c = np.full(n + steps, contraction)
 
         def bound(noise):
-            return oracles.convex_minorant_mu(np.append(s, np.zeros(steps)), c, np.repeat([0.3, noise], [n, steps]))
+            return oracles.shifted_mu(np.append(s, np.zeros(steps)), c, np.repeat([0.3, noise], [n, steps]))
 
         if value[0] == 0.0:
-            assert oracles.convex_minorant_mu(s, c[:n], np.full(n, 0.3)) <= mu
+            assert oracles.shifted_mu(s, c[:n], np.full(n, 0.3)) <= mu
             return
         assert got[0] <= mu
         assert bound(value[0]) <= mu * (1 + 1e-12)

@@ -204,34 +204,30 @@ EXPUNGE_INLINE void record_gradient(const Chains<T>& a, const T* theta, T* gradi
     P::store(gradient + i * W, P::load(gradient + i * W) + P::load(theta + i * W) * a.alpha);
 }
 
+// theta <- theta - step_size gradient + noise_std z, then the projection. `noise` is scratch for the normals.
 template <class T>
-EXPUNGE_INLINE void step_lanes(T* theta, const T* gradient, typename Lanes<T>::F z, T eta, T tau) {
-  using P = Lanes<T>;
-  P::store(theta, (P::load(theta) - P::load(gradient) * eta) + z * tau);
-}
-
-template <class T>
-EXPUNGE_INLINE void update(const Chains<T>& a, T* theta, const T* gradient, uint64_t chain, long k) {
+EXPUNGE_INLINE void update(const Chains<T>& a, T* theta, const T* gradient, T* noise, uint64_t chain, long k) {
   using P = Lanes<T>;
   using F = typename P::F;
-  constexpr long W = P::W, per = Normals<T>::per_block;
-  constexpr int groups = Normals<T>::groups;
+  constexpr long W = P::W, per = Normals<T>::per_block, batch = per * Normals<T>::groups;
   const long size = a.p * a.q;
   const T eta = a.step_size[k], tau = a.noise_std[k];
   const uint32_t step = a.first_step + static_cast<uint32_t>(k);
   if (tau != 0) {  // NaN is not 'no noise'
-    constexpr long batch = per * groups;
+    F z[batch];
     long i = 0;
     for (; i + batch <= size; i += batch) {
-      F z[batch];
       normals_of_chains<T>(z, static_cast<uint64_t>(i / per), a.seed, chain, step);
 #pragma GCC unroll 8
-      for (long r = 0; r < batch; ++r) step_lanes(theta + (i + r) * W, gradient + (i + r) * W, z[r], eta, tau);
+      for (long r = 0; r < batch; ++r) P::store(noise + (i + r) * W, z[r]);
     }
     if (i < size) {
-      F z[batch];
       normals_of_chains<T>(z, static_cast<uint64_t>(i / per), a.seed, chain, step);
-      for (long r = 0; i + r < size; ++r) step_lanes(theta + (i + r) * W, gradient + (i + r) * W, z[r], eta, tau);
+      for (long r = 0; i + r < size; ++r) P::store(noise + (i + r) * W, z[r]);
+    }
+    for (i = 0; i < size; ++i) {
+      T* t = theta + i * W;
+      P::store(t, (P::load(t) - P::load(gradient + i * W) * eta) + P::load(noise + i * W) * tau);
     }
   } else {
     for (long i = 0; i < size; ++i)
@@ -276,7 +272,7 @@ void chains(const Chains<T>& a, T* workspace, long begin_chain, long end_chain) 
         gram_gradient(a, theta, gradient);
       else
         record_gradient(a, theta, gradient, partial, linear, chain, a.first_step + static_cast<uint32_t>(k));
-      update(a, theta, gradient, chain, k);
+      update(a, theta, gradient, partial, chain, k);
     }
   }
 }

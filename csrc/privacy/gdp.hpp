@@ -24,9 +24,6 @@ constexpr double kLogHuge = 664 * 0.693147180559945309417232;  // log of it
 
 EXPUNGE_INLINE vd smaller(vd a, vd b) { return vm::select(a < b, a, b); }
 
-// NaN if either is NaN, else 0: comparisons and clamps would turn NaN into a number that looks private.
-EXPUNGE_INLINE double not_a_number(double a, double b) { return a != a ? a : b != b ? b : 0.0; }
-
 EXPUNGE_INLINE bool any(vi mask) {
   long long seen = 0;
   for (int lane = 0; lane < kLanes; ++lane) seen |= mask[lane];
@@ -76,7 +73,7 @@ static GdpValue gdp_value(vd mu, vd epsilon) {
     }
     gap = vm::select(small, sum * (mu * kHuge), gap);
     upper = vm::select(small, rb, upper);
-    noise = vm::select(small, vm::broadcast(40.0 * kUnit), noise);
+    noise = vm::select(small, vm::broadcast(20.0 * kUnit), noise);
   }
   GdpValue out;
   const vd miss = density * spread;  // 1 - delta where a < 0
@@ -118,8 +115,12 @@ static void gdp_delta(const double* mu, const double* epsilon, double* delta, lo
     }
     const GdpValue value = gdp_value(mus, epsilons);
     for (int lane = 0; lane < count; ++lane) {
-      const double nan = not_a_number(mu[start + lane], epsilon[start + lane]);
-      delta[start + lane] = nan != 0.0 ? nan : mu[start + lane] > 0.0 ? gdp_round_up(value, lane) : 0.0;
+      const double one_mu = mu[start + lane];
+      const double one_epsilon = epsilon[start + lane];
+      // NaN in, NaN out: the rounding above is all comparisons, and would lose it.
+      delta[start + lane] = one_mu > 0.0 && one_epsilon >= 0.0 ? gdp_round_up(value, lane)
+                            : one_mu == 0.0 && one_epsilon >= 0.0 ? 0.0
+                                                                  : NAN;
     }
   }
 }
@@ -134,8 +135,10 @@ static void gdp_epsilon(const double* mu, const double* delta, double* epsilon, 
     for (int lane = 0; lane < count; ++lane) {
       const double one_mu = mu[start + lane];
       const double one_delta = delta[start + lane];
+      settled[lane] = NAN;
+      if (!(one_mu >= 0.0 && one_delta >= 0.0)) continue;
       settled[lane] = 0.0;
-      if (!(one_mu > 0.0) || one_delta >= 1.0) continue;
+      if (one_mu == 0.0 || one_delta >= 1.0) continue;
       settled[lane] = HUGE_VAL;
       if (!(one_delta > 0.0) || !(one_mu < 1e150)) continue;
       mus[lane] = one_mu;
@@ -210,10 +213,7 @@ static void gdp_epsilon(const double* mu, const double* delta, double* epsilon, 
       }
       growth *= 2.0;
     }
-    for (int lane = 0; lane < count; ++lane) {
-      const double nan = not_a_number(mu[start + lane], delta[start + lane]);
-      epsilon[start + lane] = nan != 0.0 ? nan : unproved[lane] ? HUGE_VAL : settled[lane];
-    }
+    for (int lane = 0; lane < count; ++lane) epsilon[start + lane] = unproved[lane] ? HUGE_VAL : settled[lane];
   }
 }
 
@@ -222,11 +222,14 @@ static void gdp_mu(const double* epsilon, const double* delta, double* mu, long 
     const int count = end - start < kLanes ? static_cast<int>(end - start) : kLanes;
     vd epsilons = vm::broadcast(1.0), at = epsilons;
     vd log_target = vm::broadcast(-1.0), target = vm::broadcast(0.5);
-    vi open{};
+    vi open{};      // lanes still searching
+    vi unproved{};  // lanes whose answer the rounded-up delta has not confirmed yet
     double settled[kLanes];
     for (int lane = 0; lane < count; ++lane) {
       const double one_epsilon = epsilon[start + lane];
       const double one_delta = delta[start + lane];
+      settled[lane] = NAN;
+      if (!(one_epsilon >= 0.0 && one_delta >= 0.0)) continue;
       settled[lane] = one_delta >= 1.0 ? HUGE_VAL : 0.0;
       if (!(one_delta > 0.0 && one_delta < 1.0)) continue;
       epsilons[lane] = one_epsilon;
@@ -237,7 +240,7 @@ static void gdp_mu(const double* epsilon, const double* delta, double* mu, long 
       const double tail = 2.0 * one_epsilon / (z + ::sqrt(z * z + 2.0 * one_epsilon));
       const double flat = one_delta / kDensity;
       at[lane] = tail > flat ? tail : flat;
-      open[lane] = -1;
+      open[lane] = unproved[lane] = -1;
     }
     vd low = 0.5 * at, high = vm::broadcast(HUGE_VAL);
     const vd bottom = low;
@@ -264,13 +267,9 @@ static void gdp_mu(const double* epsilon, const double* delta, double* mu, long 
       }
       at = vm::select(open != 0, next, at);
     }
-    vi unproved{};
     vd candidate = vm::broadcast(1.0);
-    for (int lane = 0; lane < count; ++lane) {
-      if (!(delta[start + lane] > 0.0 && delta[start + lane] < 1.0)) continue;
-      candidate[lane] = !open[lane] && settled[lane] > 0.0 ? settled[lane] : bottom[lane];
-      unproved[lane] = -1;
-    }
+    for (int lane = 0; lane < count; ++lane)
+      if (unproved[lane]) candidate[lane] = !open[lane] && settled[lane] > 0.0 ? settled[lane] : bottom[lane];
     double shrink = 16.0 * kUnit;
     for (int round = 0; round < 200 && any(unproved); ++round) {
       const GdpValue value = gdp_value(candidate, epsilons);
@@ -285,10 +284,7 @@ static void gdp_mu(const double* epsilon, const double* delta, double* mu, long 
       }
       shrink = shrink < 0.25 ? 2.0 * shrink : 0.5;
     }
-    for (int lane = 0; lane < count; ++lane) {
-      const double nan = not_a_number(epsilon[start + lane], delta[start + lane]);
-      mu[start + lane] = nan != 0.0 ? nan : unproved[lane] ? 0.0 : settled[lane];
-    }
+    for (int lane = 0; lane < count; ++lane) mu[start + lane] = unproved[lane] ? 0.0 : settled[lane];
   }
 }
 

@@ -5,7 +5,7 @@
 
 namespace {
 
-// Noise this small beside the largest counts as none: its square would lose its digits, and less noise is the safe side.
+// Noise this small beside the largest counts as none (the safe side): its square would lose its digits.
 constexpr double kFaint = 1e-150;
 
 // mu of one row, rounded up. The best path is the greatest convex minorant of the points (V_k, S_k); its edges come
@@ -18,13 +18,11 @@ static double shifted_row(const double* sensitivity, const double* contraction, 
   double* const power = workspace + 2 * steps;
   double top_shift = 0.0;
   double top_noise = 0.0;
-  double all = 0.0;  // NaN if anything is: maxima and comparisons below would lose it
   for (long k = 0; k < steps; ++k) {
-    all += 0.0 * sensitivity[k] + 0.0 * contraction[k] + 0.0 * noise_std[k];
+    if (!(sensitivity[k] >= 0.0 && noise_std[k] >= 0.0 && contraction[k] >= 0.0)) return NAN;
     if (sensitivity[k] > top_shift) top_shift = sensitivity[k];
     if (noise_std[k] > top_noise) top_noise = noise_std[k];
   }
-  if (all != all) return all;  // infinities too: neither an infinite shift nor infinite noise has a bound to show
   if (top_shift == 0.0) return 0.0;
   if (top_noise == 0.0) top_noise = 1.0;
   long edges = 0;

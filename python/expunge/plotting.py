@@ -223,7 +223,9 @@ class _NoiseAxis:
         low = max(float(np.log10(positive.min())), high - _DECADES) if positive.size else -1.0
         self.low, self.high = low - 0.06, max(high, low + 0.5) + 0.12
         self.zero = self.low - 0.22
-        self._has_zero = bool((every < 10**self.low).any())
+        small = every[every < 10**self.low]
+        self._has_zero = small.size > 0
+        self._zero_name = "almost none" if small.any() else "none"
 
     def __call__(self, noise: ArrayLike) -> Array:
         values = np.asarray(noise, dtype=np.float64)
@@ -239,7 +241,7 @@ class _NoiseAxis:
             if self.low <= np.log10(m * 10.0**k) <= self.high
         ]
         if self._has_zero:
-            ticks.insert(0, (self.zero, "none"))
+            ticks.insert(0, (self.zero, self._zero_name))
         axes.set_xlim(self.zero - 0.12 if self._has_zero else self.low, self.high)
         axes.set_xticks([place for place, _ in ticks] if labelled else [])
         axes.set_xticks([], minor=True)
@@ -268,7 +270,10 @@ def _strip(axes: Axes, axis: _NoiseAxis, quote: _QuoteLike, values: Array, *, ba
     n_none = int((places < axis.low).sum())
     tallest = max(int(counts.max(initial=0)), 1)
     width = edges[1] - edges[0]
-    axes.bar(edges[:-1], 0.62 * counts / tallest, width, bottom=base, align="edge", color=colour, linewidth=0)
+    if inner.size and (finite == finite[0]).all():  # one noise: its bar stands on its value, not on a bin
+        axes.bar(places[0], 0.62, width, bottom=base, color=colour, linewidth=0)
+    else:
+        axes.bar(edges[:-1], 0.62 * counts / tallest, width, bottom=base, align="edge", color=colour, linewidth=0)
     axes.axhline(base, color="#dddddd", linewidth=0.8, zorder=0)
     if n_none:
         axes.bar(axis.zero, 0.4, 0.1, bottom=base, color=colour, linewidth=0)

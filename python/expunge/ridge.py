@@ -10,21 +10,19 @@ reconstruction of Jacobi matrices from spectral data", Numerische Mathematik 44 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import scipy.linalg
 import scipy.special
 import scipy.stats
-import threadpoolctl
 from numpy.typing import ArrayLike, NDArray
 
 from expunge import _validate
 from expunge._backend import core
+from expunge._ridge_groups import group_reduction
+from expunge._ridge_law import EPS, Float64, Int64, LearningLaw, one_blas_thread
 
 __all__ = [
     "ExactQuotes",
@@ -36,176 +34,6 @@ __all__ = [
     "shifted_quotes",
     "smallest_eigenvalues",
 ]
-
-Float64 = NDArray[np.float64]
-Int64 = NDArray[np.int64]
-
-# Residual tables are made in blocks of this many bytes, far below the gigabyte at which they would hurt.
-_TABLE_BYTES = 64 << 20
-_BLOCK_ROWS = 512
-_EPS = float(np.finfo(np.float64).eps)
-
-
-@lru_cache(maxsize=1)
-def _blas() -> threadpoolctl.ThreadpoolController:
-    return threadpoolctl.ThreadpoolController()
-
-
-def _one_blas_thread() -> AbstractContextManager[Any]:
-    """Return a context in which BLAS runs on one thread, so that no result depends on how many cores there are."""
-    context: AbstractContextManager[Any] = _blas().limit(limits=1, user_api="blas")
-    return context
-
-
-class LearningLaw:
-    """The Gaussian law of a ridge Langevin run, at every step of learning ([BAC26], section 4).
-
-    Parameters
-    ----------
-    design : array_like of float, shape (n_records, n_features)
-        All training records, the one to forget included. Kept by reference.
-    targets : array_like of float, shape (n_records,) or (n_records, n_outputs)
-        Their targets. Kept by reference.
-    alpha : float
-        L2 regularisation of the summed loss, > 0.
-    step_size : float
-        Step size, > 0 and at most ``(1 + 1e-9) / L`` with ``L`` the largest eigenvalue of ``X^T X + alpha I``.
-    n_steps : int
-        Learning steps, >= 1.
-    noise_std : float
-        Standard deviation of the noise of one learning step, >= 0.
-
-    Attributes
-    ----------
-    eigenvalues : ndarray of float64, shape (n_features,)
-        Of ``X^T X + alpha I``, rising.
-    eigenvectors : ndarray of float64, shape (n_features, n_features)
-        The matching columns.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument has the wrong type or shape, is not finite or is out of range.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from expunge.ridge import LearningLaw
-    >>> X = np.array([[1.0, 0.0], [0.0, 2.0], [1.0, 1.0]])
-    >>> law = LearningLaw(X, X[:, 0], alpha=1.0, step_size=0.1, n_steps=20, noise_std=0.1)
-    >>> law.residual_means([0]).shape
-    (1, 20, 1)
-    """
-
-    def __init__(
-        self, design: ArrayLike, targets: ArrayLike, *, alpha: float, step_size: float, n_steps: int, noise_std: float
-    ) -> None:
-        self.design = _validate.real_array("design", design, ndim=2)
-        values = _validate.real_array("targets", targets)
-        if values.ndim not in (1, 2) or values.shape[0] != self.design.shape[0]:
-            raise ValueError(
-                f"targets must have shape ({self.design.shape[0]},) or ({self.design.shape[0]}, n_outputs), "
-                f"got {values.shape}"
-            )
-        if 0 in self.design.shape or values.size == 0:
-            raise ValueError(f"design and targets must not be empty, got shapes {self.design.shape} and {values.shape}")
-        self.targets = values.reshape(values.shape[0], -1)
-        self.alpha = _validate.number("alpha", alpha, low=0.0, open_low=True)
-        self.step_size = _validate.number("step_size", step_size, low=0.0, open_low=True)
-        self.n_steps = _validate.count("n_steps", n_steps, low=1)
-        self.noise_std = _validate.number("noise_std", noise_std, low=0.0)
-        with _one_blas_thread():
-            gram = self.design.T @ self.design
-            gram[np.diag_indices_from(gram)] += self.alpha
-            self.eigenvalues, self.eigenvectors = scipy.linalg.eigh(gram, overwrite_a=True, check_finite=False)
-            self.eigenvectors = np.ascontiguousarray(self.eigenvectors)
-            moments = self.eigenvectors.T @ (self.design.T @ self.targets)
-        if not np.isfinite(self.eigenvalues).all() or not np.isfinite(moments).all():
-            raise ValueError("design must be small enough for X^T X to be finite, got an overflow")
-        largest = float(self.eigenvalues[-1])
-        if not self.step_size * largest <= 1.0 + 1e-9 + self.n_features * _EPS:
-            raise ValueError(f"step_size must be <= (1 + 1e-9)/L = {1.0 / largest:.17g}, got {self.step_size:.17g}")
-        factors = (1.0 - self.step_size * self.eigenvalues)[:, None]
-        means = np.zeros((self.n_features, self.n_steps, self.n_outputs))
-        for step in range(1, self.n_steps):
-            means[:, step] = factors * means[:, step - 1] + self.step_size * moments
-        self._means = means.reshape(self.n_features, -1)
-
-    @property
-    def n_records(self) -> int:
-        """Number of training records."""
-        return int(self.design.shape[0])
-
-    @property
-    def n_features(self) -> int:
-        """Number of columns of the design."""
-        return int(self.design.shape[1])
-
-    @property
-    def n_outputs(self) -> int:
-        """Number of target columns."""
-        return int(self.targets.shape[1])
-
-    def projected(self, records: ArrayLike) -> Float64:
-        """Return the named records in the eigenbasis, shape (len(records), n_features)."""
-        rows = _validate.row_indices("records", records, self.n_records)
-        with _one_blas_thread():
-            return np.ascontiguousarray(self.design[rows] @ self.eigenvectors)
-
-    def residual_means(self, records: ArrayLike) -> Float64:
-        """Return ``x^T M_k - y`` for the named records and every learning step k, ``M_k`` the mean of the k-th iterate.
-
-        Parameters
-        ----------
-        records : array_like of int, shape (m,)
-            Row numbers of ``design``.
-
-        Returns
-        -------
-        ndarray of float64, shape (m, n_steps, n_outputs)
-            Step 0 is ``-y``: the run starts from zero.
-        """
-        rows = _validate.row_indices("records", records, self.n_records)
-        return self._residual_means(rows, self.projected(rows))
-
-    def _residual_means(self, rows: Int64, projected: Float64) -> Float64:
-        with _one_blas_thread():
-            table = projected @ self._means
-        out = table.reshape(rows.size, self.n_steps, self.n_outputs)
-        out -= self.targets[rows][:, None, :]
-        return out
-
-    def residual_variances(self, records: ArrayLike) -> Float64:
-        """Return ``x^T S_k x`` for the named records and every step k, ``S_k`` the covariance of one output's iterate.
-
-        Parameters
-        ----------
-        records : array_like of int, shape (m,)
-            Row numbers of ``design``.
-
-        Returns
-        -------
-        ndarray of float64, shape (m, n_steps)
-        """
-        return self._residual_variances(self.projected(records))
-
-    def _residual_variances(self, projected: Float64) -> Float64:
-        rate = self.step_size * self.eigenvalues
-        # 1 - a^{2k} over 1 - a^2 with |a| = 1 - v: neither cancels, also where a is a rounding error below zero
-        v = np.minimum(rate, 2.0 - rate)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            growth = np.arange(self.n_steps) * (2.0 * np.log1p(-v))[:, None]
-            sums = -np.expm1(growth) / (v * (2.0 - v))[:, None]
-        sums[:, 0] = 0.0
-        with _one_blas_thread():
-            return (projected * projected) @ (self.noise_std**2 * sums)
-
-    def _blocks(self, rows: Int64) -> Iterator[tuple[slice, Int64, Float64]]:
-        """Yield slices of ``rows`` with their numbers and projections, few enough for a small residual table."""
-        size = max(16, min(_BLOCK_ROWS, _TABLE_BYTES // (8 * self.n_steps * self.n_outputs) // 16 * 16))
-        for start in range(0, rows.size, size):
-            part = slice(start, min(start + size, rows.size))
-            yield part, rows[part], self.projected(rows[part])
 
 
 @dataclass(frozen=True)
@@ -344,17 +172,9 @@ def _gaussian_mu(epsilon: Float64 | float, delta: Float64) -> Float64:
     return low * (1.0 - 1e-13)
 
 
-def _gaussian_epsilon(mu: Float64, delta: Float64) -> Float64:
-    """Return the smallest epsilon at which mu-Gaussian DP gives delta, rounded up; 0 where delta(mu, 0) already does."""
-    log_delta = np.log(delta)
-    top = mu * mu / 2 + mu * np.sqrt(-2.0 * log_delta) + 1e-300
-    _, high = _bisect(lambda eps: _log_gdp_delta(mu, eps) <= log_delta, np.zeros(mu.shape), top)
-    return np.where(_log_gdp_delta(mu, 0.0) <= log_delta, 0.0, high * (1.0 + 1e-13))
-
-
 def _exp_up(log_value: Float64) -> Float64:
     with np.errstate(under="ignore"):
-        out = np.minimum(np.exp(log_value) * (1.0 + 4.0 * _EPS), 1.0)
+        out = np.minimum(np.exp(log_value) * (1.0 + 4.0 * EPS), 1.0)
     # below the range of a double, the smallest normal number still bounds
     return np.where((out < 2.3e-308) & (log_value > -np.inf), 2.3e-308, out)
 
@@ -366,8 +186,9 @@ class _ExactOutput:
         self.value, self.epsilon, self.log_pq, self.log_qp, self.error = np.full((5, size), np.nan)
         self.rank = np.zeros(size, dtype=np.int64)
 
-    def part(self, where: slice) -> tuple[Any, ...]:
-        return tuple(a[where] for a in (self.value, self.epsilon, self.log_pq, self.log_qp, self.error, self.rank))
+    def part(self, at: slice) -> tuple[Float64, Float64, Float64, Float64, Float64, Int64]:
+        floats = self.value[at], self.epsilon[at], self.log_pq[at], self.log_qp[at], self.error[at]
+        return (*floats, self.rank[at])
 
     def quotes(self, goal: _Goal) -> ExactQuotes:
         if np.isnan(self.value).any():
@@ -380,7 +201,9 @@ class _ExactOutput:
         delta = np.maximum(pq, qp)
         mu = np.zeros(delta.size)
         solved = (delta > 0.0) & (delta < 1.0)
-        mu[solved] = _gaussian_mu(self.epsilon[solved], delta[solved])
+        found = np.empty(int(solved.sum()))
+        core.gdp_mu(self.epsilon[solved], delta[solved], found, threads=1)
+        mu[solved] = found
         mu[delta >= 1.0] = np.inf
         return ExactQuotes(noise, steps, self.epsilon, mu, pq, qp, self.error, self.rank)
 
@@ -453,9 +276,11 @@ def exact_quotes(
     out = _ExactOutput(rows.size)
     for part, block, projected in law._blocks(rows):
         residuals = law._residual_means(block, projected)
+        value, reached, log_pq, log_qp, error, used = out.part(part)
         core.ridge_exact_quotes(
-            law.eigenvalues, projected, residuals, setting, fixed, *out.part(part), threads=threads or 0
-        )
+            law.eigenvalues, projected, residuals, setting, fixed, value, reached, log_pq, log_qp, error, used,
+            threads=threads or 0,
+        )  # fmt: skip
         if progress is not None:
             progress(block.size)
     return out.quotes(goal)
@@ -468,92 +293,6 @@ def _checked_rank(law: LearningLaw, rank: int | None) -> int:
     if value > law.n_features:
         raise ValueError(f"rank must be <= n_features = {law.n_features}, got {value}")
     return value
-
-
-def _geometric_sums(rate: Float64, n: int) -> Float64:
-    """Return the sums of a^{2j} over j < n for a = 1 - rate."""
-    v = np.minimum(rate, 2.0 - rate)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        sums: Float64 = -np.expm1(2.0 * n * np.log1p(-v)) / (v * (2.0 - v))
-    return np.where(v == 0.0, float(n), sums)
-
-
-def _covariance_differences(rate: Float64, other: Float64, n: int) -> Float64:
-    """Return the divided differences F[u, v] of F(u) = sum of (1 - u)^{2j} over j < n, for all pairs of two vectors."""
-    u, v = rate[:, None], other[None, :]
-    fu, fv = _geometric_sums(u, n), _geometric_sums(v, n)
-    gap = u - v
-    with np.errstate(divide="ignore", invalid="ignore"):
-        direct = (fu - fv) / gap
-    near = np.abs(fu - fv) <= 0.1 * np.maximum(fu, fv)
-    # close values: F[u, v] as the mean of F' over [u, v], exact to rounding with 8 Gauss points once F varies by < 10%
-    nodes, weights = np.polynomial.legendre.leggauss(8)
-    i, j = np.nonzero(near)
-    points = 0.5 * (rate[i] + other[j]) + 0.5 * (rate[i] - other[j]) * nodes[:, None]
-    direct[i, j] = 0.5 * weights @ _geometric_slopes(points, n)
-    return direct
-
-
-def _geometric_slopes(rate: Float64, n: int) -> Float64:
-    """Return the derivative -2 sum of j (1 - rate)^{2j-1} of the geometric sum with respect to the rate."""
-    a = 1.0 - rate
-    out = np.zeros_like(a)
-    # Horner in a^2 for sum_{j=1}^{n-1} j x^{j-1}: backward stable for |a| <= 1, n operations per pair
-    x = a * a
-    for j in range(n - 1, 0, -1):
-        out *= x
-        out += j
-    slopes: Float64 = -2.0 * a * out
-    return slopes
-
-
-def _krylov_basis(law: LearningLaw, projected: Float64, steps: int) -> Float64 | None:
-    """Return an orthonormal basis (p, r) of the block Krylov space of a group's rows, or None for the whole space."""
-    p = law.n_features
-    if steps * min(projected.shape) >= p:
-        return None
-    block, triangle, _ = scipy.linalg.qr(projected.T, mode="economic", pivoting=True)
-    sizes = np.abs(np.diag(triangle))
-    block = block[:, sizes > p * _EPS * sizes[0]] if sizes[0] > 0.0 else block[:, :0]
-    basis: Float64 = block
-    for _ in range(steps - 1):
-        block = law.eigenvalues[:, None] * block
-        scale = np.linalg.norm(block, axis=0)
-        for _ in range(2):
-            block = block - basis @ (basis.T @ block)
-        block, triangle, _ = scipy.linalg.qr(block, mode="economic", pivoting=True)
-        alive = np.abs(np.diag(triangle)) > p * _EPS * max(float(scale.max(initial=0.0)), 1e-300)
-        block = block[:, alive]
-        if block.shape[1] == 0:
-            break
-        block, _ = scipy.linalg.qr(block - basis @ (basis.T @ block), mode="economic")
-        basis = np.hstack([basis, block])
-    return basis
-
-
-def _group_reduction(
-    law: LearningLaw, rows: Int64, projected: Float64, residuals: Float64, steps: int
-) -> tuple[Float64, Float64, Float64]:
-    """Return the eigenvalues of H' = H - X_G^T X_G in the group's Krylov space, covariance difference and mean shift there."""
-    basis = _krylov_basis(law, projected, steps)
-    if basis is None:
-        theta, vectors, small = law.eigenvalues, None, projected
-    else:
-        theta, vectors = scipy.linalg.eigh(basis.T @ (law.eigenvalues[:, None] * basis), check_finite=False)
-        small = projected @ basis @ vectors
-    # in the eigenbasis of H (restricted): H' is a diagonal minus the group's outer products
-    without = np.diag(theta) - small.T @ small
-    eigenvalues, turned = scipy.linalg.eigh(without, check_finite=False)
-    overlap = turned
-    weights = small.T @ (small @ turned)
-    slopes = _covariance_differences(law.step_size * theta, law.step_size * eigenvalues, law.n_steps) * law.step_size
-    difference = law.noise_std**2 * (overlap.T @ (weights * slopes))
-    difference = 0.5 * (difference + difference.T)
-    rate = law.step_size * eigenvalues
-    powers = (1.0 - rate)[:, None] ** np.arange(law.n_steps - 1, -1, -1)
-    pushed = ((small @ turned).T @ residuals.reshape(rows.size, -1)).reshape(-1, law.n_steps, law.n_outputs)
-    shift = -law.step_size * np.einsum("rt,rtq->rq", powers, pushed)
-    return np.ascontiguousarray(eigenvalues), np.ascontiguousarray(difference), np.ascontiguousarray(shift)
 
 
 def exact_group_quotes(
@@ -611,7 +350,7 @@ def exact_group_quotes(
     limit = _checked_rank(law, rank)
     out = _ExactOutput(len(members))
     for i, rows in enumerate(members):
-        with _one_blas_thread():
+        with one_blas_thread():
             _answer_group(law, rows, setting, limit, tolerance, out, i)
         if progress is not None:
             progress(1)
@@ -637,13 +376,14 @@ def _answer_group(
         return
     residuals = law._residual_means(rows, projected)
     width = min(rows.size, p)
-    part = slice(i, i + 1)
 
     def solve(steps: int) -> tuple[float, int]:
-        space = _group_reduction(law, rows, projected, residuals, steps)
-        core.ridge_solve_reduced(*space, setting, law.n_steps, *out.part(part))
-        answer = float(out.value[i]) or float(out.epsilon[i])
-        return answer, space[0].size
+        eigenvalues, difference, shift = group_reduction(law, rows, projected, residuals, steps)
+        value, reached, log_pq, log_qp, error, used = out.part(slice(i, i + 1))
+        core.ridge_solve_reduced(
+            eigenvalues, difference, shift, setting, law.n_steps, value, reached, log_pq, log_qp, error, used
+        )
+        return float(value[0]) or float(reached[0]), eigenvalues.size
 
     steps = max(2, limit // width) if limit else 8 + int(1.3 * math.sqrt(law.n_steps))
     previous = None if steps * width >= p else solve(max(1, 3 * steps // 4))[0]
@@ -692,30 +432,30 @@ def smallest_eigenvalues(law: LearningLaw, records: ArrayLike, *, threads: int |
 
 def _lowest(law: LearningLaw, projected: Float64, threads: int | None) -> Float64:
     out = np.empty(projected.shape[0])
-    slack = 4.0 * law.n_features * _EPS * float(law.eigenvalues[-1])
+    slack = 4.0 * law.n_features * EPS * float(law.eigenvalues[-1])
     core.ridge_smallest_eigenvalues(law.eigenvalues, projected, law.alpha, slack, out, threads=threads or 0)
     return out
 
 
 def _contractions(law: LearningLaw, lowest: Float64) -> Float64:
     """Return contraction factors max(1 - eta m, eta L - 1) of the steps without the record, rounded up."""
-    down = (1.0 - law.step_size * lowest * (1.0 - 2.0 * _EPS)) * (1.0 + 2.0 * _EPS)
+    down = (1.0 - law.step_size * lowest * (1.0 - 2.0 * EPS)) * (1.0 + 2.0 * EPS)
     # L(H') <= L(H), itself an eigenvalue with a rounding error
-    over = law.step_size * float(law.eigenvalues[-1]) * (1.0 + 4.0 * law.n_features * _EPS) - 1.0
+    over = law.step_size * float(law.eigenvalues[-1]) * (1.0 + 4.0 * law.n_features * EPS) - 1.0
     return np.maximum(np.maximum(down, over), 0.0)
 
 
 def _sensitivities(law: LearningLaw, rows: Int64, projected: Float64, failure: float) -> Float64:
-    """Return bounds on eta |x| |x^T theta_k - y| for all learning steps, each failing with probability at most ``failure``."""
+    """Return bounds on eta |x| |x^T theta_k - y| for all learning steps, each failing with probability at most that."""
     norms = np.linalg.norm(law.design[rows], axis=1)
     means = np.sqrt(np.einsum("ikq,ikq->ik", *(2 * [law._residual_means(rows, projected)])))
     spread = np.sqrt(np.maximum(law._residual_variances(projected), 0.0))
     quantile = float(scipy.stats.chi.isf(failure, law.n_outputs)) * (1.0 + 1e-11)
     largest = float(np.sqrt(np.einsum("jc,jc->c", *(2 * [law._means]))).max(initial=0.0)) * math.sqrt(law.n_outputs)
-    rounding = 4.0 * law.n_features * _EPS
+    rounding = 4.0 * law.n_features * EPS
     slack = rounding * (norms * largest + np.linalg.norm(law.targets[rows], axis=1))
     bound = means * (1.0 + rounding) + slack[:, None] + spread * (quantile * (1.0 + rounding))
-    bounds: Float64 = (law.step_size * (1.0 + 16.0 * _EPS)) * norms[:, None] * bound
+    bounds: Float64 = (law.step_size * (1.0 + 16.0 * EPS)) * norms[:, None] * bound
     return bounds
 
 
@@ -836,7 +576,7 @@ def shifted_group_quotes(
         projected = law.projected(rows)
         failure = goal.delta / 10.0 / (max(law.n_steps - 1, 1) * rows.size)
         sensitivity = _sensitivities(law, rows, projected, failure).sum(axis=0, keepdims=True)
-        sensitivity *= 1.0 + rows.size * _EPS
+        sensitivity *= 1.0 + rows.size * EPS
         lowest = np.array([law.alpha])
         if rows.size == 1:
             lowest = _lowest(law, projected, threads)
@@ -851,7 +591,7 @@ def _solve_shifted(
     law: LearningLaw, goal: _Goal, sensitivity: Float64, contraction: Float64, threads: int | None
 ) -> tuple[Float64, Float64]:
     value, mu = np.empty(contraction.size), np.empty(contraction.size)
-    room = goal.delta - math.exp(goal.epsilon) * (goal.delta / 10.0) * (1.0 + 8.0 * _EPS) if goal.epsilon < 700 else 0.0
+    room = goal.delta - math.exp(goal.epsilon) * (goal.delta / 10.0) * (1.0 + 8.0 * EPS) if goal.epsilon < 700 else 0.0
     if not room > 0.0:
         return np.full(value.shape, np.inf), np.full(mu.shape, np.inf)
     core.ridge_shifted_quotes(
@@ -883,7 +623,7 @@ def _shifted_result(goal: _Goal, value: Float64, mu: Float64) -> ShiftedQuotes:
         bound, log_delta = mu[free], math.log(goal.delta)
 
         def meets(eps: Float64) -> NDArray[np.bool_]:
-            return np.logaddexp(_log_gdp_delta(bound, eps), eps + math.log(failure)) <= log_delta - 8.0 * _EPS
+            return np.logaddexp(_log_gdp_delta(bound, eps), eps + math.log(failure)) <= log_delta - 8.0 * EPS
 
         _, high = _bisect(meets, np.zeros(bound.size), np.full(bound.size, goal.epsilon))
         reached[free] = np.where(meets(np.zeros(bound.size)), 0.0, high)

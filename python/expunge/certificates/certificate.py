@@ -16,8 +16,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from numpy.typing import ArrayLike
 
-from expunge._version import __version__
 from expunge._files import FileFormatError, parse_json, read_text, write_atomic
+from expunge._version import __version__
 from expunge.certificates import verification
 from expunge.certificates.digest import features_digest, model_digest, record_digest, targets_digest
 from expunge.certificates.run import RidgeRun

@@ -50,7 +50,7 @@ def digits() -> _Split:
     return _Split(X[train], data.y[train], X[test], data.y[test])
 
 
-def accuracy_after(model: LangevinRidgeClassifier, split: _Split, noise_std: Array, *, repeats: int = 5) -> Array:
+def accuracy_after(model: LangevinRidgeClassifier, split: _Split, noise_std: Array, *, repeats: int = 8) -> Array:
     """Return the mean test accuracy after ``N_STEPS`` more steps with each noise.
 
     On all records: one of 1,347 does not move the accuracy of this picture.
@@ -117,14 +117,14 @@ def _run(folder: Path, quotes_name: str, *, has_plot: bool, started: float) -> N
         status = "  (estimate)" if quotes[name].status == "estimate" else ""
         click.echo(f"  {_NAMES[name]:<24}{medians[name]:>8.3f}{high:>9.3f}{left:>16.1%}{status}")
 
-    row = int(quotes["exact"].indices[np.argmax(quotes["exact"].noise_std)])
+    order = np.argsort(quotes["exact"].noise_std, kind="stable")
+    row = int(quotes["exact"].indices[order[n // 2]])
     result = model.unlearn(row, epsilon=EPSILON, delta=DELTA, n_steps=N_STEPS)
     after = float(result.model.score(split.X_test, split.y_test))
     noise = result.certificate.run.phases[-1].noise_std
-    click.echo(f"\nForgot record {row}, the hardest of all (noise {noise:.3f}): test accuracy {after:.1%}.")
+    click.echo(f"\nForgot record {row}, a typical one (noise {noise:.3f}): test accuracy {after:.1%}.")
     report = result.certificate.verify(split.X, split.y, result.model)
-    worst = max(report.delta_pq, report.delta_qp)
-    click.echo(f"Certificate          {report.status.upper()}: epsilon = {report.epsilon:g}, delta <= {worst:.2e}")
+    click.echo(f"Certificate          {report.status.upper()}: epsilon = {report.epsilon:g}, delta = {report.delta:g}")
     click.echo(f"Certificate changed  {_tampered(result.certificate, split)}")
 
     _save_quotes(folder / quotes_name, quotes)

@@ -84,7 +84,7 @@ def load_model(path: str, *, released: bool = False) -> Any:
     """Return the model of a file; one that was released only if asked for."""
     kind: tuple[Any, Any] = ("working", "LangevinRidge")
     # Whatever is wrong with the file, the reader of models says it better.
-    with contextlib.suppress(Exception), np.load(path, allow_pickle=False) as archive:
+    with contextlib.suppress(Exception), open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
         header = parse_json(archive["header.json"].tobytes().decode(), what="header")
         kind = (header.get("form"), header.get("kind"))
     if kind[0] == "released" and not released:
