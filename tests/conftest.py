@@ -22,6 +22,26 @@ settings.register_profile(
 settings.register_profile("search", derandomize=False, deadline=None, max_examples=1000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
+# Tests that run kernels closely: repeated under sanitizers and at every instruction set (marker `kernels`).
+KERNEL_FILES = {
+    "test_boundary",
+    "test_gaussian_pair",
+    "test_gdp",
+    "test_isa",
+    "test_langevin",
+    "test_normals",
+    "test_ridge",
+    "test_shifted",
+    "test_threads",
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of the files above."""
+    for item in items:
+        if item.path.stem in KERNEL_FILES:
+            item.add_marker(pytest.mark.kernels)
+
 
 def pytest_report_header() -> str:
     """Say what is under test: the installed package, at which instruction set and thread count."""

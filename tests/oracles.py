@@ -145,7 +145,9 @@ def pair_profile(excess, shift, epsilon):
         for sign in (1, -1, 0):
             ends = [abs(contour(t, sign)) for t in cuts]
             if ends[-1] < mpmath.mpf(10) ** -18 and max(ends) < 1e3:
-                return mpmath.quad(lambda t, s=sign: contour(t, s), cuts) * mpmath.exp(level)
+                value, error = mpmath.quad(lambda t, s=sign: contour(t, s), cuts, error=True)
+                if error < value * mpmath.mpf(10) ** -14:
+                    return value * mpmath.exp(level)
         raise ArithmeticError("no contour decays")
 
 

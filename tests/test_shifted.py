@@ -64,11 +64,8 @@ def test_grows_with_sensitivity_and_falls_with_noise(run, where):
 
 @pytest.mark.parametrize(("c", "steps"), [(0.5, 1), (0.9, 30), (0.999, 2000), (1.0, 500), (1.01, 300), (0.5, 5000)])
 def test_constant_steps_have_a_closed_form(c, steps):
-    if c >= 1.0:
-        # Waiting only lets a shift grow: give each up at once.
-        expected = math.sqrt(steps)
-    else:
-        expected = math.sqrt((1 - c**steps) / (1 + c**steps) * (1 + c) / (1 - c))
+    # From c = 1 on waiting does not shrink a shift: give each up at once.
+    expected = math.sqrt(steps) if c >= 1.0 else math.sqrt((1 - c**steps) / (1 + c**steps) * (1 + c) / (1 - c))
     mu = shifted_mu(np.full(steps, 0.7), c, 0.35)
     assert mu == pytest.approx(2 * expected, rel=1e-11)
     assert mu >= 2 * expected * (1 - 1e-13)

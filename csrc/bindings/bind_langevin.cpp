@@ -154,7 +154,7 @@ void run_chains(const py::array& X, const py::array& targets, const py::object& 
   const long lanes = kernels<T>().lanes;
   const long groups = (a.n_chains + lanes - 1) / lanes;
   const long grain = (groups + kRanges - 1) / kRanges * lanes;
-  const long size = lanes * (3 * a.p * a.q + a.q);
+  const long size = lanes * (3 * a.p * a.q + 4 * a.q);
   std::unique_ptr<T[]> workspace(new T[static_cast<size_t>(size * ((a.n_chains + grain - 1) / grain))]);
   py::gil_scoped_release release;
   parallel_ranges(a.n_chains, grain, threads, [&](long begin, long end) {

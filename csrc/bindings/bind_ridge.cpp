@@ -31,11 +31,10 @@ QuoteInput quote_input(const Setting& s, const double* eigenvalues, const double
           s.tolerance,     rank};
 }
 
-long checked_rank(long rank, long p, long lowest) {
+void check_rank(long rank, long p, long lowest) {
   if (rank < lowest || rank > p)
     throw py::value_error("rank must be between " + std::to_string(lowest) + " and " + std::to_string(p) + ", got " +
                           std::to_string(rank));
-  return rank;
 }
 
 QuoteOutput quote_output(py::array& value, py::array& epsilon, py::array& pq, py::array& qp, py::array& error,
@@ -50,10 +49,12 @@ void exact_quotes(const py::array& eigenvalues, const py::array& projected, cons
                   py::array error, py::array rank_out, int threads) {
   const long p = length(eigenvalues, 0, "eigenvalues"), n = length(projected, 0, "projected");
   const long steps = length(residuals, 1, "residuals"), q = length(residuals, 2, "residuals");
-  const QuoteInput in = quote_input(s, input<double>(eigenvalues, "eigenvalues", {p}),
-                                    input<double>(projected, "projected", {n, p}),
-                                    input<double>(residuals, "residuals", {n, steps, q}), p, q, steps,
-                                    checked_rank(rank, p, 0));
+  // in the order of the signature, so that the first wrong array is the one that is named
+  const double* h = input<double>(eigenvalues, "eigenvalues", {p});
+  const double* x = input<double>(projected, "projected", {n, p});
+  const double* r = input<double>(residuals, "residuals", {n, steps, q});
+  check_rank(rank, p, 0);
+  const QuoteInput in = quote_input(s, h, x, r, p, q, steps, rank);
   const QuoteOutput out = quote_output(value, epsilon, pq, qp, error, rank_out, n);
   const py::gil_scoped_release release;
   const ridge::Table& kernels = ridge::table();
@@ -69,10 +70,12 @@ void gaussian_pairs(const py::array& eigenvalues, const py::array& projected, co
                     int threads) {
   const long p = length(eigenvalues, 0, "eigenvalues"), n = length(projected, 0, "projected");
   const long steps = length(residuals, 1, "residuals"), q = length(residuals, 2, "residuals");
-  const QuoteInput in = quote_input(s, input<double>(eigenvalues, "eigenvalues", {p}),
-                                    input<double>(projected, "projected", {n, p}),
-                                    input<double>(residuals, "residuals", {n, steps, q}), p, q, steps,
-                                    checked_rank(rank, p, 1));
+  // in the order of the signature, so that the first wrong array is the one that is named
+  const double* h = input<double>(eigenvalues, "eigenvalues", {p});
+  const double* x = input<double>(projected, "projected", {n, p});
+  const double* r = input<double>(residuals, "residuals", {n, steps, q});
+  check_rank(rank, p, 1);
+  const QuoteInput in = quote_input(s, h, x, r, p, q, steps, rank);
   double* e_out = output<double>(e, "excess_variance", {n, rank});
   double* d2_out = output<double>(d2, "squared_shift", {n, rank});
   double* rest_out = output<double>(rest, "rest", {n});

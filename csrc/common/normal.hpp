@@ -7,8 +7,6 @@
 namespace expunge {
 namespace {
 
-EXPUNGE_INLINE U64 mask_of(U64 bit_62) { return U64{} - ((bit_62 >> 62) & uint64_t(1)); }
-
 // -2 log(u), u = (64 random bits | 1) / 2^64, rounded to a double: normals reach 9.4 standard deviations.
 EXPUNGE_INLINE F64 minus_two_log(U64 low, U64 high) {
   const U64 low_bits = (low & uint64_t(0xffffffff)) | uint64_t(0x4330000000000001);
@@ -41,12 +39,13 @@ EXPUNGE_INLINE void cos_sin_turn(U64 low, U64 high, F64* cosine, F64* sine) {
   const F64 cp = z * (z * (z * (z * (z * -1.13596475577881948265e-11 + 2.08757232129817482790e-09) -
                                 2.75573143513906633035e-07) + 2.48015872894767294178e-05) -
                       1.38888888888741095749e-03) + 4.16666666666666019037e-02;
-  const F64 half = z * 0.5, w = 1.0 - half;
-  const F64 c = w + (((1.0 - w) - half) + z * z * cp);
-  const I64 swap = bits_as<I64>(mask_of(v));
+  const F64 c = (z * z * cp - z * 0.5) + 1.0;
+  // Odd quadrants exchange the two; exclusive or does it without a 64-bit comparison, which SSE2 lacks.
+  const U64 odd = U64{} - ((v >> 62) & uint64_t(1));
+  const U64 exchange = (bits_as<U64>(s) ^ bits_as<U64>(c)) & odd;
   const U64 sign = U64{} + (uint64_t(1) << 63);
-  *cosine = bits_as<F64>(bits_as<U64>(swap ? s : c) ^ ((v + (uint64_t(1) << 62)) & sign));
-  *sine = bits_as<F64>(bits_as<U64>(swap ? c : s) ^ (v & sign));
+  *cosine = bits_as<F64>(bits_as<U64>(c) ^ exchange ^ ((v + (uint64_t(1) << 62)) & sign));
+  *sine = bits_as<F64>(bits_as<U64>(s) ^ exchange ^ (v & sign));
 }
 
 // The same in float32 with 32 bits: u = (word + 1/2) / 2^32 reaches 6.7 standard deviations.
@@ -78,10 +77,11 @@ EXPUNGE_INLINE void cos_sin_turn(U32 word, F32* cosine, F32* sine) {
   const F32 s = x + x * z * (z * (z * -1.9515295891e-4f + 8.3321608736e-3f) - 1.6666654611e-1f);
   const F32 c = (z * z * (z * (z * 2.443315711809948e-5f - 1.388731625493765e-3f) + 4.166664568298827e-2f) - z * 0.5f) +
                 1.0f;
-  const I32 swap = bits_as<I32>(U32{} - ((v >> 30) & uint32_t(1)));
+  const U32 odd = U32{} - ((v >> 30) & uint32_t(1));
+  const U32 exchange = (bits_as<U32>(s) ^ bits_as<U32>(c)) & odd;
   const U32 sign = U32{} + (uint32_t(1) << 31);
-  *cosine = bits_as<F32>(bits_as<U32>(swap ? s : c) ^ ((v + (uint32_t(1) << 30)) & sign));
-  *sine = bits_as<F32>(bits_as<U32>(swap ? c : s) ^ (v & sign));
+  *cosine = bits_as<F32>(bits_as<U32>(c) ^ exchange ^ ((v + (uint32_t(1) << 30)) & sign));
+  *sine = bits_as<F32>(bits_as<U32>(s) ^ exchange ^ (v & sign));
 }
 
 // Philox blocks taken at once, and the normals of one block in every lane: 2 in float64, 4 in float32, in this order.

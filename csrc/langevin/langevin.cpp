@@ -6,6 +6,7 @@
 namespace expunge::langevin {
 namespace {
 
+constexpr long kRecordsAtOnce = 4;  // records that share one pass over the parameters
 constexpr long kRecordBlock = 256;  // records summed before they join the total: bounds the rounding of long sums
 
 template <class T>
@@ -109,80 +110,124 @@ EXPUNGE_INLINE typename Lanes<T>::F dot(const T* x, const T* column, long p) {
   return (s0 + s1) + (s2 + s3);
 }
 
+// Residuals of `count` records from r on, each with its clip, into linear[(record * q + c) * W].
+template <class T, long count>
+EXPUNGE_INLINE void record_residuals(const Chains<T>& a, long r, const T* theta, T* linear) {
+  using P = Lanes<T>;
+  using F = typename P::F;
+  constexpr long W = P::W;
+  const long p = a.p, q = a.q;
+  const T* x = a.X + r * p;
+  for (long c = 0; c < q; ++c) {
+    const T* column = theta + c * p * W;
+    if constexpr (count == 1) {
+      P::store(linear + c * W, dot<T>(x, column, p));
+    } else {
+      F sum[count] = {};
+      for (long j = 0; j < p; ++j) {
+        const F t = P::load(column + j * W);
+#pragma GCC unroll 4
+        for (long i = 0; i < count; ++i) sum[i] = sum[i] + t * x[i * p + j];
+      }
+      for (long i = 0; i < count; ++i) P::store(linear + (i * q + c) * W, sum[i]);
+    }
+  }
+  for (long i = 0; i < count; ++i) {
+    const T* target = a.targets + (r + i) * q;
+    T* values = linear + i * q * W;
+    residual<P>(a.loss, values, W, q, [target](long c) __attribute__((always_inline)) { return P::splat(target[c]); });
+    if (a.clip > 0) clip_residual<P>(values, W, q, P::splat(a.row_norm[r + i]), a.clip);
+  }
+}
+
+// partial += sum of residual x^T over `count` records from r on.
+template <class T, long count>
+EXPUNGE_INLINE void add_records(const Chains<T>& a, long r, const T* linear, T* partial) {
+  using P = Lanes<T>;
+  using F = typename P::F;
+  constexpr long W = P::W;
+  const T* x = a.X + r * a.p;
+  for (long c = 0; c < a.q; ++c) {
+    F factor[count];
+    for (long i = 0; i < count; ++i) factor[i] = P::load(linear + (i * a.q + c) * W);
+    T* sum = partial + c * a.p * W;
+    for (long j = 0; j < a.p; ++j) {
+      F total = P::load(sum + j * W);
+#pragma GCC unroll 4
+      for (long i = 0; i < count; ++i) total = total + factor[i] * x[i * a.p + j];
+      P::store(sum + j * W, total);
+    }
+  }
+}
+
+// The gradient at theta as a loop over records; two sums bound the rounding of long ones.
 template <class T>
 EXPUNGE_INLINE void record_gradient(const Chains<T>& a, const T* theta, T* gradient, T* partial, T* linear,
                                     uint64_t chain, uint32_t step) {
   using P = Lanes<T>;
   using F = typename P::F;
-  using I = typename P::I;
   constexpr long W = P::W;
-  const long p = a.p, q = a.q, size = p * q * W;
+  const long size = a.p * a.q * W;
   for (long i = 0; i < size; ++i) gradient[i] = partial[i] = 0;
-  Words<T, 1> sampling = {};
-  bool touched = false;
-  for (long r = 0; r < a.n; ++r) {
-    if (r % kRecordBlock == 0 && touched) {
-      for (long i = 0; i < size; ++i) {
-        gradient[i] += partial[i];
-        partial[i] = 0;
-      }
-      touched = false;
-    }
-    F weight = P::splat(1);
+  for (long start = 0; start < a.n; start += kRecordBlock) {
+    const long stop = start + kRecordBlock < a.n ? start + kRecordBlock : a.n;
     if (a.poisson) {
-      if (r % 4 == 0)
-        sampling = Words<T, 1>::template of<LanesAre::chains>(a.seed, static_cast<uint64_t>(r / 4), step, chain, kSampling);
-      const I in = taken<T>(sampling.w[r % 4][0], a.threshold);
-      if (!any_bit(bits_as<U64>(in))) continue;
-      weight = P::where_bits(in, P::splat(a.weight), F{});
+      Words<T, 1> sampling = {};
+      for (long r = start; r < stop; ++r) {
+        if (r % 4 == 0)
+          sampling =
+              Words<T, 1>::template of<LanesAre::chains>(a.seed, static_cast<uint64_t>(r / 4), step, chain, kSampling);
+        const auto in = taken<T>(sampling.w[r % 4][0], a.threshold);
+        if (!any_bit(bits_as<U64>(in))) continue;
+        const F weight = P::where_bits(in, P::splat(a.weight), F{});
+        record_residuals<T, 1>(a, r, theta, linear);
+        for (long c = 0; c < a.q; ++c) P::store(linear + c * W, P::load(linear + c * W) * weight);
+        add_records<T, 1>(a, r, linear, partial);
+      }
+    } else {
+      long r = start;
+      for (; r + kRecordsAtOnce <= stop; r += kRecordsAtOnce) {
+        record_residuals<T, kRecordsAtOnce>(a, r, theta, linear);
+        add_records<T, kRecordsAtOnce>(a, r, linear, partial);
+      }
+      for (; r < stop; ++r) {
+        record_residuals<T, 1>(a, r, theta, linear);
+        add_records<T, 1>(a, r, linear, partial);
+      }
     }
-    touched = true;
-    const T* x = a.X + r * p;
-    for (long c = 0; c < q; ++c) P::store(linear + c * W, dot<T>(x, theta + c * p * W, p));
-    const T* target = a.targets + r * q;
-    residual<P>(a.loss, linear, W, q, [target](long c) __attribute__((always_inline)) { return P::splat(target[c]); });
-    if (a.clip > 0) clip_residual<P>(linear, W, q, P::splat(a.row_norm[r]), a.clip);
-    for (long c = 0; c < q; ++c) {
-      F factor = P::load(linear + c * W);
-      if (a.poisson) factor = factor * weight;
-      T* sum = partial + c * p * W;
-      for (long j = 0; j < p; ++j) P::store(sum + j * W, P::load(sum + j * W) + factor * x[j]);
+    for (long i = 0; i < size; ++i) {
+      gradient[i] += partial[i];
+      partial[i] = 0;
     }
   }
-  if (touched)
-    for (long i = 0; i < size; ++i) gradient[i] += partial[i];
-  for (long i = 0; i < p * q; ++i)
+  for (long i = 0; i < a.p * a.q; ++i)
     P::store(gradient + i * W, P::load(gradient + i * W) + P::load(theta + i * W) * a.alpha);
 }
 
+// theta <- theta - step_size gradient + noise_std z, then the projection. `noise` is scratch for the normals.
 template <class T>
-EXPUNGE_INLINE void step_lanes(T* theta, const T* gradient, typename Lanes<T>::F z, T eta, T tau) {
-  using P = Lanes<T>;
-  P::store(theta, (P::load(theta) - P::load(gradient) * eta) + z * tau);
-}
-
-template <class T>
-EXPUNGE_INLINE void update(const Chains<T>& a, T* theta, const T* gradient, uint64_t chain, long k) {
+EXPUNGE_INLINE void update(const Chains<T>& a, T* theta, const T* gradient, T* noise, uint64_t chain, long k) {
   using P = Lanes<T>;
   using F = typename P::F;
-  constexpr long W = P::W, per = Normals<T>::per_block;
-  constexpr int groups = Normals<T>::groups;
+  constexpr long W = P::W, per = Normals<T>::per_block, batch = per * Normals<T>::groups;
   const long size = a.p * a.q;
   const T eta = a.step_size[k], tau = a.noise_std[k];
   const uint32_t step = a.first_step + static_cast<uint32_t>(k);
-  if (tau > 0) {
-    constexpr long batch = per * groups;
+  if (tau != 0) {  // NaN is not 'no noise'
+    F z[batch];
     long i = 0;
     for (; i + batch <= size; i += batch) {
-      F z[batch];
       normals_of_chains<T>(z, static_cast<uint64_t>(i / per), a.seed, chain, step);
 #pragma GCC unroll 8
-      for (long r = 0; r < batch; ++r) step_lanes(theta + (i + r) * W, gradient + (i + r) * W, z[r], eta, tau);
+      for (long r = 0; r < batch; ++r) P::store(noise + (i + r) * W, z[r]);
     }
     if (i < size) {
-      F z[batch];
       normals_of_chains<T>(z, static_cast<uint64_t>(i / per), a.seed, chain, step);
-      for (long r = 0; i + r < size; ++r) step_lanes(theta + (i + r) * W, gradient + (i + r) * W, z[r], eta, tau);
+      for (long r = 0; i + r < size; ++r) P::store(noise + (i + r) * W, z[r]);
+    }
+    for (i = 0; i < size; ++i) {
+      T* t = theta + i * W;
+      P::store(t, (P::load(t) - P::load(gradient + i * W) * eta) + P::load(noise + i * W) * tau);
     }
   } else {
     for (long i = 0; i < size; ++i)
@@ -227,7 +272,7 @@ void chains(const Chains<T>& a, T* workspace, long begin_chain, long end_chain) 
         gram_gradient(a, theta, gradient);
       else
         record_gradient(a, theta, gradient, partial, linear, chain, a.first_step + static_cast<uint32_t>(k));
-      update(a, theta, gradient, chain, k);
+      update(a, theta, gradient, partial, chain, k);
     }
   }
 }

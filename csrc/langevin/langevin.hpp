@@ -63,7 +63,7 @@ template <class T>
 struct Kernels {
   long lanes;  // chains advanced together
   void (*normals)(T* out, uint64_t first, long count, uint64_t seed, uint64_t chain, uint32_t step);
-  // workspace: 3 p q + q values per lane
+  // workspace: 3 p q + 4 q values per lane
   void (*chains)(const Chains<T>& problem, T* workspace, long begin_chain, long end_chain);
   void (*tail)(const Tail<T>& problem, long begin_chain, long end_chain);
   void (*residuals)(const Residuals<T>& problem, long begin_chain, long end_chain);

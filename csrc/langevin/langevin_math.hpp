@@ -34,11 +34,11 @@ EXPUNGE_INLINE void residual(int loss, typename P::T* linear, long stride, long 
   }
 }
 
-// min(1, bound / norm), the factor that brings a vector of this norm inside the bound.
+// min(1, bound / norm), the factor that brings a vector of this norm inside the bound; NaN for a norm that is NaN.
 template <class P>
 EXPUNGE_INLINE typename P::F shrink(typename P::F norm, typename P::T bound) {
   const typename P::F limit = P::splat(bound);
-  return P::where_less(limit, norm, limit / norm, P::splat(1));
+  return P::where_less(norm, limit, P::splat(1), limit / norm);
 }
 
 // Clips the data gradient of one record, residual x^T: its norm is ||residual|| ||x||.

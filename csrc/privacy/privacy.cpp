@@ -12,8 +12,10 @@ constexpr double kTolerance = 3e-13;
 
 void shifted_mu(const double* sensitivity, const double* contraction, const double* noise_std, long steps, double* mu,
                 double* workspace, long begin, long end) {
-  for (long row = begin; row < end; ++row)
-    mu[row] = shifted_row(sensitivity + row * steps, contraction + row * steps, noise_std + row * steps, steps, workspace);
+  for (long row = begin; row < end; ++row) {
+    const long at = row * steps;
+    mu[row] = shifted_row(sensitivity + at, contraction + at, noise_std + at, steps, workspace);
+  }
 }
 
 // The row's pair, with its roles exchanged into the workspace where wanted.
@@ -45,11 +47,12 @@ void pair_delta(const Pairs& pairs, const double* epsilon, bool swapped, double*
     const ProfileResult result = profile_at(pair, epsilon[row], kTolerance, 0);
     delta[row] = round_up(result);
     error[row] = result.relative_error;
-    converged[row] = result.converged;
+    converged[row] = delta[row] == delta[row] ? result.converged : NAN;
   }
 }
 
 double solve_epsilon(const ProfilePair& pair, double delta) {
+  if (!pair.valid || !(delta >= 0.0)) return NAN;
   if (delta >= 1.0) return 0.0;
   if (delta <= 0.0) {
     if (pair.trivial) return 0.0;

@@ -11,6 +11,9 @@ namespace {
 // Smallest root of 1 - sum x_j^2 / (h_j - t), the lowest eigenvalue of H - x x^T, from below. The function is concave
 // and falling left of h_0, so an interval [low, high] with values >= 0 and < 0 shrinks onto the root; `low` is returned.
 static double lowest_root(const double* h, const double* x, long p, double floor_value, double slack) {
+  double all = 0.0;  // NaN anywhere has to come out as NaN, not as the floor
+  for (long j = 0; j < p; ++j) all += h[j] + x[j] * x[j];
+  if (all != all) return all;
   double low = floor_value, high = h[0];
   if (!(low < high)) return floor_value;
   for (int i = 0; i < 200 && high - low > 0.25 * slack && high - low > 1e-15 * high; ++i) {

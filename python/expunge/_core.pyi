@@ -3,48 +3,48 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Float64 = NDArray[np.float64]
-Float32 = NDArray[np.float32]
+_Float64 = NDArray[np.float64]
+_Float32 = NDArray[np.float32]
 
 def isa() -> str: ...
 def default_threads() -> int: ...
 
 # privacy
-def gdp_delta(mu: Float64, epsilon: Float64, out: Float64, *, threads: int = 0) -> None: ...
-def gdp_epsilon(mu: Float64, delta: Float64, out: Float64, *, threads: int = 0) -> None: ...
-def gdp_mu(epsilon: Float64, delta: Float64, out: Float64, *, threads: int = 0) -> None: ...
+def gdp_delta(mu: _Float64, epsilon: _Float64, out: _Float64, *, threads: int = 0) -> None: ...
+def gdp_epsilon(mu: _Float64, delta: _Float64, out: _Float64, *, threads: int = 0) -> None: ...
+def gdp_mu(epsilon: _Float64, delta: _Float64, out: _Float64, *, threads: int = 0) -> None: ...
 def shifted_mu(
-    sensitivity: Float64, contraction: Float64, noise_std: Float64, out: Float64, *, threads: int = 0
+    sensitivity: _Float64, contraction: _Float64, noise_std: _Float64, out: _Float64, *, threads: int = 0
 ) -> None: ...
 def pair_delta(
-    excess: Float64,
-    squared_shift: Float64,
+    excess: _Float64,
+    squared_shift: _Float64,
     columns: float,
-    epsilon: Float64,
+    epsilon: _Float64,
     swapped: bool,
-    delta: Float64,
-    error: Float64,
-    converged: Float64,
+    delta: _Float64,
+    error: _Float64,
+    converged: _Float64,
     *,
     threads: int = 0,
 ) -> None: ...
 def pair_epsilon(
-    excess: Float64,
-    squared_shift: Float64,
+    excess: _Float64,
+    squared_shift: _Float64,
     columns: float,
-    delta: Float64,
+    delta: _Float64,
     swapped: bool,
-    out: Float64,
+    out: _Float64,
     *,
     threads: int = 0,
 ) -> None: ...
 def pair_renyi(
-    excess: Float64,
-    squared_shift: Float64,
+    excess: _Float64,
+    squared_shift: _Float64,
     columns: float,
-    order: Float64,
+    order: _Float64,
     swapped: bool,
-    out: Float64,
+    out: _Float64,
     *,
     threads: int = 0,
 ) -> None: ...
@@ -66,58 +66,58 @@ class RidgeSetting:
     ) -> None: ...
 
 def ridge_exact_quotes(
-    eigenvalues: Float64,
-    projected: Float64,
-    residuals: Float64,
+    eigenvalues: _Float64,
+    projected: _Float64,
+    residuals: _Float64,
     setting: RidgeSetting,
     rank: int,
-    value: Float64,
-    epsilon_out: Float64,
-    log_delta_pq: Float64,
-    log_delta_qp: Float64,
-    error: Float64,
+    value: _Float64,
+    epsilon_out: _Float64,
+    log_delta_pq: _Float64,
+    log_delta_qp: _Float64,
+    error: _Float64,
     rank_out: NDArray[np.int64],
     threads: int = 0,
 ) -> None: ...
 def ridge_gaussian_pairs(
-    eigenvalues: Float64,
-    projected: Float64,
-    residuals: Float64,
+    eigenvalues: _Float64,
+    projected: _Float64,
+    residuals: _Float64,
     setting: RidgeSetting,
     rank: int,
-    excess_variance: Float64,
-    squared_shift: Float64,
-    rest: Float64,
+    excess_variance: _Float64,
+    squared_shift: _Float64,
+    rest: _Float64,
     count: NDArray[np.int64],
     threads: int = 0,
 ) -> None: ...
 def ridge_solve_reduced(
-    eigenvalues: Float64,
-    difference: Float64,
-    shift: Float64,
+    eigenvalues: _Float64,
+    difference: _Float64,
+    shift: _Float64,
     setting: RidgeSetting,
     n_steps: int,
-    value: Float64,
-    epsilon_out: Float64,
-    log_delta_pq: Float64,
-    log_delta_qp: Float64,
-    error: Float64,
+    value: _Float64,
+    epsilon_out: _Float64,
+    log_delta_pq: _Float64,
+    log_delta_qp: _Float64,
+    error: _Float64,
     rank_out: NDArray[np.int64],
 ) -> None: ...
 def ridge_shifted_quotes(
-    sensitivity: Float64,
-    contraction: Float64,
+    sensitivity: _Float64,
+    contraction: _Float64,
     noise_std: float,
     unlearn_steps: float,
     unlearn_noise_std: float,
     solve_steps: bool,
     mu_limit: float,
-    value: Float64,
-    mu: Float64,
+    value: _Float64,
+    mu: _Float64,
     threads: int = 0,
 ) -> None: ...
 def ridge_smallest_eigenvalues(
-    eigenvalues: Float64, projected: Float64, floor: float, slack: float, out: Float64, threads: int = 0
+    eigenvalues: _Float64, projected: _Float64, floor: float, slack: float, out: _Float64, threads: int = 0
 ) -> None: ...
 
 # langevin

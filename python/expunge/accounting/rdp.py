@@ -49,9 +49,9 @@ def rdp_to_epsilon(rdp: ArrayLike, order: ArrayLike, delta: ArrayLike) -> float 
     --------
     >>> from expunge.accounting import rdp_to_epsilon
     >>> print(f"{rdp_to_epsilon(0.5, 10.0, 1e-5):.6f}")
-    1.418017
+    1.418011
     >>> print(f"{rdp_to_epsilon([0.1, 0.5], [2.0, 10.0], 1e-5):.6f}")
-    1.418017
+    1.418011
     """
     divergences = real_array("rdp", rdp, low=0.0, allow_infinite=True)
     orders = real_array("order", order, low=1.0, open_low=True)

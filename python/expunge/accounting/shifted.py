@@ -59,7 +59,7 @@ def shifted_mu(
     >>> print(f"{shifted_mu([1.0, 1.0, 1.0, 1.0], 1.0, 1.0):.6f}")
     2.000000
     >>> print(f"{shifted_mu([1.0, 0.0, 0.0], 0.5, [0.1, 0.0, 2.0]):.6f}")
-    0.124989
+    0.124990
     """
     arrays = {
         "sensitivity": real_array("sensitivity", sensitivity, low=0.0),
