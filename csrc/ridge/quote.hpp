@@ -22,7 +22,6 @@ struct RecordWork {
   double* reduced[2];
   Pair pair[2];
   double* scratch;
-  double bias;  // of the saddlepoint estimate
 };
 
 // The ranks compared: an answer at `high` is checked against `low`; high == p needs no check.
@@ -32,9 +31,9 @@ struct Ranks {
 };
 
 static inline Ranks first_ranks(const QuoteInput& in) {
-  if (in.rank > 0) return {(3 * in.rank + 3) / 4, in.rank};
-  const long high = 8 + static_cast<long>(1.3 * sqrt(in.n_steps));
-  return high < in.p ? Ranks{(3 * high + 3) / 4, high} : Ranks{in.p, in.p};
+  if (in.rank > 0) return {(5 * in.rank + 5) / 6, in.rank};
+  const long high = 8 + static_cast<long>(0.95 * sqrt(in.n_steps));
+  return high < in.p ? Ranks{(5 * high + 5) / 6, high} : Ranks{in.p, in.p};
 }
 
 // The difference of the answers at two ranks as an error estimate. Where they disagree by more than a few percent the
@@ -59,7 +58,7 @@ static bool answer_record(const QuoteInput& in, const QuoteOutput& out, long i, 
                           const Reduced* low, RecordWork& work) {
   const Unknown unknown = in.solve_steps ? Unknown::steps : Unknown::noise;
   const double wanted = 0.2 * in.tolerance < 1e-7 ? 0.2 * in.tolerance : 1e-7;
-  const Target target = {in.epsilon, in.log_delta, in.mu, wanted, work.bias};
+  const Target target = {in.epsilon, in.log_delta, in.mu, wanted};
   const double width = static_cast<double>(in.q);
   const bool truncated = low != nullptr;
   double* swapped = work.scratch;
@@ -77,15 +76,18 @@ static bool answer_record(const QuoteInput& in, const QuoteOutput& out, long i, 
     return true;
   }
   if (end.worst <= in.log_delta) {
-    Profile profile;
-    const double epsilon = smallest_epsilon(at_high, width, in.log_delta, in.epsilon, swapped, &profile);
-    double error = 1e-10;
-    if (truncated) {
+    Profile profile = end;
+    double steepness;
+    const double epsilon =
+        smallest_epsilon(at_high, width, in.log_delta, in.epsilon, wanted, swapped, &profile, &steepness);
+    double error = wanted;
+    if (truncated && profile.worst > -HUGE_VAL) {
+      const Profile b = pair_profile(at_high, width, epsilon, Accuracy::approximate, swapped);
       at_low.count = gaussian_pair(*low, 0.0, 0.0, at_low.e, at_low.d2, &at_low.rest, rest_of_scratch);
-      Profile other;
-      const double at_lower_rank = smallest_epsilon(at_low, width, in.log_delta, in.epsilon, swapped, &other);
-      const double scale = epsilon > at_lower_rank ? epsilon : at_lower_rank;
-      if (scale > 0.0) error += resolved(magnitude(epsilon - at_lower_rank) / scale);
+      const Profile a = pair_profile(at_low, width, epsilon, Accuracy::approximate, swapped);
+      // at epsilon = 0 there is nothing to be relative to: the answer stands if the shorter space agrees on delta
+      const double change = magnitude(a.worst - b.worst);
+      error += resolved(epsilon > 0.0 ? change / magnitude(steepness) / epsilon : change);
     }
     store(out, i, 0.0, epsilon, profile, error, high.rank);
     return !(error > in.tolerance);
@@ -102,11 +104,7 @@ static bool answer_record(const QuoteInput& in, const QuoteOutput& out, long i, 
   const double aim = log_mu + (magnitude(off) < 3.0 ? off : 0.0);
   const double guess = surrogate_guess(high, unknown, known, aim, start, &gradient, rest_of_scratch);
   const double slope = gradient * gdp_log_slope(target);
-  const Reduced& rough_space = truncated ? *low : high;
-  const Solution rough = solve(rough_space, unknown, known, target, guess, slope, false, &at_low, work.scratch);
-  const bool usable = rough.value > 0.0 && rough.value < HUGE_VAL;
-  Solution answer = solve(high, unknown, known, target, usable ? log(rough.value) : guess, usable ? rough.slope : slope,
-                          true, &at_high, work.scratch);
+  Solution answer = solve(high, unknown, known, target, guess, slope, &at_high, work.scratch);
   double n_steps = known, variance = answer.value * answer.value;
   if (in.solve_steps && answer.value < HUGE_VAL) {
     // delta falls in a real number of steps as well, so the answer is the next integer
@@ -158,9 +156,7 @@ static bool quote_record(const QuoteInput& in, const QuoteOutput& out, long i, R
   return answer_record(in, out, i, high, truncated ? &low : nullptr, work);
 }
 
-static void place_work(const QuoteInput& in, double* at, long limit, Lanes** diagonal, Lanes** squares,
-                       RecordWork* work) {
-  const long q = in.q;
+static void place_work(double* at, long limit, long q, Lanes** diagonal, Lanes** squares, RecordWork* work) {
   at += (32 - reinterpret_cast<unsigned long>(at) % 32) % 32 / sizeof(double);  // lanes are 32-byte vectors
   *diagonal = reinterpret_cast<Lanes*>(at);
   *squares = *diagonal + limit;
@@ -176,14 +172,13 @@ static void place_work(const QuoteInput& in, double* at, long limit, Lanes** dia
     at += 2 * limit;
   }
   work->scratch = at;
-  work->bias = saddlepoint_bias(in.mu, in.epsilon);
 }
 
 static void exact_quotes(const QuoteInput& in, const QuoteOutput& out, long begin, long end, double* workspace) {
   const long limit = in.rank > 0 ? in.rank : in.p;
   Lanes *lane_diagonal, *lane_squares;
   RecordWork work;
-  place_work(in, workspace, limit, &lane_diagonal, &lane_squares, &work);
+  place_work(workspace, limit, in.q, &lane_diagonal, &lane_squares, &work);
   for (long first = begin; first < end; first += kLanes) {
     const double* rows[kLanes];
     for (long lane = 0; lane < kLanes; ++lane) {
@@ -219,7 +214,7 @@ static void gaussian_pairs(const QuoteInput& in, double* e, double* d2, double* 
   const long r = in.rank;
   Lanes *lane_diagonal, *lane_squares;
   RecordWork work;
-  place_work(in, workspace, r, &lane_diagonal, &lane_squares, &work);
+  place_work(workspace, r, in.q, &lane_diagonal, &lane_squares, &work);
   for (long i = begin; i < end; ++i) {
     for (long j = 0; j < r; ++j) e[i * r + j] = d2[i * r + j] = 0.0;
     rest[i] = 0.0;
@@ -243,7 +238,7 @@ static void solve_reduced(const QuoteInput& in, const ReducedInput& space, const
   const long r = space.r;
   Lanes *lane_diagonal, *lane_squares;
   RecordWork work;
-  place_work(in, workspace, r, &lane_diagonal, &lane_squares, &work);
+  place_work(workspace, r, in.q, &lane_diagonal, &lane_squares, &work);
   Reduced reduced = place_reduced(work.reduced[0], r, in.q);
   for (long j = 0; j < r; ++j) {
     reduced.maps[j] = step_factor(space.eigenvalues[j], in.step_size);

@@ -69,6 +69,23 @@ static bool jacobi_spectrum(const double* diagonal, const double* squares, long 
   return true;
 }
 
+// shift[j] = sum_k a_j^{steps-1-k} residual_k for some columns; four directions at once hide the latency of the recursion.
+template <int Columns>
+static void push_residuals(const Reduced& out, const double* residuals, long steps, long column) {
+  for (long j = 0; j < out.rank; j += 4) {
+    double sums[4][Columns] = {};
+    double factors[4];
+    for (long b = 0; b < 4; ++b) factors[b] = out.maps[j + b < out.rank ? j + b : j].a;
+    for (long k = 0; k < steps; ++k) {
+      const double* EXPUNGE_RESTRICT residual = residuals + k * out.width + column;
+      for (int b = 0; b < 4; ++b)
+        for (int c = 0; c < Columns; ++c) sums[b][c] = factors[b] * sums[b][c] + residual[c];
+    }
+    for (long b = 0; b < 4 && j + b < out.rank; ++b)
+      for (int c = 0; c < Columns; ++c) out.shift[(j + b) * out.width + column + c] = sums[b][c];
+  }
+}
+
 // Fills `out` from the leading `out->rank` rows of a record's Jacobi matrix and its mean residuals (n_steps, width).
 // With H = sum theta_i u_i u_i^T and H' = H - x x^T = sum h'_j u'_j u'_j^T, both overlaps follow from first components:
 // u_i . u'_j = |x|^2 u_1i u'_1j / (theta_i - h'_j) and u_i^T (f(H) - f(H')) u'_j = |x|^2 u_1i u'_1j f[theta_i, h'_j].
@@ -141,19 +158,13 @@ static bool reduce(const Learning& learning, const double* diagonal, const doubl
   // D_{k+1} = A' D_k - eta x (x^T M_k - y)^T, Horner in each eigenvalue
   const long steps = static_cast<long>(learning.n_steps);
   double* shift = out->shift;
-  for (long j = 0; j < r * width; ++j) shift[j] = 0.0;
-  for (long column = 0; column < width; column += 16) {
-    const long count = width - column < 16 ? width - column : 16;
-    for (long j = 0; j < r; ++j) {
-      double sum[16] = {0.0};
-      const double a = out->maps[j].a;
-      for (long k = 0; k < steps; ++k) {
-        const double* EXPUNGE_RESTRICT residual = residuals + k * width + column;
-        for (long c = 0; c < count; ++c) sum[c] = a * sum[c] + residual[c];
-      }
-      const double scale = -learning.step_size * norm * first_without[j];
-      for (long c = 0; c < count; ++c) shift[j * width + column + c] = scale * sum[c];
-    }
+  long column = 0;
+  for (; column + 8 <= width; column += 8) push_residuals<8>(*out, residuals, steps, column);
+  for (; column + 2 <= width; column += 2) push_residuals<2>(*out, residuals, steps, column);
+  for (; column < width; ++column) push_residuals<1>(*out, residuals, steps, column);
+  for (long j = 0; j < r; ++j) {
+    const double scale = -learning.step_size * norm * first_without[j];
+    for (long c = 0; c < width; ++c) shift[j * width + c] *= scale;
   }
   for (long j = 0; j < r; ++j) out->covariances[j] *= learning.variance;
   return true;
