@@ -45,7 +45,7 @@ def learning_law(design: np.ndarray, labels: np.ndarray) -> LearningLaw:
 
 
 def dense_noise(law: LearningLaw, row: int) -> float:
-    """Solve for the noise of one record with p x p algebra in NumPy, whitening and all for each candidate."""
+    """Solve for the noise of one record with p x p algebra: moments once, whitening and eigenvalues per candidate."""
     x, y, p = law.design[row], law.targets[row], law.n_features
     eta, gram = law.step_size, law.design.T @ law.design + law.alpha * np.eye(law.n_features)
 
