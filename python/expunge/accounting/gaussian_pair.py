@@ -209,7 +209,7 @@ class GaussianPair:
         Returns
         -------
         float or ndarray of float64
-            The smallest epsilon found with ``pair.delta(epsilon) <= delta`` in that direction, however rounded; 0.0 where
+            The smallest epsilon found with ``pair.delta(epsilon) <= delta`` that way, however rounded; 0.0 where
             epsilon 0 suffices.
             ``delta = 0`` gives the largest privacy loss, infinite if unbounded.
 
