@@ -138,7 +138,8 @@ static bool answer_record(const QuoteInput& in, const QuoteOutput& out, long i, 
   const double floor_error = wanted + 1e-11 / magnitude(answer.slope);
   store(out, i, in.solve_steps && answer.value < HUGE_VAL ? n_steps : answer.value, in.epsilon, answer.profile,
         error + floor_error, high.rank);
-  return !(error > in.tolerance);
+  const double room = in.tolerance - floor_error;
+  return !(error > (room > 0.5 * in.tolerance ? room : 0.5 * in.tolerance));
 }
 
 // Reduces one record at the given ranks and answers it.
