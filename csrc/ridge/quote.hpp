@@ -52,7 +52,7 @@ static void store(const QuoteOutput& out, long i, double value, double epsilon, 
   out.rank[i] = rank;
 }
 
-static const Profile kNoProfile = {__builtin_nan(""), __builtin_nan(""), __builtin_nan(""), true};
+static const Profile kNoProfile = {__builtin_nan(""), __builtin_nan(""), __builtin_nan(""), true, true};
 
 // Answers one record from its reduction `high`, checked against the shorter `low` unless that is null; false if the
 // estimated relative error is above the tolerance.
@@ -126,15 +126,13 @@ static bool answer_record(const QuoteInput& in, const QuoteOutput& out, long i, 
       }
     }
   }
+  if (answer.value < HUGE_VAL) complete_profile(at_high, width, in.epsilon, swapped, &answer.profile);
   double error = 0.0;
   if (truncated && answer.value < HUGE_VAL) {
     at_low.count = gaussian_pair(*low, n_steps, variance, at_low.e, at_low.d2, &at_low.rest, rest_of_scratch);
-    if (!answer.profile.whole) answer.profile = pair_profile(at_high, width, in.epsilon, Accuracy::exact, swapped);
     const Profile a = pair_profile(at_low, width, in.epsilon, Accuracy::approximate, swapped);
     const Profile b = pair_profile(at_high, width, in.epsilon, Accuracy::approximate, swapped);
     error = resolved(magnitude(a.worst - b.worst) / magnitude(answer.slope));
-  } else if (answer.value < HUGE_VAL && !answer.profile.whole) {
-    answer.profile = pair_profile(at_high, width, in.epsilon, Accuracy::exact, swapped);
   }
   // the solve and the rounding of delta itself; no rank removes them
   const double floor_error = wanted + 1e-11 / magnitude(answer.slope);
@@ -203,7 +201,7 @@ static void exact_quotes(const QuoteInput& in, const QuoteOutput& out, long begi
         work.squares[k] = lane_squares[k].part[lane / 4][lane % 4];
       }
       if (work.squares[0] == 0.0) {  // a row of zeros changes nothing
-        store(out, i, 0.0, 0.0, {-HUGE_VAL, -HUGE_VAL, -HUGE_VAL, true}, 0.0, 0);
+        store(out, i, 0.0, 0.0, {-HUGE_VAL, -HUGE_VAL, -HUGE_VAL, true, true}, 0.0, 0);
         continue;
       }
       Ranks ranks = initial;
