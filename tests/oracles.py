@@ -245,6 +245,27 @@ def gaussian_pair_log_delta(e, d, epsilon):
     raise ArithmeticError("no contour on which the integrand decays")
 
 
+def ridge_noise(X, Y, rows, alpha, step_size, n_steps, noise_std, unlearn_steps, epsilon, delta, iterations=60):
+    """Return the least unlearning noise (0 where none is needed) by bisection on the dense profile."""
+
+    def worst(noise):
+        e, d = ridge_law_pair(X, Y, rows, alpha, step_size, n_steps, noise_std, unlearn_steps if noise else 0, noise)
+        back = -e / (1 + e), -d / np.sqrt(1 + e)[:, None]
+        return max(gaussian_pair_log_delta(e, d, epsilon), gaussian_pair_log_delta(*back, epsilon))
+
+    if worst(0.0) <= np.log(delta):
+        return 0.0
+    low = high = noise_std
+    while worst(high) > np.log(delta):
+        high *= 4
+    while worst(low) <= np.log(delta):
+        low /= 4
+    for _ in range(iterations):
+        middle = np.sqrt(low * high)
+        low, high = (middle, high) if worst(middle) > np.log(delta) else (low, middle)
+    return high
+
+
 # --- langevin ----------------------------------------------------------------------------------
 
 

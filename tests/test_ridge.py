@@ -199,6 +199,15 @@ class TestExactQuotes:
             ours = np.log([quote.delta_pq[i], quote.delta_qp[i]])
             np.testing.assert_allclose(ours, np.maximum(logs, np.log(2.3e-308)), rtol=0, atol=1e-5)
 
+    def test_noise_is_what_bisection_on_dense_algebra_finds(self):
+        X, Y, run = make(21, 12, 3, 2, 1.0, 8, 0.1)
+        law = ridge.LearningLaw(X, Y, **run)
+        quote = ridge.exact_quotes(law, [1], epsilon=0.5, delta=1e-4, n_steps=2)
+        setting = run["alpha"], run["step_size"], run["n_steps"], run["noise_std"]
+        noise = oracles.ridge_noise(X, Y, [1], *setting, 2, 0.5, 1e-4, iterations=26)
+        assert noise > 0
+        assert quote.noise_std[0] == pytest.approx(noise, rel=1e-6)
+
     def test_group_quote_just_meets_delta_by_dense_algebra(self):
         for problem, steps in [((1, 30, 5, 1, 1.0, 20, 0.1), 5), ((5, 40, 12, 2, 0.1, 50, 0.05), 8)]:
             X, Y, run = make(*problem)
