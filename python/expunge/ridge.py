@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from expunge import _validate
 from expunge._backend import core
-from expunge._ridge_groups import group_reduction
+from expunge._ridge_groups import group_reduction, krylov_basis
 from expunge._ridge_law import EPS, Float64, Int64, LearningLaw, one_blas_thread
 
 __all__ = [
@@ -368,34 +368,37 @@ def _answer_group(
     law: LearningLaw, rows: Int64, setting: Any, limit: int, tolerance: float, out: _ExactOutput, i: int
 ) -> None:
     """Solve for one group, raising the rank until two ranks agree to the tolerance."""
-    p = law.n_features
     projected = np.ascontiguousarray(law.design[rows] @ law.eigenvectors)
     if not projected.any():
         out.value[i] = out.epsilon[i] = out.error[i] = 0.0
         out.log_pq[i] = out.log_qp[i] = -np.inf
         return
     residuals = law._residual_means(rows, projected)
-    width = min(rows.size, p)
+    width = min(projected.shape)
 
-    def solve(steps: int) -> tuple[float, int]:
-        eigenvalues, difference, shift = group_reduction(law, rows, projected, residuals, steps)
+    def solve(basis: Float64 | None) -> float:
+        eigenvalues, difference, shift = group_reduction(law, rows, projected, residuals, basis)
         value, reached, log_pq, log_qp, error, used = out.part(slice(i, i + 1))
         core.ridge_solve_reduced(
             eigenvalues, difference, shift, setting, law.n_steps, value, reached, log_pq, log_qp, error, used
         )
-        return float(value[0]) or float(reached[0]), eigenvalues.size
+        return float(value[0]) or float(reached[0])
 
-    steps = max(2, limit // width) if limit else 8 + int(1.3 * math.sqrt(law.n_steps))
-    previous = None if steps * width >= p else solve(max(1, 3 * steps // 4))[0]
+    steps = max(2, limit // width) if limit else 8 + int(0.85 * math.sqrt(law.n_steps))
     while True:
-        answer, size = solve(steps)
-        if size >= p or previous is None or not math.isfinite(answer):
+        basis = krylov_basis(law, projected, steps)
+        if basis is None:
+            solve(None)
             return
-        error = abs(answer - previous) / max(abs(answer), abs(previous), 1e-300)
+        shorter = solve(np.ascontiguousarray(basis[:, : max(1, basis.shape[1] * 5 // 6)]))
+        answer = solve(basis)
+        if not math.isfinite(answer):
+            return
+        error = abs(answer - shorter) / max(abs(answer), abs(shorter), 1e-300)
         out.error[i] += error if error < 0.03 else math.inf  # two ranks that disagree so much resolve nothing
         if limit or error <= tolerance:
             return
-        previous, steps = answer, steps + steps // 2
+        steps += steps // 2
 
 
 def smallest_eigenvalues(law: LearningLaw, records: ArrayLike, *, threads: int | None = None) -> Float64:
