@@ -49,11 +49,10 @@ def unlearned(law: LearningLaw, theta: np.ndarray, noise: float, rng: np.random.
 def draw(rows: list[dict[str, Any]], noises: dict[str, np.ndarray], before: float, path: Path) -> None:
     colors = {"uniform": "#b3541e", "shifted": "#3a6ea5", "exact": "#2a7f62"}
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    positive = noises["exact"][noises["exact"] > 0]
-    edges = np.geomspace(positive.min(), noises["uniform"][0] * 1.5, 80)
-    edges = edges[edges > 3e-5]
+    edges = np.geomspace(1e-4, noises["uniform"][0] * 1.5, 70)
     for name in ("exact", "shifted"):
-        left.hist(noises[name], bins=edges, color=colors[name], alpha=0.8, label=name)
+        shown = np.maximum(noises[name][noises[name] > 0], edges[0])
+        left.hist(shown, bins=edges, color=colors[name], alpha=0.8, label=name)
     left.axvline(noises["uniform"][0], color=colors["uniform"], linewidth=2, label="uniform (all records)")
     free = np.mean(noises["exact"] == 0)
     left.set(xscale="log", xlabel="unlearning noise per step", ylabel="records")
@@ -64,7 +63,7 @@ def draw(rows: list[dict[str, Any]], noises: dict[str, np.ndarray], before: floa
     bars = right.bar(names, values, color=[colors[name] for name in names], width=0.6)
     right.bar_label(bars, [f"{value:.3f}" for value in values], padding=3)
     right.axhline(before, color="black", linestyle="--", linewidth=1)
-    right.text(-0.4, before + 0.01, f"before deletion {before:.3f}", fontsize=9)
+    right.text(-0.4, before + 0.015, f"before deletion {before:.3f}", fontsize=9)
     right.set(ylim=(0, 1.05), ylabel="test accuracy after unlearning")
     right.set_title("Accuracy at the median noise", fontsize=11)
     for axes in (left, right):

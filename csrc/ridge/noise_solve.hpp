@@ -20,8 +20,9 @@ enum class Unknown { noise, steps };
 struct Profile {
   double log_pq;
   double log_qp;
-  double worst;  // the larger; NaN where it could not be computed
-  bool whole;    // both come from the integral
+  double worst;   // the larger; NaN where it could not be computed
+  bool exact_pq;  // comes from the integral
+  bool exact_qp;
 };
 
 static inline double not_a_number() { return __builtin_nan(""); }
@@ -56,7 +57,8 @@ static Profile both_directions(const double* e, const double* d2, long count, do
   }
   if (need_pq) out.log_pq = exact_log_delta(e, d2, count, rest, width, epsilon);
   if (need_qp) out.log_qp = exact_log_delta(swapped, swapped_d2, count, rest, width, epsilon);
-  out.whole = need_pq && need_qp;
+  out.exact_pq = need_pq;
+  out.exact_qp = need_qp;
   out.worst = out.log_pq > out.log_qp ? out.log_pq : out.log_qp;
   if (out.log_pq != out.log_pq || out.log_qp != out.log_qp) out.worst = not_a_number();
   return out;
@@ -71,10 +73,20 @@ struct Pair {
 };
 
 static Profile pair_profile(const Pair& pair, double width, double epsilon, Accuracy accuracy, double* swapped) {
-  if (pair.count == -2) return {0.0, 0.0, 0.0, true};
-  if (pair.count < 0) return {not_a_number(), not_a_number(), not_a_number(), true};
-  if (pair.count == 0 && !(pair.rest > 0.0)) return {-HUGE_VAL, -HUGE_VAL, -HUGE_VAL, true};
+  if (pair.count == -2) return {0.0, 0.0, 0.0, true, true};
+  if (pair.count < 0) return {not_a_number(), not_a_number(), not_a_number(), true, true};
+  if (pair.count == 0 && !(pair.rest > 0.0)) return {-HUGE_VAL, -HUGE_VAL, -HUGE_VAL, true, true};
   return both_directions(pair.e, pair.d2, pair.count, pair.rest, width, epsilon, accuracy, swapped);
+}
+
+// Replaces what is still an estimate by the integral.
+static void complete_profile(const Pair& pair, double width, double epsilon, double* swapped, Profile* profile) {
+  if (!profile->exact_pq) profile->log_pq = exact_log_delta(pair.e, pair.d2, pair.count, pair.rest, width, epsilon);
+  if (!profile->exact_qp) {
+    swap_roles(pair.e, pair.d2, pair.count, swapped, swapped + pair.count);
+    profile->log_qp = exact_log_delta(swapped, swapped + pair.count, pair.count, pair.rest, width, epsilon);
+  }
+  profile->exact_pq = profile->exact_qp = true;
 }
 
 // Log of the mu at which a Gaussian mechanism has the same privacy loss variance as the pair: a cheap monotone stand-in
@@ -149,7 +161,7 @@ static Solution solve(const Reduced& in, Unknown unknown, double known, const Ta
   int rounds = 0;
   bool have_last = false;
   if (!(slope < -0.01)) slope = 0.0;
-  Solution best = {not_a_number(), {not_a_number(), not_a_number(), not_a_number(), true}, slope, 0};
+  Solution best = {not_a_number(), {not_a_number(), not_a_number(), not_a_number(), true, true}, slope, 0};
   for (int i = 0; i < 200; ++i) {
     double n_steps, variance;
     candidate(unknown, x, known, &n_steps, &variance);
@@ -296,7 +308,7 @@ static double smallest_epsilon(const Pair& pair, double width, double log_delta,
     if (best - low < tolerance * best) break;
   }
   *slope = gradient;
-  if (!at->whole) *at = pair_profile(pair, width, best, Accuracy::exact, swapped);
+  complete_profile(pair, width, best, swapped, at);
   return best;
 }
 

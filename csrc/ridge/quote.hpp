@@ -13,13 +13,15 @@ static inline long lane_doubles(long r) { return 2 * kLanes * r; }
 static inline long workspace_doubles(long rank, long width) {
   const long scratch = reduce_scratch_size(rank) > solve_scratch_size(rank, width) ? reduce_scratch_size(rank)
                                                                                     : solve_scratch_size(rank, width);
-  return lane_doubles(rank) + 2 * rank + 2 * reduced_size(rank, width) + 4 * rank + scratch + 8;
+  return lane_doubles(rank) + 2 * rank + 2 * (reduced_size(rank, width) + spectrum_size(rank)) + 4 * rank +
+         scratch + 8;
 }
 
 struct RecordWork {
   double* diagonal;
   double* squares;
   double* reduced[2];
+  double* spectrum[2];
   Pair pair[2];
   double* scratch;
 };
@@ -50,7 +52,7 @@ static void store(const QuoteOutput& out, long i, double value, double epsilon, 
   out.rank[i] = rank;
 }
 
-static const Profile kNoProfile = {__builtin_nan(""), __builtin_nan(""), __builtin_nan(""), true};
+static const Profile kNoProfile = {__builtin_nan(""), __builtin_nan(""), __builtin_nan(""), true, true};
 
 // Answers one record from its reduction `high`, checked against the shorter `low` unless that is null; false if the
 // estimated relative error is above the tolerance.
@@ -124,15 +126,13 @@ static bool answer_record(const QuoteInput& in, const QuoteOutput& out, long i, 
       }
     }
   }
+  if (answer.value < HUGE_VAL) complete_profile(at_high, width, in.epsilon, swapped, &answer.profile);
   double error = 0.0;
   if (truncated && answer.value < HUGE_VAL) {
     at_low.count = gaussian_pair(*low, n_steps, variance, at_low.e, at_low.d2, &at_low.rest, rest_of_scratch);
-    if (!answer.profile.whole) answer.profile = pair_profile(at_high, width, in.epsilon, Accuracy::exact, swapped);
     const Profile a = pair_profile(at_low, width, in.epsilon, Accuracy::approximate, swapped);
     const Profile b = pair_profile(at_high, width, in.epsilon, Accuracy::approximate, swapped);
     error = resolved(magnitude(a.worst - b.worst) / magnitude(answer.slope));
-  } else if (answer.value < HUGE_VAL && !answer.profile.whole) {
-    answer.profile = pair_profile(at_high, width, in.epsilon, Accuracy::exact, swapped);
   }
   // the solve and the rounding of delta itself; no rank removes them
   const double floor_error = wanted + 1e-11 / magnitude(answer.slope);
@@ -149,11 +149,15 @@ static bool quote_record(const QuoteInput& in, const QuoteOutput& out, long i, R
   const double* residuals = in.residuals + i * static_cast<long>(in.n_steps) * in.q;
   Reduced high = place_reduced(work.reduced[0], ranks.high, in.q);
   Reduced low = place_reduced(work.reduced[1], ranks.low, in.q);
-  if (!reduce(learning, work.diagonal, work.squares, residuals, &high, work.scratch) ||
-      (truncated && !reduce(learning, work.diagonal, work.squares, residuals, &low, work.scratch))) {
+  const long both[2] = {ranks.high, ranks.low};
+  const Spectrum spectra[2] = {place_spectrum(work.spectrum[0], ranks.high),
+                               place_spectrum(work.spectrum[1], ranks.low)};
+  if (!jacobi_spectra(work.diagonal, work.squares, both, truncated ? 2 : 1, spectra)) {
     store(out, i, not_a_number(), not_a_number(), kNoProfile, not_a_number(), ranks.high);
     return true;
   }
+  reduce(learning, spectra[0], work.squares[0], residuals, &high, work.scratch);
+  if (truncated) reduce(learning, spectra[1], work.squares[0], residuals, &low, work.scratch);
   return answer_record(in, out, i, high, truncated ? &low : nullptr, work);
 }
 
@@ -168,6 +172,8 @@ static void place_work(double* at, long limit, long q, Lanes** diagonal, Lanes**
   for (int side = 0; side < 2; ++side) {
     work->reduced[side] = at;
     at += reduced_size(limit, q);
+    work->spectrum[side] = at;
+    at += spectrum_size(limit);
     work->pair[side].e = at;
     work->pair[side].d2 = at + limit;
     at += 2 * limit;
@@ -195,7 +201,7 @@ static void exact_quotes(const QuoteInput& in, const QuoteOutput& out, long begi
         work.squares[k] = lane_squares[k].part[lane / 4][lane % 4];
       }
       if (work.squares[0] == 0.0) {  // a row of zeros changes nothing
-        store(out, i, 0.0, 0.0, {-HUGE_VAL, -HUGE_VAL, -HUGE_VAL, true}, 0.0, 0);
+        store(out, i, 0.0, 0.0, {-HUGE_VAL, -HUGE_VAL, -HUGE_VAL, true, true}, 0.0, 0);
         continue;
       }
       Ranks ranks = initial;
@@ -224,10 +230,12 @@ static void gaussian_pairs(const QuoteInput& in, double* e, double* d2, double* 
     if (work.squares[0] == 0.0) continue;
     Reduced reduced = place_reduced(work.reduced[0], r, in.q);
     const double* residuals = in.residuals + i * static_cast<long>(in.n_steps) * in.q;
-    if (!reduce(learning, work.diagonal, work.squares, residuals, &reduced, work.scratch)) {
+    const Spectrum spectrum = place_spectrum(work.spectrum[0], r);
+    if (!jacobi_spectra(work.diagonal, work.squares, &r, 1, &spectrum)) {
       count[i] = -1;
       continue;
     }
+    reduce(learning, spectrum, work.squares[0], residuals, &reduced, work.scratch);
     count[i] = gaussian_pair(reduced, in.unlearn_steps, in.unlearn_noise_std * in.unlearn_noise_std, e + i * r,
                              d2 + i * r, rest + i, work.scratch);
     for (long j = count[i] > 0 ? count[i] : 0; j < r; ++j) e[i * r + j] = d2[i * r + j] = 0.0;
