@@ -238,6 +238,7 @@ def _ridge_gaussian_pairs(rng: np.random.Generator, n: int) -> KernelCall:
         {**_ridge_problem(rng, n), "rank": 6, **outputs},
         tuple(outputs),
         nan_is_refused=lambda out: bool((out["count"] < 0).all()),
+        scales={"rest": 1.0},  # beside the squared shifts
         free=(("residuals", 1), ("residuals", 2)),
     )
 
