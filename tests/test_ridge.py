@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import oracles
-from expunge import _ridge_groups, ridge
+from expunge import ridge
 from expunge._backend import core
+from expunge.ridge import groups
 
 REFERENCE = json.loads((Path(__file__).parent / "golden" / "reference.json").read_text())["ridge"]
 EPS = np.finfo(float).eps
@@ -109,7 +110,7 @@ class TestReduction:
         a = 1 - rate
         j = np.arange(n)
         # F[u, v] = -(a + b) sum over i + k <= n - 2 of a^{2i} b^{2k}, every term positive up to the common factor
-        ours = _ridge_groups._covariance_differences(rate, rate[::-1].copy(), n)
+        ours = groups._covariance_differences(rate, rate[::-1].copy(), n)
         for i, x in enumerate(a):
             for k, y in enumerate(a[::-1]):
                 sums = np.cumsum((x * x) ** j)[::-1][1:] if n > 1 else np.zeros(0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import scipy.linalg
 
-from expunge._ridge_law import EPS, Float64, Int64, LearningLaw
+from expunge.ridge.law import EPS, Float64, Int64, LearningLaw
 
 
 def _geometric_sums(rate: Float64, n: int) -> Float64:
