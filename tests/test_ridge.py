@@ -351,7 +351,8 @@ class TestExactQuotes:
 
 
 class TestShiftedQuotes:
-    @given(st.integers(0, 10**6), st.integers(1, 30), st.floats(0.0, 1.0), st.integers(1, 6), st.floats(0.1, 3.0))
+    # Smaller contractions need noises whose squares are zero in the oracle's float64.
+    @given(st.integers(0, 10**6), st.integers(1, 30), st.floats(1e-9, 1.0), st.integers(1, 6), st.floats(0.1, 3.0))
     @settings(max_examples=100)
     def test_solved_noise_meets_mu_by_the_plain_minorant(self, seed, n, contraction, steps, mu):
         rng = np.random.default_rng(seed)
