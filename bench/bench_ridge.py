@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from expunge import _backend
 from expunge.accounting import GaussianPair
 from expunge.ridge import LearningLaw, exact_quotes, shifted_quotes
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+DATA = Path(os.environ.get("EXPUNGE_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 ALPHA, LEARN_STEPS, UNLEARN_STEPS, NOISE, EPSILON, DELTA = 1.0, 300, 30, 0.01, 1.0, 1e-5
 TARGET: dict[str, Any] = {"epsilon": EPSILON, "delta": DELTA, "n_steps": UNLEARN_STEPS}
 

