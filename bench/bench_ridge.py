@@ -39,7 +39,7 @@ def mnist_features(folder: Path, *, n_features: int = 256, seed: int = 0) -> tup
 
 
 def learning_law(design: np.ndarray, labels: np.ndarray) -> LearningLaw:
-    """Return the law of theory section 9 with one-hot targets and the step size 1/L."""
+    """Return the law of learning with one-hot targets and the step size 1/L."""
     with threadpoolctl.threadpool_limits(1):  # as for the dense yardstick: no core spins while it waits
         largest = np.linalg.eigvalsh(design.T @ design)[-1] + ALPHA
     run = {"alpha": ALPHA, "step_size": 1 / largest, "n_steps": LEARN_STEPS, "noise_std": NOISE}

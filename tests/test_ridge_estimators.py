@@ -1,6 +1,7 @@
 """The estimators: scikit-learn's contract, and what a person who deletes a record relies on."""
 
 import pickle
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -442,3 +443,19 @@ def test_digits_end_to_end():
     assert baseline > 0.75
     assert result.model.release().score(X[1200:], y[1200:]) > baseline - 0.05
     result.certificate.verify(X[:1200], y[:1200], result.model)
+
+
+@pytest.mark.parametrize("method", ["exact", "shifted", "uniform"])
+def test_a_quote_needs_little_more_memory_than_the_data(method):
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((6000, 40)), rng.standard_normal((6000, 2))
+    model = LangevinRidge(n_steps=25, random_state=0).fit(X, y)
+    model.quote(**TARGET, n_steps=5, method=method, indices=[0])  # what is allocated once per process is not counted
+    tracemalloc.start()
+    try:
+        model.quote(**TARGET, n_steps=5, method=method)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    residual_table = 8 * 6000 * 25 * 2
+    assert peak < 2 * X.nbytes + residual_table
