@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import oracles
 from expunge import ridge
 from expunge._backend import core
-from expunge.ridge import groups
+from expunge.ridge import groups, shifted, target
 
 REFERENCE = json.loads((Path(__file__).parent / "golden" / "reference.json").read_text())["ridge"]
 EPS = np.finfo(float).eps
@@ -40,7 +40,7 @@ def pairs(law, records, steps, noise, rank):
     projected = law.projected(rows)
     e, d2 = np.zeros((2, rows.size, rank))
     rest, count = np.zeros(rows.size), np.zeros(rows.size, dtype=np.int64)
-    goal = ridge._Goal(1.0, 1e-5, float(steps), 0.0, False)
+    goal = target.Goal(1.0, 1e-5, float(steps), 0.0, False)
     setting = core.RidgeSetting(
         step_size=law.step_size, noise_std=law.noise_std, unlearn_steps=float(steps), unlearn_noise_std=noise,
         solve_steps=goal.solve_steps, epsilon=1.0, log_delta=-11.0, mu=0.3, tolerance=1e-7,
@@ -134,7 +134,7 @@ class TestReference:
             assert root == pytest.approx(record["m_without"], rel=1e-11)
             exact = np.array(record["residual_sensitivity_bound"])
             failure = c["delta_sensitivity"] / (c["learn_steps"] - 1)
-            ours = ridge._sensitivities(law, np.array(i), law.projected(i), failure)[0]
+            ours = shifted._sensitivities(law, np.array(i), law.projected(i), failure)[0]
             assert np.all(ours >= exact * (1 - 1e-12))
             assert np.all(ours <= 1.2 * exact)
             contraction = 1 - c["step_size"] * record["m_without"]
@@ -351,7 +351,8 @@ class TestExactQuotes:
 
 
 class TestShiftedQuotes:
-    @given(st.integers(0, 10**6), st.integers(1, 30), st.floats(0.0, 1.0), st.integers(1, 6), st.floats(0.1, 3.0))
+    # Smaller contractions need noises whose squares are zero in the oracle's float64.
+    @given(st.integers(0, 10**6), st.integers(1, 30), st.floats(1e-9, 1.0), st.integers(1, 6), st.floats(0.1, 3.0))
     @settings(max_examples=100)
     def test_solved_noise_meets_mu_by_the_plain_minorant(self, seed, n, contraction, steps, mu):
         rng = np.random.default_rng(seed)
