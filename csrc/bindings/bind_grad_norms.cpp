@@ -177,10 +177,10 @@ void conv_grad_norms(const py::array& activations, const py::array& output_grads
       call.pad_map[axis] = nullptr;
     }
     if (!pad_maps.is_none()) {
-      const auto maps = pad_maps.cast<std::vector<py::array>>();
-      if (maps.size() != 3) throw py::value_error("pad_maps must hold 3 arrays");
+      const auto maps = pad_maps.cast<py::tuple>();
+      if (maps.size() != 3) throw py::value_error("pad_maps must hold 3 arrays, got " + std::to_string(maps.size()));
       for (std::size_t axis = 0; axis < 3; ++axis)
-        call.pad_map[axis] = input<int>(maps[axis], "pad_maps", {call.padded[axis]});
+        call.pad_map[axis] = input<int>(maps[axis].cast<py::array>(), "pad_maps", {call.padded[axis]});
     }
     call.position_offsets = input<int>(position_offsets, "position_offsets", {call.positions});
     call.features = length(feature_offsets, 0, "feature_offsets");
