@@ -55,25 +55,52 @@ inline void pack_columns(const T* x, long stride, long terms, long columns, T* p
     for (long j = 0; j < width; ++j) packed[k * width + j] = j < columns ? x[k * stride + j] : T(0);
 }
 
+// Squares of 16-byte vectors, transposed in registers: row r of x, stride apart, becomes column r.
+template <class T>
+struct Square;
+template <>
+struct Square<float> {
+  typedef float V __attribute__((vector_size(16), aligned(4), may_alias));
+  typedef std::int32_t I __attribute__((vector_size(16)));
+  static constexpr int side = 4;
+  static EXPUNGE_INLINE void transpose(const float* x, long stride, float* out, long out_stride) {
+    const V a = *reinterpret_cast<const V*>(x), b = *reinterpret_cast<const V*>(x + stride);
+    const V c = *reinterpret_cast<const V*>(x + 2 * stride), d = *reinterpret_cast<const V*>(x + 3 * stride);
+    const V ab = __builtin_shuffle(a, b, I{0, 4, 1, 5}), cd = __builtin_shuffle(c, d, I{0, 4, 1, 5});
+    const V AB = __builtin_shuffle(a, b, I{2, 6, 3, 7}), CD = __builtin_shuffle(c, d, I{2, 6, 3, 7});
+    *reinterpret_cast<V*>(out) = __builtin_shuffle(ab, cd, I{0, 1, 4, 5});
+    *reinterpret_cast<V*>(out + out_stride) = __builtin_shuffle(ab, cd, I{2, 3, 6, 7});
+    *reinterpret_cast<V*>(out + 2 * out_stride) = __builtin_shuffle(AB, CD, I{0, 1, 4, 5});
+    *reinterpret_cast<V*>(out + 3 * out_stride) = __builtin_shuffle(AB, CD, I{2, 3, 6, 7});
+  }
+};
+template <>
+struct Square<double> {
+  typedef double V __attribute__((vector_size(16), aligned(8), may_alias));
+  typedef std::int64_t I __attribute__((vector_size(16)));
+  static constexpr int side = 2;
+  static EXPUNGE_INLINE void transpose(const double* x, long stride, double* out, long out_stride) {
+    const V a = *reinterpret_cast<const V*>(x), b = *reinterpret_cast<const V*>(x + stride);
+    *reinterpret_cast<V*>(out) = __builtin_shuffle(a, b, I{0, 2});
+    *reinterpret_cast<V*>(out + out_stride) = __builtin_shuffle(a, b, I{1, 3});
+  }
+};
+
 // (columns, terms) matrix -> (terms, kTileColumns): the same panel from the transposed matrix.
 template <class T>
 inline void pack_columns_transposed(const T* x, long stride, long terms, long columns, T* packed) {
   constexpr int width = kTileColumns<T>;
-  for (long j = columns; j < width; ++j)
-    for (long k = 0; k < terms; ++k) packed[k * width + j] = T(0);
-  long j = 0;
-  for (; j + 4 <= columns; j += 4) {
-    const T *r0 = x + j * stride, *r1 = r0 + stride, *r2 = r1 + stride, *r3 = r2 + stride;
-    for (long k = 0; k < terms; ++k) {
-      T* to = packed + k * width + j;
-      to[0] = r0[k];
-      to[1] = r1[k];
-      to[2] = r2[k];
-      to[3] = r3[k];
-    }
+  constexpr int side = Square<T>::side;
+  const long even_columns = columns / side * side, even_terms = terms / side * side;
+  for (long k = 0; k < even_terms; k += side)
+    for (long j = 0; j < even_columns; j += side)
+      Square<T>::transpose(x + j * stride + k, stride, packed + k * width + j, width);
+  for (long k = even_terms; k < terms; ++k)
+    for (long j = 0; j < even_columns; ++j) packed[k * width + j] = x[j * stride + k];
+  for (long k = 0; k < terms; ++k) {
+    for (long j = even_columns; j < columns; ++j) packed[k * width + j] = x[j * stride + k];
+    for (long j = columns; j < width; ++j) packed[k * width + j] = T(0);
   }
-  for (; j < columns; ++j)
-    for (long k = 0; k < terms; ++k) packed[k * width + j] = x[j * stride + k];
 }
 
 // (rows, columns) matrix -> (columns, length) transposed copy of type S, entries past `rows` zero.

@@ -7,6 +7,7 @@ namespace {
 
 constexpr long kRows = kProbeTileRows;
 constexpr long kGroupColumns = 512;   // checkpoints are taken in groups of about so many logits
+constexpr long kNarrow = 12;          // logits a row below which lanes run along features: no lane is left empty
 constexpr long kResident = 131072;    // bytes of packed weights that stay in L2 beside the rows
 
 struct Grouping {
@@ -30,11 +31,23 @@ long packed_length(const ProbeNorms<T>& call) {
   return panels * call.d * kTileColumns<T> + 64;
 }
 
-// Group by group, block of features by block, panel by panel: (features of the block, kTileColumns).
+template <class T>
+bool narrow(const ProbeNorms<T>& call) {
+  return call.checkpoints * call.classes <= kNarrow;
+}
+
+// Narrow: (columns, d). Else group by group, block of features by block, panel by panel: (features of the block, kTileColumns).
 template <class T>
 void pack(const ProbeNorms<T>& call, T* packed, double* weight_squares) {
   const Grouping grouping(call.classes, call.checkpoints);
   const long size = call.d * call.classes;
+  if (call.alpha != 0)
+    for (long c = 0; c < call.checkpoints; ++c) weight_squares[c] = sum_squares(call.weights + c * size, size);
+  if (narrow(call)) {
+    for (long j = 0; j < call.checkpoints * call.classes; ++j)
+      for (long k = 0; k < call.d; ++k) *packed++ = call.weights[j / call.classes * size + k * call.classes + j % call.classes];
+    return;
+  }
   for (long group = 0; group < grouping.groups; ++group) {
     const long columns = grouping.count(group) * call.classes;
     const T* weights = call.weights + group * grouping.per_group * size;
@@ -46,8 +59,6 @@ void pack(const ProbeNorms<T>& call, T* packed, double* weight_squares) {
             *packed++ = j < columns ? weights[j / call.classes * size + k * call.classes + j % call.classes] : T(0);
     }
   }
-  if (call.alpha != 0)
-    for (long c = 0; c < call.checkpoints; ++c) weight_squares[c] = sum_squares(call.weights + c * size, size);
 }
 
 template <class T>
@@ -94,6 +105,107 @@ EXPUNGE_INLINE void logits_tile(const T* x, long d, const T* panel, long block, 
     for (int i = 0; i < Rows; ++i)
       for (int v = 0; v < Vectors; ++v) store(partial + i * stride + v * lanes, tile.v[i][v]);
   }
+}
+
+// Sums over the lanes of each vector, in float64.
+template <class T>
+EXPUNGE_INLINE double reduce_wide(const typename Simd<T>::V& v) {
+  Vd wide[kParts<T>];
+  widen(v, wide);
+  for (int part = 1; part < kParts<T>; ++part) wide[0] += wide[part];
+  return reduce(wide[0]);
+}
+
+// logits[column, row] of Rows rows and Columns columns, lanes along features; the squares of the rows if asked.
+template <int Rows, int Columns, bool Squares, class T>
+EXPUNGE_INLINE void narrow_tile(const T* x, long d, const T* weights, double* logits, double* row_squares) {
+  typedef typename Simd<T>::V V;
+  constexpr int lanes = Simd<T>::lanes;
+  double totals[Rows][Columns], squares[Rows];
+  for (int i = 0; i < Rows; ++i) {
+    squares[i] = 0;
+    for (int j = 0; j < Columns; ++j) totals[i][j] = 0;
+  }
+  for (long first = 0; first < d; first += 2 * kBlock) {
+    const long last = least(d, first + 2 * kBlock);
+    V sums[Rows][Columns], own[Rows];
+#pragma GCC unroll 4
+    for (int i = 0; i < Rows; ++i) {
+      own[i] = V{};
+#pragma GCC unroll 8
+      for (int j = 0; j < Columns; ++j) sums[i][j] = V{};
+    }
+    long k = first;
+    for (; k + lanes <= last; k += lanes) {
+      V row[Rows];
+#pragma GCC unroll 4
+      for (int i = 0; i < Rows; ++i) {
+        row[i] = load(x + i * d + k);
+        if (Squares) own[i] += row[i] * row[i];
+      }
+#pragma GCC unroll 8
+      for (int j = 0; j < Columns; ++j) {
+        const V weight = load(weights + j * d + k);
+#pragma GCC unroll 4
+        for (int i = 0; i < Rows; ++i) sums[i][j] += row[i] * weight;
+      }
+    }
+    for (int i = 0; i < Rows; ++i) {
+      for (int j = 0; j < Columns; ++j) totals[i][j] += reduce_wide<T>(sums[i][j]);
+      if (Squares) squares[i] += reduce_wide<T>(own[i]);
+    }
+    for (; k < last; ++k)
+      for (int i = 0; i < Rows; ++i) {
+        const double value = static_cast<double>(x[i * d + k]);
+        if (Squares) squares[i] += value * value;
+        for (int j = 0; j < Columns; ++j) totals[i][j] += value * static_cast<double>(weights[j * d + k]);
+      }
+  }
+  for (int i = 0; i < Rows; ++i) {
+    for (int j = 0; j < Columns; ++j) logits[j * kRows + i] = totals[i][j];
+    // Short float32 sums are as good as float64 ones unless their squares leave the range of float32.
+    if (Squares) {
+      const bool safe = sizeof(T) == 8 || (squares[i] > 1e-25 && squares[i] < 1e30);
+      row_squares[i] = safe ? squares[i] : sum_squares(x + i * d, d);
+    }
+  }
+}
+
+template <int Rows, class T>
+EXPUNGE_INLINE void narrow_rows(const ProbeNorms<T>& call, const T* x, long columns, double* logits, double* row_squares) {
+  const T* weights = call.packed_weights;
+  long j = 0;
+  if (columns <= 4) {
+    switch (columns) {
+      case 1: narrow_tile<Rows, 1, true>(x, call.d, weights, logits, row_squares); return;
+      case 2: narrow_tile<Rows, 2, true>(x, call.d, weights, logits, row_squares); return;
+      case 3: narrow_tile<Rows, 3, true>(x, call.d, weights, logits, row_squares); return;
+      default: narrow_tile<Rows, 4, true>(x, call.d, weights, logits, row_squares); return;
+    }
+  }
+  narrow_tile<Rows, 5, true>(x, call.d, weights, logits, row_squares);
+  for (j = 5; j + 5 <= columns; j += 5) narrow_tile<Rows, 5, false>(x, call.d, weights + j * call.d, logits + j * kRows, row_squares);
+  weights += j * call.d;
+  logits += j * kRows;
+  switch (columns - j) {
+    case 1: narrow_tile<Rows, 1, false>(x, call.d, weights, logits, row_squares); break;
+    case 2: narrow_tile<Rows, 2, false>(x, call.d, weights, logits, row_squares); break;
+    case 3: narrow_tile<Rows, 3, false>(x, call.d, weights, logits, row_squares); break;
+    case 4: narrow_tile<Rows, 4, false>(x, call.d, weights, logits, row_squares); break;
+    default: break;
+  }
+}
+
+template <class T>
+void narrow_logits(const ProbeNorms<T>& call, const T* x, long rows, long columns, const ProbeSpace<T>& space) {
+  long r = 0;
+  for (; r + 2 <= rows; r += 2) {
+    const char* next = reinterpret_cast<const char*>(x + (r + 2) * call.d);  // two rows ahead of the hardware's guesses
+    const long bytes = 2 * call.d * static_cast<long>(sizeof(T));
+    for (long line = 0; line < bytes; line += 64) __builtin_prefetch(next + line);
+    narrow_rows<2>(call, x + r * call.d, columns, space.logits + r, space.row_squares + r);
+  }
+  if (r < rows) narrow_rows<1>(call, x + r * call.d, columns, space.logits + r, space.row_squares + r);
 }
 
 // logits[column, row] of one group of checkpoints for `rows` rows; row_squares too when asked.
@@ -296,7 +408,10 @@ void norms(const ProbeNorms<T>& call, long begin, long end, char* workspace) {
     const T* packed = call.packed_weights;
     for (long group = 0; group < grouping.groups; ++group) {
       const long count = grouping.count(group);
-      group_logits(call, x, rows, packed, count * call.classes, group == 0, space);
+      if (narrow(call))
+        narrow_logits(call, x, rows, count * call.classes, space);
+      else
+        group_logits(call, x, rows, packed, count * call.classes, group == 0, space);
       group_norms(call, x, record, rows, group * grouping.per_group, count, space);
       packed += grouping.panels<T>(group) * call.d * kTileColumns<T>;
     }

@@ -206,7 +206,8 @@ EXPUNGE_INLINE double panel_squares(const RowTiles& tiles, long terms, const Pan
   constexpr int parts = kParts<T>;
   constexpr int dlanes = Simd<double>::lanes;
   const long last = panel.columns - (Vectors - 1) * lanes;
-  Vd total[2] = {Vd{}, Vd{}};
+  Vd total[Vectors * parts];  // independent sums: one chain would run at the latency of its additions
+  for (int i = 0; i < Vectors * parts; ++i) total[i] = Vd{};
   for (long first = 0; first < terms; first += kBlock) {
     const long block = least(kBlock, terms - first);
     const bool ends = first + block == terms;
@@ -228,7 +229,7 @@ EXPUNGE_INLINE double panel_squares(const RowTiles& tiles, long terms, const Pan
               double* slot = held + i * kTileColumns<T> + v * lanes + part * dlanes;
               if (first > 0) wide[part] += load(slot);
               if (ends) {
-                total[part] += wide[part] * wide[part];
+                total[v * parts + part] += wide[part] * wide[part];
               } else {
                 if (v == Vectors - 1) {  // a lane that is not meant may hold anything, now and at the end
                   long meant = last - part * dlanes;
@@ -241,7 +242,8 @@ EXPUNGE_INLINE double panel_squares(const RowTiles& tiles, long terms, const Pan
       });
     }
   }
-  return reduce(total[0] + total[1]);
+  for (int i = 1; i < Vectors * parts; ++i) total[0] += total[i];
+  return reduce(total[0]);
 }
 
 // strip[row, column] (kTileColumns wide, float64) = sum_k a(k, row) panel[k, column] for the first n_tiles tiles.
