@@ -45,6 +45,7 @@ def gaussian_renyi(law_p, law_q, order):
     volume = log_det(blend)[1] - (1 - order) * log_det(cov_p)[1] - order * log_det(cov_q)[1]
     return quadratic - q * volume / (2 * (order - 1))
 
+
 # --- grad_norms --------------------------------------------------------------------------------
 
 

@@ -53,7 +53,9 @@ long norms_workspace(const ConvNorms<T>& call) {
 template <class T>
 void pad(const ConvNorms<T>& call, const Shape<T>& shape, const T* from, T* to) {
   const int *depth = call.pad_map[0], *height = call.pad_map[1], *width = call.pad_map[2];
-  const long columns = call.padded[2];
+  const long columns = call.padded[2], inner = call.source[2];
+  long before = 0;  // every padding has the whole row somewhere, from column `before` on
+  while (width[before] != 0 || width[before + inner - 1] != inner - 1) ++before;
   for (long c = 0; c < shape.in_channels; ++c, from += shape.source_plane)
     for (long d = 0; d < call.padded[0]; ++d)
       for (long h = 0; h < call.padded[1]; ++h, to += columns) {
@@ -62,7 +64,9 @@ void pad(const ConvNorms<T>& call, const Shape<T>& shape, const T* from, T* to) 
           continue;
         }
         const T* row = from + (depth[d] * call.source[1] + height[h]) * call.source[2];
-        for (long w = 0; w < columns; ++w) to[w] = width[w] < 0 ? T(0) : row[width[w]];
+        for (long w = 0; w < before; ++w) to[w] = width[w] < 0 ? T(0) : row[width[w]];
+        for (long w = 0; w < inner; ++w) to[before + w] = row[w];
+        for (long w = before + inner; w < columns; ++w) to[w] = width[w] < 0 ? T(0) : row[width[w]];
       }
 }
 
@@ -99,38 +103,56 @@ double product_squares(const ConvNorms<T>& call, const Shape<T>& shape, const T*
   return total;
 }
 
-// Few output channels per group (depthwise): lanes along positions, which the transposed panel would leave empty.
-template <class T>
-double thin_squares(const ConvNorms<T>& call, const Shape<T>& shape, const T* image, const T* grads) {
+// Squares of Features adjacent rows of the gradient of one output channel, lanes along positions.
+template <int Features, class T>
+EXPUNGE_INLINE double thin_rows(const ConvNorms<T>& call, const T* image, const int* features, const T* grad) {
   constexpr int lanes = Simd<T>::lanes;
   constexpr int parts = kParts<T>;
+  Vd sums[Features][parts];
+  double rest[Features];
+#pragma GCC unroll 4
+  for (int f = 0; f < Features; ++f) {
+    rest[f] = 0;
+    for (int part = 0; part < parts; ++part) sums[f][part] = Vd{};
+  }
+  for (long k = 0; k < call.positions;) {
+    const int* offset = call.position_offsets + k;
+    // Offsets rise all the way: those of a vector are contiguous iff its ends are.
+    if (k + lanes <= call.positions && offset[lanes - 1] - offset[0] == lanes - 1) {
+      Vd right[parts];
+      widen(load(grad + k), right);
+#pragma GCC unroll 4
+      for (int f = 0; f < Features; ++f) {
+        Vd left[parts];
+        widen(load(image + features[f] + offset[0]), left);
+#pragma GCC unroll 2
+        for (int part = 0; part < parts; ++part) sums[f][part] += left[part] * right[part];
+      }
+      k += lanes;
+    } else {
+      for (int f = 0; f < Features; ++f)
+        rest[f] += static_cast<double>(image[features[f] + offset[0]]) * static_cast<double>(grad[k]);
+      ++k;
+    }
+  }
+  double total = 0;
+  for (int f = 0; f < Features; ++f) {
+    for (int part = 1; part < parts; ++part) sums[f][0] += sums[f][part];
+    const double entry = reduce(sums[f][0]) + rest[f];
+    total += entry * entry;
+  }
+  return total;
+}
+
+// Few output channels per group (depthwise): the transposed panel of the product form would be nearly empty.
+template <class T>
+double thin_squares(const ConvNorms<T>& call, const Shape<T>& shape, const T* image, const T* grads) {
   double total = 0;
   for (long c = 0; c < shape.out_channels; ++c) {
     const T* grad = grads + c * call.positions;
-    for (long f = 0; f < call.features; ++f) {
-      const T* feature = image + call.feature_offsets[f];
-      Vd sums[parts];
-      for (int part = 0; part < parts; ++part) sums[part] = Vd{};
-      double rest = 0;
-      long k = 0;
-      while (k < call.positions) {
-        const int* offset = call.position_offsets + k;
-        // Offsets rise by the stride within an output row; a whole vector is contiguous iff its ends are.
-        if (k + lanes <= call.positions && offset[lanes - 1] - offset[0] == lanes - 1) {
-          Vd left[parts], right[parts];
-          widen(load(feature + offset[0]), left);
-          widen(load(grad + k), right);
-          for (int part = 0; part < parts; ++part) sums[part] += left[part] * right[part];
-          k += lanes;
-        } else {
-          rest += static_cast<double>(feature[offset[0]]) * static_cast<double>(grad[k]);
-          ++k;
-        }
-      }
-      for (int part = 1; part < parts; ++part) sums[0] += sums[part];
-      const double entry = reduce(sums[0]) + rest;
-      total += entry * entry;
-    }
+    long f = 0;
+    for (; f + 3 <= call.features; f += 3) total += thin_rows<3>(call, image, call.feature_offsets + f, grad);
+    for (; f < call.features; ++f) total += thin_rows<1>(call, image, call.feature_offsets + f, grad);
   }
   return total;
 }

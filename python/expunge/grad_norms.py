@@ -39,7 +39,7 @@ _LOSSES = ("softmax", "logistic", "squared")
 
 
 def _floating(name: str, value: ArrayLike, *, like: tuple[str, Floating] | None = None) -> Floating:
-    """Return ``value`` as it is if it is a C-contiguous float32 or float64 array (of the dtype of ``like``), or raise."""
+    """Return ``value`` as it is, a C-contiguous float32 or float64 array (of the dtype of ``like``), or raise."""
     array = np.asarray(value)
     if array.dtype not in (np.float32, np.float64):
         raise TypeError(f"{name} must have dtype float32 or float64, got {array.dtype}")
@@ -202,7 +202,7 @@ def linear_grad_dots(
     if g2.shape[-1] != g1.shape[-1]:
         raise ValueError(f"output_grads_2 must have width {g1.shape[-1]} like output_grads_1, got {g2.shape[-1]}")
     out = np.empty(a1.shape[0])
-    core.linear_grad_dots(*(_positions(x) for x in (a1, g1, a2, g2)), out, _threads(threads))
+    core.linear_grad_dots(_positions(a1), _positions(g1), _positions(a2), _positions(g2), out, _threads(threads))
     return out
 
 
@@ -269,7 +269,7 @@ def embedding_linear_grad_dots(
     """Return the inner product of the two gradients of a (V, d) table used as embedding and in a linear map.
 
     The linear use contributes R_i^T C_i: for the head ``F.linear(h, table)``, R holds the gradients with respect to its
-    outputs, (B, ..., V), and C its inputs h; for ``x @ table``, R holds x and C the gradients with respect to its outputs.
+    outputs, (B, ..., V), and C its inputs h; for ``x @ table``, R holds x and C the gradients of its outputs.
 
     Parameters
     ----------
@@ -380,7 +380,9 @@ def conv_grad_norms(
     x = _floating("activations", activations)
     g = _floating("output_grads", output_grads, like=("activations", x))
     if x.ndim not in (3, 4, 5):
-        raise ValueError(f"activations must have shape (B, C_in, L), (B, C_in, H, W) or (B, C_in, D, H, W), got {x.shape}")
+        raise ValueError(
+            f"activations must have shape (B, C_in, L), (B, C_in, H, W) or (B, C_in, D, H, W), got {x.shape}"
+        )
     geometry = _conv_geometry.conv_geometry(
         x.shape[2:], x.shape[1], kernel_size, stride, padding, padding_mode, dilation, groups
     )
@@ -483,7 +485,9 @@ def norm_layer_grad_norms(
     else:
         axes = _validate.count("normalized_ndim", normalized_ndim, low=1)
         if axes > x.ndim - 1:
-            raise ValueError(f"normalized_ndim must be at most {x.ndim - 1} for activations of shape {x.shape}, got {axes}")
+            raise ValueError(
+                f"normalized_ndim must be at most {x.ndim - 1} for activations of shape {x.shape}, got {axes}"
+            )
         split = x.ndim - axes
     middle = int(np.prod(x.shape[1:split], dtype=np.int64))
     last = int(np.prod(x.shape[split:], dtype=np.int64))
@@ -551,9 +555,9 @@ def probe_grad_norms(
 
     Notes
     -----
-    Without ``alpha`` the gradient is x r^T, r the residual, and its norm ||x|| ||r||. For softmax 1 - p_y is summed from
-    the other classes, so a record of probability 1 - 1e-30 keeps all digits of its norm. Logits that are not finite
-    give NaN.
+    Without ``alpha`` the gradient is x r^T, r the residual, and its norm ||x|| ||r||. For softmax 1 - p_y is summed
+    from the other classes, so a record of probability 1 - 1e-30 keeps all digits of its norm. Logits that are not
+    finite give NaN for softmax and logistic.
 
     Examples
     --------
