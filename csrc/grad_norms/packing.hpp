@@ -189,13 +189,15 @@ inline GramSum gram(const GramSide<T>& left, const GramSide<T>& right, long d_in
     for (long i = 0; i < rows; ++i)
       for (long j = 0; j < columns; j += dlanes) {
         Vd a = load(strip_in + i * width + j), g = load(strip_out + i * width + j);
-        Vd weight;
-        for (int lane = 0; lane < dlanes; ++lane) {
-          const long column = j0 + j + lane;
-          weight[lane] = column >= right.positions ? 0.0 : !Symmetric || column == i ? 1.0 : column > i ? 2.0 : 0.0;
+        Vd weight = Vd{} + (Symmetric ? 2.0 : 1.0);
+        if (columns < width || (Symmetric && i >= j0)) {  // lanes past the end, on the diagonal or below it
+          for (int lane = 0; lane < dlanes; ++lane) {
+            const long column = j0 + j + lane;
+            weight[lane] = column >= right.positions ? 0.0 : !Symmetric || column == i ? 1.0 : column > i ? 2.0 : 0.0;
+          }
+          keep_first<double>(a, columns - j);
+          keep_first<double>(g, columns - j);
         }
-        keep_first<double>(a, columns - j);
-        keep_first<double>(g, columns - j);
         value += weight * (a * g);
         const Vd a2 = load(right.input_squares + j0 + j), g2 = load(right.output_squares + j0 + j);
         spread += weight * (left.input_squares[i] * (a2 * (g * g)) + left.output_squares[i] * (g2 * (a * a)));
