@@ -7,6 +7,7 @@ namespace expunge::grad_norms::EXPUNGE_ISA_NS {
 namespace {
 
 typedef Simd<double>::Mask Bits;
+typedef std::uint64_t Unsigned __attribute__((vector_size(kVectorBytes)));
 
 EXPUNGE_INLINE Vd select(const Bits& where, const Vd& yes, const Vd& no) {
   return reinterpret_cast<Vd>((where & reinterpret_cast<Bits>(yes)) | (~where & reinterpret_cast<Bits>(no)));
@@ -34,8 +35,8 @@ EXPUNGE_INLINE Vd exp_nonpositive(const Vd& argument) {
   p = p * r + 0.5;
   p = p * r + 1.0;
   p = p * r + 1.0;
-  const Bits one = Bits{} + 0x3FF0000000000000LL;
-  const Vd scale = reinterpret_cast<Vd>((reinterpret_cast<Bits>(shifted) << 52) + one);
+  const Unsigned one = Unsigned{} + 0x3FF0000000000000ULL;
+  const Vd scale = reinterpret_cast<Vd>((reinterpret_cast<Unsigned>(shifted) << 52) + one);
   return select(vanishes, Vd{}, p * scale);
 }
 

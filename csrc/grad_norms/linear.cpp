@@ -164,13 +164,10 @@ double product_dot(const T* a1, const T* g1, const T* a2, const T* g2, const Lin
     const long columns = least(width, call.d_out - j);
     pack_columns(g1 + j, call.d_out, call.positions_1, columns, space.panel_1);
     pack_columns(g2 + j, call.d_out, call.positions_2, columns, space.panel_2);
-    with_vectors<T>(columns, [&](auto vectors) {
-      constexpr int Vectors = decltype(vectors)::value;
-      panel_products<Vectors>(tiles, tiles.tiles, call.positions_1, Panel<T>{space.panel_1, width, columns},
-                              PackedTiles<T>{tiles, space.rows_1, call.positions_1}, space.strip_1);
-      panel_products<Vectors>(tiles, tiles.tiles, call.positions_2, Panel<T>{space.panel_2, width, columns},
-                              PackedTiles<T>{tiles, space.rows_2, call.positions_2}, space.strip_2);
-    });
+    strip_products(tiles, tiles.tiles, call.positions_1, Panel<T>{space.panel_1, width, columns},
+                   PackedTiles<T>{tiles, space.rows_1, call.positions_1}, space.strip_1);
+    strip_products(tiles, tiles.tiles, call.positions_2, Panel<T>{space.panel_2, width, columns},
+                   PackedTiles<T>{tiles, space.rows_2, call.positions_2}, space.strip_2);
     for (long r = 0; r < call.d_in; ++r) total += dot(space.strip_1 + r * width, space.strip_2 + r * width, columns);
   }
   return total;
@@ -285,10 +282,8 @@ void embedding_dots(const EmbeddingLinearDots<T>& call, long begin, long end, ch
     for (long j = 0; j < call.width && n_kept > 0 && call.positions > 0; j += width) {
       const long columns = least(width, call.width - j);
       pack_columns(column_factors + j, call.width, call.positions, columns, space.panel);
-      with_vectors<T>(columns, [&](auto vectors) {
-        panel_products<decltype(vectors)::value>(tiles, tiles.tiles, call.positions, Panel<T>{space.panel, width, columns},
-                                                 PackedTiles<T>{tiles, space.rows, call.positions}, space.strip);
-      });
+      strip_products(tiles, tiles.tiles, call.positions, Panel<T>{space.panel, width, columns},
+                     PackedTiles<T>{tiles, space.rows, call.positions}, space.strip);
       for (long r = 0; r < n_kept; ++r) {
         const T* grad = grads + space.kept[r] * call.width + j;
         for (long c = 0; c < columns; ++c) total += space.strip[r * width + c] * static_cast<double>(grad[c]);

@@ -178,13 +178,10 @@ inline GramSum gram(const GramSide<T>& left, const GramSide<T>& right, long d_in
     long used = tiles.tiles;
     if (Symmetric)
       while (used > 0 && tiles.begin(used - 1) >= j0 + columns) --used;
-    with_vectors<T>(columns, [&](auto vectors) __attribute__((always_inline)) {
-      constexpr int Vectors = decltype(vectors)::value;
-      panel_products<Vectors>(tiles, used, d_in, Panel<T>{right.inputs + j0, right.length, columns},
-                              StridedTiles<T>{tiles, left.inputs, left.length}, strip_in);
-      panel_products<Vectors>(tiles, used, d_out, Panel<T>{right.outputs + j0, right.length, columns},
-                              StridedTiles<T>{tiles, left.outputs, left.length}, strip_out);
-    });
+    strip_products(tiles, used, d_in, Panel<T>{right.inputs + j0, right.length, columns},
+                   StridedTiles<T>{tiles, left.inputs, left.length}, strip_in);
+    strip_products(tiles, used, d_out, Panel<T>{right.outputs + j0, right.length, columns},
+                   StridedTiles<T>{tiles, left.outputs, left.length}, strip_out);
     const long rows = tiles.begin(used);
     for (long i = 0; i < rows; ++i)
       for (long j = 0; j < columns; j += dlanes) {

@@ -288,6 +288,15 @@ EXPUNGE_INLINE void with_vectors(long columns, const Body& body) {
     body(Int<2>{});
 }
 
+// The same for as many vectors as the panel's columns need; one copy of the code for all callers with equal types.
+template <class T, class RowsAt>
+__attribute__((noinline)) void strip_products(const RowTiles& tiles, long n_tiles, long terms, const Panel<T>& panel,
+                                              const RowsAt& rows_at, double* strip) {
+  with_vectors<T>(panel.columns, [&](auto vectors) __attribute__((always_inline)) {
+    panel_products<decltype(vectors)::value>(tiles, n_tiles, terms, panel, rows_at, strip);
+  });
+}
+
 // Sum of squares in float64.
 template <class T>
 EXPUNGE_INLINE double sum_squares(const T* x, long n) {
