@@ -20,6 +20,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from expunge import _conv_geometry, _validate
 from expunge._backend import core
+from expunge._gradient_arrays import (
+    Floating,
+    by_position,
+    dimensions,
+    floating,
+    matching,
+    padding_token,
+    thread_count,
+    token_indices,
+)
 
 __all__ = [
     "conv_grad_norms",
@@ -32,61 +42,9 @@ __all__ = [
 ]
 
 Float64 = NDArray[np.float64]
-Floating = NDArray[Any]
 
 _NORM_KINDS = ("layer", "rms", "group")
 _LOSSES = ("softmax", "logistic", "squared")
-
-
-def _floating(name: str, value: ArrayLike, *, like: tuple[str, Floating] | None = None) -> Floating:
-    """Return ``value`` as it is, a C-contiguous float32 or float64 array (of the dtype of ``like``), or raise."""
-    array = np.asarray(value)
-    if array.dtype not in (np.float32, np.float64):
-        raise TypeError(f"{name} must have dtype float32 or float64, got {array.dtype}")
-    if like is not None and array.dtype != like[1].dtype:
-        raise TypeError(f"{name} must have the dtype of {like[0]}, {like[1].dtype}, got {array.dtype}")
-    if not array.flags.c_contiguous:
-        raise ValueError(f"{name} must be C-contiguous: pass numpy.ascontiguousarray({name})")
-    return array
-
-
-def _dimensions(name: str, array: NDArray[Any], low: int, what: str) -> None:
-    if array.ndim < low:
-        raise ValueError(f"{name} must have shape {what}, got {array.shape}")
-
-
-def _matching(name: str, got: tuple[int, ...], needed: tuple[int, ...], other: str) -> None:
-    if got != needed:
-        raise ValueError(f"{name} must have leading shape {needed} like {other}, got {got}")
-
-
-def _threads(threads: int | None) -> int:
-    return 0 if threads is None else _validate.count("threads", threads, low=1)
-
-
-def _positions(array: Floating) -> Floating:
-    """View (B, ..., d) as (B, T, d)."""
-    positions = int(np.prod(array.shape[1:-1], dtype=np.int64))
-    return array.reshape(array.shape[0], positions, array.shape[-1])
-
-
-def _token_indices(name: str, value: ArrayLike, limit: int | None = None) -> NDArray[np.int64]:
-    array = np.asarray(value)
-    if array.dtype.kind not in "iu":
-        raise TypeError(f"{name} must hold integers, got dtype {array.dtype}")
-    _dimensions(name, array, 1, "(B, ...)")
-    if array.size:
-        low, high = int(array.min()), int(array.max())
-        if low < 0:
-            raise ValueError(f"{name} must be >= 0, got {low}")
-        if limit is not None and high >= limit:
-            raise ValueError(f"{name} must be below {limit}, got {high}")
-    tokens = int(np.prod(array.shape[1:], dtype=np.int64))
-    return np.ascontiguousarray(array, dtype=np.int64).reshape(array.shape[0], tokens)
-
-
-def _padding_token(padding_idx: int | None) -> int:
-    return -1 if padding_idx is None else _validate.count("padding_idx", padding_idx)
 
 
 def linear_grad_norms(
@@ -137,13 +95,20 @@ def linear_grad_norms(
     >>> linear_grad_norms(a, g, bias=False, squared=True)
     array([125.])
     """
-    a = _floating("activations", activations)
-    g = _floating("output_grads", output_grads, like=("activations", a))
-    _dimensions("activations", a, 2, "(B, ..., d_in)")
-    _dimensions("output_grads", g, 2, "(B, ..., d_out)")
-    _matching("output_grads", g.shape[:-1], a.shape[:-1], "activations")
+    a = floating("activations", activations)
+    g = floating("output_grads", output_grads, like=("activations", a))
+    dimensions("activations", a, 2, "(B, ..., d_in)")
+    dimensions("output_grads", g, 2, "(B, ..., d_out)")
+    matching("output_grads", g.shape[:-1], a.shape[:-1], "activations")
     out = np.empty(a.shape[0])
-    core.linear_grad_norms(_positions(a), _positions(g), bool(bias), bool(squared), out, _threads(threads))
+    core.linear_grad_norms(
+        by_position(a),
+        by_position(g),
+        bool(bias),
+        bool(squared),
+        out,
+        thread_count(threads),
+    )
     return out
 
 
@@ -186,15 +151,15 @@ def linear_grad_dots(
     >>> linear_grad_dots(a, g, a, -g)
     array([-125.])
     """
-    a1 = _floating("activations_1", activations_1)
-    _dimensions("activations_1", a1, 2, "(B, ..., d_in)")
+    a1 = floating("activations_1", activations_1)
+    dimensions("activations_1", a1, 2, "(B, ..., d_in)")
     others = {"output_grads_1": output_grads_1, "activations_2": activations_2, "output_grads_2": output_grads_2}
-    arrays = {name: _floating(name, value, like=("activations_1", a1)) for name, value in others.items()}
+    arrays = {name: floating(name, value, like=("activations_1", a1)) for name, value in others.items()}
     for name, array in arrays.items():
-        _dimensions(name, array, 2, "(B, ..., d)")
+        dimensions(name, array, 2, "(B, ..., d)")
     g1, a2, g2 = arrays["output_grads_1"], arrays["activations_2"], arrays["output_grads_2"]
-    _matching("output_grads_1", g1.shape[:-1], a1.shape[:-1], "activations_1")
-    _matching("output_grads_2", g2.shape[:-1], a2.shape[:-1], "activations_2")
+    matching("output_grads_1", g1.shape[:-1], a1.shape[:-1], "activations_1")
+    matching("output_grads_2", g2.shape[:-1], a2.shape[:-1], "activations_2")
     if a2.shape[0] != a1.shape[0]:
         raise ValueError(f"activations_2 must have {a1.shape[0]} examples like activations_1, got {a2.shape[0]}")
     if a2.shape[-1] != a1.shape[-1]:
@@ -202,7 +167,14 @@ def linear_grad_dots(
     if g2.shape[-1] != g1.shape[-1]:
         raise ValueError(f"output_grads_2 must have width {g1.shape[-1]} like output_grads_1, got {g2.shape[-1]}")
     out = np.empty(a1.shape[0])
-    core.linear_grad_dots(_positions(a1), _positions(g1), _positions(a2), _positions(g2), out, _threads(threads))
+    core.linear_grad_dots(
+        by_position(a1),
+        by_position(g1),
+        by_position(a2),
+        by_position(g2),
+        out,
+        thread_count(threads),
+    )
     return out
 
 
@@ -247,13 +219,20 @@ def embedding_grad_norms(
     array([20.])
     """
     tokens = np.asarray(indices)
-    flat = _token_indices("indices", tokens)
-    g = _floating("output_grads", output_grads)
-    _dimensions("output_grads", g, 2, "(B, ..., d)")
-    _matching("output_grads", g.shape[:-1], tokens.shape, "indices")
+    flat = token_indices("indices", tokens)
+    g = floating("output_grads", output_grads)
+    dimensions("output_grads", g, 2, "(B, ..., d)")
+    matching("output_grads", g.shape[:-1], tokens.shape, "indices")
     out = np.empty(flat.shape[0])
     grads = g.reshape(*flat.shape, g.shape[-1])
-    core.embedding_grad_norms(flat, grads, _padding_token(padding_idx), bool(squared), out, _threads(threads))
+    core.embedding_grad_norms(
+        flat,
+        grads,
+        padding_token(padding_idx),
+        bool(squared),
+        out,
+        thread_count(threads),
+    )
     return out
 
 
@@ -300,15 +279,15 @@ def embedding_linear_grad_dots(
     >>> embedding_linear_grad_dots(np.array([[2]]), np.array([[[1.0, 1.0]]]), logits_grad, h)
     array([-1.5])
     """
-    e = _floating("embedding_grads", embedding_grads)
-    r = _floating("row_factors", row_factors, like=("embedding_grads", e))
-    c = _floating("column_factors", column_factors, like=("embedding_grads", e))
+    e = floating("embedding_grads", embedding_grads)
+    r = floating("row_factors", row_factors, like=("embedding_grads", e))
+    c = floating("column_factors", column_factors, like=("embedding_grads", e))
     for name, array in (("embedding_grads", e), ("row_factors", r), ("column_factors", c)):
-        _dimensions(name, array, 2, "(B, ..., d)")
+        dimensions(name, array, 2, "(B, ..., d)")
     tokens = np.asarray(indices)
-    flat = _token_indices("indices", tokens, limit=r.shape[-1])
-    _matching("embedding_grads", e.shape[:-1], tokens.shape, "indices")
-    _matching("column_factors", c.shape[:-1], r.shape[:-1], "row_factors")
+    flat = token_indices("indices", tokens, limit=r.shape[-1])
+    matching("embedding_grads", e.shape[:-1], tokens.shape, "indices")
+    matching("column_factors", c.shape[:-1], r.shape[:-1], "row_factors")
     if r.shape[0] != flat.shape[0]:
         raise ValueError(f"row_factors must have {flat.shape[0]} examples like indices, got {r.shape[0]}")
     if c.shape[-1] != e.shape[-1]:
@@ -316,7 +295,13 @@ def embedding_linear_grad_dots(
     out = np.empty(flat.shape[0])
     grads = e.reshape(*flat.shape, e.shape[-1])
     core.embedding_linear_grad_dots(
-        flat, grads, _positions(r), _positions(c), _padding_token(padding_idx), out, _threads(threads)
+        flat,
+        grads,
+        by_position(r),
+        by_position(c),
+        padding_token(padding_idx),
+        out,
+        thread_count(threads),
     )
     return out
 
@@ -377,8 +362,8 @@ def conv_grad_norms(
     >>> conv_grad_norms(x, g, kernel_size=2, bias=False, squared=True)
     array([34.])
     """
-    x = _floating("activations", activations)
-    g = _floating("output_grads", output_grads, like=("activations", x))
+    x = floating("activations", activations)
+    g = floating("output_grads", output_grads, like=("activations", x))
     if x.ndim not in (3, 4, 5):
         raise ValueError(
             f"activations must have shape (B, C_in, L), (B, C_in, H, W) or (B, C_in, D, H, W), got {x.shape}"
@@ -403,7 +388,7 @@ def conv_grad_norms(
         bool(bias),
         bool(squared),
         out,
-        _threads(threads),
+        thread_count(threads),
     )
     return out
 
@@ -465,10 +450,10 @@ def norm_layer_grad_norms(
     >>> norm_layer_grad_norms(x_hat, g, normalized=True, squared=True)
     array([10.])
     """
-    x = _floating("activations", activations)
-    g = _floating("output_grads", output_grads, like=("activations", x))
+    x = floating("activations", activations)
+    g = floating("output_grads", output_grads, like=("activations", x))
     _validate.choice("kind", kind, _NORM_KINDS)
-    _dimensions("activations", x, 2, "(B, C, ...)" if kind == "group" else "(B, ..., normalized_shape)")
+    dimensions("activations", x, 2, "(B, C, ...)" if kind == "group" else "(B, ..., normalized_shape)")
     if g.shape != x.shape:
         raise ValueError(f"output_grads must have shape {x.shape} like activations, got {g.shape}")
     eps = _validate.number("eps", eps, low=0.0)
@@ -503,7 +488,7 @@ def norm_layer_grad_norms(
         kind != "rms" if bias is None else bool(bias),
         bool(squared),
         out,
-        _threads(threads),
+        thread_count(threads),
     )
     return out
 
@@ -566,10 +551,10 @@ def probe_grad_norms(
     >>> probe_grad_norms(X, np.zeros((2, 2)), y, squared=True)
     array([12.5])
     """
-    x = _floating("X", X)
+    x = floating("X", X)
     if x.ndim != 2 or x.shape[1] == 0:
         raise ValueError(f"X must have shape (n, d) with d >= 1, got {x.shape}")
-    w = _floating("weights", weights, like=("X", x))
+    w = floating("weights", weights, like=("X", x))
     if w.ndim not in (2, 3) or w.shape[-2] != x.shape[1] or w.shape[-1] == 0:
         raise ValueError(f"weights must have shape (N, {x.shape[1]}, C) or ({x.shape[1]}, C) to suit X, got {w.shape}")
     stack = w if w.ndim == 3 else w[None]
@@ -582,14 +567,24 @@ def probe_grad_norms(
         if factors.shape[0] != stack.shape[0]:
             raise ValueError(f"checkpoint_weights must have length {stack.shape[0]}, got {factors.shape[0]}")
     out = np.empty(x.shape[0] if factors is not None else (x.shape[0], stack.shape[0]))
-    core.probe_grad_norms(x, stack, targets, _LOSSES.index(loss), decay, factors, bool(squared), out, _threads(threads))
+    core.probe_grad_norms(
+        x,
+        stack,
+        targets,
+        _LOSSES.index(loss),
+        decay,
+        factors,
+        bool(squared),
+        out,
+        thread_count(threads),
+    )
     return out[:, 0] if factors is None and w.ndim == 2 else out
 
 
 def _probe_targets(y: ArrayLike, loss: str, x: Floating, classes: int) -> NDArray[Any]:
     n = x.shape[0]
     if loss == "squared":
-        targets = _floating("y", y, like=("X", x))
+        targets = floating("y", y, like=("X", x))
         if targets.shape != (n, classes) and (classes != 1 or targets.shape != (n,)):
             raise ValueError(f"y must have shape {(n, classes)} to suit X and weights, got {targets.shape}")
         return targets.reshape(n, classes)
