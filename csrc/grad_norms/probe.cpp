@@ -36,7 +36,7 @@ bool narrow(const ProbeNorms<T>& call) {
   return call.checkpoints * call.classes <= kNarrow;
 }
 
-// Narrow: (columns, d). Else group by group, block of features by block, panel by panel: (features of the block, kTileColumns).
+// Narrow: vector of features by vector, column by column. Else group by group, block of features by block, panel by panel: (features of the block, kTileColumns).
 template <class T>
 void pack(const ProbeNorms<T>& call, T* packed, double* weight_squares) {
   const Grouping grouping(call.classes, call.checkpoints);
@@ -44,8 +44,12 @@ void pack(const ProbeNorms<T>& call, T* packed, double* weight_squares) {
   if (call.alpha != 0)
     for (long c = 0; c < call.checkpoints; ++c) weight_squares[c] = sum_squares(call.weights + c * size, size);
   if (narrow(call)) {
-    for (long j = 0; j < call.checkpoints * call.classes; ++j)
-      for (long k = 0; k < call.d; ++k) *packed++ = call.weights[j / call.classes * size + k * call.classes + j % call.classes];
+    constexpr long lanes = Simd<T>::lanes;
+    const long columns = call.checkpoints * call.classes;
+    for (long first = 0; first < call.d; first += lanes)
+      for (long j = 0; j < columns; ++j)
+        for (long k = first; k < least(call.d, first + lanes); ++k)
+          *packed++ = call.weights[j / call.classes * size + k * call.classes + j % call.classes];
     return;
   }
   for (long group = 0; group < grouping.groups; ++group) {
@@ -116,9 +120,11 @@ EXPUNGE_INLINE double reduce_wide(const typename Simd<T>::V& v) {
   return reduce(wide[0]);
 }
 
-// logits[column, row] of Rows rows and Columns columns, lanes along features; the squares of the rows if asked.
-template <int Rows, int Columns, bool Squares, class T>
-EXPUNGE_INLINE void narrow_tile(const T* x, long d, const T* weights, double* logits, double* row_squares) {
+// logits[column, row] of Rows rows and Columns of the `columns` columns, lanes along features; the squares of the rows and
+// a prefetch of the rows that follow if First.
+template <int Rows, int Columns, bool First, class T>
+EXPUNGE_INLINE void narrow_tile(const T* x, long d, const T* weights, long columns, long column, double* logits,
+                                double* row_squares) {
   typedef typename Simd<T>::V V;
   constexpr int lanes = Simd<T>::lanes;
   double totals[Rows][Columns], squares[Rows];
@@ -126,8 +132,9 @@ EXPUNGE_INLINE void narrow_tile(const T* x, long d, const T* weights, double* lo
     squares[i] = 0;
     for (int j = 0; j < Columns; ++j) totals[i][j] = 0;
   }
-  for (long first = 0; first < d; first += 2 * kBlock) {
-    const long last = least(d, first + 2 * kBlock);
+  const long whole = d / lanes * lanes;
+  for (long first = 0; first < whole; first += 2 * kBlock) {
+    const long last = least(whole, first + 2 * kBlock);
     V sums[Rows][Columns], own[Rows];
 #pragma GCC unroll 4
     for (int i = 0; i < Rows; ++i) {
@@ -135,36 +142,41 @@ EXPUNGE_INLINE void narrow_tile(const T* x, long d, const T* weights, double* lo
 #pragma GCC unroll 8
       for (int j = 0; j < Columns; ++j) sums[i][j] = V{};
     }
-    long k = first;
-    for (; k + lanes <= last; k += lanes) {
+    for (long k = first; k < last; k += lanes) {
       V row[Rows];
 #pragma GCC unroll 4
       for (int i = 0; i < Rows; ++i) {
         row[i] = load(x + i * d + k);
-        if (Squares) own[i] += row[i] * row[i];
+        if (First) {
+          own[i] += row[i] * row[i];
+          __builtin_prefetch(x + (Rows + i) * d + k);  // a little at a time: a burst would wait for the memory
+        }
       }
+      const T* weight = weights + k * columns + column * lanes;
 #pragma GCC unroll 8
       for (int j = 0; j < Columns; ++j) {
-        const V weight = load(weights + j * d + k);
+        const V w = load(weight + j * lanes);
 #pragma GCC unroll 4
-        for (int i = 0; i < Rows; ++i) sums[i][j] += row[i] * weight;
+        for (int i = 0; i < Rows; ++i) sums[i][j] += row[i] * w;
       }
     }
     for (int i = 0; i < Rows; ++i) {
       for (int j = 0; j < Columns; ++j) totals[i][j] += reduce_wide<T>(sums[i][j]);
-      if (Squares) squares[i] += reduce_wide<T>(own[i]);
+      if (First) squares[i] += reduce_wide<T>(own[i]);
     }
-    for (; k < last; ++k)
-      for (int i = 0; i < Rows; ++i) {
-        const double value = static_cast<double>(x[i * d + k]);
-        if (Squares) squares[i] += value * value;
-        for (int j = 0; j < Columns; ++j) totals[i][j] += value * static_cast<double>(weights[j * d + k]);
-      }
   }
+  const long rest = d - whole;
+  for (long k = 0; k < rest; ++k)
+    for (int i = 0; i < Rows; ++i) {
+      const double value = static_cast<double>(x[i * d + whole + k]);
+      if (First) squares[i] += value * value;
+      for (int j = 0; j < Columns; ++j)
+        totals[i][j] += value * static_cast<double>(weights[whole * columns + (column + j) * rest + k]);
+    }
   for (int i = 0; i < Rows; ++i) {
-    for (int j = 0; j < Columns; ++j) logits[j * kRows + i] = totals[i][j];
+    for (int j = 0; j < Columns; ++j) logits[(column + j) * kRows + i] = totals[i][j];
     // Short float32 sums are as good as float64 ones unless their squares leave the range of float32.
-    if (Squares) {
+    if (First) {
       const bool safe = sizeof(T) == 8 || (squares[i] > 1e-25 && squares[i] < 1e30);
       row_squares[i] = safe ? squares[i] : sum_squares(x + i * d, d);
     }
@@ -174,24 +186,23 @@ EXPUNGE_INLINE void narrow_tile(const T* x, long d, const T* weights, double* lo
 template <int Rows, class T>
 EXPUNGE_INLINE void narrow_rows(const ProbeNorms<T>& call, const T* x, long columns, double* logits, double* row_squares) {
   const T* weights = call.packed_weights;
-  long j = 0;
+  const long d = call.d;
   if (columns <= 4) {
     switch (columns) {
-      case 1: narrow_tile<Rows, 1, true>(x, call.d, weights, logits, row_squares); return;
-      case 2: narrow_tile<Rows, 2, true>(x, call.d, weights, logits, row_squares); return;
-      case 3: narrow_tile<Rows, 3, true>(x, call.d, weights, logits, row_squares); return;
-      default: narrow_tile<Rows, 4, true>(x, call.d, weights, logits, row_squares); return;
+      case 1: narrow_tile<Rows, 1, true>(x, d, weights, columns, 0, logits, row_squares); return;
+      case 2: narrow_tile<Rows, 2, true>(x, d, weights, columns, 0, logits, row_squares); return;
+      case 3: narrow_tile<Rows, 3, true>(x, d, weights, columns, 0, logits, row_squares); return;
+      default: narrow_tile<Rows, 4, true>(x, d, weights, columns, 0, logits, row_squares); return;
     }
   }
-  narrow_tile<Rows, 5, true>(x, call.d, weights, logits, row_squares);
-  for (j = 5; j + 5 <= columns; j += 5) narrow_tile<Rows, 5, false>(x, call.d, weights + j * call.d, logits + j * kRows, row_squares);
-  weights += j * call.d;
-  logits += j * kRows;
+  narrow_tile<Rows, 5, true>(x, d, weights, columns, 0, logits, row_squares);
+  long j = 5;
+  for (; j + 5 <= columns; j += 5) narrow_tile<Rows, 5, false>(x, d, weights, columns, j, logits, row_squares);
   switch (columns - j) {
-    case 1: narrow_tile<Rows, 1, false>(x, call.d, weights, logits, row_squares); break;
-    case 2: narrow_tile<Rows, 2, false>(x, call.d, weights, logits, row_squares); break;
-    case 3: narrow_tile<Rows, 3, false>(x, call.d, weights, logits, row_squares); break;
-    case 4: narrow_tile<Rows, 4, false>(x, call.d, weights, logits, row_squares); break;
+    case 1: narrow_tile<Rows, 1, false>(x, d, weights, columns, j, logits, row_squares); break;
+    case 2: narrow_tile<Rows, 2, false>(x, d, weights, columns, j, logits, row_squares); break;
+    case 3: narrow_tile<Rows, 3, false>(x, d, weights, columns, j, logits, row_squares); break;
+    case 4: narrow_tile<Rows, 4, false>(x, d, weights, columns, j, logits, row_squares); break;
     default: break;
   }
 }
@@ -199,12 +210,7 @@ EXPUNGE_INLINE void narrow_rows(const ProbeNorms<T>& call, const T* x, long colu
 template <class T>
 void narrow_logits(const ProbeNorms<T>& call, const T* x, long rows, long columns, const ProbeSpace<T>& space) {
   long r = 0;
-  for (; r + 2 <= rows; r += 2) {
-    const char* next = reinterpret_cast<const char*>(x + (r + 2) * call.d);  // two rows ahead of the hardware's guesses
-    const long bytes = 2 * call.d * static_cast<long>(sizeof(T));
-    for (long line = 0; line < bytes; line += 64) __builtin_prefetch(next + line);
-    narrow_rows<2>(call, x + r * call.d, columns, space.logits + r, space.row_squares + r);
-  }
+  for (; r + 2 <= rows; r += 2) narrow_rows<2>(call, x + r * call.d, columns, space.logits + r, space.row_squares + r);
   if (r < rows) narrow_rows<1>(call, x + r * call.d, columns, space.logits + r, space.row_squares + r);
 }
 
