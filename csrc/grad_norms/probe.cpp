@@ -8,6 +8,7 @@ namespace {
 constexpr long kRows = kProbeTileRows;
 constexpr long kGroupColumns = 512;   // checkpoints are taken in groups of about so many logits
 constexpr long kNarrow = 12;          // logits a row below which lanes run along features: no lane is left empty
+constexpr long kNarrowTile = 5;       // of them at once: with two rows, as many sums as there are registers
 constexpr long kResident = 131072;    // bytes of packed weights that stay in L2 beside the rows
 
 struct Grouping {
@@ -36,7 +37,7 @@ bool narrow(const ProbeNorms<T>& call) {
   return call.checkpoints * call.classes <= kNarrow;
 }
 
-// Narrow: vector of features by vector, column by column. Else group by group, block of features by block, panel by panel: (features of the block, kTileColumns).
+// Narrow: tile of columns by tile, vector of features by vector, column by column. Else group by group, block of features by block, panel by panel: (features of the block, kTileColumns).
 template <class T>
 void pack(const ProbeNorms<T>& call, T* packed, double* weight_squares) {
   const Grouping grouping(call.classes, call.checkpoints);
@@ -46,10 +47,11 @@ void pack(const ProbeNorms<T>& call, T* packed, double* weight_squares) {
   if (narrow(call)) {
     constexpr long lanes = Simd<T>::lanes;
     const long columns = call.checkpoints * call.classes;
-    for (long first = 0; first < call.d; first += lanes)
-      for (long j = 0; j < columns; ++j)
-        for (long k = first; k < least(call.d, first + lanes); ++k)
-          *packed++ = call.weights[j / call.classes * size + k * call.classes + j % call.classes];
+    for (long j0 = 0; j0 < columns; j0 += kNarrowTile)
+      for (long first = 0; first < call.d; first += lanes)
+        for (long j = j0; j < least(columns, j0 + kNarrowTile); ++j)
+          for (long k = first; k < least(call.d, first + lanes); ++k)
+            *packed++ = call.weights[j / call.classes * size + k * call.classes + j % call.classes];
     return;
   }
   for (long group = 0; group < grouping.groups; ++group) {
@@ -120,11 +122,10 @@ EXPUNGE_INLINE double reduce_wide(const typename Simd<T>::V& v) {
   return reduce(wide[0]);
 }
 
-// logits[column, row] of Rows rows and Columns of the `columns` columns, lanes along features; the squares of the rows and
-// a prefetch of the rows that follow if First.
+// logits[column, row] of Rows rows and one tile of columns, lanes along features; the squares of the rows and a prefetch of
+// the rows that follow if First.
 template <int Rows, int Columns, bool First, class T>
-EXPUNGE_INLINE void narrow_tile(const T* x, long d, const T* weights, long columns, long column, double* logits,
-                                double* row_squares) {
+EXPUNGE_INLINE void narrow_tile(const T* x, long d, const T* weights, double* logits, double* row_squares) {
   typedef typename Simd<T>::V V;
   constexpr int lanes = Simd<T>::lanes;
   double totals[Rows][Columns], squares[Rows];
@@ -149,13 +150,14 @@ EXPUNGE_INLINE void narrow_tile(const T* x, long d, const T* weights, long colum
         row[i] = load(x + i * d + k);
         if (First) {
           own[i] += row[i] * row[i];
-          __builtin_prefetch(x + (Rows + i) * d + k);  // a little at a time: a burst would wait for the memory
+          __builtin_prefetch(x + (2 * Rows + i) * d + k);  // a little at a time: a burst would wait for the memory
         }
       }
-      const T* weight = weights + k * columns + column * lanes;
+      const T* weight = weights + k * Columns;
 #pragma GCC unroll 8
       for (int j = 0; j < Columns; ++j) {
-        const V w = load(weight + j * lanes);
+        V w = load(weight + j * lanes);
+        hold(w);
 #pragma GCC unroll 4
         for (int i = 0; i < Rows; ++i) sums[i][j] += row[i] * w;
       }
@@ -171,10 +173,10 @@ EXPUNGE_INLINE void narrow_tile(const T* x, long d, const T* weights, long colum
       const double value = static_cast<double>(x[i * d + whole + k]);
       if (First) squares[i] += value * value;
       for (int j = 0; j < Columns; ++j)
-        totals[i][j] += value * static_cast<double>(weights[whole * columns + (column + j) * rest + k]);
+        totals[i][j] += value * static_cast<double>(weights[whole * Columns + j * rest + k]);
     }
   for (int i = 0; i < Rows; ++i) {
-    for (int j = 0; j < Columns; ++j) logits[(column + j) * kRows + i] = totals[i][j];
+    for (int j = 0; j < Columns; ++j) logits[j * kRows + i] = totals[i][j];
     // Short float32 sums are as good as float64 ones unless their squares leave the range of float32.
     if (First) {
       const bool safe = sizeof(T) == 8 || (squares[i] > 1e-25 && squares[i] < 1e30);
@@ -185,24 +187,27 @@ EXPUNGE_INLINE void narrow_tile(const T* x, long d, const T* weights, long colum
 
 template <int Rows, class T>
 EXPUNGE_INLINE void narrow_rows(const ProbeNorms<T>& call, const T* x, long columns, double* logits, double* row_squares) {
-  const T* weights = call.packed_weights;
   const long d = call.d;
-  if (columns <= 4) {
+  const T* weights = call.packed_weights;
+  if (columns < kNarrowTile) {
     switch (columns) {
-      case 1: narrow_tile<Rows, 1, true>(x, d, weights, columns, 0, logits, row_squares); return;
-      case 2: narrow_tile<Rows, 2, true>(x, d, weights, columns, 0, logits, row_squares); return;
-      case 3: narrow_tile<Rows, 3, true>(x, d, weights, columns, 0, logits, row_squares); return;
-      default: narrow_tile<Rows, 4, true>(x, d, weights, columns, 0, logits, row_squares); return;
+      case 1: narrow_tile<Rows, 1, true>(x, d, weights, logits, row_squares); return;
+      case 2: narrow_tile<Rows, 2, true>(x, d, weights, logits, row_squares); return;
+      case 3: narrow_tile<Rows, 3, true>(x, d, weights, logits, row_squares); return;
+      default: narrow_tile<Rows, 4, true>(x, d, weights, logits, row_squares); return;
     }
   }
-  narrow_tile<Rows, 5, true>(x, d, weights, columns, 0, logits, row_squares);
-  long j = 5;
-  for (; j + 5 <= columns; j += 5) narrow_tile<Rows, 5, false>(x, d, weights, columns, j, logits, row_squares);
+  narrow_tile<Rows, kNarrowTile, true>(x, d, weights, logits, row_squares);
+  long j = kNarrowTile;
+  for (; j + kNarrowTile <= columns; j += kNarrowTile)
+    narrow_tile<Rows, kNarrowTile, false>(x, d, weights + j * d, logits + j * kRows, row_squares);
+  weights += j * d;
+  logits += j * kRows;
   switch (columns - j) {
-    case 1: narrow_tile<Rows, 1, false>(x, d, weights, columns, j, logits, row_squares); break;
-    case 2: narrow_tile<Rows, 2, false>(x, d, weights, columns, j, logits, row_squares); break;
-    case 3: narrow_tile<Rows, 3, false>(x, d, weights, columns, j, logits, row_squares); break;
-    case 4: narrow_tile<Rows, 4, false>(x, d, weights, columns, j, logits, row_squares); break;
+    case 1: narrow_tile<Rows, 1, false>(x, d, weights, logits, row_squares); break;
+    case 2: narrow_tile<Rows, 2, false>(x, d, weights, logits, row_squares); break;
+    case 3: narrow_tile<Rows, 3, false>(x, d, weights, logits, row_squares); break;
+    case 4: narrow_tile<Rows, 4, false>(x, d, weights, logits, row_squares); break;
     default: break;
   }
 }

@@ -84,6 +84,18 @@ EXPUNGE_INLINE double reduce(const Vd& v) {
   return total;
 }
 
+// Holds v in a register: the compiler would read it from memory again for every use, and loads are what limits.
+template <class V>
+EXPUNGE_INLINE void hold(V& v) {
+#if defined(__AVX512F__)
+  __asm__("" : "+v"(v));
+#elif defined(__x86_64__)
+  __asm__("" : "+x"(v));
+#else
+  (void)v;
+#endif
+}
+
 // Keeps the first `count` lanes and zeroes the others, whatever is in them.
 template <class T>
 EXPUNGE_INLINE void keep_first(typename Simd<T>::V& v, long count) {
