@@ -6,10 +6,10 @@ namespace expunge::grad_norms::EXPUNGE_ISA_NS {
 namespace {
 
 constexpr long kRows = kProbeTileRows;
-constexpr long kGroupColumns = 512;   // checkpoints are taken in groups of about so many logits
-constexpr long kNarrow = 12;          // logits a row below which lanes run along features: no lane is left empty
-constexpr long kNarrowTile = 5;       // of them at once: with two rows, as many sums as there are registers
-constexpr long kResident = 131072;    // bytes of packed weights that stay in L2 beside the rows
+constexpr long kGroupColumns = 512;  // checkpoints are taken in groups of about so many logits
+constexpr long kNarrow = 12;         // logits a row below which lanes run along features: no lane is left empty
+constexpr long kNarrowTile = 5;      // of them at once: with two rows, as many sums as there are registers
+constexpr long kResident = 131072;   // bytes of packed weights that stay in L2 beside the rows
 
 struct Grouping {
   long classes, checkpoints, per_group, groups;
@@ -37,7 +37,8 @@ bool narrow(const ProbeNorms<T>& call) {
   return call.checkpoints * call.classes <= kNarrow;
 }
 
-// Narrow: tile of columns by tile, vector of features by vector, column by column. Else group by group, block of features by block, panel by panel: (features of the block, kTileColumns).
+// Narrow: tile of columns by tile, vector of features by vector, column by column. Else group by group, block of
+// features by block, panel by panel: (features of the block, kTileColumns).
 template <class T>
 void pack(const ProbeNorms<T>& call, T* packed, double* weight_squares) {
   const Grouping grouping(call.classes, call.checkpoints);
@@ -122,8 +123,8 @@ EXPUNGE_INLINE double reduce_wide(const typename Simd<T>::V& v) {
   return reduce(wide[0]);
 }
 
-// logits[column, row] of Rows rows and one tile of columns, lanes along features; the squares of the rows and a prefetch of
-// the rows that follow if First.
+// logits[column, row] of Rows rows and one tile of columns, lanes along features; the squares of the rows and a
+// prefetch of the rows that follow if First.
 template <int Rows, int Columns, bool First, class T>
 EXPUNGE_INLINE void narrow_tile(const T* x, long d, const T* weights, double* logits, double* row_squares) {
   typedef typename Simd<T>::V V;
@@ -186,15 +187,24 @@ EXPUNGE_INLINE void narrow_tile(const T* x, long d, const T* weights, double* lo
 }
 
 template <int Rows, class T>
-EXPUNGE_INLINE void narrow_rows(const ProbeNorms<T>& call, const T* x, long columns, double* logits, double* row_squares) {
+EXPUNGE_INLINE void narrow_rows(const ProbeNorms<T>& call, const T* x, long columns, double* logits,
+                                double* row_squares) {
   const long d = call.d;
   const T* weights = call.packed_weights;
   if (columns < kNarrowTile) {
     switch (columns) {
-      case 1: narrow_tile<Rows, 1, true>(x, d, weights, logits, row_squares); return;
-      case 2: narrow_tile<Rows, 2, true>(x, d, weights, logits, row_squares); return;
-      case 3: narrow_tile<Rows, 3, true>(x, d, weights, logits, row_squares); return;
-      default: narrow_tile<Rows, 4, true>(x, d, weights, logits, row_squares); return;
+      case 1:
+        narrow_tile<Rows, 1, true>(x, d, weights, logits, row_squares);
+        return;
+      case 2:
+        narrow_tile<Rows, 2, true>(x, d, weights, logits, row_squares);
+        return;
+      case 3:
+        narrow_tile<Rows, 3, true>(x, d, weights, logits, row_squares);
+        return;
+      default:
+        narrow_tile<Rows, 4, true>(x, d, weights, logits, row_squares);
+        return;
     }
   }
   narrow_tile<Rows, kNarrowTile, true>(x, d, weights, logits, row_squares);
@@ -204,11 +214,20 @@ EXPUNGE_INLINE void narrow_rows(const ProbeNorms<T>& call, const T* x, long colu
   weights += j * d;
   logits += j * kRows;
   switch (columns - j) {
-    case 1: narrow_tile<Rows, 1, false>(x, d, weights, logits, row_squares); break;
-    case 2: narrow_tile<Rows, 2, false>(x, d, weights, logits, row_squares); break;
-    case 3: narrow_tile<Rows, 3, false>(x, d, weights, logits, row_squares); break;
-    case 4: narrow_tile<Rows, 4, false>(x, d, weights, logits, row_squares); break;
-    default: break;
+    case 1:
+      narrow_tile<Rows, 1, false>(x, d, weights, logits, row_squares);
+      break;
+    case 2:
+      narrow_tile<Rows, 2, false>(x, d, weights, logits, row_squares);
+      break;
+    case 3:
+      narrow_tile<Rows, 3, false>(x, d, weights, logits, row_squares);
+      break;
+    case 4:
+      narrow_tile<Rows, 4, false>(x, d, weights, logits, row_squares);
+      break;
+    default:
+      break;
   }
 }
 
@@ -236,13 +255,16 @@ void group_logits(const ProbeNorms<T>& call, const T* x, long rows, const T* pac
       T* partial = space.partial + row * space.columns + p * width;
       double* logits = space.logits + p * width * kRows + row;
       if (columns - p * width <= Simd<T>::lanes)
-        logits_tile<Rows, 1>(x + row * call.d + first, call.d, panel, block, first == 0, ends, partial, space.columns, logits);
+        logits_tile<Rows, 1>(x + row * call.d + first, call.d, panel, block, first == 0, ends, partial, space.columns,
+                             logits);
       else
-        logits_tile<Rows, 2>(x + row * call.d + first, call.d, panel, block, first == 0, ends, partial, space.columns, logits);
+        logits_tile<Rows, 2>(x + row * call.d + first, call.d, panel, block, first == 0, ends, partial, space.columns,
+                             logits);
     });
   };
   const auto squares = [&](long t) __attribute__((always_inline)) {
-    for (long r = tiles.begin(t); r < tiles.begin(t + 1); ++r) space.row_squares[r] = sum_squares(x + r * call.d, call.d);
+    for (long r = tiles.begin(t); r < tiles.begin(t + 1); ++r)
+      space.row_squares[r] = sum_squares(x + r * call.d, call.d);
   };
   if (panels * width * call.d * static_cast<long>(sizeof(T)) <= kResident) {  // one stream through the rows
     for (long t = 0; t < tiles.tiles; ++t) {
@@ -339,8 +361,8 @@ double direct_squares(const ProbeNorms<T>& call, const T* x, const T* weights, c
   double squares = 0;
   for (long k = 0; k < call.d; ++k)
     for (long c = 0; c < call.classes; ++c) {
-      const double entry = static_cast<double>(x[k]) * r[c * stride] +
-                           call.alpha * static_cast<double>(weights[k * call.classes + c]);
+      const double entry =
+          static_cast<double>(x[k]) * r[c * stride] + call.alpha * static_cast<double>(weights[k * call.classes + c]);
       squares += entry * entry;
     }
   return squares;
@@ -391,7 +413,8 @@ void group_norms(const ProbeNorms<T>& call, const T* x, long record, long rows, 
           double squares = size * size + 2 * call.alpha * residual.along[lane] + decay;
           if (squares < 0.01 * (size * size + decay)) {
             const T* weights = call.weights + checkpoint * call.d * call.classes;
-            double* column = logits + lane;  // the logits of this record are not needed again: the residual replaces them
+            double* column =
+                logits + lane;  // the logits of this record are not needed again: the residual replaces them
             explicit_residual(call, column, record + r0 + lane, column, kRows);
             squares = direct_squares(call, x + (r0 + lane) * call.d, weights, column, kRows);
           }

@@ -159,7 +159,8 @@ struct Tile {
 };
 
 template <int Rows, int Vectors, class T, class A>
-EXPUNGE_INLINE void multiply(long terms, const A& a, const T* EXPUNGE_RESTRICT b, long stride, Tile<T, Rows, Vectors>& tile) {
+EXPUNGE_INLINE void multiply(long terms, const A& a, const T* EXPUNGE_RESTRICT b, long stride,
+                             Tile<T, Rows, Vectors>& tile) {
   typedef typename Simd<T>::V V;
   constexpr int lanes = Simd<T>::lanes;
   V sums[Rows][Vectors];
@@ -188,17 +189,34 @@ EXPUNGE_INLINE void multiply(long terms, const A& a, const T* EXPUNGE_RESTRICT b
 template <class Body>
 EXPUNGE_INLINE void with_height(int height, const Body& body) {
   switch (height) {
-    case 1: body(Int<1>{}); break;
-    case 2: body(Int<2>{}); break;
-    case 3: body(Int<3>{}); break;
-    case 4: body(Int<4>{}); break;
-    case 5: body(Int<5>{}); break;
-    case 6: body(Int<6>{}); break;
+    case 1:
+      body(Int<1>{});
+      break;
+    case 2:
+      body(Int<2>{});
+      break;
+    case 3:
+      body(Int<3>{});
+      break;
+    case 4:
+      body(Int<4>{});
+      break;
+    case 5:
+      body(Int<5>{});
+      break;
+    case 6:
+      body(Int<6>{});
+      break;
 #if defined(__AVX512F__)
-    case 7: body(Int<7>{}); break;
-    case 8: body(Int<8>{}); break;
+    case 7:
+      body(Int<7>{});
+      break;
+    case 8:
+      body(Int<8>{});
+      break;
 #endif
-    default: break;
+    default:
+      break;
   }
 }
 
