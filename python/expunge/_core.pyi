@@ -12,3 +12,14 @@ def default_threads() -> int: ...
 # ridge
 
 # langevin
+
+# privacy: sampled Gaussian
+def sampled_gaussian_rdp(
+    order: Float64,
+    noise_multiplier: Float64,
+    sampling_probability: Float64,
+    *,
+    reverse: bool,
+    out: Float64,
+    threads: int = 0,
+) -> None: ...
