@@ -197,7 +197,7 @@ double divergence(const Item& item) {
   if (sum.nodes > kMostNodes) return crude_bound(item) * (1.0 + kOutward);
   // The exponents that were rounded are as large as this; their error is absolute in the logarithm.
   const double reach = std::fmax(left * left, right * right) + item.order * std::fabs(at(item, right).l);
-  const double integral = (sum.total + sum.lost) * h * 0.3989422804014327 * (1.0 + kOutward + 0x1p-49 * reach);
+  const double integral = (sum.total + sum.lost) * h * 0.3989422804014327 * (1.0 + kOutward + 0x1p-50 * reach);
   if (!(integral > 1e-290)) return 1e-290;
   const double log_mass = std::log(item.w) + std::log(integral) + scale;
   if (log_mass > 40.0) return (log_mass * (1.0 + 0x1p-48) + 1e-17) / item.w;
@@ -215,7 +215,11 @@ void rdp(long begin, long end, bool reverse, const double* order, const double* 
     } else if (q == 1.0) {
       out[i] = a / (2.0 * s * s) * (1.0 + 0x1p-50);
     } else {
-      out[i] = divergence({reverse, a, a - 1.0, s, q, std::log(q), std::log1p(-q)});
+      // No mixture is further from the Gaussian than its shifted component; its density ratio is at most 1/(1 - q).
+      const double log_rest = std::log1p(-q);
+      const double gaussian = a / (2.0 * s * s) * (1.0 + 0x1p-50);
+      const double value = std::fmin(divergence({reverse, a, a - 1.0, s, q, std::log(q), log_rest}), gaussian);
+      out[i] = reverse ? std::fmin(value, -log_rest * (1.0 + 0x1p-50)) : value;
     }
   }
 }
