@@ -1,0 +1,53 @@
+# Two commands matter: `make demo` and `make test`. Both make .venv and install what they need.
+PYTHON ?= python3
+VENV   ?= .venv
+
+BIN     := $(VENV)/bin
+WHEELS  := build/wheel
+QUIET   := --quiet --quiet --disable-pip-version-check
+# Directories are listed too: their times change when a file is added or removed.
+SOURCES := $(shell find csrc python -not -name '__pycache__' -not -name '*.pyc') CMakeLists.txt pyproject.toml
+
+.PHONY: demo test bench lint types clean
+.DEFAULT_GOAL := test
+
+demo: $(VENV)/.demo
+	MPLBACKEND=Agg $(BIN)/expunge demo --overwrite
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+bench: $(VENV)/.dev
+	for script in bench/bench_*.py; do $(BIN)/python "$$script" || exit 1; done
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	$(BIN)/python -m mypy
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 10) else "Expunge needs Python >= 3.10; set PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+
+# One wheel serves both environments, so that demo and test do not compile twice.
+$(WHEELS)/.built: $(SOURCES) | $(BIN)/python
+	rm -rf $(WHEELS)
+	$(BIN)/python -m pip wheel $(QUIET) --no-deps --wheel-dir $(WHEELS) .
+	touch $@
+
+$(VENV)/.package: $(WHEELS)/.built | $(BIN)/python
+	$(BIN)/python -m pip install $(QUIET) --no-deps --force-reinstall $(WHEELS)/expunge-*.whl
+	touch $@
+
+$(VENV)/.demo: $(VENV)/.package
+	$(BIN)/python -m pip install $(QUIET) "$$(ls $(WHEELS)/expunge-*.whl)[plot,parquet]"
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.package
+	$(BIN)/python -m pip install $(QUIET) "$$(ls $(WHEELS)/expunge-*.whl)[dev]"
+	touch $@

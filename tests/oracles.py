@@ -1,13 +1,332 @@
 """Slow, obvious NumPy truth: one function per kernel."""
 
+import math
+
 import mpmath
 import numpy as np
+from scipy.special import log_ndtr
 
 # --- privacy -----------------------------------------------------------------------------------
 
+
+def gdp_log_delta(mu, epsilon):
+    """Log of delta(mu, epsilon) for mu > 0, straight from the definition (loses digits as mu falls)."""
+    a = log_ndtr(-epsilon / mu + mu / 2)
+    b = epsilon + log_ndtr(-epsilon / mu - mu / 2)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return a + np.log(-np.expm1(np.minimum(b - a, 0.0)))
+
+
+def gdp_epsilon(mu, delta, rounds=64):
+    """Epsilon of mu-GDP at delta by bisection: 64 vectorised halvings."""
+    mu, delta = np.broadcast_arrays(np.asarray(mu, float), np.asarray(delta, float))
+    target = np.log(delta)
+    low = np.zeros(mu.shape)
+    high = mu * mu / 2 + mu * np.sqrt(-2 * target)
+    for _ in range(rounds):
+        middle = 0.5 * (low + high)
+        above = gdp_log_delta(mu, middle) > target
+        low, high = np.where(above, middle, low), np.where(above, high, middle)
+    return np.where(gdp_log_delta(mu, np.zeros_like(mu)) <= target, 0.0, high)
+
+
+def gdp_delta_mpmath(mu, epsilon):
+    """delta(mu, epsilon) with as many digits as the cancellation needs."""
+    mu, epsilon = mpmath.mpf(mu), mpmath.mpf(epsilon)
+    with mpmath.workdps(80 + 2 * max(0, int(-mpmath.log10(mu)))):
+        root = mpmath.sqrt(2)
+        low = mpmath.erfc((epsilon / mu - mu / 2) / root) / 2
+        return low - mpmath.exp(epsilon) * mpmath.erfc((epsilon / mu + mu / 2) / root) / 2
+
+
+def shifted_mu(sensitivity, contraction, noise_std):
+    """Greatest convex minorant by gift wrapping: from each vertex, the lowest slope to any later point. O(steps^2)."""
+    s, c, tau = (np.asarray(a, float) for a in (sensitivity, contraction, noise_std))
+    steps = len(s)
+    weight = np.array([np.prod(c[k + 1 :]) for k in range(steps)])
+    ds, dv = weight * s, (weight * tau) ** 2
+    total, here = 0.0, 0
+    while here < steps:
+        rises = np.cumsum(ds[here:])
+        runs = np.cumsum(dv[here:])
+        if rises[-1] == 0:
+            break
+        with np.errstate(divide="ignore", invalid="ignore"):
+            slopes = np.where(runs > 0, rises / runs, np.where(rises > 0, np.inf, 0.0))
+        step = steps - here - 1 - int(np.argmin(slopes[::-1]))
+        if rises[step] > 0:
+            if runs[step] == 0:
+                return math.inf
+            total += rises[step] ** 2 / runs[step]
+        here += step + 1
+    return math.sqrt(total)
+
+
+def path_mu(sensitivity, contraction, noise_std, fractions):
+    """Mu of one feasible path: at each step give up a fraction of the shift at hand, all of it at the last."""
+    z, total = 0.0, 0.0
+    for k, (s, c, tau) in enumerate(zip(sensitivity, contraction, noise_std, strict=True)):
+        at_hand = c * z + s
+        give = at_hand if k == len(sensitivity) - 1 else at_hand * fractions[k]
+        z = at_hand - give
+        if give > 0:
+            if tau == 0:
+                return math.inf
+            total += (give / tau) ** 2
+    return math.sqrt(total)
+
+
+def hockey_stick_line(excess, shift, epsilon):
+    """delta(P | Q) for P = N(shift, 1 + excess), Q = N(0, 1): the set where p > e^epsilon q is one or two intervals."""
+    with mpmath.workdps(80):
+        e, d, epsilon = mpmath.mpf(excess), mpmath.mpf(shift), mpmath.mpf(epsilon)
+        v = 1 + e
+        # log p/q - epsilon = a x^2 + b x + c
+        a, b, c = e / (2 * v), d / v, -d * d / (2 * v) - mpmath.log(v) / 2 - epsilon
+
+        def probability(low, high):
+            if low > 0:
+                return (mpmath.erfc(low / mpmath.sqrt(2)) - mpmath.erfc(high / mpmath.sqrt(2))) / 2
+            return (mpmath.erfc(-high / mpmath.sqrt(2)) - mpmath.erfc(-low / mpmath.sqrt(2))) / 2
+
+        def gain(low, high):
+            deviation = mpmath.sqrt(v)
+            p = probability((low - d) / deviation, (high - d) / deviation)
+            return p - mpmath.exp(epsilon) * probability(low, high)
+
+        if a == 0:
+            if b == 0:
+                return mpmath.mpf(0)
+            return gain(-c / b, mpmath.inf) if b > 0 else gain(-mpmath.inf, -c / b)
+        discriminant = b * b - 4 * a * c
+        if discriminant <= 0:
+            return gain(-mpmath.inf, mpmath.inf) if a > 0 else mpmath.mpf(0)
+        root = mpmath.sqrt(discriminant)
+        large = -(b + (root if b >= 0 else -root)) / 2
+        low, high = sorted([large / a, c / large])
+        if a < 0:
+            return gain(low, high)
+        return gain(-mpmath.inf, low) + gain(high, mpmath.inf)
+
+
+def pair_profile(excess, shift, epsilon):
+    """delta(P | Q) of a Gaussian pair by adaptive high-precision integration of its Mellin transform."""
+    with mpmath.workdps(30):
+        e = [mpmath.mpf(float(x)) for x in excess]
+        d2 = [mpmath.mpf(float(np.sum(np.square(row)))) for row in np.asarray(shift)]
+        q = np.asarray(shift).shape[1]
+        constant = sum(mpmath.log1p(x) for x in e)
+
+        def exponent(w):
+            total = -w * epsilon - mpmath.mpf(q) / 2 * w * constant
+            for x, y in zip(e, d2, strict=True):
+                v = 1 - w * x
+                total += w * (1 + w) * y / (2 * v) - mpmath.mpf(q) / 2 * mpmath.log(v)
+            return total
+
+        def base(w):
+            return exponent(w) - mpmath.log(w) - mpmath.log1p(w)
+
+        # A coarse search for a point near the saddle: any contour gives the same integral.
+        top = 1 / max(e) if max(e) > 0 else mpmath.mpf(10) ** 12
+        grid = [top * mpmath.mpf(10) ** (-mpmath.mpf(k) / 10) for k in range(1, 260)]
+        grid += [top * (1 - mpmath.mpf(10) ** (-mpmath.mpf(k) / 10)) for k in range(3, 60)]
+        saddle = min(grid, key=base)
+        level = base(saddle)
+        width = 1 / mpmath.sqrt(abs(mpmath.diff(base, saddle, 2, h=saddle * mpmath.mpf(10) ** -8)))
+
+        # A parabola opening to either side: on one of them the integrand falls exponentially.
+        def contour(t, sign):
+            bend = sign * width / 8
+            w = saddle + bend * t * t + 1j * width * t
+            return mpmath.re(mpmath.exp(base(w) - level) * (width - 2j * bend * t)) / mpmath.pi
+
+        cuts = [0] + [mpmath.mpf(2) ** (mpmath.mpf(k) / 2) for k in range(-2, 24)]
+        for sign in (1, -1, 0):
+            ends = [abs(contour(t, sign)) for t in cuts]
+            if ends[-1] < mpmath.mpf(10) ** -18 and max(ends) < 1e3:
+                return mpmath.quad(lambda t, s=sign: contour(t, s), cuts) * mpmath.exp(level)
+        raise ArithmeticError("no contour decays")
+
+
 # --- ridge -------------------------------------------------------------------------------------
 
+
+def ridge_moments(X, b, alpha, step_size, n_steps, noise_std, mean, covariance):
+    """Return mean and covariance after n_steps of the affine recursion on the given data (b = X^T Y), step by step."""
+    A = np.eye(X.shape[1]) - step_size * (X.T @ X + alpha * np.eye(X.shape[1]))
+    for _ in range(n_steps):
+        mean = A @ mean + step_size * b
+        covariance = A @ covariance @ A.T + noise_std**2 * np.eye(X.shape[1])
+    return mean, covariance
+
+
+def ridge_law_pair(X, Y, rows, alpha, step_size, n_steps, noise_std, unlearn_steps, unlearn_noise_std):
+    """Return (e, d) of deleting ``rows``: theory section 4, both runs written out with p x p matrices."""
+    p, q = X.shape[1], Y.shape[1]
+    keep = np.setdiff1d(np.arange(X.shape[0]), rows)
+    Xr, Yr = X[keep], Y[keep]
+    start = np.zeros((p, q)), np.zeros((p, p))
+    with_row = ridge_moments(X, X.T @ Y, alpha, step_size, n_steps, noise_std, *start)
+    without = ridge_moments(Xr, Xr.T @ Yr, alpha, step_size, n_steps, noise_std, *start)
+    if unlearn_steps and unlearn_noise_std:
+        unlearn = (Xr, Xr.T @ Yr, alpha, step_size, unlearn_steps, unlearn_noise_std)
+        with_row, without = ridge_moments(*unlearn, *with_row), ridge_moments(*unlearn, *without)
+    L = np.linalg.cholesky(without[1])
+    excess = np.linalg.solve(L, np.linalg.solve(L, with_row[1] - without[1]).T)
+    e, U = np.linalg.eigh(0.5 * (excess + excess.T))
+    return e, U.T @ np.linalg.solve(L, with_row[0] - without[0])
+
+
+def gaussian_pair_log_delta(e, d, epsilon):
+    """Log of delta(P|Q), Q = N(0, I), P = N(d, I + diag e), d (p, q): the Mellin integral by the trapezoidal rule.
+
+    The contour w = w0 + g b (sqrt(s^2 + t^2) - s) + i t with t = s sinh(u): analytic and decaying both ways, so the
+    rule converges exponentially; g = 0, 1, -1 are tried until the integrand dies at both ends.
+    """
+    q, d2 = d.shape[1], np.sum(d * d, axis=1)
+
+    def exponent(w):
+        v = 1 - np.multiply.outer(w, e)
+        logs = np.log(v) + np.multiply.outer(w, np.log1p(e))
+        return (w * (1 + w))[..., None] * d2 / (2 * v) - q / 2 * logs
+
+    def base(w):
+        return np.real(np.sum(exponent(w), axis=-1)) - w * epsilon - np.log(w) - np.log1p(w)
+
+    pole = 1 / e.max() if e.max() > 0 else np.inf
+    low, high = np.log(1e-8), np.log(min(pole * (1 - 1e-9), 1e7))
+    for _ in range(200):
+        a, b = low + 0.382 * (high - low), low + 0.618 * (high - low)
+        fa, fb = base(np.array([np.exp(a), np.exp(b)]))
+        low, high = (low, b) if fa < fb else (a, high)
+    w0 = float(np.exp(low))
+    step = 1e-3 * min(w0, pole - w0)
+    bend = np.sum(base(np.array([w0 - step, w0 + step]))) - 2 * base(np.array([w0]))[0]
+    s = min(1 / np.sqrt(bend / step**2), 3 * min(w0, pole - w0))
+    u = np.linspace(0, 22, 12001)
+    level = base(np.array([w0]))[0]
+    for g in (0.0, 1.0, -1.0):
+        t = s * np.sinh(u)
+        w = w0 + g * 0.6 * (np.sqrt(s * s + t * t) - s) + 1j * t
+        slope = 1j + g * 0.6 * t / np.sqrt(s * s + t * t)
+        v = np.sum(exponent(w), axis=-1) - w * epsilon - np.log(w) - np.log1p(w) - level
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = np.exp(v) * slope / 1j * s * np.cosh(u)
+        dies = np.abs(values[-1]) < 1e-15 and np.abs(values).max() < 1e3 * s
+        turns = np.abs(np.diff(v.imag))[np.abs(values[1:]) > 1e-13 * s]
+        if dies and (turns.size == 0 or turns.max() < 0.5):
+            total = np.real(values).sum() - 0.5 * np.real(values[0])
+            return level + np.log(total * (u[1] - u[0]) / np.pi)
+    raise ArithmeticError("no contour on which the integrand decays")
+
+
+def ridge_noise(X, Y, rows, alpha, step_size, n_steps, noise_std, unlearn_steps, epsilon, delta, iterations=60):
+    """Return the least unlearning noise (0 where none is needed) by bisection on the dense profile."""
+
+    def worst(noise):
+        e, d = ridge_law_pair(X, Y, rows, alpha, step_size, n_steps, noise_std, unlearn_steps if noise else 0, noise)
+        back = -e / (1 + e), -d / np.sqrt(1 + e)[:, None]
+        return max(gaussian_pair_log_delta(e, d, epsilon), gaussian_pair_log_delta(*back, epsilon))
+
+    if worst(0.0) <= np.log(delta):
+        return 0.0
+    low = high = noise_std
+    while worst(high) > np.log(delta):
+        high *= 4
+    while worst(low) <= np.log(delta):
+        low /= 4
+    for _ in range(iterations):
+        middle = np.sqrt(low * high)
+        low, high = (middle, high) if worst(middle) > np.log(delta) else (low, middle)
+    return high
+
+
 # --- langevin ----------------------------------------------------------------------------------
+
+
+def philox4x32(counter, key):
+    """Philox4x32-10 on Python integers: four words from four counter words and two key words."""
+    c, k = list(counter), list(key)
+    for _ in range(10):
+        p0, p1 = 0xD2511F53 * c[0], 0xCD9E8D57 * c[2]
+        c = [(p1 >> 32) ^ c[1] ^ k[0], p1 & 0xFFFFFFFF, (p0 >> 32) ^ c[3] ^ k[1], p0 & 0xFFFFFFFF]
+        k = [(k[0] + 0x9E3779B9) & 0xFFFFFFFF, (k[1] + 0xBB67AE85) & 0xFFFFFFFF]
+    return c
+
+
+def stream_words(n_blocks, seed, chain, step, purpose=0):
+    """Words of the blocks of one (seed, chain, step), shape (n_blocks, 4)."""
+    key = (seed & 0xFFFFFFFF, seed >> 32)
+    high = (chain >> 32) | (purpose << 24)
+    words = [philox4x32((i, step, chain & 0xFFFFFFFF, high), key) for i in range(n_blocks)]
+    return np.array(words, dtype=np.uint64).reshape(n_blocks, 4)
+
+
+def normals(count, seed, chain, step, dtype=np.float64):
+    """Box-Muller with NumPy's own functions in extended precision where the platform has it."""
+    wide = np.longdouble
+    if np.dtype(dtype) == np.float64:
+        w = stream_words(-(-count // 2), seed, chain, step)
+        u = (((w[:, 1] << np.uint64(32)) | w[:, 0] | np.uint64(1)).astype(wide)) / wide(2) ** 64
+        turn = ((w[:, 3] << np.uint64(32)) | w[:, 2]).astype(wide) / wide(2) ** 64
+    else:
+        w = stream_words(-(-count // 4), seed, chain, step)
+        u = (w[:, 0::2].ravel().astype(wide) + wide(0.5)) / wide(2) ** 32
+        turn = w[:, 1::2].ravel().astype(wide) / wide(2) ** 32
+    radius, angle = np.sqrt(-2 * np.log(u)), 8 * np.arctan(wide(1)) * turn
+    return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1).ravel()[:count].astype(np.float64)
+
+
+def langevin_chain(
+    X,
+    targets,
+    *,
+    loss,
+    alpha,
+    step_size,
+    noise_std,
+    seed,
+    chain,
+    theta0,
+    first_step=0,
+    sampling_probability=1.0,
+    clip=None,
+    radius=None,
+    dtype=np.float64,
+):
+    """One chain, one record at a time, in float64; the path of parameters, shape (n_steps + 1, p, q)."""
+    n, p = X.shape
+    q = targets.shape[1]
+    theta = np.array(theta0, dtype=np.float64)
+    path = [theta]
+    for k, (eta, tau) in enumerate(zip(step_size, noise_std, strict=True)):
+        step = first_step + k
+        taken = np.ones(n, dtype=bool)
+        if sampling_probability < 1:
+            words = stream_words(-(-n // 4), seed, chain, step, purpose=1).ravel()[:n]
+            taken = words < np.uint64(int(sampling_probability * 2**32))
+        gradient = np.zeros((p, q))
+        for x, target in zip(X[taken], targets[taken], strict=True):
+            u = x @ theta
+            if loss == "ridge":
+                residual = u - target
+            elif loss == "logistic":
+                residual = 1 / (1 + np.exp(-u)) - target
+            else:
+                e = np.exp(u - u.max())
+                residual = e / e.sum() - target
+            g = np.outer(x, residual)
+            if clip is not None and np.linalg.norm(g) > clip:
+                g *= clip / np.linalg.norm(g)
+            gradient += g / sampling_probability
+        xi = normals(p * q, seed, chain, step, dtype).reshape(q, p).T
+        theta = theta - eta * (gradient + alpha * theta) + tau * xi
+        if radius is not None and np.linalg.norm(theta) > radius:
+            theta = theta * (radius / np.linalg.norm(theta))
+        path.append(theta)
+    return np.array(path)
+
 
 # --- accounting.ridge_law ----------------------------------------------------------------------
 

@@ -70,8 +70,8 @@ privacy::Pairs pairs_of(const py::array& excess, const py::array& squared_shift,
 void pair_delta(const py::array& excess, const py::array& squared_shift, double columns, const py::array& epsilon,
                 bool swapped, py::array delta, py::array error, py::array converged, int threads) {
   const long n = length(epsilon, 0, "epsilon");
-  const privacy::Pairs pairs = pairs_of(excess, squared_shift, columns, n);
   const double* epsilons = input<double>(epsilon, "epsilon", {n});
+  const privacy::Pairs pairs = pairs_of(excess, squared_shift, columns, n);
   double* deltas = output<double>(delta, "delta", {n});
   double* errors = output<double>(error, "error", {n});
   double* flags = output<double>(converged, "converged", {n});
@@ -89,8 +89,8 @@ void pair_delta(const py::array& excess, const py::array& squared_shift, double 
 void pair_epsilon(const py::array& excess, const py::array& squared_shift, double columns, const py::array& delta,
                   bool swapped, py::array out, int threads) {
   const long n = length(delta, 0, "delta");
-  const privacy::Pairs pairs = pairs_of(excess, squared_shift, columns, n);
   const double* deltas = input<double>(delta, "delta", {n});
+  const privacy::Pairs pairs = pairs_of(excess, squared_shift, columns, n);
   double* epsilons = output<double>(out, "out", {n});
   bool enough;
   {
@@ -106,8 +106,8 @@ void pair_epsilon(const py::array& excess, const py::array& squared_shift, doubl
 void pair_renyi(const py::array& excess, const py::array& squared_shift, double columns, const py::array& order,
                 bool swapped, py::array out, int threads) {
   const long n = length(order, 0, "order");
-  const privacy::Pairs pairs = pairs_of(excess, squared_shift, columns, n);
   const double* orders = input<double>(order, "order", {n});
+  const privacy::Pairs pairs = pairs_of(excess, squared_shift, columns, n);
   double* divergences = output<double>(out, "out", {n});
   bool enough;
   {

@@ -10,7 +10,9 @@
 
 PYBIND11_MODULE(_core, module) {
   module.doc() = "Compiled kernels of Expunge. Private: use the functions of the expunge package.";
-  expunge::active_isa();  // an unknown EXPUNGE_ISA fails the import, not the first call
+  // A bad EXPUNGE_ISA or EXPUNGE_NUM_THREADS fails the import, not the first call.
+  expunge::active_isa();
+  expunge::default_threads();
   module.def("isa", [] { return expunge::isa_name(expunge::active_isa()); });
   module.def("default_threads", &expunge::default_threads);
   expunge::bindings::bind_privacy(module);

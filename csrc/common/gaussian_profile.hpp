@@ -346,7 +346,7 @@ static ProfileResult profile_at(const ProfilePair& pair, double epsilon, double 
   const double w0 = profile_saddle(pair, epsilon, &slopes);
   double size = w0 * epsilon;
   const double exponent = profile_log_moment(pair, w0, &size) - w0 * epsilon;
-  const double rounding = 4.0 * unit * (size + 4.0);
+  const double rounding = (2.0 + 0.05 * static_cast<double>(pair.m)) * unit * (size + 4.0);
   if (!(exponent < HUGE_VAL)) return {0.0, 1.0, 0, w0};
   const double bound = profile_bound(exponent, w0);
   const double base = exponent - ::log(w0) - log1p(w0);

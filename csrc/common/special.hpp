@@ -54,7 +54,8 @@ EXPUNGE_INLINE vd mills_slope(vd x) {
 // exp(x^2) erfc(x), x > -26.
 [[maybe_unused]] static double erfcx(double x) {
   const double size = fabs(x) < 1e300 ? fabs(x) : 1e300;
-  const double tail = 0.797884560802865355879892119869 * vm::mills(vm::broadcast(1.41421356237309504880168872421 * size))[0];
+  const double mills = vm::mills(vm::broadcast(1.41421356237309504880168872421 * size))[0];
+  const double tail = 0.797884560802865355879892119869 * mills;
   return x >= 0.0 ? tail : x < 0.0 ? 2.0 * ::exp(x * x) - tail : x;
 }
 

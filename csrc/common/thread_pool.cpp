@@ -2,18 +2,21 @@
 
 #include <pthread.h>
 #include <sched.h>
-#include <unistd.h>
 
 #include <atomic>
 #include <condition_variable>
 #include <cstdlib>
-#include <memory>
 #include <mutex>
+#include <stdexcept>
+#include <string>
+#include <system_error>
 #include <thread>
-#include <vector>
 
 namespace expunge {
 namespace {
+
+constexpr int kSpins = 4000;       // about 20 us: covers the gap between back-to-back kernel calls
+constexpr int kMaxThreads = 4096;  // a larger request is a mistake, not a machine
 
 inline void relax() {
 #if defined(__x86_64__) || defined(__i386__)
@@ -43,34 +46,40 @@ struct Job {
 
 class Pool {
  public:
-  Pool() : owner_(getpid()) {}
-
-  pid_t owner() const { return owner_; }
-
+  // One caller at a time (see `busy`), on at most `threads` threads including the caller's.
   void run(const Job& job, int threads) {
     grow(threads - 1);
     next_.store(0, std::memory_order_relaxed);
     job_ = job;
     wanted_.store(threads - 1, std::memory_order_relaxed);
-    pending_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
+    pending_.store(workers_, std::memory_order_relaxed);
     {
       std::lock_guard<std::mutex> lock(mutex_);
       generation_.fetch_add(1, std::memory_order_release);
     }
     wake_.notify_all();
     drain(job);
-    while (pending_.load(std::memory_order_acquire) > 0) relax();
+    // Every worker has to have left this job before the next one may overwrite it.
+    for (int spins = 0; pending_.load(std::memory_order_acquire) > 0; ++spins) {
+      if (spins < kSpins) {
+        relax();
+      } else {
+        std::this_thread::yield();  // more threads than cores: let the others finish
+      }
+    }
   }
 
  private:
-  static constexpr int kSpins = 4000;  // about 20 us: covers the gap between back-to-back kernel calls
-
   void grow(int workers) {
-    while (static_cast<int>(workers_.size()) < workers) {
-      const int rank = static_cast<int>(workers_.size());
+    while (workers_ < workers) {
+      const int rank = workers_;
       const unsigned long seen = generation_.load(std::memory_order_relaxed);
-      workers_.emplace_back([this, rank, seen] { serve(rank, seen); });
-      workers_.back().detach();
+      try {
+        std::thread([this, rank, seen] { serve(rank, seen); }).detach();
+      } catch (const std::system_error&) {
+        return;  // no more threads to be had: the job runs on those there are
+      }
+      ++workers_;
     }
   }
 
@@ -93,14 +102,13 @@ class Pool {
         std::unique_lock<std::mutex> lock(mutex_);
         wake_.wait(lock, [&] { return generation_.load(std::memory_order_acquire) != seen; });
       }
-      seen = generation_.load(std::memory_order_acquire);
+      ++seen;  // never more than one behind: run() waits for every worker
       if (rank < wanted_.load(std::memory_order_relaxed)) drain(job_);
       pending_.fetch_sub(1, std::memory_order_acq_rel);
     }
   }
 
-  const pid_t owner_;
-  std::vector<std::thread> workers_;
+  int workers_ = 0;
   std::mutex mutex_;
   std::condition_variable wake_;
   std::atomic<unsigned long> generation_{0};
@@ -112,28 +120,41 @@ class Pool {
 
 // Never destroyed: its detached workers may outlive static destruction.
 std::atomic<Pool*> pool{nullptr};
-std::atomic<long> holder{0};  // pid of the process whose thread is inside run_tasks, 0 when free
+std::atomic<bool> busy{false};
+
+// A child has the memory of its parent's pool but none of its workers. Process numbers could not tell the two apart
+// (a child in a new namespace may have its parent's), so fork itself says it. The old pool is left behind.
+void forget_pool_in_child() {
+  pool.store(nullptr, std::memory_order_relaxed);
+  busy.store(false, std::memory_order_relaxed);
+}
 
 Pool& current_pool() {
   Pool* existing = pool.load(std::memory_order_acquire);
-  if (existing == nullptr || existing->owner() != getpid()) {  // first use, or a forked child without the workers
+  if (existing == nullptr) {
+    static const int registered = pthread_atfork(nullptr, nullptr, forget_pool_in_child);
+    (void)registered;
     existing = new Pool;
     pool.store(existing, std::memory_order_release);
   }
   return *existing;
 }
 
+int read_default_threads() {
+  const char* text = std::getenv("EXPUNGE_NUM_THREADS");
+  if (text == nullptr || *text == '\0') return available_cores();
+  char* end = nullptr;
+  const long value = std::strtol(text, &end, 10);
+  if (end == text || *end != '\0' || !(value >= 1 && value <= kMaxThreads))
+    throw std::runtime_error("EXPUNGE_NUM_THREADS must be an integer from 1 to " + std::to_string(kMaxThreads) + ", got '" +
+                             text + "'");
+  return static_cast<int>(value);
+}
+
 }  // namespace
 
 int default_threads() {
-  static const int count = [] {
-    if (const char* text = std::getenv("EXPUNGE_NUM_THREADS")) {
-      char* end = nullptr;
-      const long value = std::strtol(text, &end, 10);
-      if (end != text && *end == '\0' && value >= 1 && value <= 4096) return static_cast<int>(value);
-    }
-    return available_cores();
-  }();
+  static const int count = read_default_threads();
   return count;
 }
 
@@ -142,16 +163,15 @@ namespace detail {
 void run_tasks(long tasks, int threads, void (*task)(void*, long), void* context) {
   if (tasks <= 0) return;
   if (threads <= 0) threads = default_threads();
+  if (threads > kMaxThreads) threads = kMaxThreads;
   if (threads > tasks) threads = static_cast<int>(tasks);
-  const long pid = static_cast<long>(getpid());
-  long held = holder.load(std::memory_order_relaxed);
-  const bool serial = threads == 1 || held == pid || !holder.compare_exchange_strong(held, pid, std::memory_order_acquire);
-  if (serial) {
+  // exchange comes last: only a caller that got false may clear it.
+  if (threads == 1 || busy.exchange(true, std::memory_order_acquire)) {
     for (long index = 0; index < tasks; ++index) task(context, index);
     return;
   }
   current_pool().run(Job{task, context, tasks}, threads);
-  holder.store(0, std::memory_order_release);
+  busy.store(false, std::memory_order_release);
 }
 
 }  // namespace detail

@@ -6,6 +6,7 @@
 namespace expunge {
 
 // Threads used when a call passes threads <= 0: EXPUNGE_NUM_THREADS, or the cores this process may run on.
+// Throws std::runtime_error on a value that is not a number of threads.
 int default_threads();
 
 namespace detail {

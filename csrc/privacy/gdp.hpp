@@ -73,7 +73,7 @@ static GdpValue gdp_value(vd mu, vd epsilon) {
     }
     gap = vm::select(small, sum * (mu * kHuge), gap);
     upper = vm::select(small, rb, upper);
-    noise = vm::select(small, vm::broadcast(40.0 * kUnit), noise);
+    noise = vm::select(small, vm::broadcast(20.0 * kUnit), noise);
   }
   GdpValue out;
   const vd miss = density * spread;  // 1 - delta where a < 0
@@ -114,8 +114,14 @@ static void gdp_delta(const double* mu, const double* epsilon, double* delta, lo
       epsilons[lane] = epsilon[start + lane];
     }
     const GdpValue value = gdp_value(mus, epsilons);
-    for (int lane = 0; lane < count; ++lane)
-      delta[start + lane] = mu[start + lane] > 0.0 ? gdp_round_up(value, lane) : 0.0;
+    for (int lane = 0; lane < count; ++lane) {
+      const double one_mu = mu[start + lane];
+      const double one_epsilon = epsilon[start + lane];
+      // NaN in, NaN out: the rounding above is all comparisons, and would lose it.
+      delta[start + lane] = one_mu > 0.0 && one_epsilon >= 0.0 ? gdp_round_up(value, lane)
+                            : one_mu == 0.0 && one_epsilon >= 0.0 ? 0.0
+                                                                  : NAN;
+    }
   }
 }
 
@@ -129,8 +135,10 @@ static void gdp_epsilon(const double* mu, const double* delta, double* epsilon, 
     for (int lane = 0; lane < count; ++lane) {
       const double one_mu = mu[start + lane];
       const double one_delta = delta[start + lane];
+      settled[lane] = NAN;
+      if (!(one_mu >= 0.0 && one_delta >= 0.0)) continue;
       settled[lane] = 0.0;
-      if (!(one_mu > 0.0) || one_delta >= 1.0) continue;
+      if (one_mu == 0.0 || one_delta >= 1.0) continue;
       settled[lane] = HUGE_VAL;
       if (!(one_delta > 0.0) || !(one_mu < 1e150)) continue;
       mus[lane] = one_mu;
@@ -214,11 +222,14 @@ static void gdp_mu(const double* epsilon, const double* delta, double* mu, long 
     const int count = end - start < kLanes ? static_cast<int>(end - start) : kLanes;
     vd epsilons = vm::broadcast(1.0), at = epsilons;
     vd log_target = vm::broadcast(-1.0), target = vm::broadcast(0.5);
-    vi open{};
+    vi open{};      // lanes still searching
+    vi unproved{};  // lanes whose answer the rounded-up delta has not confirmed yet
     double settled[kLanes];
     for (int lane = 0; lane < count; ++lane) {
       const double one_epsilon = epsilon[start + lane];
       const double one_delta = delta[start + lane];
+      settled[lane] = NAN;
+      if (!(one_epsilon >= 0.0 && one_delta >= 0.0)) continue;
       settled[lane] = one_delta >= 1.0 ? HUGE_VAL : 0.0;
       if (!(one_delta > 0.0 && one_delta < 1.0)) continue;
       epsilons[lane] = one_epsilon;
@@ -229,7 +240,7 @@ static void gdp_mu(const double* epsilon, const double* delta, double* mu, long 
       const double tail = 2.0 * one_epsilon / (z + ::sqrt(z * z + 2.0 * one_epsilon));
       const double flat = one_delta / kDensity;
       at[lane] = tail > flat ? tail : flat;
-      open[lane] = -1;
+      open[lane] = unproved[lane] = -1;
     }
     vd low = 0.5 * at, high = vm::broadcast(HUGE_VAL);
     const vd bottom = low;
@@ -256,13 +267,9 @@ static void gdp_mu(const double* epsilon, const double* delta, double* mu, long 
       }
       at = vm::select(open != 0, next, at);
     }
-    vi unproved{};
     vd candidate = vm::broadcast(1.0);
-    for (int lane = 0; lane < count; ++lane) {
-      if (!(delta[start + lane] > 0.0 && delta[start + lane] < 1.0)) continue;
-      candidate[lane] = !open[lane] && settled[lane] > 0.0 ? settled[lane] : bottom[lane];
-      unproved[lane] = -1;
-    }
+    for (int lane = 0; lane < count; ++lane)
+      if (unproved[lane]) candidate[lane] = !open[lane] && settled[lane] > 0.0 ? settled[lane] : bottom[lane];
     double shrink = 16.0 * kUnit;
     for (int round = 0; round < 200 && any(unproved); ++round) {
       const GdpValue value = gdp_value(candidate, epsilons);

@@ -12,8 +12,10 @@ constexpr double kTolerance = 3e-13;
 
 void shifted_mu(const double* sensitivity, const double* contraction, const double* noise_std, long steps, double* mu,
                 double* workspace, long begin, long end) {
-  for (long row = begin; row < end; ++row)
-    mu[row] = shifted_row(sensitivity + row * steps, contraction + row * steps, noise_std + row * steps, steps, workspace);
+  for (long row = begin; row < end; ++row) {
+    const long at = row * steps;
+    mu[row] = shifted_row(sensitivity + at, contraction + at, noise_std + at, steps, workspace);
+  }
 }
 
 // The row's pair, with its roles exchanged into the workspace where wanted.
@@ -45,11 +47,12 @@ void pair_delta(const Pairs& pairs, const double* epsilon, bool swapped, double*
     const ProfileResult result = profile_at(pair, epsilon[row], kTolerance, 0);
     delta[row] = round_up(result);
     error[row] = result.relative_error;
-    converged[row] = result.converged;
+    converged[row] = delta[row] == delta[row] ? result.converged : NAN;
   }
 }
 
 double solve_epsilon(const ProfilePair& pair, double delta) {
+  if (!pair.valid || !(delta >= 0.0)) return NAN;
   if (delta >= 1.0) return 0.0;
   if (delta <= 0.0) {
     if (pair.trivial) return 0.0;
@@ -76,7 +79,7 @@ double solve_epsilon(const ProfilePair& pair, double delta) {
     // A bound has no saddle slope of its own; the saddle's is close, and the secant corrects it.
     if (round == 0 || !(slope > 0.0)) slope = value.saddle;
     found = round > 0 && off <= 0.0 && -off <= 2.0 * margin + noise;
-    if (found || high - low <= 4.0 * 2.220446049250313e-16 * high) break;
+    if (found || (high < HUGE_VAL && high - low <= 4.0 * 2.220446049250313e-16 * high)) break;
     last_at = at;
     last_off = off;
     // Aim half an error beyond the target: the answer must lie on the safe side.

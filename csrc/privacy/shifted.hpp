@@ -5,7 +5,7 @@
 
 namespace {
 
-// Noise this small beside the largest counts as none: its square would lose its digits, and less noise is the safe side.
+// Noise this small beside the largest counts as none (the safe side): its square would lose its digits.
 constexpr double kFaint = 1e-150;
 
 // mu of one row, rounded up. The best path is the greatest convex minorant of the points (V_k, S_k); its edges come
@@ -19,6 +19,7 @@ static double shifted_row(const double* sensitivity, const double* contraction, 
   double top_shift = 0.0;
   double top_noise = 0.0;
   for (long k = 0; k < steps; ++k) {
+    if (!(sensitivity[k] >= 0.0 && noise_std[k] >= 0.0 && contraction[k] >= 0.0)) return NAN;
     if (sensitivity[k] > top_shift) top_shift = sensitivity[k];
     if (noise_std[k] > top_noise) top_noise = noise_std[k];
   }

@@ -1,8 +1,12 @@
 // Compiled once per instruction set into EXPUNGE_ISA_NS. Internal linkage for everything but the table.
 #include "ridge/ridge.hpp"
 
+#include "ridge/quote.hpp"
+#include "ridge/shifted_bound.hpp"
+
 namespace expunge::ridge::EXPUNGE_ISA_NS {
 
-extern const Table table = {0};
+extern const Table table = {workspace_doubles, exact_quotes,   gaussian_pairs,
+                            solve_reduced,     shifted_quotes, smallest_eigenvalues};
 
 }  // namespace expunge::ridge::EXPUNGE_ISA_NS

@@ -1,53 +1,124 @@
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-Float64 = NDArray[np.float64]
-Float32 = NDArray[np.float32]
+_Float64 = NDArray[np.float64]
+_Float32 = NDArray[np.float32]
 
 def isa() -> str: ...
 def default_threads() -> int: ...
 
 # privacy
-def gdp_delta(mu: Float64, epsilon: Float64, out: Float64, *, threads: int = 0) -> None: ...
-def gdp_epsilon(mu: Float64, delta: Float64, out: Float64, *, threads: int = 0) -> None: ...
-def gdp_mu(epsilon: Float64, delta: Float64, out: Float64, *, threads: int = 0) -> None: ...
+def gdp_delta(mu: _Float64, epsilon: _Float64, out: _Float64, *, threads: int = 0) -> None: ...
+def gdp_epsilon(mu: _Float64, delta: _Float64, out: _Float64, *, threads: int = 0) -> None: ...
+def gdp_mu(epsilon: _Float64, delta: _Float64, out: _Float64, *, threads: int = 0) -> None: ...
 def shifted_mu(
-    sensitivity: Float64, contraction: Float64, noise_std: Float64, out: Float64, *, threads: int = 0
+    sensitivity: _Float64, contraction: _Float64, noise_std: _Float64, out: _Float64, *, threads: int = 0
 ) -> None: ...
 def pair_delta(
-    excess: Float64,
-    squared_shift: Float64,
+    excess: _Float64,
+    squared_shift: _Float64,
     columns: float,
-    epsilon: Float64,
+    epsilon: _Float64,
     swapped: bool,
-    delta: Float64,
-    error: Float64,
-    converged: Float64,
+    delta: _Float64,
+    error: _Float64,
+    converged: _Float64,
     *,
     threads: int = 0,
 ) -> None: ...
 def pair_epsilon(
-    excess: Float64,
-    squared_shift: Float64,
+    excess: _Float64,
+    squared_shift: _Float64,
     columns: float,
-    delta: Float64,
+    delta: _Float64,
     swapped: bool,
-    out: Float64,
+    out: _Float64,
     *,
     threads: int = 0,
 ) -> None: ...
 def pair_renyi(
-    excess: Float64,
-    squared_shift: Float64,
+    excess: _Float64,
+    squared_shift: _Float64,
     columns: float,
-    order: Float64,
+    order: _Float64,
     swapped: bool,
-    out: Float64,
+    out: _Float64,
     *,
     threads: int = 0,
 ) -> None: ...
 
 # ridge
+class RidgeSetting:
+    def __init__(
+        self,
+        *,
+        step_size: float,
+        noise_std: float,
+        unlearn_steps: float,
+        unlearn_noise_std: float,
+        solve_steps: bool,
+        epsilon: float,
+        log_delta: float,
+        mu: float,
+        tolerance: float,
+    ) -> None: ...
+
+def ridge_exact_quotes(
+    eigenvalues: _Float64,
+    projected: _Float64,
+    residuals: _Float64,
+    setting: RidgeSetting,
+    rank: int,
+    value: _Float64,
+    epsilon_out: _Float64,
+    log_delta_pq: _Float64,
+    log_delta_qp: _Float64,
+    error: _Float64,
+    rank_out: NDArray[np.int64],
+    threads: int = 0,
+) -> None: ...
+def ridge_gaussian_pairs(
+    eigenvalues: _Float64,
+    projected: _Float64,
+    residuals: _Float64,
+    setting: RidgeSetting,
+    rank: int,
+    excess_variance: _Float64,
+    squared_shift: _Float64,
+    rest: _Float64,
+    count: NDArray[np.int64],
+    threads: int = 0,
+) -> None: ...
+def ridge_solve_reduced(
+    eigenvalues: _Float64,
+    difference: _Float64,
+    shift: _Float64,
+    setting: RidgeSetting,
+    n_steps: int,
+    value: _Float64,
+    epsilon_out: _Float64,
+    log_delta_pq: _Float64,
+    log_delta_qp: _Float64,
+    error: _Float64,
+    rank_out: NDArray[np.int64],
+) -> None: ...
+def ridge_shifted_quotes(
+    sensitivity: _Float64,
+    contraction: _Float64,
+    noise_std: float,
+    unlearn_steps: float,
+    unlearn_noise_std: float,
+    solve_steps: bool,
+    mu_limit: float,
+    value: _Float64,
+    mu: _Float64,
+    threads: int = 0,
+) -> None: ...
+def ridge_smallest_eigenvalues(
+    eigenvalues: _Float64, projected: _Float64, floor: float, slack: float, out: _Float64, threads: int = 0
+) -> None: ...
 
 # langevin
 
@@ -60,4 +131,55 @@ def sampled_gaussian_rdp(
     reverse: bool,
     out: Float64,
     threads: int = 0,
+def random_words(out: NDArray[np.uint32], *, seed: int, chain: int, step: int, threads: int) -> None: ...
+def standard_normals(out: NDArray[Any], *, seed: int, chain: int, step: int, threads: int) -> None: ...
+def langevin_gram(
+    X: NDArray[Any], targets: NDArray[Any], alpha: float, gram: NDArray[Any], moment: NDArray[Any], *, threads: int
+) -> None: ...
+def langevin_row_norms(X: NDArray[Any], out: NDArray[Any], *, threads: int) -> None: ...
+def langevin_chains(
+    X: NDArray[Any],
+    targets: NDArray[Any],
+    gram: NDArray[Any] | None,
+    moment: NDArray[Any] | None,
+    row_norm: NDArray[Any] | None,
+    step_size: NDArray[Any],
+    noise_std: NDArray[Any],
+    theta0: NDArray[Any],
+    record: NDArray[np.int64],
+    out: NDArray[Any],
+    *,
+    loss: str,
+    alpha: float,
+    threshold: int,
+    weight: float,
+    clip: float,
+    radius: float,
+    seed: int,
+    first_chain: int,
+    first_step: int,
+    threads: int,
+) -> None: ...
+def langevin_tail(
+    theta: NDArray[Any],
+    gradient: NDArray[Any],
+    moment: NDArray[Any] | None,
+    *,
+    alpha: float,
+    step_size: float,
+    noise_std: float,
+    radius: float,
+    seed: int,
+    first_chain: int,
+    step: int,
+    threads: int,
+) -> None: ...
+def langevin_residuals(
+    linear: NDArray[Any],
+    targets: NDArray[Any],
+    row_norm: NDArray[Any] | None,
+    *,
+    loss: str,
+    clip: float,
+    threads: int,
 ) -> None: ...

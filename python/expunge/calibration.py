@@ -21,10 +21,14 @@ _MAX_DOUBLINGS = 400
 _MAX_STEPS = 1 << 40
 
 
-def _log(value: float) -> float:
+def _log_ratio(value: float, goal: float) -> float:
+    """Return log(value / goal), positive exactly when value > goal; NaN raises."""
     if math.isnan(value):
         raise ArithmeticError("delta_at returned NaN: nothing can be certified")
-    return math.log(value) if value > 0 else -math.inf
+    if not value > 0:
+        return -math.inf
+    ratio = math.log(value) - math.log(goal)
+    return max(ratio, 5e-324) if value > goal else min(ratio, 0.0)
 
 
 def smallest_noise(
@@ -63,10 +67,10 @@ def smallest_noise(
     """
     delta = number("delta", delta, low=0, high=1, open_low=True, open_high=True)
     start = number("start", start, low=0, open_low=True)
-    target = math.log(delta) + math.log1p(-HEADROOM)
+    goal = delta * (1 - HEADROOM)
 
     def gap(log_noise: float) -> float:
-        return _log(delta_at(math.exp(log_noise))) - target
+        return _log_ratio(delta_at(math.exp(log_noise)), goal)
 
     high = math.log(start)
     at_high = gap(high)
@@ -135,12 +139,10 @@ def smallest_steps(delta_at: Callable[[int], float], *, delta: float) -> int:
     >>> smallest_steps(lambda steps: 0.5 ** steps, delta=1e-3)
     10
     """
-    target = number("delta", delta, low=0, high=1, open_low=True, open_high=True) * (1 - HEADROOM)
+    goal = number("delta", delta, low=0, high=1, open_low=True, open_high=True) * (1 - HEADROOM)
 
     def enough(steps: int) -> bool:
-        value = delta_at(steps)
-        _log(value)
-        return value <= target
+        return _log_ratio(delta_at(steps), goal) <= 0
 
     if enough(0):
         return 0

@@ -102,7 +102,7 @@ def gdp_epsilon(mu: ArrayLike, delta: ArrayLike, *, threads: int | None = None) 
     >>> from expunge.accounting import gdp_delta, gdp_epsilon
     >>> epsilon = gdp_epsilon(1.0, 1e-5)
     >>> print(f"{epsilon:.6f}", gdp_delta(1.0, epsilon) <= 1e-5)
-    4.377181 True
+    4.377178 True
     """
     (mus, deltas), shape = broadcast(
         mu=real_array("mu", mu, low=0.0), delta=real_array("delta", delta, low=0.0, high=1.0)
@@ -147,7 +147,7 @@ def gdp_mu(epsilon: ArrayLike, delta: ArrayLike, *, threads: int | None = None) 
     >>> from expunge.accounting import gdp_delta, gdp_mu
     >>> mu = gdp_mu(1.0, 1e-5)
     >>> print(f"{mu:.6f}", gdp_delta(mu, 1.0) <= 1e-5)
-    0.268046 True
+    0.268051 True
     """
     (epsilons, deltas), shape = broadcast(
         epsilon=real_array("epsilon", epsilon, low=0.0), delta=real_array("delta", delta, low=0.0, high=1.0)

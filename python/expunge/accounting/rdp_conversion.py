@@ -60,9 +60,9 @@ def rdp_to_epsilon(rdp: ArrayLike | Curve, order: ArrayLike | None, delta: Array
     --------
     >>> from expunge.accounting import rdp_to_epsilon
     >>> print(f"{rdp_to_epsilon(0.5, 10.0, 1e-5):.6f}")
-    1.418017
+    1.418011
     >>> print(f"{rdp_to_epsilon([0.1, 0.5], [2.0, 10.0], 1e-5):.6f}")
-    1.418017
+    1.418011
     >>> print(f"{rdp_to_epsilon(lambda orders: 0.05 * orders, None, 1e-5):.6f}")
     1.292692
     """
@@ -80,10 +80,8 @@ def rdp_to_epsilon(rdp: ArrayLike | Curve, order: ArrayLike | None, delta: Array
         targets = deltas[..., np.newaxis] if choose else deltas
         divergences, orders, targets = np.broadcast_arrays(divergences, orders, targets)
     except ValueError:
-        raise ValueError(
-            f"rdp, order and delta must broadcast together, got shapes {divergences.shape}, {orders.shape}, "
-            f"{deltas.shape}"
-        ) from None
+        shapes = f"{divergences.shape}, {orders.shape}, {deltas.shape}"
+        raise ValueError(f"rdp, order and delta must broadcast together, got shapes {shapes}") from None
     with np.errstate(divide="ignore", invalid="ignore"):
         # log(1 - 1/order): near 1 the difference order - 1 is exact, far from it log1p is.
         thin = np.where(orders < 2.0, np.log(orders - 1.0) - np.log(orders), np.log1p(-1.0 / orders))

@@ -6,8 +6,6 @@ O(steps).
 
 from __future__ import annotations
 
-from typing import overload
-
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -18,14 +16,6 @@ from expunge.accounting._broadcast import Float64
 __all__ = ["shifted_mu"]
 
 
-@overload
-def shifted_mu(
-    sensitivity: list[float], contraction: list[float] | float, noise_std: list[float] | float, *, threads: int | None = None
-) -> float: ...
-@overload
-def shifted_mu(
-    sensitivity: ArrayLike, contraction: ArrayLike, noise_std: ArrayLike, *, threads: int | None = None
-) -> float | Float64: ...
 def shifted_mu(
     sensitivity: ArrayLike, contraction: ArrayLike, noise_std: ArrayLike, *, threads: int | None = None
 ) -> float | Float64:
@@ -69,7 +59,7 @@ def shifted_mu(
     >>> print(f"{shifted_mu([1.0, 1.0, 1.0, 1.0], 1.0, 1.0):.6f}")
     2.000000
     >>> print(f"{shifted_mu([1.0, 0.0, 0.0], 0.5, [0.1, 0.0, 2.0]):.6f}")
-    0.124989
+    0.124990
     """
     arrays = {
         "sensitivity": real_array("sensitivity", sensitivity, low=0.0),

@@ -76,8 +76,9 @@ def seeded_normals(seed: int) -> Normals:
     """Return a source of reproducible normals: the counter-based ones of chain 0 of the Langevin kernels."""
 
     def draw(step: int, shape: tuple[int, int]) -> Array:
-        drawn: Array = standard_normals(*shape, seed=seed, chain=0, step=step)
-        return drawn
+        # The kernels number the noise of a chain output by output.
+        numbers: Array = standard_normals((shape[1], shape[0]), seed=seed, chain=0, step=step)
+        return numbers.T
 
     return draw
 

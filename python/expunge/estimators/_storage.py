@@ -35,7 +35,7 @@ def _write(path: str | Path, header: dict[str, Any], arrays: Mapping[str, NDArra
 def _read(path: str | Path, kind: str, form: str) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     what = f"model at {path}"
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         header = parse_json(arrays.pop(_HEADER).tobytes().decode(), what=f"header of the {what}")
     except FileNotFoundError:

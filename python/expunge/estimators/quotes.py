@@ -20,7 +20,15 @@ from expunge.accounting.ridge_law import Phase, RidgeDeletion
 from expunge.accounting.ridge_shifted import UniformBound, sensitivities, tracked_mu
 from expunge.calibration import HEADROOM, smallest_noise, smallest_steps
 from expunge.estimators._history import History
-from expunge.ridge import LearningLaw, Quotes, exact_group_quotes, exact_quotes, shifted_quotes
+from expunge.ridge import (
+    ExactQuotes,
+    LearningLaw,
+    ShiftedQuotes,
+    exact_group_quotes,
+    exact_quotes,
+    shifted_group_quotes,
+    shifted_quotes,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -323,27 +331,36 @@ def quote(
     target = {"epsilon": epsilon, "delta": delta, "n_steps": n_steps, "noise_std": noise_std}
     unit = "record" if members is None else "group"
     with tqdm(total=len(ids), unit=unit, desc=f"quote ({method})", disable=None, leave=False) as bar:
-        if law is None or (members is not None and method != "exact"):
+        if law is None or (members is not None and method == "uniform"):
             return _dense_quote(history, ids, members, target, method, unit, bar)
         options = {**target, "threads": threads, "progress": bar.update}
-        if method != "exact":
-            found = shifted_quotes(law, ids, uniform=method == "uniform", **options)
-        elif members is None:
+        found: ExactQuotes | ShiftedQuotes
+        if members is None and method == "exact":
             found = exact_quotes(law, ids, **options)
-        else:
+        elif members is None:
+            found = shifted_quotes(law, ids, uniform=method == "uniform", **options)
+        elif method == "exact":
             found = exact_group_quotes(law, members, **options)
+        else:
+            found = shifted_group_quotes(law, members, **options)
     return _from_kernel(found, ids, target, method, unit, history.design.shape[1])
 
 
-def _from_kernel(found: Quotes, ids: Any, target: dict[str, Any], method: str, unit: str, width: int) -> Quote:
-    proved = np.isfinite(found.noise_std) & ((method != "exact") | (found.rank >= width))
+def _from_kernel(
+    found: ExactQuotes | ShiftedQuotes, ids: Any, target: dict[str, Any], method: str, unit: str, width: int
+) -> Quote:
+    proved = np.isfinite(found.noise_std)
+    error = np.zeros(len(ids))
+    if isinstance(found, ExactQuotes):
+        proved &= found.rank >= width
+        error = found.error
     return Quote(
         indices=ids,
         noise_std=found.noise_std,
         n_steps=found.n_steps,
         mu=found.mu,
         epsilon=found.epsilon,
-        error=found.error,
+        error=error,
         certified=np.asarray(proved, dtype=bool),
         method=method,
         target_epsilon=target["epsilon"],

@@ -29,6 +29,10 @@ __all__ = ["LangevinRidge", "LangevinRidgeClassifier", "Unlearned"]
 Array = NDArray[np.float64]
 Self = TypeVar("Self", bound="_LangevinRidgeBase")
 
+# Unlearning noise is never below this part of the largest coefficient: less could be rounded away in float64, and
+# more noise is never less private.
+_RESOLUTION = 2.0**-30
+
 
 @dataclass(frozen=True)
 class Unlearned:
@@ -352,6 +356,8 @@ class _LangevinRidgeBase(BaseEstimator):  # type: ignore[misc]
         noise = cost.smallest_noise(n_steps, start=max(history.phases[0].noise_std, 1e-3))
         if not np.isfinite(noise):
             raise ValueError(f"epsilon = {epsilon:g}, delta = {delta:g} cannot be reached by any noise ({method=!s})")
+        if noise > 0:
+            noise = max(noise, _RESOLUTION * max(1.0, float(np.abs(self._theta).max())))
         phase = cost.phase(n_steps, noise)
         keep = np.ones(len(history.design), dtype=bool)
         keep[list(cost.deleted)] = False

@@ -1,0 +1,204 @@
+// Vector lanes of the instruction set being compiled for. Only per-ISA sources may include this (internal linkage).
+// Width differs between instruction sets; every lane does the same IEEE operations, so results do not.
+#pragma once
+
+#include <stdint.h>
+
+#include "common/isa.hpp"
+
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+#define EXPUNGE_VECTOR_BYTES 64
+#elif defined(__AVX2__)
+#define EXPUNGE_VECTOR_BYTES 32
+#else
+#define EXPUNGE_VECTOR_BYTES 16
+#endif
+
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
+// Vectors never cross the boundary of a compiled function, so their passing convention does not matter.
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wpsabi"
+#endif
+
+#define EXPUNGE_INLINE static inline __attribute__((always_inline))
+
+namespace expunge {
+namespace {
+
+typedef double F64 __attribute__((vector_size(EXPUNGE_VECTOR_BYTES)));
+typedef uint64_t U64 __attribute__((vector_size(EXPUNGE_VECTOR_BYTES)));
+typedef int64_t I64 __attribute__((vector_size(EXPUNGE_VECTOR_BYTES)));
+typedef float F32 __attribute__((vector_size(EXPUNGE_VECTOR_BYTES)));
+typedef uint32_t U32 __attribute__((vector_size(EXPUNGE_VECTOR_BYTES)));
+typedef int32_t I32 __attribute__((vector_size(EXPUNGE_VECTOR_BYTES)));
+
+template <class To, class From>
+EXPUNGE_INLINE To bits_as(From from) {
+  static_assert(sizeof(To) == sizeof(From), "same size");
+  To to;
+  __builtin_memcpy(&to, &from, sizeof to);
+  return to;
+}
+
+// The zero-masked 512-bit forms are the same instructions; the plain ones make GCC 12 warn about its own headers.
+EXPUNGE_INLINE F64 sqrt_lanes(F64 x) {
+#if EXPUNGE_VECTOR_BYTES == 64
+  return bits_as<F64>(_mm512_maskz_sqrt_pd(0xff, bits_as<__m512d>(x)));
+#elif EXPUNGE_VECTOR_BYTES == 32
+  return bits_as<F64>(_mm256_sqrt_pd(bits_as<__m256d>(x)));
+#elif defined(__SSE2__)
+  return bits_as<F64>(_mm_sqrt_pd(bits_as<__m128d>(x)));
+#else
+  for (unsigned i = 0; i < sizeof(F64) / 8; ++i) x[i] = __builtin_sqrt(x[i]);
+  return x;
+#endif
+}
+
+EXPUNGE_INLINE F32 sqrt_lanes(F32 x) {
+#if EXPUNGE_VECTOR_BYTES == 64
+  return bits_as<F32>(_mm512_maskz_sqrt_ps(0xffff, bits_as<__m512>(x)));
+#elif EXPUNGE_VECTOR_BYTES == 32
+  return bits_as<F32>(_mm256_sqrt_ps(bits_as<__m256>(x)));
+#elif defined(__SSE2__)
+  return bits_as<F32>(_mm_sqrt_ps(bits_as<__m128>(x)));
+#else
+  for (unsigned i = 0; i < sizeof(F32) / 4; ++i) x[i] = __builtin_sqrtf(x[i]);
+  return x;
+#endif
+}
+
+// Product of the low halves; the high halves of a and b may hold anything. GCC does not find this instruction itself.
+EXPUNGE_INLINE U64 multiply_low_halves(U64 a, U64 b) {
+#if EXPUNGE_VECTOR_BYTES == 64
+  return bits_as<U64>(_mm512_maskz_mul_epu32(0xff, bits_as<__m512i>(a), bits_as<__m512i>(b)));
+#elif EXPUNGE_VECTOR_BYTES == 32
+  return bits_as<U64>(_mm256_mul_epu32(bits_as<__m256i>(a), bits_as<__m256i>(b)));
+#elif defined(__SSE2__)
+  return bits_as<U64>(_mm_mul_epu32(bits_as<__m128i>(a), bits_as<__m128i>(b)));
+#else
+  return (a & uint64_t(0xffffffff)) * (b & uint64_t(0xffffffff));
+#endif
+}
+
+EXPUNGE_INLINE bool any_bit(U64 x) {
+#if EXPUNGE_VECTOR_BYTES == 64
+  return _mm512_test_epi64_mask(bits_as<__m512i>(x), bits_as<__m512i>(x)) != 0;
+#elif EXPUNGE_VECTOR_BYTES == 32
+  return !_mm256_testz_si256(bits_as<__m256i>(x), bits_as<__m256i>(x));
+#else
+  uint64_t all = 0;
+  for (unsigned i = 0; i < sizeof(U64) / 8; ++i) all |= x[i];
+  return all != 0;
+#endif
+}
+
+#if defined(__clang__)
+#define EXPUNGE_SHUFFLE(Mask, a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define EXPUNGE_SHUFFLE(Mask, a, b, ...) __builtin_shuffle(a, b, Mask{__VA_ARGS__})
+#endif
+
+// a0 b0 a1 b1 ... from the lower half of the lanes, then from the upper half.
+#if EXPUNGE_VECTOR_BYTES == 64
+EXPUNGE_INLINE F64 zip_low(F64 a, F64 b) { return EXPUNGE_SHUFFLE(I64, a, b, 0, 8, 1, 9, 2, 10, 3, 11); }
+EXPUNGE_INLINE F64 zip_high(F64 a, F64 b) { return EXPUNGE_SHUFFLE(I64, a, b, 4, 12, 5, 13, 6, 14, 7, 15); }
+EXPUNGE_INLINE F32 zip_low(F32 a, F32 b) {
+  return EXPUNGE_SHUFFLE(I32, a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+}
+EXPUNGE_INLINE F32 zip_high(F32 a, F32 b) {
+  return EXPUNGE_SHUFFLE(I32, a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+}
+EXPUNGE_INLINE U64 lane_numbers() { return U64{0, 1, 2, 3, 4, 5, 6, 7}; }
+#elif EXPUNGE_VECTOR_BYTES == 32
+EXPUNGE_INLINE F64 zip_low(F64 a, F64 b) { return EXPUNGE_SHUFFLE(I64, a, b, 0, 4, 1, 5); }
+EXPUNGE_INLINE F64 zip_high(F64 a, F64 b) { return EXPUNGE_SHUFFLE(I64, a, b, 2, 6, 3, 7); }
+EXPUNGE_INLINE F32 zip_low(F32 a, F32 b) { return EXPUNGE_SHUFFLE(I32, a, b, 0, 8, 1, 9, 2, 10, 3, 11); }
+EXPUNGE_INLINE F32 zip_high(F32 a, F32 b) { return EXPUNGE_SHUFFLE(I32, a, b, 4, 12, 5, 13, 6, 14, 7, 15); }
+EXPUNGE_INLINE U64 lane_numbers() { return U64{0, 1, 2, 3}; }
+#else
+EXPUNGE_INLINE F64 zip_low(F64 a, F64 b) { return EXPUNGE_SHUFFLE(I64, a, b, 0, 2); }
+EXPUNGE_INLINE F64 zip_high(F64 a, F64 b) { return EXPUNGE_SHUFFLE(I64, a, b, 1, 3); }
+EXPUNGE_INLINE F32 zip_low(F32 a, F32 b) { return EXPUNGE_SHUFFLE(I32, a, b, 0, 4, 1, 5); }
+EXPUNGE_INLINE F32 zip_high(F32 a, F32 b) { return EXPUNGE_SHUFFLE(I32, a, b, 2, 6, 3, 7); }
+EXPUNGE_INLINE U64 lane_numbers() { return U64{0, 1}; }
+#endif
+
+// A pack is what the mathematics in normal.hpp and the kernels is written over: vector lanes, or one scalar.
+template <class T>
+struct Lanes;
+
+template <>
+struct Lanes<double> {
+  using T = double;
+  using F = F64;
+  using U = U64;
+  using I = I64;
+  static constexpr long W = EXPUNGE_VECTOR_BYTES / 8;
+  EXPUNGE_INLINE F splat(T x) { return F{} + x; }
+  EXPUNGE_INLINE F load(const T* from) {
+    F x;
+    __builtin_memcpy(&x, from, sizeof x);
+    return x;
+  }
+  EXPUNGE_INLINE void store(T* to, F x) { __builtin_memcpy(to, &x, sizeof x); }
+  EXPUNGE_INLINE F sqrt(F x) { return sqrt_lanes(x); }
+  EXPUNGE_INLINE F where_less(F a, F b, F yes, F no) { return a < b ? yes : no; }
+  EXPUNGE_INLINE F where_bits(I mask, F yes, F no) { return mask ? yes : no; }
+};
+
+template <>
+struct Lanes<float> {
+  using T = float;
+  using F = F32;
+  using U = U32;
+  using I = I32;
+  static constexpr long W = EXPUNGE_VECTOR_BYTES / 4;
+  EXPUNGE_INLINE F splat(T x) { return F{} + x; }
+  EXPUNGE_INLINE F load(const T* from) {
+    F x;
+    __builtin_memcpy(&x, from, sizeof x);
+    return x;
+  }
+  EXPUNGE_INLINE void store(T* to, F x) { __builtin_memcpy(to, &x, sizeof x); }
+  EXPUNGE_INLINE F sqrt(F x) { return sqrt_lanes(x); }
+  EXPUNGE_INLINE F where_less(F a, F b, F yes, F no) { return a < b ? yes : no; }
+  EXPUNGE_INLINE F where_bits(I mask, F yes, F no) { return mask ? yes : no; }
+};
+
+// One lane, for the remainder of a loop: the same operations, hence the same bits.
+template <class T>
+struct One;
+
+template <>
+struct One<double> {
+  using T = double;
+  using F = double;
+  using U = uint64_t;
+  using I = int64_t;
+  static constexpr long W = 1;
+  EXPUNGE_INLINE F splat(T x) { return x; }
+  EXPUNGE_INLINE F load(const T* from) { return *from; }
+  EXPUNGE_INLINE void store(T* to, F x) { *to = x; }
+  EXPUNGE_INLINE F sqrt(F x) { return __builtin_sqrt(x); }
+  EXPUNGE_INLINE F where_less(F a, F b, F yes, F no) { return a < b ? yes : no; }
+};
+
+template <>
+struct One<float> {
+  using T = float;
+  using F = float;
+  using U = uint32_t;
+  using I = int32_t;
+  static constexpr long W = 1;
+  EXPUNGE_INLINE F splat(T x) { return x; }
+  EXPUNGE_INLINE F load(const T* from) { return *from; }
+  EXPUNGE_INLINE void store(T* to, F x) { *to = x; }
+  EXPUNGE_INLINE F sqrt(F x) { return __builtin_sqrtf(x); }
+  EXPUNGE_INLINE F where_less(F a, F b, F yes, F no) { return a < b ? yes : no; }
+};
+
+}  // namespace
+}  // namespace expunge

@@ -1,0 +1,258 @@
+// What forgetting each record costs: Jacobi matrices in batches, then one adaptive solve per record.
+#pragma once
+
+#include "ridge/noise_solve.hpp"
+#include "ridge/ridge.hpp"
+
+namespace expunge::ridge {
+namespace {
+
+static inline long lane_doubles(long r) { return 2 * kLanes * r; }
+
+// Workspace of one range: lanes of Jacobi matrices, one record's matrix, two reductions, two pairs, scratch.
+static inline long workspace_doubles(long rank, long width) {
+  const long scratch = reduce_scratch_size(rank) > solve_scratch_size(rank, width) ? reduce_scratch_size(rank)
+                                                                                    : solve_scratch_size(rank, width);
+  return lane_doubles(rank) + 2 * rank + 2 * reduced_size(rank, width) + 4 * rank + scratch + 8;
+}
+
+struct RecordWork {
+  double* diagonal;
+  double* squares;
+  double* reduced[2];
+  Pair pair[2];
+  double* scratch;
+  double bias;  // of the saddlepoint estimate
+};
+
+// The ranks compared: an answer at `high` is checked against `low`; high == p needs no check.
+struct Ranks {
+  long low;
+  long high;
+};
+
+static inline Ranks first_ranks(const QuoteInput& in) {
+  if (in.rank > 0) return {(3 * in.rank + 3) / 4, in.rank};
+  const long high = 8 + static_cast<long>(1.3 * sqrt(in.n_steps));
+  return high < in.p ? Ranks{(3 * high + 3) / 4, high} : Ranks{in.p, in.p};
+}
+
+// The difference of the answers at two ranks as an error estimate. Where they disagree by more than a few percent the
+// space is not resolved and the difference says nothing.
+static inline double resolved(double difference) { return difference < 0.03 ? difference : HUGE_VAL; }
+
+static void store(const QuoteOutput& out, long i, double value, double epsilon, const Profile& profile, double error,
+                  long rank) {
+  out.value[i] = value;
+  out.epsilon[i] = epsilon;
+  out.log_delta_pq[i] = profile.log_pq;
+  out.log_delta_qp[i] = profile.log_qp;
+  out.error[i] = error;
+  out.rank[i] = rank;
+}
+
+static const Profile kNoProfile = {__builtin_nan(""), __builtin_nan(""), __builtin_nan(""), true};
+
+// Answers one record from its reduction `high`, checked against the shorter `low` unless that is null; false if the
+// estimated relative error is above the tolerance.
+static bool answer_record(const QuoteInput& in, const QuoteOutput& out, long i, const Reduced& high,
+                          const Reduced* low, RecordWork& work) {
+  const Unknown unknown = in.solve_steps ? Unknown::steps : Unknown::noise;
+  const double wanted = 0.2 * in.tolerance < 1e-7 ? 0.2 * in.tolerance : 1e-7;
+  const Target target = {in.epsilon, in.log_delta, in.mu, wanted, work.bias};
+  const double width = static_cast<double>(in.q);
+  const bool truncated = low != nullptr;
+  double* swapped = work.scratch;
+  double* rest_of_scratch = work.scratch + 2 * high.rank;
+  Pair& at_high = work.pair[0];
+  Pair& at_low = work.pair[1];
+  const bool can_unlearn = in.solve_steps ? in.unlearn_noise_std > 0.0 : in.unlearn_steps > 0.0;
+  const double known = in.solve_steps ? in.unlearn_noise_std : in.unlearn_steps;
+  // the end of learning may already be private enough
+  at_high.count = gaussian_pair(high, 0.0, 0.0, at_high.e, at_high.d2, &at_high.rest, rest_of_scratch);
+  Profile end = pair_profile(at_high, width, in.epsilon, Accuracy::approximate, swapped);
+  if (!(end.worst > in.log_delta + 1.0) || !can_unlearn) end = pair_profile(at_high, width, in.epsilon, Accuracy::exact, swapped);
+  if (end.worst != end.worst) {
+    store(out, i, not_a_number(), not_a_number(), kNoProfile, not_a_number(), high.rank);
+    return true;
+  }
+  if (end.worst <= in.log_delta) {
+    Profile profile;
+    const double epsilon = smallest_epsilon(at_high, width, in.log_delta, in.epsilon, swapped, &profile);
+    double error = 1e-10;
+    if (truncated) {
+      at_low.count = gaussian_pair(*low, 0.0, 0.0, at_low.e, at_low.d2, &at_low.rest, rest_of_scratch);
+      Profile other;
+      const double at_lower_rank = smallest_epsilon(at_low, width, in.log_delta, in.epsilon, swapped, &other);
+      const double scale = epsilon > at_lower_rank ? epsilon : at_lower_rank;
+      if (scale > 0.0) error += resolved(magnitude(epsilon - at_lower_rank) / scale);
+    }
+    store(out, i, 0.0, epsilon, profile, error, high.rank);
+    return !(error > in.tolerance);
+  }
+  if (!can_unlearn) {
+    store(out, i, HUGE_VAL, HUGE_VAL, end, 0.0, high.rank);
+    return true;
+  }
+  const double start = unknown == Unknown::steps ? 0.0 : (in.noise_std > 0.0 ? log(in.noise_std) : 0.0);
+  double gradient;
+  // the stand-in is off by about the same factor everywhere, so calibrate it at the end of learning
+  const double log_mu = log(in.mu);
+  const double off = surrogate_log_mu(high, 0.0, 0.0, rest_of_scratch) - equivalent_log_mu(end.worst, in.epsilon, log_mu);
+  const double aim = log_mu + (magnitude(off) < 3.0 ? off : 0.0);
+  const double guess = surrogate_guess(high, unknown, known, aim, start, &gradient, rest_of_scratch);
+  const double slope = gradient * gdp_log_slope(target);
+  const Reduced& rough_space = truncated ? *low : high;
+  const Solution rough = solve(rough_space, unknown, known, target, guess, slope, false, &at_low, work.scratch);
+  const bool usable = rough.value > 0.0 && rough.value < HUGE_VAL;
+  Solution answer = solve(high, unknown, known, target, usable ? log(rough.value) : guess, usable ? rough.slope : slope,
+                          true, &at_high, work.scratch);
+  double n_steps = known, variance = answer.value * answer.value;
+  if (in.solve_steps && answer.value < HUGE_VAL) {
+    // delta falls in a real number of steps as well, so the answer is the next integer
+    n_steps = ceil(answer.value);
+    variance = known * known;
+    if (answer.value < 9e15) {
+      for (int side = 0; side < 2; ++side) {
+        const double candidate_steps = n_steps - 1.0 + side;
+        if (side == 0 && answer.value - candidate_steps > 1e-6 * answer.value) continue;
+        at_high.count = gaussian_pair(high, candidate_steps, variance, at_high.e, at_high.d2, &at_high.rest, rest_of_scratch);
+        const Profile profile = pair_profile(at_high, width, in.epsilon, Accuracy::exact, swapped);
+        if (profile.worst <= in.log_delta || side == 1) {
+          answer.profile = profile;
+          n_steps = candidate_steps;
+          break;
+        }
+      }
+    }
+  }
+  double error = 0.0;
+  if (truncated && answer.value < HUGE_VAL) {
+    at_low.count = gaussian_pair(*low, n_steps, variance, at_low.e, at_low.d2, &at_low.rest, rest_of_scratch);
+    if (!answer.profile.whole) answer.profile = pair_profile(at_high, width, in.epsilon, Accuracy::exact, swapped);
+    const Profile a = pair_profile(at_low, width, in.epsilon, Accuracy::approximate, swapped);
+    const Profile b = pair_profile(at_high, width, in.epsilon, Accuracy::approximate, swapped);
+    error = resolved(magnitude(a.worst - b.worst) / magnitude(answer.slope));
+  } else if (answer.value < HUGE_VAL && !answer.profile.whole) {
+    answer.profile = pair_profile(at_high, width, in.epsilon, Accuracy::exact, swapped);
+  }
+  // the solve and the rounding of delta itself; no rank removes them
+  const double floor_error = wanted + 1e-11 / magnitude(answer.slope);
+  store(out, i, in.solve_steps && answer.value < HUGE_VAL ? n_steps : answer.value, in.epsilon, answer.profile,
+        error + floor_error, high.rank);
+  return !(error > in.tolerance);
+}
+
+// Reduces one record at the given ranks and answers it.
+static bool quote_record(const QuoteInput& in, const QuoteOutput& out, long i, Ranks ranks, RecordWork& work) {
+  const Learning learning = {in.step_size, in.n_steps, in.noise_std * in.noise_std};
+  const bool truncated = ranks.high < in.p;
+  const double* residuals = in.residuals + i * static_cast<long>(in.n_steps) * in.q;
+  Reduced high = place_reduced(work.reduced[0], ranks.high, in.q);
+  Reduced low = place_reduced(work.reduced[1], ranks.low, in.q);
+  if (!reduce(learning, work.diagonal, work.squares, residuals, &high, work.scratch) ||
+      (truncated && !reduce(learning, work.diagonal, work.squares, residuals, &low, work.scratch))) {
+    store(out, i, not_a_number(), not_a_number(), kNoProfile, not_a_number(), ranks.high);
+    return true;
+  }
+  return answer_record(in, out, i, high, truncated ? &low : nullptr, work);
+}
+
+static void place_work(const QuoteInput& in, double* at, long limit, Lanes** diagonal, Lanes** squares,
+                       RecordWork* work) {
+  const long q = in.q;
+  at += (32 - reinterpret_cast<unsigned long>(at) % 32) % 32 / sizeof(double);  // lanes are 32-byte vectors
+  *diagonal = reinterpret_cast<Lanes*>(at);
+  *squares = *diagonal + limit;
+  at += lane_doubles(limit);
+  work->diagonal = at;
+  work->squares = at + limit;
+  at += 2 * limit;
+  for (int side = 0; side < 2; ++side) {
+    work->reduced[side] = at;
+    at += reduced_size(limit, q);
+    work->pair[side].e = at;
+    work->pair[side].d2 = at + limit;
+    at += 2 * limit;
+  }
+  work->scratch = at;
+  work->bias = saddlepoint_bias(in.mu, in.epsilon);
+}
+
+static void exact_quotes(const QuoteInput& in, const QuoteOutput& out, long begin, long end, double* workspace) {
+  const long limit = in.rank > 0 ? in.rank : in.p;
+  Lanes *lane_diagonal, *lane_squares;
+  RecordWork work;
+  place_work(in, workspace, limit, &lane_diagonal, &lane_squares, &work);
+  for (long first = begin; first < end; first += kLanes) {
+    const double* rows[kLanes];
+    for (long lane = 0; lane < kLanes; ++lane) {
+      const long i = first + lane < end ? first + lane : end - 1;
+      rows[lane] = in.projected + i * in.p;
+    }
+    const Ranks initial = first_ranks(in);
+    jacobi_matrices(in.eigenvalues, rows, in.p, initial.high, lane_diagonal, lane_squares);
+    for (long lane = 0; lane < kLanes && first + lane < end; ++lane) {
+      const long i = first + lane;
+      for (long k = 0; k < initial.high; ++k) {
+        work.diagonal[k] = lane_diagonal[k].part[lane / 4][lane % 4];
+        work.squares[k] = lane_squares[k].part[lane / 4][lane % 4];
+      }
+      if (work.squares[0] == 0.0) {  // a row of zeros changes nothing
+        store(out, i, 0.0, 0.0, {-HUGE_VAL, -HUGE_VAL, -HUGE_VAL, true}, 0.0, 0);
+        continue;
+      }
+      Ranks ranks = initial;
+      while (!quote_record(in, out, i, ranks, work)) {
+        if (in.rank > 0 || ranks.high == in.p) break;
+        ranks.low = ranks.high;
+        ranks.high = ranks.high + ranks.high / 2 < in.p ? ranks.high + ranks.high / 2 : in.p;
+        jacobi_matrix(in.eigenvalues, rows[lane], in.p, ranks.high, work.diagonal, work.squares);
+      }
+    }
+  }
+}
+
+static void gaussian_pairs(const QuoteInput& in, double* e, double* d2, double* rest, long* count, long begin, long end,
+                           double* workspace) {
+  const Learning learning = {in.step_size, in.n_steps, in.noise_std * in.noise_std};
+  const long r = in.rank;
+  Lanes *lane_diagonal, *lane_squares;
+  RecordWork work;
+  place_work(in, workspace, r, &lane_diagonal, &lane_squares, &work);
+  for (long i = begin; i < end; ++i) {
+    for (long j = 0; j < r; ++j) e[i * r + j] = d2[i * r + j] = 0.0;
+    rest[i] = 0.0;
+    count[i] = 0;
+    jacobi_matrix(in.eigenvalues, in.projected + i * in.p, in.p, r, work.diagonal, work.squares);
+    if (work.squares[0] == 0.0) continue;
+    Reduced reduced = place_reduced(work.reduced[0], r, in.q);
+    const double* residuals = in.residuals + i * static_cast<long>(in.n_steps) * in.q;
+    if (!reduce(learning, work.diagonal, work.squares, residuals, &reduced, work.scratch)) {
+      count[i] = -1;
+      continue;
+    }
+    count[i] = gaussian_pair(reduced, in.unlearn_steps, in.unlearn_noise_std * in.unlearn_noise_std, e + i * r,
+                             d2 + i * r, rest + i, work.scratch);
+    for (long j = count[i] > 0 ? count[i] : 0; j < r; ++j) e[i * r + j] = d2[i * r + j] = 0.0;
+  }
+}
+
+static void solve_reduced(const QuoteInput& in, const ReducedInput& space, const QuoteOutput& out, double* workspace) {
+  const Learning learning = {in.step_size, in.n_steps, in.noise_std * in.noise_std};
+  const long r = space.r;
+  Lanes *lane_diagonal, *lane_squares;
+  RecordWork work;
+  place_work(in, workspace, r, &lane_diagonal, &lane_squares, &work);
+  Reduced reduced = place_reduced(work.reduced[0], r, in.q);
+  for (long j = 0; j < r; ++j) {
+    reduced.maps[j] = step_factor(space.eigenvalues[j], in.step_size);
+    reduced.covariances[j] = learning.variance * geometric_sum(reduced.maps[j], in.n_steps);
+  }
+  memcpy(reduced.difference, space.difference, sizeof(double) * static_cast<size_t>(r * r));
+  memcpy(reduced.shift, space.shift, sizeof(double) * static_cast<size_t>(r * in.q));
+  answer_record(in, out, 0, reduced, nullptr, work);
+}
+
+}  // namespace
+}  // namespace expunge::ridge

@@ -1,0 +1,242 @@
+// Deletion of one record as a pair of Gaussians in the r dimensions of its Krylov space (theory: all n records at once).
+#pragma once
+
+#include "ridge/spectral.hpp"
+
+namespace expunge::ridge {
+namespace {
+
+// What all records share: theta <- (1 - eta h) theta + noise, n_steps times from zero.
+struct Learning {
+  double step_size;
+  double n_steps;
+  double variance;  // of one step's noise
+};
+
+// The two laws at the end of learning, in the eigenbasis of H' restricted to the Krylov space. Memory is borrowed.
+struct Reduced {
+  long rank;
+  long width;            // output columns
+  StepFactor* maps;      // (rank) step factors of H'
+  double* covariances;   // (rank) of the law without the record
+  double* difference;    // (rank, rank) covariance with the record minus covariance without
+  double* shift;         // (rank, width) mean with minus mean without
+};
+
+// Doubles needed by one Reduced of rank r, and by the scratch of `reduce` and `gaussian_pair` at that rank.
+static inline long reduced_size(long r, long width) { return 3 * r + r + r * r + r * width; }
+static inline long reduce_scratch_size(long r) { return 2 * r * r + 10 * r; }
+
+static inline Reduced place_reduced(double* memory, long r, long width) {
+  Reduced out;
+  out.rank = r;
+  out.width = width;
+  out.maps = reinterpret_cast<StepFactor*>(memory);
+  out.covariances = memory + 3 * r;
+  out.difference = memory + 4 * r;
+  out.shift = memory + 4 * r + r * r;
+  return out;
+}
+
+// Insertion sort by falling key, carrying a companion: QL leaves eigenvalues nearly sorted.
+static void sort_falling(double* key, double* companion, long n) {
+  for (long i = 1; i < n; ++i) {
+    const double k = key[i], c = companion[i];
+    long j = i;
+    for (; j > 0 && key[j - 1] < k; --j) {
+      key[j] = key[j - 1];
+      companion[j] = companion[j - 1];
+    }
+    key[j] = k;
+    companion[j] = c;
+  }
+}
+
+// Eigenvalues (falling) and first eigenvector components of the Jacobi matrix with its first entry lowered by `drop`.
+static bool jacobi_spectrum(const double* diagonal, const double* squares, long r, double drop, double* values,
+                            double* first, double* off) {
+  for (long k = 0; k < r; ++k) {
+    values[k] = diagonal[k];
+    off[k] = k + 1 < r ? sqrt(squares[k + 1]) : 0.0;
+    first[k] = 0.0;
+  }
+  double largest = 0.0;
+  for (long k = 0; k < r; ++k) largest = values[k] > largest ? values[k] : largest;
+  values[0] -= drop;
+  first[0] = 1.0;
+  if (!tridiagonal_ql(values, off, r, first, 1, 5e-17 * largest)) return false;
+  sort_falling(values, first, r);
+  return true;
+}
+
+// Fills `out` from the leading `out->rank` rows of a record's Jacobi matrix and its mean residuals (n_steps, width).
+// With H = sum theta_i u_i u_i^T and H' = H - x x^T = sum h'_j u'_j u'_j^T, both overlaps follow from first components:
+// u_i . u'_j = |x|^2 u_1i u'_1j / (theta_i - h'_j) and u_i^T (f(H) - f(H')) u'_j = |x|^2 u_1i u'_1j f[theta_i, h'_j].
+static bool reduce(const Learning& learning, const double* diagonal, const double* squares, const double* residuals,
+                   Reduced* out, double* scratch) {
+  const long r = out->rank, width = out->width;
+  const double mass = squares[0], norm = sqrt(mass);
+  double* theta = scratch;
+  double* first = theta + r;
+  double* without = first + r;
+  double* first_without = without + r;
+  double* value_with = first_without + r;
+  double* off = value_with + r;
+  StepFactor* map_with = reinterpret_cast<StepFactor*>(off + r);
+  double* overlap = off + 4 * r;
+  double* mixed = overlap + r * r;
+  if (!jacobi_spectrum(diagonal, squares, r, 0.0, theta, first, off)) return false;
+  if (!jacobi_spectrum(diagonal, squares, r, mass, without, first_without, off)) return false;
+  for (long i = 0; i < r; ++i) {
+    map_with[i] = step_factor(theta[i], learning.step_size);
+    out->maps[i] = step_factor(without[i], learning.step_size);
+    value_with[i] = geometric_sum(map_with[i], learning.n_steps);
+    out->covariances[i] = geometric_sum(out->maps[i], learning.n_steps);
+  }
+  for (long i = 0; i < r; ++i) {
+    double* EXPUNGE_RESTRICT c = overlap + i * r;
+    double* EXPUNGE_RESTRICT m = mixed + i * r;
+    const double scale = mass * first[i];
+    long nearest = 0;
+    double distance = HUGE_VAL, others = 0.0;
+    for (long j = 0; j < r; ++j) {
+      const double gap = theta[i] - without[j];
+      const double product = scale * first_without[j];
+      m[j] = product * learning.variance *
+             covariance_difference(theta[i], without[j], map_with[i], out->maps[j], value_with[i], out->covariances[j],
+                                   learning.n_steps, learning.step_size);
+      c[j] = gap != 0.0 ? product / gap : 0.0;
+      if (magnitude(gap) < distance) {
+        distance = magnitude(gap);
+        nearest = j;
+      }
+    }
+    // Rows of the overlap have norm one: the entry of the closest pair, a quotient of small numbers, comes from that.
+    for (long j = 0; j < r; ++j)
+      if (j != nearest) others += c[j] * c[j];
+    if (others < 0.5) {
+      // theta_i >= h'_i >= theta_{i+1}: the sign of the gap is known where rounding hides it
+      const bool positive = (scale * first_without[nearest] >= 0.0) == (nearest >= i);
+      const double entry = sqrt(1.0 - others);
+      c[nearest] = positive ? entry : -entry;
+    }
+  }
+  // difference = overlap^T mixed, symmetrised
+  double* EXPUNGE_RESTRICT difference = out->difference;
+  memset(difference, 0, sizeof(double) * static_cast<size_t>(r * r));
+  for (long i = 0; i < r; ++i) {
+    const double* EXPUNGE_RESTRICT m = mixed + i * r;
+    for (long j = 0; j < r; ++j) {
+      const double c = overlap[i * r + j];
+      double* EXPUNGE_RESTRICT target = difference + j * r;
+      for (long k = 0; k < r; ++k) target[k] += c * m[k];
+    }
+  }
+  for (long j = 0; j < r; ++j)
+    for (long k = 0; k < j; ++k) {
+      const double mean = 0.5 * (difference[j * r + k] + difference[k * r + j]);
+      difference[j * r + k] = mean;
+      difference[k * r + j] = mean;
+    }
+  // D_{k+1} = A' D_k - eta x (x^T M_k - y)^T, Horner in each eigenvalue
+  const long steps = static_cast<long>(learning.n_steps);
+  double* shift = out->shift;
+  for (long j = 0; j < r * width; ++j) shift[j] = 0.0;
+  for (long column = 0; column < width; column += 16) {
+    const long count = width - column < 16 ? width - column : 16;
+    for (long j = 0; j < r; ++j) {
+      double sum[16] = {0.0};
+      const double a = out->maps[j].a;
+      for (long k = 0; k < steps; ++k) {
+        const double* EXPUNGE_RESTRICT residual = residuals + k * width + column;
+        for (long c = 0; c < count; ++c) sum[c] = a * sum[c] + residual[c];
+      }
+      const double scale = -learning.step_size * norm * first_without[j];
+      for (long c = 0; c < count; ++c) shift[j * width + column + c] = scale * sum[c];
+    }
+  }
+  for (long j = 0; j < r; ++j) out->covariances[j] *= learning.variance;
+  return true;
+}
+
+// The pair after n_steps of unlearning with per-step noise of the given variance (the pair at the end of learning where
+// either is zero): excess variances e and squared shifts d2, (rank) each. Directions whose effect is below rounding are
+// left out of the eigenproblem. Returns how many are filled, -1 if it could not be computed, -2 if the reference law is
+// singular where the two differ; *rest is the squared shift of directions whose excess is zero to rounding.
+static long gaussian_pair(const Reduced& in, double n_steps, double variance, double* e, double* d2, double* rest,
+                          double* scratch) {
+  const long r = in.rank, width = in.width;
+  const bool at_end = !(n_steps > 0.0) || !(variance > 0.0);
+  double* s = scratch;
+  double* work = s + r;
+  double* matrix = work + 3 * r;
+  double* columns = matrix + r * r;
+  *rest = 0.0;
+  for (long i = 0; i < r; ++i) {
+    double reference = in.covariances[i], factor = 1.0;
+    if (!at_end) {
+      factor = power(in.maps[i], n_steps);
+      reference = factor * factor * reference + variance * geometric_sum(in.maps[i], n_steps);
+    }
+    if (!(reference > 0.0)) {
+      if (reference != reference) return -1;
+      double size = 0.0;
+      for (long c = 0; c < width; ++c) size += magnitude(in.shift[i * width + c]);
+      if (size > 0.0) return -2;
+      s[i] = 0.0;
+      continue;
+    }
+    s[i] = factor / sqrt(reference);
+  }
+  double largest = 0.0, total = 0.0;
+  for (long i = 0; i < r; ++i) {
+    double peak = 0.0, square = 0.0;
+    const double* EXPUNGE_RESTRICT row = in.difference + i * r;
+    for (long j = 0; j < r; ++j) {
+      const double x = magnitude(row[j] * s[j]);
+      peak = x > peak ? x : peak;
+    }
+    for (long c = 0; c < width; ++c) square += in.shift[i * width + c] * in.shift[i * width + c];
+    e[i] = s[i] * peak;
+    d2[i] = s[i] * s[i] * square;
+    if (e[i] != e[i] || d2[i] != d2[i]) return -1;
+    largest = e[i] > largest ? e[i] : largest;
+    total += d2[i];
+  }
+  double* active = work;  // row numbers, exact in a double
+  long n = 0;
+  for (long i = r - 1; i >= 0; --i)  // slowly forgotten directions first: they carry the most
+    if (e[i] > 1e-14 * largest || d2[i] > 1e-14 * total)
+      active[n++] = static_cast<double>(i);
+    else
+      *rest += d2[i];
+  if (n == 0) return 0;
+  for (long i = 0; i < n; ++i) {
+    const long row = static_cast<long>(active[i]);
+    for (long j = 0; j < n; ++j) {
+      const long other = static_cast<long>(active[j]);
+      matrix[i * n + j] = s[row] * s[other] * in.difference[row * r + other];
+    }
+    for (long c = 0; c < width; ++c) columns[i * width + c] = s[row] * in.shift[row * width + c];
+  }
+  if (!symmetric_eigen(matrix, n, e, columns, width, work)) return -1;
+  double edge = 0.0;
+  for (long i = 0; i < n; ++i) edge = magnitude(e[i]) > edge ? magnitude(e[i]) : edge;
+  long kept = 0;
+  for (long i = 0; i < n; ++i) {
+    double square = 0.0;
+    for (long c = 0; c < width; ++c) square += columns[i * width + c] * columns[i * width + c];
+    if (magnitude(e[i]) > 1e-13 * edge) {
+      e[kept] = e[i];
+      d2[kept++] = square;
+    } else {
+      *rest += square;
+    }
+  }
+  return kept;
+}
+
+static inline long pair_scratch_size(long r, long width) { return 4 * r + r * r + r * width; }
+
+}  // namespace
+}  // namespace expunge::ridge

@@ -1,0 +1,187 @@
+"""The Gaussian law of a ridge Langevin run at every step of learning; see :mod:`expunge.ridge`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import scipy.linalg
+import threadpoolctl
+from numpy.typing import ArrayLike, NDArray
+
+from expunge import _validate
+
+Float64 = NDArray[np.float64]
+Int64 = NDArray[np.int64]
+
+# Residual tables are made in blocks of this many bytes, far below the gigabyte at which they would hurt.
+_TABLE_BYTES = 64 << 20
+_BLOCK_ROWS = 512
+EPS = float(np.finfo(np.float64).eps)
+
+
+@lru_cache(maxsize=1)
+def _blas() -> threadpoolctl.ThreadpoolController:
+    return threadpoolctl.ThreadpoolController()
+
+
+def one_blas_thread() -> AbstractContextManager[Any]:
+    """Return a context in which BLAS runs on one thread, so that no result depends on how many cores there are."""
+    context: AbstractContextManager[Any] = _blas().limit(limits=1, user_api="blas")
+    return context
+
+
+class LearningLaw:
+    """The Gaussian law of a ridge Langevin run, at every step of learning ([BAC26], section 4).
+
+    Parameters
+    ----------
+    design : array_like of float, shape (n_records, n_features)
+        All training records, the one to forget included. Kept by reference.
+    targets : array_like of float, shape (n_records,) or (n_records, n_outputs)
+        Their targets. Kept by reference.
+    alpha : float
+        L2 regularisation of the summed loss, > 0.
+    step_size : float
+        Step size, > 0 and at most ``(1 + 1e-9) / L`` with ``L`` the largest eigenvalue of ``X^T X + alpha I``.
+    n_steps : int
+        Learning steps, >= 1.
+    noise_std : float
+        Standard deviation of the noise of one learning step, >= 0.
+
+    Attributes
+    ----------
+    eigenvalues : ndarray of float64, shape (n_features,)
+        Of ``X^T X + alpha I``, rising.
+    eigenvectors : ndarray of float64, shape (n_features, n_features)
+        The matching columns.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has the wrong type or shape, is not finite or is out of range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from expunge.ridge import LearningLaw
+    >>> X = np.array([[1.0, 0.0], [0.0, 2.0], [1.0, 1.0]])
+    >>> law = LearningLaw(X, X[:, 0], alpha=1.0, step_size=0.1, n_steps=20, noise_std=0.1)
+    >>> law.residual_means([0]).shape
+    (1, 20, 1)
+    """
+
+    def __init__(
+        self, design: ArrayLike, targets: ArrayLike, *, alpha: float, step_size: float, n_steps: int, noise_std: float
+    ) -> None:
+        self.design = _validate.real_array("design", design, ndim=2)
+        values = _validate.real_array("targets", targets)
+        if values.ndim not in (1, 2) or values.shape[0] != self.design.shape[0]:
+            raise ValueError(
+                f"targets must have shape ({self.design.shape[0]},) or ({self.design.shape[0]}, n_outputs), "
+                f"got {values.shape}"
+            )
+        if 0 in self.design.shape or values.size == 0:
+            raise ValueError(f"design and targets must not be empty, got shapes {self.design.shape} and {values.shape}")
+        self.targets = values.reshape(values.shape[0], -1)
+        self.alpha = _validate.number("alpha", alpha, low=0.0, open_low=True)
+        self.step_size = _validate.number("step_size", step_size, low=0.0, open_low=True)
+        self.n_steps = _validate.count("n_steps", n_steps, low=1)
+        self.noise_std = _validate.number("noise_std", noise_std, low=0.0)
+        with one_blas_thread():
+            gram = self.design.T @ self.design
+            gram[np.diag_indices_from(gram)] += self.alpha
+            self.eigenvalues, self.eigenvectors = scipy.linalg.eigh(gram, overwrite_a=True, check_finite=False)
+            self.eigenvectors = np.ascontiguousarray(self.eigenvectors)
+            moments = self.eigenvectors.T @ (self.design.T @ self.targets)
+        if not np.isfinite(self.eigenvalues).all() or not np.isfinite(moments).all():
+            raise ValueError("design must be small enough for X^T X to be finite, got an overflow")
+        largest = float(self.eigenvalues[-1])
+        if not self.step_size * largest <= 1.0 + 1e-9 + self.n_features * EPS:
+            raise ValueError(f"step_size must be <= (1 + 1e-9)/L = {1.0 / largest:.17g}, got {self.step_size:.17g}")
+        factors = (1.0 - self.step_size * self.eigenvalues)[:, None]
+        means = np.zeros((self.n_features, self.n_steps, self.n_outputs))
+        for step in range(1, self.n_steps):
+            means[:, step] = factors * means[:, step - 1] + self.step_size * moments
+        self._means = means.reshape(self.n_features, -1)
+
+    @property
+    def n_records(self) -> int:
+        """Number of training records."""
+        return int(self.design.shape[0])
+
+    @property
+    def n_features(self) -> int:
+        """Number of columns of the design."""
+        return int(self.design.shape[1])
+
+    @property
+    def n_outputs(self) -> int:
+        """Number of target columns."""
+        return int(self.targets.shape[1])
+
+    def projected(self, records: ArrayLike) -> Float64:
+        """Return the named records in the eigenbasis, shape (len(records), n_features)."""
+        rows = _validate.row_indices("records", records, self.n_records)
+        with one_blas_thread():
+            out: Float64 = np.ascontiguousarray(self.design[rows] @ self.eigenvectors)
+        return out
+
+    def residual_means(self, records: ArrayLike) -> Float64:
+        """Return ``x^T M_k - y`` for the named records and every learning step k, ``M_k`` the mean of the k-th iterate.
+
+        Parameters
+        ----------
+        records : array_like of int, shape (m,)
+            Row numbers of ``design``.
+
+        Returns
+        -------
+        ndarray of float64, shape (m, n_steps, n_outputs)
+            Step 0 is ``-y``: the run starts from zero.
+        """
+        rows = _validate.row_indices("records", records, self.n_records)
+        return self._residual_means(rows, self.projected(rows))
+
+    def _residual_means(self, rows: Int64, projected: Float64) -> Float64:
+        with one_blas_thread():
+            table = projected @ self._means
+        out = table.reshape(rows.size, self.n_steps, self.n_outputs)
+        out -= self.targets[rows][:, None, :]
+        return out
+
+    def residual_variances(self, records: ArrayLike) -> Float64:
+        """Return ``x^T S_k x`` for the named records and every step k, ``S_k`` the covariance of one output's iterate.
+
+        Parameters
+        ----------
+        records : array_like of int, shape (m,)
+            Row numbers of ``design``.
+
+        Returns
+        -------
+        ndarray of float64, shape (m, n_steps)
+        """
+        return self._residual_variances(self.projected(records))
+
+    def _residual_variances(self, projected: Float64) -> Float64:
+        rate = self.step_size * self.eigenvalues
+        # 1 - a^{2k} over 1 - a^2 with |a| = 1 - v: neither cancels, also where a is a rounding error below zero
+        v = np.minimum(rate, 2.0 - rate)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            growth = np.arange(self.n_steps) * (2.0 * np.log1p(-v))[:, None]
+            sums = -np.expm1(growth) / (v * (2.0 - v))[:, None]
+        sums[:, 0] = 0.0
+        with one_blas_thread():
+            out: Float64 = (projected * projected) @ (self.noise_std**2 * sums)
+        return out
+
+    def _blocks(self, rows: Int64) -> Iterator[tuple[slice, Int64, Float64]]:
+        """Yield slices of ``rows`` with their numbers and projections, few enough for a small residual table."""
+        size = max(16, min(_BLOCK_ROWS, _TABLE_BYTES // (8 * self.n_steps * self.n_outputs) // 16 * 16))
+        for start in range(0, rows.size, size):
+            part = slice(start, min(start + size, rows.size))
+            yield part, rows[part], self.projected(rows[part])

@@ -1,0 +1,29 @@
+"""Certificates of deletion: a claim, everything needed to recompute it, and digests of what it is about."""
+
+from expunge.accounting.ridge_law import Phase
+from expunge.certificates.certificate import Certificate, Digests, Signature
+from expunge.certificates.digest import features_digest, model_digest, record_digest, targets_digest
+from expunge.certificates.keys import generate_key_pair, load_private_key, load_public_key
+from expunge.certificates.run import RidgeRun
+from expunge.certificates.schema import CertificateError, VerificationError, certificate_schema
+from expunge.certificates.verification import VerificationReport, coefficients_of
+
+__all__ = [
+    "Certificate",
+    "CertificateError",
+    "Digests",
+    "Phase",
+    "RidgeRun",
+    "Signature",
+    "VerificationError",
+    "VerificationReport",
+    "certificate_schema",
+    "coefficients_of",
+    "features_digest",
+    "generate_key_pair",
+    "load_private_key",
+    "load_public_key",
+    "model_digest",
+    "record_digest",
+    "targets_digest",
+]

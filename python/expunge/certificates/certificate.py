@@ -1,0 +1,450 @@
+"""The certificate: a claim about a deletion, the inputs to recompute it, and the digests that tie it to the data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from typing import Any
+
+import numpy as np
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from numpy.typing import ArrayLike
+
+from expunge._files import FileFormatError, parse_json, read_text, write_atomic
+from expunge._version import __version__
+from expunge.certificates import verification
+from expunge.certificates.digest import features_digest, model_digest, record_digest, targets_digest
+from expunge.certificates.run import RidgeRun
+from expunge.certificates.schema import CertificateError, VerificationError, certificate_schema, check
+from expunge.certificates.verification import VerificationReport, coefficients_of
+
+__all__ = ["Certificate", "Digests", "Signature"]
+
+_SCHEMA = certificate_schema()
+_FORMAT = _SCHEMA["properties"]["format"]["const"]
+_VERSION = _SCHEMA["properties"]["version"]["const"]
+_REFERENCE = _SCHEMA["properties"]["claim"]["properties"]["reference"]["const"]
+_CANNOT_SHOW = _SCHEMA["properties"]["cannot_show"]["const"]
+_CONFIDENTIALITY = _SCHEMA["properties"]["confidentiality"]["const"]
+_SIGNATURE_TAG = b"expunge-certificate-signature-v1\0"
+_DIGEST_TAG = b"expunge-certificate-digest-v1\0"
+
+
+@dataclass(frozen=True)
+class Digests:
+    """SHA-256 digests, as hexadecimal text, of the first fit's data, the deleted records and the released model."""
+
+    X: str
+    y: str
+    record: str
+    model: str
+
+
+@dataclass(frozen=True)
+class Signature:
+    """An Ed25519 signature and the public key that checks it, as hexadecimal text."""
+
+    public_key: str
+    value: str
+    algorithm: str = "Ed25519"
+
+
+@dataclass(frozen=True, repr=False)
+class Certificate:
+    """A claim that records were deleted from a ridge run, and all that is needed to recompute it.
+
+    P is the law of the released parameters, Q that of the same run on data that never held the deleted rows. The claim
+    is P(S) <= e^epsilon Q(S) + delta and Q(S) <= e^epsilon P(S) + delta for every S. It is confidential: the noise
+    depends on the deleted record, and so does this record. Make one with `create`, read one with `load`.
+
+    Attributes
+    ----------
+    epsilon, delta : float
+        The claim.
+    delta_pq, delta_qp : float
+        delta(P|Q) and delta(Q|P) as computed at ``epsilon``; neither passes ``delta``.
+    delta_s : float or None
+        Failure probability of the residual bounds, for the methods "shifted" and "uniform".
+    neighbouring_relation : str
+        ``"REMOVE_ONE"`` or ``"REMOVE_GROUP"``.
+    method : str
+        ``"exact"``, ``"shifted"`` or ``"uniform"``.
+    status : str
+        ``"certified"``, ``"conditional"`` (it holds if all of ``conditions`` do) or ``"estimate"`` (no certificate).
+    conditions : tuple of str
+        What a conditional certificate rests on.
+    run : RidgeRun
+        The inputs of the run.
+    digests : Digests
+        Of X, y, the deleted records (salted) and the released parameters.
+    salt : str
+        64 hexadecimal characters; without it the record's digest cannot be guessed.
+    library_version, issued_at : str
+        Who issued it, and when (UTC, ISO 8601).
+    signature : Signature or None
+        Over the canonical JSON of everything else.
+
+    Raises
+    ------
+    CertificateError
+        On construction, naming the field that breaks the format; NaN and infinity always do.
+    """
+
+    epsilon: float
+    delta: float
+    delta_pq: float
+    delta_qp: float
+    delta_s: float | None
+    neighbouring_relation: str
+    method: str
+    status: str
+    conditions: tuple[str, ...]
+    run: RidgeRun
+    digests: Digests
+    salt: str
+    library_version: str
+    issued_at: str
+    signature: Signature | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("epsilon", "delta", "delta_pq", "delta_qp", "delta_s"):
+            value = getattr(self, name)
+            if isinstance(value, (int, np.integer, np.floating)) and not isinstance(value, bool):
+                object.__setattr__(self, name, float(value))  # one JSON text for one number
+        object.__setattr__(self, "conditions", tuple(self.conditions))
+        _check_format(self.to_dict())
+
+    # --- making one ----------------------------------------------------------------------------
+
+    @classmethod
+    def create(
+        cls,
+        *,
+        X: ArrayLike,
+        y: ArrayLike,
+        model: object,
+        run: RidgeRun,
+        epsilon: float,
+        delta: float,
+        method: str = "exact",
+        delta_s: float | None = None,
+        status: str | None = None,
+        conditions: Sequence[str] = (),
+    ) -> Certificate:
+        """Return a certificate whose claim has been computed from the data, or refuse.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_records, n_features)
+            Features of the first fit, deleted rows included.
+        y : array-like of shape (n_records,) or (n_records, n_outputs)
+            Targets or labels of the first fit.
+        model : fitted estimator or array-like of shape (n_columns, n_outputs)
+            What is released: an estimator with ``coef_`` and ``intercept_``, or its parameters in the layout of
+            `expunge.certificates.model_digest`.
+        run : RidgeRun
+            Inputs of the run.
+        epsilon, delta : float
+            What is claimed.
+        method : {"exact", "shifted", "uniform"}, default="exact"
+            How the deltas are computed.
+        delta_s : float, optional
+            For the methods "shifted" and "uniform", in (0, delta); ``delta / 10`` if not given.
+        status : {"certified", "conditional", "estimate"}, optional
+            "certified" has no conditions, "conditional" at least one; if not given, whichever fits ``conditions``.
+        conditions : sequence of str
+            What the claim rests on.
+
+        Returns
+        -------
+        Certificate
+            Unsigned. Its claim has passed the checks of `verify`.
+
+        Raises
+        ------
+        VerificationError
+            If an assumption fails or a computed delta passes the claimed one (a relative 1e-9 apart).
+        TypeError, ValueError
+            If an argument is of the wrong kind or out of range.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from expunge.certificates import Certificate, Phase, RidgeRun
+        >>> phases = (Phase(n_steps=10, noise_std=0.5), Phase(n_steps=5, noise_std=1.0, removed=(0,)))
+        >>> run = RidgeRun(estimator="LangevinRidge", alpha=1.0, fit_intercept=False, step_size=0.25, classes=None,
+        ...                n_records=3, n_features=3, n_outputs=1, phases=phases, deleted=(0,))
+        >>> certificate = Certificate.create(X=np.eye(3), y=np.ones(3), model=np.zeros((3, 1)), run=run,
+        ...                                  epsilon=1.0, delta=1e-3)
+        >>> certificate.verify(np.eye(3), np.ones(3)).certified
+        True
+        """
+        rows = list(run.deleted)
+        salt = secrets.token_bytes(32)
+        features, targets = features_digest(X), targets_digest(y)
+        parameters = coefficients_of(
+            model, fit_intercept=run.fit_intercept, n_features=run.n_features, n_outputs=run.n_outputs
+        )
+        if rows and not 0 <= min(rows) <= max(rows) < len(np.asarray(X)):
+            raise VerificationError("run.deleted", f"must be within [0, {len(np.asarray(X))}), got {run.deleted!r}")
+        record = record_digest(np.asarray(X)[rows], np.asarray(y)[rows], salt=salt)
+        draft = cls(
+            epsilon=epsilon,
+            delta=delta,
+            delta_pq=0.0,
+            delta_qp=0.0,
+            delta_s=delta / 10 if delta_s is None and method != "exact" else delta_s,
+            neighbouring_relation="REMOVE_ONE" if len(rows) == 1 else "REMOVE_GROUP",
+            method=method,
+            status=("conditional" if conditions else "certified") if status is None else status,
+            conditions=tuple(conditions),
+            run=run,
+            digests=Digests(X=features, y=targets, record=record, model=model_digest(parameters)),
+            salt=salt.hex(),
+            library_version=__version__,
+            issued_at=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        )
+        verification.check_status(draft, allow_estimate=True)
+        deltas = verification.recomputed(draft, X, y)
+        result = replace(draft, delta_pq=deltas.pq, delta_qp=deltas.qp)
+        verification.check_model(result, model)
+        return result
+
+    # --- JSON ----------------------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the certificate as JSON values, in the order of the schema."""
+        signature = self.signature
+        return {
+            "format": _FORMAT,
+            "version": _VERSION,
+            "claim": {
+                "epsilon": self.epsilon,
+                "delta": self.delta,
+                "delta_pq": self.delta_pq,
+                "delta_qp": self.delta_qp,
+                "delta_s": self.delta_s,
+                "neighbouring_relation": self.neighbouring_relation,
+                "reference": _REFERENCE,
+            },
+            "method": self.method,
+            "status": self.status,
+            "conditions": list(self.conditions),
+            "run": self.run.to_dict(),
+            "digests": {
+                "X": self.digests.X,
+                "y": self.digests.y,
+                "record": self.digests.record,
+                "model": self.digests.model,
+            },
+            "salt": self.salt,
+            "cannot_show": list(_CANNOT_SHOW),
+            "confidentiality": _CONFIDENTIALITY,
+            "library_version": self.library_version,
+            "issued_at": self.issued_at,
+            "signature": None
+            if signature is None
+            else {"algorithm": signature.algorithm, "public_key": signature.public_key, "value": signature.value},
+        }
+
+    def canonical_json(self) -> bytes:
+        """Return what is signed: compact ASCII JSON with sorted keys of everything but the signature."""
+        values = self.to_dict()
+        del values["signature"]
+        return json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
+
+    def digest(self) -> str:
+        """Return the SHA-256 digest of the canonical JSON; signing does not change it."""
+        return hashlib.sha256(_DIGEST_TAG + self.canonical_json()).hexdigest()
+
+    def to_json(self) -> str:
+        """Return the certificate as JSON text, indented for a reader; equal certificates give equal texts."""
+        return json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Certificate:
+        """Return the certificate of a JSON text, which must keep the schema to the letter.
+
+        Raises
+        ------
+        CertificateError
+            Naming the field that is missing, unknown, of the wrong kind or out of range; ``"json"`` for a text that
+            is truncated or no JSON. An unknown version is refused as ``"version"``.
+
+        Examples
+        --------
+        >>> Certificate.from_json('{"format": "expunge-certificate", "version": 2}')
+        Traceback (most recent call last):
+        ...
+        expunge.certificates.schema.CertificateError: version: must be 1, the version this library reads, got 2
+        """
+        try:
+            values = parse_json(text, what="certificate", allow_nan=True)
+        except FileFormatError as error:
+            raise CertificateError("json", str(error)) from None
+        _check_format(values)
+        claim, signature = values["claim"], values["signature"]
+        return cls(
+            epsilon=claim["epsilon"],
+            delta=claim["delta"],
+            delta_pq=claim["delta_pq"],
+            delta_qp=claim["delta_qp"],
+            delta_s=claim["delta_s"],
+            neighbouring_relation=claim["neighbouring_relation"],
+            method=values["method"],
+            status=values["status"],
+            conditions=tuple(values["conditions"]),
+            run=RidgeRun.from_dict(values["run"]),
+            digests=Digests(**values["digests"]),
+            salt=values["salt"],
+            library_version=values["library_version"],
+            issued_at=values["issued_at"],
+            signature=None if signature is None else Signature(**signature),
+        )
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write the certificate as JSON, whole or not at all, readable by its owner only (it is confidential).
+
+        Raises
+        ------
+        FileExistsError
+            If ``path`` exists and ``overwrite`` is False.
+        """
+        write_atomic(path, self.to_json().encode("ascii"), overwrite=overwrite, mode=0o600)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Certificate:
+        """Return the certificate of a file.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        CertificateError
+            As `from_json`; ``"json"`` also for a file that is empty or not text.
+        """
+        try:
+            text = read_text(path, what="certificate")
+        except FileFormatError as error:
+            raise CertificateError("json", str(error)) from None
+        return cls.from_json(text)
+
+    # --- signing -------------------------------------------------------------------------------
+
+    def sign(self, private_key: Ed25519PrivateKey) -> Certificate:
+        """Return a copy signed with ``private_key``; a signature it had is replaced.
+
+        Raises
+        ------
+        TypeError
+            If the key is not an Ed25519 private key.
+        """
+        if not isinstance(private_key, Ed25519PrivateKey):
+            raise TypeError(f"private_key must be an Ed25519PrivateKey, got {type(private_key).__name__}")
+        value = private_key.sign(_SIGNATURE_TAG + self.canonical_json())
+        public_key = private_key.public_key().public_bytes_raw()
+        return replace(self, signature=Signature(public_key=public_key.hex(), value=value.hex()))
+
+    def verify_signature(self, public_key: Ed25519PublicKey) -> None:
+        """Check that the holder of ``public_key``'s private half signed exactly this certificate.
+
+        Raises
+        ------
+        VerificationError
+            With ``field == "signature"``: unsigned, signed by another key, or changed since.
+        TypeError
+            If the key is not an Ed25519 public key.
+        """
+        if not isinstance(public_key, Ed25519PublicKey):
+            raise TypeError(f"public_key must be an Ed25519PublicKey, got {type(public_key).__name__}")
+        if self.signature is None:
+            raise VerificationError("signature", "must be there, to be checked with the public key; got none")
+        needed = public_key.public_bytes_raw().hex()
+        if self.signature.public_key != needed:
+            raise VerificationError("signature", f"must be by key {needed}, got one by {self.signature.public_key}")
+        self._check_own_signature()
+
+    def _check_own_signature(self) -> None:
+        if self.signature is None:
+            return
+        try:
+            key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(self.signature.public_key))
+            key.verify(bytes.fromhex(self.signature.value), _SIGNATURE_TAG + self.canonical_json())
+        except (InvalidSignature, ValueError):
+            raise VerificationError(
+                "signature", "must cover this certificate; got one that does not: something was changed after signing"
+            ) from None
+
+    # --- verifying -----------------------------------------------------------------------------
+
+    def verify(
+        self, X: ArrayLike, y: ArrayLike, model: object = None, *, public_key: Ed25519PublicKey | None = None
+    ) -> VerificationReport:
+        """Recompute the claim from the data and check everything else that can be checked.
+
+        The recomputed deltas decide, not the recorded ones. Without a signature, fields that nothing can be recomputed
+        from (status, conditions, time, version) and changes that only weaken the claim stay undetected; with one, no
+        change does.
+
+        Parameters
+        ----------
+        X, y : array-like
+            As given to the first fit, deleted rows included, in the same order.
+        model : fitted estimator or array-like, optional
+            The released model - with ``coef_`` and ``intercept_``, or its parameters in the layout of
+            `expunge.certificates.model_digest` - to be compared with the certificate.
+        public_key : Ed25519PublicKey, optional
+            Whose signature is required. Without it a signature, if there is one, is checked against the key it brings
+            along, which shows that nothing was changed since but not who signed.
+
+        Returns
+        -------
+        VerificationReport
+            With the recomputed deltas; ``certified`` is True only for status "certified".
+
+        Raises
+        ------
+        VerificationError
+            With ``field`` naming what refutes the certificate.
+        """
+        return verification.verify(self, X, y, model, public_key=public_key)
+
+    def summary(self) -> str:
+        """Return a few lines for a person."""
+        rows = ", ".join(map(str, self.run.deleted[:8])) + (", ..." if len(self.run.deleted) > 8 else "")
+        last = self.run.phases[-1]
+        lines = [
+            f"{self.status}: {len(self.run.deleted)} of {self.run.n_records} records deleted (rows {rows})",
+            f"  claim    epsilon = {self.epsilon:g}, delta = {self.delta:g}, {self.neighbouring_relation}",
+            f"  computed delta(P|Q) = {self.delta_pq:.3g}, delta(Q|P) = {self.delta_qp:.3g}, method {self.method}",
+            f"  run      {self.run.estimator}, {len(self.run.phases)} phases; last: {last.n_steps} steps with "
+            f"noise_std = {last.noise_std:g}",
+            *(f"  if       {condition}" for condition in self.conditions),
+            f"  issued   {self.issued_at} by expunge {self.library_version}, "
+            + ("unsigned" if self.signature is None else f"signed by {self.signature.public_key[:16]}..."),
+            f"  {_CONFIDENTIALITY}",
+        ]
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return f"<Certificate\n{self.summary()}>"
+
+
+def _check_format(values: Any) -> None:
+    if isinstance(values, dict):
+        if values.get("format") != _FORMAT:
+            raise CertificateError("format", f"must be {_FORMAT!r}, got {values.get('format')!r}")
+        version = values.get("version")
+        if type(version) is not int or version != _VERSION:
+            raise CertificateError("version", f"must be {_VERSION}, the version this library reads, got {version!r}")
+    check(values, _SCHEMA)
+    try:
+        datetime.strptime(values["issued_at"], "%Y-%m-%dT%H:%M:%SZ")
+    except ValueError:
+        raise CertificateError("issued_at", f"must be a time that exists, got {values['issued_at']!r}") from None

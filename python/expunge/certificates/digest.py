@@ -1,0 +1,153 @@
+"""Digests that tie a certificate to data, records and model parameters.
+
+Every digest is SHA-256 over a tag (so that no digest of one kind can stand for another), the number of dimensions and
+the shape (unsigned 64-bit little-endian), and the values as little-endian float64 in C order. Arrays of other real
+dtypes are digested by their float64 values: float32 data and the same data stored as float64 have one digest.
+Minus zero differs from zero. Labels that are strings, or integers beyond 2**53 in size (which float64 would merge),
+are digested as the compact ASCII JSON list of their values under a tag of their own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from expunge import _validate
+
+__all__ = ["features_digest", "labels", "model_digest", "record_digest", "targets_digest"]
+
+_TAG = b"expunge-digest-v1:"
+
+
+def _array_hash(tag: bytes, array: NDArray[np.float64]) -> hashlib._Hash:
+    result = hashlib.sha256(_TAG + tag + b"\0")
+    result.update(struct.pack(f"<{array.ndim + 1}Q", array.ndim, *array.shape))
+    result.update(np.ascontiguousarray(array, dtype="<f8").data)
+    return result
+
+
+def features_digest(X: ArrayLike) -> str:
+    """Return the digest of the features ``X`` (n_records, n_features), as 64 hexadecimal characters.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``X`` does not hold real finite numbers in two dimensions.
+
+    Examples
+    --------
+    >>> features_digest([[1.0, 2.0]]) == features_digest([[1, 2]])
+    True
+    >>> features_digest([[1.0, 2.0]]) == features_digest([[1.0], [2.0]])
+    False
+    """
+    return _array_hash(b"X", _validate.real_array("X", X, ndim=2)).hexdigest()
+
+
+def labels(y: ArrayLike) -> tuple[Any, NDArray[np.float64] | None]:
+    """Return the values of ``y`` as Python objects and, unless they are strings or huge integers, as float64.
+
+    Integers beyond 2**53 in size come without the array, because float64 would merge neighbours. A single column counts
+    as one dimension.
+
+    Raises
+    ------
+    TypeError
+        If ``y`` holds neither real numbers nor strings.
+    ValueError
+        If a number in ``y`` is not finite.
+
+    Examples
+    --------
+    >>> labels(["cat", "dog"])
+    (['cat', 'dog'], None)
+    """
+    array = np.asarray(y)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.dtype.kind == "U" or (array.dtype.kind == "O" and all(isinstance(value, str) for value in array.ravel())):
+        return array.tolist(), None
+    if array.dtype.kind == "O":
+        raise TypeError("y must hold real numbers or strings, got an object array with something else in it")
+    values = _validate.real_array("y", array)
+    if array.dtype.kind in "iu" and array.size and not (-(2**53) <= int(array.min()) <= int(array.max()) <= 2**53):
+        return array.tolist(), None
+    return values.tolist() if array.dtype.kind == "f" else array.tolist(), values
+
+
+def _targets_bytes(tag: bytes, y: ArrayLike) -> bytes:
+    values, numbers = labels(y)
+    if numbers is not None:
+        return _array_hash(tag, numbers).digest()
+    text = json.dumps(values, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(_TAG + tag + b"/labels\0" + text.encode("ascii")).digest()
+
+
+def targets_digest(y: ArrayLike) -> str:
+    """Return the digest of targets or labels ``y`` (n_records,) or (n_records, n_outputs); (n, 1) counts as (n,).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``y`` holds neither finite real numbers nor strings.
+
+    Examples
+    --------
+    >>> targets_digest([0, 1]) == targets_digest([0.0, 1.0])
+    True
+    >>> targets_digest([0, 1]) == targets_digest(["0", "1"])
+    False
+    """
+    return _targets_bytes(b"y", y).hex()
+
+
+def record_digest(X: ArrayLike, y: ArrayLike, *, salt: bytes) -> str:
+    """Return the salted digest of deleted records: rows ``X`` (k, n_features) with their ``y`` (k, ...).
+
+    Who holds the records and the salt can recompute it; without the salt a record cannot be found by guessing.
+
+    Raises
+    ------
+    ValueError
+        If the salt is not 32 bytes, or the arrays are not finite.
+
+    Examples
+    --------
+    >>> one = record_digest([[1.0, 2.0]], [3.0], salt=bytes(32))
+    >>> one == record_digest([[1.0, 2.0]], [3.0], salt=bytes(31) + b"1")
+    False
+    """
+    if len(salt) != 32:
+        raise ValueError(f"salt must be 32 bytes, got {len(salt)}")
+    rows = _array_hash(b"record.X", _validate.real_array("X", X, ndim=2)).digest()
+    return hashlib.sha256(_TAG + b"record\0" + salt + rows + _targets_bytes(b"record.y", y)).hexdigest()
+
+
+def model_digest(coefficients: ArrayLike) -> str:
+    """Return the digest of a linear model's parameters ``coefficients`` (n_columns, n_outputs).
+
+    One row for each column of the design matrix - the features in their order, then the constant column if an
+    intercept is fitted - and one column for each output. `expunge.certificates.coefficients_of` makes it of a fitted
+    estimator. A one-dimensional array is read as one output.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the parameters are not real finite numbers in one or two dimensions.
+
+    Examples
+    --------
+    >>> model_digest([1.0, 2.0]) == model_digest([[1.0], [2.0]])
+    True
+    """
+    array = _validate.real_array("coefficients", coefficients)
+    if array.ndim == 1:
+        array = array[:, np.newaxis]
+    if array.ndim != 2:
+        raise ValueError(f"coefficients must have 1 or 2 dimensions, got shape {array.shape}")
+    return _array_hash(b"model", array).hexdigest()

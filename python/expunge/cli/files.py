@@ -1,0 +1,156 @@
+"""Where commands read from and write to."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+from expunge._files import FileFormatError, parse_json
+from expunge.certificates import model_digest
+from expunge.datasets import Dataset, load, random_cosine_features
+from expunge.estimators import LangevinRidge, LangevinRidgeClassifier, ReleasedRidge, ReleasedRidgeClassifier
+
+__all__ = [
+    "data_options",
+    "load_model",
+    "model_digests",
+    "overwrite_option",
+    "parse_indices",
+    "read_data",
+    "ready",
+    "staged",
+]
+
+_KINDS = {
+    ("working", "LangevinRidge"): LangevinRidge,
+    ("working", "LangevinRidgeClassifier"): LangevinRidgeClassifier,
+    ("released", "ReleasedRidge"): ReleasedRidge,
+    ("released", "ReleasedRidgeClassifier"): ReleasedRidgeClassifier,
+}
+
+
+def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say how data are read."""
+    options = [
+        click.option("--target", type=click.Path(), help="A second file, with the targets."),
+        click.option("--target-column", help="Column or array of the targets: a name or a position [default: last]."),
+        click.option(
+            "--divide-by", type=float, default=1.0, show_default=True, help="A constant to divide features by."
+        ),
+        click.option("--cosine-features", type=int, help="Replace the features by this many random cosines."),
+        click.option(
+            "--cosine-scale", type=float, default=1.0, show_default=True, help="Inverse width of the cosines."
+        ),
+        click.option("--cosine-seed", type=int, default=0, show_default=True, help="Their seed."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace files that exist.")
+
+
+def read_data(
+    source: str,
+    *,
+    target: str | None,
+    target_column: str | None,
+    divide_by: float,
+    cosine_features: int | None,
+    cosine_scale: float,
+    cosine_seed: int,
+) -> tuple[Dataset, NDArray[Any]]:
+    """Return the data set, its features mapped, and its targets, which must be there."""
+    data = load(source, target=target, target_column=target_column, divide_by=divide_by)
+    if data.y is None:
+        raise ValueError(f"{source}: holds no targets; give --target or --target-column")
+    if cosine_features is not None:
+        features = random_cosine_features(data.X, n_features=cosine_features, scale=cosine_scale, seed=cosine_seed)
+        data = Dataset(features, data.y, data.name)
+    assert data.y is not None
+    return data, data.y
+
+
+def load_model(path: str, *, released: bool = False) -> Any:
+    """Return the model of a file; one that was released only if asked for."""
+    kind: tuple[Any, Any] = ("working", "LangevinRidge")
+    # Whatever is wrong with the file, the reader of models says it better.
+    with contextlib.suppress(Exception), open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+        header = parse_json(archive["header.json"].tobytes().decode(), what="header")
+        kind = (header.get("form"), header.get("kind"))
+    if kind[0] == "released" and not released:
+        raise FileFormatError(f"{path} holds a released model, which has no history: give the working model")
+    return _KINDS.get(kind, LangevinRidge).load(path)
+
+
+def model_digests(model: Any) -> list[str]:
+    """Return the digest of a model's parameters; two for a released model that may or may not fit an intercept."""
+    rows = np.atleast_2d(model.coef_).T
+    intercept = np.atleast_1d(model.intercept_)[np.newaxis, :]
+    fits_intercept = getattr(model, "fit_intercept", None)
+    layouts = [] if fits_intercept is False else [np.vstack([rows, intercept])]
+    if not fits_intercept and not intercept.any():
+        layouts.append(rows)
+    return [model_digest(layout) for layout in layouts]
+
+
+def parse_indices(text: str | None) -> list[int] | None:
+    """Return the rows named by ``3,7,10-12``."""
+    if text is None:
+        return None
+    rows: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise ValueError(f"indices must look like 3,7,10-12, got {text!r}")
+        low, high = int(first), int(last or first)
+        if high < low or high - low >= 10**8:
+            raise ValueError(f"indices must look like 3,7,10-12, got {text!r}")
+        rows.extend(range(low, high + 1))
+    return rows
+
+
+def ready(paths: Sequence[str | os.PathLike[str] | None], *, overwrite: bool) -> None:
+    """Refuse outputs that cannot be written, before any work is done."""
+    places = [Path(path) for path in paths if path is not None]
+    for place in places:
+        if not place.parent.is_dir():
+            raise FileNotFoundError(f"the folder {place.parent} does not exist")
+        if place.is_dir():
+            raise IsADirectoryError(f"{place} is a folder, needed the name of a file")
+        if os.path.lexists(place) and not overwrite:
+            raise FileExistsError(f"{place} exists already; pass --overwrite to replace it")
+        if not os.access(place.parent, os.W_OK):
+            raise PermissionError(f"the folder {place.parent} cannot be written to")
+    absolute = [os.path.abspath(place) for place in places]
+    if len(set(absolute)) < len(absolute):
+        raise ValueError(f"outputs must be different files, got {', '.join(map(str, places))}")
+
+
+@contextlib.contextmanager
+def staged(paths: Sequence[str | None], *, overwrite: bool) -> Iterator[list[Path | None]]:
+    """Give temporary names to write to; all take their real names at the end, or none does if anything fails."""
+    ready(paths, overwrite=overwrite)
+    temporary = [
+        None if path is None else Path(path).with_name(f".{Path(path).name}.{secrets.token_hex(8)}.tmp")
+        for path in paths
+    ]
+    try:
+        yield temporary
+        ready(paths, overwrite=overwrite)
+        for path, made in zip(paths, temporary, strict=True):
+            if path is not None and made is not None:
+                os.replace(made, path)
+    finally:
+        for made in temporary:
+            if made is not None:
+                made.unlink(missing_ok=True)

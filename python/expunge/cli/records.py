@@ -1,0 +1,97 @@
+"""``expunge verify``, ``keygen`` and ``ledger``: what is left to check after a deletion."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from expunge.certificates import Certificate, VerificationError, generate_key_pair, load_public_key
+from expunge.cli.files import data_options, load_model, model_digests, overwrite_option, read_data
+from expunge.ledger import Ledger, LedgerError
+
+__all__ = ["keygen", "ledger", "verify"]
+
+
+def _refuse(reason: object) -> None:
+    """Say why something does not hold and leave with exit code 1."""
+    click.echo(f"REFUSED  {' '.join(str(reason).split())}", err=True)
+    raise click.exceptions.Exit(1)
+
+
+@click.command()
+@click.argument("certificate", type=click.Path())
+@click.argument("data")
+@data_options
+@click.option("--model", type=click.Path(), help="The released or working model, to be compared with the certificate.")
+@click.option("--public-key", type=click.Path(), help="Whose signature is required (PEM).")
+def verify(certificate: str, data: str, model: str | None, public_key: str | None, **reading: Any) -> None:
+    """Recompute the claim of CERTIFICATE from DATA, deleted rows included. Exit code 1 if it does not hold."""
+    key = None if public_key is None else load_public_key(public_key)
+    released = None if model is None else load_model(model, released=True)
+    proof = Certificate.load(certificate)
+    records, y = read_data(data, **reading)
+    try:
+        report = proof.verify(records.X, y, released, public_key=key)
+    except VerificationError as error:
+        _refuse(error)
+    else:
+        click.echo(f"VERIFIED  {report.summary()}")
+
+
+@click.command()
+@click.argument("private", type=click.Path())
+@click.argument("public", type=click.Path())
+@click.option("--ask-password", is_flag=True, help="Ask for a password to encrypt the private key with.")
+@overwrite_option
+def keygen(private: str, public: str, ask_password: bool, overwrite: bool) -> None:
+    """Make an Ed25519 key pair to sign certificates with: files PRIVATE and PUBLIC."""
+    password = None
+    if ask_password:
+        password = click.prompt("password", hide_input=True, confirmation_prompt=True).encode()
+    generate_key_pair(private, public, overwrite=overwrite, password=password)
+    click.echo(f"private key  {private}  (keep it to yourself)")
+    click.echo(f"public key   {public}")
+
+
+@click.group()
+def ledger() -> None:
+    """Look at the ledger of deletions."""
+
+
+@ledger.command()
+@click.argument("path", type=click.Path())
+def show(path: str) -> None:
+    """List the deletions of the ledger at PATH and what they add up to."""
+    book = Ledger(path)
+    try:
+        entries, total = book.entries(), book.total()
+    except LedgerError as error:
+        _refuse(error)
+        return
+    for entry in entries:
+        click.echo(
+            f"{entry.entry:4d}  {entry.time}  record {entry.record[:12]}  gone {entry.n_deleted}  "
+            f"epsilon {entry.epsilon:g}  delta {entry.delta:g}  {entry.method}, {entry.status}"
+        )
+    click.echo(total.summary())
+
+
+@ledger.command()
+@click.argument("path", type=click.Path())
+@click.option("--head", help="Hash of the last line as noted earlier: it must still be in the chain.")
+@click.option("--model", type=click.Path(), help="The model as it is now: the last entry must be about it.")
+def check(path: str, head: str | None, model: str | None) -> None:
+    """Check that the ledger at PATH is whole and unbroken. Exit code 1 if it is not."""
+    digests = [None] if model is None else model_digests(load_model(model, released=True))
+    book = Ledger(path)
+    try:
+        entries = book.entries()
+        last = entries[-1].model_after if entries else None
+        book.check(head=head, model=last if last in digests else digests[0])
+        found = book.head()
+    except LedgerError as error:
+        _refuse(error)
+        return
+    click.echo(f"UNBROKEN  {len(entries)} deletion(s)")
+    click.echo(f"head  {found}  (keep it elsewhere: --head sees lines cut from the end)")

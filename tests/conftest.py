@@ -1,0 +1,73 @@
+"""Profiles and data shared by every test."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# derandomize: the same examples on every run and machine, so that a failure is never a matter of luck.
+settings.register_profile(
+    "ci", derandomize=True, deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile(
+    "sanitize", derandomize=True, deadline=None, max_examples=5, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("search", derandomize=False, deadline=None, max_examples=1000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+# Tests that run kernels closely: repeated under sanitizers and at every instruction set (marker `kernels`).
+KERNEL_FILES = {
+    "test_boundary",
+    "test_gaussian_pair",
+    "test_gdp",
+    "test_isa",
+    "test_langevin",
+    "test_normals",
+    "test_ridge",
+    "test_shifted",
+    "test_threads",
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of the files above."""
+    for item in items:
+        if item.path.stem in KERNEL_FILES:
+            item.add_marker(pytest.mark.kernels)
+
+
+def pytest_report_header() -> str:
+    """Say what is under test: the installed package, at which instruction set and thread count."""
+    import expunge
+    from expunge import _backend
+
+    place = Path(expunge.__file__).parent
+    return f"expunge {expunge.__version__} at {place}, isa {_backend.isa()}, {_backend.default_threads()} threads"
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """Return the root of the repository."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Return the folder of the larger data sets; skips the test where they are not at hand."""
+    place = Path(os.environ.get("EXPUNGE_DATA", ROOT.parent / "shared" / "data"))
+    if not place.is_dir():
+        pytest.skip("larger data sets not found: set EXPUNGE_DATA to their folder")
+    return place
+
+
+@pytest.fixture(scope="session")
+def reference() -> dict[str, Any]:
+    """Return the independently computed numbers the library is tested against."""
+    return json.loads((ROOT / "tests" / "golden" / "reference.json").read_text())

@@ -1,0 +1,446 @@
+"""One small valid call per compiled kernel: what the boundary, thread and instruction-set tests vary."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from expunge import _backend
+
+# Names in the compiled module that are questions, not kernels.
+QUESTIONS = {"isa", "default_threads"}
+
+
+def kernel_names() -> set[str]:
+    """Return the names of all kernels the compiled module exports."""
+    exported = {name for name in vars(_backend.core) if not name.startswith("_")}
+    return {name for name in exported if inspect.isbuiltin(getattr(_backend.core, name))} - QUESTIONS
+
+
+def refuses_nan(outputs: dict[str, NDArray[Any]]) -> bool:
+    """Return whether no output could be read as private: all NaN or infinite."""
+    return all(bool((np.isnan(out) | (out == np.inf)).all()) for out in outputs.values() if out.dtype.kind == "f")
+
+
+@dataclass
+class KernelCall:
+    """A valid call: every argument by name, without ``threads``."""
+
+    kernel: str
+    arguments: dict[str, Any]
+    outputs: tuple[str, ...]
+    # Outputs that are read as well: they may not start as garbage, and a NaN in them counts as one in an input.
+    read_outputs: tuple[str, ...] = ()
+    nan_is_refused: Callable[[dict[str, NDArray[Any]]], bool] = refuses_nan
+    # (argument, axis) whose length nothing else fixes; arguments that may be None.
+    free: tuple[tuple[str, int], ...] = ()
+    optional: tuple[str, ...] = ()
+    # A dtype (or rank) that one array chooses for all is missed in the others: the error may name any of them.
+    one_chooses_for_all: bool = False
+    # Arrays for which one dimension less is a valid meaning too.
+    one_rank_less: tuple[str, ...] = ()
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return the array arguments by name."""
+        return {name: value for name, value in self.arguments.items() if isinstance(value, np.ndarray)}
+
+    def inputs(self) -> dict[str, NDArray[Any]]:
+        """Return the array arguments the kernel only reads."""
+        return {name: value for name, value in self.arrays().items() if name not in self.outputs}
+
+    def replaced(self, **changes: Any) -> KernelCall:
+        """Return a deep copy with some arguments exchanged."""
+        other = copy.copy(self)
+        other.arguments = {
+            name: changes[name] if name in changes else (value.copy() if isinstance(value, np.ndarray) else value)
+            for name, value in self.arguments.items()
+        }
+        return other
+
+    def run(self, *, threads: int = 1) -> dict[str, NDArray[Any]]:
+        """Call the kernel and return its outputs by name."""
+        function = getattr(_backend.core, self.kernel)
+        extra = {"threads": threads} if "threads" in function.__doc__ else {}
+        assert function(**self.arguments, **extra) is None, "kernels write into arrays they are given"
+        return {name: self.arguments[name] for name in self.outputs}
+
+
+Builder = Callable[[np.random.Generator, int], KernelCall]
+
+# Kernel name, or "kernel:variant" -> a valid call on n items (n may be 0).
+CALLS: dict[str, Builder] = {}
+
+
+def entry(label: str) -> Callable[[Builder], Builder]:
+    """Put a builder into the table under ``label``."""
+
+    def add(builder: Builder) -> Builder:
+        CALLS[label] = builder
+        return builder
+
+    return add
+
+
+def kernels_in_table() -> set[str]:
+    """Return the kernels that have at least one call."""
+    return {label.split(":")[0] for label in CALLS}
+
+
+def call(label: str, *, n: int = 37, seed: int = 0) -> KernelCall:
+    """Return the table's call on ``n`` items."""
+    return CALLS[label](np.random.default_rng(seed), n)
+
+
+# --- privacy -----------------------------------------------------------------------------------
+
+
+def _elementwise(kernel: str, first: str, second: str) -> None:
+    def build(rng: np.random.Generator, n: int) -> KernelCall:
+        draw = {
+            "mu": lambda size: np.exp(rng.uniform(np.log(1e-3), np.log(10.0), size)),
+            "epsilon": lambda size: rng.uniform(0.0, 5.0, size),
+            "delta": lambda size: np.exp(rng.uniform(np.log(1e-12), np.log(0.1), size)),
+        }
+        size = 20 * n  # several ranges of the binding's grain
+        arguments = {first: draw[first](size), second: draw[second](size), "out": np.zeros(size)}
+        return KernelCall(kernel, arguments, ("out",))
+
+    entry(kernel)(build)
+
+
+_elementwise("gdp_delta", "mu", "epsilon")
+_elementwise("gdp_epsilon", "mu", "delta")
+_elementwise("gdp_mu", "epsilon", "delta")
+
+
+@entry("shifted_mu")
+def _shifted_mu(rng: np.random.Generator, n: int) -> KernelCall:
+    return KernelCall(
+        "shifted_mu",
+        {
+            "sensitivity": rng.uniform(0.0, 1.0, size=(n, 11)),
+            "contraction": rng.uniform(0.5, 1.0, size=(n, 11)),
+            "noise_std": rng.uniform(0.1, 1.0, size=(n, 11)),
+            "out": np.zeros(n),
+        },
+        ("out",),
+    )
+
+
+def _pair(kernel: str, what: str, outputs: tuple[str, ...]) -> None:
+    def build(rng: np.random.Generator, n: int) -> KernelCall:
+        asked = {
+            "epsilon": rng.uniform(0.0, 3.0, size=n),
+            "delta": np.exp(rng.uniform(np.log(1e-9), np.log(1e-2), size=n)),
+            "order": rng.uniform(1.1, 3.0, size=n),
+        }
+        arguments: dict[str, Any] = {
+            "excess": rng.uniform(-0.2, 0.2, size=(n, 5)),
+            "squared_shift": rng.uniform(0.0, 0.1, size=(n, 5)),
+            "columns": 2.0,
+            what: asked[what],
+            "swapped": kernel == "pair_renyi",
+        }
+        return KernelCall(
+            kernel,
+            {**arguments, **{name: np.zeros(n) for name in outputs}},
+            outputs,
+            nan_is_refused=lambda out: bool((~(out[outputs[0]] < (1.0 if what == "epsilon" else np.inf))).all()),
+        )
+
+    entry(kernel)(build)
+
+
+_pair("pair_delta", "epsilon", ("delta", "error", "converged"))
+_pair("pair_epsilon", "delta", ("out",))
+_pair("pair_renyi", "order", ("out",))
+
+
+# --- ridge -------------------------------------------------------------------------------------
+
+
+def _ridge_problem(rng: np.random.Generator, n: int) -> dict[str, Any]:
+    """Return a small ridge run: spectrum, projected records, and mean residuals along learning."""
+    p, q, steps, alpha = 6, 2, 9, 1.0
+    X = rng.normal(size=(max(n, 40), p))
+    Y = rng.normal(size=(max(n, 40), q))
+    h, V = np.linalg.eigh(X.T @ X + alpha * np.eye(p))
+    step_size = 1.0 / h[-1]
+    theta = np.zeros((p, q))
+    residuals = np.empty((n, steps, q))
+    for k in range(steps):
+        residuals[:, k] = X[:n] @ theta - Y[:n]
+        theta = theta - step_size * (X.T @ (X @ theta - Y) + alpha * theta)
+    return {
+        "eigenvalues": h,
+        "projected": np.ascontiguousarray((X @ V)[:n]),
+        "residuals": residuals,
+        "setting": _ridge_setting(step_size),
+    }
+
+
+def _ridge_setting(step_size: float) -> Any:
+    return _backend.core.RidgeSetting(
+        step_size=step_size,
+        noise_std=0.1,
+        unlearn_steps=3.0,
+        unlearn_noise_std=0.0,
+        solve_steps=False,
+        epsilon=1.0,
+        log_delta=float(np.log(1e-5)),
+        mu=0.25,
+        tolerance=1e-9,
+    )
+
+
+def _quote_outputs(n: int) -> dict[str, NDArray[Any]]:
+    names = ("value", "epsilon_out", "log_delta_pq", "log_delta_qp", "error")
+    return {**{name: np.zeros(n) for name in names}, "rank_out": np.zeros(n, dtype=np.int64)}
+
+
+def _quote_is_no_promise(outputs: dict[str, NDArray[Any]]) -> bool:
+    """NaN or infinite noise, and no delta below one."""
+    value, pq, qp = outputs["value"], outputs["log_delta_pq"], outputs["log_delta_qp"]
+    return bool((~np.isfinite(value)).all() and (~(pq < 0)).all() and (~(qp < 0)).all())
+
+
+@entry("ridge_exact_quotes")
+def _ridge_exact_quotes(rng: np.random.Generator, n: int) -> KernelCall:
+    outputs = _quote_outputs(n)
+    return KernelCall(
+        "ridge_exact_quotes",
+        {**_ridge_problem(rng, n), "rank": 0, **outputs},
+        tuple(outputs),
+        nan_is_refused=_quote_is_no_promise,
+        free=(("residuals", 1), ("residuals", 2)),
+    )
+
+
+@entry("ridge_gaussian_pairs")
+def _ridge_gaussian_pairs(rng: np.random.Generator, n: int) -> KernelCall:
+    outputs = {
+        "excess_variance": np.zeros((n, 6)),
+        "squared_shift": np.zeros((n, 6)),
+        "rest": np.zeros(n),
+        "count": np.zeros(n, dtype=np.int64),
+    }
+    return KernelCall(
+        "ridge_gaussian_pairs",
+        {**_ridge_problem(rng, n), "rank": 6, **outputs},
+        tuple(outputs),
+        nan_is_refused=lambda out: bool((out["count"] < 0).all()),
+        free=(("residuals", 1), ("residuals", 2)),
+    )
+
+
+@entry("ridge_solve_reduced")
+def _ridge_solve_reduced(rng: np.random.Generator, n: int) -> KernelCall:
+    del n  # one group at a time
+    h = np.sort(rng.uniform(1.0, 9.0, size=5))
+    half = rng.normal(size=(5, 2)) * 0.3
+    outputs = _quote_outputs(1)
+    return KernelCall(
+        "ridge_solve_reduced",
+        {
+            "eigenvalues": h,
+            "difference": half @ half.T,
+            "shift": rng.normal(size=(5, 2)) * 0.01,
+            "setting": _ridge_setting(0.1),
+            "n_steps": 9,
+            **outputs,
+        },
+        tuple(outputs),
+        nan_is_refused=_quote_is_no_promise,
+        free=(("shift", 1),),
+    )
+
+
+@entry("ridge_shifted_quotes")
+def _ridge_shifted_quotes(rng: np.random.Generator, n: int) -> KernelCall:
+    return KernelCall(
+        "ridge_shifted_quotes",
+        {
+            "sensitivity": rng.uniform(0.1, 0.5, size=(n, 9)),
+            "contraction": rng.uniform(0.8, 0.99, size=n),
+            "noise_std": 0.1,
+            "unlearn_steps": 3.0,
+            "unlearn_noise_std": 0.0,
+            "solve_steps": False,
+            "mu_limit": 0.3,
+            "value": np.zeros(n),
+            "mu": np.zeros(n),
+        },
+        ("value", "mu"),
+        free=(("sensitivity", 1),),
+    )
+
+
+@entry("ridge_smallest_eigenvalues")
+def _ridge_smallest_eigenvalues(rng: np.random.Generator, n: int) -> KernelCall:
+    problem = _ridge_problem(rng, n)
+    return KernelCall(
+        "ridge_smallest_eigenvalues",
+        {
+            "eigenvalues": problem["eigenvalues"],
+            "projected": problem["projected"],
+            "floor": 1.0,
+            "slack": 1e-12,
+            "out": np.zeros(n),
+        },
+        ("out",),
+    )
+
+
+# --- langevin ----------------------------------------------------------------------------------
+
+
+@entry("random_words")
+def _random_words(rng: np.random.Generator, n: int) -> KernelCall:
+    del rng
+    return KernelCall(
+        "random_words",
+        {"out": np.zeros((997 * n, 4), dtype=np.uint32), "seed": 5, "chain": 2**40 + 1, "step": 3},
+        ("out",),
+        free=(("out", 0),),
+    )
+
+
+def _standard_normals(dtype: str) -> Builder:
+    def build(rng: np.random.Generator, n: int) -> KernelCall:
+        del rng
+        return KernelCall(
+            "standard_normals",
+            {"out": np.zeros(997 * n, dtype=dtype), "seed": 5, "chain": 2**40 + 1, "step": 3},
+            ("out",),
+            free=(("out", 0),),
+            one_chooses_for_all=True,
+        )
+
+    return build
+
+
+entry("standard_normals")(_standard_normals("float64"))
+entry("standard_normals:float32")(_standard_normals("float32"))
+
+
+@entry("langevin_gram")
+def _langevin_gram(rng: np.random.Generator, n: int) -> KernelCall:
+    p, q = 5, 2
+    return KernelCall(
+        "langevin_gram",
+        {
+            "X": rng.normal(size=(n, p)),
+            "targets": rng.normal(size=(n, q)),
+            "alpha": 1.0,
+            "gram": np.zeros((p, 8)),
+            "moment": np.zeros((q, p)),
+        },
+        ("gram", "moment"),
+        nan_is_refused=lambda out: bool(np.isnan(out["gram"][:, :p]).all() or np.isnan(out["moment"]).all()),
+        one_chooses_for_all=True,
+    )
+
+
+@entry("langevin_row_norms")
+def _langevin_row_norms(rng: np.random.Generator, n: int) -> KernelCall:
+    return KernelCall(
+        "langevin_row_norms",
+        {"X": rng.normal(size=(n, 7)), "out": np.zeros(n)},
+        ("out",),
+        free=(("X", 1),),
+        one_chooses_for_all=True,
+    )
+
+
+def _chains(loss: str, dtype: str, **options: Any) -> Builder:
+    def build(rng: np.random.Generator, n: int) -> KernelCall:
+        rows, p, steps = 23, 5, 6
+        q = 1 if loss == "logistic" else 3
+        X = rng.normal(size=(rows, p)).astype(dtype)
+        targets = rng.normal(size=(rows, q)) if loss == "ridge" else rng.integers(0, 2, size=(rows, q))
+        targets = targets.astype(dtype)
+        arguments: dict[str, Any] = {
+            "X": X,
+            "targets": targets,
+            "gram": None,
+            "moment": None,
+            "row_norm": np.linalg.norm(X, axis=1).astype(dtype) if "clip" in options else None,
+            "step_size": np.full(steps, 0.01, dtype=dtype),
+            "noise_std": np.full(steps, 0.1, dtype=dtype),
+            "theta0": rng.normal(size=(n, p, q)).astype(dtype),
+            "record": np.array([2, 6], dtype=np.int64),
+            "out": np.zeros((2, n, p, q), dtype=dtype),
+            "loss": loss,
+            "alpha": 1.0,
+            "threshold": -1,
+            "weight": 1.0,
+            "clip": 0.0,
+            "radius": 0.0,
+            "seed": 5,
+            "first_chain": 0,
+            "first_step": 0,
+        }
+        arguments.update(options)
+        return KernelCall(
+            "langevin_chains",
+            arguments,
+            ("out",),
+            optional=("gram", "moment", "row_norm"),
+            one_chooses_for_all=True,
+            one_rank_less=("theta0",),
+        )
+
+    return build
+
+
+entry("langevin_chains")(_chains("ridge", "float64"))
+entry("langevin_chains:logistic")(_chains("logistic", "float64", clip=0.7, radius=2.0))
+entry("langevin_chains:softmax")(_chains("softmax", "float32", threshold=2**31, weight=2.0))
+
+
+@entry("langevin_tail")
+def _langevin_tail(rng: np.random.Generator, n: int) -> KernelCall:
+    return KernelCall(
+        "langevin_tail",
+        {
+            "theta": rng.normal(size=(n, 2, 7)),
+            "gradient": rng.normal(size=(n, 2, 7)),
+            "moment": rng.normal(size=(2, 7)),
+            "alpha": 1.0,
+            "step_size": 0.01,
+            "noise_std": 0.1,
+            "radius": 2.0,
+            "seed": 5,
+            "first_chain": 0,
+            "step": 3,
+        },
+        ("theta",),
+        read_outputs=("theta",),
+        optional=("moment",),
+        one_chooses_for_all=True,
+    )
+
+
+@entry("langevin_residuals")
+def _langevin_residuals(rng: np.random.Generator, n: int) -> KernelCall:
+    return KernelCall(
+        "langevin_residuals",
+        {
+            "linear": rng.normal(size=(n, 3, 11)),
+            "targets": rng.normal(size=(3, 11)),
+            "row_norm": rng.uniform(0.5, 2.0, size=11),
+            "loss": "ridge",
+            "clip": 0.7,
+        },
+        ("linear",),
+        read_outputs=("linear",),
+        free=(("linear", 0),),
+        optional=("row_norm",),
+        one_chooses_for_all=True,
+    )

@@ -1,0 +1,155 @@
+"""Gaussian DP: the numbers of the reference, the law of outward rounding, and the edges."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import oracles
+from expunge import accounting
+from expunge.accounting import gdp_delta, gdp_epsilon, gdp_mu
+
+REFERENCE = json.loads((Path(__file__).parent / "golden" / "reference.json").read_text())
+
+mus = st.floats(-12, 1.5).map(lambda x: 10.0**x)
+deltas = st.floats(-290, -0.01).map(lambda x: 10.0**x)
+tails = st.floats(-5, 36)
+
+
+@pytest.mark.parametrize("row", REFERENCE["gdp_delta"])
+def test_delta_matches_the_reference(row):
+    tolerance = 1e-6 if row["mu"] <= 1e-8 else 1e-10
+    assert gdp_delta(row["mu"], row["epsilon"]) == pytest.approx(float(row["delta"]), rel=tolerance, abs=1e-280)
+
+
+@pytest.mark.parametrize("row", REFERENCE["gdp_epsilon"])
+def test_epsilon_matches_the_reference(row):
+    tolerance = 1e-6 if row["mu"] <= 1e-8 else 1e-10
+    epsilon = gdp_epsilon(row["mu"], row["delta"])
+    assert epsilon == pytest.approx(float(row["epsilon"]), rel=tolerance, abs=0)
+    if epsilon > 0:
+        # mu -> delta -> mu comes back, where the pair (epsilon, delta) is on the curve.
+        assert gdp_mu(epsilon, row["delta"]) == pytest.approx(row["mu"], rel=1e-9)
+
+
+@given(mus, tails)
+def test_delta_is_rounded_up_by_the_error_of_its_computation(mu, tail):
+    epsilon = max(mu * mu / 2 + mu * tail, 0.0)
+    exact = oracles.gdp_delta_mpmath(mu, epsilon)
+    delta = gdp_delta(mu, epsilon)
+    assert delta >= exact
+    size = (epsilon / mu) ** 2 + (1 + epsilon / mu) / min(mu, 1.0) * (epsilon >= 2) + mu**2 + 60
+    assert delta <= min(1.0, exact * (1 + 10 * np.finfo(float).eps * size) + mpmath_tiny())
+
+
+def mpmath_tiny():
+    """One subnormal: the unit of outward rounding where delta leaves the normal range."""
+    return 5e-320
+
+
+@given(mus, deltas)
+def test_epsilon_is_proved_by_the_rounded_up_delta(mu, delta):
+    epsilon = gdp_epsilon(mu, delta)
+    assert gdp_delta(mu, epsilon) <= delta
+    if epsilon == 0.0:
+        assert gdp_delta(mu, 0.0) <= delta
+    else:
+        # Not by much: a slightly smaller epsilon is refused by the exact delta.
+        assert oracles.gdp_delta_mpmath(mu, epsilon * (1 - 1e-9)) > delta
+
+
+@given(st.floats(-6, 3).map(lambda x: 10.0**x) | st.just(0.0), deltas)
+def test_mu_is_proved_by_the_rounded_up_delta(epsilon, delta):
+    mu = gdp_mu(epsilon, delta)
+    assert mu > 0
+    assert gdp_delta(mu, epsilon) <= delta
+    assert oracles.gdp_delta_mpmath(mu * (1 + 1e-9), epsilon) > delta
+
+
+@given(mus, tails, st.floats(1e-6, 3.0))
+def test_delta_falls_in_epsilon_and_grows_in_mu(mu, tail, more):
+    epsilon = max(mu * mu / 2 + mu * tail, 0.0)
+    delta = gdp_delta(mu, epsilon)
+    assert gdp_delta(mu, epsilon * (1 + more) + mu * more) <= delta * (1 + 1e-12)
+    assert gdp_delta(mu * (1 + more), epsilon) >= delta * (1 - 1e-12)
+
+
+def test_epsilon_agrees_with_bisection_where_the_plain_formula_holds():
+    rng = np.random.default_rng(3)
+    mu = rng.uniform(0.05, 5.0, 2000)
+    delta = 10.0 ** rng.uniform(-12, -1.5, 2000)
+    np.testing.assert_allclose(gdp_epsilon(mu, delta), oracles.gdp_epsilon(mu, delta), rtol=1e-9, atol=1e-12)
+
+
+def test_zero_mu_is_perfectly_private():
+    assert gdp_delta(0.0, 0.0) == 0.0
+    assert gdp_delta(0.0, 3.0) == 0.0
+    assert gdp_epsilon(0.0, 0.0) == 0.0
+    assert gdp_epsilon(0.0, 1e-9) == 0.0
+
+
+def test_ends_of_delta():
+    assert gdp_epsilon(1.0, 0.0) == math.inf
+    assert gdp_epsilon(1.0, 1.0) == 0.0
+    assert gdp_mu(1.0, 1.0) == math.inf
+    assert gdp_mu(1.0, 0.0) == 0.0
+    assert gdp_mu(0.0, 0.0) == 0.0
+
+
+@pytest.mark.parametrize("mu", [5e-324, 1e-310, 1e-200, 1e200, 1.7e308])
+@pytest.mark.parametrize("epsilon", [0.0, 1e-300, 1.0, 1e300])
+def test_extreme_arguments_stay_certified(mu, epsilon):
+    delta = gdp_delta(mu, epsilon)
+    assert 0.0 < delta <= 1.0
+    if mu > 1e100 and epsilon <= 1.0:
+        assert delta == 1.0
+    if mu < 1e-100 and epsilon >= 1.0:
+        assert delta < 1e-300
+    if mu < 1e-100 and epsilon == 0.0:
+        assert delta == pytest.approx(mu / math.sqrt(2 * math.pi), rel=1e-10, abs=5e-324)
+    top = gdp_epsilon(mu, 1e-5)
+    assert top == math.inf or gdp_delta(mu, top) <= 1e-5
+    assert gdp_delta(gdp_mu(epsilon, 1e-5), epsilon) <= 1e-5
+
+
+def test_shapes_broadcast_and_scalars_are_floats():
+    assert isinstance(gdp_delta(1.0, 1.0), float)
+    assert isinstance(gdp_epsilon(np.float64(1.0), 1e-5), float)
+    assert gdp_delta(np.ones((3, 1)), np.ones(4)).shape == (3, 4)
+    assert gdp_mu(np.empty((0, 2)), 0.1).shape == (0, 2)
+    one_by_one = [gdp_delta(m, e) for m in (0.1, 1.0) for e in (0.0, 1.0, 2.0)]
+    together = gdp_delta(np.array([[0.1], [1.0]]), [0.0, 1.0, 2.0])
+    assert together.ravel().tolist() == one_by_one
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_threads_give_the_same_bits(threads):
+    rng = np.random.default_rng(4)
+    mu = 10.0 ** rng.uniform(-3, 1, 3001)
+    delta = 10.0 ** rng.uniform(-20, -1, 3001)
+    np.testing.assert_array_equal(gdp_epsilon(mu, delta, threads=threads), gdp_epsilon(mu, delta))
+    np.testing.assert_array_equal(gdp_mu(mu, delta, threads=threads), gdp_mu(mu, delta))
+
+
+@pytest.mark.parametrize("function", ["gdp_delta", "gdp_epsilon", "gdp_mu"])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, -1e-300])
+@pytest.mark.parametrize("place", [0, 1])
+def test_bad_numbers_are_refused_by_name(function, bad, place):
+    names = {"gdp_delta": ("mu", "epsilon"), "gdp_epsilon": ("mu", "delta"), "gdp_mu": ("epsilon", "delta")}
+    arguments = [0.5, 0.5]
+    arguments[place] = bad
+    with pytest.raises(ValueError, match=names[function][place]):
+        getattr(accounting, function)(*arguments)
+
+
+def test_a_delta_above_one_and_mismatched_shapes_are_refused():
+    with pytest.raises(ValueError, match="delta"):
+        gdp_epsilon(1.0, 1.0 + 1e-12)
+    with pytest.raises(ValueError, match="delta"):
+        gdp_mu(1.0, 1.5)
+    with pytest.raises(ValueError, match="mu and epsilon must broadcast"):
+        gdp_delta(np.ones(3), np.ones(4))

@@ -1,0 +1,148 @@
+"""Pictures are drawn without a display, say what is an estimate, and refuse what they cannot show."""
+
+from __future__ import annotations
+
+import builtins
+import os
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from expunge.plotting import plot_noise, plot_profile
+
+matplotlib = pytest.importorskip("matplotlib", reason="matplotlib is not installed: no pictures to test")
+
+NOISE = st.one_of(st.just(0.0), st.just(np.inf), st.floats(1e-12, 1e6))
+
+
+def quote(method="exact", noise=(0.0, 0.01, 0.1), status="estimate", **changes):
+    values = {"unit": "record", "target_epsilon": 1.0, "target_delta": 1e-5, **changes}
+    return SimpleNamespace(method=method, noise_std=np.asarray(noise, dtype=np.float64), status=status, **values)
+
+
+class Pair:
+    def delta(self, epsilon, direction="both"):
+        return 0.1 * np.exp(-np.asarray(epsilon) * (1 if direction == "pq" else 2))
+
+
+def texts(figure):
+    axes_texts = [text for axes in figure.axes for text in axes.texts]
+    return " ".join(text.get_text() for text in [*figure.texts, *axes_texts])
+
+
+def test_estimates_are_labelled_and_certified_numbers_are_not():
+    assert "(estimate)" in texts(plot_noise([quote(status="estimate")]))
+    assert "estimate" not in texts(plot_noise([quote(status="certified")]))
+
+
+def test_the_accuracy_at_each_median_is_written_beside_it():
+    quotes = [quote("exact", [0.01] * 3), quote("uniform", [1.0] * 3, "certified")]
+    figure = plot_noise(quotes, accuracy=([0.0, 0.01, 1.0, 2.0], [0.96, 0.91, 0.23, 0.1]), accuracy_before=0.95)
+    assert "91%" in texts(figure)
+    assert "23%" in texts(figure)
+    assert "95%" in texts(figure)
+
+
+def test_records_beyond_any_noise_are_counted():
+    assert "2 of 5 cannot be hidden" in texts(plot_noise([quote("shifted", [0.1, np.inf, 0.2, np.inf, 0.3])]))
+
+
+@settings(max_examples=15)  # each draws a whole picture
+@given(
+    st.lists(st.sampled_from(["exact", "shifted", "uniform"]), min_size=1, max_size=3, unique=True),
+    hnp.arrays(np.float64, st.integers(1, 8), elements=NOISE),
+)
+def test_any_noise_can_be_drawn_within_the_picture(methods, noise):
+    figure = plot_noise([quote(method, noise) for method in methods])
+    for axes in figure.axes:
+        low, high = axes.get_xlim()
+        assert np.isfinite([low, high]).all()
+        assert low < high
+    # every word stays on the canvas
+    figure.canvas.draw()
+    width, height = figure.canvas.get_width_height()
+    for text in [*figure.texts, *(text for axes in figure.axes for text in axes.texts)]:
+        box = text.get_window_extent()
+        assert box.x0 >= -1
+        assert box.y0 >= -1
+        assert box.x1 <= width + 1
+        assert box.y1 <= height + 1
+
+
+def test_profiles_are_drawn_in_both_directions(tmp_path):
+    figure = plot_profile(Pair(), np.linspace(0, 4, 20), path=tmp_path / "p.png")
+    first, second = figure.axes[0].lines
+    assert np.array_equal(first.get_ydata(), Pair().delta(np.linspace(0, 4, 20), "pq"))
+    assert np.array_equal(second.get_ydata(), Pair().delta(np.linspace(0, 4, 20), "qp"))
+    assert (tmp_path / "p.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_profile_of_nothing_is_drawn_too():
+    silent = SimpleNamespace(delta=lambda epsilon, direction: np.zeros(len(epsilon)))
+    assert plot_profile(silent, [0.0, 1.0]).axes[0].get_yscale() == "linear"
+
+
+def test_nothing_global_is_changed(tmp_path):
+    before = dict(matplotlib.rcParams)
+    backend = matplotlib.get_backend()
+    plot_noise([quote()], path=tmp_path / "a.png")
+    assert dict(matplotlib.rcParams) == before
+    assert matplotlib.get_backend() == backend
+
+
+def test_pictures_are_whole_or_absent_and_never_overwritten_unasked(tmp_path):
+    for ending in ("png", "svg", "pdf"):
+        plot_noise([quote()], path=tmp_path / f"a.{ending}")
+    before = (tmp_path / "a.png").read_bytes()
+    with pytest.raises(FileExistsError):
+        plot_noise([quote("uniform")], path=tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_bytes() == before
+    plot_noise([quote("uniform")], path=tmp_path / "a.png", overwrite=True)
+    assert (tmp_path / "a.png").read_bytes() != before
+    with pytest.raises(ValueError, match=r"must end in \.png"):
+        plot_noise([quote()], path=tmp_path / "a.bmp")
+    assert sorted(os.listdir(tmp_path)) == ["a.pdf", "a.png", "a.svg"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"quotes": []}, "at least one quote"),
+        ({"quotes": [quote(), quote()]}, "different methods"),
+        ({"quotes": [quote("other")]}, "different methods among"),
+        ({"quotes": [quote("exact"), quote("uniform", target_epsilon=2.0)]}, "one target"),
+        ({"quotes": [quote(noise=[np.nan])]}, "noise_std must be free of NaN"),
+        ({"quotes": [quote(noise=[-1.0])]}, "noise_std must be >= 0"),
+        ({"quotes": [quote(noise=[])]}, "an empty one"),
+        ({"quotes": [quote()], "accuracy": ([0, 1], [0.5, 1.5])}, r"accuracy\[1\] must be"),
+        ({"quotes": [quote()], "accuracy": ([1, 0], [0.5, 0.5])}, "increasing"),
+        ({"quotes": [quote()], "accuracy": ([0, 1], [0.5])}, "one length"),
+        ({"quotes": [quote()], "accuracy_before": np.nan}, "accuracy_before must be"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        plot_noise(**arguments)
+
+
+@pytest.mark.parametrize("epsilon", [[1.0], [1.0, 1.0], [-1.0, 0.0], [0.0, np.inf], [0.0, np.nan]])
+def test_bad_epsilons_are_refused(epsilon):
+    with pytest.raises(ValueError, match="epsilon must"):
+        plot_profile(Pair(), epsilon)
+
+
+def test_without_matplotlib_the_error_says_what_to_install(monkeypatch):
+    real = builtins.__import__
+
+    def refuse(name, *args, **kwargs):
+        if name.startswith("matplotlib"):
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    with pytest.raises(ImportError, match=r"expunge\[plot\]"):
+        plot_noise([quote()])

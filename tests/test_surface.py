@@ -1,0 +1,280 @@
+"""The shape of the library: exports, documentation, signatures, stubs, and who may use whom."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib
+import inspect
+import pkgutil
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import expunge
+import oracles
+from expunge import _backend
+from kernel_calls import kernel_names, kernels_in_table
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCES = ROOT / "python" / "expunge"
+CSRC = ROOT / "csrc"
+FAMILIES = ("langevin", "privacy", "ridge")
+
+# Unit of the package -> units it may import. A unit is a module or sub-package directly below expunge.
+MAY_USE: dict[str, set[str]] = {
+    "_core": set(),
+    "_backend": {"_core"},
+    "_validate": set(),
+    "_version": set(),
+    "_files": set(),
+    "_cifar_pickle": {"_files", "_validate"},
+    "privacy": {"_backend", "_validate"},
+    "ridge": {"_backend", "_validate"},
+    "langevin": {"_backend", "_validate"},
+    "accounting": {"_backend", "_validate"},
+    "calibration": {"accounting", "_validate"},
+    "certificates": {"calibration", "accounting", "_files", "_validate", "_version"},
+    "estimators": {"certificates", "calibration", "accounting", "ridge", "langevin", "_files", "_validate"},
+    "plotting": {"_files", "_validate"},
+    "datasets": {"_cifar_pickle", "_files", "_validate"},
+    "ledger": {"certificates", "_files", "_validate"},
+    "cli": {"estimators", "certificates", "accounting", "datasets", "ledger", "plotting", "_files", "_validate"},
+    "__init__": {"estimators", "certificates", "accounting", "calibration", "_version"},
+}
+
+# Settings go by keyword: a positional parameter annotated as one of these is one, but for the names below.
+SETTINGS = re.compile(r"^(float|int|bool|str)( \| (float|int|bool|str|None))*$")
+SUBJECTS = {"n_blocks", "shape", "message", "field", "name", "text"}
+
+
+def modules() -> Iterator[Any]:
+    yield expunge
+    for found in pkgutil.walk_packages(expunge.__path__, "expunge."):
+        if found.name != "expunge._core" and not found.name.endswith("__main__"):
+            yield importlib.import_module(found.name)
+
+
+def public_objects() -> dict[str, Any]:
+    """Return what the package and the units directly below it export, by the name of the place that defines it.
+
+    Modules inside a unit are its own business; the command line is documented by its ``--help``.
+    """
+    found: dict[str, Any] = {}
+    for module in modules():
+        parts = module.__name__.split(".")
+        if len(parts) > 2 or any(part.startswith("_") or part == "cli" for part in parts):
+            continue
+        for name in getattr(module, "__all__", ()):
+            value = getattr(module, name)
+            if (inspect.isfunction(value) or inspect.isclass(value)) and value.__module__.startswith("expunge"):
+                found[f"{value.__module__}.{value.__qualname__}"] = value
+    return found
+
+
+PUBLIC = public_objects()
+
+
+def callables() -> Iterator[tuple[str, Any]]:
+    """Yield public functions, and the public methods (and constructors) of public classes defined here."""
+    for name, value in PUBLIC.items():
+        if inspect.isfunction(value):
+            yield name, value
+            continue
+        for attribute, member in vars(value).items():
+            plain = member.__func__ if isinstance(member, (classmethod, staticmethod)) else member
+            made = attribute == "__init__" and not dataclasses.is_dataclass(value)  # a record's is not written by hand
+            if inspect.isfunction(plain) and (made or not attribute.startswith("_")):
+                yield f"{name}.{attribute}", plain
+
+
+CALLABLES = dict(callables())
+
+
+def test_every_module_is_importable_and_documented() -> None:
+    for module in modules():
+        assert module.__doc__, f"{module.__name__} has no docstring"
+
+
+@pytest.mark.parametrize("module", [m for m in modules() if hasattr(m, "__all__")], ids=lambda m: m.__name__)
+def test_exports_exist_once(module: Any) -> None:
+    assert len(set(module.__all__)) == len(module.__all__)
+    for name in module.__all__:
+        assert hasattr(module, name), f"{module.__name__}.__all__ names {name}, which is not there"
+
+
+def test_the_package_says_what_is_public() -> None:
+    assert "__version__" in expunge.__all__
+    assert len(PUBLIC) >= 8, "the public surface is not found"
+
+
+@pytest.mark.parametrize("name", sorted(CALLABLES))
+def test_public_callables_are_documented(name: str) -> None:
+    if name.endswith(".__init__"):
+        return  # NumPy style documents the constructor in the class
+    assert inspect.getdoc(CALLABLES[name]), f"{name} has no docstring"
+
+
+@pytest.mark.parametrize("name", sorted(PUBLIC))
+def test_public_objects_have_a_docstring_with_an_example(name: str) -> None:
+    text = inspect.getdoc(PUBLIC[name]) or ""
+    assert text, f"{name} has no docstring"
+    record = inspect.isclass(PUBLIC[name]) and (
+        issubclass(PUBLIC[name], Exception) or dataclasses.is_dataclass(PUBLIC[name])
+    )
+    if record or name in WITHOUT_EXAMPLE:
+        return  # results are shown in the example of what returns them
+    assert ">>>" in text, f"{name} has no example"
+
+
+@pytest.mark.parametrize("name", sorted(CALLABLES))
+def test_settings_are_keyword_only(name: str) -> None:
+    settings = [
+        p.name
+        for p in inspect.signature(CALLABLES[name]).parameters.values()
+        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        and SETTINGS.match(str(p.annotation))
+        and p.name not in SUBJECTS
+    ]
+    assert not settings, f"{name} takes {settings} by position"
+
+
+def test_threads_is_keyword_only_and_optional_wherever_it_appears() -> None:
+    for name, function in CALLABLES.items():
+        parameter = inspect.signature(function).parameters.get("threads")
+        if parameter is not None:
+            assert parameter.kind is parameter.KEYWORD_ONLY, name
+            assert parameter.default is None, name
+
+
+def stub_names() -> set[str]:
+    tree = ast.parse((SOURCES / "_core.pyi").read_text())
+    return {node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+
+
+def test_the_stub_lists_exactly_what_the_module_exports() -> None:
+    exported = {name for name in vars(_backend.core) if not name.startswith("_")}
+    assert stub_names() == exported
+
+
+def test_every_kernel_has_a_call_in_the_table_and_a_slow_twin() -> None:
+    assert kernel_names(), "the compiled module exports no kernel"
+    assert kernels_in_table() == kernel_names(), "tests/kernel_calls.py and the compiled module disagree"
+    missing = {name for name in kernel_names() if not callable(getattr(oracles, TWINS.get(name, name), None))}
+    assert not missing, f"no twin in tests/oracles.py for {sorted(missing)}"
+
+
+# Kernel -> name of its twin, where it is not the same.
+TWINS = {
+    "gdp_delta": "gdp_delta_mpmath",
+    "langevin_chains": "langevin_chain",
+    "pair_delta": "pair_profile",
+    "pair_renyi": "gaussian_renyi",
+    "random_words": "stream_words",
+    "ridge_exact_quotes": "ridge_noise",
+    "ridge_gaussian_pairs": "ridge_law_pair",
+    "ridge_shifted_quotes": "convex_minorant_mu",
+    "ridge_solve_reduced": "ridge_noise",
+    "standard_normals": "normals",
+}
+
+
+def imports_in(text: str, path: Path) -> set[str]:
+    """Return the full dotted names imported by ``text``, a module of expunge at ``path``."""
+    found: set[str] = set()
+    package = ["expunge", *path.relative_to(SOURCES).parent.parts]
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            stem = ".".join([*base, *([node.module] if node.module else [])])
+            found.update([f"{stem}.{alias.name}" for alias in node.names] if stem == "expunge" else [stem])
+    return found
+
+
+def imports_of(path: Path) -> set[str]:
+    return imports_in(path.read_text(), path)
+
+
+def unit(path: Path) -> str:
+    parts = path.relative_to(SOURCES).with_suffix("").parts
+    return parts[0]
+
+
+PYTHON_FILES = sorted(SOURCES.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", PYTHON_FILES, ids=lambda p: str(p.relative_to(SOURCES)))
+def test_imports_point_one_way(path: Path) -> None:
+    assert unit(path) in MAY_USE, f"say in MAY_USE what {unit(path)} may import"
+    used = {name.split(".")[1] for name in imports_of(path) if name.startswith("expunge.")}
+    used -= {"__version__", unit(path)}
+    assert used <= MAY_USE[unit(path)], f"{path.name} imports {sorted(used - MAY_USE[unit(path)])}"
+
+
+def test_the_import_rules_have_no_cycle() -> None:
+    done: set[str] = set()
+
+    def visit(name: str, above: tuple[str, ...]) -> None:
+        assert name not in above, f"cycle: {' -> '.join([*above, name])}"
+        if name not in done:
+            for below in MAY_USE.get(name, set()):
+                visit(below, (*above, name))
+            done.add(name)
+
+    for name in MAY_USE:
+        visit(name, ())
+
+
+def test_only_the_backend_imports_compiled_modules() -> None:
+    users = {path.name for path in PYTHON_FILES if any("_core" in name.split(".") for name in imports_of(path))}
+    assert users == {"_backend.py"}
+
+
+def test_every_form_of_import_is_seen() -> None:
+    text = "import expunge.a.b\nfrom expunge import c\nfrom expunge.d import e\nfrom ..f import g\nfrom .. import h\n"
+    found = imports_in(text, SOURCES / "accounting" / "sample.py")
+    assert found == {"expunge.a.b", "expunge.c", "expunge.d", "expunge.f", "expunge.h"}
+
+
+INCLUDE = re.compile(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]', re.MULTILINE)
+CPP_FILES = sorted(p for p in CSRC.rglob("*") if p.suffix in {".cpp", ".hpp"})
+
+
+@pytest.mark.parametrize("path", CPP_FILES, ids=lambda p: str(p.relative_to(CSRC)))
+def test_includes_point_one_way(path: Path) -> None:
+    folder = path.relative_to(CSRC).parts[0]
+    includes = INCLUDE.findall(path.read_text())
+    if folder != "bindings":
+        assert not [i for i in includes if i.startswith(("pybind11", "Python.h", "numpy", "bindings/"))]
+        allowed = {"common"} if folder == "common" else {"common", folder}
+        foreign = [i for i in includes if i.split("/")[0] in {*FAMILIES, "bindings"} - allowed]
+        assert not foreign, f"{path.name} includes {foreign}"
+
+
+# The privacy kernels are tested through the accounting modules they serve.
+TESTS_OF = {"privacy": ["gdp", "shifted", "gaussian_pair"]}
+
+
+def test_every_family_has_its_places() -> None:
+    for family in FAMILIES:
+        for place in (
+            CSRC / family / f"{family}.hpp",
+            CSRC / "bindings" / f"bind_{family}.cpp",
+            *(ROOT / "tests" / f"test_{stem}.py" for stem in TESTS_OF.get(family, [family])),
+            ROOT / "bench" / f"bench_{family}.py",
+        ):
+            assert place.is_file(), f"{place.relative_to(ROOT)} is missing"
+
+
+def test_the_installed_package_is_the_one_in_this_repository() -> None:
+    # A stale installation would make every other result meaningless.
+    installed = Path(expunge.__file__).parent
+    for path in PYTHON_FILES:
+        assert (installed / path.relative_to(SOURCES)).read_text() == path.read_text(), (
+            f"{path.name} differs from what is installed: install again"
+        )
