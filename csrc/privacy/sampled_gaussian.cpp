@@ -208,7 +208,9 @@ void rdp(long begin, long end, bool reverse, const double* order, const double* 
          const double* probability, double* out) {
   for (long i = begin; i < end; ++i) {
     const double a = order[i], s = noise_multiplier[i], q = probability[i];
-    if (q == 0.0 || s == HUGE_VAL) {
+    if (std::isnan(a) || std::isnan(s) || std::isnan(q)) {
+      out[i] = a + s + q;
+    } else if (q == 0.0 || s == HUGE_VAL) {
       out[i] = 0.0;
     } else if (s == 0.0) {
       out[i] = reverse && q < 1.0 ? -std::log1p(-q) * (1.0 + kOutward) : HUGE_VAL;

@@ -49,6 +49,17 @@ def pair_renyi(
     threads: int = 0,
 ) -> None: ...
 
+# privacy: sampled Gaussian
+def sampled_gaussian_rdp(
+    order: _Float64,
+    noise_multiplier: _Float64,
+    sampling_probability: _Float64,
+    *,
+    reverse: bool,
+    out: _Float64,
+    threads: int = 0,
+) -> None: ...
+
 # ridge
 class RidgeSetting:
     def __init__(
@@ -122,15 +133,6 @@ def ridge_smallest_eigenvalues(
 
 # langevin
 
-# privacy: sampled Gaussian
-def sampled_gaussian_rdp(
-    order: Float64,
-    noise_multiplier: Float64,
-    sampling_probability: Float64,
-    *,
-    reverse: bool,
-    out: Float64,
-    threads: int = 0,
 def random_words(out: NDArray[np.uint32], *, seed: int, chain: int, step: int, threads: int) -> None: ...
 def standard_normals(out: NDArray[Any], *, seed: int, chain: int, step: int, threads: int) -> None: ...
 def langevin_gram(

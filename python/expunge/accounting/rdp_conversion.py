@@ -64,7 +64,7 @@ def rdp_to_epsilon(rdp: ArrayLike | Curve, order: ArrayLike | None, delta: Array
     >>> print(f"{rdp_to_epsilon([0.1, 0.5], [2.0, 10.0], 1e-5):.6f}")
     1.418011
     >>> print(f"{rdp_to_epsilon(lambda orders: 0.05 * orders, None, 1e-5):.6f}")
-    1.292692
+    1.308118
     """
     if callable(rdp):
         return _continuous(rdp, order, number("delta", delta, low=0.0, high=1.0))

@@ -59,7 +59,7 @@ class RenyiFilter:
     >>> import numpy as np
     >>> from expunge.accounting import RenyiFilter
     >>> step = dict(noise_std=1.0, step_size=0.1, sampling_probability=1.0, batch_size=1.0)
-    >>> keeper = RenyiFilter(2.0, 0.03, n_records=2, **step)
+    >>> keeper = RenyiFilter(2.0, 0.05, n_records=2, **step)
     >>> [keeper.charge(np.array([1.0, 2.0])).tolist() for _ in range(3)]
     [[True, True], [True, False], [True, False]]
     """
