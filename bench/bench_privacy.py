@@ -115,7 +115,7 @@ def main() -> None:
     assert np.all(flags == 1)
     np.testing.assert_allclose(out, np.exp(pair_profiles(e, d2, 10.0, 1.0)), rtol=1e-7)
     one = GaussianPair(e[0], np.sqrt(d2[0])[:, None] * np.ones((1, 10)) / np.sqrt(10.0))
-    np.testing.assert_allclose(one.delta(1.0, "pq"), out[0], rtol=1e-11)
+    np.testing.assert_allclose(one.delta(1.0, direction="pq"), out[0], rtol=1e-11)
     levels = np.full(PAIRS, 1e-5)
     seconds = timing.measure(
         {

@@ -15,8 +15,8 @@ import numpy as np
 import scipy.linalg
 import scipy.optimize
 import threadpoolctl
-import timing
 
+import timing
 from expunge import _backend
 from expunge.accounting import GaussianPair
 from expunge.ridge import LearningLaw, exact_quotes, shifted_quotes
@@ -29,7 +29,7 @@ TARGET: dict[str, Any] = {"epsilon": EPSILON, "delta": DELTA, "n_steps": UNLEARN
 def mnist_features(folder: Path, *, n_features: int = 256, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Return random cosine features of the 10,000 MNIST test images, and their labels."""
     images, labels = (
-        np.frombuffer(gzip.open(folder / f"t10k-{name}.gz").read()[skip:], np.uint8)
+        np.frombuffer(gzip.decompress((folder / f"t10k-{name}.gz").read_bytes())[skip:], np.uint8)
         for name, skip in (("images-idx3-ubyte", 16), ("labels-idx1-ubyte", 8))
     )
     rng = np.random.default_rng(seed)
@@ -45,7 +45,7 @@ def learning_law(design: np.ndarray, labels: np.ndarray) -> LearningLaw:
 
 
 def dense_noise(law: LearningLaw, row: int) -> float:
-    """Solve for the noise of one record with p x p algebra in NumPy: moments, whitening and eigenvalues per candidate."""
+    """Solve for the noise of one record with p x p algebra: moments once, whitening and eigenvalues per candidate."""
     x, y, p = law.design[row], law.targets[row], law.n_features
     eta, gram = law.step_size, law.design.T @ law.design + law.alpha * np.eye(law.n_features)
 

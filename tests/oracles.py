@@ -4,6 +4,7 @@ import math
 
 import mpmath
 import numpy as np
+from scipy.optimize import brentq
 from scipy.special import log_ndtr
 
 # --- privacy -----------------------------------------------------------------------------------
@@ -145,11 +146,34 @@ def pair_profile(excess, shift, epsilon):
         for sign in (1, -1, 0):
             ends = [abs(contour(t, sign)) for t in cuts]
             if ends[-1] < mpmath.mpf(10) ** -18 and max(ends) < 1e3:
-                return mpmath.quad(lambda t, s=sign: contour(t, s), cuts) * mpmath.exp(level)
+                value, error = mpmath.quad(lambda t, s=sign: contour(t, s), cuts, error=True)
+                if error < value * mpmath.mpf(10) ** -14:
+                    return value * mpmath.exp(level)
         raise ArithmeticError("no contour decays")
 
 
+def gdp_mu(epsilon, delta):
+    """Mu with delta(mu, epsilon) = delta, by bisection of log mu."""
+    low, high = -40.0, 10.0
+    for _ in range(200):
+        middle = (low + high) / 2
+        low, high = (low, middle) if gdp_log_delta(math.exp(middle), epsilon) > math.log(delta) else (middle, high)
+    return math.exp(low)
+
+
+def pair_epsilon(excess, shift, delta, below, above):
+    """Epsilon in [below, above] with delta(P | Q) = delta for a Gaussian pair, by Brent's method."""
+    return brentq(
+        lambda at: float(mpmath.log(pair_profile(excess, shift, at))) - math.log(delta), below, above, xtol=1e-12
+    )
+
+
 # --- ridge -------------------------------------------------------------------------------------
+
+
+def ridge_smallest_eigenvalues(eigenvalues, projected):
+    """Lowest eigenvalue of H - x x^T for each row x, in the eigenbasis of H."""
+    return np.array([np.linalg.eigvalsh(np.diag(eigenvalues) - np.outer(x, x))[0] for x in projected])
 
 
 def ridge_moments(X, b, alpha, step_size, n_steps, noise_std, mean, covariance):
@@ -326,6 +350,42 @@ def langevin_chain(
             theta = theta * (radius / np.linalg.norm(theta))
         path.append(theta)
     return np.array(path)
+
+
+def langevin_gram(X, targets, alpha):
+    """X^T X + alpha I and (X^T targets)^T."""
+    return X.T @ X + alpha * np.eye(X.shape[1]), (X.T @ targets).T
+
+
+def langevin_row_norms(X):
+    """Euclidean norm of every row."""
+    return np.sqrt((X**2).sum(axis=1))
+
+
+def langevin_residuals(linear, targets, row_norm, loss, clip):
+    """Derivative of the loss in each prediction (chains, q, n), data gradients clipped to the norm ``clip`` if > 0."""
+    if loss == "ridge":
+        residual = linear - targets
+    elif loss == "logistic":
+        residual = 1 / (1 + np.exp(-linear)) - targets
+    else:
+        e = np.exp(linear - linear.max(axis=1, keepdims=True))
+        residual = e / e.sum(axis=1, keepdims=True) - targets
+    if clip > 0:
+        norm = np.sqrt((residual**2).sum(axis=1, keepdims=True)) * row_norm
+        residual = residual * np.minimum(1, clip / norm)
+    return residual
+
+
+def langevin_tail(theta, gradient, moment, *, alpha, step_size, noise_std, radius, seed, first_chain, step):
+    """Rest of a step, given the gradient: full with ``moment`` to subtract, else of the data alone; (chains, q, p)."""
+    result = np.empty_like(theta)
+    for i, (t, g) in enumerate(zip(theta, gradient, strict=True)):
+        whole = g - moment if moment is not None else g + alpha * t
+        xi = normals(t.size, seed, first_chain + i, step, theta.dtype).reshape(t.shape)
+        t = t - step_size * whole + noise_std * xi
+        result[i] = t * (radius / np.linalg.norm(t)) if radius > 0 and np.linalg.norm(t) > radius else t
+    return result
 
 
 # --- accounting.ridge_law ----------------------------------------------------------------------

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from expunge.langevin import langevin_chains
 from scipy import stats
 
 from expunge.accounting import gdp_epsilon
 from expunge.accounting.ridge_law import Phase, RidgeDeletion, smoothness
 from expunge.accounting.ridge_shifted import tracked_mu
+from expunge.langevin import langevin_chains
 
 CHAINS = 100_000
 CONFIDENCE = 0.999

@@ -4,7 +4,6 @@ import pickle
 
 import numpy as np
 import pytest
-from expunge.langevin import langevin_chains
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.base import clone
@@ -14,6 +13,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from expunge import LangevinRidge, LangevinRidgeClassifier, ReleasedRidge, ReleasedRidgeClassifier
 from expunge.accounting import gdp_delta
 from expunge.estimators._history import noisy_steps, os_normals
+from expunge.langevin import langevin_chains
 
 TARGET = {"epsilon": 1.0, "delta": 1e-5}
 

@@ -141,6 +141,89 @@ static bool tridiagonal_ql(double* EXPUNGE_RESTRICT d, double* EXPUNGE_RESTRICT 
   return true;
 }
 
+// Implicit QL as above with one column, one rotation at a time, so that several can take turns: each rotation waits on a
+// square root and a division, which others can hide.
+struct TridiagonalQl {
+  double* d;
+  double* e;
+  double* first;
+  long n;
+  double negligible;
+  long l, m, i;
+  int sweep;
+  double g, s, c, p;
+  bool done, failed;
+};
+
+// Moves to the next unconverged eigenvalue and sets up its sweep.
+static void ql_next_sweep(TridiagonalQl* q) {
+  const double epsilon = 2.220446049250313e-16;
+  double *d = q->d, *e = q->e;
+  for (;;) {
+    const long l = q->l;
+    if (l >= q->n) {
+      q->done = true;
+      return;
+    }
+    long m = l;
+    for (; m < q->n - 1; ++m)
+      if (magnitude(e[m]) <= epsilon * (magnitude(d[m]) + magnitude(d[m + 1])) + q->negligible) break;
+    if (m > l) {
+      q->m = m;
+      break;
+    }
+    ++q->l;
+    q->sweep = 0;
+  }
+  if (q->sweep++ == 60) {
+    q->done = q->failed = true;
+    return;
+  }
+  const long l = q->l, m = q->m;
+  const double g = (d[l + 1] - d[l]) / (2.0 * e[l]);
+  const double r = sqrt(g * g + 1.0);
+  q->g = d[m] - d[l] + e[l] / (g + (g >= 0.0 ? r : -r));
+  q->s = q->c = 1.0;
+  q->p = 0.0;
+  q->i = m - 1;
+}
+
+static inline void ql_rotate(TridiagonalQl* q) {
+  const long i = q->i;
+  double *d = q->d, *e = q->e, *z = q->first;
+  const double f = q->s * e[i];
+  const double b = q->c * e[i];
+  double r = sqrt(f * f + q->g * q->g);
+  e[i + 1] = r;
+  if (!(r > 0.0)) {
+    q->failed = r != r;
+    q->done = q->failed;
+    d[i + 1] -= q->p;
+    e[q->m] = 0.0;
+    if (!q->done) ql_next_sweep(q);
+    return;
+  }
+  const double inverse = 1.0 / r;
+  const double s = f * inverse, c = q->g * inverse;
+  const double g = d[i + 1] - q->p;
+  r = (d[i] - g) * s + 2.0 * c * b;
+  const double p = s * r;
+  d[i + 1] = g + p;
+  const double x = z[i + 1], y = z[i];
+  z[i + 1] = s * y + c * x;
+  z[i] = c * y - s * x;
+  q->s = s;
+  q->c = c;
+  q->p = p;
+  q->g = c * r - b;
+  q->i = i - 1;
+  if (i > q->l) return;
+  d[i] -= p;
+  e[i] = q->g;
+  e[q->m] = 0.0;
+  ql_next_sweep(q);
+}
+
 // Rows k.. of an n x n matrix hold nothing above `limit`.
 static bool negligible_from(const double* a, long n, long k, double limit) {
   for (long i = k; i < n; ++i)

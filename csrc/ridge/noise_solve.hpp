@@ -12,7 +12,6 @@ struct Target {
   double log_delta;
   double mu;         // of the Gaussian mechanism that just meets (epsilon, delta)
   double tolerance;  // accepted relative excess of the answer; never a shortfall
-  double bias;       // log delta of the integral minus that of the saddlepoint estimate, at the Gaussian mechanism
 };
 
 // What is given and what is solved for: unlearning noise at fixed steps, or steps at fixed noise.
@@ -21,8 +20,9 @@ enum class Unknown { noise, steps };
 struct Profile {
   double log_pq;
   double log_qp;
-  double worst;  // the larger; NaN where it could not be computed
-  bool whole;    // both come from the integral
+  double worst;   // the larger; NaN where it could not be computed
+  bool exact_pq;  // comes from the integral
+  bool exact_qp;
 };
 
 static inline double not_a_number() { return __builtin_nan(""); }
@@ -57,7 +57,8 @@ static Profile both_directions(const double* e, const double* d2, long count, do
   }
   if (need_pq) out.log_pq = exact_log_delta(e, d2, count, rest, width, epsilon);
   if (need_qp) out.log_qp = exact_log_delta(swapped, swapped_d2, count, rest, width, epsilon);
-  out.whole = need_pq && need_qp;
+  out.exact_pq = need_pq;
+  out.exact_qp = need_qp;
   out.worst = out.log_pq > out.log_qp ? out.log_pq : out.log_qp;
   if (out.log_pq != out.log_pq || out.log_qp != out.log_qp) out.worst = not_a_number();
   return out;
@@ -72,10 +73,20 @@ struct Pair {
 };
 
 static Profile pair_profile(const Pair& pair, double width, double epsilon, Accuracy accuracy, double* swapped) {
-  if (pair.count == -2) return {0.0, 0.0, 0.0, true};
-  if (pair.count < 0) return {not_a_number(), not_a_number(), not_a_number(), true};
-  if (pair.count == 0 && !(pair.rest > 0.0)) return {-HUGE_VAL, -HUGE_VAL, -HUGE_VAL, true};
+  if (pair.count == -2) return {0.0, 0.0, 0.0, true, true};
+  if (pair.count < 0) return {not_a_number(), not_a_number(), not_a_number(), true, true};
+  if (pair.count == 0 && !(pair.rest > 0.0)) return {-HUGE_VAL, -HUGE_VAL, -HUGE_VAL, true, true};
   return both_directions(pair.e, pair.d2, pair.count, pair.rest, width, epsilon, accuracy, swapped);
+}
+
+// Replaces what is still an estimate by the integral.
+static void complete_profile(const Pair& pair, double width, double epsilon, double* swapped, Profile* profile) {
+  if (!profile->exact_pq) profile->log_pq = exact_log_delta(pair.e, pair.d2, pair.count, pair.rest, width, epsilon);
+  if (!profile->exact_qp) {
+    swap_roles(pair.e, pair.d2, pair.count, swapped, swapped + pair.count);
+    profile->log_qp = exact_log_delta(swapped, swapped + pair.count, pair.count, pair.rest, width, epsilon);
+  }
+  profile->exact_pq = profile->exact_qp = true;
 }
 
 // Log of the mu at which a Gaussian mechanism has the same privacy loss variance as the pair: a cheap monotone stand-in
@@ -137,10 +148,9 @@ static inline void candidate(Unknown unknown, double log_value, double known, do
 }
 
 // Safeguarded secant iteration on log delta as a function of the logarithm of the unknown; it falls in either unknown.
-// `start` is the first guess, `slope` an estimate of the derivative (0: none). With exact = false the saddlepoint
-// approximation replaces the integral and a looser tolerance applies.
+// `start` is the first guess, `slope` an estimate of the derivative (0: none). On return `pair` is the pair of the answer.
 static Solution solve(const Reduced& in, Unknown unknown, double known, const Target& target, double start, double slope,
-                      bool exact, Pair* pair, double* scratch) {
+                      Pair* pair, double* scratch) {
   const double width = static_cast<double>(in.width);
   double* swapped = scratch;
   double* work = scratch + 2 * in.rank;
@@ -151,22 +161,21 @@ static Solution solve(const Reduced& in, Unknown unknown, double known, const Ta
   int rounds = 0;
   bool have_last = false;
   if (!(slope < -0.01)) slope = 0.0;
-  Solution best = {not_a_number(), {not_a_number(), not_a_number(), not_a_number(), true}, slope, 0};
+  Solution best = {not_a_number(), {not_a_number(), not_a_number(), not_a_number(), true, true}, slope, 0};
   for (int i = 0; i < 200; ++i) {
     double n_steps, variance;
     candidate(unknown, x, known, &n_steps, &variance);
     pair->count = gaussian_pair(in, n_steps, variance, pair->e, pair->d2, &pair->rest, work);
-    const Accuracy accuracy = exact ? Accuracy::decisive : Accuracy::approximate;
-    const Profile profile = pair_profile(*pair, width, target.epsilon, accuracy, swapped);
+    const Profile profile = pair_profile(*pair, width, target.epsilon, Accuracy::decisive, swapped);
     best.evaluations = i + 1;
-    const double g = profile.worst - target.log_delta + (exact ? 0.0 : target.bias);
+    const double g = profile.worst - target.log_delta;
     if (g != g) return {not_a_number(), profile, slope, i + 1};
     if (have_last && x != last_x) {
       const double secant = (g - last_g) / (x - last_x);
       if (secant < 0.0 && secant > -HUGE_VAL) slope = secant;
     }
     const double steepness = slope < 0.0 ? -slope : 1.0;
-    const double wanted = (exact ? target.tolerance : 3e-3) * steepness;
+    const double wanted = target.tolerance * steepness;
     const double tolerance = wanted > 1e-12 ? wanted : 1e-12;
     if (g <= 0.0) {
       high = x;
@@ -176,12 +185,6 @@ static Solution solve(const Reduced& in, Unknown unknown, double known, const Ta
       if (g >= -tolerance || high - low < 4e-15 * (1.0 + magnitude(x))) return best;
     } else {
       low = x;
-      if (!exact && g <= tolerance) {
-        best.value = exp(x);
-        best.profile = profile;
-        best.slope = slope;
-        return best;
-      }
       if (high - low < 4e-15 * (1.0 + magnitude(x))) {
         candidate(unknown, high, known, &n_steps, &variance);
         pair->count = gaussian_pair(in, n_steps, variance, pair->e, pair->d2, &pair->rest, work);
@@ -231,7 +234,7 @@ static double surrogate_guess(const Reduced& in, Unknown unknown, double known, 
       const double secant = (value - last_value) / (x - last_x);
       if (secant < 0.0 && secant > -HUGE_VAL) gradient = secant;
     }
-    if (magnitude(value) < 1e-3) break;
+    if (magnitude(value) < 3e-4) break;
     if (value > 0.0)
       low = x;
     else
@@ -247,41 +250,66 @@ static double surrogate_guess(const Reduced& in, Unknown unknown, double known, 
   return x;
 }
 
-// The smallest epsilon at which a fixed pair meets delta, not above `high` where it is known to.
-static double smallest_epsilon(const Pair& pair, double width, double log_delta, double high, double* swapped,
-                               Profile* at) {
+// The smallest epsilon at which a fixed pair meets delta; `*at` is its exact profile at `high`, which meets it, and
+// becomes that of the answer. *slope: d log delta / d epsilon there. Rounds of a secant solve on the saddlepoint
+// estimate, each corrected by what the integral says at the last answer.
+static double smallest_epsilon(const Pair& pair, double width, double log_delta, double high, double tolerance,
+                               double* swapped, Profile* at, double* slope) {
+  *slope = -HUGE_VAL;
+  if (high == 0.0 || at->worst == -HUGE_VAL) {
+    *at = pair_profile(pair, width, 0.0, Accuracy::exact, swapped);
+    return 0.0;
+  }
   Profile profile = pair_profile(pair, width, 0.0, Accuracy::exact, swapped);
   if (profile.worst <= log_delta) {
     *at = profile;
     return 0.0;
   }
-  double low = 0.0, g_low = profile.worst - log_delta;
-  *at = pair_profile(pair, width, high, Accuracy::exact, swapped);
-  double g_high = at->worst - log_delta;
-  for (int i = 0; i < 100 && high - low > 1e-10 * high && g_high < -1e-10; ++i) {
-    double next = g_high > -HUGE_VAL ? high - (g_high + 5e-11) * (high - low) / (g_high - g_low) : 0.5 * (low + high);
-    if (!(next > low && next < high) || i % 3 == 2) next = 0.5 * (low + high);
-    profile = pair_profile(pair, width, next, Accuracy::decisive, swapped);
+  double low = 0.0, best = high;
+  double bias = at->worst - pair_profile(pair, width, high, Accuracy::approximate, swapped).worst;
+  double x = high, g_high = at->worst - log_delta, gradient = (g_high - (profile.worst - log_delta)) / high;
+  double last_x = 0.0, last_g = profile.worst - log_delta;
+  for (int round = 0; round < 60; ++round) {
+    // the estimate plus bias, solved between the exact bounds
+    double a = low, b = best, y = x;
+    for (int i = 0; i < 60 && b - a > 1e-13 * b; ++i) {
+      const double g = pair_profile(pair, width, y, Accuracy::approximate, swapped).worst + bias - log_delta;
+      if (g != g) return not_a_number();
+      if (i > 0 && y != last_x) {
+        const double secant = (g - last_g) / (y - last_x);
+        if (secant < 0.0 && secant > -HUGE_VAL) gradient = secant;
+      }
+      if (g > 0.0)
+        a = y > a ? y : a;
+      else
+        b = y < b ? y : b;
+      last_x = y;
+      last_g = g;
+      if (magnitude(g) < 0.2 * tolerance * magnitude(gradient) * best) break;
+      const double next = y - g / gradient;
+      y = next > a && next < b && i % 8 != 7 ? next : 0.5 * (a + b);
+    }
+    x = y + 0.5 * tolerance * best;  // to land on the safe side
+    if (!(x > low && x < best) || round % 8 == 7) x = 0.5 * (low + best);
+    profile = pair_profile(pair, width, x, Accuracy::decisive, swapped);
     const double g = profile.worst - log_delta;
     if (g != g) return not_a_number();
-    if (g <= 0.0) {
-      high = next;
-      g_high = g;
-      *at = profile;
+    bias = profile.worst - pair_profile(pair, width, x, Accuracy::approximate, swapped).worst;
+    if (bias != bias) bias = 0.0;
+    if (g > 0.0) {
+      low = x;
     } else {
-      low = next;
-      g_low = g;
+      best = x;
+      *at = profile;
     }
+    last_x = x;
+    last_g = g;
+    if (g <= 0.0 && g > -tolerance * magnitude(gradient) * best) break;
+    if (best - low < tolerance * best) break;
   }
-  if (!at->whole) *at = pair_profile(pair, width, high, Accuracy::exact, swapped);
-  return high;
-}
-
-// Log delta of the Gaussian mechanism at the target mu: the integral minus the saddlepoint estimate.
-static double saddlepoint_bias(double mu, double epsilon) {
-  const double bias = gaussian_profile(nullptr, nullptr, 0, mu * mu, 1.0, epsilon, 1e-6).log_delta -
-                      gaussian_profile_approx(nullptr, nullptr, 0, mu * mu, 1.0, epsilon).log_delta;
-  return magnitude(bias) < 0.5 ? bias : 0.0;
+  *slope = gradient;
+  complete_profile(pair, width, best, swapped, at);
+  return best;
 }
 
 static inline long solve_scratch_size(long r, long width) { return 2 * r + pair_scratch_size(r, width) + 2 * r; }

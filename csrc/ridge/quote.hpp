@@ -13,16 +13,17 @@ static inline long lane_doubles(long r) { return 2 * kLanes * r; }
 static inline long workspace_doubles(long rank, long width) {
   const long scratch = reduce_scratch_size(rank) > solve_scratch_size(rank, width) ? reduce_scratch_size(rank)
                                                                                     : solve_scratch_size(rank, width);
-  return lane_doubles(rank) + 2 * rank + 2 * reduced_size(rank, width) + 4 * rank + scratch + 8;
+  return lane_doubles(rank) + 2 * rank + 2 * (reduced_size(rank, width) + spectrum_size(rank)) + 4 * rank +
+         scratch + 8;
 }
 
 struct RecordWork {
   double* diagonal;
   double* squares;
   double* reduced[2];
+  double* spectrum[2];
   Pair pair[2];
   double* scratch;
-  double bias;  // of the saddlepoint estimate
 };
 
 // The ranks compared: an answer at `high` is checked against `low`; high == p needs no check.
@@ -32,9 +33,9 @@ struct Ranks {
 };
 
 static inline Ranks first_ranks(const QuoteInput& in) {
-  if (in.rank > 0) return {(3 * in.rank + 3) / 4, in.rank};
-  const long high = 8 + static_cast<long>(1.3 * sqrt(in.n_steps));
-  return high < in.p ? Ranks{(3 * high + 3) / 4, high} : Ranks{in.p, in.p};
+  if (in.rank > 0) return {(5 * in.rank + 5) / 6, in.rank};
+  const long high = 8 + static_cast<long>(0.95 * sqrt(in.n_steps));
+  return high < in.p ? Ranks{(5 * high + 5) / 6, high} : Ranks{in.p, in.p};
 }
 
 // The difference of the answers at two ranks as an error estimate. Where they disagree by more than a few percent the
@@ -51,7 +52,7 @@ static void store(const QuoteOutput& out, long i, double value, double epsilon, 
   out.rank[i] = rank;
 }
 
-static const Profile kNoProfile = {__builtin_nan(""), __builtin_nan(""), __builtin_nan(""), true};
+static const Profile kNoProfile = {__builtin_nan(""), __builtin_nan(""), __builtin_nan(""), true, true};
 
 // Answers one record from its reduction `high`, checked against the shorter `low` unless that is null; false if the
 // estimated relative error is above the tolerance.
@@ -59,7 +60,7 @@ static bool answer_record(const QuoteInput& in, const QuoteOutput& out, long i, 
                           const Reduced* low, RecordWork& work) {
   const Unknown unknown = in.solve_steps ? Unknown::steps : Unknown::noise;
   const double wanted = 0.2 * in.tolerance < 1e-7 ? 0.2 * in.tolerance : 1e-7;
-  const Target target = {in.epsilon, in.log_delta, in.mu, wanted, work.bias};
+  const Target target = {in.epsilon, in.log_delta, in.mu, wanted};
   const double width = static_cast<double>(in.q);
   const bool truncated = low != nullptr;
   double* swapped = work.scratch;
@@ -77,15 +78,18 @@ static bool answer_record(const QuoteInput& in, const QuoteOutput& out, long i, 
     return true;
   }
   if (end.worst <= in.log_delta) {
-    Profile profile;
-    const double epsilon = smallest_epsilon(at_high, width, in.log_delta, in.epsilon, swapped, &profile);
-    double error = 1e-10;
-    if (truncated) {
+    Profile profile = end;
+    double steepness;
+    const double epsilon =
+        smallest_epsilon(at_high, width, in.log_delta, in.epsilon, wanted, swapped, &profile, &steepness);
+    double error = wanted;
+    if (truncated && profile.worst > -HUGE_VAL) {
+      const Profile b = pair_profile(at_high, width, epsilon, Accuracy::approximate, swapped);
       at_low.count = gaussian_pair(*low, 0.0, 0.0, at_low.e, at_low.d2, &at_low.rest, rest_of_scratch);
-      Profile other;
-      const double at_lower_rank = smallest_epsilon(at_low, width, in.log_delta, in.epsilon, swapped, &other);
-      const double scale = epsilon > at_lower_rank ? epsilon : at_lower_rank;
-      if (scale > 0.0) error += resolved(magnitude(epsilon - at_lower_rank) / scale);
+      const Profile a = pair_profile(at_low, width, epsilon, Accuracy::approximate, swapped);
+      // at epsilon = 0 there is nothing to be relative to: the answer stands if the shorter space agrees on delta
+      const double change = magnitude(a.worst - b.worst);
+      error += resolved(epsilon > 0.0 ? change / magnitude(steepness) / epsilon : change);
     }
     store(out, i, 0.0, epsilon, profile, error, high.rank);
     return !(error > in.tolerance);
@@ -102,11 +106,7 @@ static bool answer_record(const QuoteInput& in, const QuoteOutput& out, long i, 
   const double aim = log_mu + (magnitude(off) < 3.0 ? off : 0.0);
   const double guess = surrogate_guess(high, unknown, known, aim, start, &gradient, rest_of_scratch);
   const double slope = gradient * gdp_log_slope(target);
-  const Reduced& rough_space = truncated ? *low : high;
-  const Solution rough = solve(rough_space, unknown, known, target, guess, slope, false, &at_low, work.scratch);
-  const bool usable = rough.value > 0.0 && rough.value < HUGE_VAL;
-  Solution answer = solve(high, unknown, known, target, usable ? log(rough.value) : guess, usable ? rough.slope : slope,
-                          true, &at_high, work.scratch);
+  Solution answer = solve(high, unknown, known, target, guess, slope, &at_high, work.scratch);
   double n_steps = known, variance = answer.value * answer.value;
   if (in.solve_steps && answer.value < HUGE_VAL) {
     // delta falls in a real number of steps as well, so the answer is the next integer
@@ -126,21 +126,20 @@ static bool answer_record(const QuoteInput& in, const QuoteOutput& out, long i, 
       }
     }
   }
+  if (answer.value < HUGE_VAL) complete_profile(at_high, width, in.epsilon, swapped, &answer.profile);
   double error = 0.0;
   if (truncated && answer.value < HUGE_VAL) {
     at_low.count = gaussian_pair(*low, n_steps, variance, at_low.e, at_low.d2, &at_low.rest, rest_of_scratch);
-    if (!answer.profile.whole) answer.profile = pair_profile(at_high, width, in.epsilon, Accuracy::exact, swapped);
     const Profile a = pair_profile(at_low, width, in.epsilon, Accuracy::approximate, swapped);
     const Profile b = pair_profile(at_high, width, in.epsilon, Accuracy::approximate, swapped);
     error = resolved(magnitude(a.worst - b.worst) / magnitude(answer.slope));
-  } else if (answer.value < HUGE_VAL && !answer.profile.whole) {
-    answer.profile = pair_profile(at_high, width, in.epsilon, Accuracy::exact, swapped);
   }
   // the solve and the rounding of delta itself; no rank removes them
   const double floor_error = wanted + 1e-11 / magnitude(answer.slope);
   store(out, i, in.solve_steps && answer.value < HUGE_VAL ? n_steps : answer.value, in.epsilon, answer.profile,
         error + floor_error, high.rank);
-  return !(error > in.tolerance);
+  const double room = in.tolerance - floor_error;
+  return !(error > (room > 0.5 * in.tolerance ? room : 0.5 * in.tolerance));
 }
 
 // Reduces one record at the given ranks and answers it.
@@ -150,17 +149,19 @@ static bool quote_record(const QuoteInput& in, const QuoteOutput& out, long i, R
   const double* residuals = in.residuals + i * static_cast<long>(in.n_steps) * in.q;
   Reduced high = place_reduced(work.reduced[0], ranks.high, in.q);
   Reduced low = place_reduced(work.reduced[1], ranks.low, in.q);
-  if (!reduce(learning, work.diagonal, work.squares, residuals, &high, work.scratch) ||
-      (truncated && !reduce(learning, work.diagonal, work.squares, residuals, &low, work.scratch))) {
+  const long both[2] = {ranks.high, ranks.low};
+  const Spectrum spectra[2] = {place_spectrum(work.spectrum[0], ranks.high),
+                               place_spectrum(work.spectrum[1], ranks.low)};
+  if (!jacobi_spectra(work.diagonal, work.squares, both, truncated ? 2 : 1, spectra)) {
     store(out, i, not_a_number(), not_a_number(), kNoProfile, not_a_number(), ranks.high);
     return true;
   }
+  reduce(learning, spectra[0], work.squares[0], residuals, &high, work.scratch);
+  if (truncated) reduce(learning, spectra[1], work.squares[0], residuals, &low, work.scratch);
   return answer_record(in, out, i, high, truncated ? &low : nullptr, work);
 }
 
-static void place_work(const QuoteInput& in, double* at, long limit, Lanes** diagonal, Lanes** squares,
-                       RecordWork* work) {
-  const long q = in.q;
+static void place_work(double* at, long limit, long q, Lanes** diagonal, Lanes** squares, RecordWork* work) {
   at += (32 - reinterpret_cast<unsigned long>(at) % 32) % 32 / sizeof(double);  // lanes are 32-byte vectors
   *diagonal = reinterpret_cast<Lanes*>(at);
   *squares = *diagonal + limit;
@@ -171,19 +172,20 @@ static void place_work(const QuoteInput& in, double* at, long limit, Lanes** dia
   for (int side = 0; side < 2; ++side) {
     work->reduced[side] = at;
     at += reduced_size(limit, q);
+    work->spectrum[side] = at;
+    at += spectrum_size(limit);
     work->pair[side].e = at;
     work->pair[side].d2 = at + limit;
     at += 2 * limit;
   }
   work->scratch = at;
-  work->bias = saddlepoint_bias(in.mu, in.epsilon);
 }
 
 static void exact_quotes(const QuoteInput& in, const QuoteOutput& out, long begin, long end, double* workspace) {
   const long limit = in.rank > 0 ? in.rank : in.p;
   Lanes *lane_diagonal, *lane_squares;
   RecordWork work;
-  place_work(in, workspace, limit, &lane_diagonal, &lane_squares, &work);
+  place_work(workspace, limit, in.q, &lane_diagonal, &lane_squares, &work);
   for (long first = begin; first < end; first += kLanes) {
     const double* rows[kLanes];
     for (long lane = 0; lane < kLanes; ++lane) {
@@ -199,7 +201,7 @@ static void exact_quotes(const QuoteInput& in, const QuoteOutput& out, long begi
         work.squares[k] = lane_squares[k].part[lane / 4][lane % 4];
       }
       if (work.squares[0] == 0.0) {  // a row of zeros changes nothing
-        store(out, i, 0.0, 0.0, {-HUGE_VAL, -HUGE_VAL, -HUGE_VAL, true}, 0.0, 0);
+        store(out, i, 0.0, 0.0, {-HUGE_VAL, -HUGE_VAL, -HUGE_VAL, true, true}, 0.0, 0);
         continue;
       }
       Ranks ranks = initial;
@@ -219,7 +221,7 @@ static void gaussian_pairs(const QuoteInput& in, double* e, double* d2, double* 
   const long r = in.rank;
   Lanes *lane_diagonal, *lane_squares;
   RecordWork work;
-  place_work(in, workspace, r, &lane_diagonal, &lane_squares, &work);
+  place_work(workspace, r, in.q, &lane_diagonal, &lane_squares, &work);
   for (long i = begin; i < end; ++i) {
     for (long j = 0; j < r; ++j) e[i * r + j] = d2[i * r + j] = 0.0;
     rest[i] = 0.0;
@@ -228,10 +230,12 @@ static void gaussian_pairs(const QuoteInput& in, double* e, double* d2, double* 
     if (work.squares[0] == 0.0) continue;
     Reduced reduced = place_reduced(work.reduced[0], r, in.q);
     const double* residuals = in.residuals + i * static_cast<long>(in.n_steps) * in.q;
-    if (!reduce(learning, work.diagonal, work.squares, residuals, &reduced, work.scratch)) {
+    const Spectrum spectrum = place_spectrum(work.spectrum[0], r);
+    if (!jacobi_spectra(work.diagonal, work.squares, &r, 1, &spectrum)) {
       count[i] = -1;
       continue;
     }
+    reduce(learning, spectrum, work.squares[0], residuals, &reduced, work.scratch);
     count[i] = gaussian_pair(reduced, in.unlearn_steps, in.unlearn_noise_std * in.unlearn_noise_std, e + i * r,
                              d2 + i * r, rest + i, work.scratch);
     for (long j = count[i] > 0 ? count[i] : 0; j < r; ++j) e[i * r + j] = d2[i * r + j] = 0.0;
@@ -243,7 +247,7 @@ static void solve_reduced(const QuoteInput& in, const ReducedInput& space, const
   const long r = space.r;
   Lanes *lane_diagonal, *lane_squares;
   RecordWork work;
-  place_work(in, workspace, r, &lane_diagonal, &lane_squares, &work);
+  place_work(workspace, r, in.q, &lane_diagonal, &lane_squares, &work);
   Reduced reduced = place_reduced(work.reduced[0], r, in.q);
   for (long j = 0; j < r; ++j) {
     reduced.maps[j] = step_factor(space.eigenvalues[j], in.step_size);

@@ -25,7 +25,7 @@ struct Reduced {
 
 // Doubles needed by one Reduced of rank r, and by the scratch of `reduce` and `gaussian_pair` at that rank.
 static inline long reduced_size(long r, long width) { return 3 * r + r + r * r + r * width; }
-static inline long reduce_scratch_size(long r) { return 2 * r * r + 10 * r; }
+static inline long reduce_scratch_size(long r) { return 2 * r * r + 4 * r; }
 
 static inline Reduced place_reduced(double* memory, long r, long width) {
   Reduced out;
@@ -52,41 +52,89 @@ static void sort_falling(double* key, double* companion, long n) {
   }
 }
 
-// Eigenvalues (falling) and first eigenvector components of the Jacobi matrix with its first entry lowered by `drop`.
-static bool jacobi_spectrum(const double* diagonal, const double* squares, long r, double drop, double* values,
-                            double* first, double* off) {
-  for (long k = 0; k < r; ++k) {
-    values[k] = diagonal[k];
-    off[k] = k + 1 < r ? sqrt(squares[k + 1]) : 0.0;
-    first[k] = 0.0;
+// Eigenvalues (falling) and first eigenvector components of a record's Jacobi matrix J and of J - |x|^2 e_1 e_1^T.
+struct Spectrum {
+  double* values[2];
+  double* first[2];
+  double* off[2];
+};
+
+static inline long spectrum_size(long r) { return 6 * r; }
+
+static inline Spectrum place_spectrum(double* memory, long r) {
+  return {{memory, memory + r}, {memory + 2 * r, memory + 3 * r}, {memory + 4 * r, memory + 5 * r}};
+}
+
+// Spectra of the leading ranks[0], ranks[1], ... rows of one Jacobi matrix, at most two, side by side.
+static bool jacobi_spectra(const double* diagonal, const double* squares, const long* ranks, int count,
+                           const Spectrum* out) {
+  TridiagonalQl run[4];
+  int left = 2 * count;
+  for (int which = 0; which < 2 * count; ++which) {
+    const long r = ranks[which / 2];
+    const int side = which % 2;
+    double* values = out[which / 2].values[side];
+    double* off = out[which / 2].off[side];
+    double* first = out[which / 2].first[side];
+    double largest = 0.0;
+    for (long k = 0; k < r; ++k) {
+      values[k] = diagonal[k];
+      off[k] = k + 1 < r ? sqrt(squares[k + 1]) : 0.0;
+      first[k] = 0.0;
+      largest = values[k] > largest ? values[k] : largest;
+    }
+    if (side == 1) values[0] -= squares[0];
+    first[0] = 1.0;
+    run[which] = {values, off, first, r, 5e-17 * largest, 0, 0, 0, 0, 0.0, 0.0, 0.0, 0.0, false, false};
+    ql_next_sweep(&run[which]);
   }
-  double largest = 0.0;
-  for (long k = 0; k < r; ++k) largest = values[k] > largest ? values[k] : largest;
-  values[0] -= drop;
-  first[0] = 1.0;
-  if (!tridiagonal_ql(values, off, r, first, 1, 5e-17 * largest)) return false;
-  sort_falling(values, first, r);
+  while (left > 0) {
+    left = 0;
+    for (int which = 0; which < 2 * count; ++which)
+      if (!run[which].done) {
+        ql_rotate(&run[which]);
+        ++left;
+      }
+  }
+  for (int which = 0; which < 2 * count; ++which) {
+    if (run[which].failed) return false;
+    sort_falling(run[which].d, run[which].first, run[which].n);
+  }
   return true;
 }
 
-// Fills `out` from the leading `out->rank` rows of a record's Jacobi matrix and its mean residuals (n_steps, width).
+// shift[j] = sum_k a_j^{steps-1-k} residual_k for some columns; four directions at once hide the latency of the recursion.
+template <int Columns>
+static void push_residuals(const Reduced& out, const double* residuals, long steps, long column) {
+  for (long j = 0; j < out.rank; j += 4) {
+    double sums[4][Columns] = {};
+    double factors[4];
+    for (long b = 0; b < 4; ++b) factors[b] = out.maps[j + b < out.rank ? j + b : j].a;
+    for (long k = 0; k < steps; ++k) {
+      const double* EXPUNGE_RESTRICT residual = residuals + k * out.width + column;
+      for (int b = 0; b < 4; ++b)
+        for (int c = 0; c < Columns; ++c) sums[b][c] = factors[b] * sums[b][c] + residual[c];
+    }
+    for (long b = 0; b < 4 && j + b < out.rank; ++b)
+      for (int c = 0; c < Columns; ++c) out.shift[(j + b) * out.width + column + c] = sums[b][c];
+  }
+}
+
+// Fills `out` from a record's spectrum of rank `out->rank`, its |x|^2 and its mean residuals (n_steps, width).
 // With H = sum theta_i u_i u_i^T and H' = H - x x^T = sum h'_j u'_j u'_j^T, both overlaps follow from first components:
 // u_i . u'_j = |x|^2 u_1i u'_1j / (theta_i - h'_j) and u_i^T (f(H) - f(H')) u'_j = |x|^2 u_1i u'_1j f[theta_i, h'_j].
-static bool reduce(const Learning& learning, const double* diagonal, const double* squares, const double* residuals,
+static void reduce(const Learning& learning, const Spectrum& spectrum, double mass, const double* residuals,
                    Reduced* out, double* scratch) {
   const long r = out->rank, width = out->width;
-  const double mass = squares[0], norm = sqrt(mass);
-  double* theta = scratch;
-  double* first = theta + r;
-  double* without = first + r;
-  double* first_without = without + r;
-  double* value_with = first_without + r;
-  double* off = value_with + r;
-  StepFactor* map_with = reinterpret_cast<StepFactor*>(off + r);
-  double* overlap = off + 4 * r;
+  const double norm = sqrt(mass);
+  const double* theta = spectrum.values[0];
+  const double* without = spectrum.values[1];
+  const double* first = spectrum.first[0];
+  const double* first_without = spectrum.first[1];
+  double* value_with = scratch;
+  StepFactor* map_with = reinterpret_cast<StepFactor*>(value_with + r);
+  double* overlap = value_with + 4 * r;
   double* mixed = overlap + r * r;
-  if (!jacobi_spectrum(diagonal, squares, r, 0.0, theta, first, off)) return false;
-  if (!jacobi_spectrum(diagonal, squares, r, mass, without, first_without, off)) return false;
   for (long i = 0; i < r; ++i) {
     map_with[i] = step_factor(theta[i], learning.step_size);
     out->maps[i] = step_factor(without[i], learning.step_size);
@@ -141,22 +189,15 @@ static bool reduce(const Learning& learning, const double* diagonal, const doubl
   // D_{k+1} = A' D_k - eta x (x^T M_k - y)^T, Horner in each eigenvalue
   const long steps = static_cast<long>(learning.n_steps);
   double* shift = out->shift;
-  for (long j = 0; j < r * width; ++j) shift[j] = 0.0;
-  for (long column = 0; column < width; column += 16) {
-    const long count = width - column < 16 ? width - column : 16;
-    for (long j = 0; j < r; ++j) {
-      double sum[16] = {0.0};
-      const double a = out->maps[j].a;
-      for (long k = 0; k < steps; ++k) {
-        const double* EXPUNGE_RESTRICT residual = residuals + k * width + column;
-        for (long c = 0; c < count; ++c) sum[c] = a * sum[c] + residual[c];
-      }
-      const double scale = -learning.step_size * norm * first_without[j];
-      for (long c = 0; c < count; ++c) shift[j * width + column + c] = scale * sum[c];
-    }
+  long column = 0;
+  for (; column + 8 <= width; column += 8) push_residuals<8>(*out, residuals, steps, column);
+  for (; column + 2 <= width; column += 2) push_residuals<2>(*out, residuals, steps, column);
+  for (; column < width; ++column) push_residuals<1>(*out, residuals, steps, column);
+  for (long j = 0; j < r; ++j) {
+    const double scale = -learning.step_size * norm * first_without[j];
+    for (long c = 0; c < width; ++c) shift[j * width + c] *= scale;
   }
   for (long j = 0; j < r; ++j) out->covariances[j] *= learning.variance;
-  return true;
 }
 
 // The pair after n_steps of unlearning with per-step noise of the given variance (the pair at the end of learning where

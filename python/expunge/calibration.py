@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from scipy.optimize import brentq
+
 from expunge._validate import number
 
 __all__ = ["HEADROOM", "smallest_noise", "smallest_steps"]
@@ -26,7 +28,7 @@ def _log_ratio(value: float, goal: float) -> float:
     if math.isnan(value):
         raise ArithmeticError("delta_at returned NaN: nothing can be certified")
     if not value > 0:
-        return -math.inf
+        return -1e3  # finite, for the root finder; log delta never falls below -745
     ratio = math.log(value) - math.log(goal)
     return max(ratio, 5e-324) if value > goal else min(ratio, 0.0)
 
@@ -92,23 +94,12 @@ def smallest_noise(
                 return math.exp(high)
             at_low = gap(low)
         stride = min(2 * stride, 20.0)
-    # Illinois false position in log-log, where delta is nearly straight; a bisection whenever it stalls.
-    side = 0
-    for iteration in range(200):
-        if high - low <= tolerance:
-            break
-        usable = math.isfinite(at_low) and math.isfinite(at_high) and iteration % 5 != 4
-        middle = low + (high - low) * (at_low / (at_low - at_high)) if usable else 0.5 * (low + high)
-        middle = min(max(middle, low + 0.4 * tolerance), high - 0.4 * tolerance)
-        value = gap(middle)
-        if value <= 0:
-            high, at_high = middle, value
-            at_low = 0.5 * at_low if side == -1 else at_low
-            side = -1
-        else:
-            low, at_low = middle, value
-            at_high = 0.5 * at_high if side == 1 else at_high
-            side = 1
+    # Near its root log delta is nearly straight in log noise; the answer then steps outward until it passes.
+    root = float(brentq(gap, low, high, xtol=0.25 * tolerance, rtol=1e-15)) if high - low > tolerance else high
+    for outward in (0.25, 0.5, 1.0):
+        candidate = root + outward * tolerance
+        if candidate < high and gap(candidate) <= 0:
+            return math.exp(candidate)
     return math.exp(high)
 
 

@@ -222,10 +222,10 @@ class _NoiseAxis:
         high = float(np.log10(positive.max())) if positive.size else 0.0
         low = max(float(np.log10(positive.min())), high - _DECADES) if positive.size else -1.0
         self.low, self.high = low - 0.06, max(high, low + 0.5) + 0.12
-        self.zero = self.low - 0.22
+        self.zero = self.low - 0.3
         small = every[every < 10**self.low]
         self._has_zero = small.size > 0
-        self._zero_name = "almost none" if small.any() else "none"
+        self._zero_name = "about 0" if small.any() else "none"
 
     def __call__(self, noise: ArrayLike) -> Array:
         values = np.asarray(noise, dtype=np.float64)

@@ -98,7 +98,7 @@ class GaussianPair:
         squared = np.ascontiguousarray(np.sum(self.shift * self.shift, axis=1))
         return self.excess_variance[np.newaxis], squared[np.newaxis], float(self.shift.shape[1])
 
-    def profile(self, epsilon: ArrayLike, direction: str = "both", *, threads: int | None = None) -> PrivacyProfile:
+    def profile(self, epsilon: ArrayLike, *, direction: str = "both", threads: int | None = None) -> PrivacyProfile:
         """Return delta at each epsilon together with its error and whether it is exact or only an upper bound.
 
         Parameters
@@ -156,10 +156,10 @@ class GaussianPair:
         )
 
     @overload
-    def delta(self, epsilon: float, direction: str = "both", *, threads: int | None = None) -> float: ...
+    def delta(self, epsilon: float, *, direction: str = "both", threads: int | None = None) -> float: ...
     @overload
-    def delta(self, epsilon: ArrayLike, direction: str = "both", *, threads: int | None = None) -> float | Float64: ...
-    def delta(self, epsilon: ArrayLike, direction: str = "both", *, threads: int | None = None) -> float | Float64:
+    def delta(self, epsilon: ArrayLike, *, direction: str = "both", threads: int | None = None) -> float | Float64: ...
+    def delta(self, epsilon: ArrayLike, *, direction: str = "both", threads: int | None = None) -> float | Float64:
         """Return the delta at which the pair is (epsilon, delta)-indistinguishable, rounded up, at most 1.
 
         Parameters
@@ -185,16 +185,16 @@ class GaussianPair:
         --------
         >>> from expunge.accounting import GaussianPair
         >>> pair = GaussianPair([0.1], [[0.3]])
-        >>> pair.delta(0.5) == max(pair.delta(0.5, "pq"), pair.delta(0.5, "qp"))
+        >>> pair.delta(0.5) == max(pair.delta(0.5, direction="pq"), pair.delta(0.5, direction="qp"))
         True
         """
-        return self.profile(epsilon, direction, threads=threads).delta
+        return self.profile(epsilon, direction=direction, threads=threads).delta
 
     @overload
-    def epsilon(self, delta: float, direction: str = "both", *, threads: int | None = None) -> float: ...
+    def epsilon(self, delta: float, *, direction: str = "both", threads: int | None = None) -> float: ...
     @overload
-    def epsilon(self, delta: ArrayLike, direction: str = "both", *, threads: int | None = None) -> float | Float64: ...
-    def epsilon(self, delta: ArrayLike, direction: str = "both", *, threads: int | None = None) -> float | Float64:
+    def epsilon(self, delta: ArrayLike, *, direction: str = "both", threads: int | None = None) -> float | Float64: ...
+    def epsilon(self, delta: ArrayLike, *, direction: str = "both", threads: int | None = None) -> float | Float64:
         """Return the smallest epsilon found at which the pair is (epsilon, delta)-indistinguishable, rounded up.
 
         Parameters
@@ -209,7 +209,8 @@ class GaussianPair:
         Returns
         -------
         float or ndarray of float64
-            epsilon with ``pair.delta(epsilon, direction) <= delta``, however rounded; 0.0 where epsilon 0 suffices.
+            The smallest epsilon found with ``pair.delta(epsilon) <= delta`` that way, however rounded; 0.0 where
+            epsilon 0 suffices.
             ``delta = 0`` gives the largest privacy loss, infinite if unbounded.
 
         Raises
@@ -228,10 +229,10 @@ class GaussianPair:
         return self._larger(deltas, direction, core.pair_epsilon, threads)
 
     @overload
-    def renyi(self, order: float, direction: str = "both", *, threads: int | None = None) -> float: ...
+    def renyi(self, order: float, *, direction: str = "both", threads: int | None = None) -> float: ...
     @overload
-    def renyi(self, order: ArrayLike, direction: str = "both", *, threads: int | None = None) -> float | Float64: ...
-    def renyi(self, order: ArrayLike, direction: str = "both", *, threads: int | None = None) -> float | Float64:
+    def renyi(self, order: ArrayLike, *, direction: str = "both", threads: int | None = None) -> float | Float64: ...
+    def renyi(self, order: ArrayLike, *, direction: str = "both", threads: int | None = None) -> float | Float64:
         """Return the Renyi divergence of each order, rounded up.
 
         Parameters

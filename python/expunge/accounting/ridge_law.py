@@ -158,7 +158,9 @@ class RidgeDeletion:
             raise ValueError(f"deleted must leave at least one record, got all {n}")
         if not self.alpha > 0:
             raise ValueError(f"alpha must be > 0, got {alpha}")
-        limit = 1.0 / smoothness(design, alpha=self.alpha)
+        self._gram, self._moment = design.T @ design, design.T @ targets
+        top = linalg.eigvalsh(self._gram, subset_by_index=[p - 1, p - 1])[0]
+        limit = 1.0 / (max(float(top), 0.0) + self.alpha)
         if not 0 < self.step_size <= limit * (1 + STEP_SIZE_SLACK):
             raise ValueError(f"step_size must be > 0 and at most 1/L = {limit!r}, got {step_size!r}")
         self.reference = self.basis(self.deleted)
@@ -167,16 +169,15 @@ class RidgeDeletion:
 
     def basis(self, removed: tuple[int, ...]) -> Basis:
         """Return the eigenbasis of H on the data without ``removed``."""
-        keep = np.ones(len(self.design), dtype=bool)
-        keep[list(removed)] = False
-        rows = self.design[keep]
-        gram = rows.T @ rows
+        gone = self.design[list(removed)]
+        gram = self._gram - gone.T @ gone
         gram[np.diag_indices_from(gram)] += self.alpha
         values, vectors = linalg.eigh(gram, driver="evd", overwrite_a=True)
         values = np.maximum(values, self.alpha)  # H - alpha I is a Gram matrix
         # |a| <= 1 - eta alpha holds exactly; rounding (and the slack on the step size) may not break it.
         a = np.clip(1.0 - self.step_size * values, -STEP_SIZE_SLACK * 2, 1.0)
-        return Basis(values, vectors, a, vectors.T @ (rows.T @ self.targets[keep]))
+        moment = self._moment - gone.T @ self.targets[list(removed)]
+        return Basis(values, vectors, a, vectors.T @ moment)
 
     @property
     def contraction(self) -> float:

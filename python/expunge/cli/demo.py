@@ -61,9 +61,9 @@ def accuracy_after(model: LangevinRidgeClassifier, split: _Split, noise_std: Arr
     gram = X.T @ X + model.alpha * np.eye(X.shape[1])
     step = np.eye(len(gram)) - model.step_size_ * gram
     push = model.step_size_ * (X.T @ targets)
-    random = np.random.default_rng(0)
     result = np.empty(len(noise_std))
     for i, noise in enumerate(tqdm(noise_std, desc="accuracy", disable=None, leave=False)):
+        random = np.random.default_rng(0)  # the same draws for every noise, so that the curve is smooth
         theta = np.tile(start, (1, repeats))
         for _ in range(N_STEPS):
             theta = step @ theta + np.tile(push, (1, repeats)) + noise * random.standard_normal(theta.shape)

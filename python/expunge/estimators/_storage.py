@@ -36,6 +36,8 @@ def _read(path: str | Path, kind: str, form: str) -> tuple[dict[str, Any], dict[
     what = f"model at {path}"
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise ValueError("it holds a single array")
             arrays = {name: archive[name] for name in archive.files}
         header = parse_json(arrays.pop(_HEADER).tobytes().decode(), what=f"header of the {what}")
     except FileNotFoundError:

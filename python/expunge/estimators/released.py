@@ -92,6 +92,13 @@ class ReleasedRidgeClassifier(ClassifierMixin, Released):  # type: ignore[misc]
     coef_ : ndarray of shape (n_classes, n_features)
     intercept_ : ndarray of shape (n_classes,)
     classes_ : ndarray of shape (n_classes,)
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from expunge import LangevinRidgeClassifier
+    >>> LangevinRidgeClassifier(random_state=0).fit(np.eye(3), ["a", "b", "b"]).release().classes_.tolist()
+    ['a', 'b']
     """
 
     classes_: NDArray[Any]

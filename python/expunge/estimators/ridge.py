@@ -623,7 +623,7 @@ class LangevinRidgeClassifier(ClassifierMixin, _LangevinRidgeBase):  # type: ign
     >>> X, y = load_iris(return_X_y=True)
     >>> model = LangevinRidgeClassifier().fit(X, y)
     >>> result = model.unlearn([0, 1], epsilon=1.0, delta=1e-5, n_steps=20)
-    >>> result.certificate.neighbouring
+    >>> result.certificate.neighbouring_relation
     'REMOVE_GROUP'
     """
 
