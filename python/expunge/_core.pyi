@@ -188,6 +188,9 @@ def langevin_residuals(
     *,
     loss: str,
     clip: float,
+    threads: int,
+) -> None: ...
+
 # grad_norms
 def linear_grad_norms(
     activations: Floating, output_grads: Floating, bias: bool, squared: bool, out: Float64, threads: int

@@ -153,7 +153,7 @@ def _one_side(runs: Float64, side: str, order: float, p: float, rate: float, noi
     for j in range(n_steps):
         if not np.isfinite(current):
             return np.full(n_records, np.inf)
-        cost = StepCost(current, rate, side)(
+        cost = StepCost(order=current, sampling_probability=rate, direction=side)(
             np.ascontiguousarray(runs[:, :, n_steps - 1 - j]), noise_per_norm=noise_per_norm
         )
         last = j == n_steps - 1  # the start is fixed: its cost is a constant, the same in every run

@@ -25,7 +25,7 @@ _TABLE_FROM = 1 << 15  # norms from which a table of the divergence pays for its
 _TABLE_ERROR = 1e-9
 
 
-def quadrature_weights(steps: ArrayLike, n_steps: int) -> Float64:
+def quadrature_weights(steps: ArrayLike, *, n_steps: int) -> Float64:
     """Return how many training steps each sampled step stands for: the weights of the sum over all steps.
 
     The quantity is taken as linear between sampled steps and as constant before the first and after the last.
@@ -52,7 +52,7 @@ def quadrature_weights(steps: ArrayLike, n_steps: int) -> Float64:
     Examples
     --------
     >>> from expunge.accounting import quadrature_weights
-    >>> quadrature_weights([0, 4], 6).tolist()
+    >>> quadrature_weights([0, 4], n_steps=6).tolist()
     [2.5, 3.5]
     """
     total = count("n_steps", n_steps, low=1)
@@ -96,11 +96,11 @@ class StepCost:
     --------
     >>> import numpy as np
     >>> from expunge.accounting import StepCost
-    >>> StepCost(2.0, 1.0)(np.array([0.0, 1.0]), noise_per_norm=2.0).tolist()
+    >>> StepCost(order=2.0, sampling_probability=1.0)(np.array([0.0, 1.0]), noise_per_norm=2.0).tolist()
     [0.0, 0.25]
     """
 
-    def __init__(self, order: float, sampling_probability: float, direction: str = "both") -> None:
+    def __init__(self, *, order: float, sampling_probability: float, direction: str = "both") -> None:
         self.order = number("order", order, low=1.0, open_low=True)
         self.sampling_probability = number("sampling_probability", sampling_probability, low=0.0, high=1.0)
         self.direction = choice("direction", direction, ("both", "pq", "qp"))
@@ -109,7 +109,8 @@ class StepCost:
 
     def _exact(self, multiplier: Float64) -> Float64:
         return np.asarray(
-            sampled_gaussian_rdp(self.order, multiplier, self.sampling_probability, self.direction), dtype=np.float64
+            sampled_gaussian_rdp(self.order, multiplier, self.sampling_probability, direction=self.direction),
+            dtype=np.float64,
         )
 
     def _grow(self, low: float, high: float) -> None:
@@ -220,14 +221,17 @@ def privacy_loss(
     orders = real_array("order", order, low=1.0, open_low=True)
     if orders.ndim > 1:
         raise ValueError(f"order must be a number or one-dimensional, got shape {orders.shape}")
-    weights = quadrature_weights(steps, n_steps)
+    weights = quadrature_weights(steps, n_steps=n_steps)
     if norms.shape[1] != weights.size:
         raise ValueError(f"grad_norms must have one column per step, got shape {norms.shape} for {weights.size} steps")
     noise = _per_step("noise_std", real_array("noise_std", noise_std, low=0.0), weights.size)
     width = _per_step("step_size", real_array("step_size", step_size, low=0.0, open_low=True), weights.size)
     batch = number("batch_size", batch_size, low=0.0, open_low=True)
     noise_per_norm = noise * batch / width
-    costs = [StepCost(float(one), sampling_probability, direction) for one in np.atleast_1d(orders)]
+    costs = [
+        StepCost(order=float(one), sampling_probability=sampling_probability, direction=direction)
+        for one in np.atleast_1d(orders)
+    ]
     losses = np.empty((norms.shape[0], len(costs)))
     rows = max(1, _BLOCK // weights.size)
     for start in range(0, norms.shape[0], rows):

@@ -24,8 +24,8 @@ def sampled_gaussian_rdp(
     order: float,
     noise_multiplier: float,
     sampling_probability: float,
-    direction: str = "both",
     *,
+    direction: str = "both",
     threads: int | None = None,
 ) -> float: ...
 @overload
@@ -33,16 +33,16 @@ def sampled_gaussian_rdp(
     order: ArrayLike,
     noise_multiplier: ArrayLike,
     sampling_probability: ArrayLike,
-    direction: str = "both",
     *,
+    direction: str = "both",
     threads: int | None = None,
 ) -> float | Float64: ...
 def sampled_gaussian_rdp(
     order: ArrayLike,
     noise_multiplier: ArrayLike,
     sampling_probability: ArrayLike,
-    direction: str = "both",
     *,
+    direction: str = "both",
     threads: int | None = None,
 ) -> float | Float64:
     """Return the Renyi divergence one step of the sampled Gaussian mechanism costs, rounded up.
