@@ -163,7 +163,7 @@ def plot_loss_against_proxies(
         positive = (y > 0).any()
         if positive:
             axes.set_yscale("log")
-        if (x > 0).all() and np.isfinite(x).all() and x.max() > 30 * x.min():
+        if name != "c_proxy" and (x > 0).all() and np.isfinite(x).all() and x.max() > 30 * x.min():
             axes.set_xscale("log")
         axes.set_title(f"{_TITLES.get(name, name)}: rank correlation {text}", fontsize=10, color=_INK)
         if place % columns == 0:
