@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,8 @@ class KernelCall:
     optional: tuple[str, ...] = ()
     # A dtype (or rank) that one array chooses for all is missed in the others: the error may name any of them.
     one_chooses_for_all: bool = False
+    # Scale an output is measured on between instruction sets, where it is not the output's own.
+    scales: dict[str, float] = field(default_factory=dict)
     # Arrays for which one dimension less is a valid meaning too.
     one_rank_less: tuple[str, ...] = ()
 
@@ -233,6 +235,7 @@ def _ridge_exact_quotes(rng: np.random.Generator, n: int) -> KernelCall:
         {**_ridge_problem(rng, n), "rank": 0, **outputs},
         tuple(outputs),
         nan_is_refused=_quote_is_no_promise,
+        scales={"error": 1.0},  # relative to the value
         free=(("residuals", 1), ("residuals", 2)),
     )
 
@@ -250,6 +253,7 @@ def _ridge_gaussian_pairs(rng: np.random.Generator, n: int) -> KernelCall:
         {**_ridge_problem(rng, n), "rank": 6, **outputs},
         tuple(outputs),
         nan_is_refused=lambda out: bool((out["count"] < 0).all()),
+        scales={"rest": 1.0},  # beside the squared shifts
         free=(("residuals", 1), ("residuals", 2)),
     )
 
@@ -272,6 +276,7 @@ def _ridge_solve_reduced(rng: np.random.Generator, n: int) -> KernelCall:
         },
         tuple(outputs),
         nan_is_refused=_quote_is_no_promise,
+        scales={"error": 1.0},  # relative to the value
         free=(("shift", 1),),
     )
 

@@ -186,7 +186,7 @@ def ridge_moments(X, b, alpha, step_size, n_steps, noise_std, mean, covariance):
 
 
 def ridge_law_pair(X, Y, rows, alpha, step_size, n_steps, noise_std, unlearn_steps, unlearn_noise_std):
-    """Return (e, d) of deleting ``rows``: theory section 4, both runs written out with p x p matrices."""
+    """Return (e, d) of deleting ``rows``: both runs written out with p x p matrices."""
     p, q = X.shape[1], Y.shape[1]
     keep = np.setdiff1d(np.arange(X.shape[0]), rows)
     Xr, Yr = X[keep], Y[keep]

@@ -1,6 +1,7 @@
 """The estimators: scikit-learn's contract, and what a person who deletes a record relies on."""
 
 import pickle
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -179,6 +180,14 @@ def test_groups_are_quoted_together(model):
     profile = model.privacy_profile([12, 13, 14], n_steps=10, noise_std=noise * (1 + 1e-6))
     assert profile.delta(1.0) <= 1e-5
     assert model.privacy_profile([12, 13, 14], n_steps=10, noise_std=noise * (1 - 1e-5)).delta(1.0) > 1e-5
+
+
+def test_groups_may_have_names_and_keep_the_order_of_indices(model):
+    names = np.array([f"person {i // 3}" for i in range(60)], dtype=object)
+    quote = model.quote(**TARGET, n_steps=10, groups=names, indices=[14, 0, 12])
+    assert quote.indices.tolist() == ["person 4", "person 0"]
+    numbered = model.quote(**TARGET, n_steps=10, groups=np.arange(60) // 3)
+    np.testing.assert_allclose(quote.noise_std, numbered.noise_std[[4, 0]], rtol=1e-6)
 
 
 def test_groups_of_one_are_records(model):
@@ -442,3 +451,19 @@ def test_digits_end_to_end():
     assert baseline > 0.75
     assert result.model.release().score(X[1200:], y[1200:]) > baseline - 0.05
     result.certificate.verify(X[:1200], y[:1200], result.model)
+
+
+@pytest.mark.parametrize("method", ["exact", "shifted", "uniform"])
+def test_a_quote_needs_little_more_memory_than_the_data(method):
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((6000, 40)), rng.standard_normal((6000, 2))
+    model = LangevinRidge(n_steps=25, random_state=0).fit(X, y)
+    model.quote(**TARGET, n_steps=5, method=method, indices=[0])  # what is allocated once per process is not counted
+    tracemalloc.start()
+    try:
+        model.quote(**TARGET, n_steps=5, method=method)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    residual_table = 8 * 6000 * 25 * 2
+    assert peak < 2 * X.nbytes + residual_table

@@ -34,7 +34,7 @@ struct Ranks {
 
 static inline Ranks first_ranks(const QuoteInput& in) {
   if (in.rank > 0) return {(5 * in.rank + 5) / 6, in.rank};
-  const long high = 8 + static_cast<long>(0.95 * sqrt(in.n_steps));
+  const long high = 8 + static_cast<long>(0.85 * sqrt(in.n_steps));
   return high < in.p ? Ranks{(5 * high + 5) / 6, high} : Ranks{in.p, in.p};
 }
 

@@ -11,17 +11,15 @@ seed destroyed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from expunge import _validate
-from expunge._backend import core, default_threads
+from expunge._backend import core, default_threads, one_blas_thread
 
 __all__ = ["langevin_chains", "random_words", "standard_normals"]
 
@@ -162,25 +160,6 @@ def standard_normals(
     return out
 
 
-@lru_cache(maxsize=1)
-def _blas_controller() -> Any:
-    try:
-        from threadpoolctl import ThreadpoolController
-    except ImportError:
-        return None
-    return ThreadpoolController()
-
-
-@contextmanager
-def _single_threaded_blas() -> Iterator[None]:
-    controller = _blas_controller()
-    if controller is None:
-        yield
-        return
-    with controller.limit(limits=1, user_api="blas"):
-        yield
-
-
 def _as_dtype(name: str, array: NDArray[np.float64], dtype: np.dtype[Any]) -> NDArray[Any]:
     with np.errstate(over="ignore"):
         result = np.ascontiguousarray(array, dtype=dtype)
@@ -261,7 +240,7 @@ def _recorded(record: ArrayLike | None, n_steps: int) -> NDArray[np.int64]:
 def _run_blocks(blocks: list[tuple[int, int]], run: Callable[[int, int], None], threads: int) -> None:
     """Run every block of chains on its own thread; with BLAS at one thread the count of threads changes no bit."""
     workers = min(threads or default_threads(), len(blocks))
-    with _single_threaded_blas():
+    with one_blas_thread():
         if workers == 1:
             for begin, end in blocks:
                 run(begin, end)
@@ -308,7 +287,7 @@ def _matmul_chains(
     gram: NDArray[Any] | None = None
     moment: NDArray[Any] | None = None
     if use_gram:
-        with _single_threaded_blas():
+        with one_blas_thread():
             gram = X.T @ X
             gram[np.diag_indices(p)] += dtype.type(alpha)
             moment = np.ascontiguousarray((X.T @ targets).T)

@@ -12,12 +12,15 @@ computed laws: with H = H' + X_G^T X_G, eigenvectors U of H and U' of H', U^T (f
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg
 
+from expunge._backend import one_blas_thread
 from expunge.accounting.gaussian_pair import GaussianPair
 
 __all__ = ["STEP_SIZE_SLACK", "LawPair", "Phase", "RidgeDeletion", "deletion_pair", "smoothness"]
@@ -26,6 +29,7 @@ Array = NDArray[np.float64]
 
 # A step of exactly 1/L must be accepted however L was rounded.
 STEP_SIZE_SLACK = 1e-9
+_ONE_THREAD_WIDTH = 512
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,11 @@ def smoothness(design: Array, *, alpha: float) -> float:
     size = gram.shape[0]
     top = linalg.eigvalsh(gram, subset_by_index=[size - 1, size - 1])[0]
     return max(float(top), 0.0) + alpha
+
+
+def _steady_blas(width: int) -> AbstractContextManager[Any]:
+    """Keep small eigenproblems on one thread: more only wait for one another, for long on a busy machine."""
+    return one_blas_thread() if width <= _ONE_THREAD_WIDTH else nullcontext()
 
 
 def _powers(a: Array, n_steps: int) -> tuple[Array, Array]:
@@ -172,7 +181,8 @@ class RidgeDeletion:
         gone = self.design[list(removed)]
         gram = self._gram - gone.T @ gone
         gram[np.diag_indices_from(gram)] += self.alpha
-        values, vectors = linalg.eigh(gram, driver="evd", overwrite_a=True)
+        with _steady_blas(len(gram)):
+            values, vectors = linalg.eigh(gram, driver="evd", overwrite_a=True)
         values = np.maximum(values, self.alpha)  # H - alpha I is a Gram matrix
         # |a| <= 1 - eta alpha holds exactly; rounding (and the slack on the step size) may not break it.
         a = np.clip(1.0 - self.step_size * values, -STEP_SIZE_SLACK * 2, 1.0)
@@ -259,7 +269,8 @@ class RidgeDeletion:
         if not state.variance_q.min() > 0:
             raise ValueError("noise_std must be > 0 in learning or in the last phase: without noise nothing is hidden")
         scale = 1.0 / np.sqrt(state.variance_q)
-        excess, vectors = linalg.eigh(scale[:, None] * state.covariance_difference * scale)
+        with _steady_blas(scale.size):
+            excess, vectors = linalg.eigh(scale[:, None] * state.covariance_difference * scale)
         if not excess[0] > -1.0:
             raise ValueError(f"the pair is numerically singular (smallest excess variance {excess[0]:.3g}, need > -1)")
         return GaussianPair(excess, vectors.T @ (scale[:, None] * state.mean_difference))

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
-from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import scipy.linalg
-import threadpoolctl
 from numpy.typing import ArrayLike, NDArray
 
 from expunge import _validate
+from expunge._backend import one_blas_thread
 
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
@@ -21,17 +18,6 @@ Int64 = NDArray[np.int64]
 _TABLE_BYTES = 64 << 20
 _BLOCK_ROWS = 512
 EPS = float(np.finfo(np.float64).eps)
-
-
-@lru_cache(maxsize=1)
-def _blas() -> threadpoolctl.ThreadpoolController:
-    return threadpoolctl.ThreadpoolController()
-
-
-def one_blas_thread() -> AbstractContextManager[Any]:
-    """Return a context in which BLAS runs on one thread, so that no result depends on how many cores there are."""
-    context: AbstractContextManager[Any] = _blas().limit(limits=1, user_api="blas")
-    return context
 
 
 class LearningLaw:

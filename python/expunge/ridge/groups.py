@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import scipy.linalg
 
-from expunge._ridge_law import EPS, Float64, Int64, LearningLaw
+from expunge.ridge.law import EPS, Float64, Int64, LearningLaw
 
 
 def _geometric_sums(rate: Float64, n: int) -> Float64:
@@ -45,7 +45,7 @@ def _geometric_slopes(rate: Float64, n: int) -> Float64:
     return slopes
 
 
-def _krylov_basis(law: LearningLaw, projected: Float64, steps: int) -> Float64 | None:
+def krylov_basis(law: LearningLaw, projected: Float64, steps: int) -> Float64 | None:
     """Return an orthonormal basis (p, r) of the block Krylov space of a group's rows, or None for the whole space."""
     p = law.n_features
     if steps * min(projected.shape) >= p:
@@ -70,10 +70,9 @@ def _krylov_basis(law: LearningLaw, projected: Float64, steps: int) -> Float64 |
 
 
 def group_reduction(
-    law: LearningLaw, rows: Int64, projected: Float64, residuals: Float64, steps: int
+    law: LearningLaw, rows: Int64, projected: Float64, residuals: Float64, basis: Float64 | None
 ) -> tuple[Float64, Float64, Float64]:
-    """Return, in the group's Krylov space: eigenvalues of H' = H - X_G^T X_G, covariance difference and mean shift."""
-    basis = _krylov_basis(law, projected, steps)
+    """Return eigenvalues of H' = H - X_G^T X_G, covariance difference and mean shift, in ``basis`` (None: in full)."""
     if basis is None:
         theta, vectors, small = law.eigenvalues, None, projected
     else:

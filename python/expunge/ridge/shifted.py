@@ -1,0 +1,286 @@
+"""Quotes by the shifted-interpolation bound, per record and for the worst record."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.stats
+from numpy.typing import ArrayLike, NDArray
+
+from expunge import _validate
+from expunge._backend import core
+from expunge.ridge.law import EPS, Float64, Int64, LearningLaw
+from expunge.ridge.target import Goal, checked_groups, gdp_delta, gdp_mu
+
+
+@dataclass(frozen=True)
+class ShiftedQuotes:
+    """What each record's deletion needs by the shifted-interpolation bound ([BAC26], [BSA24]). *Certified*.
+
+    Attributes
+    ----------
+    noise_std : ndarray of float64, shape (m,)
+        Noise of each unlearning step: 0 where the learning noise suffices, infinite where no noise would.
+    n_steps : ndarray of int64, shape (m,)
+        Unlearning steps.
+    epsilon : ndarray of float64, shape (m,)
+        Epsilon certified at the asked delta: the asked one, or a smaller where no noise is needed.
+    mu : ndarray of float64, shape (m,)
+        Certified Gaussian-DP parameter of the clipped run.
+    delta_pq, delta_qp : ndarray of float64, shape (m,)
+        Certified deltas at ``epsilon``, the probability that clipping acts included.
+    """
+
+    noise_std: Float64
+    n_steps: Int64
+    epsilon: Float64
+    mu: Float64
+    delta_pq: Float64
+    delta_qp: Float64
+
+
+def smallest_eigenvalues(law: LearningLaw, records: ArrayLike, *, threads: int | None = None) -> Float64:
+    """Return a lower bound on the smallest eigenvalue of ``H - x x^T`` for each record ``x``.
+
+    The root of the secular equation, lowered by the rounding error of the eigenvalues of ``H``; never below ``alpha``,
+    which bounds it too.
+
+    Parameters
+    ----------
+    law : LearningLaw
+        The learning run.
+    records : array_like of int, shape (m,)
+        Row numbers.
+    threads : int, optional
+        Cores used.
+
+    Returns
+    -------
+    ndarray of float64, shape (m,)
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from expunge.ridge import LearningLaw, smallest_eigenvalues
+    >>> X = np.array([[1.0, 0.0], [0.0, 2.0], [1.0, 1.0]])
+    >>> law = LearningLaw(X, X[:, 0], alpha=1.0, step_size=0.1, n_steps=20, noise_std=0.1)
+    >>> np.round(smallest_eigenvalues(law, [0, 2]), 6)
+    array([1.763932, 2.      ])
+    """
+    rows = _validate.row_indices("records", records, law.n_records)
+    return np.concatenate([_lowest(law, projected, threads) for _, _, projected in law._blocks(rows)])
+
+
+def _lowest(law: LearningLaw, projected: Float64, threads: int | None) -> Float64:
+    out = np.empty(projected.shape[0])
+    slack = 4.0 * law.n_features * EPS * float(law.eigenvalues[-1])
+    core.ridge_smallest_eigenvalues(law.eigenvalues, projected, law.alpha, slack, out, threads=threads or 0)
+    return out
+
+
+def _contractions(law: LearningLaw, lowest: Float64) -> Float64:
+    """Return contraction factors max(1 - eta m, eta L - 1) of the steps without the record, rounded up."""
+    down = (1.0 - law.step_size * lowest * (1.0 - 2.0 * EPS)) * (1.0 + 2.0 * EPS)
+    # L(H') <= L(H), itself an eigenvalue with a rounding error
+    over = law.step_size * float(law.eigenvalues[-1]) * (1.0 + 4.0 * law.n_features * EPS) - 1.0
+    return np.maximum(np.maximum(down, over), 0.0)
+
+
+def _sensitivities(law: LearningLaw, rows: Int64, projected: Float64, failure: float) -> Float64:
+    """Return bounds on eta |x| |x^T theta_k - y| for all learning steps, each failing with probability at most that."""
+    norms = np.linalg.norm(law.design[rows], axis=1)
+    means = np.sqrt(np.einsum("ikq,ikq->ik", *(2 * [law._residual_means(rows, projected)])))
+    spread = np.sqrt(np.maximum(law._residual_variances(projected), 0.0))
+    quantile = float(scipy.stats.chi.isf(failure, law.n_outputs)) * (1.0 + 1e-11)
+    largest = float(np.sqrt(np.einsum("jc,jc->c", *(2 * [law._means]))).max(initial=0.0)) * math.sqrt(law.n_outputs)
+    rounding = 4.0 * law.n_features * EPS
+    slack = rounding * (norms * largest + np.linalg.norm(law.targets[rows], axis=1))
+    bound = means * (1.0 + rounding) + slack[:, None] + spread * (quantile * (1.0 + rounding))
+    bounds: Float64 = (law.step_size * (1.0 + 16.0 * EPS)) * norms[:, None] * bound
+    return bounds
+
+
+def shifted_quotes(
+    law: LearningLaw,
+    records: ArrayLike,
+    *,
+    epsilon: float,
+    delta: float,
+    n_steps: int | None = None,
+    noise_std: float | None = None,
+    uniform: bool = False,
+    threads: int | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> ShiftedQuotes:
+    """Return what each record's deletion needs by the shifted-interpolation bound, *certified*.
+
+    Per-step sensitivities hold with probability ``1 - delta / 10`` along learning; the run is compared with one whose
+    steps are clipped there ([BAC26], section 3, repaired), and the best interpolation is the greatest convex minorant
+    of [BSA24]. The noise solves ``delta(mu, epsilon) + e^epsilon delta / 10 <= delta``.
+
+    Parameters
+    ----------
+    law, records, epsilon, delta, n_steps, noise_std, threads, progress
+        As in :func:`exact_quotes`.
+    uniform : bool, default False
+        Quote the worst case over *all* training records (the maxima of sensitivities and contraction) for everybody.
+
+    Returns
+    -------
+    ShiftedQuotes
+        Arrays in the order of ``records``; infinite noise and ``n_steps`` -1 where the bound cannot be met, which is
+        always so for ``epsilon >= log 10``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`exact_quotes`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from expunge.ridge import LearningLaw, exact_quotes, shifted_quotes
+    >>> rng = np.random.default_rng(0)
+    >>> X, Y = rng.normal(size=(30, 4)), rng.normal(size=(30, 1))
+    >>> law = LearningLaw(X, Y, alpha=1.0, step_size=0.005, n_steps=50, noise_std=0.05)
+    >>> target = dict(epsilon=1.0, delta=1e-5, n_steps=10)
+    >>> bound, exact = shifted_quotes(law, [0], **target), exact_quotes(law, [0], **target)
+    >>> bool(exact.noise_std[0] <= bound.noise_std[0])
+    True
+    """
+    rows = _validate.row_indices("records", records, law.n_records)
+    goal = Goal.of(epsilon, delta, n_steps, noise_std)
+    failure = goal.delta / 10.0 / max(law.n_steps - 1, 1)
+    if uniform:
+        sensitivity, contraction = np.zeros((1, law.n_steps)), np.zeros(1)
+        for _, block, projected in law._blocks(np.arange(law.n_records)):
+            np.maximum(sensitivity, _sensitivities(law, block, projected, failure).max(axis=0), out=sensitivity)
+            np.maximum(contraction, _contractions(law, _lowest(law, projected, threads)).max(), out=contraction)
+        value, mu = _solve_shifted(law, goal, sensitivity, contraction, threads)
+        if progress is not None:
+            progress(rows.size)
+        return _shifted_result(goal, np.repeat(value, rows.size), np.repeat(mu, rows.size))
+    value, mu = np.empty(rows.size), np.empty(rows.size)
+    for part, block, projected in law._blocks(rows):
+        sensitivity = _sensitivities(law, block, projected, failure)
+        contraction = _contractions(law, _lowest(law, projected, threads))
+        value[part], mu[part] = _solve_shifted(law, goal, sensitivity, contraction, threads)
+        if progress is not None:
+            progress(block.size)
+    return _shifted_result(goal, value, mu)
+
+
+def shifted_group_quotes(
+    law: LearningLaw,
+    groups: Sequence[ArrayLike],
+    *,
+    epsilon: float,
+    delta: float,
+    n_steps: int | None = None,
+    noise_std: float | None = None,
+    threads: int | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> ShiftedQuotes:
+    """Return what the deletion of each group needs by the shifted-interpolation bound, *certified*.
+
+    The sensitivities of a group are the sums of its members', and the failure probability is shared among them.
+
+    Parameters
+    ----------
+    law, groups, epsilon, delta, n_steps, noise_std, threads, progress
+        As in :func:`exact_group_quotes`.
+
+    Returns
+    -------
+    ShiftedQuotes
+        One entry per group.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`exact_group_quotes`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from expunge.ridge import LearningLaw, shifted_group_quotes
+    >>> rng = np.random.default_rng(0)
+    >>> X, Y = rng.normal(size=(30, 4)), rng.normal(size=(30, 1))
+    >>> law = LearningLaw(X, Y, alpha=1.0, step_size=0.005, n_steps=50, noise_std=0.05)
+    >>> shifted_group_quotes(law, [[0, 1], [2]], epsilon=1.0, delta=1e-5, n_steps=10).noise_std.shape
+    (2,)
+    """
+    members = checked_groups(law, groups)
+    goal = Goal.of(epsilon, delta, n_steps, noise_std)
+    value, mu = np.empty(len(members)), np.empty(len(members))
+    for i, rows in enumerate(members):
+        projected = law.projected(rows)
+        failure = goal.delta / 10.0 / (max(law.n_steps - 1, 1) * rows.size)
+        sensitivity = _sensitivities(law, rows, projected, failure).sum(axis=0, keepdims=True)
+        sensitivity *= 1.0 + rows.size * EPS
+        lowest = np.array([law.alpha])
+        if rows.size == 1:
+            lowest = _lowest(law, projected, threads)
+        contraction = _contractions(law, lowest)
+        value[i : i + 1], mu[i : i + 1] = _solve_shifted(law, goal, sensitivity, contraction, threads)
+        if progress is not None:
+            progress(1)
+    return _shifted_result(goal, value, mu)
+
+
+def _solve_shifted(
+    law: LearningLaw, goal: Goal, sensitivity: Float64, contraction: Float64, threads: int | None
+) -> tuple[Float64, Float64]:
+    value, mu = np.empty(contraction.size), np.empty(contraction.size)
+    room = goal.delta - math.exp(goal.epsilon) * (goal.delta / 10.0) * (1.0 + 8.0 * EPS) if goal.epsilon < 700 else 0.0
+    if not room > 0.0:
+        return np.full(value.shape, np.inf), np.full(mu.shape, np.inf)
+    core.ridge_shifted_quotes(
+        np.ascontiguousarray(sensitivity),
+        contraction,
+        law.noise_std,
+        goal.steps,
+        goal.noise,
+        goal.solve_steps,
+        float(gdp_mu(goal.epsilon, np.array([room]))[0]),
+        value,
+        mu,
+        threads=threads or 0,
+    )
+    return value, mu
+
+
+def _shifted_result(goal: Goal, value: Float64, mu: Float64) -> ShiftedQuotes:
+    if np.isnan(value).any():
+        first = int(np.flatnonzero(np.isnan(value))[0])
+        raise ValueError(f"records must be scaled so that their laws are finite, got a failure at entry {first}")
+    noise, steps = goal.answers(value)
+    failure = goal.delta / 10.0
+    reached = np.full(mu.size, goal.epsilon)
+    reached[~(value < np.inf)] = np.inf
+    free = value == 0.0
+    if free.any():
+        reached[free] = _least_epsilon(mu[free], goal)
+    base = np.ones(mu.size)
+    finite = np.isfinite(mu) & np.isfinite(reached)
+    base[finite] = gdp_delta(mu[finite], reached[finite])
+    pq = np.minimum(base + failure, 1.0)
+    qp = np.minimum(base + np.exp(np.minimum(reached, 700.0)) * failure, 1.0)
+    return ShiftedQuotes(noise, steps, reached, mu, pq, qp)
+
+
+def _least_epsilon(mu: Float64, goal: Goal) -> Float64:
+    """Return an epsilon up to the goal's with delta(mu, epsilon) + e^epsilon delta/10 <= delta, close to the least."""
+
+    def meets(epsilon: Float64) -> NDArray[np.bool_]:
+        return gdp_delta(mu, epsilon) + np.exp(epsilon) * (goal.delta / 10.0) <= goal.delta * (1.0 - 8.0 * EPS)
+
+    low, high = np.zeros(mu.size), np.full(mu.size, goal.epsilon)
+    for _ in range(60):
+        middle = 0.5 * (low + high)
+        enough = meets(middle)
+        low, high = np.where(enough, low, middle), np.where(enough, middle, high)
+    return np.where(meets(np.zeros(mu.size)), 0.0, high)
