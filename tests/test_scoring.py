@@ -111,7 +111,9 @@ def test_scores_are_the_plain_formulas(loss):
     scores = score_records(X, y, probe, orders=[2.5], keep_norms=True)
     assert ("c_proxy" in scores) == (loss != "squared")
     for name, value in scores.items():
-        np.testing.assert_allclose(value, truth[name.removesuffix("_2.5")], rtol=1e-10, err_msg=name)
+        # Privacy losses come from a table that is right to 1e-9.
+        rtol = 2e-9 if name.startswith("privacy_loss") else 1e-10
+        np.testing.assert_allclose(value, truth[name.removesuffix("_2.5")], rtol=rtol, err_msg=name)
 
 
 def test_confident_records_keep_their_digits():
@@ -190,7 +192,7 @@ def test_bad_rows_stop_by_name_or_become_null(tmp_path):
         )
     good = np.setdiff1d(np.arange(120), bad)
     truth = score_records(X[good], y[good], make_probe())
-    np.testing.assert_allclose(read(out)["privacy_loss_2"][good], truth["privacy_loss_2"], rtol=1e-9)
+    np.testing.assert_allclose(read(out)["privacy_loss_2"][good], truth["privacy_loss_2"], rtol=2e-9)
     assert sorted(read(out)["rank"][good]) == list(range(1, 116))
 
 

@@ -91,7 +91,7 @@ class StepCost:
     -----
     Below probability 1 and on large arrays the logarithm of the divergence is read off a cubic spline in the
     logarithm of the noise multiplier, refined until it agrees at all midpoints to 1e-9 relative; outside 0.05 .. 1e6 it
-    is computed. Results do not depend on earlier calls. Not certified: certified sums use `sampled_gaussian_rdp`.
+    is computed. Not certified: certified sums use `sampled_gaussian_rdp`.
 
     Examples
     --------
@@ -112,6 +112,12 @@ class StepCost:
             sampled_gaussian_rdp(self.order, multiplier, self.sampling_probability, direction=self.direction),
             dtype=np.float64,
         )
+
+    def tabulate(self) -> StepCost:
+        """Build the table now, so that calls with few norms use it too; return self."""
+        if self._table is None and 0.0 < self.sampling_probability < 1.0:
+            self._table = self._build()
+        return self
 
     def _build(self) -> CubicSpline:
         nodes = np.linspace(math.log(_TABLE_LOW), math.log(_TABLE_HIGH), 257)
@@ -139,7 +145,8 @@ class StepCost:
                 return np.asarray(cost, dtype=np.float64)
             multiplier = np.where(grad_norms == 0.0, np.inf, scale / grad_norms)
         inside = (multiplier >= _TABLE_LOW) & (multiplier <= _TABLE_HIGH)
-        if self.sampling_probability == 0.0 or multiplier.size < _TABLE_FROM or not inside.any():
+        few = self._table is None and multiplier.size < _TABLE_FROM
+        if self.sampling_probability == 0.0 or few or not inside.any():
             return self._exact(multiplier)
         logs = np.log(np.where(inside, multiplier, 1.0))
         if self._table is None:

@@ -46,7 +46,9 @@ class Scorer:
         # One matrix for all checkpoints: (d, N C).
         self._flat = np.ascontiguousarray(self._stack.transpose(1, 0, 2).reshape(probe.n_features, -1))
         self._weights = quadrature_weights(probe.steps, n_steps=probe.n_steps)
-        self._costs = [StepCost(order=one, sampling_probability=probe.sampling_probability) for one in self.orders]
+        # Tables from the start: a record's score may not depend on the size of its block.
+        rate = probe.sampling_probability
+        self._costs = [StepCost(order=one, sampling_probability=rate).tabulate() for one in self.orders]
 
     def __call__(self, X: NDArray[Any], y: NDArray[Any]) -> dict[str, Array]:
         """Return the scores of records with finite features and valid labels, by column name."""
