@@ -54,6 +54,17 @@ def pair_renyi(
     threads: int = 0,
 ) -> None: ...
 
+# privacy: sampled Gaussian
+def sampled_gaussian_rdp(
+    order: _Float64,
+    noise_multiplier: _Float64,
+    sampling_probability: _Float64,
+    *,
+    reverse: bool,
+    out: _Float64,
+    threads: int = 0,
+) -> None: ...
+
 # ridge
 class RidgeSetting:
     def __init__(
@@ -177,6 +188,9 @@ def langevin_residuals(
     *,
     loss: str,
     clip: float,
+    threads: int,
+) -> None: ...
+
 # grad_norms
 def linear_grad_norms(
     activations: Floating, output_grads: Floating, bias: bool, squared: bool, out: Float64, threads: int
