@@ -456,6 +456,8 @@ def privacy_loss_step_by_step(grad_norms, *, order, noise_std, step_size, batch_
     """Full batch: interpolate the cost at every training step, one by one, and add up."""
     cost = order * (step_size * grad_norms / (batch_size * noise_std)) ** 2 / 2
     return np.array([sum(np.interp(t, steps, row) for t in range(n_steps)) for row in cost])
+
+
 # --- grad_norms --------------------------------------------------------------------------------
 
 

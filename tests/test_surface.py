@@ -43,7 +43,8 @@ MAY_USE: dict[str, set[str]] = {
     "datasets": {"_cifar_pickle", "_files", "_validate"},
     "ledger": {"certificates", "_files", "_validate"},
     "_conv_geometry": {"_validate"},
-    "grad_norms": {"_backend", "_conv_geometry", "_validate"},
+    "_gradient_arrays": {"_backend", "_validate"},
+    "grad_norms": {"_backend", "_conv_geometry", "_gradient_arrays", "_validate"},
     "scoring": {"grad_norms", "accounting", "_files", "_validate", "__version__"},
     "cli": {
         "scoring",

@@ -5,11 +5,9 @@ from numpy.typing import NDArray
 
 _Float64 = NDArray[np.float64]
 _Float32 = NDArray[np.float32]
-Float64 = NDArray[np.float64]
-Float32 = NDArray[np.float32]
-Floating = NDArray[np.float32] | NDArray[np.float64]
-Int32 = NDArray[np.int32]
-Int64 = NDArray[np.int64]
+_Floating = NDArray[np.float32] | NDArray[np.float64]
+_Int32 = NDArray[np.int32]
+_Int64 = NDArray[np.int64]
 
 def isa() -> str: ...
 def default_threads() -> int: ...
@@ -193,44 +191,44 @@ def langevin_residuals(
 
 # grad_norms
 def linear_grad_norms(
-    activations: Floating, output_grads: Floating, bias: bool, squared: bool, out: Float64, threads: int
+    activations: _Floating, output_grads: _Floating, bias: bool, squared: bool, out: _Float64, threads: int
 ) -> None: ...
 def linear_grad_dots(
-    activations_1: Floating,
-    output_grads_1: Floating,
-    activations_2: Floating,
-    output_grads_2: Floating,
-    out: Float64,
+    activations_1: _Floating,
+    output_grads_1: _Floating,
+    activations_2: _Floating,
+    output_grads_2: _Floating,
+    out: _Float64,
     threads: int,
 ) -> None: ...
 def embedding_linear_grad_dots(
-    indices: Int64,
-    embedding_grads: Floating,
-    row_factors: Floating,
-    column_factors: Floating,
+    indices: _Int64,
+    embedding_grads: _Floating,
+    row_factors: _Floating,
+    column_factors: _Floating,
     padding_idx: int,
-    out: Float64,
+    out: _Float64,
     threads: int,
 ) -> None: ...
 def conv_grad_norms(
-    activations: Floating,
-    output_grads: Floating,
+    activations: _Floating,
+    output_grads: _Floating,
     groups: int,
-    padded: Int64,
-    pad_maps: tuple[Int32, Int32, Int32] | None,
-    position_offsets: Int32,
-    feature_offsets: Int32,
+    padded: _Int64,
+    pad_maps: tuple[_Int32, _Int32, _Int32] | None,
+    position_offsets: _Int32,
+    feature_offsets: _Int32,
     bias: bool,
     squared: bool,
-    out: Float64,
+    out: _Float64,
     threads: int,
 ) -> None: ...
 def embedding_grad_norms(
-    indices: Int64, output_grads: Floating, padding_idx: int, squared: bool, out: Float64, threads: int
+    indices: _Int64, output_grads: _Floating, padding_idx: int, squared: bool, out: _Float64, threads: int
 ) -> None: ...
 def norm_layer_grad_norms(
-    activations: Floating,
-    output_grads: Floating,
+    activations: _Floating,
+    output_grads: _Floating,
     kind: int,
     n_groups: int,
     eps: float,
@@ -238,17 +236,17 @@ def norm_layer_grad_norms(
     weight: bool,
     bias: bool,
     squared: bool,
-    out: Float64,
+    out: _Float64,
     threads: int,
 ) -> None: ...
 def probe_grad_norms(
-    x: Floating,
-    weights: Floating,
-    y: Floating | Int64,
+    x: _Floating,
+    weights: _Floating,
+    y: _Floating | _Int64,
     loss: int,
     alpha: float,
-    checkpoint_weights: Float64 | None,
+    checkpoint_weights: _Float64 | None,
     squared: bool,
-    out: Float64,
+    out: _Float64,
     threads: int,
 ) -> None: ...
