@@ -17,6 +17,9 @@ import numpy as np
 import expunge
 from expunge import _backend
 
+# Threads of the contender before may still be spinning for work; they would cost the next one a core.
+_SETTLE = 0.02
+
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -27,6 +30,7 @@ def measure(contenders: Mapping[str, Callable[[], object]], *, repeats: int = 7)
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(repeats):
         for name, run in contenders.items():
+            time.sleep(_SETTLE)
             start = time.perf_counter()
             run()
             seconds[name].append(time.perf_counter() - start)
