@@ -47,6 +47,8 @@ class KernelCall:
     scales: dict[str, float] = field(default_factory=dict)
     # Arrays for which one dimension less is a valid meaning too.
     one_rank_less: tuple[str, ...] = ()
+    # Arrays whose being float32 or float64 nothing else fixes.
+    either_float: tuple[str, ...] = ()
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return the array arguments by name."""
@@ -340,6 +342,7 @@ def _standard_normals(dtype: str) -> Builder:
             ("out",),
             free=(("out", 0),),
             one_chooses_for_all=True,
+            either_float=("out",),
         )
 
     return build
@@ -464,3 +467,194 @@ def _langevin_residuals(rng: np.random.Generator, n: int) -> KernelCall:
         optional=("row_norm",),
         one_chooses_for_all=True,
     )
+
+
+# --- grad_norms --------------------------------------------------------------------------------
+
+DTYPES = ("float64", "float32")
+
+
+def _label(kernel: str, *variants: str) -> str:
+    """Return the label of a variant; float64 is the one without a name."""
+    return ":".join(
+        [kernel, "-".join(named)] if (named := [v for v in variants if v not in ("", "float64")]) else [kernel]
+    )
+
+
+def _normal(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
+    return rng.normal(size=shape).astype(dtype)
+
+
+def _sizes(*arrays: NDArray[Any]) -> float:
+    """Return the product of the arrays' norms for the example where it is largest."""
+    squares = [np.sum(a.astype(float) ** 2, axis=tuple(range(1, a.ndim))) for a in arrays]
+    return float(np.sqrt(np.prod(squares, axis=0)).max(initial=0.0))
+
+
+def _gradients_call(
+    kernel: str,
+    arguments: dict[str, Any],
+    sized: tuple[str, ...],
+    free: tuple[tuple[str, int], ...] = (),
+    **options: Any,
+) -> KernelCall:
+    """Return the call; outputs are float64, but sums of float32 products have that dtype's rounding."""
+    factors = [arguments[name] for name in sized]
+    single = factors[0].dtype == np.float32
+    return KernelCall(
+        kernel,
+        arguments,
+        ("out",),
+        free=free,
+        one_chooses_for_all=True,
+        scales={"out": _sizes(*factors) * 2.0**29} if single else {},
+        **options,
+    )
+
+
+# One position (an outer product), few wide ones (the Gram form) and many narrow ones (the product).
+def _linear_grad_norms(dtype: str, positions: int, d_in: int, d_out: int) -> Builder:
+    def build(rng: np.random.Generator, n: int) -> KernelCall:
+        arguments = {
+            "activations": _normal(rng, (n, positions, d_in), dtype),
+            "output_grads": _normal(rng, (n, positions, d_out), dtype),
+            "bias": True,
+            "squared": False,
+            "out": np.zeros(n),
+        }
+        sized = ("activations", "output_grads")
+        return _gradients_call("linear_grad_norms", arguments, sized, (("activations", 2), ("output_grads", 2)))
+
+    return build
+
+
+def _linear_grad_dots(dtype: str) -> Builder:
+    def build(rng: np.random.Generator, n: int) -> KernelCall:
+        arguments = {
+            "activations_1": _normal(rng, (n, 5, 19), dtype),
+            "output_grads_1": _normal(rng, (n, 5, 11), dtype),
+            "activations_2": _normal(rng, (n, 3, 19), dtype),
+            "output_grads_2": _normal(rng, (n, 3, 11), dtype),
+            "out": np.zeros(n),
+        }
+        return _gradients_call("linear_grad_dots", arguments, tuple(arguments)[:4])
+
+    return build
+
+
+def _embedding_grad_norms(dtype: str) -> Builder:
+    def build(rng: np.random.Generator, n: int) -> KernelCall:
+        arguments = {
+            "indices": rng.integers(0, 7, size=(n, 12)),
+            "output_grads": _normal(rng, (n, 12, 9), dtype),
+            "padding_idx": 3,
+            "squared": False,
+            "out": np.zeros(n),
+        }
+        return _gradients_call(
+            "embedding_grad_norms", arguments, ("output_grads",), (("output_grads", 2),), either_float=("output_grads",)
+        )
+
+    return build
+
+
+def _embedding_linear_grad_dots(dtype: str) -> Builder:
+    def build(rng: np.random.Generator, n: int) -> KernelCall:
+        arguments = {
+            "indices": rng.integers(0, 7, size=(n, 12)),
+            "embedding_grads": _normal(rng, (n, 12, 9), dtype),
+            "row_factors": _normal(rng, (n, 4, 7), dtype),
+            "column_factors": _normal(rng, (n, 4, 9), dtype),
+            "padding_idx": 3,
+            "out": np.zeros(n),
+        }
+        sized = ("embedding_grads", "row_factors", "column_factors")
+        return _gradients_call("embedding_linear_grad_dots", arguments, sized, (("row_factors", 2),))
+
+    return build
+
+
+def _conv_grad_norms(dtype: str, padded: bool) -> Builder:
+    def build(rng: np.random.Generator, n: int) -> KernelCall:
+        # A 3 x 3 kernel over 2 groups of 2 channels; one ring of zeros around the image if padded.
+        height, width = (4, 6) if padded else (6, 8)
+        columns, rows = 8, 6
+        corner = np.arange(3)[:, None] * columns + np.arange(3)
+        positions = np.arange(rows - 2)[:, None] * columns + np.arange(columns - 2)
+        ring = [np.array([0]), np.r_[-1, np.arange(4), -1], np.r_[-1, np.arange(6), -1]]
+        arguments = {
+            "activations": _normal(rng, (n, 4, 1, height, width), dtype),
+            "output_grads": _normal(rng, (n, 6, positions.size), dtype),
+            "groups": 2,
+            "padded": np.array([1, rows, columns], dtype=np.int64),
+            "pad_maps": np.concatenate(ring).astype(np.int32) if padded else None,
+            "position_offsets": positions.ravel().astype(np.int32),
+            "feature_offsets": (np.arange(2)[:, None] * rows * columns + corner.ravel()).ravel().astype(np.int32),
+            "bias": True,
+            "squared": False,
+            "out": np.zeros(n),
+        }
+        free = tuple(("activations", axis) for axis in (2, 3, 4)) if padded else ()  # a map may leave pixels out
+        sized = ("activations", "output_grads")
+        return _gradients_call("conv_grad_norms", arguments, sized, free, optional=("pad_maps",))
+
+    return build
+
+
+def _norm_layer_grad_norms(dtype: str, kind: int, normalized: bool) -> Builder:
+    def build(rng: np.random.Generator, n: int) -> KernelCall:
+        arguments = {
+            "activations": _normal(rng, (n, 6, 10), dtype),
+            "output_grads": _normal(rng, (n, 6, 10), dtype),
+            "kind": kind,
+            "n_groups": 3 if kind == 2 else 1,
+            "eps": 1e-5,
+            "normalized": normalized,
+            "weight": True,
+            "bias": kind != 1,
+            "squared": False,
+            "out": np.zeros(n),
+        }
+        return _gradients_call("norm_layer_grad_norms", arguments, ("activations", "output_grads"))
+
+    return build
+
+
+def _probe_grad_norms(dtype: str, loss: str, checkpoints: int, weighted: bool, alpha: float) -> Builder:
+    def build(rng: np.random.Generator, n: int) -> KernelCall:
+        d, classes, size = 13, 1 if loss == "logistic" else 3, 7 * n  # several tiles of rows
+        y = rng.integers(0, max(classes, 2), size=size) if loss != "squared" else _normal(rng, (size, classes), dtype)
+        arguments = {
+            "X": _normal(rng, (size, d), dtype),
+            "weights": _normal(rng, (checkpoints, d, classes), dtype),
+            "y": y,
+            "loss": ("softmax", "logistic", "squared").index(loss),
+            "alpha": alpha,
+            "checkpoint_weights": rng.uniform(size=checkpoints) if weighted else None,
+            "squared": False,
+            "out": np.zeros(size if weighted else (size, checkpoints)),
+        }
+        free = (("weights", 2),) if loss == "softmax" else ()  # more classes than labels that occur
+        case = _gradients_call("probe_grad_norms", arguments, ("X",), free, optional=("checkpoint_weights",))
+        if case.scales:  # residuals are differences of logits, each as large as both factors
+            scale = _sizes(arguments["X"]) * (1.0 + _sizes(arguments["X"]) * float(np.abs(arguments["weights"]).max()))
+            case.scales["out"] = 2.0**29 * (checkpoints * scale**2 if weighted else scale)
+        return case
+
+    return build
+
+
+for _dtype in DTYPES:
+    for _name, _shape in {"": (4, 9, 7), "row": (1, 33, 21), "gram": (3, 40, 50)}.items():
+        entry(_label("linear_grad_norms", _name, _dtype))(_linear_grad_norms(_dtype, *_shape))
+    entry(_label("linear_grad_dots", _dtype))(_linear_grad_dots(_dtype))
+    entry(_label("embedding_grad_norms", _dtype))(_embedding_grad_norms(_dtype))
+    entry(_label("embedding_linear_grad_dots", _dtype))(_embedding_linear_grad_dots(_dtype))
+    for _name, _padded in {"": True, "valid": False}.items():
+        entry(_label("conv_grad_norms", _name, _dtype))(_conv_grad_norms(_dtype, _padded))
+    for _kind, _name in enumerate(("layer", "rms", "group")):
+        entry(_label("norm_layer_grad_norms", _name, _dtype))(_norm_layer_grad_norms(_dtype, _kind, False))
+    entry(_label("norm_layer_grad_norms", "normalized", _dtype))(_norm_layer_grad_norms(_dtype, 0, True))
+    for _loss in ("softmax", "logistic", "squared"):
+        entry(_label("probe_grad_norms", _loss, _dtype))(_probe_grad_norms(_dtype, _loss, 2, False, 0.0))
+        entry(_label("probe_grad_norms", _loss, "weighted", _dtype))(_probe_grad_norms(_dtype, _loss, 9, True, 0.1))

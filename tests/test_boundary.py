@@ -19,7 +19,7 @@ WRONG_DTYPES = [
     for label, name in ARRAYS
     for wrong in ("float32", "float64", "int64", "int32", "complex128", "bool", "swapped", "object")
     if wrong != call(label).arguments[name].dtype.name
-    and not (len(call(label).arrays()) == 1 and call(label).one_chooses_for_all and wrong.startswith("float"))
+    and not (name in call(label).either_float and wrong.startswith("float"))
 ]
 SECOND_ORDER = [
     (label, name) for label, name in ARRAYS if not np.asfortranarray(call(label).arguments[name]).flags.c_contiguous

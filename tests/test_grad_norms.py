@@ -20,6 +20,7 @@ from expunge.grad_norms import (
     norm_layer_grad_norms,
     probe_grad_norms,
 )
+from kernel_calls import call as kernel_call
 
 try:
     import torch
@@ -583,6 +584,55 @@ A, G, X3 = np.zeros((2, 4, 3)), np.zeros((2, 4, 5)), np.zeros((2, 3, 6))
 def test_bad_input_is_named(call, error, words):
     with pytest.raises(error, match=words):
         call()
+
+
+@pytest.mark.parametrize(
+    ("kernel", "name", "value"),
+    [
+        ("embedding_linear_grad_dots", "indices", -1),
+        ("embedding_linear_grad_dots", "indices", 7),
+        ("probe_grad_norms:softmax", "y", -1),
+        ("probe_grad_norms:softmax", "y", 3),
+        ("probe_grad_norms:logistic", "y", 2),
+        ("conv_grad_norms", "pad_maps", -2),
+        ("conv_grad_norms", "pad_maps", 6),
+        ("conv_grad_norms", "padded", -1),
+        ("conv_grad_norms", "padded", 2**40),
+        ("conv_grad_norms", "position_offsets", -1),
+        ("conv_grad_norms", "position_offsets", 48),
+        ("conv_grad_norms", "feature_offsets", -1),
+        ("conv_grad_norms", "feature_offsets", 96),
+    ],
+)
+def test_kernels_refuse_what_would_lead_outside_an_array(kernel, name, value):
+    case = kernel_call(kernel)
+    case.arguments[name].flat[-1] = value
+    with pytest.raises(ValueError, match=name):
+        case.run()
+    assert not case.arguments["out"].any()
+
+
+@pytest.mark.parametrize(
+    ("kernel", "name", "value"),
+    [
+        ("conv_grad_norms", "groups", 0),
+        ("conv_grad_norms", "groups", 3),
+        ("conv_grad_norms", "groups", 4),
+        ("norm_layer_grad_norms:group", "n_groups", 0),
+        ("norm_layer_grad_norms:group", "n_groups", 4),
+        ("norm_layer_grad_norms:layer", "kind", 3),
+        ("probe_grad_norms:softmax", "loss", 3),
+    ],
+)
+def test_kernels_refuse_settings_that_do_not_divide_or_exist(kernel, name, value):
+    case = kernel_call(kernel)
+    with pytest.raises(ValueError, match=rf"\b{name}\b"):
+        case.replaced(**{name: value}).run()
+
+
+def test_a_convolution_without_padding_reads_its_whole_image():
+    with pytest.raises(ValueError, match="padded must be the spatial shape"):
+        kernel_call("conv_grad_norms").replaced(pad_maps=None).run()
 
 
 # --- autograd, one example at a time -----------------------------------------------------------------

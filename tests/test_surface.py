@@ -22,7 +22,7 @@ from kernel_calls import kernel_names, kernels_in_table
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ROOT / "python" / "expunge"
 CSRC = ROOT / "csrc"
-FAMILIES = ("langevin", "privacy", "ridge")
+FAMILIES = ("grad_norms", "langevin", "privacy", "ridge")
 
 # Unit of the package -> units it may import. A unit is a module or sub-package directly below expunge.
 MAY_USE: dict[str, set[str]] = {
@@ -181,10 +181,15 @@ def test_every_kernel_has_a_call_in_the_table_and_a_slow_twin() -> None:
 
 # Kernel -> name of its twin, where it is not the same.
 TWINS = {
+    "embedding_grad_norms": "embedding_gradients",
+    "embedding_linear_grad_dots": "embedding_gradients",
     "gdp_delta": "gdp_delta_mpmath",
     "langevin_chains": "langevin_chain",
+    "linear_grad_dots": "linear_gradients",
+    "norm_layer_grad_norms": "normalised",
     "pair_delta": "pair_profile",
     "pair_renyi": "gaussian_renyi",
+    "probe_grad_norms": "probe_gradients",
     "random_words": "stream_words",
     "ridge_exact_quotes": "ridge_noise",
     "ridge_gaussian_pairs": "ridge_law_pair",

@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <mutex>
 #include <new>
+#include <string>
 #include <vector>
 
 #include "bindings/arrays.hpp"
@@ -14,6 +15,7 @@ namespace {
 
 using namespace expunge::grad_norms;
 
+constexpr long kMostPixels = 2147483647;  // offsets are 32-bit
 constexpr double kRangeOperations = 2e6;  // work of one range: about 50 us, so that dispatch costs nothing
 
 // One piece of scratch memory per running range, all allocated before the parallel loop.
@@ -94,6 +96,28 @@ void by_dtype(const py::array& array, Body&& body) {
     body(double{});
 }
 
+template <class T>
+const T* optional_input(const py::object& array, const char* name, std::initializer_list<long> shape) {
+  if (array.is_none()) return nullptr;
+  if (!py::isinstance<py::array>(array)) throw py::type_error(std::string(name) + " must be an array or None");
+  return input<T>(py::reinterpret_borrow<py::array>(array), name, shape);
+}
+
+// Indices address memory, so they are checked here: all of values[0..count) within [low, high).
+template <class Index>
+void require_within(const Index* values, long count, const char* name, long low, long high) {
+  for (long i = 0; i < count; ++i)
+    if (values[i] < low || values[i] >= high)
+      throw py::value_error(std::string(name) + " must be within [" + std::to_string(low) + ", " +
+                            std::to_string(high) + "), got " + std::to_string(values[i]));
+}
+
+void require_group_count(long groups, long channels, const char* name, const char* of) {
+  if (groups < 1 || channels % groups != 0)
+    throw py::value_error(std::string(name) + " must divide the " + std::to_string(channels) + " channels of " + of +
+                          ", got " + std::to_string(groups));
+}
+
 void linear_grad_norms(const py::array& activations, const py::array& output_grads, bool bias, bool squared,
                        py::array& out, int threads) {
   by_dtype(activations, [&](auto zero) {
@@ -149,6 +173,7 @@ void embedding_linear_grad_dots(const py::array& indices, const py::array& embed
     call.rows = length(row_factors, 2, "row_factors");
     static_assert(sizeof(long) == sizeof(std::int64_t), "token indices are int64");
     call.tokens = input<long>(indices, "indices", {items, call.n_tokens});
+    require_within(call.tokens, items * call.n_tokens, "indices", 0, call.rows);
     call.embedding_grads = input<T>(embedding_grads, "embedding_grads", {items, call.n_tokens, call.width});
     call.row_factors = input<T>(row_factors, "row_factors", {items, call.positions, call.rows});
     call.column_factors = input<T>(column_factors, "column_factors", {items, call.positions, call.width});
@@ -174,20 +199,41 @@ void conv_grad_norms(const py::array& activations, const py::array& output_grads
     for (int axis = 0; axis < 3; ++axis) call.source[axis] = length(activations, 2 + axis, "activations");
     call.images = input<T>(activations, "activations", {items, call.channels, -1, -1, -1});
     call.output_grads = input<T>(output_grads, "output_grads", {items, call.out_channels, call.positions});
+    require_group_count(groups, call.channels, "groups", "activations");
+    require_group_count(groups, call.out_channels, "groups", "output_grads");
     const long* lengths = input<long>(padded, "padded", {3});
+    require_within(lengths, 3, "padded", 0, kMostPixels + 1);
+    long plane = 1, map_length = 0;
     for (int axis = 0; axis < 3; ++axis) {
       call.padded[axis] = lengths[axis];
-      call.pad_map[axis] = nullptr;
+      map_length += lengths[axis];
+      plane *= lengths[axis];
+      if (plane > kMostPixels) throw py::value_error("padded must have fewer than 2**31 entries in all");
     }
-    if (!pad_maps.is_none()) {
-      const auto maps = pad_maps.cast<py::tuple>();
-      if (maps.size() != 3) throw py::value_error("pad_maps must hold 3 arrays, got " + std::to_string(maps.size()));
-      for (std::size_t axis = 0; axis < 3; ++axis)
-        call.pad_map[axis] = input<int>(maps[axis].cast<py::array>(), "pad_maps", {call.padded[axis]});
+    const int* map = optional_input<int>(pad_maps, "pad_maps", {map_length});
+    for (int axis = 0; axis < 3; ++axis) {
+      call.pad_map[axis] = map;
+      if (map == nullptr) {
+        if (call.padded[axis] != call.source[axis])
+          throw py::value_error("padded must be the spatial shape of activations without pad_maps");
+      } else {
+        require_within(map, call.padded[axis], "pad_maps", -1, call.source[axis]);
+        map += call.padded[axis];
+      }
     }
     call.position_offsets = input<int>(position_offsets, "position_offsets", {call.positions});
     call.features = length(feature_offsets, 0, "feature_offsets");
     call.feature_offsets = input<int>(feature_offsets, "feature_offsets", {call.features});
+    const long in_channels = call.channels / groups;
+    if (in_channels == 0 ? call.features != 0 : call.features % in_channels != 0)
+      throw py::value_error("feature_offsets must have as many entries for every channel of a group of activations");
+    if (call.positions > 0) {  // the last pixel read is that of the largest position and the largest feature
+      require_within(call.feature_offsets, call.features, "feature_offsets", 0, in_channels * plane);
+      int last = 0;
+      for (long k = 0; k < call.features; ++k) last = call.feature_offsets[k] > last ? call.feature_offsets[k] : last;
+      require_within(call.position_offsets, call.positions, "position_offsets", 0,
+                     call.features == 0 ? kMostPixels : in_channels * plane - last);
+    }
     call.bias = bias;
     call.squared = squared;
     call.out = output<double>(out, "out", {items});
@@ -231,6 +277,7 @@ void norm_layer_grad_norms(const py::array& activations, const py::array& output
     const long rows = group ? call.width : call.positions, columns = group ? call.positions : call.width;
     call.activations = input<T>(activations, "activations", {items, rows, columns});
     call.output_grads = input<T>(output_grads, "output_grads", {items, rows, columns});
+    if (group && !normalized) require_group_count(n_groups, call.width, "n_groups", "activations");
     call.n_groups = n_groups;
     call.eps = eps;
     call.normalized = normalized;
@@ -244,18 +291,18 @@ void norm_layer_grad_norms(const py::array& activations, const py::array& output
   });
 }
 
-void probe_grad_norms(const py::array& x, const py::array& weights, const py::array& y, int loss, double alpha,
+void probe_grad_norms(const py::array& X, const py::array& weights, const py::array& y, int loss, double alpha,
                       const py::object& checkpoint_weights, bool squared, py::array& out, int threads) {
-  by_dtype(x, [&](auto zero) {
+  by_dtype(X, [&](auto zero) {
     using T = decltype(zero);
     ProbeNorms<T> call;
-    const long items = length(x, 0, "X");
+    const long items = length(X, 0, "X");
     if (loss < 0 || loss > 2) throw py::value_error("loss must be 0, 1 or 2, got " + std::to_string(loss));
     call.loss = static_cast<ProbeLoss>(loss);
-    call.d = length(x, 1, "X");
+    call.d = length(X, 1, "X");
     call.checkpoints = length(weights, 0, "weights");
     call.classes = length(weights, 2, "weights");
-    call.x = input<T>(x, "X", {items, call.d});
+    call.x = input<T>(X, "X", {items, call.d});
     call.weights = input<T>(weights, "weights", {call.checkpoints, call.d, call.classes});
     call.labels = nullptr;
     call.targets = nullptr;
@@ -263,10 +310,12 @@ void probe_grad_norms(const py::array& x, const py::array& weights, const py::ar
       call.targets = input<T>(y, "y", {items, call.classes});
     else
       call.labels = input<long>(y, "y", {items});
-    call.checkpoint_weights = nullptr;
-    if (!checkpoint_weights.is_none())
-      call.checkpoint_weights =
-          input<double>(checkpoint_weights.cast<py::array>(), "checkpoint_weights", {call.checkpoints});
+    if (call.loss == ProbeLoss::logistic && call.classes != 1)
+      throw py::value_error("weights must have length 1 along axis 2 for the logistic loss, got shape " +
+                            shape_text(weights));
+    if (call.labels != nullptr)
+      require_within(call.labels, items, "y", 0, call.loss == ProbeLoss::logistic ? 2 : call.classes);
+    call.checkpoint_weights = optional_input<double>(checkpoint_weights, "checkpoint_weights", {call.checkpoints});
     call.alpha = alpha;
     call.squared = squared;
     call.out = call.checkpoint_weights != nullptr ? output<double>(out, "out", {items})
@@ -289,21 +338,24 @@ void probe_grad_norms(const py::array& x, const py::array& weights, const py::ar
 }  // namespace
 
 void bind_grad_norms(py::module_& module) {
-  using namespace py::literals;
-  module.def("linear_grad_norms", &linear_grad_norms, "activations"_a, "output_grads"_a, "bias"_a, "squared"_a, "out"_a,
-             "threads"_a);
-  module.def("linear_grad_dots", &linear_grad_dots, "activations_1"_a, "output_grads_1"_a, "activations_2"_a,
-             "output_grads_2"_a, "out"_a, "threads"_a);
-  module.def("embedding_linear_grad_dots", &embedding_linear_grad_dots, "indices"_a, "embedding_grads"_a,
-             "row_factors"_a, "column_factors"_a, "padding_idx"_a, "out"_a, "threads"_a);
-  module.def("conv_grad_norms", &conv_grad_norms, "activations"_a, "output_grads"_a, "groups"_a, "padded"_a,
-             "pad_maps"_a, "position_offsets"_a, "feature_offsets"_a, "bias"_a, "squared"_a, "out"_a, "threads"_a);
-  module.def("embedding_grad_norms", &embedding_grad_norms, "indices"_a, "output_grads"_a, "padding_idx"_a, "squared"_a,
-             "out"_a, "threads"_a);
-  module.def("norm_layer_grad_norms", &norm_layer_grad_norms, "activations"_a, "output_grads"_a, "kind"_a, "n_groups"_a,
-             "eps"_a, "normalized"_a, "weight"_a, "bias"_a, "squared"_a, "out"_a, "threads"_a);
-  module.def("probe_grad_norms", &probe_grad_norms, "x"_a, "weights"_a, "y"_a, "loss"_a, "alpha"_a,
-             "checkpoint_weights"_a, "squared"_a, "out"_a, "threads"_a);
+  using py::arg;
+  module.def("linear_grad_norms", &linear_grad_norms, arg("activations"), arg("output_grads"), arg("bias"),
+             arg("squared"), arg("out"), py::kw_only(), arg("threads") = 0);
+  module.def("linear_grad_dots", &linear_grad_dots, arg("activations_1"), arg("output_grads_1"), arg("activations_2"),
+             arg("output_grads_2"), arg("out"), py::kw_only(), arg("threads") = 0);
+  module.def("embedding_linear_grad_dots", &embedding_linear_grad_dots, arg("indices"), arg("embedding_grads"),
+             arg("row_factors"), arg("column_factors"), arg("padding_idx"), arg("out"), py::kw_only(),
+             arg("threads") = 0);
+  module.def("conv_grad_norms", &conv_grad_norms, arg("activations"), arg("output_grads"), arg("groups"), arg("padded"),
+             arg("pad_maps").none(true), arg("position_offsets"), arg("feature_offsets"), arg("bias"), arg("squared"),
+             arg("out"), py::kw_only(), arg("threads") = 0);
+  module.def("embedding_grad_norms", &embedding_grad_norms, arg("indices"), arg("output_grads"), arg("padding_idx"),
+             arg("squared"), arg("out"), py::kw_only(), arg("threads") = 0);
+  module.def("norm_layer_grad_norms", &norm_layer_grad_norms, arg("activations"), arg("output_grads"), arg("kind"),
+             arg("n_groups"), arg("eps"), arg("normalized"), arg("weight"), arg("bias"), arg("squared"), arg("out"),
+             py::kw_only(), arg("threads") = 0);
+  module.def("probe_grad_norms", &probe_grad_norms, arg("X"), arg("weights"), arg("y"), arg("loss"), arg("alpha"),
+             arg("checkpoint_weights").none(true), arg("squared"), arg("out"), py::kw_only(), arg("threads") = 0);
 }
 
 }  // namespace expunge::bindings

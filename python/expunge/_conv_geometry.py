@@ -24,7 +24,7 @@ class ConvGeometry(NamedTuple):
     output_shape: tuple[int, ...]
     source: tuple[int, int, int]
     padded: NDArray[np.int64]
-    pad_maps: tuple[Int32, Int32, Int32] | None
+    pad_maps: Int32 | None  # those of the three axes, one after another
     position_offsets: Int32
     feature_offsets: Int32
 
@@ -123,10 +123,10 @@ def _geometry(
     plane = padded[0] * padded[1] * padded[2]
     if group_channels * plane >= 2**31:
         raise ValueError(f"activations must have fewer than 2**31 padded entries a group, got {group_channels * plane}")
-    pad_maps: tuple[Int32, Int32, Int32] | None = None
+    pad_maps: Int32 | None = None
     if any(before or after for before, after in pads):
         maps = [_pad_map(n, before, after, mode) for n, (before, after) in zip(source, all_pads, strict=True)]
-        pad_maps = (maps[0], maps[1], maps[2])
+        pad_maps = np.concatenate(maps)
     positions = _grid(ones + tuple(output), ones + step, padded)
     entries = _grid(ones + kernel, ones + spread, padded)
     features = np.arange(group_channels)[:, None] * plane + entries

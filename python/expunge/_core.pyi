@@ -191,7 +191,7 @@ def langevin_residuals(
 
 # grad_norms
 def linear_grad_norms(
-    activations: _Floating, output_grads: _Floating, bias: bool, squared: bool, out: _Float64, threads: int
+    activations: _Floating, output_grads: _Floating, bias: bool, squared: bool, out: _Float64, *, threads: int = 0
 ) -> None: ...
 def linear_grad_dots(
     activations_1: _Floating,
@@ -199,7 +199,8 @@ def linear_grad_dots(
     activations_2: _Floating,
     output_grads_2: _Floating,
     out: _Float64,
-    threads: int,
+    *,
+    threads: int = 0,
 ) -> None: ...
 def embedding_linear_grad_dots(
     indices: _Int64,
@@ -208,23 +209,25 @@ def embedding_linear_grad_dots(
     column_factors: _Floating,
     padding_idx: int,
     out: _Float64,
-    threads: int,
+    *,
+    threads: int = 0,
 ) -> None: ...
 def conv_grad_norms(
     activations: _Floating,
     output_grads: _Floating,
     groups: int,
     padded: _Int64,
-    pad_maps: tuple[_Int32, _Int32, _Int32] | None,
+    pad_maps: _Int32 | None,
     position_offsets: _Int32,
     feature_offsets: _Int32,
     bias: bool,
     squared: bool,
     out: _Float64,
-    threads: int,
+    *,
+    threads: int = 0,
 ) -> None: ...
 def embedding_grad_norms(
-    indices: _Int64, output_grads: _Floating, padding_idx: int, squared: bool, out: _Float64, threads: int
+    indices: _Int64, output_grads: _Floating, padding_idx: int, squared: bool, out: _Float64, *, threads: int = 0
 ) -> None: ...
 def norm_layer_grad_norms(
     activations: _Floating,
@@ -237,10 +240,11 @@ def norm_layer_grad_norms(
     bias: bool,
     squared: bool,
     out: _Float64,
-    threads: int,
+    *,
+    threads: int = 0,
 ) -> None: ...
 def probe_grad_norms(
-    x: _Floating,
+    X: _Floating,
     weights: _Floating,
     y: _Floating | _Int64,
     loss: int,
@@ -248,5 +252,6 @@ def probe_grad_norms(
     checkpoint_weights: _Float64 | None,
     squared: bool,
     out: _Float64,
-    threads: int,
+    *,
+    threads: int = 0,
 ) -> None: ...

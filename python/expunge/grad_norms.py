@@ -107,7 +107,7 @@ def linear_grad_norms(
         bool(bias),
         bool(squared),
         out,
-        thread_count(threads),
+        threads=thread_count(threads),
     )
     return out
 
@@ -173,7 +173,7 @@ def linear_grad_dots(
         by_position(a2),
         by_position(g2),
         out,
-        thread_count(threads),
+        threads=thread_count(threads),
     )
     return out
 
@@ -231,7 +231,7 @@ def embedding_grad_norms(
         padding_token(padding_idx),
         bool(squared),
         out,
-        thread_count(threads),
+        threads=thread_count(threads),
     )
     return out
 
@@ -301,7 +301,7 @@ def embedding_linear_grad_dots(
         by_position(c),
         padding_token(padding_idx),
         out,
-        thread_count(threads),
+        threads=thread_count(threads),
     )
     return out
 
@@ -388,7 +388,7 @@ def conv_grad_norms(
         bool(bias),
         bool(squared),
         out,
-        thread_count(threads),
+        threads=thread_count(threads),
     )
     return out
 
@@ -488,7 +488,7 @@ def norm_layer_grad_norms(
         kind != "rms" if bias is None else bool(bias),
         bool(squared),
         out,
-        thread_count(threads),
+        threads=thread_count(threads),
     )
     return out
 
@@ -576,7 +576,7 @@ def probe_grad_norms(
         factors,
         bool(squared),
         out,
-        thread_count(threads),
+        threads=thread_count(threads),
     )
     return out[:, 0] if factors is None and w.ndim == 2 else out
 
