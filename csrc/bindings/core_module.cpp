@@ -1,6 +1,7 @@
 // Table of contents of expunge._core; every binding lives in its family's header.
 #include <pybind11/pybind11.h>
 
+#include "bindings/bind_grad_norms.hpp"
 #include "bindings/bind_langevin.hpp"
 #include "bindings/bind_privacy.hpp"
 #include "bindings/bind_ridge.hpp"
@@ -17,4 +18,5 @@ PYBIND11_MODULE(_core, module) {
   expunge::bindings::bind_privacy(module);
   expunge::bindings::bind_ridge(module);
   expunge::bindings::bind_langevin(module);
+  expunge::bindings::bind_grad_norms(module);
 }

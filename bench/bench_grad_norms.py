@@ -1,0 +1,228 @@
+"""Per-example gradient norms on the CPU, float32: kernels beside NumPy's forms and the floors of the same run.
+
+Run ``python bench/bench_grad_norms.py [--threads N] [--repeats R]``. Every answer is checked before it is timed, and
+the contenders of one table run interleaved. ``--check`` exits with status 1 if a kernel misses its target ratio.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from expunge import _backend
+from expunge.grad_norms import conv_grad_norms, embedding_grad_norms, linear_grad_norms, probe_grad_norms
+from timing import measure, table, write_results
+
+RECORDS, FEATURES, CLASSES, CHECKPOINTS = 20_000, 512, 10, 35
+PROBE_SPEEDUP, STACK_OF_PEAK = 3.0, 0.6  # targets: over NumPy's closed form; of sgemm's rate
+
+
+def numpy_closed_form(X, weights, y):
+    """Norms of softmax residuals times norms of rows, in place where NumPy can."""
+    p = X @ weights
+    p -= p.max(axis=1, keepdims=True)
+    np.exp(p, out=p)
+    p /= p.sum(axis=1, keepdims=True)
+    p[np.arange(len(y)), y] -= 1
+    return np.sqrt(np.einsum("ij,ij->i", X, X) * np.einsum("ij,ij->i", p, p))
+
+
+def probe_table(rng, threads, repeats):
+    X = rng.standard_normal((RECORDS, FEATURES), dtype=np.float32)
+    y = rng.integers(0, CLASSES, RECORDS)
+    stack = (0.05 * rng.standard_normal((CHECKPOINTS, FEATURES, CLASSES))).astype(np.float32)
+    side = rng.standard_normal((1024, 1024), dtype=np.float32)
+    wide = np.ascontiguousarray(stack.transpose(1, 0, 2).reshape(FEATURES, -1))
+    expected = np.stack([numpy_closed_form(X.astype(float), w.astype(float), y) for w in stack], axis=1)
+    np.testing.assert_allclose(probe_grad_norms(X, stack, y, threads=threads), expected, rtol=1e-4)
+    np.testing.assert_allclose(probe_grad_norms(X, stack[0], y, threads=threads), expected[:, 0], rtol=1e-4)
+    np.testing.assert_allclose(numpy_closed_form(X, stack[0], y), expected[:, 0], rtol=1e-3)
+    weights = np.ones(CHECKPOINTS)
+    seconds = measure(
+        {
+            "sgemm 1024^3": lambda: side @ side,
+            "copy X": X.copy,
+            "X @ W, one checkpoint": lambda: X @ stack[0],
+            "NumPy closed form": lambda: numpy_closed_form(X, stack[0], y),
+            "probe, one checkpoint": lambda: probe_grad_norms(X, stack[0], y, threads=threads),
+            "X @ W, 35 checkpoints": lambda: X @ wide,
+            "probe, 35 checkpoints": lambda: probe_grad_norms(X, stack, y, threads=threads),
+            "probe, 35 weighted": lambda: probe_grad_norms(X, stack, y, checkpoint_weights=weights, threads=threads),
+        },
+        repeats=repeats,
+    )
+    peak = 2 * 1024**3 / seconds["sgemm 1024^3"]
+    flops = {
+        "sgemm 1024^3": 2 * 1024**3,
+        "X @ W, one checkpoint": 2 * RECORDS * FEATURES * CLASSES,
+        "NumPy closed form": 2 * RECORDS * FEATURES * CLASSES,
+        "probe, one checkpoint": 2 * RECORDS * FEATURES * CLASSES,
+    }
+    rows: list[dict[str, Any]] = []
+    for name, value in seconds.items():
+        rate = flops.get(name, 2 * RECORDS * FEATURES * CLASSES * CHECKPOINTS) / value
+        rows.append(
+            {
+                "probe n=20000 d=512 C=10": name,
+                "ms": value * 1e3,
+                "GFLOP/s": "" if name == "copy X" else rate / 1e9,
+                "of sgemm": "" if name == "copy X" else rate / peak,
+                "over NumPy": seconds["NumPy closed form"] / value if "one checkpoint" in name else "",
+            }
+        )
+    return rows, {
+        "probe over NumPy's closed form": (
+            seconds["NumPy closed form"] / seconds["probe, one checkpoint"],
+            PROBE_SPEEDUP,
+        ),
+        "35 checkpoints of sgemm": (
+            flops["X @ W, one checkpoint"] * 35 / seconds["probe, 35 checkpoints"] / peak,
+            STACK_OF_PEAK,
+        ),
+    }
+
+
+def stored(a, g):
+    return np.linalg.norm((a.transpose(0, 2, 1) @ g).reshape(len(a), -1), axis=1)
+
+
+def gram(a, g):
+    return np.sqrt(np.einsum("bts,bts->b", a @ a.transpose(0, 2, 1), g @ g.transpose(0, 2, 1)))
+
+
+def primitive_table(rng, threads, repeats):
+    shapes = [
+        (64, 64, 128, 128),
+        (64, 256, 64, 64),
+        (64, 1024, 27, 32),
+        (64, 64, 576, 64),
+        (16, 128, 256, 1024),
+        (64, 16, 512, 512),
+        (4096, 1, 512, 512),
+    ]
+    side = rng.standard_normal((1024, 1024), dtype=np.float32)
+    rows = []
+    for shape in shapes:
+        examples, positions, d_in, d_out = shape
+        a = rng.standard_normal((examples, positions, d_in), dtype=np.float32)
+        g = rng.standard_normal((examples, positions, d_out), dtype=np.float32)
+        few = slice(0, min(examples, 8))
+        expected = stored(a[few].astype(float), g[few].astype(float))
+        np.testing.assert_allclose(linear_grad_norms(a, g, bias=False, threads=threads)[few], expected, rtol=1e-5)
+        contenders = {
+            "sgemm": lambda side=side: side @ side,
+            "fused": lambda a=a, g=g: linear_grad_norms(a, g, bias=False, threads=threads),
+            "Gram": lambda a=a, g=g: gram(a, g),
+        }
+        if positions > 1:  # stored gradients of the last shape would take 4 GB
+            contenders["stored"] = lambda a=a, g=g: stored(a, g)
+        seconds = measure(contenders, repeats=repeats)
+        at_peak = 2.0 * examples * positions * d_in * d_out / (2 * 1024**3 / seconds["sgemm"])
+        rows.append(
+            {
+                "||A^T G|| (B,T,d_in,d_out)": ",".join(map(str, shape)),
+                "fused ms": seconds["fused"] * 1e3,
+                "product at sgemm's rate ms": at_peak * 1e3 if positions > 1 else "",
+                "NumPy product, stored ms": seconds.get("stored", float("nan")) * 1e3 if positions > 1 else "",
+                "NumPy Gram ms": seconds["Gram"] * 1e3,
+            }
+        )
+    return rows
+
+
+def unfolded(x, g, kernel):
+    """Norms by explicit patches, stored: what a library without a kernel does."""
+    padded = np.pad(x, [(0, 0), (0, 0), (1, 1), (1, 1)])
+    patches = np.lib.stride_tricks.sliding_window_view(padded, (kernel, kernel), axis=(2, 3))
+    matrix = patches.transpose(0, 1, 4, 5, 2, 3).reshape(x.shape[0], x.shape[1] * kernel**2, -1)
+    return np.linalg.norm((matrix @ g.reshape(*g.shape[:2], -1).transpose(0, 2, 1)).reshape(len(x), -1), axis=1)
+
+
+def layer_table(rng, threads, repeats):
+    side = rng.standard_normal((1024, 1024), dtype=np.float32)
+    rows = []
+    for examples, channels, outputs, length in [(64, 3, 32, 32), (64, 32, 64, 32), (64, 64, 64, 16), (64, 256, 256, 4)]:
+        x = rng.standard_normal((examples, channels, length, length), dtype=np.float32)
+        g = rng.standard_normal((examples, outputs, length, length), dtype=np.float32)
+        call = {"kernel_size": 3, "padding": 1, "bias": False, "threads": threads}
+        np.testing.assert_allclose(conv_grad_norms(x[:4], g[:4], **call), unfolded(x[:4], g[:4], 3), rtol=1e-4)
+        seconds = measure(
+            {
+                "sgemm": lambda: side @ side,
+                "fused": lambda x=x, g=g, call=call: conv_grad_norms(x, g, **call),
+                "unfold": lambda x=x, g=g: unfolded(x, g, 3),
+            },
+            repeats=repeats,
+        )
+        at_peak = 2.0 * examples * length**2 * channels * 9 * outputs / (2 * 1024**3 / seconds["sgemm"])
+        rows.append(
+            {
+                "layer": f"conv 3x3, {channels} -> {outputs}, {length}x{length}, B={examples}",
+                "fused ms": seconds["fused"] * 1e3,
+                "floor ms": at_peak * 1e3,
+                "floor": "product at sgemm's rate",
+                "NumPy ms": seconds["unfold"] * 1e3,
+            }
+        )
+    indices, g = rng.integers(0, 1000, (512, 64)), rng.standard_normal((512, 64, 128), dtype=np.float32)
+    found = embedding_grad_norms(indices[:8], g[:8], threads=threads)
+
+    def scattered(indices, g):
+        norms = np.empty(len(g))
+        for i, (tokens, grads) in enumerate(zip(indices, g, strict=True)):
+            dense = np.zeros((1000, grads.shape[1]), dtype=np.float32)
+            np.add.at(dense, tokens, grads)
+            norms[i] = np.linalg.norm(dense)
+        return norms
+
+    np.testing.assert_allclose(found, scattered(indices[:8], g[:8]), rtol=1e-5)
+    seconds = measure(
+        {
+            "read": g.copy,
+            "fused": lambda: embedding_grad_norms(indices, g, threads=threads),
+            "scatter": lambda: scattered(indices, g),
+        },
+        repeats=repeats,
+    )
+    rows.append(
+        {
+            "layer": "embedding 512 x 64 tokens, V=1000, d=128",
+            "fused ms": seconds["fused"] * 1e3,
+            "floor ms": seconds["read"] * 1e3,
+            "floor": "a copy of the gradients",
+            "NumPy ms": seconds["scatter"] * 1e3,
+        }
+    )
+    return rows
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=_backend.default_threads())
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--check", action="store_true", help="exit with status 1 if a target is missed")
+    options = parser.parse_args()
+    rng = np.random.default_rng(0)
+    with threadpool_limits(options.threads):  # the same threads for NumPy's BLAS
+        probe, targets = probe_table(rng, options.threads, options.repeats)
+        primitive = primitive_table(rng, options.threads, options.repeats)
+        layers = layer_table(rng, options.threads, options.repeats)
+    goals = [
+        {"target": name, "measured": value, "wanted": wanted, "met": value >= wanted}
+        for name, (value, wanted) in targets.items()
+    ]
+    for rows in (probe, primitive, layers, goals):
+        print(table(rows), end="\n\n")
+    path = write_results(
+        "grad_norms_kernels", probe, threads=options.threads, primitive=primitive, layers=layers, targets=goals
+    )
+    print(f"written to {path.relative_to(path.parent.parent.parent)}")
+    return 1 if options.check and not all(goal["met"] for goal in goals) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

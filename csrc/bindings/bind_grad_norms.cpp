@@ -1,0 +1,304 @@
+#include "bindings/bind_grad_norms.hpp"
+
+#include <cstdint>
+#include <cstdlib>
+#include <mutex>
+#include <new>
+#include <vector>
+
+#include "bindings/arrays.hpp"
+#include "common/thread_pool.hpp"
+
+namespace expunge::bindings {
+namespace {
+
+using namespace expunge::grad_norms;
+
+constexpr double kRangeOperations = 2e6;  // work of one range: about 50 us, so that dispatch costs nothing
+
+// One piece of scratch memory per running range, all allocated before the parallel loop.
+class Workspaces {
+ public:
+  Workspaces(long bytes, int count) {
+    for (int i = 0; i < count; ++i) {
+      char* piece = static_cast<char*>(std::aligned_alloc(64, static_cast<std::size_t>((bytes + 127) / 64 * 64)));
+      if (piece == nullptr) {
+        for (char* taken : all_) std::free(taken);
+        throw std::bad_alloc();
+      }
+      all_.push_back(piece);
+    }
+    free_ = all_;
+  }
+  Workspaces(const Workspaces&) = delete;
+  Workspaces& operator=(const Workspaces&) = delete;
+  ~Workspaces() {
+    for (char* piece : all_) std::free(piece);
+  }
+  char* take() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    char* piece = free_.back();
+    free_.pop_back();
+    return piece;
+  }
+  void give(char* piece) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    free_.push_back(piece);  // capacity is there already: cannot throw
+  }
+
+ private:
+  std::vector<char*> all_, free_;
+  std::mutex mutex_;
+};
+
+// Items of one range, in whole multiples of `unit`; never a function of the thread count.
+long range_length(double operations_per_item, long unit) {
+  const double units = kRangeOperations / (operations_per_item < 1 ? 1 : operations_per_item) / static_cast<double>(unit);
+  return unit * (units < 1 ? 1 : units > 1e9 ? 1000000000 : static_cast<long>(units));
+}
+
+template <class Call, class Kernel>
+void run(const Call& call, Kernel kernel, long bytes, long items, double operations_per_item, int threads, long unit = 1) {
+  if (items == 0) return;
+  const long grain = range_length(operations_per_item, unit);
+  const long tasks = (items + grain - 1) / grain;
+  int workers = threads > 0 ? threads : default_threads();
+  if (workers > tasks) workers = static_cast<int>(tasks);
+  Workspaces workspaces(bytes, workers);
+  py::gil_scoped_release release;
+  parallel_ranges(items, grain, workers, [&](long begin, long end) {
+    char* workspace = workspaces.take();
+    kernel(call, begin, end, workspace);
+    workspaces.give(workspace);
+  });
+}
+
+bool is_float32(const py::array& array) { return py::dtype::of<float>().equal(array.dtype()); }
+
+template <class T, template <class> class Kernels>
+const Kernels<T>& kernels_of(const Both<Kernels>& table) {
+  if constexpr (sizeof(T) == 4)
+    return table.f32;
+  else
+    return table.f64;
+}
+
+// Calls body with a value of the dtype of `array`; any dtype but float32 is left to the check for float64.
+template <class Body>
+void by_dtype(const py::array& array, Body&& body) {
+  if (is_float32(array))
+    body(float{});
+  else
+    body(double{});
+}
+
+void linear_grad_norms(const py::array& activations, const py::array& output_grads, bool bias, bool squared, py::array& out,
+                       int threads) {
+  by_dtype(activations, [&](auto zero) {
+    using T = decltype(zero);
+    LinearNorms<T> call;
+    const long items = length(activations, 0, "activations");
+    call.positions = length(activations, 1, "activations");
+    call.d_in = length(activations, 2, "activations");
+    call.d_out = length(output_grads, 2, "output_grads");
+    call.activations = input<T>(activations, "activations", {items, call.positions, call.d_in});
+    call.output_grads = input<T>(output_grads, "output_grads", {items, call.positions, call.d_out});
+    call.bias = bias;
+    call.squared = squared;
+    call.out = output<double>(out, "out", {items});
+    const auto& kernels = kernels_of<T>(linear_table());
+    const double work = call.positions == 1 ? double(call.d_in + call.d_out)
+                                            : double(call.positions) * double(call.d_in) * double(call.d_out) / 8;
+    run(call, kernels.norms, kernels.norms_workspace(call), items, work, threads);
+  });
+}
+
+void linear_grad_dots(const py::array& activations_1, const py::array& output_grads_1, const py::array& activations_2,
+                      const py::array& output_grads_2, py::array& out, int threads) {
+  by_dtype(activations_1, [&](auto zero) {
+    using T = decltype(zero);
+    LinearDots<T> call;
+    const long items = length(activations_1, 0, "activations_1");
+    call.positions_1 = length(activations_1, 1, "activations_1");
+    call.positions_2 = length(activations_2, 1, "activations_2");
+    call.d_in = length(activations_1, 2, "activations_1");
+    call.d_out = length(output_grads_1, 2, "output_grads_1");
+    call.activations_1 = input<T>(activations_1, "activations_1", {items, call.positions_1, call.d_in});
+    call.output_grads_1 = input<T>(output_grads_1, "output_grads_1", {items, call.positions_1, call.d_out});
+    call.activations_2 = input<T>(activations_2, "activations_2", {items, call.positions_2, call.d_in});
+    call.output_grads_2 = input<T>(output_grads_2, "output_grads_2", {items, call.positions_2, call.d_out});
+    call.out = output<double>(out, "out", {items});
+    const auto& kernels = kernels_of<T>(linear_table());
+    const double work = double(call.positions_1 + call.positions_2) * double(call.d_in) * double(call.d_out) / 8;
+    run(call, kernels.dots, kernels.dots_workspace(call), items, work, threads);
+  });
+}
+
+void embedding_linear_grad_dots(const py::array& indices, const py::array& embedding_grads, const py::array& row_factors,
+                                const py::array& column_factors, long padding_idx, py::array& out, int threads) {
+  by_dtype(embedding_grads, [&](auto zero) {
+    using T = decltype(zero);
+    EmbeddingLinearDots<T> call;
+    const long items = length(indices, 0, "indices");
+    call.n_tokens = length(indices, 1, "indices");
+    call.width = length(embedding_grads, 2, "embedding_grads");
+    call.positions = length(row_factors, 1, "row_factors");
+    call.rows = length(row_factors, 2, "row_factors");
+    static_assert(sizeof(long) == sizeof(std::int64_t), "token indices are int64");
+    call.tokens = input<long>(indices, "indices", {items, call.n_tokens});
+    call.embedding_grads = input<T>(embedding_grads, "embedding_grads", {items, call.n_tokens, call.width});
+    call.row_factors = input<T>(row_factors, "row_factors", {items, call.positions, call.rows});
+    call.column_factors = input<T>(column_factors, "column_factors", {items, call.positions, call.width});
+    call.padding_token = padding_idx;
+    call.out = output<double>(out, "out", {items});
+    const auto& kernels = kernels_of<T>(linear_table());
+    run(call, kernels.embedding_dots, kernels.embedding_dots_workspace(call), items,
+        double(call.n_tokens) * double(call.positions) * double(call.width) / 8, threads);
+  });
+}
+
+void conv_grad_norms(const py::array& activations, const py::array& output_grads, long groups, const py::array& padded,
+                     const py::object& pad_maps, const py::array& position_offsets, const py::array& feature_offsets, bool bias,
+                     bool squared, py::array& out, int threads) {
+  by_dtype(activations, [&](auto zero) {
+    using T = decltype(zero);
+    ConvNorms<T> call;
+    const long items = length(activations, 0, "activations");
+    call.channels = length(activations, 1, "activations");
+    call.out_channels = length(output_grads, 1, "output_grads");
+    call.positions = length(output_grads, 2, "output_grads");
+    call.groups = groups;
+    for (int axis = 0; axis < 3; ++axis) call.source[axis] = length(activations, 2 + axis, "activations");
+    call.images = input<T>(activations, "activations", {items, call.channels, -1, -1, -1});
+    call.output_grads = input<T>(output_grads, "output_grads", {items, call.out_channels, call.positions});
+    const long* lengths = input<long>(padded, "padded", {3});
+    for (int axis = 0; axis < 3; ++axis) {
+      call.padded[axis] = lengths[axis];
+      call.pad_map[axis] = nullptr;
+    }
+    if (!pad_maps.is_none()) {
+      const auto maps = pad_maps.cast<py::tuple>();
+      if (maps.size() != 3) throw py::value_error("pad_maps must hold 3 arrays, got " + std::to_string(maps.size()));
+      for (std::size_t axis = 0; axis < 3; ++axis)
+        call.pad_map[axis] = input<int>(maps[axis].cast<py::array>(), "pad_maps", {call.padded[axis]});
+    }
+    call.position_offsets = input<int>(position_offsets, "position_offsets", {call.positions});
+    call.features = length(feature_offsets, 0, "feature_offsets");
+    call.feature_offsets = input<int>(feature_offsets, "feature_offsets", {call.features});
+    call.bias = bias;
+    call.squared = squared;
+    call.out = output<double>(out, "out", {items});
+    const auto& kernels = kernels_of<T>(conv_table());
+    const double work = double(call.positions) * double(call.features) * double(call.out_channels) / 8;
+    run(call, kernels.norms, kernels.norms_workspace(call), items, work, threads);
+  });
+}
+
+void embedding_grad_norms(const py::array& indices, const py::array& output_grads, long padding_idx, bool squared,
+                          py::array& out, int threads) {
+  by_dtype(output_grads, [&](auto zero) {
+    using T = decltype(zero);
+    EmbeddingNorms<T> call;
+    const long items = length(indices, 0, "indices");
+    call.n_tokens = length(indices, 1, "indices");
+    call.width = length(output_grads, 2, "output_grads");
+    call.tokens = input<long>(indices, "indices", {items, call.n_tokens});
+    call.output_grads = input<T>(output_grads, "output_grads", {items, call.n_tokens, call.width});
+    call.padding_token = padding_idx;
+    call.squared = squared;
+    call.out = output<double>(out, "out", {items});
+    const auto& kernels = kernels_of<T>(layer_table());
+    run(call, kernels.embedding, kernels.embedding_workspace(call), items, double(call.n_tokens) * double(call.width + 32),
+        threads);
+  });
+}
+
+void norm_layer_grad_norms(const py::array& activations, const py::array& output_grads, int kind, long n_groups, double eps,
+                           bool normalized, bool weight, bool bias, bool squared, py::array& out, int threads) {
+  by_dtype(activations, [&](auto zero) {
+    using T = decltype(zero);
+    NormLayerNorms<T> call;
+    const long items = length(activations, 0, "activations");
+    if (kind < 0 || kind > 2) throw py::value_error("kind must be 0, 1 or 2, got " + std::to_string(kind));
+    call.kind = static_cast<NormKind>(kind);
+    const bool group = call.kind == NormKind::group;
+    call.width = length(activations, group ? 1 : 2, "activations");
+    call.positions = length(activations, group ? 2 : 1, "activations");
+    const long rows = group ? call.width : call.positions, columns = group ? call.positions : call.width;
+    call.activations = input<T>(activations, "activations", {items, rows, columns});
+    call.output_grads = input<T>(output_grads, "output_grads", {items, rows, columns});
+    call.n_groups = n_groups;
+    call.eps = eps;
+    call.normalized = normalized;
+    call.weight = weight;
+    call.bias = bias;
+    call.squared = squared;
+    call.out = output<double>(out, "out", {items});
+    const auto& kernels = kernels_of<T>(layer_table());
+    run(call, kernels.norm_layer, kernels.norm_layer_workspace(call), items, double(rows) * double(columns) * 4, threads);
+  });
+}
+
+void probe_grad_norms(const py::array& x, const py::array& weights, const py::array& y, int loss, double alpha,
+                      const py::object& checkpoint_weights, bool squared, py::array& out, int threads) {
+  by_dtype(x, [&](auto zero) {
+    using T = decltype(zero);
+    ProbeNorms<T> call;
+    const long items = length(x, 0, "X");
+    if (loss < 0 || loss > 2) throw py::value_error("loss must be 0, 1 or 2, got " + std::to_string(loss));
+    call.loss = static_cast<ProbeLoss>(loss);
+    call.d = length(x, 1, "X");
+    call.checkpoints = length(weights, 0, "weights");
+    call.classes = length(weights, 2, "weights");
+    call.x = input<T>(x, "X", {items, call.d});
+    call.weights = input<T>(weights, "weights", {call.checkpoints, call.d, call.classes});
+    call.labels = nullptr;
+    call.targets = nullptr;
+    if (call.loss == ProbeLoss::squared)
+      call.targets = input<T>(y, "y", {items, call.classes});
+    else
+      call.labels = input<long>(y, "y", {items});
+    call.checkpoint_weights = nullptr;
+    if (!checkpoint_weights.is_none())
+      call.checkpoint_weights =
+          input<double>(checkpoint_weights.cast<py::array>(), "checkpoint_weights", {call.checkpoints});
+    call.alpha = alpha;
+    call.squared = squared;
+    call.out = call.checkpoint_weights != nullptr ? output<double>(out, "out", {items})
+                                                  : output<double>(out, "out", {items, call.checkpoints});
+    const auto& kernels = kernels_of<T>(probe_table());
+    Workspaces packed(kernels.packed_length(call) * static_cast<long>(sizeof(T)), 1);
+    std::vector<double> weight_squares(static_cast<std::size_t>(call.checkpoints));
+    T* buffer = reinterpret_cast<T*>(packed.take());
+    {
+      py::gil_scoped_release release;
+      kernels.pack(call, buffer, weight_squares.data());
+    }
+    call.packed_weights = buffer;
+    call.weight_squares = weight_squares.data();
+    const double work = double(call.d) * double(call.checkpoints * call.classes + 16) / 8;
+    run(call, kernels.norms, kernels.workspace(call), items, work, threads, kProbeTileRows);
+  });
+}
+
+}  // namespace
+
+void bind_grad_norms(py::module_& module) {
+  using namespace py::literals;
+  module.def("linear_grad_norms", &linear_grad_norms, "activations"_a, "output_grads"_a, "bias"_a, "squared"_a, "out"_a,
+             "threads"_a);
+  module.def("linear_grad_dots", &linear_grad_dots, "activations_1"_a, "output_grads_1"_a, "activations_2"_a,
+             "output_grads_2"_a, "out"_a, "threads"_a);
+  module.def("embedding_linear_grad_dots", &embedding_linear_grad_dots, "indices"_a, "embedding_grads"_a, "row_factors"_a,
+             "column_factors"_a, "padding_idx"_a, "out"_a, "threads"_a);
+  module.def("conv_grad_norms", &conv_grad_norms, "activations"_a, "output_grads"_a, "groups"_a, "padded"_a, "pad_maps"_a,
+             "position_offsets"_a, "feature_offsets"_a, "bias"_a, "squared"_a, "out"_a, "threads"_a);
+  module.def("embedding_grad_norms", &embedding_grad_norms, "indices"_a, "output_grads"_a, "padding_idx"_a, "squared"_a,
+             "out"_a, "threads"_a);
+  module.def("norm_layer_grad_norms", &norm_layer_grad_norms, "activations"_a, "output_grads"_a, "kind"_a, "n_groups"_a,
+             "eps"_a, "normalized"_a, "weight"_a, "bias"_a, "squared"_a, "out"_a, "threads"_a);
+  module.def("probe_grad_norms", &probe_grad_norms, "x"_a, "weights"_a, "y"_a, "loss"_a, "alpha"_a, "checkpoint_weights"_a,
+             "squared"_a, "out"_a, "threads"_a);
+}
+
+}  // namespace expunge::bindings

@@ -1,0 +1,210 @@
+// Copies of one example into the layouts the register tiles read, and the Gram form on them. Internal linkage only.
+#pragma once
+
+#include "grad_norms/tiles.hpp"
+
+namespace expunge::grad_norms::EXPUNGE_ISA_NS {
+namespace {
+
+// Leading dimension for n columns: whole cache lines, an odd number of them, so that columns do not share L1 sets.
+template <class T>
+EXPUNGE_INLINE long padded_length(long n) {
+  const long line = 64 / static_cast<long>(sizeof(T));
+  const long lines = (n + kTileColumns<T> + line - 1) / line;
+  return (lines | 1) * line;
+}
+
+// (terms, rows) matrix -> one panel of adjacent values per row tile.
+template <class T>
+inline void pack_rows(const T* x, long stride, long terms, const RowTiles& tiles, T* packed) {
+  for (long t = 0; t < tiles.tiles; ++t) {
+    const T* from = x + tiles.begin(t);
+    T* to = packed + tiles.begin(t) * terms;
+    with_height(tiles.height(t), [&](auto height) __attribute__((always_inline)) {
+      constexpr int Rows = decltype(height)::value;
+      for (long k = 0; k < terms; ++k)
+#pragma GCC unroll 8
+        for (int i = 0; i < Rows; ++i) to[k * Rows + i] = from[k * stride + i];
+    });
+  }
+}
+
+template <class T>
+struct PackedTiles {
+  const RowTiles& tiles;
+  const T* packed;
+  long terms;
+  template <int Rows>
+  EXPUNGE_INLINE PackedRows<T, Rows> operator()(long tile, Int<Rows>, long first) const {
+    return {packed + tiles.begin(tile) * terms + first * Rows};
+  }
+};
+
+// (terms, columns) matrix -> (terms, kTileColumns), missing columns zero.
+template <class T>
+inline void pack_columns(const T* x, long stride, long terms, long columns, T* packed) {
+  constexpr int width = kTileColumns<T>;
+  if (columns == width) {
+    for (long k = 0; k < terms; ++k)
+#pragma GCC unroll 2
+      for (int v = 0; v < 2; ++v)
+        store(packed + k * width + v * Simd<T>::lanes, load(x + k * stride + v * Simd<T>::lanes));
+    return;
+  }
+  for (long k = 0; k < terms; ++k)
+    for (long j = 0; j < width; ++j) packed[k * width + j] = j < columns ? x[k * stride + j] : T(0);
+}
+
+// Squares of 16-byte vectors, transposed in registers: row r of x, stride apart, becomes column r.
+template <class T>
+struct Square;
+template <>
+struct Square<float> {
+  typedef float V __attribute__((vector_size(16), aligned(4), may_alias));
+  typedef std::int32_t I __attribute__((vector_size(16)));
+  static constexpr int side = 4;
+  static EXPUNGE_INLINE void transpose(const float* x, long stride, float* out, long out_stride) {
+    const V a = *reinterpret_cast<const V*>(x), b = *reinterpret_cast<const V*>(x + stride);
+    const V c = *reinterpret_cast<const V*>(x + 2 * stride), d = *reinterpret_cast<const V*>(x + 3 * stride);
+    const V ab = __builtin_shuffle(a, b, I{0, 4, 1, 5}), cd = __builtin_shuffle(c, d, I{0, 4, 1, 5});
+    const V AB = __builtin_shuffle(a, b, I{2, 6, 3, 7}), CD = __builtin_shuffle(c, d, I{2, 6, 3, 7});
+    *reinterpret_cast<V*>(out) = __builtin_shuffle(ab, cd, I{0, 1, 4, 5});
+    *reinterpret_cast<V*>(out + out_stride) = __builtin_shuffle(ab, cd, I{2, 3, 6, 7});
+    *reinterpret_cast<V*>(out + 2 * out_stride) = __builtin_shuffle(AB, CD, I{0, 1, 4, 5});
+    *reinterpret_cast<V*>(out + 3 * out_stride) = __builtin_shuffle(AB, CD, I{2, 3, 6, 7});
+  }
+};
+template <>
+struct Square<double> {
+  typedef double V __attribute__((vector_size(16), aligned(8), may_alias));
+  typedef std::int64_t I __attribute__((vector_size(16)));
+  static constexpr int side = 2;
+  static EXPUNGE_INLINE void transpose(const double* x, long stride, double* out, long out_stride) {
+    const V a = *reinterpret_cast<const V*>(x), b = *reinterpret_cast<const V*>(x + stride);
+    *reinterpret_cast<V*>(out) = __builtin_shuffle(a, b, I{0, 2});
+    *reinterpret_cast<V*>(out + out_stride) = __builtin_shuffle(a, b, I{1, 3});
+  }
+};
+
+// (columns, terms) matrix -> (terms, kTileColumns): the same panel from the transposed matrix.
+template <class T>
+inline void pack_columns_transposed(const T* x, long stride, long terms, long columns, T* packed) {
+  constexpr int width = kTileColumns<T>;
+  constexpr int side = Square<T>::side;
+  const long even_columns = columns / side * side, even_terms = terms / side * side;
+  for (long k = 0; k < even_terms; k += side)
+    for (long j = 0; j < even_columns; j += side)
+      Square<T>::transpose(x + j * stride + k, stride, packed + k * width + j, width);
+  for (long k = even_terms; k < terms; ++k)
+    for (long j = 0; j < even_columns; ++j) packed[k * width + j] = x[j * stride + k];
+  for (long k = 0; k < terms; ++k) {
+    for (long j = even_columns; j < columns; ++j) packed[k * width + j] = x[j * stride + k];
+    for (long j = columns; j < width; ++j) packed[k * width + j] = T(0);
+  }
+}
+
+// (rows, columns) matrix -> (columns, length) transposed copy of type S, entries past `rows` zero.
+template <class S, class T>
+inline void transpose(const T* x, long rows, long columns, long length, S* out) {
+  long r = 0;
+  for (; r + 8 <= rows; r += 8)
+    for (long c = 0; c < columns; ++c)
+#pragma GCC unroll 8
+      for (int i = 0; i < 8; ++i) out[c * length + r + i] = static_cast<S>(x[(r + i) * columns + c]);
+  for (; r < rows; ++r)
+    for (long c = 0; c < columns; ++c) out[c * length + r] = static_cast<S>(x[r * columns + c]);
+  for (long c = 0; c < columns; ++c)
+    for (long i = rows; i < length; ++i) out[c * length + i] = S(0);
+}
+
+// What the Gram form found, and how far rounding may have moved it.
+struct GramSum {
+  double value = 0;    // sum_ij (a_i . b_j) (g_i . h_j)
+  double spread = 0;   // root sum square over the pairs of what the rounding of a dot product is relative to
+  double trace = 0;    // sum_i |a_i|^2 |g_i|^2, nonzero however small the entries are
+
+  // `limit` times the rounding unit of a dot product is what a relative error may be.
+  EXPUNGE_INLINE bool trustworthy(double limit) const {
+    return __builtin_sqrt(spread) + trace <= limit * __builtin_fabs(value);
+  }
+};
+
+template <class T>
+constexpr double kGramLimit = sizeof(T) == 4 ? 8.0 : 256.0;
+
+template <class T>
+struct StridedTiles {
+  const RowTiles& tiles;
+  const T* columns;
+  long length;
+  EXPUNGE_INLINE StridedRows<T> operator()(long tile, long first) const {
+    return {columns + first * length + tiles.begin(tile), length};
+  }
+  template <int Rows>
+  EXPUNGE_INLINE StridedRows<T> operator()(long tile, Int<Rows>, long first) const {
+    return (*this)(tile, first);
+  }
+};
+
+// One side of a Gram form: transposed copies (d_in, length) and (d_out, length) of the factors, squares of their rows.
+template <class T>
+struct GramSide {
+  const T *inputs, *outputs;
+  long positions, length;
+  const double *input_squares, *output_squares;
+};
+
+template <class T>
+inline void column_squares(const T* x, long terms, long columns, long length, double* out) {
+  for (long j = 0; j < columns; ++j) out[j] = 0;
+  for (long k = 0; k < terms; ++k)
+    for (long j = 0; j < columns; ++j) {
+      const double value = static_cast<double>(x[k * length + j]);
+      out[j] += value * value;
+    }
+}
+
+// Sum over pairs of positions, one of each side. With Symmetric both sides are the same: upper triangle, counted twice.
+template <bool Symmetric, class T>
+inline GramSum gram(const GramSide<T>& left, const GramSide<T>& right, long d_in, long d_out, double* strip_in,
+                    double* strip_out) {
+  constexpr int width = kTileColumns<T>;
+  constexpr int dlanes = Simd<double>::lanes;
+  const RowTiles tiles(left.positions);
+  GramSum result;
+  Vd value = {}, spread = {};
+  for (long j0 = 0; j0 < right.positions; j0 += width) {
+    const long columns = least(width, right.positions - j0);
+    long used = tiles.tiles;
+    if (Symmetric)
+      while (used > 0 && tiles.begin(used - 1) >= j0 + columns) --used;
+    strip_products(tiles, used, d_in, Panel<T>{right.inputs + j0, right.length, columns},
+                   StridedTiles<T>{tiles, left.inputs, left.length}, strip_in);
+    strip_products(tiles, used, d_out, Panel<T>{right.outputs + j0, right.length, columns},
+                   StridedTiles<T>{tiles, left.outputs, left.length}, strip_out);
+    const long rows = tiles.begin(used);
+    for (long i = 0; i < rows; ++i)
+      for (long j = 0; j < columns; j += dlanes) {
+        Vd a = load(strip_in + i * width + j), g = load(strip_out + i * width + j);
+        Vd weight = Vd{} + (Symmetric ? 2.0 : 1.0);
+        if (columns < width || (Symmetric && i >= j0)) {  // lanes past the end, on the diagonal or below it
+          for (int lane = 0; lane < dlanes; ++lane) {
+            const long column = j0 + j + lane;
+            weight[lane] = column >= right.positions ? 0.0 : !Symmetric || column == i ? 1.0 : column > i ? 2.0 : 0.0;
+          }
+          keep_first<double>(a, columns - j);
+          keep_first<double>(g, columns - j);
+        }
+        value += weight * (a * g);
+        const Vd a2 = load(right.input_squares + j0 + j), g2 = load(right.output_squares + j0 + j);
+        spread += weight * (left.input_squares[i] * (a2 * (g * g)) + left.output_squares[i] * (g2 * (a * a)));
+      }
+  }
+  result.value = reduce(value);
+  result.spread = reduce(spread);
+  for (long i = 0; i < left.positions; ++i) result.trace += left.input_squares[i] * left.output_squares[i];
+  return result;
+}
+
+}  // namespace
+}  // namespace expunge::grad_norms::EXPUNGE_ISA_NS

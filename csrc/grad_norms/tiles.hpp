@@ -1,0 +1,384 @@
+// Register tiles shared by the gradient-norm kernels: C[rows, columns] = sum_k a(k, row) b[k, column].
+// Included by per-instruction-set sources only: everything has internal linkage.
+#pragma once
+
+#include <cstdint>
+
+#include "common/isa.hpp"
+
+#define EXPUNGE_INLINE __attribute__((always_inline)) inline
+
+namespace expunge::grad_norms::EXPUNGE_ISA_NS {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+constexpr int kTileRows = 8;
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32;
+constexpr int kTileRows = 6;
+#else
+constexpr int kVectorBytes = 16;
+constexpr int kTileRows = 6;
+#endif
+
+constexpr long kBlock = 256;  // terms summed in registers before they go to float64; a panel of them fits L1
+
+template <class T>
+struct Simd;
+template <>
+struct Simd<float> {
+  typedef float V __attribute__((vector_size(kVectorBytes)));
+  typedef float Unaligned __attribute__((vector_size(kVectorBytes), aligned(4), may_alias));
+  typedef float Half __attribute__((vector_size(kVectorBytes / 2)));
+  typedef std::int32_t Index;
+  typedef Index Mask __attribute__((vector_size(kVectorBytes)));
+  static constexpr int lanes = kVectorBytes / 4;
+};
+template <>
+struct Simd<double> {
+  typedef double V __attribute__((vector_size(kVectorBytes)));
+  typedef double Unaligned __attribute__((vector_size(kVectorBytes), aligned(8), may_alias));
+  typedef std::int64_t Index;
+  typedef Index Mask __attribute__((vector_size(kVectorBytes)));
+  static constexpr int lanes = kVectorBytes / 8;
+};
+typedef Simd<double>::V Vd;
+
+template <class T>
+constexpr int kTileColumns = 2 * Simd<T>::lanes;
+
+template <int N>
+struct Int {
+  static constexpr int value = N;
+};
+
+template <class T>
+EXPUNGE_INLINE typename Simd<T>::V load(const T* p) {
+  return *reinterpret_cast<const typename Simd<T>::Unaligned*>(p);
+}
+
+template <class T>
+EXPUNGE_INLINE void store(T* p, const typename Simd<T>::V& v) {
+  *reinterpret_cast<typename Simd<T>::Unaligned*>(p) = v;
+}
+
+// The lanes of v as float64, in kParts vectors.
+template <class T>
+constexpr int kParts = sizeof(double) / sizeof(T);
+
+EXPUNGE_INLINE void widen(const Simd<double>::V& v, Vd (&out)[1]) { out[0] = v; }
+EXPUNGE_INLINE void widen(const Simd<float>::V& v, Vd (&out)[2]) {
+  union {
+    Simd<float>::V whole;
+    Simd<float>::Half half[2];
+  } parts;
+  parts.whole = v;
+  out[0] = __builtin_convertvector(parts.half[0], Vd);
+  out[1] = __builtin_convertvector(parts.half[1], Vd);
+}
+
+EXPUNGE_INLINE double reduce(const Vd& v) {
+  double total = 0;
+  for (int lane = 0; lane < Simd<double>::lanes; ++lane) total += v[lane];
+  return total;
+}
+
+// Keeps the first `count` lanes and zeroes the others, whatever is in them.
+template <class T>
+EXPUNGE_INLINE void keep_first(typename Simd<T>::V& v, long count) {
+  typename Simd<T>::Mask lane;
+  for (int i = 0; i < Simd<T>::lanes; ++i) lane[i] = i;
+  typename Simd<T>::Mask kept = lane < static_cast<typename Simd<T>::Index>(count);
+  v = reinterpret_cast<typename Simd<T>::V>(reinterpret_cast<typename Simd<T>::Mask>(v) & kept);
+}
+
+EXPUNGE_INLINE long least(long a, long b) { return a < b ? a : b; }
+EXPUNGE_INLINE long most(long a, long b) { return a > b ? a : b; }
+EXPUNGE_INLINE long round_up(long n, long unit) { return (n + unit - 1) / unit * unit; }
+
+// Hands out 64-byte aligned pieces of one workspace; with base null it only counts.
+struct Arena {
+  char* base;
+  long used = 0;
+  template <class T>
+  EXPUNGE_INLINE T* take(long count) {
+    T* piece = reinterpret_cast<T*>(base + used);
+    used += round_up(count * static_cast<long>(sizeof(T)), 64) + 64;  // one line of slack for whole-vector reads
+    return piece;
+  }
+};
+
+// Rows are split into tiles of nearly equal height: a tile of one row would run at the latency of its additions.
+struct RowTiles {
+  long rows, tiles;
+  explicit RowTiles(long n) : rows(n), tiles((n + kTileRows - 1) / kTileRows) {}
+  EXPUNGE_INLINE long begin(long tile) const { return rows * tile / tiles; }
+  EXPUNGE_INLINE int height(long tile) const { return static_cast<int>(begin(tile + 1) - begin(tile)); }
+};
+
+// Where the multiplier of term k and tile row i is found.
+template <class T, int Rows>
+struct PackedRows {  // panels of Rows adjacent values
+  const T* panel;
+  EXPUNGE_INLINE T at(long k, int i) const { return panel[k * Rows + i]; }
+};
+template <class T>
+struct StridedRows {
+  const T* first;
+  long stride;
+  EXPUNGE_INLINE T at(long k, int i) const { return first[k * stride + i]; }
+};
+template <class T, int Rows>
+struct PointerRows {  // one contiguous row each
+  const T* row[Rows];
+  EXPUNGE_INLINE T at(long k, int i) const { return row[i][k]; }
+};
+template <class T, int Rows>
+struct GatherRows {  // implicit im2col: feature i at position k
+  const T* feature[Rows];
+  const int* position;
+  EXPUNGE_INLINE T at(long k, int i) const { return feature[i][position[k]]; }
+};
+
+template <class T, int Rows, int Vectors>
+struct Tile {
+  typename Simd<T>::V v[Rows][Vectors];
+};
+
+template <int Rows, int Vectors, class T, class A>
+EXPUNGE_INLINE void multiply(long terms, const A& a, const T* EXPUNGE_RESTRICT b, long stride, Tile<T, Rows, Vectors>& tile) {
+  typedef typename Simd<T>::V V;
+  constexpr int lanes = Simd<T>::lanes;
+  V sums[Rows][Vectors];
+#pragma GCC unroll 8
+  for (int i = 0; i < Rows; ++i)
+#pragma GCC unroll 2
+    for (int v = 0; v < Vectors; ++v) sums[i][v] = V{};
+  for (long k = 0; k < terms; ++k) {
+    V columns[Vectors];
+#pragma GCC unroll 2
+    for (int v = 0; v < Vectors; ++v) columns[v] = load(b + k * stride + v * lanes);
+#pragma GCC unroll 8
+    for (int i = 0; i < Rows; ++i) {
+      const T multiplier = a.at(k, i);
+#pragma GCC unroll 2
+      for (int v = 0; v < Vectors; ++v) sums[i][v] += multiplier * columns[v];
+    }
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < Rows; ++i)
+#pragma GCC unroll 2
+    for (int v = 0; v < Vectors; ++v) tile.v[i][v] = sums[i][v];
+}
+
+// Calls body(Int<height>) for a height known only at run time.
+template <class Body>
+EXPUNGE_INLINE void with_height(int height, const Body& body) {
+  switch (height) {
+    case 1: body(Int<1>{}); break;
+    case 2: body(Int<2>{}); break;
+    case 3: body(Int<3>{}); break;
+    case 4: body(Int<4>{}); break;
+    case 5: body(Int<5>{}); break;
+    case 6: body(Int<6>{}); break;
+#if defined(__AVX512F__)
+    case 7: body(Int<7>{}); break;
+    case 8: body(Int<8>{}); break;
+#endif
+    default: break;
+  }
+}
+
+// A panel of the vector side: `terms` rows of 1 or 2 vectors, of which `columns` lanes are meant.
+template <class T>
+struct Panel {
+  const T* data;
+  long stride, columns;
+};
+
+// Sum over tiles of the squares of sum_k a(k, row) panel[k, column]. rows_at(tile, Int<height>, first_term) gives a().
+// `strip` holds rows x kTileColumns float64 values; it is used only for more than kBlock terms.
+template <int Vectors, class T, class RowsAt>
+EXPUNGE_INLINE double panel_squares(const RowTiles& tiles, long terms, const Panel<T>& panel, const RowsAt& rows_at,
+                                    double* strip) {
+  constexpr int lanes = Simd<T>::lanes;
+  constexpr int parts = kParts<T>;
+  constexpr int dlanes = Simd<double>::lanes;
+  const long last = panel.columns - (Vectors - 1) * lanes;
+  Vd total[Vectors * parts];  // independent sums: one chain would run at the latency of its additions
+  for (int i = 0; i < Vectors * parts; ++i) total[i] = Vd{};
+  for (long first = 0; first < terms; first += kBlock) {
+    const long block = least(kBlock, terms - first);
+    const bool ends = first + block == terms;
+    for (long t = 0; t < tiles.tiles; ++t) {
+      with_height(tiles.height(t), [&](auto height) __attribute__((always_inline)) {
+        constexpr int Rows = decltype(height)::value;
+        Tile<T, Rows, Vectors> tile;
+        multiply(block, rows_at(t, height, first), panel.data + first * panel.stride, panel.stride, tile);
+        double* held = strip + tiles.begin(t) * kTileColumns<T>;
+#pragma GCC unroll 8
+        for (int i = 0; i < Rows; ++i)
+#pragma GCC unroll 2
+          for (int v = 0; v < Vectors; ++v) {
+            if (ends && v == Vectors - 1) keep_first<T>(tile.v[i][v], last);
+            Vd wide[parts];
+            widen(tile.v[i][v], wide);
+#pragma GCC unroll 2
+            for (int part = 0; part < parts; ++part) {
+              double* slot = held + i * kTileColumns<T> + v * lanes + part * dlanes;
+              if (first > 0) wide[part] += load(slot);
+              if (ends) {
+                total[v * parts + part] += wide[part] * wide[part];
+              } else {
+                if (v == Vectors - 1) {  // a lane that is not meant may hold anything, now and at the end
+                  long meant = last - part * dlanes;
+                  keep_first<double>(wide[part], meant);
+                }
+                store(slot, wide[part]);
+              }
+            }
+          }
+      });
+    }
+  }
+  for (int i = 1; i < Vectors * parts; ++i) total[0] += total[i];
+  return reduce(total[0]);
+}
+
+// strip[row, column] (kTileColumns wide, float64) = sum_k a(k, row) panel[k, column] for the first n_tiles tiles.
+template <int Vectors, class T, class RowsAt>
+EXPUNGE_INLINE void panel_products(const RowTiles& tiles, long n_tiles, long terms, const Panel<T>& panel,
+                                   const RowsAt& rows_at, double* strip) {
+  constexpr int lanes = Simd<T>::lanes;
+  constexpr int parts = kParts<T>;
+  constexpr int dlanes = Simd<double>::lanes;
+  for (long first = 0; first < terms; first += kBlock) {
+    const long block = least(kBlock, terms - first);
+    for (long t = 0; t < n_tiles; ++t) {
+      with_height(tiles.height(t), [&](auto height) __attribute__((always_inline)) {
+        constexpr int Rows = decltype(height)::value;
+        Tile<T, Rows, Vectors> tile;
+        multiply(block, rows_at(t, height, first), panel.data + first * panel.stride, panel.stride, tile);
+        double* held = strip + tiles.begin(t) * kTileColumns<T>;
+#pragma GCC unroll 8
+        for (int i = 0; i < Rows; ++i)
+#pragma GCC unroll 2
+          for (int v = 0; v < Vectors; ++v) {
+            Vd wide[parts];
+            widen(tile.v[i][v], wide);
+#pragma GCC unroll 2
+            for (int part = 0; part < parts; ++part) {
+              double* slot = held + i * kTileColumns<T> + v * lanes + part * dlanes;
+              if (first > 0) wide[part] += load(slot);
+              store(slot, wide[part]);
+            }
+          }
+      });
+    }
+  }
+}
+
+// Calls body(Int<1 or 2>) for the number of vectors that hold `columns` lanes.
+template <class T, class Body>
+EXPUNGE_INLINE void with_vectors(long columns, const Body& body) {
+  if (columns <= Simd<T>::lanes)
+    body(Int<1>{});
+  else
+    body(Int<2>{});
+}
+
+// The same for as many vectors as the panel's columns need; one copy of the code for all callers with equal types.
+template <class T, class RowsAt>
+__attribute__((noinline)) void strip_products(const RowTiles& tiles, long n_tiles, long terms, const Panel<T>& panel,
+                                              const RowsAt& rows_at, double* strip) {
+  with_vectors<T>(panel.columns, [&](auto vectors) __attribute__((always_inline)) {
+    panel_products<decltype(vectors)::value>(tiles, n_tiles, terms, panel, rows_at, strip);
+  });
+}
+
+// Sum of squares in float64.
+template <class T>
+EXPUNGE_INLINE double sum_squares(const T* x, long n) {
+  constexpr int lanes = Simd<T>::lanes;
+  constexpr int parts = kParts<T>;
+  Vd total[2 * parts];
+  for (int i = 0; i < 2 * parts; ++i) total[i] = Vd{};
+  long k = 0;
+  for (; k + 2 * lanes <= n; k += 2 * lanes)
+#pragma GCC unroll 2
+    for (int v = 0; v < 2; ++v) {
+      Vd wide[parts];
+      widen(load(x + k + v * lanes), wide);
+#pragma GCC unroll 2
+      for (int part = 0; part < parts; ++part) total[v * parts + part] += wide[part] * wide[part];
+    }
+  double rest = 0;
+  for (; k < n; ++k) rest += static_cast<double>(x[k]) * static_cast<double>(x[k]);
+  for (int i = 1; i < 2 * parts; ++i) total[0] += total[i];
+  return reduce(total[0]) + rest;
+}
+
+// a . b in float64.
+template <class T>
+EXPUNGE_INLINE double dot(const T* a, const T* b, long n) {
+  constexpr int lanes = Simd<T>::lanes;
+  constexpr int parts = kParts<T>;
+  Vd total[parts];
+  for (int i = 0; i < parts; ++i) total[i] = Vd{};
+  long k = 0;
+  for (; k + lanes <= n; k += lanes) {
+    Vd left[parts], right[parts];
+    widen(load(a + k), left);
+    widen(load(b + k), right);
+    for (int part = 0; part < parts; ++part) total[part] += left[part] * right[part];
+  }
+  double rest = 0;
+  for (; k < n; ++k) rest += static_cast<double>(a[k]) * static_cast<double>(b[k]);
+  for (int i = 1; i < parts; ++i) total[0] += total[i];
+  return reduce(total[0]) + rest;
+}
+
+// ||sum of the rows||^2 of a (rows, n) matrix: the bias gradient, summed in float64 in strips of columns.
+template <class T>
+inline double row_sum_squares(const T* x, long rows, long n) {
+  double total = 0;
+  for (long first = 0; first < n; first += 64) {
+    const long width = least(64, n - first);
+    double sums[64] = {};
+    for (long r = 0; r < rows; ++r) {
+      const T* row = x + r * n + first;
+      for (long j = 0; j < width; ++j) sums[j] += static_cast<double>(row[j]);
+    }
+    for (long j = 0; j < width; ++j) total += sums[j] * sums[j];
+  }
+  return total;
+}
+
+// Sum of n values in float64.
+template <class T>
+EXPUNGE_INLINE double sum(const T* x, long n) {
+  constexpr int lanes = Simd<T>::lanes;
+  constexpr int parts = kParts<T>;
+  Vd total[parts];
+  for (int i = 0; i < parts; ++i) total[i] = Vd{};
+  long k = 0;
+  for (; k + lanes <= n; k += lanes) {
+    Vd wide[parts];
+    widen(load(x + k), wide);
+    for (int part = 0; part < parts; ++part) total[part] += wide[part];
+  }
+  double rest = 0;
+  for (; k < n; ++k) rest += static_cast<double>(x[k]);
+  for (int i = 1; i < parts; ++i) total[0] += total[i];
+  return reduce(total[0]) + rest;
+}
+
+// A NaN stays a NaN; rounding just below zero becomes zero.
+EXPUNGE_INLINE double finish(double squares, bool squared) {
+  const double kept = squares < 0 ? 0.0 : squares;
+  return squared ? kept : __builtin_sqrt(kept);
+}
+
+}  // namespace
+}  // namespace expunge::grad_norms::EXPUNGE_ISA_NS
