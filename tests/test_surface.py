@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import importlib
+import importlib.util
 import inspect
 import pkgutil
 import re
@@ -39,6 +40,7 @@ MAY_USE: dict[str, set[str]] = {
     "calibration": {"accounting", "_validate"},
     "certificates": {"calibration", "accounting", "_files", "_validate", "_version"},
     "estimators": {"certificates", "calibration", "accounting", "ridge", "langevin", "_files", "_validate"},
+    "torch": {"grad_norms", "_validate"},
     "plotting": {"_files", "_validate"},
     "datasets": {"_cifar_pickle", "_files", "_validate"},
     "ledger": {"certificates", "_files", "_validate"},
@@ -54,6 +56,8 @@ SUBJECTS = {"n_blocks", "shape", "message", "field", "name", "text"}
 def modules() -> Iterator[Any]:
     yield expunge
     for found in pkgutil.walk_packages(expunge.__path__, "expunge."):
+        if found.name.startswith("expunge.torch") and not importlib.util.find_spec("torch"):
+            continue  # the optional extra is not installed
         if found.name != "expunge._core" and not found.name.endswith("__main__"):
             yield importlib.import_module(found.name)
 
