@@ -144,7 +144,12 @@ class ConvUse(Use):
     """The kernel of a convolution."""
 
     def __init__(
-        self, source: ParameterView | Derived, threads: int | None, images: Tensor, grads: Tensor, settings: dict[str, Any]
+        self,
+        source: ParameterView | Derived,
+        threads: int | None,
+        images: Tensor,
+        grads: Tensor,
+        settings: dict[str, Any],
     ) -> None:
         super().__init__(source, threads)
         self.images, self.grads, self.settings = _alike(images, grads), grads, settings
@@ -287,7 +292,9 @@ def _merged(uses: Sequence[Use]) -> list[Use]:
         out.append(MatrixUse(view, first.threads, rows, columns))
     for same in tables.values():
         indices = torch.cat([use.indices for use in same], 1)
-        out.append(RowsUse(same[0].source, same[0].threads, indices, torch.cat([u.grads for u in same], 1), same[0].padding))
+        out.append(
+            RowsUse(same[0].source, same[0].threads, indices, torch.cat([u.grads for u in same], 1), same[0].padding)
+        )
     return out
 
 
@@ -313,7 +320,9 @@ def sum_of_squares(uses: Sequence[Use], batch: int) -> Float64:
     if len(parts) == 1:
         return parts[0].squares(batch)
     views = [part.source for part in parts]
-    if all(isinstance(a, ParameterView) and isinstance(b, ParameterView) and a.apart(b) for a, b in combinations(views, 2)):
+    if all(
+        isinstance(a, ParameterView) and isinstance(b, ParameterView) and a.apart(b) for a, b in combinations(views, 2)
+    ):
         return np.sum([part.squares(batch) for part in parts], axis=0)
     tied = _tied(parts)
     if tied is not None:

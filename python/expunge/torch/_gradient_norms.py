@@ -45,8 +45,8 @@ class GradNorms:
     Notes
     -----
     Uses of a parameter are followed through torch functions, wherever they are: modules, ``h @ emb.weight.T``,
-    ``F.linear(x, self.w)``, views, transposes and chunks. A parameter used several times, or shared by modules, gets all
-    cross terms. Linear maps, convolutions, embeddings, Layer-, Group-, Instance- and RMSNorm, BatchNorm in eval mode,
+    ``F.linear(x, self.w)``, views, transposes and chunks. A parameter used several times, or shared by modules, gets
+    all cross terms. Linear maps, convolutions, embeddings, Layer-, Group-, Instance- and RMSNorm, BatchNorm in eval mode,
     multi-head attention, sums and products with raw parameters never store a per-example gradient [GHO]_ [BOO]_; any
     other function is run again on one example at a time (recurrent layers among them), and what is computed from
     parameters alone, weight normalisation say, is differentiated per example. A parameter that gets a gradient past all
@@ -134,8 +134,8 @@ class GradNorms:
         Returns
         -------
         torch.Tensor of shape (B,), or dict of str to torch.Tensor
-            float64 if a parameter is, else float32. Frozen parameters contribute nothing; a parameter that the loss does
-            not depend on has norm 0.
+            float64 if a parameter is, else float32. Frozen parameters contribute nothing; a parameter that the loss
+            does not depend on has norm 0.
 
         Raises
         ------
@@ -148,7 +148,9 @@ class GradNorms:
         if tracker is None:
             raise RuntimeError("norms must be called inside the block")
         if not tracker.arrived and not tracker.failures:
-            raise RuntimeError("norms must be called after backward of a loss of the model's output, got no gradient yet")
+            raise RuntimeError(
+                "norms must be called after backward of a loss of the model's output, got no gradient yet"
+            )
         with torch._C.DisableTorchFunction(), torch.no_grad():
             squares = tracker.squares()
         if tracker.failures:

@@ -6,14 +6,13 @@ gradient of the output is known. What a handler does not understand it passes on
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import FunctionType
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from expunge.torch._contributions import BroadcastUse, ConvUse, MatrixUse, RowsUse, ScaleUse, Use
@@ -71,7 +70,9 @@ def _affine(
         return replay(tracker, function, args, kwargs)
     arrange = tracker.arrangement(x)
     if isinstance(arrange, str) or x.ndim < 2:
-        return tracker.unfollowed(function, args, kwargs, arrange if isinstance(arrange, str) else "its input has one axis")
+        return tracker.unfollowed(
+            function, args, kwargs, arrange if isinstance(arrange, str) else "its input has one axis"
+        )
     output = tracker.run(function, args, kwargs)
     held = x.detach()
 
@@ -81,7 +82,9 @@ def _affine(
         if matrix is not None:
             inputs = arrange(held)
             inputs = inputs if inputs.dtype == g.dtype else inputs.to(g.dtype)
-            uses.append(MatrixUse(matrix, tracker.threads, *((g, inputs) if rows_out and weight.ndim == 2 else (inputs, g))))
+            uses.append(
+                MatrixUse(matrix, tracker.threads, *((g, inputs) if rows_out and weight.ndim == 2 else (inputs, g)))
+            )
         if vector is not None:
             uses.append(BroadcastUse(vector, tracker.threads, g))
         return uses
@@ -104,7 +107,9 @@ def _convolution(tracker: Tracker, function: Any, args: Args, kwargs: Kwargs) ->
     for name, default in (("stride", 1), ("padding", 0), ("dilation", 1)):
         value = given.get(name, default)
         several = isinstance(value, (tuple, list))
-        settings[name] = value if isinstance(value, (int, str)) else tuple(value) * (axes if several and len(value) == 1 else 1)
+        settings[name] = (
+            value if isinstance(value, (int, str)) else tuple(value) * (axes if several and len(value) == 1 else 1)
+        )
     settings["groups"] = given.get("groups", 1)
     output = tracker.run(function, args, kwargs)
     held = x.detach()
@@ -236,7 +241,9 @@ def _group_norm(tracker: Tracker, function: Any, args: Args, kwargs: Kwargs) -> 
 
 
 def _instance_norm(tracker: Tracker, function: Any, args: Args, kwargs: Kwargs) -> Any:
-    given = _bound("input running_mean running_var weight bias use_input_stats momentum eps cudnn_enabled", args, kwargs)
+    given = _bound(
+        "input running_mean running_var weight bias use_input_stats momentum eps cudnn_enabled", args, kwargs
+    )
     if not given.get("use_input_stats", True) or given["input"].ndim < 3:
         return replay(tracker, function, args, kwargs)
     return _groups(tracker, function, args, kwargs, given, given["input"].shape[1])
@@ -302,12 +309,14 @@ def _broadcast(tracker: Tracker, function: Any, args: Args, kwargs: Kwargs) -> A
     assert source is not None
     product = "mul" in function.__name__
     size = source.size
-    spans = len(size) < x.ndim or (len(size) == x.ndim and size[0] == 1)
+    spans = x.ndim > 0 and (len(size) < x.ndim or (len(size) == x.ndim and size[0] == 1))
     if tracker.axes.get(x) != 0 or not spans:
         return replay(tracker, function, args, kwargs)
     output = tracker.run(function, args, kwargs)
     if output.shape != x.shape:
-        raise UnsupportedLayerError(f"{tracker.names[source.roots[0]]}: it broadcasts an input of shape {tuple(x.shape)}")
+        raise UnsupportedLayerError(
+            f"{tracker.names[source.roots[0]]}: it broadcasts an input of shape {tuple(x.shape)}"
+        )
     held = x.detach() if product else None
 
     def finish(grad: Tensor) -> list[Use]:

@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-
 from expunge.torch._contributions import Use
-from expunge.torch._sources import Derived, ParameterView, Refusal, map_tensors, tensors_in
+from expunge.torch._sources import Derived, ParameterView, RefusalError, map_tensors, tensors_in
 from expunge.torch._tracker import Tracker
 
 __all__ = ["replay", "replay_recurrent"]
@@ -144,9 +143,9 @@ class _Replay:
         if self.formed is not None and self.formed[:2] == (low, high):
             return self.formed[2]
         if self.refusal is not None:
-            raise Refusal(self.refusal)
+            raise RefusalError(self.refusal)
         if any(t._version != version for t, version in self.versions):
-            raise Refusal(f"an argument or result of {self.name} was modified in place after the call")
+            raise RefusalError(f"an argument or result of {self.name} was modified in place after the call")
         reason = ""
         for slice_derived in (True, False):  # a tensor expanded from a parameter has a row for every example
             try:
@@ -157,7 +156,7 @@ class _Replay:
             rows = {key: torch.stack([one[key] for one in found]) for key in self.sources}
             self.formed = (low, high, rows)
             return rows
-        raise Refusal(f"{self.name} could not be run on one example at a time: {reason}")
+        raise RefusalError(f"{self.name} could not be run on one example at a time: {reason}")
 
     def _example(self, i: int, slice_derived: bool) -> dict[int, Tensor]:
         function, args, kwargs = self.call
@@ -186,7 +185,9 @@ class _Replay:
             return {key: torch.zeros(t.shape, dtype=torch.float64) for key, t in leaves.items()}
         grads = torch.autograd.grad([r for r, _ in pairs], tensors, [g for _, g in pairs], allow_unused=True)
         return {
-            key: torch.zeros(t.shape, dtype=torch.float64) if g is None else (g.to_dense() if g.is_sparse else g).double()
+            key: torch.zeros(t.shape, dtype=torch.float64)
+            if g is None
+            else (g.to_dense() if g.is_sparse else g).double()
             for (key, t), g in zip(leaves.items(), grads, strict=True)
         }
 
@@ -213,5 +214,3 @@ class _ReplayUse(Use):
 
     def dense(self, low: int, high: int) -> Tensor:
         return self.call.form(low, high)[self.key]
-
-

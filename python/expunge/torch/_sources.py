@@ -1,4 +1,4 @@
-"""Where a tensor that a layer uses as its parameter comes from: a strided view of a parameter, or computed from some."""
+"""Where a tensor used as a parameter comes from: a strided view of a parameter, or computed from some."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Derived", "ParameterView", "Refusal", "layout_overlaps", "map_tensors", "tensors_in"]
+__all__ = ["Derived", "ParameterView", "RefusalError", "layout_overlaps", "map_tensors", "tensors_in"]
 
 
-class Refusal(Exception):
+class RefusalError(Exception):
     """Why the norm of a parameter cannot be given; becomes an `UnsupportedLayerError` that names it."""
 
 
@@ -71,9 +71,7 @@ class ParameterView:
 
     def apart(self, other: ParameterView) -> bool:
         """Whether the views lie in separate stretches of memory (sufficient, not necessary)."""
-        ends = [
-            v.offset + sum(s * (n - 1) for s, n in zip(v.stride, v.size, strict=True)) for v in (self, other)
-        ]
+        ends = [v.offset + sum(s * (n - 1) for s, n in zip(v.stride, v.size, strict=True)) for v in (self, other)]
         return ends[0] < other.offset or ends[1] < self.offset
 
     def build(self, leaves: Mapping[int, Tensor]) -> Tensor:
@@ -120,12 +118,10 @@ class Derived:
             leaves = self.leaves()
             value = self.build(leaves)
         if not torch.equal(value.detach(), self.value):
-            raise Refusal("computing it again from the parameters gave another value")
+            raise RefusalError("computing it again from the parameters gave another value")
         leaf = leaves[view.key]
         out = torch.empty(grads.shape[0], *view.size, dtype=torch.float64)
         for i in range(grads.shape[0]):
-            found = torch.autograd.grad(
-                value, leaf, grads[i].to(value.dtype), retain_graph=True, allow_unused=True
-            )[0]
+            found = torch.autograd.grad(value, leaf, grads[i].to(value.dtype), retain_graph=True, allow_unused=True)[0]
             out[i] = 0.0 if found is None else found.to_dense() if found.is_sparse else found
         return out

@@ -1,8 +1,8 @@
 """Follows every use of a model's parameters through the torch functions called in a block.
 
 A call that is understood receives a stand-in for each parameter: an alias with a gradient of its own, or a constant if
-no ``.grad`` is wanted. The parameter itself then gets a gradient only from calls that were not understood, and a hook on
-it notices that: no use escapes, whatever way it takes.
+no ``.grad`` is wanted. The parameter itself then gets a gradient only from calls that were not understood, and a hook
+on it notices that: no use escapes, whatever way it takes.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from expunge.torch._batch_axes import LOST, BatchAxes
 from expunge.torch._contributions import PulledUse, Use, sum_of_squares
-from expunge.torch._sources import Derived, ParameterView, Refusal, layout_overlaps, map_tensors, tensors_in
-from torch.utils.weak import WeakTensorKeyDictionary
+from expunge.torch._sources import Derived, ParameterView, RefusalError, layout_overlaps, map_tensors, tensors_in
 
 __all__ = ["Source", "Tracker"]
 
@@ -200,7 +200,11 @@ class Tracker:
         if axis is None:
             return "its input does not depend on what the model was called with (call the model itself in the block)"
         if axis == LOST:
-            if self.attention is not None and tensor.ndim == 2 and tensor.shape[0] == self.attention[0] * self.attention[1]:
+            if (
+                self.attention is not None
+                and tensor.ndim == 2
+                and tensor.shape[0] == self.attention[0] * self.attention[1]
+            ):
                 positions, examples = self.attention
                 return lambda t: t.reshape(positions, examples, -1).movedim(1, 0)
             return (
@@ -265,7 +269,7 @@ class Tracker:
                 continue
             try:
                 self.settled[key] = sum_of_squares(self.uses[key], batch)
-            except Refusal as refusal:
+            except RefusalError as refusal:
                 self.failures[key] = str(refusal)
             self.uses[key] = []
         return self.settled
