@@ -135,6 +135,21 @@ def _shifted_mu(rng: np.random.Generator, n: int) -> KernelCall:
     )
 
 
+@entry("sampled_gaussian_rdp")
+def _sampled_gaussian_rdp(rng: np.random.Generator, n: int) -> KernelCall:
+    return KernelCall(
+        "sampled_gaussian_rdp",
+        {
+            "order": rng.uniform(1.1, 20.0, size=n),
+            "noise_multiplier": rng.uniform(0.5, 20.0, size=n),
+            "sampling_probability": rng.uniform(0.01, 0.9, size=n),
+            "reverse": False,
+            "out": np.zeros(n),
+        },
+        ("out",),
+    )
+
+
 def _pair(kernel: str, what: str, outputs: tuple[str, ...]) -> None:
     def build(rng: np.random.Generator, n: int) -> KernelCall:
         asked = {

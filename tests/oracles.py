@@ -426,6 +426,38 @@ def gaussian_renyi(law_p, law_q, order):
     return quadratic - q * volume / (2 * (order - 1))
 
 
+# --- accounting.rdp ----------------------------------------------------------------------------
+
+
+def sampled_gaussian_rdp(order, noise_multiplier, sampling_probability, direction):
+    """The integral of ratio^e against N(0, 1) to 40 digits, e = order or 1 - order, panel by panel."""
+    with mpmath.workdps(40):
+        a, s, q = (mpmath.mpf(float(v)) for v in (order, noise_multiplier, sampling_probability))
+        power = 1 - a if direction == "qp" else a
+
+        def integrand(z):
+            return mpmath.npdf(z) * (1 - q + q * mpmath.exp(z / s - 1 / (2 * s * s))) ** power
+
+        low = -20 - (a - 1) / s if direction == "qp" else mpmath.mpf(-20)
+        high = mpmath.mpf(20) if direction == "qp" else 20 + a / s
+        kink = s * mpmath.log((1 - q) / q) + 1 / (2 * s)
+        cuts = {low + 2 * k for k in range(int((high - low) / 2) + 2)}
+        cuts |= {kink + s * k for k in (-6, -3, -1, 0, 1, 3, 6) if low < kink + s * k < high}
+        return mpmath.log(mpmath.quad(integrand, sorted(cuts), maxdegree=7)) / (a - 1)
+
+
+def rdp_to_epsilon_scan(curve, delta):
+    """Best epsilon over a very fine grid of orders, plain formula."""
+    a = 1 + np.geomspace(1e-6, 1e9, 400_001)
+    return max(np.min(curve(a) + np.log1p(-1 / a) - (np.log(delta) + np.log(a)) / (a - 1)), 0.0)
+
+
+def privacy_loss_step_by_step(grad_norms, *, order, noise_std, step_size, batch_size, steps, n_steps):
+    """Full batch: interpolate the cost at every training step, one by one, and add up."""
+    cost = order * (step_size * grad_norms / (batch_size * noise_std)) ** 2 / 2
+    return np.array([sum(np.interp(t, steps, row) for t in range(n_steps)) for row in cost])
+
+
 # --- grad_norms --------------------------------------------------------------------------------
 
 

@@ -86,7 +86,7 @@ def test_total_adds_up(ledger, chain):
     assert total.delta == 1.0  # 2.05, and a delta never exceeds 1
     assert (total.last_epsilon, total.last_delta) == (1.0, chain[-1].delta)
     assert total.status == "conditional"
-    assert "basic composition" in total.summary()
+    assert "bookkeeping only" in total.summary()
 
 
 def test_an_empty_ledger_is_whole(tmp_path):

@@ -182,6 +182,14 @@ def test_groups_are_quoted_together(model):
     assert model.privacy_profile([12, 13, 14], n_steps=10, noise_std=noise * (1 - 1e-5)).delta(1.0) > 1e-5
 
 
+def test_groups_may_have_names_and_keep_the_order_of_indices(model):
+    names = np.array([f"person {i // 3}" for i in range(60)], dtype=object)
+    quote = model.quote(**TARGET, n_steps=10, groups=names, indices=[14, 0, 12])
+    assert quote.indices.tolist() == ["person 4", "person 0"]
+    numbered = model.quote(**TARGET, n_steps=10, groups=np.arange(60) // 3)
+    np.testing.assert_allclose(quote.noise_std, numbered.noise_std[[4, 0]], rtol=1e-6)
+
+
 def test_groups_of_one_are_records(model):
     np.testing.assert_allclose(
         model.quote(**TARGET, n_steps=10, groups=np.arange(60)).noise_std,

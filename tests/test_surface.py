@@ -44,7 +44,21 @@ MAY_USE: dict[str, set[str]] = {
     "plotting": {"_files", "_validate"},
     "datasets": {"_cifar_pickle", "_files", "_validate"},
     "ledger": {"certificates", "_files", "_validate"},
-    "cli": {"estimators", "certificates", "accounting", "datasets", "ledger", "plotting", "_files", "_validate"},
+    "_conv_geometry": {"_validate"},
+    "_gradient_arrays": {"_backend", "_validate"},
+    "grad_norms": {"_backend", "_conv_geometry", "_gradient_arrays", "_validate"},
+    "scoring": {"grad_norms", "accounting", "_files", "_validate", "__version__"},
+    "cli": {
+        "scoring",
+        "estimators",
+        "certificates",
+        "accounting",
+        "datasets",
+        "ledger",
+        "plotting",
+        "_files",
+        "_validate",
+    },
     "__init__": {"estimators", "certificates", "accounting", "calibration", "_version"},
 }
 

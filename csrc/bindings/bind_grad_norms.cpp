@@ -53,12 +53,14 @@ class Workspaces {
 
 // Items of one range, in whole multiples of `unit`; never a function of the thread count.
 long range_length(double operations_per_item, long unit) {
-  const double units = kRangeOperations / (operations_per_item < 1 ? 1 : operations_per_item) / static_cast<double>(unit);
+  const double units =
+      kRangeOperations / (operations_per_item < 1 ? 1 : operations_per_item) / static_cast<double>(unit);
   return unit * (units < 1 ? 1 : units > 1e9 ? 1000000000 : static_cast<long>(units));
 }
 
 template <class Call, class Kernel>
-void run(const Call& call, Kernel kernel, long bytes, long items, double operations_per_item, int threads, long unit = 1) {
+void run(const Call& call, Kernel kernel, long bytes, long items, double operations_per_item, int threads,
+         long unit = 1) {
   if (items == 0) return;
   const long grain = range_length(operations_per_item, unit);
   const long tasks = (items + grain - 1) / grain;
@@ -92,8 +94,8 @@ void by_dtype(const py::array& array, Body&& body) {
     body(double{});
 }
 
-void linear_grad_norms(const py::array& activations, const py::array& output_grads, bool bias, bool squared, py::array& out,
-                       int threads) {
+void linear_grad_norms(const py::array& activations, const py::array& output_grads, bool bias, bool squared,
+                       py::array& out, int threads) {
   by_dtype(activations, [&](auto zero) {
     using T = decltype(zero);
     LinearNorms<T> call;
@@ -134,8 +136,9 @@ void linear_grad_dots(const py::array& activations_1, const py::array& output_gr
   });
 }
 
-void embedding_linear_grad_dots(const py::array& indices, const py::array& embedding_grads, const py::array& row_factors,
-                                const py::array& column_factors, long padding_idx, py::array& out, int threads) {
+void embedding_linear_grad_dots(const py::array& indices, const py::array& embedding_grads,
+                                const py::array& row_factors, const py::array& column_factors, long padding_idx,
+                                py::array& out, int threads) {
   by_dtype(embedding_grads, [&](auto zero) {
     using T = decltype(zero);
     EmbeddingLinearDots<T> call;
@@ -158,8 +161,8 @@ void embedding_linear_grad_dots(const py::array& indices, const py::array& embed
 }
 
 void conv_grad_norms(const py::array& activations, const py::array& output_grads, long groups, const py::array& padded,
-                     const py::object& pad_maps, const py::array& position_offsets, const py::array& feature_offsets, bool bias,
-                     bool squared, py::array& out, int threads) {
+                     const py::object& pad_maps, const py::array& position_offsets, const py::array& feature_offsets,
+                     bool bias, bool squared, py::array& out, int threads) {
   by_dtype(activations, [&](auto zero) {
     using T = decltype(zero);
     ConvNorms<T> call;
@@ -208,13 +211,14 @@ void embedding_grad_norms(const py::array& indices, const py::array& output_grad
     call.squared = squared;
     call.out = output<double>(out, "out", {items});
     const auto& kernels = kernels_of<T>(layer_table());
-    run(call, kernels.embedding, kernels.embedding_workspace(call), items, double(call.n_tokens) * double(call.width + 32),
-        threads);
+    run(call, kernels.embedding, kernels.embedding_workspace(call), items,
+        double(call.n_tokens) * double(call.width + 32), threads);
   });
 }
 
-void norm_layer_grad_norms(const py::array& activations, const py::array& output_grads, int kind, long n_groups, double eps,
-                           bool normalized, bool weight, bool bias, bool squared, py::array& out, int threads) {
+void norm_layer_grad_norms(const py::array& activations, const py::array& output_grads, int kind, long n_groups,
+                           double eps, bool normalized, bool weight, bool bias, bool squared, py::array& out,
+                           int threads) {
   by_dtype(activations, [&](auto zero) {
     using T = decltype(zero);
     NormLayerNorms<T> call;
@@ -235,7 +239,8 @@ void norm_layer_grad_norms(const py::array& activations, const py::array& output
     call.squared = squared;
     call.out = output<double>(out, "out", {items});
     const auto& kernels = kernels_of<T>(layer_table());
-    run(call, kernels.norm_layer, kernels.norm_layer_workspace(call), items, double(rows) * double(columns) * 4, threads);
+    run(call, kernels.norm_layer, kernels.norm_layer_workspace(call), items, double(rows) * double(columns) * 4,
+        threads);
   });
 }
 
@@ -289,16 +294,16 @@ void bind_grad_norms(py::module_& module) {
              "threads"_a);
   module.def("linear_grad_dots", &linear_grad_dots, "activations_1"_a, "output_grads_1"_a, "activations_2"_a,
              "output_grads_2"_a, "out"_a, "threads"_a);
-  module.def("embedding_linear_grad_dots", &embedding_linear_grad_dots, "indices"_a, "embedding_grads"_a, "row_factors"_a,
-             "column_factors"_a, "padding_idx"_a, "out"_a, "threads"_a);
-  module.def("conv_grad_norms", &conv_grad_norms, "activations"_a, "output_grads"_a, "groups"_a, "padded"_a, "pad_maps"_a,
-             "position_offsets"_a, "feature_offsets"_a, "bias"_a, "squared"_a, "out"_a, "threads"_a);
+  module.def("embedding_linear_grad_dots", &embedding_linear_grad_dots, "indices"_a, "embedding_grads"_a,
+             "row_factors"_a, "column_factors"_a, "padding_idx"_a, "out"_a, "threads"_a);
+  module.def("conv_grad_norms", &conv_grad_norms, "activations"_a, "output_grads"_a, "groups"_a, "padded"_a,
+             "pad_maps"_a, "position_offsets"_a, "feature_offsets"_a, "bias"_a, "squared"_a, "out"_a, "threads"_a);
   module.def("embedding_grad_norms", &embedding_grad_norms, "indices"_a, "output_grads"_a, "padding_idx"_a, "squared"_a,
              "out"_a, "threads"_a);
   module.def("norm_layer_grad_norms", &norm_layer_grad_norms, "activations"_a, "output_grads"_a, "kind"_a, "n_groups"_a,
              "eps"_a, "normalized"_a, "weight"_a, "bias"_a, "squared"_a, "out"_a, "threads"_a);
-  module.def("probe_grad_norms", &probe_grad_norms, "x"_a, "weights"_a, "y"_a, "loss"_a, "alpha"_a, "checkpoint_weights"_a,
-             "squared"_a, "out"_a, "threads"_a);
+  module.def("probe_grad_norms", &probe_grad_norms, "x"_a, "weights"_a, "y"_a, "loss"_a, "alpha"_a,
+             "checkpoint_weights"_a, "squared"_a, "out"_a, "threads"_a);
 }
 
 }  // namespace expunge::bindings

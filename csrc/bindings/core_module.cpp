@@ -5,6 +5,7 @@
 #include "bindings/bind_langevin.hpp"
 #include "bindings/bind_privacy.hpp"
 #include "bindings/bind_ridge.hpp"
+#include "bindings/bind_sampled_gaussian.hpp"
 #include "common/isa.hpp"
 #include "common/thread_pool.hpp"
 
@@ -18,5 +19,6 @@ PYBIND11_MODULE(_core, module) {
   expunge::bindings::bind_privacy(module);
   expunge::bindings::bind_ridge(module);
   expunge::bindings::bind_langevin(module);
+  expunge::bindings::bind_sampled_gaussian(module);
   expunge::bindings::bind_grad_norms(module);
 }

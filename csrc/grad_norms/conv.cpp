@@ -174,7 +174,8 @@ GramSum gram_squares(const ConvNorms<T>& call, const Shape<T>& shape, const T* i
   }
   column_squares(space.inputs, call.features, length, length, space.input_squares);
   column_squares(space.outputs, shape.out_channels, length, length, space.output_squares);
-  const GramSide<T> side{space.inputs, space.outputs, call.positions, length, space.input_squares, space.output_squares};
+  const GramSide<T> side{space.inputs, space.outputs,       call.positions,
+                         length,       space.input_squares, space.output_squares};
   return gram<true>(side, side, call.features, shape.out_channels, space.strip_in, space.strip_out);
 }
 

@@ -24,7 +24,8 @@ struct LinearDots {
   double* out;
 };
 
-// <scatter of embedding_grads by token, R_i^T C_i>: row_factors (B, positions, rows), column_factors (B, positions, width).
+// <scatter of embedding_grads by token, R_i^T C_i>: row_factors (B, positions, rows), column_factors (B, positions,
+// width).
 template <class T>
 struct EmbeddingLinearDots {
   const long* tokens;
@@ -40,11 +41,11 @@ template <class T>
 struct ConvNorms {
   const T* images;
   const T* output_grads;
-  long groups, channels, out_channels;                  // in all groups together
-  long source[3], padded[3];                            // lengths of the spatial axes
-  const int* pad_map[3];                                // all null or none
-  const int *position_offsets, *feature_offsets;        // into a padded image of one group
-  long positions, features;                             // features of one group
+  long groups, channels, out_channels;            // in all groups together
+  long source[3], padded[3];                      // lengths of the spatial axes
+  const int* pad_map[3];                          // all null or none
+  const int *position_offsets, *feature_offsets;  // into a padded image of one group
+  long positions, features;                       // features of one group
   bool bias, squared;
   double* out;
 };
@@ -84,8 +85,8 @@ struct ProbeNorms {
   const T* weights;
   const T* packed_weights;
   const double* weight_squares;
-  const long* labels;       // softmax and logistic
-  const T* targets;         // squared: (n, classes)
+  const long* labels;                // softmax and logistic
+  const T* targets;                  // squared: (n, classes)
   const double* checkpoint_weights;  // null: out is (n, checkpoints), else (n,) weighted sums of squared norms
   long d, classes, checkpoints;
   ProbeLoss loss;
@@ -132,12 +133,12 @@ struct Both {
   Kernels<double> f64;
 };
 
-#define EXPUNGE_GRAD_NORM_TABLES(level)               \
-  namespace level {                                   \
-  extern const Both<LinearKernels> linear_table;      \
-  extern const Both<ConvKernels> conv_table;          \
-  extern const Both<LayerKernels> layer_table;        \
-  extern const Both<ProbeKernels> probe_table;        \
+#define EXPUNGE_GRAD_NORM_TABLES(level)          \
+  namespace level {                              \
+  extern const Both<LinearKernels> linear_table; \
+  extern const Both<ConvKernels> conv_table;     \
+  extern const Both<LayerKernels> layer_table;   \
+  extern const Both<ProbeKernels> probe_table;   \
   }
 EXPUNGE_GRAD_NORM_TABLES(isa_base)
 EXPUNGE_GRAD_NORM_TABLES(isa_v3)

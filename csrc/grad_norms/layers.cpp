@@ -137,8 +137,7 @@ double along_channels(const NormLayerNorms<T>& call, const T* x, const T* grads)
   const long channels = call.width / call.n_groups, size = channels * call.positions;
   double squares = 0;
   for (long g = 0; g < call.n_groups; ++g) {
-    const Standard standard =
-        call.normalized ? Standard{0.0, 1.0} : standardise(x + g * size, size, true, call.eps);
+    const Standard standard = call.normalized ? Standard{0.0, 1.0} : standardise(x + g * size, size, true, call.eps);
     for (long c = g * channels; c < (g + 1) * channels; ++c) {
       const T *row = x + c * call.positions, *grad = grads + c * call.positions;
       constexpr int lanes = Simd<T>::lanes;

@@ -65,7 +65,8 @@ double product_squares(const T* rows, long n_rows, const T* columns, long n_colu
 }
 
 template <class T>
-GramSum gram_squares(const T* inputs, const T* outputs, long positions, long d_in, long d_out, const GramSpace<T>& space) {
+GramSum gram_squares(const T* inputs, const T* outputs, long positions, long d_in, long d_out,
+                     const GramSpace<T>& space) {
   const long length = padded_length<T>(positions);
   transpose(inputs, positions, d_in, length, space.inputs);
   transpose(outputs, positions, d_out, length, space.outputs);
@@ -109,7 +110,8 @@ void norms(const LinearNorms<T>& call, long begin, long end, char* workspace) {
     bool done = false;
     if (by_gram) {
       Arena rest = arena;
-      const GramSum sum = gram_squares(inputs, outputs, positions, d_in, d_out, GramSpace<T>(rest, positions, d_in, d_out));
+      const GramSum sum =
+          gram_squares(inputs, outputs, positions, d_in, d_out, GramSpace<T>(rest, positions, d_in, d_out));
       squares = sum.value;
       done = sum.trustworthy(kGramLimit<T>);  // false for a NaN too: the product settles what it is
     }
@@ -174,7 +176,8 @@ double product_dot(const T* a1, const T* g1, const T* a2, const T* g2, const Lin
 }
 
 template <class T>
-GramSum gram_dot(const T* a1, const T* g1, const T* a2, const T* g2, const LinearDots<T>& call, const DotsGramSpace& space) {
+GramSum gram_dot(const T* a1, const T* g1, const T* a2, const T* g2, const LinearDots<T>& call,
+                 const DotsGramSpace& space) {
   const long length_1 = padded_length<double>(call.positions_1), length_2 = padded_length<double>(call.positions_2);
   transpose(a1, call.positions_1, call.d_in, length_1, space.inputs_1);
   transpose(g1, call.positions_1, call.d_out, length_1, space.outputs_1);
@@ -185,7 +188,8 @@ GramSum gram_dot(const T* a1, const T* g1, const T* a2, const T* g2, const Linea
   column_squares(left.inputs, call.d_in, length_1, length_1, squares);
   column_squares(left.outputs, call.d_out, length_1, length_1, squares + length_1);
   squares += 2 * length_1;
-  const GramSide<double> right{space.inputs_2, space.outputs_2, call.positions_2, length_2, squares, squares + length_2};
+  const GramSide<double> right{space.inputs_2, space.outputs_2, call.positions_2,
+                               length_2,       squares,         squares + length_2};
   column_squares(right.inputs, call.d_in, length_2, length_2, squares);
   column_squares(right.outputs, call.d_out, length_2, length_2, squares + length_2);
   return gram<false>(left, right, call.d_in, call.d_out, space.strip_in, space.strip_out);
@@ -222,8 +226,8 @@ void dots(const LinearDots<T>& call, long begin, long end, char* workspace) {
     Arena arena{workspace};
     const DotsProductSpace<T> product(arena, call);
     if (dots_by_gram(call)) {
-      const GramSum sum =
-          gram_dot(a1, g1, a2, g2, call, DotsGramSpace(arena, call.positions_1, call.positions_2, call.d_in, call.d_out));
+      const GramSum sum = gram_dot(a1, g1, a2, g2, call,
+                                   DotsGramSpace(arena, call.positions_1, call.positions_2, call.d_in, call.d_out));
       // float32 inputs have float64 digits to spare; a non-finite value is settled by the product.
       if (sizeof(T) == 4 ? __builtin_isfinite(sum.value) : sum.trustworthy(kGramLimit<T>)) {
         call.out[i] = sum.value;
@@ -256,7 +260,8 @@ long embedding_dots_workspace(const EmbeddingLinearDots<T>& call) {
   return arena.used;
 }
 
-// Row `token` of the linear gradient is sum_s R[s, token] C[s]; only the rows of tokens that occur are formed, in tiles.
+// Row `token` of the linear gradient is sum_s R[s, token] C[s]; only the rows of tokens that occur are formed, in
+// tiles.
 template <class T>
 void embedding_dots(const EmbeddingLinearDots<T>& call, long begin, long end, char* workspace) {
   constexpr int width = kTileColumns<T>;
@@ -276,7 +281,8 @@ void embedding_dots(const EmbeddingLinearDots<T>& call, long begin, long end, ch
       const int height = tiles.height(t);
       T* to = space.rows + first * call.positions;
       for (long s = 0; s < call.positions; ++s)
-        for (int r = 0; r < height; ++r) to[s * height + r] = row_factors[s * call.rows + tokens[space.kept[first + r]]];
+        for (int r = 0; r < height; ++r)
+          to[s * height + r] = row_factors[s * call.rows + tokens[space.kept[first + r]]];
     }
     double total = 0;
     for (long j = 0; j < call.width && n_kept > 0 && call.positions > 0; j += width) {

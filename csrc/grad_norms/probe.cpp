@@ -6,9 +6,10 @@ namespace expunge::grad_norms::EXPUNGE_ISA_NS {
 namespace {
 
 constexpr long kRows = kProbeTileRows;
-constexpr long kGroupColumns = 512;   // checkpoints are taken in groups of about so many logits
-constexpr long kNarrow = 12;          // logits a row below which lanes run along features: no lane is left empty
-constexpr long kResident = 131072;    // bytes of packed weights that stay in L2 beside the rows
+constexpr long kGroupColumns = 512;  // checkpoints are taken in groups of about so many logits
+constexpr long kNarrow = 12;         // logits a row below which lanes run along features: no lane is left empty
+constexpr long kNarrowTile = 5;      // of them at once: with two rows, as many sums as there are registers
+constexpr long kResident = 131072;   // bytes of packed weights that stay in L2 beside the rows
 
 struct Grouping {
   long classes, checkpoints, per_group, groups;
@@ -36,7 +37,8 @@ bool narrow(const ProbeNorms<T>& call) {
   return call.checkpoints * call.classes <= kNarrow;
 }
 
-// Narrow: (columns, d). Else group by group, block of features by block, panel by panel: (features of the block, kTileColumns).
+// Narrow: tile of columns by tile, vector of features by vector, column by column. Else group by group, block of
+// features by block, panel by panel: (features of the block, kTileColumns).
 template <class T>
 void pack(const ProbeNorms<T>& call, T* packed, double* weight_squares) {
   const Grouping grouping(call.classes, call.checkpoints);
@@ -44,8 +46,13 @@ void pack(const ProbeNorms<T>& call, T* packed, double* weight_squares) {
   if (call.alpha != 0)
     for (long c = 0; c < call.checkpoints; ++c) weight_squares[c] = sum_squares(call.weights + c * size, size);
   if (narrow(call)) {
-    for (long j = 0; j < call.checkpoints * call.classes; ++j)
-      for (long k = 0; k < call.d; ++k) *packed++ = call.weights[j / call.classes * size + k * call.classes + j % call.classes];
+    constexpr long lanes = Simd<T>::lanes;
+    const long columns = call.checkpoints * call.classes;
+    for (long j0 = 0; j0 < columns; j0 += kNarrowTile)
+      for (long first = 0; first < call.d; first += lanes)
+        for (long j = j0; j < least(columns, j0 + kNarrowTile); ++j)
+          for (long k = first; k < least(call.d, first + lanes); ++k)
+            *packed++ = call.weights[j / call.classes * size + k * call.classes + j % call.classes];
     return;
   }
   for (long group = 0; group < grouping.groups; ++group) {
@@ -116,8 +123,9 @@ EXPUNGE_INLINE double reduce_wide(const typename Simd<T>::V& v) {
   return reduce(wide[0]);
 }
 
-// logits[column, row] of Rows rows and Columns columns, lanes along features; the squares of the rows if asked.
-template <int Rows, int Columns, bool Squares, class T>
+// logits[column, row] of Rows rows and one tile of columns, lanes along features; the squares of the rows and a
+// prefetch of the rows that follow if First.
+template <int Rows, int Columns, bool First, class T>
 EXPUNGE_INLINE void narrow_tile(const T* x, long d, const T* weights, double* logits, double* row_squares) {
   typedef typename Simd<T>::V V;
   constexpr int lanes = Simd<T>::lanes;
@@ -126,8 +134,9 @@ EXPUNGE_INLINE void narrow_tile(const T* x, long d, const T* weights, double* lo
     squares[i] = 0;
     for (int j = 0; j < Columns; ++j) totals[i][j] = 0;
   }
-  for (long first = 0; first < d; first += 2 * kBlock) {
-    const long last = least(d, first + 2 * kBlock);
+  const long whole = d / lanes * lanes;
+  for (long first = 0; first < whole; first += 2 * kBlock) {
+    const long last = least(whole, first + 2 * kBlock);
     V sums[Rows][Columns], own[Rows];
 #pragma GCC unroll 4
     for (int i = 0; i < Rows; ++i) {
@@ -135,36 +144,42 @@ EXPUNGE_INLINE void narrow_tile(const T* x, long d, const T* weights, double* lo
 #pragma GCC unroll 8
       for (int j = 0; j < Columns; ++j) sums[i][j] = V{};
     }
-    long k = first;
-    for (; k + lanes <= last; k += lanes) {
+    for (long k = first; k < last; k += lanes) {
       V row[Rows];
 #pragma GCC unroll 4
       for (int i = 0; i < Rows; ++i) {
         row[i] = load(x + i * d + k);
-        if (Squares) own[i] += row[i] * row[i];
+        if (First) {
+          own[i] += row[i] * row[i];
+          __builtin_prefetch(x + (2 * Rows + i) * d + k);  // a little at a time: a burst would wait for the memory
+        }
       }
+      const T* weight = weights + k * Columns;
 #pragma GCC unroll 8
       for (int j = 0; j < Columns; ++j) {
-        const V weight = load(weights + j * d + k);
+        V w = load(weight + j * lanes);
+        hold(w);
 #pragma GCC unroll 4
-        for (int i = 0; i < Rows; ++i) sums[i][j] += row[i] * weight;
+        for (int i = 0; i < Rows; ++i) sums[i][j] += row[i] * w;
       }
     }
     for (int i = 0; i < Rows; ++i) {
       for (int j = 0; j < Columns; ++j) totals[i][j] += reduce_wide<T>(sums[i][j]);
-      if (Squares) squares[i] += reduce_wide<T>(own[i]);
+      if (First) squares[i] += reduce_wide<T>(own[i]);
     }
-    for (; k < last; ++k)
-      for (int i = 0; i < Rows; ++i) {
-        const double value = static_cast<double>(x[i * d + k]);
-        if (Squares) squares[i] += value * value;
-        for (int j = 0; j < Columns; ++j) totals[i][j] += value * static_cast<double>(weights[j * d + k]);
-      }
   }
+  const long rest = d - whole;
+  for (long k = 0; k < rest; ++k)
+    for (int i = 0; i < Rows; ++i) {
+      const double value = static_cast<double>(x[i * d + whole + k]);
+      if (First) squares[i] += value * value;
+      for (int j = 0; j < Columns; ++j)
+        totals[i][j] += value * static_cast<double>(weights[whole * Columns + j * rest + k]);
+    }
   for (int i = 0; i < Rows; ++i) {
     for (int j = 0; j < Columns; ++j) logits[j * kRows + i] = totals[i][j];
     // Short float32 sums are as good as float64 ones unless their squares leave the range of float32.
-    if (Squares) {
+    if (First) {
       const bool safe = sizeof(T) == 8 || (squares[i] > 1e-25 && squares[i] < 1e30);
       row_squares[i] = safe ? squares[i] : sum_squares(x + i * d, d);
     }
@@ -172,39 +187,54 @@ EXPUNGE_INLINE void narrow_tile(const T* x, long d, const T* weights, double* lo
 }
 
 template <int Rows, class T>
-EXPUNGE_INLINE void narrow_rows(const ProbeNorms<T>& call, const T* x, long columns, double* logits, double* row_squares) {
+EXPUNGE_INLINE void narrow_rows(const ProbeNorms<T>& call, const T* x, long columns, double* logits,
+                                double* row_squares) {
+  const long d = call.d;
   const T* weights = call.packed_weights;
-  long j = 0;
-  if (columns <= 4) {
+  if (columns < kNarrowTile) {
     switch (columns) {
-      case 1: narrow_tile<Rows, 1, true>(x, call.d, weights, logits, row_squares); return;
-      case 2: narrow_tile<Rows, 2, true>(x, call.d, weights, logits, row_squares); return;
-      case 3: narrow_tile<Rows, 3, true>(x, call.d, weights, logits, row_squares); return;
-      default: narrow_tile<Rows, 4, true>(x, call.d, weights, logits, row_squares); return;
+      case 1:
+        narrow_tile<Rows, 1, true>(x, d, weights, logits, row_squares);
+        return;
+      case 2:
+        narrow_tile<Rows, 2, true>(x, d, weights, logits, row_squares);
+        return;
+      case 3:
+        narrow_tile<Rows, 3, true>(x, d, weights, logits, row_squares);
+        return;
+      default:
+        narrow_tile<Rows, 4, true>(x, d, weights, logits, row_squares);
+        return;
     }
   }
-  narrow_tile<Rows, 5, true>(x, call.d, weights, logits, row_squares);
-  for (j = 5; j + 5 <= columns; j += 5) narrow_tile<Rows, 5, false>(x, call.d, weights + j * call.d, logits + j * kRows, row_squares);
-  weights += j * call.d;
+  narrow_tile<Rows, kNarrowTile, true>(x, d, weights, logits, row_squares);
+  long j = kNarrowTile;
+  for (; j + kNarrowTile <= columns; j += kNarrowTile)
+    narrow_tile<Rows, kNarrowTile, false>(x, d, weights + j * d, logits + j * kRows, row_squares);
+  weights += j * d;
   logits += j * kRows;
   switch (columns - j) {
-    case 1: narrow_tile<Rows, 1, false>(x, call.d, weights, logits, row_squares); break;
-    case 2: narrow_tile<Rows, 2, false>(x, call.d, weights, logits, row_squares); break;
-    case 3: narrow_tile<Rows, 3, false>(x, call.d, weights, logits, row_squares); break;
-    case 4: narrow_tile<Rows, 4, false>(x, call.d, weights, logits, row_squares); break;
-    default: break;
+    case 1:
+      narrow_tile<Rows, 1, false>(x, d, weights, logits, row_squares);
+      break;
+    case 2:
+      narrow_tile<Rows, 2, false>(x, d, weights, logits, row_squares);
+      break;
+    case 3:
+      narrow_tile<Rows, 3, false>(x, d, weights, logits, row_squares);
+      break;
+    case 4:
+      narrow_tile<Rows, 4, false>(x, d, weights, logits, row_squares);
+      break;
+    default:
+      break;
   }
 }
 
 template <class T>
 void narrow_logits(const ProbeNorms<T>& call, const T* x, long rows, long columns, const ProbeSpace<T>& space) {
   long r = 0;
-  for (; r + 2 <= rows; r += 2) {
-    const char* next = reinterpret_cast<const char*>(x + (r + 2) * call.d);  // two rows ahead of the hardware's guesses
-    const long bytes = 2 * call.d * static_cast<long>(sizeof(T));
-    for (long line = 0; line < bytes; line += 64) __builtin_prefetch(next + line);
-    narrow_rows<2>(call, x + r * call.d, columns, space.logits + r, space.row_squares + r);
-  }
+  for (; r + 2 <= rows; r += 2) narrow_rows<2>(call, x + r * call.d, columns, space.logits + r, space.row_squares + r);
   if (r < rows) narrow_rows<1>(call, x + r * call.d, columns, space.logits + r, space.row_squares + r);
 }
 
@@ -225,13 +255,16 @@ void group_logits(const ProbeNorms<T>& call, const T* x, long rows, const T* pac
       T* partial = space.partial + row * space.columns + p * width;
       double* logits = space.logits + p * width * kRows + row;
       if (columns - p * width <= Simd<T>::lanes)
-        logits_tile<Rows, 1>(x + row * call.d + first, call.d, panel, block, first == 0, ends, partial, space.columns, logits);
+        logits_tile<Rows, 1>(x + row * call.d + first, call.d, panel, block, first == 0, ends, partial, space.columns,
+                             logits);
       else
-        logits_tile<Rows, 2>(x + row * call.d + first, call.d, panel, block, first == 0, ends, partial, space.columns, logits);
+        logits_tile<Rows, 2>(x + row * call.d + first, call.d, panel, block, first == 0, ends, partial, space.columns,
+                             logits);
     });
   };
   const auto squares = [&](long t) __attribute__((always_inline)) {
-    for (long r = tiles.begin(t); r < tiles.begin(t + 1); ++r) space.row_squares[r] = sum_squares(x + r * call.d, call.d);
+    for (long r = tiles.begin(t); r < tiles.begin(t + 1); ++r)
+      space.row_squares[r] = sum_squares(x + r * call.d, call.d);
   };
   if (panels * width * call.d * static_cast<long>(sizeof(T)) <= kResident) {  // one stream through the rows
     for (long t = 0; t < tiles.tiles; ++t) {
@@ -328,8 +361,8 @@ double direct_squares(const ProbeNorms<T>& call, const T* x, const T* weights, c
   double squares = 0;
   for (long k = 0; k < call.d; ++k)
     for (long c = 0; c < call.classes; ++c) {
-      const double entry = static_cast<double>(x[k]) * r[c * stride] +
-                           call.alpha * static_cast<double>(weights[k * call.classes + c]);
+      const double entry =
+          static_cast<double>(x[k]) * r[c * stride] + call.alpha * static_cast<double>(weights[k * call.classes + c]);
       squares += entry * entry;
     }
   return squares;
@@ -380,7 +413,8 @@ void group_norms(const ProbeNorms<T>& call, const T* x, long record, long rows, 
           double squares = size * size + 2 * call.alpha * residual.along[lane] + decay;
           if (squares < 0.01 * (size * size + decay)) {
             const T* weights = call.weights + checkpoint * call.d * call.classes;
-            double* column = logits + lane;  // the logits of this record are not needed again: the residual replaces them
+            double* column =
+                logits + lane;  // the logits of this record are not needed again: the residual replaces them
             explicit_residual(call, column, record + r0 + lane, column, kRows);
             squares = direct_squares(call, x + (r0 + lane) * call.d, weights, column, kRows);
           }

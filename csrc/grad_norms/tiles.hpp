@@ -84,6 +84,18 @@ EXPUNGE_INLINE double reduce(const Vd& v) {
   return total;
 }
 
+// Holds v in a register: the compiler would read it from memory again for every use, and loads are what limits.
+template <class V>
+EXPUNGE_INLINE void hold(V& v) {
+#if defined(__AVX512F__)
+  __asm__("" : "+v"(v));
+#elif defined(__x86_64__)
+  __asm__("" : "+x"(v));
+#else
+  (void)v;
+#endif
+}
+
 // Keeps the first `count` lanes and zeroes the others, whatever is in them.
 template <class T>
 EXPUNGE_INLINE void keep_first(typename Simd<T>::V& v, long count) {
@@ -147,7 +159,8 @@ struct Tile {
 };
 
 template <int Rows, int Vectors, class T, class A>
-EXPUNGE_INLINE void multiply(long terms, const A& a, const T* EXPUNGE_RESTRICT b, long stride, Tile<T, Rows, Vectors>& tile) {
+EXPUNGE_INLINE void multiply(long terms, const A& a, const T* EXPUNGE_RESTRICT b, long stride,
+                             Tile<T, Rows, Vectors>& tile) {
   typedef typename Simd<T>::V V;
   constexpr int lanes = Simd<T>::lanes;
   V sums[Rows][Vectors];
@@ -176,17 +189,34 @@ EXPUNGE_INLINE void multiply(long terms, const A& a, const T* EXPUNGE_RESTRICT b
 template <class Body>
 EXPUNGE_INLINE void with_height(int height, const Body& body) {
   switch (height) {
-    case 1: body(Int<1>{}); break;
-    case 2: body(Int<2>{}); break;
-    case 3: body(Int<3>{}); break;
-    case 4: body(Int<4>{}); break;
-    case 5: body(Int<5>{}); break;
-    case 6: body(Int<6>{}); break;
+    case 1:
+      body(Int<1>{});
+      break;
+    case 2:
+      body(Int<2>{});
+      break;
+    case 3:
+      body(Int<3>{});
+      break;
+    case 4:
+      body(Int<4>{});
+      break;
+    case 5:
+      body(Int<5>{});
+      break;
+    case 6:
+      body(Int<6>{});
+      break;
 #if defined(__AVX512F__)
-    case 7: body(Int<7>{}); break;
-    case 8: body(Int<8>{}); break;
+    case 7:
+      body(Int<7>{});
+      break;
+    case 8:
+      body(Int<8>{});
+      break;
 #endif
-    default: break;
+    default:
+      break;
   }
 }
 

@@ -10,6 +10,9 @@ Float32 = NDArray[np.float32]
 Floating = NDArray[np.float32] | NDArray[np.float64]
 Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]
+_Floating = NDArray[np.float32] | NDArray[np.float64]
+_Int32 = NDArray[np.int32]
+_Int64 = NDArray[np.int64]
 
 def isa() -> str: ...
 def default_threads() -> int: ...
@@ -51,6 +54,17 @@ def pair_renyi(
     swapped: bool,
     out: _Float64,
     *,
+    threads: int = 0,
+) -> None: ...
+
+# privacy: sampled Gaussian
+def sampled_gaussian_rdp(
+    order: _Float64,
+    noise_multiplier: _Float64,
+    sampling_probability: _Float64,
+    *,
+    reverse: bool,
+    out: _Float64,
     threads: int = 0,
 ) -> None: ...
 
@@ -236,5 +250,67 @@ def probe_grad_norms(
     checkpoint_weights: Float64 | None,
     squared: bool,
     out: Float64,
+    threads: int,
+) -> None: ...
+
+# grad_norms
+def linear_grad_norms(
+    activations: _Floating, output_grads: _Floating, bias: bool, squared: bool, out: _Float64, threads: int
+) -> None: ...
+def linear_grad_dots(
+    activations_1: _Floating,
+    output_grads_1: _Floating,
+    activations_2: _Floating,
+    output_grads_2: _Floating,
+    out: _Float64,
+    threads: int,
+) -> None: ...
+def embedding_linear_grad_dots(
+    indices: _Int64,
+    embedding_grads: _Floating,
+    row_factors: _Floating,
+    column_factors: _Floating,
+    padding_idx: int,
+    out: _Float64,
+    threads: int,
+) -> None: ...
+def conv_grad_norms(
+    activations: _Floating,
+    output_grads: _Floating,
+    groups: int,
+    padded: _Int64,
+    pad_maps: tuple[_Int32, _Int32, _Int32] | None,
+    position_offsets: _Int32,
+    feature_offsets: _Int32,
+    bias: bool,
+    squared: bool,
+    out: _Float64,
+    threads: int,
+) -> None: ...
+def embedding_grad_norms(
+    indices: _Int64, output_grads: _Floating, padding_idx: int, squared: bool, out: _Float64, threads: int
+) -> None: ...
+def norm_layer_grad_norms(
+    activations: _Floating,
+    output_grads: _Floating,
+    kind: int,
+    n_groups: int,
+    eps: float,
+    normalized: bool,
+    weight: bool,
+    bias: bool,
+    squared: bool,
+    out: _Float64,
+    threads: int,
+) -> None: ...
+def probe_grad_norms(
+    x: _Floating,
+    weights: _Floating,
+    y: _Floating | _Int64,
+    loss: int,
+    alpha: float,
+    checkpoint_weights: _Float64 | None,
+    squared: bool,
+    out: _Float64,
     threads: int,
 ) -> None: ...

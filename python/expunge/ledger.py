@@ -135,8 +135,8 @@ class LedgerTotal:
     n_entries, n_deleted : int
         Deletions entered, and records gone after the last.
     epsilon, delta : float
-        Sums over the entries (delta at most 1): basic composition, the bound if every model was released and each had
-        noise of its own. It ignores that the deletions share one learning run.
+        Sums over the entries (delta at most 1): bookkeeping of what was claimed, not a guarantee about several
+        released models together. A model released before a record was deleted was computed with that record.
     last_epsilon, last_delta : float or None
         Claim of the last entry. Deletions in sequence need no sum: the last certificate is about all records deleted
         so far, for the last model alone.
@@ -160,8 +160,7 @@ class LedgerTotal:
             [
                 f"{self.n_entries} deletion(s), {self.n_deleted} record(s) gone ({self.status})",
                 f"  last certificate, all records so far: epsilon = {self.last_epsilon:g}, delta = {self.last_delta:g}",
-                f"  sum, if every model was released:     epsilon = {self.epsilon:g}, delta = {self.delta:g} "
-                "(basic composition)",
+                f"  sum of all claims (bookkeeping only): epsilon = {self.epsilon:g}, delta = {self.delta:g}",
             ]
         )
 

@@ -1,4 +1,4 @@
-"""The command line: ``expunge demo | fit | quote | unlearn | verify | keygen | ledger``."""
+"""The command line: ``expunge demo | fit | quote | unlearn | verify | keygen | ledger | score``."""
 
 from expunge.cli.main import main
 

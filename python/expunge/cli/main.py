@@ -10,6 +10,7 @@ from expunge import __version__
 from expunge.cli.deletion import fit, quote, unlearn
 from expunge.cli.demo import demo
 from expunge.cli.records import keygen, ledger, verify
+from expunge.cli.scoring import score
 
 __all__ = ["main"]
 
@@ -45,5 +46,5 @@ def main() -> None:
     """Learn ridge models that can forget a record, and prove that they did."""
 
 
-for command in (demo, fit, quote, unlearn, verify, keygen, ledger):
+for command in (demo, fit, quote, unlearn, verify, keygen, ledger, score):
     main.add_command(command)

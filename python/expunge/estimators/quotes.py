@@ -46,7 +46,7 @@ class Quote:
 
     Attributes
     ----------
-    indices : ndarray of int64
+    indices : ndarray of int64 (or of str, for groups with such ids)
         The record quoted, or the group's id.
     noise_std : ndarray of float64
         Noise per unlearning step; 0 where the learning noise already suffices, ``inf`` where no noise does.
@@ -69,7 +69,7 @@ class Quote:
         "record" or "group".
     """
 
-    indices: NDArray[np.int64]
+    indices: NDArray[Any]
     noise_std: Array
     n_steps: NDArray[np.int64]
     mu: Array
@@ -276,7 +276,7 @@ def shifted_epsilon(mu: float, delta: float, *, at_most: float) -> float:
     return high
 
 
-def _units(history: History, indices: Any, groups: Any) -> tuple[NDArray[np.int64], list[NDArray[np.int64]] | None]:
+def _units(history: History, indices: Any, groups: Any) -> tuple[NDArray[Any], list[NDArray[np.int64]] | None]:
     """Return the ids to quote, and per id its rows when quoting groups."""
     n = len(history.design)
     remaining = history.remaining
@@ -289,21 +289,18 @@ def _units(history: History, indices: Any, groups: Any) -> tuple[NDArray[np.int6
     ids = np.asarray(groups)
     if ids.shape != (n,):
         raise ValueError(f"groups must hold one id per row of the first fit, shape ({n},), got shape {ids.shape}")
-    if ids.dtype.kind not in "iu":
-        raise TypeError(f"groups must hold integer ids, got dtype {ids.dtype}")
-    wanted = list(dict.fromkeys(ids[rows].tolist()))
-    order = np.argsort(ids[remaining], kind="stable")
-    sorted_ids = ids[remaining][order]
-    members = []
-    for group in wanted:
-        start, stop = (
-            np.searchsorted(sorted_ids, [group, group], side="left")[0],
-            np.searchsorted(sorted_ids, group, side="right"),
-        )
-        members.append(remaining[order[start:stop]])
+    if ids.dtype.kind == "O" and all(isinstance(value, str) for value in ids):
+        ids = ids.astype(np.str_)
+    if ids.dtype.kind not in "iuU":
+        raise TypeError(f"groups must hold integer or string ids, got dtype {ids.dtype}")
+    names, codes = np.unique(ids[remaining], return_inverse=True)
+    order = np.argsort(codes, kind="stable")
+    by_code = np.split(remaining[order], np.cumsum(np.bincount(codes))[:-1])
+    wanted = list(dict.fromkeys(np.searchsorted(names, ids[rows]).tolist()))
+    members = [by_code[code] for code in wanted]
     if max(map(len, members)) >= remaining.size:
         raise ValueError("groups must leave at least one record, got a group that is all of them")
-    return np.array(wanted, dtype=np.int64), members
+    return names[wanted], members
 
 
 def quote(

@@ -205,7 +205,7 @@ class _LangevinRidgeBase(BaseEstimator):  # type: ignore[misc]
             e^epsilon < 10; above, their noise is ``inf``.
         indices : array-like of int, optional
             Rows of the first fit to quote; all that remain when omitted.
-        groups : array-like of int, shape (n,), optional
+        groups : array-like of int or str, shape (n,), optional
             One id per row of the first fit; rows of one id are quoted together, and the quote has one entry per id
             among ``indices``.
         threads : int, optional

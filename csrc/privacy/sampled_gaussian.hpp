@@ -1,0 +1,33 @@
+// Interface of the sampled-Gaussian kernels: serial over a range of items; callers split ranges over threads.
+#pragma once
+
+#include "common/isa.hpp"
+
+namespace expunge::privacy {
+
+struct SampledGaussianTable {
+  // out[i] >= Renyi divergence of order[i] between (1-q) N(0, s^2) + q N(1, s^2) and N(0, s^2), q = probability[i],
+  // s = noise_multiplier[i], for i in [begin, end). reverse: the Gaussian comes first.
+  void (*rdp)(long begin, long end, bool reverse, const double* order, const double* noise_multiplier,
+              const double* probability, double* out);
+};
+
+namespace isa_base {
+extern const SampledGaussianTable sampled_gaussian_table;
+}
+namespace isa_v3 {
+extern const SampledGaussianTable sampled_gaussian_table;
+}
+namespace isa_v4 {
+extern const SampledGaussianTable sampled_gaussian_table;
+}
+
+inline const SampledGaussianTable& sampled_gaussian_table() {
+#if defined(EXPUNGE_X86_LEVELS)
+  return select_table(isa_base::sampled_gaussian_table, isa_v3::sampled_gaussian_table, isa_v4::sampled_gaussian_table);
+#else
+  return isa_base::sampled_gaussian_table;
+#endif
+}
+
+}  // namespace expunge::privacy

@@ -1,0 +1,21 @@
+"""Privacy losses and difficulty scores of every record of a dataset larger than memory. *Estimates*.
+
+A file of linear-probe checkpoints is held against Parquet files or ``.npy`` arrays, part by part; what was finished
+survives a kill, and the result is the same file byte for byte.
+"""
+
+from expunge.scoring.checkpoints import ProbeCheckpoints
+from expunge.scoring.measures import score_records
+from expunge.scoring.plots import plot_loss_against_proxies, plot_loss_distribution
+from expunge.scoring.run import ScoreSummary, score_files
+from expunge.scoring.sources import BadRowError
+
+__all__ = [
+    "BadRowError",
+    "ProbeCheckpoints",
+    "ScoreSummary",
+    "plot_loss_against_proxies",
+    "plot_loss_distribution",
+    "score_files",
+    "score_records",
+]
