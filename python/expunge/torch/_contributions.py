@@ -264,6 +264,7 @@ class PulledUse(Use):
     def dense(self, low: int, high: int) -> Tensor:
         derived = self.outer.source
         assert isinstance(derived, Derived)
+        assert isinstance(self.source, ParameterView)
         return derived.pull(self.source, self.outer.dense(low, high))
 
 

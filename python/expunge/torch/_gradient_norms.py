@@ -46,12 +46,16 @@ class GradNorms:
     -----
     Uses of a parameter are followed through torch functions, wherever they are: modules, ``h @ emb.weight.T``,
     ``F.linear(x, self.w)``, views, transposes and chunks. A parameter used several times, or shared by modules, gets
-    all cross terms. Linear maps, convolutions, embeddings, Layer-, Group-, Instance- and RMSNorm, BatchNorm in eval mode,
-    multi-head attention, sums and products with raw parameters never store a per-example gradient [GHO]_ [BOO]_; any
-    other function is run again on one example at a time (recurrent layers among them), and what is computed from
-    parameters alone, weight normalisation say, is differentiated per example. A parameter that gets a gradient past all
-    this is refused: parameters used in these calls are replaced by stand-ins, so whatever reaches the parameter itself
-    came from elsewhere.
+    all cross terms.
+
+    Linear maps, convolutions, embeddings, Layer-, Group-, Instance- and RMSNorm, BatchNorm in eval mode and multi-head
+    attention store no per-example gradient of their own [GHO]_ [BOO]_. Raw parameters that are added or multiplied, and
+    parameters whose several uses have no cheap cross term, have theirs formed a chunk of examples at a time. Any other
+    function is run again on one example at a time, recurrent layers among them, and its outputs are checked against
+    the batch's. What is computed from parameters alone, weight normalisation say, is differentiated per example.
+
+    Parameters are replaced by stand-ins in the calls that are understood, so that whatever gradient reaches the
+    parameter itself came from elsewhere, and is refused.
 
     The results are exact up to rounding and certify nothing by themselves. Examples that interact through plain
     arithmetic over the batch are noticed only where an axis goes missing: the model must treat examples separately.
@@ -71,8 +75,8 @@ class GradNorms:
     >>> x = torch.tensor([[3.0, 4.0], [0.0, 1.0]], dtype=torch.float64)
     >>> with GradNorms(model) as g:
     ...     model(x).sum().backward()
-    ...     g.norms()**2
-    tensor([26.,  2.], dtype=torch.float64)
+    ...     g.norms().tolist()
+    [5.0990195135927845, 1.4142135623730951]
     """
 
     def __init__(

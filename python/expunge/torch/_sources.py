@@ -97,7 +97,7 @@ class Derived:
         self.call, self.inputs, self.which = call, inputs, which
         self.value, self.version = value.detach(), value._version
         self.size = tuple(value.shape)
-        self.roots = tuple(sorted({root for source in inputs.values() for root in source.roots}))
+        self.roots: tuple[int, ...] = tuple(sorted({root for source in inputs.values() for root in source.roots}))
         self.views = views
         self.leaves = leaves
 

@@ -112,10 +112,10 @@ class Tracker:
         """Add the alias' gradient to the parameter's, as accumulation would."""
         with torch._C.DisableTorchFunction(), torch.no_grad():
             parameter = self.parameters[key]
-            if parameter.grad is None:
-                parameter.grad = alias.grad
+            if parameter.grad is None or alias.grad is None:
+                parameter.grad = alias.grad if alias.grad is not None else parameter.grad
             else:
-                parameter.grad += alias.grad  # type: ignore[operator]
+                parameter.grad += alias.grad
             alias.grad = None
 
     # --- calls ------------------------------------------------------------------------------------
@@ -156,7 +156,7 @@ class Tracker:
         size, stride = tuple(tensor.shape), tensor.stride()
         if layout_overlaps(size, stride):
             return None
-        return self.views[key].at(size, stride, tensor.storage_offset() - self.parameters[key].storage_offset())
+        return self.views[key].at(size, stride, int(tensor.storage_offset() - self.parameters[key].storage_offset()))
 
     def sources_in(self, *containers: Any) -> dict[int, Source]:
         """Return the parameter-like tensors among arguments, by id."""
