@@ -9,6 +9,8 @@ import importlib.util
 import inspect
 import pkgutil
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -294,3 +296,20 @@ def test_the_installed_package_is_the_one_in_this_repository() -> None:
         assert (installed / path.relative_to(SOURCES)).read_text() == path.read_text(), (
             f"{path.name} differs from what is installed: install again"
         )
+
+
+def test_a_missing_extra_is_named() -> None:
+    code = """
+import sys
+
+class Absent:
+    def find_spec(self, name, *rest):
+        if name == "torch":
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Absent())
+import expunge.torch
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode
+    assert "ImportError: expunge.torch needs PyTorch: pip install 'expunge[torch]'" in result.stderr

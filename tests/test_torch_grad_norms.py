@@ -238,6 +238,10 @@ MODELS = {
     ),
     "encoder, norm first, without biases": lambda: (encoder(norm_first=True, bias=False), torch.randn(3, 3, 8)),
     "attention": lambda: (Calls(attend, att=nn.MultiheadAttention(8, 2, batch_first=True)), torch.randn(3, 5, 8)),
+    "the last state by index": lambda: (
+        Calls(lambda m, x: m.a(x[torch.arange(len(x)), x.sum(2).argmax(1)]), a=nn.Linear(5, 3)),
+        torch.randn(4, 3, 5),
+    ),
     "attention, one example": lambda: (
         Calls(attend, att=nn.MultiheadAttention(8, 2, batch_first=True)),
         torch.randn(1, 1, 8),
@@ -461,6 +465,27 @@ REFUSALS = {
         Calls(lambda m, x: torch.einsum("bi,ij,ci->bj", x, m.w, x), w=parameter(5, 3)),
         (4, 5),
         "^w: einsum could not be run on one example",
+    ),
+    "a mixture over examples by a weight of zeros": (
+        Calls(lambda m, x: torch.einsum("bi,ij,ci->bj", x, m.w, x), w=nn.Parameter(torch.zeros(5, 3).double())),
+        (4, 5),
+        "^w: einsum could not be run .* do not add up",
+    ),
+    "examples in another order": (
+        Calls(lambda m, x: m.a(x[torch.tensor([1, 0, 2, 3])]), a=nn.Linear(5, 3)),
+        (4, 5),
+        r"^a\.weight: the batch dimension",
+    ),
+    "examples turned round": (Calls(lambda m, x: m.a(x.flip(0)), a=nn.Linear(5, 3)), (4, 5), r"^a\.weight: the batch"),
+    "features scaled over the batch": (
+        Calls(lambda m, x: m.a(F.normalize(x, dim=0)), a=nn.Linear(5, 3)),
+        (4, 5),
+        r"^a\.weight: the batch dimension",
+    ),
+    "products between examples": (
+        Calls(lambda m, x: m.a(x @ x.T), a=nn.Linear(5, 3)),
+        (5, 5),
+        r"^a\.weight: the batch dimension",
     ),
 }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -96,7 +97,11 @@ class BatchAxes:
         if name in ("stack", "unsqueeze"):
             place = int(args[1] if len(args) > 1 else kwargs.get("dim", 0)) % after.ndim
             return axis + (place <= axis)
-        if name in _REDUCTIONS and self._reduces(args, kwargs, before, axis):
+        mixes = name in _REDUCTIONS or name in ("flip", "roll", "normalize") or "dim" in kwargs or "axis" in kwargs
+        if mixes and self._reduces(name, args, kwargs, before, axis):
+            return LOST
+        picks = name in ("index_select", "gather", "take_along_dim") or (name == "__getitem__" and before is args[0])
+        if picks and self._reorders(name, args, kwargs, axis):
             return LOST
         if after.untyped_storage().data_ptr() == before.untyped_storage().data_ptr() and after.ndim:
             # A view: the axis of the same length and step in memory.
@@ -116,10 +121,28 @@ class BatchAxes:
         return shifted if plain and shifted > axis and after.shape[shifted] == self.batch else LOST
 
     @staticmethod
-    def _reduces(args: tuple[Any, ...], kwargs: dict[str, Any], before: Tensor, axis: int) -> bool:
-        dim = kwargs.get("dim", kwargs.get("axis", args[1] if len(args) > 1 else None))
+    def _reduces(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], before: Tensor, axis: int) -> bool:
+        """Whether a call works along the axis of the examples."""
+        place = 2 if name in ("roll", "normalize") else 1
+        default = 1 if name == "normalize" else None
+        given = args[place:] if name == "flip" else args[place] if len(args) > place else default
+        dim = kwargs.get("dim", kwargs.get("axis", kwargs.get("dims", given)))
         if dim is None:
             return True
-        if isinstance(dim, Tensor) or not isinstance(dim, (int, tuple, list)) or isinstance(dim, bool):
+        if isinstance(dim, bool) or not isinstance(dim, (int, tuple, list)):
             return False
-        return axis in {int(d) % before.ndim for d in ([dim] if isinstance(dim, int) else dim)}
+        dims = [dim] if isinstance(dim, int) else dim[0] if dim and isinstance(dim[0], (tuple, list)) else dim
+        return axis in {int(d) % before.ndim for d in dims}
+
+    def _reorders(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], axis: int) -> bool:
+        """Whether a call picks examples by an index that is not 0, 1, ..., B - 1."""
+        if name != "__getitem__":
+            dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
+            return dim is None or int(dim) in (axis, axis - (args[0].ndim if isinstance(args[0], Tensor) else 0))
+        index = args[1] if isinstance(args[1], tuple) else (args[1],)
+        if len(index) <= axis or any(i is None or i is Ellipsis for i in index[: axis + 1]):
+            return False
+        chosen = index[axis]
+        if isinstance(chosen, Tensor) and chosen.dtype != torch.bool and chosen.ndim == 1:
+            return chosen.tolist() != list(range(self.batch or 0))
+        return isinstance(chosen, (Tensor, list))

@@ -149,16 +149,22 @@ class _Replay:
         reason = ""
         for slice_derived in (True, False):  # a tensor expanded from a parameter has a row for every example
             try:
-                found = [self._example(i, slice_derived) for i in range(low, high)]
+                found = [self._part(i, i + 1, slice_derived) for i in range(low, high)]
             except (RuntimeError, ValueError, IndexError, TypeError) as error:
                 reason = str(error).splitlines()[0]
                 continue
             rows = {key: torch.stack([one[key] for one in found]) for key in self.sources}
+            together = self._part(low, high, slice_derived)
+            if not all(_same_sum(rows[key], together[key]) for key in rows):
+                reason = "the gradients of examples alone do not add up to the batch's"
+                continue
             self.formed = (low, high, rows)
             return rows
         raise RefusalError(f"{self.name} could not be run on one example at a time: {reason}")
 
-    def _example(self, i: int, slice_derived: bool) -> dict[int, Tensor]:
+    def _part(self, low: int, high: int, slice_derived: bool) -> dict[int, Tensor]:
+        """Run the call on examples low to high alone, and return the gradients of that."""
+        length = high - low
         function, args, kwargs = self.call
         leaves: dict[int, Tensor] = {}
 
@@ -167,19 +173,19 @@ class _Replay:
             if source is not None:
                 leaf = leaves.setdefault(id(tensor), tensor.detach().requires_grad_())
                 rows = isinstance(source, Derived) and leaf.ndim > 0 and leaf.shape[0] == self.tracker.axes.batch
-                return leaf.narrow(0, i, 1) if rows and slice_derived else leaf
+                return leaf.narrow(0, low, length) if rows and slice_derived else leaf
             axis = self.axes.get(id(tensor))
-            return tensor.detach() if axis is None else tensor.detach().narrow(axis, i, 1)
+            return tensor.detach() if axis is None else tensor.detach().narrow(axis, low, length)
 
         with torch.enable_grad():
             results = tensors_in(function(*map_tensors(single, args), **map_tensors(single, kwargs)))
         pairs = []
         for result, output, grad, axis in zip(results, self.outputs, self.grads, self.places, strict=True):
-            expected = output.narrow(axis, i, 1)
+            expected = output.narrow(axis, low, length)
             if result.shape != expected.shape or not _same(result.detach(), expected):
                 raise ValueError("the result of an example alone is not its part of the batch's")
             if grad is not None and result.requires_grad:
-                pairs.append((result, grad.narrow(axis, i, 1)))
+                pairs.append((result, grad.narrow(axis, low, length)))
         tensors = list(leaves.values())
         if not pairs:
             return {key: torch.zeros(t.shape, dtype=torch.float64) for key, t in leaves.items()}
@@ -198,6 +204,12 @@ def _same(found: Tensor, expected: Tensor) -> bool:
     tolerance = 1e3 * torch.finfo(found.dtype).eps if found.dtype in (torch.float32, torch.float64) else 0.1
     scale = float(expected.abs().max()) if expected.numel() else 0.0
     return torch.allclose(found, expected, rtol=tolerance, atol=tolerance * scale, equal_nan=True)
+
+
+def _same_sum(rows: Tensor, together: Tensor) -> bool:
+    # The dtype of the gradients is unknown here; mixing is no matter of rounding.
+    scale = float(rows.abs().sum(0).max()) if rows.numel() else 0.0
+    return torch.allclose(rows.sum(0), together, rtol=0.0, atol=1e-3 * scale + 1e-30, equal_nan=True)
 
 
 class _ReplayUse(Use):
