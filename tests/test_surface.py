@@ -5,9 +5,12 @@ from __future__ import annotations
 import ast
 import dataclasses
 import importlib
+import importlib.util
 import inspect
 import pkgutil
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -39,6 +42,7 @@ MAY_USE: dict[str, set[str]] = {
     "calibration": {"accounting", "_validate"},
     "certificates": {"calibration", "accounting", "_files", "_validate", "_version"},
     "estimators": {"certificates", "calibration", "accounting", "ridge", "langevin", "_files", "_validate"},
+    "torch": {"grad_norms", "_validate"},
     "plotting": {"_files", "_validate"},
     "datasets": {"_cifar_pickle", "_files", "_validate"},
     "ledger": {"certificates", "_files", "_validate"},
@@ -68,6 +72,8 @@ SUBJECTS = {"n_blocks", "shape", "message", "field", "name", "text"}
 def modules() -> Iterator[Any]:
     yield expunge
     for found in pkgutil.walk_packages(expunge.__path__, "expunge."):
+        if found.name.startswith("expunge.torch") and not importlib.util.find_spec("torch"):
+            continue  # the optional extra is not installed
         if found.name != "expunge._core" and not found.name.endswith("__main__"):
             yield importlib.import_module(found.name)
 
@@ -295,3 +301,20 @@ def test_the_installed_package_is_the_one_in_this_repository() -> None:
         assert (installed / path.relative_to(SOURCES)).read_text() == path.read_text(), (
             f"{path.name} differs from what is installed: install again"
         )
+
+
+def test_a_missing_extra_is_named() -> None:
+    code = """
+import sys
+
+class Absent:
+    def find_spec(self, name, *rest):
+        if name == "torch":
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Absent())
+import expunge.torch
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode
+    assert "ImportError: expunge.torch needs PyTorch: pip install 'expunge[torch]'" in result.stderr

@@ -1,0 +1,148 @@
+"""Which axis of every tensor counts examples, followed through the calls of a forward pass.
+
+A tensor without an entry does not depend on the examples. Where the axis can no longer be told, the entry is LOST, and
+a parameter used with such a tensor is refused: rows of another kind are never taken for examples.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from expunge.torch._sources import tensors_in
+
+__all__ = ["LOST", "BatchAxes"]
+
+LOST = -1
+
+_REDUCTIONS = {
+    "all", "amax", "amin", "any", "argmax", "argmin", "cumprod", "cumsum", "logsumexp", "max", "mean", "median", "min",
+    "norm", "prod", "softmax", "log_softmax", "std", "sum", "var",
+}  # fmt: skip
+_NOT_OF_EXAMPLES = {"new_zeros", "new_ones", "new_full", "new_empty", "new_tensor"}
+
+
+class BatchAxes:
+    """Axis of the examples for the tensors of one block."""
+
+    def __init__(self) -> None:
+        self._axes = WeakTensorKeyDictionary()
+        self.batch: int | None = None
+
+    def __contains__(self, tensor: Tensor) -> bool:
+        return tensor in self._axes
+
+    def get(self, tensor: Tensor) -> int | None:
+        """Return the axis of the examples, LOST, or None for a tensor that does not depend on them."""
+        axis = self._axes.get(tensor)
+        return None if axis is None else int(axis)
+
+    def set(self, tensor: Tensor, axis: int) -> None:
+        """Say which axis counts examples."""
+        self._axes[tensor] = axis
+
+    def begin(self, inputs: list[Tensor]) -> None:
+        """Take the inputs of the model: the leading axis counts examples."""
+        shaped = [t for t in inputs if t.ndim and t not in self._axes]
+        if not shaped:
+            return
+        if self.batch is None:
+            self.batch = shaped[0].shape[0]
+        for tensor in shaped:
+            if tensor.shape[0] == self.batch:
+                self._axes[tensor] = 0
+            elif tensor is shaped[0]:
+                self._axes[tensor] = LOST
+
+    def follow(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+        """Enter the results of a call."""
+        inputs = [(t, axis) for t in tensors_in(args, kwargs) if (axis := self._axes.get(t)) is not None]
+        if not inputs:
+            return
+        name = getattr(function, "__name__", "")
+        if name in _NOT_OF_EXAMPLES:
+            return
+        if name in ("__setitem__", "__set__") and args and isinstance(args[0], Tensor):
+            # Values were written into a tensor: it depends on the examples from now on.
+            axes = {axis for _, axis in inputs}
+            target = args[0]
+            axis = axes.pop() if len(axes) == 1 else LOST
+            known = axis != LOST and target.ndim > axis and target.shape[axis] == self.batch
+            self._axes[target] = axis if known else LOST
+            return
+        for tensor in tensors_in(result):
+            if tensor in self._axes and not any(tensor is t for t, _ in inputs):
+                continue  # said by the call's own rule
+            axes = {self._axis_after(name, args, kwargs, t, axis, tensor) for t, axis in inputs}
+            self._axes[tensor] = axes.pop() if len(axes) == 1 else LOST
+
+    def _axis_after(
+        self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], before: Tensor, axis: int, after: Tensor
+    ) -> int:
+        if after is before or axis == LOST:
+            return axis
+        if name in ("transpose", "swapaxes", "swapdims") and before is args[0]:
+            pair = [
+                int(d) % before.ndim
+                for d in (*args[1:], *(kwargs[k] for k in ("dim0", "dim1", "axis0", "axis1") if k in kwargs))
+            ]
+            return pair[1] if axis == pair[0] else pair[0] if axis == pair[1] else axis
+        if name == "permute" and before is args[0]:
+            dims = kwargs.get("dims", args[1:])
+            order = dims[0] if len(dims) == 1 and not isinstance(dims[0], int) else dims
+            return [int(d) % before.ndim for d in order].index(axis)
+        if name in ("stack", "unsqueeze"):
+            place = int(args[1] if len(args) > 1 else kwargs.get("dim", 0)) % after.ndim
+            return axis + (place <= axis)
+        mixes = name in _REDUCTIONS or name in ("flip", "roll", "normalize") or "dim" in kwargs or "axis" in kwargs
+        if mixes and self._reduces(name, args, kwargs, before, axis):
+            return LOST
+        picks = name in ("index_select", "gather", "take_along_dim") or (name == "__getitem__" and before is args[0])
+        if picks and self._reorders(name, args, kwargs, axis):
+            return LOST
+        if after.untyped_storage().data_ptr() == before.untyped_storage().data_ptr() and after.ndim:
+            # A view: the axis of the same length and step in memory.
+            same = [
+                k for k in range(after.ndim) if (after.shape[k], after.stride(k)) == (self.batch, before.stride(axis))
+            ]
+            if len(same) == 1:
+                return same[0]
+            return axis if after.shape == before.shape and after.stride() == before.stride() else LOST
+        if axis == 0 and after.ndim and after.shape[0] == self.batch:
+            return 0
+        if after.ndim == before.ndim and after.shape[axis] == self.batch:
+            return axis if axis == 0 or name not in ("reshape", "flatten", "unflatten") else LOST
+        # Broadcasting adds axes in front.
+        shifted = axis + after.ndim - before.ndim
+        plain = name in ("add", "sub", "mul", "div", "__add__", "__mul__", "__radd__", "__rmul__")
+        return shifted if plain and shifted > axis and after.shape[shifted] == self.batch else LOST
+
+    @staticmethod
+    def _reduces(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], before: Tensor, axis: int) -> bool:
+        """Whether a call works along the axis of the examples."""
+        place = 2 if name in ("roll", "normalize") else 1
+        default = 1 if name == "normalize" else None
+        given = args[place:] if name == "flip" else args[place] if len(args) > place else default
+        dim = kwargs.get("dim", kwargs.get("axis", kwargs.get("dims", given)))
+        if dim is None:
+            return True
+        if isinstance(dim, bool) or not isinstance(dim, (int, tuple, list)):
+            return False
+        dims = [dim] if isinstance(dim, int) else dim[0] if dim and isinstance(dim[0], (tuple, list)) else dim
+        return axis in {int(d) % before.ndim for d in dims}
+
+    def _reorders(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], axis: int) -> bool:
+        """Whether a call picks examples by an index that is not 0, 1, ..., B - 1."""
+        if name != "__getitem__":
+            dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
+            return dim is None or int(dim) in (axis, axis - (args[0].ndim if isinstance(args[0], Tensor) else 0))
+        index = args[1] if isinstance(args[1], tuple) else (args[1],)
+        if len(index) <= axis or any(i is None or i is Ellipsis for i in index[: axis + 1]):
+            return False
+        chosen = index[axis]
+        if isinstance(chosen, Tensor) and chosen.dtype != torch.bool and chosen.ndim == 1:
+            return chosen.tolist() != list(range(self.batch or 0))
+        return isinstance(chosen, (Tensor, list))

@@ -1,0 +1,358 @@
+"""What one use of a parameter contributes to its per-example gradient, and how several uses add up exactly."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from expunge import grad_norms
+from expunge.torch._sources import Derived, ParameterView
+
+__all__ = [
+    "BroadcastUse",
+    "ConvUse",
+    "MatrixUse",
+    "PulledUse",
+    "RowsUse",
+    "ScaleUse",
+    "Use",
+    "examples_per_chunk",
+    "sum_of_squares",
+]
+
+Float64 = NDArray[np.float64]
+
+# Entries of per-example gradients held at once where they must be formed.
+_BUDGET = 1 << 23
+
+
+def examples_per_chunk(entries: int) -> int:
+    """Return how many per-example gradients of ``entries`` numbers are formed at once."""
+    return max(1, _BUDGET // max(1, entries))
+
+
+def as_array(tensor: Tensor) -> NDArray[Any]:
+    """Return the tensor's memory as an array; half precisions become float32, the only copy of a contiguous tensor."""
+    tensor = tensor.detach()
+    if tensor.dtype in (torch.bfloat16, torch.float16):
+        tensor = tensor.float()
+    return np.asarray(tensor.contiguous().numpy())
+
+
+def _alike(tensor: Tensor, other: Tensor) -> Tensor:
+    """Return ``tensor`` in the dtype that the layer computed in: under autocast that of its output."""
+    return tensor if tensor.dtype == other.dtype else tensor.to(other.dtype)
+
+
+class Use:
+    """One use of a parameter, or of a strided view of it, after the gradient of its output has arrived."""
+
+    immediate = True  # a single use is settled during backward, so that its tensors are freed
+
+    def __init__(self, source: ParameterView | Derived, threads: int | None) -> None:
+        self.source = source
+        self.threads = threads
+
+    def squares(self, batch: int) -> Float64:
+        """Return the squared norm for every example."""
+        raise NotImplementedError
+
+    def dense(self, low: int, high: int) -> Tensor:
+        """Return the gradients of examples low to high, (high - low, *source.size) in float64."""
+        raise NotImplementedError
+
+    def squares_by_forming(self, batch: int) -> Float64:
+        """Return the squared norms from gradients formed a chunk at a time."""
+        out = np.empty(batch)
+        step = examples_per_chunk(math.prod(self.source.size))
+        for low in range(0, batch, step):
+            high = min(batch, low + step)
+            out[low:high] = self.dense(low, high).reshape(high - low, -1).square().sum(1).numpy()
+        return out
+
+
+class MatrixUse(Use):
+    """A matrix with gradient R_i^T C_i; rows R (B, ..., r), columns C (B, ..., c)."""
+
+    def __init__(self, source: ParameterView | Derived, threads: int | None, rows: Tensor, columns: Tensor) -> None:
+        super().__init__(source, threads)
+        batch = rows.shape[0]
+        positions = math.prod(rows.shape[1:-1])
+        self.rows = rows.reshape(batch, positions, rows.shape[-1])
+        self.columns = columns.reshape(batch, positions, columns.shape[-1])
+
+    def transposed_to_memory(self) -> tuple[tuple[Any, ...], Tensor, Tensor]:
+        """Return the matrix's place in memory, whichever way round it was used, and the factors to suit."""
+        view = self.source
+        assert isinstance(view, ParameterView)
+        if len(view.size) != 2:
+            return (view.size, view.stride, view.offset), self.rows, self.columns
+        (r, c), (by_row, by_column) = view.size, view.stride
+        if by_row < by_column:
+            return ((c, r), (by_column, by_row), view.offset), self.columns, self.rows
+        return (view.size, view.stride, view.offset), self.rows, self.columns
+
+    def squares(self, batch: int) -> Float64:
+        columns, rows = as_array(self.columns), as_array(self.rows)
+        return grad_norms.linear_grad_norms(columns, rows, bias=False, squared=True, threads=self.threads)
+
+    def dense(self, low: int, high: int) -> Tensor:
+        product = torch.einsum("btr,btc->brc", self.rows[low:high].double(), self.columns[low:high].double())
+        return product.reshape(high - low, *self.source.size)
+
+
+class RowsUse(Use):
+    """Rows looked up in a table: indices (B, T), gradients of the rows (B, T, d)."""
+
+    def __init__(
+        self, source: ParameterView | Derived, threads: int | None, indices: Tensor, grads: Tensor, padding: int | None
+    ) -> None:
+        super().__init__(source, threads)
+        batch = indices.shape[0]
+        positions = math.prod(indices.shape[1:])
+        self.indices = indices.reshape(batch, positions)
+        self.grads = grads.reshape(batch, positions, grads.shape[-1])
+        self.padding = padding
+
+    def squares(self, batch: int) -> Float64:
+        return grad_norms.embedding_grad_norms(
+            self.indices.numpy(),
+            as_array(self.grads),
+            padding_idx=self.padding,
+            squared=True,
+            threads=self.threads,
+        )
+
+    def dense(self, low: int, high: int) -> Tensor:
+        rows, width = self.source.size
+        grads = self.grads[low:high].double()
+        indices = self.indices[low:high].long()
+        if self.padding is not None:
+            grads = grads.masked_fill((indices == self.padding)[..., None], 0.0)
+        out = torch.zeros(high - low, rows, width, dtype=torch.float64)
+        return out.scatter_add_(1, indices[..., None].expand(-1, -1, width), grads)
+
+
+class ConvUse(Use):
+    """The kernel of a convolution."""
+
+    def __init__(
+        self,
+        source: ParameterView | Derived,
+        threads: int | None,
+        images: Tensor,
+        grads: Tensor,
+        settings: dict[str, Any],
+    ) -> None:
+        super().__init__(source, threads)
+        self.images, self.grads, self.settings = _alike(images, grads), grads, settings
+
+    def squares(self, batch: int) -> Float64:
+        return grad_norms.conv_grad_norms(
+            as_array(self.images),
+            as_array(self.grads),
+            kernel_size=self.source.size[2:],
+            bias=False,
+            squared=True,
+            threads=self.threads,
+            **self.settings,
+        )
+
+    def dense(self, low: int, high: int) -> Tensor:
+        convolve = (torch.conv1d, torch.conv2d, torch.conv3d)[len(self.source.size) - 3]
+        kernel = torch.zeros(self.source.size, dtype=torch.float64, requires_grad=True)
+        out = []
+        for i in range(low, high):
+            with torch.enable_grad():
+                image = convolve(self.images[i : i + 1].detach().double(), kernel, None, **self.settings)
+            out.append(torch.autograd.grad(image, kernel, self.grads[i : i + 1].double())[0])
+        return torch.stack(out)
+
+
+class ScaleUse(Use):
+    """The weight of a normalising layer; arguments as `expunge.grad_norms.norm_layer_grad_norms` takes them."""
+
+    def __init__(
+        self,
+        source: ParameterView | Derived,
+        threads: int | None,
+        inputs: Tensor,
+        grads: Tensor,
+        settings: dict[str, Any],
+        products: Callable[[Tensor, Tensor], Tensor],
+    ) -> None:
+        super().__init__(source, threads)
+        self.inputs, self.grads, self.settings, self.products = _alike(inputs, grads), grads, settings, products
+
+    def squares(self, batch: int) -> Float64:
+        return grad_norms.norm_layer_grad_norms(
+            as_array(self.inputs),
+            as_array(self.grads),
+            weight=True,
+            bias=False,
+            squared=True,
+            threads=self.threads,
+            **self.settings,
+        )
+
+    def dense(self, low: int, high: int) -> Tensor:
+        return self.products(self.inputs[low:high].double(), self.grads[low:high].double())
+
+
+class BroadcastUse(Use):
+    """A parameter added to, or multiplied into, every example: its gradient is summed over the axes it spans.
+
+    ``channels`` says that a vector belongs to axis 1 (the bias of a convolution), else axes match from the last.
+    """
+
+    def __init__(
+        self,
+        source: ParameterView | Derived,
+        threads: int | None,
+        grads: Tensor,
+        *,
+        factor: Tensor | None = None,
+        channels: bool = False,
+    ) -> None:
+        super().__init__(source, threads)
+        self.grads, self.channels = grads, channels
+        self.factor = None if factor is None else _alike(factor, grads)
+
+    def squares(self, batch: int) -> Float64:
+        size = self.source.size
+        if len(size) != 1 or self.factor is not None or (not self.channels and size[0] != self.grads.shape[-1]):
+            return self.squares_by_forming(batch)
+        grads = as_array(self.grads)
+        kind = {"kind": "group", "num_groups": 1} if self.channels else {"kind": "layer"}
+        return grad_norms.norm_layer_grad_norms(
+            grads, grads, normalized=True, weight=False, bias=True, squared=True, threads=self.threads, **kind
+        )
+
+    def dense(self, low: int, high: int) -> Tensor:
+        grads = self.grads[low:high].double()
+        if self.factor is not None:
+            grads = grads * self.factor[low:high].double()
+        if self.channels:
+            return grads.sum(tuple(range(2, grads.ndim))) if grads.ndim > 2 else grads
+        size = self.source.size
+        fewer = grads.ndim - 1 - len(size)
+        if fewer < 0:  # the parameter has a leading axis of length one where examples go
+            return grads.sum_to_size(high - low, *size[1:]).reshape(high - low, *size)
+        padded = (1,) * fewer + size
+        return grads.sum_to_size(high - low, *padded).reshape(high - low, *size)
+
+
+class PulledUse(Use):
+    """A use of something computed from parameters, pulled back to one of them."""
+
+    immediate = False
+
+    def __init__(self, source: ParameterView, threads: int | None, outer: Use) -> None:
+        super().__init__(source, threads)
+        self.outer = outer
+
+    def squares(self, batch: int) -> Float64:
+        return self.squares_by_forming(batch)
+
+    def dense(self, low: int, high: int) -> Tensor:
+        derived = self.outer.source
+        assert isinstance(derived, Derived)
+        assert isinstance(self.source, ParameterView)
+        return derived.pull(self.source, self.outer.dense(low, high))
+
+
+def _merged(uses: Sequence[Use]) -> list[Use]:
+    """Put uses of the same matrix, or of the same table, together as one use with more positions."""
+    matrices: dict[tuple[Any, ...], list[tuple[MatrixUse, Tensor, Tensor]]] = {}
+    tables: dict[tuple[Any, ...], list[RowsUse]] = {}
+    out: list[Use] = []
+    for use in uses:
+        view = use.source
+        assert isinstance(view, ParameterView)
+        if isinstance(use, MatrixUse):
+            place, rows, columns = use.transposed_to_memory()
+            matrices.setdefault((*place, rows.dtype), []).append((use, rows, columns))
+        elif isinstance(use, RowsUse):
+            key = (view.size, view.stride, view.offset, use.padding, use.grads.dtype)
+            tables.setdefault(key, []).append(use)
+        else:
+            out.append(use)
+    for (size, stride, offset, _), group in matrices.items():
+        first = group[0][0]
+        assert isinstance(first.source, ParameterView)
+        view = first.source.at(size, stride, offset)
+        rows = torch.cat([r for _, r, _ in group], 1) if len(group) > 1 else group[0][1]
+        columns = torch.cat([c for _, _, c in group], 1) if len(group) > 1 else group[0][2]
+        out.append(MatrixUse(view, first.threads, rows, columns))
+    for same in tables.values():
+        indices = torch.cat([use.indices for use in same], 1)
+        out.append(
+            RowsUse(same[0].source, same[0].threads, indices, torch.cat([u.grads for u in same], 1), same[0].padding)
+        )
+    return out
+
+
+def _tied(uses: Sequence[Use]) -> tuple[RowsUse, MatrixUse] | None:
+    """Return an embedding and a matrix that use the same table, if that is all there is."""
+    rows = [use for use in uses if isinstance(use, RowsUse)]
+    matrices = [use for use in uses if isinstance(use, MatrixUse)]
+    if len(uses) != 2 or len(rows) != 1 or len(matrices) != 1:
+        return None
+    table, matrix = rows[0], matrices[0]
+    a, b = table.source, matrix.source
+    assert isinstance(a, ParameterView)
+    assert isinstance(b, ParameterView)
+    same = (a.size, a.stride, a.offset) == (b.size, b.stride, b.offset)
+    return (table, matrix) if same and as_array(table.grads[:0]).dtype == as_array(matrix.rows[:0]).dtype else None
+
+
+def sum_of_squares(uses: Sequence[Use], batch: int) -> Float64:
+    """Return the squared norm of the sum of several uses of one parameter, cross terms included, for every example."""
+    if not uses:
+        return np.zeros(batch)
+    parts = _merged(uses) if len(uses) > 1 else list(uses)
+    if len(parts) == 1:
+        return parts[0].squares(batch)
+    views = [part.source for part in parts]
+    if all(
+        isinstance(a, ParameterView) and isinstance(b, ParameterView) and a.apart(b) for a, b in combinations(views, 2)
+    ):
+        return np.sum([part.squares(batch) for part in parts], axis=0)
+    tied = _tied(parts)
+    if tied is not None:
+        table, matrix = tied
+        cross = grad_norms.embedding_linear_grad_dots(
+            table.indices.numpy(),
+            as_array(table.grads),
+            as_array(matrix.rows),
+            as_array(matrix.columns),
+            padding_idx=table.padding,
+            threads=table.threads,
+        )
+        return np.maximum(table.squares(batch) + matrix.squares(batch) + 2 * cross, 0.0)
+    return _squares_of_formed_sum(parts, batch)
+
+
+def _squares_of_formed_sum(parts: Sequence[Use], batch: int) -> Float64:
+    view = parts[0].source
+    assert isinstance(view, ParameterView)
+    out = np.empty(batch)
+    step = examples_per_chunk(view.span)
+    for low in range(0, batch, step):
+        high = min(batch, low + step)
+        total = torch.zeros(high - low, view.span, dtype=torch.float64)
+        for part in parts:
+            place = part.source
+            assert isinstance(place, ParameterView)
+            total.as_strided((high - low, *place.size), (view.span, *place.stride), place.offset).add_(
+                part.dense(low, high)
+            )
+        out[low:high] = total.square().sum(1).numpy()
+    return out

@@ -1,0 +1,171 @@
+"""Per-example gradient norms of any model in one backward pass."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from expunge import _validate
+from expunge.torch._errors import UnsupportedLayerError
+from expunge.torch._handlers import HANDLERS
+from expunge.torch._tracker import Tracker
+
+__all__ = ["GradNorms"]
+
+
+class GradNorms:
+    """Exact norms of per-example gradients over all parameters that require grad, from one backward pass.
+
+    Inside the block, call the model on one batch whose examples lead every tensor, add up the examples' losses and run
+    ``backward``. Dropout and other randomness is that of the batch's own forward pass.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Any model on the CPU whose examples do not interact.
+    loss_reduction : {"sum", "mean"}
+        How the loss that runs backward combines the examples' losses. With "mean" norms are multiplied by the number of
+        examples, so that they are those of the examples' own losses.
+    param_grads : bool
+        Whether parameters get their ``.grad``, as without the block. Scoring does not need them and is faster without.
+    threads : int, optional
+        Threads of the norm kernels; all cores by default.
+
+    Raises
+    ------
+    UnsupportedLayerError
+        On entry or in the forward pass, if batch normalisation in training mode mixes the examples; from `norms`, if a
+        parameter was used in a way that is not understood. The message names the parameter.
+
+    Notes
+    -----
+    Uses of a parameter are followed through torch functions, wherever they are: modules, ``h @ emb.weight.T``,
+    ``F.linear(x, self.w)``, views, transposes and chunks. A parameter used several times, or shared by modules, gets
+    all cross terms.
+
+    Linear maps, convolutions, embeddings, Layer-, Group-, Instance- and RMSNorm, BatchNorm in eval mode and multi-head
+    attention store no per-example gradient of their own [GHO]_ [BOO]_. Raw parameters that are added or multiplied, and
+    parameters whose several uses have no cheap cross term, have theirs formed a chunk of examples at a time. Any other
+    function is run again on one example at a time, recurrent layers among them, and its outputs are checked against
+    the batch's. What is computed from parameters alone, weight normalisation say, is differentiated per example.
+
+    Parameters are replaced by stand-ins in the calls that are understood, so that whatever gradient reaches the
+    parameter itself came from elsewhere, and is refused.
+
+    The results are exact up to rounding and certify nothing by themselves. Examples that interact through plain
+    arithmetic over the batch are noticed only where an axis goes missing: the model must treat examples separately.
+    One forward and one backward pass a block; hooks on parameters and ``torch.autograd.grad`` for them do not see the
+    gradients of the block.
+
+    References
+    ----------
+    .. [GHO] Goodfellow, Efficient per-example gradient computations (2015), arXiv:1510.01799.
+    .. [BOO] Bu, Wang, Zha, Karypis, Differentially private optimization on large model at small cost (2022),
+       arXiv:2210.00038.
+
+    Examples
+    --------
+    >>> import torch
+    >>> model = torch.nn.Linear(2, 1).double()
+    >>> x = torch.tensor([[3.0, 4.0], [0.0, 1.0]], dtype=torch.float64)
+    >>> with GradNorms(model) as g:
+    ...     model(x).sum().backward()
+    ...     g.norms().tolist()
+    [5.0990195135927845, 1.4142135623730951]
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        loss_reduction: str = "sum",
+        param_grads: bool = True,
+        threads: int | None = None,
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+        _validate.choice("loss_reduction", loss_reduction, ("sum", "mean"))
+        if threads is not None:
+            _validate.count("threads", threads, low=1)
+        self._model = model
+        self._mean = loss_reduction == "mean"
+        self._param_grads = bool(param_grads)
+        self._threads = threads
+        self._tracker: Tracker | None = None
+
+    def __enter__(self) -> GradNorms:
+        if self._tracker is not None:
+            raise RuntimeError("the block is already open")
+        for name, module in self._model.named_modules():
+            if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None):
+                raise UnsupportedLayerError(
+                    f"{name or 'the model'}: batch normalisation in training mode mixes the examples, so that no "
+                    "gradient belongs to one of them: use eval mode or another normalisation"
+                )
+        named = {name: p for name, p in self._model.named_parameters() if p.requires_grad}
+        for name, parameter in named.items():
+            if parameter.device.type != "cpu":
+                raise UnsupportedLayerError(f"{name}: it is on {parameter.device}; the kernels run on the CPU")
+            if not parameter.is_floating_point():
+                raise UnsupportedLayerError(f"{name}: its dtype is {parameter.dtype}, which is not real")
+            if type(parameter) is not nn.Parameter:
+                raise UnsupportedLayerError(f"{name}: it is a {type(parameter).__name__}, not a plain parameter")
+        self._tracker = Tracker(named, HANDLERS, param_grads=self._param_grads, threads=self._threads)
+        self._tracker.open(self._model)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        tracker, self._tracker = self._tracker, None
+        if tracker is not None:
+            tracker.close()
+
+    def norms(self, *, per_layer: bool = False) -> Any:
+        """Return the gradient norm of every example, after backward and inside the block.
+
+        Parameters
+        ----------
+        per_layer : bool
+            Return a dict of norms by parameter name instead, whose squares add up to those of all; a parameter shared
+            by layers has the name that ``named_parameters`` gives it.
+
+        Returns
+        -------
+        torch.Tensor of shape (B,), or dict of str to torch.Tensor
+            float64 if a parameter is, else float32. Frozen parameters contribute nothing; a parameter that the loss
+            does not depend on has norm 0.
+
+        Raises
+        ------
+        UnsupportedLayerError
+            If a parameter was used in a way that is not understood; the message names it.
+        RuntimeError
+            Outside the block, or before backward.
+        """
+        tracker = self._tracker
+        if tracker is None:
+            raise RuntimeError("norms must be called inside the block")
+        if not tracker.arrived and not tracker.failures:
+            raise RuntimeError(
+                "norms must be called after backward of a loss of the model's output, got no gradient yet"
+            )
+        with torch._C.DisableTorchFunction(), torch.no_grad():
+            squares = tracker.squares()
+        if tracker.failures:
+            key, reason = min(tracker.failures.items())
+            raise UnsupportedLayerError(f"{tracker.names[key]}: {reason}")
+        dtype = torch.float64 if any(p.dtype == torch.float64 for p in tracker.parameters) else torch.float32
+        factor = float(tracker.axes.batch or 0) if self._mean else 1.0
+
+        def finished(square: np.ndarray[Any, np.dtype[np.float64]]) -> Tensor:
+            return torch.from_numpy(factor * np.sqrt(square)).to(dtype)
+
+        if per_layer:
+            return {name: finished(squares[key]) for key, name in enumerate(tracker.names)}
+        return finished(np.sum(list(squares.values()), axis=0))

@@ -1,0 +1,390 @@
+"""How the torch functions that layers are made of use their parameters.
+
+Each handler makes the call with stand-ins, and says what the parameters' per-example gradients are made of once the
+gradient of the output is known. What a handler does not understand it passes on unfollowed, which refuses the norm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import FunctionType
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from expunge.torch._contributions import BroadcastUse, ConvUse, MatrixUse, RowsUse, ScaleUse, Use
+from expunge.torch._errors import UnsupportedLayerError
+from expunge.torch._replay import replay, replay_recurrent
+from expunge.torch._tracker import Tracker
+
+__all__ = ["HANDLERS"]
+
+Args = tuple[Any, ...]
+Kwargs = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Handler:
+    """A handler; ``always`` runs it for calls without parameters too."""
+
+    apply: Callable[[Tracker, Any, Args, Kwargs], Any]
+    always: bool = False
+
+    def __call__(self, tracker: Tracker, function: Any, args: Args, kwargs: Kwargs) -> Any:
+        """Make the call."""
+        return self.apply(tracker, function, args, kwargs)
+
+
+def _bound(names: str, args: Args, kwargs: Kwargs) -> dict[str, Any]:
+    """Arguments by name; those not given are missing."""
+    return {**dict(zip(names.split(), args, strict=False)), **kwargs}
+
+
+def _linear(tracker: Tracker, function: Any, args: Args, kwargs: Kwargs) -> Any:
+    given = _bound("input weight bias", args, kwargs)
+    return _affine(tracker, function, args, kwargs, given["input"], given["weight"], given.get("bias"), rows_out=True)
+
+
+def _matmul(tracker: Tracker, function: Any, args: Args, kwargs: Kwargs) -> Any:
+    if len(args) != 2 or kwargs:
+        return replay(tracker, function, args, kwargs)
+    left, right = args if getattr(function, "__name__", "") != "__rmatmul__" else args[::-1]
+    return _affine(tracker, function, args, kwargs, left, right, None, rows_out=False)
+
+
+def _addmm(tracker: Tracker, function: Any, args: Args, kwargs: Kwargs) -> Any:
+    if len(args) != 3 or kwargs:
+        return replay(tracker, function, args, kwargs)
+    return _affine(tracker, function, args, kwargs, args[1], args[2], args[0], rows_out=False)
+
+
+def _affine(
+    tracker: Tracker, function: Any, args: Args, kwargs: Kwargs, x: Any, weight: Any, bias: Any, *, rows_out: bool
+) -> Any:
+    matrix, vector = tracker.source_of(weight), tracker.source_of(bias)
+    plain_bias = bias is None or (isinstance(bias, Tensor) and bias.ndim == 1)
+    if tracker.source_of(x) is not None or not isinstance(x, Tensor) or not plain_bias or weight.ndim > 2:
+        return replay(tracker, function, args, kwargs)
+    arrange = tracker.arrangement(x)
+    if isinstance(arrange, str) or x.ndim < 2:
+        return tracker.unfollowed(
+            function, args, kwargs, arrange if isinstance(arrange, str) else "its input has one axis"
+        )
+    output = tracker.run(function, args, kwargs)
+    held = x.detach()
+
+    def finish(grad: Tensor) -> list[Use]:
+        g = arrange(grad if weight.ndim == 2 else grad[..., None])
+        uses: list[Use] = []
+        if matrix is not None:
+            inputs = arrange(held)
+            inputs = inputs if inputs.dtype == g.dtype else inputs.to(g.dtype)
+            uses.append(
+                MatrixUse(matrix, tracker.threads, *((g, inputs) if rows_out and weight.ndim == 2 else (inputs, g)))
+            )
+        if vector is not None:
+            uses.append(BroadcastUse(vector, tracker.threads, g))
+        return uses
+
+    tracker.record(output, [s for s in (matrix, vector) if s is not None], finish, [x] if matrix is not None else [])
+    return output
+
+
+def _convolution(tracker: Tracker, function: Any, args: Args, kwargs: Kwargs) -> Any:
+    given = _bound("input weight bias stride padding dilation groups", args, kwargs)
+    x, weight, bias = given["input"], given["weight"], given.get("bias")
+    kernel, vector = tracker.source_of(weight), tracker.source_of(bias)
+    if tracker.source_of(x) is not None or x.ndim != weight.ndim or tracker.axes.get(x) != 0:
+        reason = tracker.arrangement(x)
+        return tracker.unfollowed(
+            function, args, kwargs, reason if isinstance(reason, str) else "the batch must lead in its input"
+        )
+    axes = x.ndim - 2
+    settings: dict[str, Any] = {}
+    for name, default in (("stride", 1), ("padding", 0), ("dilation", 1)):
+        value = given.get(name, default)
+        several = isinstance(value, (tuple, list))
+        settings[name] = (
+            value if isinstance(value, (int, str)) else tuple(value) * (axes if several and len(value) == 1 else 1)
+        )
+    settings["groups"] = given.get("groups", 1)
+    output = tracker.run(function, args, kwargs)
+    held = x.detach()
+
+    def finish(grad: Tensor) -> list[Use]:
+        uses: list[Use] = []
+        if kernel is not None:
+            uses.append(ConvUse(kernel, tracker.threads, held, grad, settings))
+        if vector is not None:
+            uses.append(BroadcastUse(vector, tracker.threads, grad, channels=True))
+        return uses
+
+    tracker.record(output, [s for s in (kernel, vector) if s is not None], finish, [x] if kernel is not None else [])
+    return output
+
+
+def _embedding(tracker: Tracker, function: Any, args: Args, kwargs: Kwargs) -> Any:
+    if function is F.embedding:
+        names = "input weight padding_idx max_norm norm_type scale_grad_by_freq sparse"
+    else:
+        names = "weight input padding_idx scale_grad_by_freq sparse"
+    given = _bound(names, args, kwargs)
+    indices, weight, padding = given["input"], given["weight"], given.get("padding_idx")
+    table = tracker.source_of(weight)
+    if table is None:
+        return tracker.unfollowed(function, args, kwargs, "it was used as the indices of an embedding")
+    if given.get("scale_grad_by_freq"):
+        reason = "scale_grad_by_freq=True makes the gradient of one example depend on the others"
+        return tracker.unfollowed(function, args, kwargs, reason)
+    if indices not in tracker.axes:  # positions, say: the same rows for every example
+        return replay(tracker, function, args, kwargs)
+    arrange = tracker.arrangement(indices)
+    if isinstance(arrange, str) or indices.ndim < 1:
+        return tracker.unfollowed(function, args, kwargs, arrange if isinstance(arrange, str) else "one index")
+    if padding is not None and padding < 0:
+        padding = weight.shape[0] + padding if function is F.embedding else None
+    output = tracker.run(function, args, kwargs)
+    held = indices.detach()
+
+    def finish(grad: Tensor) -> list[Use]:
+        rows, g = arrange(held), arrange(grad)
+        return [RowsUse(table, tracker.threads, rows, g, padding)]
+
+    tracker.record(output, [table], finish, [indices])
+    return output
+
+
+def _normalising(
+    tracker: Tracker,
+    function: Any,
+    args: Args,
+    kwargs: Kwargs,
+    given: dict[str, Any],
+    settings: dict[str, Any],
+    standardise: Callable[[Tensor], Tensor],
+    *,
+    channels: bool,
+    normalised_before: Callable[[Tensor], Tensor] | None = None,
+) -> Any:
+    """Record weight and bias of a normalising layer; ``standardise`` gives what the weight multiplies, in float64."""
+    x = given["input"]
+    scale, shift = tracker.source_of(given.get("weight")), tracker.source_of(given.get("bias"))
+    arrange = tracker.arrangement(x)
+    if tracker.source_of(x) is not None or isinstance(arrange, str) or (channels and tracker.axes.get(x) != 0):
+        reason = arrange if isinstance(arrange, str) else "the batch must lead in its input"
+        return tracker.unfollowed(function, args, kwargs, reason)
+    if not channels and (tracker.axes.get(x) or 0) >= x.ndim - settings["normalized_ndim"]:
+        return tracker.unfollowed(function, args, kwargs, "it normalises over the batch dimension")
+    output = tracker.run(function, args, kwargs)
+    held = x.detach()
+
+    def finish(grad: Tensor) -> list[Use]:
+        inputs, g = arrange(held), arrange(grad)
+        uses: list[Use] = []
+
+        def products(some: Tensor, grads: Tensor) -> Tensor:
+            total = grads * standardise(some)
+            if channels:
+                return total.sum(tuple(range(2, total.ndim))) if total.ndim > 2 else total
+            last = settings["normalized_ndim"]
+            return total.reshape(total.shape[0], -1, *total.shape[total.ndim - last :]).sum(1)
+
+        if scale is not None:
+            if normalised_before is not None:
+                hat = normalised_before(inputs if inputs.dtype == g.dtype else inputs.to(g.dtype))
+                uses.append(ScaleUse(scale, tracker.threads, hat, g, settings, products))
+            else:
+                uses.append(ScaleUse(scale, tracker.threads, inputs, g, settings, products))
+        if shift is not None:
+            uses.append(BroadcastUse(shift, tracker.threads, g, channels=channels))
+        return uses
+
+    tracker.record(output, [s for s in (scale, shift) if s is not None], finish, [x] if scale is not None else [])
+    return output
+
+
+def _layer_norm(tracker: Tracker, function: Any, args: Args, kwargs: Kwargs) -> Any:
+    given = _bound("input normalized_shape weight bias eps cudnn_enable", args, kwargs)
+    return _last_axes_norm(tracker, function, args, kwargs, given, "layer", given.get("eps", 1e-5))
+
+
+def _rms_norm(tracker: Tracker, function: Any, args: Args, kwargs: Kwargs) -> Any:
+    given = _bound("input normalized_shape weight eps", args, kwargs)
+    x, eps = given["input"], given.get("eps")
+    if eps is None:
+        if x.dtype not in (torch.float32, torch.float64):
+            return replay(tracker, function, args, kwargs)
+        eps = torch.finfo(x.dtype).eps
+    return _last_axes_norm(tracker, function, args, kwargs, given, "rms", eps)
+
+
+def _last_axes_norm(
+    tracker: Tracker, function: Any, args: Args, kwargs: Kwargs, given: dict[str, Any], kind: str, eps: float
+) -> Any:
+    last = len(tuple(given["normalized_shape"]))
+    dims = tuple(range(-last, 0))
+
+    def standardise(x: Tensor) -> Tensor:
+        centred = x - x.mean(dims, keepdim=True) if kind == "layer" else x
+        return centred / torch.sqrt(centred.square().mean(dims, keepdim=True) + eps)
+
+    settings = {"kind": kind, "normalized_ndim": last, "eps": eps}
+    return _normalising(tracker, function, args, kwargs, given, settings, standardise, channels=False)
+
+
+def _group_norm(tracker: Tracker, function: Any, args: Args, kwargs: Kwargs) -> Any:
+    given = _bound("input num_groups weight bias eps cudnn_enabled", args, kwargs)
+    return _groups(tracker, function, args, kwargs, given, int(given["num_groups"]))
+
+
+def _instance_norm(tracker: Tracker, function: Any, args: Args, kwargs: Kwargs) -> Any:
+    given = _bound(
+        "input running_mean running_var weight bias use_input_stats momentum eps cudnn_enabled", args, kwargs
+    )
+    if not given.get("use_input_stats", True) or given["input"].ndim < 3:
+        return replay(tracker, function, args, kwargs)
+    return _groups(tracker, function, args, kwargs, given, given["input"].shape[1])
+
+
+def _groups(tracker: Tracker, function: Any, args: Args, kwargs: Kwargs, given: dict[str, Any], groups: int) -> Any:
+    eps = given.get("eps", 1e-5)
+
+    def standardise(x: Tensor) -> Tensor:
+        grouped = x.reshape(x.shape[0], groups, -1)
+        centred = grouped - grouped.mean(-1, keepdim=True)
+        return (centred / torch.sqrt(centred.square().mean(-1, keepdim=True) + eps)).reshape(x.shape)
+
+    settings = {"kind": "group", "num_groups": groups, "eps": eps}
+    return _normalising(tracker, function, args, kwargs, given, settings, standardise, channels=True)
+
+
+def _batch_norm(tracker: Tracker, function: Any, args: Args, kwargs: Kwargs) -> Any:
+    given = _bound("input running_mean running_var weight bias training momentum eps cudnn_enabled", args, kwargs)
+    mean, variance = given.get("running_mean"), given.get("running_var")
+    scale = tracker.source_of(given.get("weight"))
+    if given.get("training") or mean is None or variance is None:
+        name = tracker.names[scale.roots[0]] if scale is not None else "a batch normalisation without parameters"
+        raise UnsupportedLayerError(
+            f"{name}: batch normalisation in training mode mixes the examples, so that no gradient belongs to one of "
+            "them: use eval mode or another normalisation"
+        )
+    if not torch.is_grad_enabled() or not tracker.sources_in(args, kwargs):
+        return function(*args, **kwargs)
+    eps = given.get("eps", 1e-5)
+
+    def standardise(x: Tensor) -> Tensor:
+        shape = (1, -1) + (1,) * (x.ndim - 2)
+        return (x - mean.to(x.dtype).view(shape)) / torch.sqrt(variance.to(x.dtype) + eps).view(shape)
+
+    def normalised_before(x: Tensor) -> Tensor:
+        return standardise(x.double() if x.dtype == torch.float64 else x.float())
+
+    # The weight multiplies values already standardised, so that the kernel and the formed gradient take them as is.
+    settings = {"kind": "group", "num_groups": 1, "normalized": True}
+    return _normalising(
+        tracker,
+        function,
+        args,
+        kwargs,
+        given,
+        settings,
+        lambda hat: hat,
+        channels=True,
+        normalised_before=normalised_before,
+    )
+
+
+def _broadcast(tracker: Tracker, function: Any, args: Args, kwargs: Kwargs) -> Any:
+    """Addition to, or product with, every example."""
+    if len(args) != 2 or kwargs or not all(isinstance(a, Tensor) for a in args):
+        return replay(tracker, function, args, kwargs)
+    sources = [tracker.source_of(a) for a in args]
+    if all(s is not None for s in sources) or not any(a in tracker.axes for a in args):
+        return replay(tracker, function, args, kwargs)
+    which = 0 if sources[0] is not None else 1
+    source, x = sources[which], args[1 - which]
+    assert source is not None
+    product = "mul" in function.__name__
+    size = source.size
+    spans = x.ndim > 0 and (len(size) < x.ndim or (len(size) == x.ndim and size[0] == 1))
+    if tracker.axes.get(x) != 0 or not spans:
+        return replay(tracker, function, args, kwargs)
+    output = tracker.run(function, args, kwargs)
+    if output.shape != x.shape:
+        raise UnsupportedLayerError(
+            f"{tracker.names[source.roots[0]]}: it broadcasts an input of shape {tuple(x.shape)}"
+        )
+    held = x.detach() if product else None
+
+    def finish(grad: Tensor) -> list[Use]:
+        return [BroadcastUse(source, tracker.threads, grad, factor=held)]
+
+    tracker.record(output, [source], finish, [x] if product else [])
+    return output
+
+
+def _unchecked(function: Any) -> Any:
+    """Return a functional written in Python that makes its inner calls without first asking for overrides."""
+    names = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
+    scope = {**function.__globals__, **dict.fromkeys(names, lambda *_: False)}
+    copy = FunctionType(function.__code__, scope, function.__name__, function.__defaults__, function.__closure__)
+    copy.__kwdefaults__ = function.__kwdefaults__
+    return copy
+
+
+_attention_inside = _unchecked(F.multi_head_attention_forward)
+
+
+def _attention(tracker: Tracker, function: Any, args: Args, kwargs: Kwargs) -> Any:
+    query = args[0] if args else kwargs["query"]
+    if query.ndim != 3 or tracker.axes.get(query) != 1:
+        reason = "its attention layer does not have the batch in the leading dimension: use batch_first=True"
+        return tracker.unfollowed(function, args, kwargs, reason)
+    with tracker.within_attention(query.shape[0], query.shape[1]):
+        output, weights = _attention_inside(*args, **kwargs)
+    tracker.axes.set(output, 1)
+    if weights is not None:
+        tracker.axes.set(weights, 0)
+    return output, weights
+
+
+def _recurrent(tracker: Tracker, function: Any, args: Args, kwargs: Kwargs) -> Any:
+    return replay_recurrent(tracker, function, args, kwargs)
+
+
+_BROADCASTS = [
+    torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__,
+    torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__,
+    torch.multiply, Tensor.multiply,
+]  # fmt: skip
+_MATMULS = [torch.matmul, Tensor.matmul, Tensor.__matmul__, Tensor.__rmatmul__, torch.mm, Tensor.mm]
+
+HANDLERS: dict[Any, Any] = {
+    "replay": replay,
+    F.linear: Handler(_linear),
+    **dict.fromkeys(_MATMULS, Handler(_matmul)),
+    torch.addmm: Handler(_addmm),
+    F.conv1d: Handler(_convolution),
+    F.conv2d: Handler(_convolution),
+    F.conv3d: Handler(_convolution),
+    F.embedding: Handler(_embedding),
+    torch.embedding: Handler(_embedding),
+    F.layer_norm: Handler(_layer_norm),
+    torch.layer_norm: Handler(_layer_norm),
+    F.rms_norm: Handler(_rms_norm),
+    torch.rms_norm: Handler(_rms_norm),
+    F.group_norm: Handler(_group_norm),
+    torch.group_norm: Handler(_group_norm),
+    F.instance_norm: Handler(_instance_norm),
+    F.batch_norm: Handler(_batch_norm, always=True),
+    torch.batch_norm: Handler(_batch_norm, always=True),
+    **dict.fromkeys(_BROADCASTS, Handler(_broadcast)),
+    F.multi_head_attention_forward: Handler(_attention),
+    torch.lstm: Handler(_recurrent, always=True),
+    torch.gru: Handler(_recurrent, always=True),
+    torch.rnn_tanh: Handler(_recurrent, always=True),
+    torch.rnn_relu: Handler(_recurrent, always=True),
+}

@@ -1,0 +1,127 @@
+"""Where a tensor used as a parameter comes from: a strided view of a parameter, or computed from some."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["Derived", "ParameterView", "RefusalError", "layout_overlaps", "map_tensors", "tensors_in"]
+
+
+class RefusalError(Exception):
+    """Why the norm of a parameter cannot be given; becomes an `UnsupportedLayerError` that names it."""
+
+
+def tensors_in(*containers: Any) -> list[Tensor]:
+    """Return the tensors in arguments or results, looking into lists, tuples and dicts."""
+    found: list[Tensor] = []
+    for value in containers:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, (list, tuple)):
+            found.extend(tensors_in(*value))
+        elif isinstance(value, dict):
+            found.extend(tensors_in(*value.values()))
+    return found
+
+
+def map_tensors(change: Callable[[Tensor], Any], value: Any) -> Any:
+    """Return ``value`` with every tensor in it changed."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if type(value) in (list, tuple):
+        return type(value)(map_tensors(change, v) for v in value)
+    if isinstance(value, dict):
+        return {k: map_tensors(change, v) for k, v in value.items()}
+    return value
+
+
+def layout_overlaps(size: tuple[int, ...], stride: tuple[int, ...]) -> bool:
+    """Whether two entries may share a place in memory (sufficient, not necessary)."""
+    reach = 1
+    for step, length in sorted((s, n) for s, n in zip(stride, size, strict=True) if n > 1):
+        if step < reach:
+            return True
+        reach = step * (length - 1) + reach
+    return False
+
+
+@dataclass(frozen=True)
+class ParameterView:
+    """A strided view that covers places in a parameter's memory, counted from the parameter's first entry."""
+
+    key: int
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    offset: int
+    span: int  # places that the whole parameter spans
+
+    @property
+    def roots(self) -> tuple[int, ...]:
+        """Return the parameters it comes from."""
+        return (self.key,)
+
+    def at(self, size: tuple[int, ...], stride: tuple[int, ...], offset: int) -> ParameterView:
+        """Return another view of the same parameter."""
+        return replace(self, size=size, stride=stride, offset=offset)
+
+    def apart(self, other: ParameterView) -> bool:
+        """Whether the views lie in separate stretches of memory (sufficient, not necessary)."""
+        ends = [v.offset + sum(s * (n - 1) for s, n in zip(v.stride, v.size, strict=True)) for v in (self, other)]
+        return ends[0] < other.offset or ends[1] < self.offset
+
+    def build(self, leaves: Mapping[int, Tensor]) -> Tensor:
+        """Return the view of the leaf that stands for the parameter."""
+        leaf = leaves[self.key]
+        if self.size == tuple(leaf.shape) and self.stride == leaf.stride() and self.offset == 0:
+            return leaf
+        return leaf.as_strided(self.size, self.stride, leaf.storage_offset() + self.offset)
+
+
+class Derived:
+    """A tensor computed from parameters by a call in which no example takes part."""
+
+    def __init__(
+        self,
+        call: tuple[Any, tuple[Any, ...], dict[str, Any]],
+        inputs: Mapping[int, ParameterView | Derived],
+        which: int,
+        value: Tensor,
+        views: Mapping[int, ParameterView],
+        leaves: Callable[[], dict[int, Tensor]],
+    ) -> None:
+        self.call, self.inputs, self.which = call, inputs, which
+        self.value, self.version = value.detach(), value._version
+        self.size = tuple(value.shape)
+        self.roots: tuple[int, ...] = tuple(sorted({root for source in inputs.values() for root in source.roots}))
+        self.views = views
+        self.leaves = leaves
+
+    def build(self, leaves: Mapping[int, Tensor]) -> Tensor:
+        """Return the tensor computed again from the leaves that stand for the parameters."""
+        function, args, kwargs = self.call
+
+        def stand_in(tensor: Tensor) -> Tensor:
+            source = self.inputs.get(id(tensor))
+            return tensor if source is None else source.build(leaves)
+
+        result = function(*map_tensors(stand_in, args), **map_tensors(stand_in, kwargs))
+        return tensors_in(result)[self.which]
+
+    def pull(self, view: ParameterView, grads: Tensor) -> Tensor:
+        """Return per-example gradients with respect to a whole parameter from those with respect to this tensor."""
+        with torch.enable_grad():
+            leaves = self.leaves()
+            value = self.build(leaves)
+        if not torch.equal(value.detach(), self.value):
+            raise RefusalError("computing it again from the parameters gave another value")
+        leaf = leaves[view.key]
+        out = torch.empty(grads.shape[0], *view.size, dtype=torch.float64)
+        for i in range(grads.shape[0]):
+            found = torch.autograd.grad(value, leaf, grads[i].to(value.dtype), retain_graph=True, allow_unused=True)[0]
+            out[i] = 0.0 if found is None else found.to_dense() if found.is_sparse else found
+        return out
