@@ -56,6 +56,9 @@ class RunFolder:
         """
         if self.path.exists() and not self.path.is_dir():
             raise FileExistsError(f"folder: {self.path} is a file")
+        if self.path.is_dir():
+            for leftover in self.path.rglob(".*.tmp"):  # of a run that was killed while it wrote
+                leftover.unlink()
         held = any(self.path.iterdir()) if self.path.is_dir() else False
         there = (self.path / _RUN).exists()
         if held and not there:

@@ -308,7 +308,7 @@ class _Loop:
         for low in range(0, rows.size, size):
             some = rows[low : low + size]
             x, y = self.records.batch(some)
-            with GradNorms(self.model, param_grads=False) as g:
+            with GradNorms(self.model, param_grads=False, threads=torch.get_num_threads()) as g:
                 output = self.model(x)
                 losses = per_record_losses(self.loss, output, y, some.size)
                 losses.sum().backward()

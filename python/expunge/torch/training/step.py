@@ -93,12 +93,12 @@ class Step:
         if self.clip is None:
             if not norms:
                 return self._plain(rows, x, y, None)
-            with GradNorms(self.model) as g:
+            with GradNorms(self.model, threads=torch.get_num_threads()) as g:
                 visit = self._plain(rows, x, y, None)
                 visit.norms = g.norms()
             return visit
         # Ghost clipping: norms without gradients first, then one backward pass of the reweighted losses.
-        with GradNorms(self.model, param_grads=False) as g:
+        with GradNorms(self.model, param_grads=False, threads=torch.get_num_threads()) as g:
             self._plain(rows, x, y, None)
             found = g.norms()
         torch.manual_seed(stream_seed(self.seed, "model", step))
@@ -138,7 +138,9 @@ class Step:
             seed = stream_seed(self.seed, "noise", 0 if device.type == "cpu" else step)
             if device.type == "cpu":
                 dtype = np.float64 if kind == torch.float64 else np.float32
-                drawn[kind] = torch.from_numpy(standard_normals(size, seed=seed, step=step, dtype=dtype))
+                drawn[kind] = torch.from_numpy(
+                    standard_normals(size, seed=seed, step=step, dtype=dtype, threads=torch.get_num_threads())
+                )
             else:
                 generator = torch.Generator(device).manual_seed(seed)
                 drawn[kind] = torch.randn(size, dtype=kind, device=device, generator=generator)
