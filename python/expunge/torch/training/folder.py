@@ -106,7 +106,7 @@ class RunFolder:
         """Return the arrays `write_arrays` kept."""
         file = self.path / "columns" / f"{name}.npz"
         try:
-            with np.load(file, allow_pickle=False) as archive:
+            with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
                 return {key: archive[key] for key in archive.files}
         except FileNotFoundError:
             raise FileFormatError(f"folder: {file} is missing") from None
