@@ -18,6 +18,14 @@ from expunge.accounting.rdp import (
     sampled_gaussian_rdp,
 )
 from expunge.accounting.shifted import shifted_mu
+from expunge.accounting.unlearning import (
+    UnlearningSteps,
+    compare_unlearning_steps,
+    contraction_rdp,
+    contraction_steps,
+    langevin_steps,
+    weak_triangle_rdp,
+)
 
 __all__ = [
     "CompositionRDP",
@@ -26,13 +34,19 @@ __all__ = [
     "PrivacyProfile",
     "RenyiFilter",
     "StepCost",
+    "UnlearningSteps",
+    "compare_unlearning_steps",
     "composition_rdp",
+    "contraction_rdp",
+    "contraction_steps",
     "gdp_delta",
     "gdp_epsilon",
     "gdp_mu",
+    "langevin_steps",
     "privacy_loss",
     "quadrature_weights",
     "rdp_to_epsilon",
     "sampled_gaussian_rdp",
     "shifted_mu",
+    "weak_triangle_rdp",
 ]
