@@ -46,6 +46,7 @@ MAY_USE: dict[str, set[str]] = {
     "plotting": {"_files", "_validate"},
     "datasets": {"_cifar_pickle", "_files", "_validate"},
     "ledger": {"certificates", "_files", "_validate"},
+    "forget_sets": {"_files", "_validate"},
     "_conv_geometry": {"_validate"},
     "_gradient_arrays": {"_backend", "_validate"},
     "grad_norms": {"_backend", "_conv_geometry", "_gradient_arrays", "_validate"},
