@@ -140,8 +140,9 @@ def loss_barrier(
     if match:
         if spec is None:
             spec = permutation_spec(model_a, next(batches(dataset, model_a, 2))[0])
+        matching = match_weights(model_a, model_b, spec, n_starts=n_starts, seed=seed)
         before = loss(end)
-        end = permuted(end, spec, match_weights(model_a, model_b, spec, n_starts=n_starts, seed=seed).permutations)
+        end = permuted(end, spec, matching.permutations)
         after = loss(end)
         # A change of order changes sums by their rounding; a wrong specification changes the function.
         precision = max(torch.finfo(p.dtype).eps for p in model_b.parameters())
