@@ -68,7 +68,8 @@ def test_predictions_are_those_of_softmax():
     found = predictions_from_logits(logits, labels)
     log_p = log_softmax(logits, axis=1)[np.arange(50), labels]
     np.testing.assert_allclose(found.losses, -log_p, rtol=1e-12, atol=1e-14)
-    np.testing.assert_allclose(found.margins, log_p - np.log1p(-np.exp(log_p)), rtol=1e-10, atol=1e-10)
+    slow = [row[y] - max(v for j, v in enumerate(row) if j != y) for row, y in zip(logits, labels, strict=True)]
+    np.testing.assert_array_equal(found.margins, slow)
     np.testing.assert_array_equal(found.correct, logits.argmax(1) == labels)
 
 
@@ -198,8 +199,6 @@ def test_a_model_that_remembers_is_outside_the_band_and_a_retrained_one_is_insid
         assert original[name].in_band is False
         assert again[name].in_band is True
         assert original[name].distance > again[name].distance
-    # Loss falls with the margin, whatever the record: the two attacks agree on a cross-entropy model.
-    assert original["MIA loss"].value == pytest.approx(original["MIA margin"].value, abs=1e-12)
     text = str(original)
     assert text.startswith("original (estimates)")
     assert "outside" in text

@@ -29,6 +29,15 @@ from expunge.evaluation.networks.permutations import random_permutations  # noqa
 from expunge.torch.models import mlp, resnet18, small_cnn, small_vit  # noqa: E402
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Small operations lose by threads, the more so beside other processes."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 class Calls(nn.Module):
     """A model made of a function of its modules and its input."""
 
@@ -166,11 +175,13 @@ def test_a_permuted_model_is_the_same_function(name):
     assert len(spec.sizes) == n_groups, spec
     expected = model(x)
     other = copy.deepcopy(model)
+    moved = set()
     for seed in range(3):
         orders = random_permutations(spec, seed=seed)
-        assert all(not np.array_equal(o, np.arange(len(o))) for o in orders.values())
+        moved |= {group for group, order in orders.items() if not np.array_equal(order, np.arange(len(order)))}
         other.load_state_dict(permuted(before, spec, orders))
         torch.testing.assert_close(other(x), expected, rtol=1e-11, atol=1e-12)
+    assert moved == set(spec.sizes)
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert not model.training
 
@@ -179,7 +190,7 @@ def test_what_stays_is_said():
     build, x, _ = MODELS["two GroupNorms that disagree"]
     assert "[2, 3] groups" in " ".join(permutation_spec(build().double(), x).pinned)
     build, x, _ = MODELS["vit"]
-    assert "MultiheadAttention" in " ".join(permutation_spec(build().double(), x).pinned)
+    assert "whose units stay" in " ".join(permutation_spec(build().double(), x).pinned)
 
 
 def test_untraceable_models_ask_for_a_specification_by_hand():
@@ -259,7 +270,7 @@ def test_matching_finds_a_models_own_permutation(name):
     other = copy.deepcopy(model)
     other.load_state_dict(permuted(model.state_dict(), spec, random_permutations(spec, seed=3)))
     found = match_weights(model, other, spec, n_starts=3)
-    size = float(sum(p.square().sum() for p in model.parameters()) ** 0.5)
+    size = sum(float(p.detach().square().sum()) for p in model.parameters()) ** 0.5
     assert found.distance < 1e-12 * size < 1e-3 * found.distance_before
     assert found.converged
 

@@ -68,7 +68,7 @@ METRICS: dict[str, Metric] = {
         ),
         Metric(
             "MIA margin",
-            "probability that a forgotten record's logit margin is above a held-out one's, ties one half (AUC)",
+            "the same of the logit margin, true class less largest other, above instead of below (AUC)",
             "reference", "the same of retrained models, not 0.5: forget and held-out records may differ", _OVER_RECORDS,
             "a weak attack: one threshold for all records; a low AUC does not show forgetting",
         ),

@@ -25,9 +25,9 @@ class Predictions:
     losses : ndarray of float64, shape (n,)
         Cross-entropy.
     margins : ndarray of float64, shape (n,)
-        Logit margin log p_y - log(1 - p_y): logit of the true class less the log-sum-exp of the others.
+        Logit margin: logit of the true class less the largest of the others.
     correct : ndarray of bool, shape (n,)
-        Whether the true class has the largest logit, alone: a tie with another class is not correct.
+        Whether the margin is positive: a tie with another class is not correct.
     """
 
     losses: Array
@@ -98,6 +98,6 @@ def predictions_from_logits(logits: ArrayLike, labels: ArrayLike) -> Predictions
     true = scores[rows, truth]
     others = scores.copy()
     others[rows, truth] = -np.inf
-    margins = true - logsumexp(others, axis=1)
-    # The loss -log p_y = log(1 + exp(-margin)): no cancellation where p_y is nearly 1.
-    return Predictions(np.logaddexp(0.0, -margins), margins, true > others.max(axis=1))
+    margins = true - others.max(axis=1)
+    # -log p_y = log(1 + sum of exp(other - true)): no cancellation where p_y is nearly 1.
+    return Predictions(np.logaddexp(0.0, logsumexp(others, axis=1) - true), margins, margins > 0)
