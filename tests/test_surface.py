@@ -43,6 +43,7 @@ MAY_USE: dict[str, set[str]] = {
     "certificates": {"calibration", "accounting", "_files", "_validate", "_version"},
     "estimators": {"certificates", "calibration", "accounting", "ridge", "langevin", "_files", "_validate"},
     "torch": {"grad_norms", "langevin", "accounting", "_files", "_validate"},
+    "evaluation": {"accounting", "_files", "_validate"},
     "plotting": {"_files", "_validate"},
     "datasets": {"_cifar_pickle", "_files", "_validate"},
     "ledger": {"certificates", "_files", "_validate"},
@@ -69,11 +70,14 @@ MAY_USE: dict[str, set[str]] = {
 SETTINGS = re.compile(r"^(float|int|bool|str)( \| (float|int|bool|str|None))*$")
 SUBJECTS = {"n_blocks", "shape", "message", "field", "name", "text"}
 
+# Packages that may import torch; nothing outside them ever does.
+NEED_TORCH = ("expunge.torch", "expunge.evaluation.networks")
+
 
 def modules() -> Iterator[Any]:
     yield expunge
     for found in pkgutil.walk_packages(expunge.__path__, "expunge."):
-        if found.name.startswith("expunge.torch") and not importlib.util.find_spec("torch"):
+        if found.name.startswith(NEED_TORCH) and not importlib.util.find_spec("torch"):
             continue  # the optional extra is not installed
         if found.name != "expunge._core" and not found.name.endswith("__main__"):
             yield importlib.import_module(found.name)
@@ -257,6 +261,19 @@ def test_the_import_rules_have_no_cycle() -> None:
 def test_only_the_backend_imports_compiled_modules() -> None:
     users = {path.name for path in PYTHON_FILES if any("_core" in name.split(".") for name in imports_of(path))}
     assert users == {"_backend.py"}
+
+
+@pytest.mark.parametrize("path", PYTHON_FILES, ids=lambda p: str(p.relative_to(SOURCES)))
+def test_only_the_torch_packages_import_torch(path: Path) -> None:
+    name = ".".join(["expunge", *path.relative_to(SOURCES).with_suffix("").parts])
+    # What a function imports when it is called is its own business: a command that needs the extra, say.
+    tree = ast.parse(path.read_text())
+    inside = [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    for node in inside:
+        node.body = [ast.Pass()]
+    found = imports_in(ast.unparse(tree), path)
+    uses = {module for module in found if module.split(".")[0] == "torch" or module.startswith(NEED_TORCH)}
+    assert not uses or name.startswith(NEED_TORCH), f"{name} imports {sorted(uses)}"
 
 
 def test_every_form_of_import_is_seen() -> None:
