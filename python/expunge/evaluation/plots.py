@@ -164,7 +164,7 @@ def plot_unlearning(
     axes.set_xlabel("unlearning step")
     axes.set_ylabel(metric)
     axes.set_title("Time to unlearn: first step inside the band that stays (estimates)", fontsize=10.5, color=_INK)
-    axes.legend(frameon=False, fontsize=9)
+    _legend_below(axes)
     _bare(axes)
     axes.grid(color=_FAINT, alpha=0.2)
     return _save(figure, path, overwrite)
@@ -218,10 +218,14 @@ def plot_barriers(
     axes.set_xlabel("t: from the first model (0) to the second (1)")
     axes.set_ylabel("loss above the line between the ends")
     axes.set_title("Loss barriers on the linear path (estimates)", fontsize=10.5, color=_INK)
-    axes.legend(frameon=False, fontsize=9)
+    _legend_below(axes)
     _bare(axes)
     axes.grid(color=_FAINT, alpha=0.2)
     return _save(figure, path, overwrite)
+
+
+def _legend_below(axes: Axes) -> None:
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, frameon=False, fontsize=8.5)
 
 
 def _bare(axes: Axes) -> None:
