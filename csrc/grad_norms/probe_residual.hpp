@@ -76,7 +76,7 @@ EXPUNGE_INLINE Residual squared_residual(const double* logits, long classes, con
     squares += (z - target) * (z - target);
     along += (z - target) * z;
   }
-  return {root(squares), along, Vd{}, 0.5 * squares, Vd{}, Vd{}};
+  return {root(squares), along, squares * 0.0, 0.5 * squares, Vd{}, Vd{}};  // no class: 0, or NaN
 }
 
 // The residual itself, written to r[0..classes): for the rare record whose norm must be formed entry by entry.
