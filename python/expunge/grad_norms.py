@@ -55,6 +55,7 @@ def linear_grad_norms(
     *,
     bias: bool = True,
     squared: bool = False,
+    per_parameter: bool = False,
     threads: int | None = None,
 ) -> Float64:
     """Return the gradient norm of a linear layer's parameters for every example.
@@ -69,6 +70,8 @@ def linear_grad_norms(
         Whether the layer has a bias, whose gradient then counts.
     squared : bool
         Return squared norms, which add up over layers.
+    per_parameter : bool
+        Return the norms of weight and bias apart, in the rows of an array of shape (2, B).
     threads : int, optional
         Threads to use; all cores by default.
 
@@ -102,7 +105,7 @@ def linear_grad_norms(
     dimensions("activations", a, 2, "(B, ..., d_in)")
     dimensions("output_grads", g, 2, "(B, ..., d_out)")
     matching("output_grads", g.shape[:-1], a.shape[:-1], "activations")
-    out = np.empty(a.shape[0])
+    out = np.empty((2, a.shape[0]) if per_parameter else a.shape[0])
     core.linear_grad_norms(
         by_position(a),
         by_position(g),
@@ -320,6 +323,7 @@ def conv_grad_norms(
     groups: int = 1,
     bias: bool = True,
     squared: bool = False,
+    per_parameter: bool = False,
     threads: int | None = None,
 ) -> Float64:
     """Return the gradient norm of a convolution's parameters for every example, in one to three dimensions.
@@ -343,6 +347,8 @@ def conv_grad_norms(
         Whether the layer has a bias, whose gradient then counts.
     squared : bool
         Return squared norms.
+    per_parameter : bool
+        Return the norms of weight and bias apart, in the rows of an array of shape (2, B).
     threads : int, optional
         Threads to use; all cores by default.
 
@@ -378,7 +384,7 @@ def conv_grad_norms(
         raise ValueError(f"output_grads must have shape {needed}, got {g.shape}")
     if g.shape[1] % groups:
         raise ValueError(f"output_grads must have a multiple of groups = {groups} channels, got {g.shape[1]}")
-    out = np.empty(x.shape[0])
+    out = np.empty((2, x.shape[0]) if per_parameter else x.shape[0])
     core.conv_grad_norms(
         x.reshape(*x.shape[:2], *geometry.source),
         g.reshape(*g.shape[:2], geometry.position_offsets.size),
@@ -407,6 +413,7 @@ def norm_layer_grad_norms(
     weight: bool = True,
     bias: bool | None = None,
     squared: bool = False,
+    per_parameter: bool = False,
     threads: int | None = None,
 ) -> Float64:
     """Return the gradient norm of a normalising layer's affine parameters for every example.
@@ -431,6 +438,8 @@ def norm_layer_grad_norms(
         Which parameters count; ``bias`` defaults to False for ``"rms"`` and True for the others.
     squared : bool
         Return squared norms.
+    per_parameter : bool
+        Return the norms of weight and bias apart, in the rows of an array of shape (2, B).
     threads : int, optional
         Threads to use; all cores by default.
 
@@ -478,7 +487,7 @@ def norm_layer_grad_norms(
         split = x.ndim - axes
     middle = int(np.prod(x.shape[1:split], dtype=np.int64))
     last = int(np.prod(x.shape[split:], dtype=np.int64))
-    out = np.empty(x.shape[0])
+    out = np.empty((2, x.shape[0]) if per_parameter else x.shape[0])
     core.norm_layer_grad_norms(
         x.reshape(x.shape[0], middle, last),
         g.reshape(x.shape[0], middle, last),
