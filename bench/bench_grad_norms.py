@@ -19,12 +19,12 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from expunge import _backend
+from expunge._probe_measures import probe_measures
 from expunge.grad_norms import (
     conv_grad_norms,
     embedding_grad_norms,
     linear_grad_norms,
     probe_grad_norms,
-    probe_measures,
 )
 from timing import RESULTS, measure, table, write_results
 

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import oracles
+from expunge._probe_measures import probe_measures
 from expunge.grad_norms import (
     conv_grad_norms,
     embedding_grad_norms,
@@ -19,7 +20,6 @@ from expunge.grad_norms import (
     linear_grad_norms,
     norm_layer_grad_norms,
     probe_grad_norms,
-    probe_measures,
 )
 from kernel_calls import call as kernel_call
 

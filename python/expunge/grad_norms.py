@@ -13,15 +13,12 @@ other one. ``threads=None`` uses every core.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from expunge import _conv_geometry, _validate
 from expunge._backend import core
 from expunge._gradient_arrays import (
-    Floating,
     by_position,
     dimensions,
     floating,
@@ -30,9 +27,9 @@ from expunge._gradient_arrays import (
     thread_count,
     token_indices,
 )
+from expunge._probe_arrays import probe_targets
 
 __all__ = [
-    "ProbeMeasures",
     "conv_grad_norms",
     "embedding_grad_norms",
     "embedding_linear_grad_dots",
@@ -40,7 +37,6 @@ __all__ = [
     "linear_grad_norms",
     "norm_layer_grad_norms",
     "probe_grad_norms",
-    "probe_measures",
 ]
 
 Float64 = NDArray[np.float64]
@@ -562,88 +558,6 @@ def probe_grad_norms(
     >>> probe_grad_norms(X, np.zeros((2, 2)), y, squared=True)
     array([12.5])
     """
-    x, stack, targets, kind = _probe_arguments(X, weights, y, loss)
-    decay = _validate.number("alpha", alpha, low=0.0)
-    factors = None
-    if checkpoint_weights is not None:
-        factors = _validate.real_array("checkpoint_weights", checkpoint_weights, ndim=1)
-        if factors.shape[0] != stack.shape[0]:
-            raise ValueError(f"checkpoint_weights must have length {stack.shape[0]}, got {factors.shape[0]}")
-    out = np.empty(x.shape[0] if factors is not None else (x.shape[0], stack.shape[0]))
-    core.probe_grad_norms(x, stack, targets, kind, decay, factors, bool(squared), out, threads=thread_count(threads))
-    return out[:, 0] if factors is None and np.ndim(weights) == 2 else out
-
-
-class ProbeMeasures(NamedTuple):
-    """What `probe_measures` returns; everything float64."""
-
-    grad_norms: Float64
-    """Shape (n, N): norm of each record's gradient at each checkpoint."""
-    early_residuals: Float64
-    """Shape (n,): norm of the residual at the early checkpoint."""
-    own_probabilities: Float64
-    """Shape (n,): mean over checkpoints of the probability of the true class; NaN for the squared loss."""
-    losses: Float64
-    """Shape (n,): loss at the last checkpoint."""
-
-
-def probe_measures(
-    X: ArrayLike,
-    weights: ArrayLike,
-    y: ArrayLike,
-    *,
-    loss: str = "softmax",
-    early: int = 0,
-    threads: int | None = None,
-) -> ProbeMeasures:
-    """Return gradient norms of a linear model and the usual proxies for them, from one pass over ``X``.
-
-    Parameters
-    ----------
-    X : array of shape (n, d)
-        Records; append a column of ones for an intercept.
-    weights : array of shape (N, d, C)
-        A stack of N >= 1 checkpoints, of the dtype of ``X``.
-    y, loss, threads
-        As in `probe_grad_norms`.
-    early : int
-        The checkpoint whose residual norm (EL2N) is wanted.
-
-    Returns
-    -------
-    ProbeMeasures
-        Not finite, in every field but the probabilities, for a record with a feature that is not finite.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `probe_grad_norms`; if there is no checkpoint, or ``early`` is not one.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> found = probe_measures(np.array([[3.0, 4.0]]), np.zeros((1, 2, 2)), np.array([1]))
-    >>> [round(float(value[0]), 4) for value in (found.early_residuals, found.own_probabilities, found.losses)]
-    [0.7071, 0.5, 0.6931]
-    """
-    x, stack, targets, kind = _probe_arguments(X, weights, y, loss)
-    if np.ndim(weights) != 3 or stack.shape[0] == 0:
-        raise ValueError(f"weights must have shape (N, {x.shape[1]}, C) with N >= 1, got {np.shape(weights)}")
-    at = _validate.count("early", early)
-    if at >= stack.shape[0]:
-        raise ValueError(f"early must be below the number of checkpoints, {stack.shape[0]}, got {at}")
-    norms, proxies = np.empty((x.shape[0], stack.shape[0])), np.empty((x.shape[0], 3))
-    core.probe_grad_norms(
-        x, stack, targets, kind, 0.0, None, False, norms, threads=thread_count(threads), proxies=proxies, early=at
-    )
-    own = proxies[:, 1] / stack.shape[0] if loss != "squared" else np.full(x.shape[0], np.nan)
-    return ProbeMeasures(norms, proxies[:, 0].copy(), own, proxies[:, 2].copy())
-
-
-def _probe_arguments(
-    X: ArrayLike, weights: ArrayLike, y: ArrayLike, loss: str
-) -> tuple[Floating, Floating, NDArray[Any], int]:
-    """Return records, a stack of checkpoints, targets and the number of the loss, as the kernel takes them."""
     x = floating("X", X)
     if x.ndim != 2 or x.shape[1] == 0:
         raise ValueError(f"X must have shape (n, d) with d >= 1, got {x.shape}")
@@ -652,27 +566,23 @@ def _probe_arguments(
         raise ValueError(f"weights must have shape (N, {x.shape[1]}, C) or ({x.shape[1]}, C) to suit X, got {w.shape}")
     stack = w if w.ndim == 3 else w[None]
     _validate.choice("loss", loss, _LOSSES)
-    return x, stack, _probe_targets(y, loss, x, stack.shape[2]), _LOSSES.index(loss)
-
-
-def _probe_targets(y: ArrayLike, loss: str, x: Floating, classes: int) -> NDArray[Any]:
-    n = x.shape[0]
-    if loss == "squared":
-        targets = floating("y", y, like=("X", x))
-        if targets.shape != (n, classes) and (classes != 1 or targets.shape != (n,)):
-            raise ValueError(f"y must have shape {(n, classes)} to suit X and weights, got {targets.shape}")
-        return targets.reshape(n, classes)
-    labels = np.asarray(y)
-    if labels.dtype.kind not in "iub":
-        raise TypeError(f"y must hold integers for loss={loss!r}, got dtype {labels.dtype}")
-    if labels.shape != (n,):
-        raise ValueError(f"y must have shape {(n,)} to suit X, got {labels.shape}")
-    if loss == "logistic" and classes != 1:
-        raise ValueError(f"weights must have C = 1 for loss='logistic', got C = {classes}")
-    if loss == "softmax" and classes < 2:
-        raise ValueError(f"weights must have C >= 2 for loss='softmax', got C = {classes}")
-    limit = 2 if loss == "logistic" else classes
-    if n and (labels.min() < 0 or labels.max() >= limit):
-        wrong = labels[(labels < 0) | (labels >= limit)][0]
-        raise ValueError(f"y must be within [0, {limit}) for loss={loss!r}, got {wrong}")
-    return np.ascontiguousarray(labels, dtype=np.int64)
+    targets = probe_targets(y, loss, x, stack.shape[2])
+    decay = _validate.number("alpha", alpha, low=0.0)
+    factors = None
+    if checkpoint_weights is not None:
+        factors = _validate.real_array("checkpoint_weights", checkpoint_weights, ndim=1)
+        if factors.shape[0] != stack.shape[0]:
+            raise ValueError(f"checkpoint_weights must have length {stack.shape[0]}, got {factors.shape[0]}")
+    out = np.empty(x.shape[0] if factors is not None else (x.shape[0], stack.shape[0]))
+    core.probe_grad_norms(
+        x,
+        stack,
+        targets,
+        _LOSSES.index(loss),
+        decay,
+        factors,
+        bool(squared),
+        out,
+        threads=thread_count(threads),
+    )
+    return out[:, 0] if factors is None and w.ndim == 2 else out

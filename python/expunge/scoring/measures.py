@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from expunge._probe_measures import probe_measures
 from expunge._validate import real_array
 from expunge.accounting import StepCost, quadrature_weights
-from expunge.grad_norms import probe_measures
 from expunge.scoring.checkpoints import ProbeCheckpoints
 
 __all__ = ["Scorer", "loss_name", "proxy_names", "score_records", "why_unscored"]

@@ -395,7 +395,8 @@ class _PartWriter:
     """A Parquet file that is opened with its first table."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._writer = path, None
+        self._path = path
+        self._writer: Any = None
 
     def write(self, table: Any) -> None:
         import pyarrow.parquet as pq
