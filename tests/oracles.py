@@ -577,3 +577,29 @@ def probe_gradients(X, weights, y, *, loss, alpha):
     else:
         residual = logits - y.astype(np.float64).reshape(logits.shape)
     return X[:, :, None] * residual[:, None, :] + alpha * weights
+
+
+def probe_proxies(X, stack, y, *, loss, early):
+    """Norm of the residual at ``early``, mean probability of the true class (0 without classes), last loss: (n, 3)."""
+    rows = []
+    for x, label in zip(X.astype(np.float64), y, strict=True):
+        own, residuals, losses = [], [], []
+        for weights in stack.astype(np.float64):
+            z = x @ weights
+            if loss == "squared":
+                difference = z - np.asarray(label, dtype=np.float64).reshape(z.shape)
+                own.append(0.0)
+                residuals.append(np.linalg.norm(difference))
+                losses.append(0.5 * np.sum(difference**2))
+                continue
+            if loss == "logistic":
+                z, label = np.array([0.0, z[0]]), int(label)
+            against = np.delete(z, label) - z[label]  # log odds of the other classes
+            p = np.exp(z - np.logaddexp.reduce(z))
+            p[label] = 0.0
+            wrong = p.sum()
+            own.append(np.exp(-np.logaddexp.reduce([0.0, *against])))
+            residuals.append(wrong if loss == "logistic" else np.sqrt(np.sum(p**2) + wrong**2))
+            losses.append(np.logaddexp(0.0, np.logaddexp.reduce(against)))
+        rows.append((residuals[early], np.mean(own), losses[-1]))
+    return np.array(rows).reshape(-1, 3)

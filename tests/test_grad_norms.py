@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import oracles
+from expunge._probe_measures import probe_measures
 from expunge.grad_norms import (
     conv_grad_norms,
     embedding_grad_norms,
@@ -400,6 +401,61 @@ def test_float32_records_of_extreme_size_keep_their_norms(columns):
     found = probe_grad_norms(X, weights, np.zeros(4, dtype=int))
     residual = math.sqrt((columns - 1) / columns**2 + (1 - 1 / columns) ** 2)
     np.testing.assert_allclose(found, residual * np.linalg.norm(X.astype(float), axis=1), rtol=1e-6)
+
+
+@given(
+    seeds,
+    dtypes,
+    st.sampled_from(["softmax", "logistic", "squared"]),
+    st.integers(0, 60),
+    st.sampled_from([1, 40, 530]),
+    st.integers(2, 13),
+    st.integers(1, 5),
+)
+def test_probe_measures_are_the_plain_formulas(seed, dtype, loss, n, d, classes, n_checkpoints):
+    rng = np.random.default_rng(seed)
+    classes = 1 if loss == "logistic" else classes
+    X = normal(rng, (n, d), dtype)
+    stack = normal(rng, (n_checkpoints, d, classes), dtype, 1 / math.sqrt(d))
+    y = rng.integers(0, max(classes, 2), n) if loss != "squared" else normal(rng, (n, classes), dtype)
+    early = n_checkpoints // 2
+    found = probe_measures(X, stack, y, loss=loss, early=early)
+    assert np.array_equal(found.grad_norms, probe_grad_norms(X, stack, y, loss=loss))
+    expected = oracles.probe_proxies(X, stack, y, loss=loss, early=early)
+    # A logit is off by eps times its terms, and everything here moves no faster than logits (squares: times residuals).
+    unit = np.finfo(dtype).eps * math.sqrt(d) * (1 + np.linalg.norm(X.astype(float), axis=1)) * (1 + classes)
+    rtol = 1e-5 if dtype == np.float32 else 1e-12
+    for name, truth, grows in (
+        ("early_residuals", expected[:, 0], 1.0),
+        ("own_probabilities", expected[:, 1], 1.0),
+        ("losses", expected[:, 2], 1.0 + np.sqrt(2 * expected[:, 2])),
+    ):
+        if loss == "squared" and name == "own_probabilities":
+            assert np.isnan(found.own_probabilities).all()
+            continue
+        assert np.all(np.abs(getattr(found, name) - truth) <= rtol * truth + 8 * unit * grows), name
+
+
+@pytest.mark.parametrize("columns", [3, 40])
+def test_probe_measures_at_the_ends_of_the_range(columns):
+    stack = np.zeros((1, 1, columns))
+    stack[0, 0, 1] = 1.0
+    X = np.array([[40.0], [-800.0], [np.nan], [np.inf], [1e150]])
+    found = probe_measures(X, stack, np.ones(5, dtype=int))
+    sure, wrong = (columns - 1) * math.exp(-40.0), 800.0 + math.log(columns - 1)
+    np.testing.assert_allclose(found.losses[:2], [sure, wrong], rtol=1e-13)
+    np.testing.assert_allclose(found.own_probabilities[:2], [1.0, 0.0], atol=1e-14)
+    np.testing.assert_allclose(
+        found.early_residuals[0], math.sqrt((columns - 1) * columns) * math.exp(-40.0), rtol=1e-13
+    )
+    assert np.isfinite(found.grad_norms[:, 0]).tolist() == [True, True, False, False, True]
+    for field in (found.losses, found.early_residuals):
+        assert np.isfinite(field).tolist() == [True, True, False, False, True]
+    for bad in ({"early": 1}, {"early": -1}):
+        with pytest.raises(ValueError, match="early"):
+            probe_measures(X, stack, np.ones(5, dtype=int), **bad)
+    with pytest.raises(ValueError, match="weights must have shape"):
+        probe_measures(X, stack[0], np.ones(5, dtype=int))
 
 
 # --- what holds for all -----------------------------------------------------------------------------

@@ -50,8 +50,10 @@ MAY_USE: dict[str, set[str]] = {
     "forget_sets": {"_files", "_validate"},
     "_conv_geometry": {"_validate"},
     "_gradient_arrays": {"_backend", "_validate"},
-    "grad_norms": {"_backend", "_conv_geometry", "_gradient_arrays", "_validate"},
-    "scoring": {"grad_norms", "accounting", "_files", "_validate", "__version__"},
+    "_probe_arrays": {"_gradient_arrays"},
+    "_probe_measures": {"_backend", "_gradient_arrays", "_probe_arrays", "_validate"},
+    "grad_norms": {"_backend", "_conv_geometry", "_gradient_arrays", "_probe_arrays", "_validate"},
+    "scoring": {"_probe_measures", "accounting", "_files", "_validate", "__version__"},
     "cli": {
         "scoring",
         "estimators",

@@ -13,15 +13,12 @@ other one. ``threads=None`` uses every core.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from expunge import _conv_geometry, _validate
 from expunge._backend import core
 from expunge._gradient_arrays import (
-    Floating,
     by_position,
     dimensions,
     floating,
@@ -30,6 +27,7 @@ from expunge._gradient_arrays import (
     thread_count,
     token_indices,
 )
+from expunge._probe_arrays import probe_targets
 
 __all__ = [
     "conv_grad_norms",
@@ -568,7 +566,7 @@ def probe_grad_norms(
         raise ValueError(f"weights must have shape (N, {x.shape[1]}, C) or ({x.shape[1]}, C) to suit X, got {w.shape}")
     stack = w if w.ndim == 3 else w[None]
     _validate.choice("loss", loss, _LOSSES)
-    targets = _probe_targets(y, loss, x, stack.shape[2])
+    targets = probe_targets(y, loss, x, stack.shape[2])
     decay = _validate.number("alpha", alpha, low=0.0)
     factors = None
     if checkpoint_weights is not None:
@@ -588,26 +586,3 @@ def probe_grad_norms(
         threads=thread_count(threads),
     )
     return out[:, 0] if factors is None and w.ndim == 2 else out
-
-
-def _probe_targets(y: ArrayLike, loss: str, x: Floating, classes: int) -> NDArray[Any]:
-    n = x.shape[0]
-    if loss == "squared":
-        targets = floating("y", y, like=("X", x))
-        if targets.shape != (n, classes) and (classes != 1 or targets.shape != (n,)):
-            raise ValueError(f"y must have shape {(n, classes)} to suit X and weights, got {targets.shape}")
-        return targets.reshape(n, classes)
-    labels = np.asarray(y)
-    if labels.dtype.kind not in "iub":
-        raise TypeError(f"y must hold integers for loss={loss!r}, got dtype {labels.dtype}")
-    if labels.shape != (n,):
-        raise ValueError(f"y must have shape {(n,)} to suit X, got {labels.shape}")
-    if loss == "logistic" and classes != 1:
-        raise ValueError(f"weights must have C = 1 for loss='logistic', got C = {classes}")
-    if loss == "softmax" and classes < 2:
-        raise ValueError(f"weights must have C >= 2 for loss='softmax', got C = {classes}")
-    limit = 2 if loss == "logistic" else classes
-    if n and (labels.min() < 0 or labels.max() >= limit):
-        wrong = labels[(labels < 0) | (labels >= limit)][0]
-        raise ValueError(f"y must be within [0, {limit}) for loss={loss!r}, got {wrong}")
-    return np.ascontiguousarray(labels, dtype=np.int64)
