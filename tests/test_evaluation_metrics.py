@@ -115,6 +115,17 @@ def test_bands_follow_their_rule():
         reference_band([0.8, np.nan])
 
 
+@pytest.mark.parametrize("n", [2, 3, 8])
+def test_a_prediction_band_holds_one_more_model_as_often_as_it_says(n):
+    rng = np.random.default_rng(n)
+    drawn = rng.standard_normal((2000, n + 1))
+    held = [bool(reference_band(row[:n], method="prediction", confidence=0.9).holds(row[n])) for row in drawn]
+    assert abs(np.mean(held) - 0.9) < 4 * np.sqrt(0.09 / 2000)
+    if n == 3:
+        plain = [bool(reference_band(row[:n]).holds(row[n])) for row in drawn]
+        assert abs(np.mean(plain) - 0.77) < 0.04
+
+
 curves = st.lists(st.floats(0, 1), min_size=1, max_size=30)
 
 

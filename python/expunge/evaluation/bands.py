@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import stats
 
 from expunge._validate import choice, number, real_array
 
@@ -42,17 +43,24 @@ class Band:
         return f"[{self.low:.4g}, {self.high:.4g}] ({self.rule})"
 
 
-def reference_band(values: ArrayLike, *, method: str = "std", k: float = 2.0, tolerance: float = 0.0) -> Band:
+def reference_band(
+    values: ArrayLike, *, method: str = "std", k: float = 2.0, confidence: float = 0.95, tolerance: float = 0.0
+) -> Band:
     """Return the band of a metric from its values on retrained models.
 
     Parameters
     ----------
     values : array-like of float, shape (n_models,)
         The metric on each retrained model, finite.
-    method : {"std", "range"}
-        Mean +- ``k`` standard deviations (n - 1 in the denominator; two models at least), or the smallest and largest.
+    method : {"std", "range", "prediction"}
+        Mean +- ``k`` standard deviations (n - 1 in the denominator; two models at least); the smallest and largest; or
+        where one more retrained model lies with probability ``confidence`` if their values are normal (Student's t).
+        With few models the first two are narrower than that: 2 standard deviations of three hold a fourth in 77% of
+        cases.
     k : float, default 2
         > 0; for "std".
+    confidence : float, default 0.95
+        In (0, 1); for "prediction".
     tolerance : float, default 0
         Least half width, >= 0. A single retrained model has a band only through it, with any method.
 
@@ -77,8 +85,9 @@ def reference_band(values: ArrayLike, *, method: str = "std", k: float = 2.0, to
     found = np.atleast_1d(real_array("values", values))
     if found.ndim != 1 or found.size == 0:
         raise ValueError(f"values must hold one number per retrained model, got shape {found.shape}")
-    method = choice("method", method, ("std", "range"))
+    method = choice("method", method, ("std", "range", "prediction"))
     k = number("k", k, low=0, open_low=True)
+    confidence = number("confidence", confidence, low=0, high=1, open_low=True, open_high=True)
     tolerance = number("tolerance", tolerance, low=0)
     n, mean = int(found.size), float(found.mean())
     if n == 1:
@@ -88,6 +97,9 @@ def reference_band(values: ArrayLike, *, method: str = "std", k: float = 2.0, to
     if method == "std":
         half = k * float(found.std(ddof=1))
         low, high, rule = mean - half, mean + half, f"mean +- {k:g} std of {n} retrained models"
+    elif method == "prediction":
+        half = float(stats.t.ppf((1 + confidence) / 2, n - 1) * found.std(ddof=1) * np.sqrt(1 + 1 / n))
+        low, high, rule = mean - half, mean + half, f"{100 * confidence:g}% prediction from {n} retrained models"
     else:
         low, high, rule = float(found.min()), float(found.max()), f"range of {n} retrained models"
     if tolerance > 0:

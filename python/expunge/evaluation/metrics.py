@@ -68,7 +68,8 @@ METRICS: dict[str, Metric] = {
         ),
         Metric(
             "MIA margin",
-            "the same of the logit margin, true class less largest other, above instead of below (AUC)",
+            "probability that a forgotten record's logit margin (true class less largest other) is above a held-out "
+            "one's, ties one half (AUC)",
             "reference", "the same of retrained models, not 0.5: forget and held-out records may differ", _OVER_RECORDS,
             "a weak attack: one threshold for all records; a low AUC does not show forgetting",
         ),

@@ -74,17 +74,20 @@ def plot_reports(
     for k, (name, found) in enumerate(zip(metrics, rows, strict=True)):
         axes = figure.add_subplot(1, len(metrics), k + 1)
         _one_metric(axes, name, found, list(reports) if k == 0 else None)
-    figure.suptitle("Each model beside retrained ones (estimates)", fontsize=11, color=_INK)
+    figure.suptitle(
+        "Each model beside retrained ones (estimates); a diamond is outside their band", fontsize=11, color=_INK
+    )
     return _save(figure, path, overwrite)
 
 
 def _one_metric(axes: Axes, name: str, found: Sequence[Measured], labels: Sequence[str] | None) -> None:
     places = np.arange(len(found))[::-1]
     drawn = False
-    for one in found:
-        if one.band is not None and not drawn:
+    for place, one in zip(places, found, strict=True):  # each has its own band: they may come from other models
+        if one.band is not None:
             text = f"{one.band.n_models} retrained models: {one.band.low:.3g} to {one.band.high:.3g}"
-            axes.axvspan(one.band.low, one.band.high, color=_BAND, alpha=0.55, linewidth=0, label=text)
+            axes.fill_betweenx([place - 0.5, place + 0.5], one.band.low, one.band.high, color=_BAND, alpha=0.55,
+                               linewidth=0, label=None if drawn else text)  # fmt: skip
             drawn = True
     if found[0].reference is not None:
         axes.axvline(found[0].reference, color=_INK, linewidth=1, linestyle=(0, (2, 2)))

@@ -43,12 +43,14 @@ def proportion_interval(*, successes: int, trials: int, confidence: float = 0.95
     return low, high
 
 
-def _band(values: Sequence[float], method: str, k: float, tolerance: float) -> tuple[float | None, Band | None]:
+def _band(
+    values: Sequence[float], method: str, k: float, confidence: float, tolerance: float
+) -> tuple[float | None, Band | None]:
     if not values:
         return None, None
     band = None
     if len(values) > 1 or tolerance > 0:
-        band = reference_band(values, method=method, k=k, tolerance=tolerance)
+        band = reference_band(values, method=method, k=k, confidence=confidence, tolerance=tolerance)
     return float(np.mean(values)), band
 
 
@@ -74,8 +76,8 @@ def unlearning_report(
     retrained : sequence of such mappings
         One per model trained without the forget set, on the same records. Two at least for a band.
     title : str
-    band : {"std", "range"}
-        How the band is made, with ``k`` and ``tolerance``: see `reference_band`.
+    band : {"std", "range", "prediction"}
+        How the band is made, with ``k``, ``confidence`` and ``tolerance``: see `reference_band`.
     k, tolerance : float
     confidence : float, default 0.95
         Of the intervals.
@@ -120,13 +122,13 @@ def unlearning_report(
     measured = []
     for name, where in _SETS.items():
         found = model[where]
-        reference, where_they_are = _band([one[where].accuracy for one in retrained], band, k, tolerance)
+        reference, where_they_are = _band([one[where].accuracy for one in retrained], band, k, confidence, tolerance)
         interval = proportion_interval(successes=int(found.correct.sum()), trials=len(found), confidence=confidence)
         measured.append(Measured(METRICS[name], found.accuracy, interval, confidence, reference, where_they_are))
     for name in ("loss", "margin"):
         members, others = _membership_scores(model, name)
         values = [auc(*_membership_scores(one, name)) for one in retrained]
-        reference, where_they_are = _band(values, band, k, tolerance)
+        reference, where_they_are = _band(values, band, k, confidence, tolerance)
         attack = membership_auc(members, others, confidence=confidence, n_resamples=n_resamples, seed=seed)
         note = ""
         if attack.interval[0] == attack.interval[1]:

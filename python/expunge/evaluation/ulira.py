@@ -130,8 +130,8 @@ def ulira(
     n_resamples, seed = count("n_resamples", n_resamples, low=1), count("seed", seed)
     if variance == "auto":
         variance = "per_record" if min(len(ours), len(theirs)) >= _ENOUGH else "pooled"
-    of_ours = _scores(ours, ours, theirs, variance, attacked="unlearned")
-    of_theirs = _scores(theirs, ours, theirs, variance, attacked="retrained")
+    of_ours = _scores(ours, ours, theirs, variance)
+    of_theirs = _scores(theirs, ours, theirs, variance)
 
     # Statistics of the pairs of models: the bootstrap over models is then a weighted mean of their entries.
     ranked = np.sort(of_theirs, axis=1)
@@ -176,7 +176,7 @@ def _without(margins: Array, rows: NDArray[np.int64]) -> tuple[Array, Array]:
     return mean - left / (size - 1), np.maximum(squares, 0.0) / (size - 2)
 
 
-def _scores(attacked_margins: Array, ours: Array, theirs: Array, variance: str, *, attacked: str) -> Array:
+def _scores(attacked_margins: Array, ours: Array, theirs: Array, variance: str) -> Array:
     models = np.arange(len(attacked_margins))
     fits = []
     for name, margins in (("unlearned", ours), ("retrained", theirs)):

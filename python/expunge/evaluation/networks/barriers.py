@@ -145,7 +145,9 @@ def loss_barrier(
         end = permuted(end, spec, matching.permutations)
         after = loss(end)
         # A change of order changes sums by their rounding; a wrong specification changes the function.
-        precision = max(torch.finfo(p.dtype).eps for p in model_b.parameters())
+        precision = max(
+            (torch.finfo(p.dtype).eps for p in model_b.parameters()), default=torch.finfo(torch.float32).eps
+        )
         if not abs(after - before) <= 1e4 * precision * (1 + abs(before)):
             raise ValueError(
                 f"spec must leave the function as it is: the permuted model_b has loss {after:.6g}, not {before:.6g}"

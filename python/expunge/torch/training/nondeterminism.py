@@ -138,7 +138,8 @@ def run_to_run_noise(
         torch.set_num_threads(before)
     steps = paths[0][0]
     stack = np.stack([values for _, values in paths])
-    variance = stack.var(axis=0, ddof=1).mean(axis=1)
+    # Differences first: runs with the same bits have variance 0, not a rounding error of their mean.
+    variance = (stack - stack[0]).var(axis=0, ddof=1).mean(axis=1)
     some = variance > 0.0
     growth = float(np.polyfit(np.log(steps[some]), np.log(variance[some]), 1)[0]) if some.sum() >= 2 else float("nan")
     return RunToRunNoise(
