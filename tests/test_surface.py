@@ -42,7 +42,7 @@ MAY_USE: dict[str, set[str]] = {
     "calibration": {"accounting", "_validate"},
     "certificates": {"calibration", "accounting", "_files", "_validate", "_version"},
     "estimators": {"certificates", "calibration", "accounting", "ridge", "langevin", "_files", "_validate"},
-    "torch": {"grad_norms", "langevin", "accounting", "_files", "_validate"},
+    "torch": {"evaluation", "forget_sets", "grad_norms", "langevin", "accounting", "_files", "_validate"},
     "evaluation": {"accounting", "_files", "_validate"},
     "plotting": {"_files", "_validate"},
     "datasets": {"_cifar_pickle", "_files", "_validate"},
