@@ -52,7 +52,9 @@ MAY_USE: dict[str, set[str]] = {
     "_gradient_arrays": {"_backend", "_validate"},
     "grad_norms": {"_backend", "_conv_geometry", "_gradient_arrays", "_validate"},
     "scoring": {"grad_norms", "accounting", "_files", "_validate", "__version__"},
+    "experiments": {"torch", "evaluation", "forget_sets", "datasets", "_files", "_validate"},
     "cli": {
+        "experiments",
         "scoring",
         "estimators",
         "certificates",
