@@ -1,4 +1,4 @@
-"""(c) Do loss barriers to retrained models fall while easy and hard sets are unlearned?"""
+"""Experiment (c): whether loss barriers to retrained models fall while easy and hard sets are unlearned."""
 
 from __future__ import annotations
 
@@ -157,6 +157,6 @@ def _words(part: str, label: str, one: dict[str, Any], n_seeds: int) -> str:
         stays = after["mean"] > between["highest"]
     if stays:
         return (
-            text + " The barrier stays high: this model is not connected to retrained ones as they are to each other."
+            text + " The barrier stays high: the model is not connected to retrained ones as they are to one another."
         )
     return text + " It is no higher than between retrained models, as far as can be told."

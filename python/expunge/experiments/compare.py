@@ -1,4 +1,4 @@
-"""(b) Whose top records take longest to forget: those of privacy loss, or of another measure of difficulty?"""
+"""Experiment (b): whose top records take longest to forget, those of privacy loss or of another measure."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def findings(
     settings: Settings, rows: Sequence[dict[str, Any]], *, n_seeds: int
 ) -> tuple[dict[str, Any], dict[str, Figure]]:
     """Return what came out, in numbers and words, and the pictures."""
-    table = []
+    table: list[dict[str, Any]] = []
     for measure, label in NAMES.items():
         some = sorted((row for row in rows if row["measure"] == measure), key=lambda row: row["seed"])
         times = [_time(row) for row in some]
@@ -99,11 +99,8 @@ def findings(
             }
         )
     order = sorted(table, key=lambda one: -one["mean_steps"])
-    words = [
-        "Longest to forget first: "
-        + ", ".join(f"{one['label']} ({one['mean_steps']:.0f} steps)" for one in order)
-        + "."
-    ]
+    longest = ", ".join(f"{one['label']} ({one['mean_steps']:.0f} steps)" for one in order)
+    words = [f"Longest to forget first: {longest}."]
     if n_seeds > 1:
         words += [_pair(table[0], other) for other in table[1:]]
     missed = [one for one in table if one["never_reached"]]
@@ -139,7 +136,8 @@ def _pair(first: dict[str, Any], other: dict[str, Any]) -> str:
         verdict = "shorter"
     else:
         verdict = "no difference that can be told"
+    shared = np.mean(other["shared_with_privacy_loss"])
     return (
-        f"Privacy loss against {other['label']}: {mean:+.0f} steps (95% interval over seeds {low:+.0f} to {high:+.0f}): "
-        f"{verdict}; {np.mean(other['shared_with_privacy_loss']):.1f} records in common on average."
+        f"Privacy loss against {other['label']}: {mean:+.0f} steps (95% interval over seeds {low:+.0f} to {high:+.0f}), "
+        f"{verdict}; {shared:.1f} records in common on average."
     )

@@ -15,7 +15,8 @@ __all__ = ["write_page"]
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #222; --faint: #667; --back: #fff; --line: #ddd; --mark: #b54400; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e8e8e8; --faint: #aab; --back: #16181c; --line: #333; --mark: #ffa261; } }
+@media (prefers-color-scheme: dark) { :root { --ink: #e8e8e8; --faint: #aab; --back: #16181c; --line: #333;
+       --mark: #ffa261; } }
 body { font: 16px/1.55 system-ui, sans-serif; color: var(--ink); background: var(--back); max-width: 960px;
        margin: 2rem auto; padding: 0 1rem; }
 h1 { line-height: 1.2; margin-bottom: .3rem; } h2 { margin-top: 2.2rem; }
@@ -73,8 +74,8 @@ def write_page(
     if command:
         parts.append(f"<h2>Command</h2><p><code>{escape(command)}</code></p>")
     parts.append(
-        '<p class="lead">Everything here is an estimate: privacy losses stand on one training run each, the band on a few '
-        "retrained models, and a metric inside it certifies nothing. All rows are in <code>results.parquet</code>.</p>"
+        '<p class="lead">Everything here is an estimate: privacy losses stand on one training run each, the band on a '
+        "few retrained models, and a metric inside it certifies nothing. All rows are in <code>results.parquet</code>.</p>"
         "</body></html>"
     )
     write_atomic(folder / "index.html", "\n".join(parts).encode(), overwrite=True)

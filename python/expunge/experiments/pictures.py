@@ -146,9 +146,7 @@ def plot_barriers_over_steps(table: Sequence[dict[str, Any]], where: Mapping[str
             colour = _COLOURS[j]
             steps = [point["step"] for point in one["along"]]
             means = [point["mean"] for point in one["along"]]
-            axes.plot(
-                steps, means, marker="o", color=colour, markeredgecolor="white", label=f"{one['set']} set", zorder=3
-            )
+            axes.plot(steps, means, marker="o", color=colour, markeredgecolor="white", label=f"{one['set']} set")
             if one["along"][0]["interval"][0] is not None:
                 low, high = zip(*(point["interval"] for point in one["along"]), strict=True)
                 axes.fill_between(steps, np.maximum(low, 0.0), high, color=colour, alpha=0.15, linewidth=0)

@@ -1,4 +1,4 @@
-"""(a) Does the average privacy loss of a forget set predict how long it takes to unlearn?"""
+"""Experiment (a): whether the average privacy loss of a forget set predicts how long it takes to unlearn."""
 
 from __future__ import annotations
 
@@ -126,7 +126,8 @@ def _fit(rows: Sequence[dict[str, Any]]) -> LogFit | None:
 def _words(noise: float, level: dict[str, Any], fit: LogFit | None, n_seeds: int) -> str:
     correlation = level["rank_correlation_mean"]
     if correlation is None:
-        return f"At noise {noise:g}: all sets took equally long; there is no ranking to compare with privacy loss."
+        same = "no set reached its band" if level["never_reached"] == level["n_sets"] else "all sets took equally long"
+        return f"At noise {noise:g}: {same}; there is no ranking to compare with privacy loss."
     low, high = level["rank_correlation_interval"]
     where = f" (95% interval over {n_seeds} seeds: {low:.2f} to {high:.2f})" if low is not None else ""
     text = f"At noise {noise:g}: rank correlation of privacy loss and time to unlearn {correlation:.2f}{where}."
@@ -134,11 +135,10 @@ def _words(noise: float, level: dict[str, Any], fit: LogFit | None, n_seeds: int
 
 
 def _missed_words(noise: float, rows: Sequence[dict[str, Any]], n: int) -> str:
-    gap = np.median(
-        [max(row["band_low"] - row["metric_after"], row["metric_after"] - row["band_high"]) for row in rows]
-    )
+    ends = [(row["band_low"], row["metric_after"], row["band_high"]) for row in rows]
+    gap = np.median([max(low - value, value - high) for low, value, high in ends])
     return (
         f"At noise {noise:g}: {len(rows)} of {n} runs never came to stay in the band of retrained models within "
-        f"{rows[0]['most_steps']} steps (median distance at the end {max(gap, 0.0):.2g}). They count as longer than all "
-        "others in the rank correlation and are left out of the fit."
+        f"{rows[0]['most_steps']} steps (median distance at the end {max(gap, 0.0):.2g}). They count as longer than "
+        "all others in the rank correlation and are left out of the fit."
     )

@@ -41,7 +41,7 @@ class Subject:
     def without(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Return the pair without some records."""
         kept = torch.ones(len(self.y), dtype=torch.bool)
-        kept[torch.from_numpy(rows)] = False
+        kept[torch.from_numpy(np.array(rows))] = False
         return self.x[kept], self.y[kept]
 
 
