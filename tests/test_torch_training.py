@@ -26,7 +26,6 @@ from expunge.torch import (  # noqa: E402
     run_to_run_noise,
     train,
 )
-from expunge.torch.training.run import record_weights  # noqa: E402
 from expunge.torch.training.sampling import Batches  # noqa: E402
 from expunge.torch.training.schedule import checkpoint_steps, window_ends  # noqa: E402
 
@@ -272,15 +271,6 @@ def test_windows_and_checkpoints_are_as_many_as_asked_and_increase(spacing, n_st
     assert (np.diff(steps) > 0).all()
     if spacing == "geometric" and n_steps == 1000:
         assert ends[-1] - ends[-2] > 10 * (ends[10] - ends[9])
-
-
-def test_weights_per_record_are_the_quadrature_rule_of_the_visited_steps():
-    steps = np.array([[2, 2, 5, 9], [0, 3, 3, 3], [4, 4, 4, 4]])
-    weights = record_weights(steps, n_steps=12)
-    for row, found in zip(steps, weights, strict=True):
-        distinct = np.unique(row)
-        merged = [found[row == step].sum() for step in distinct]
-        np.testing.assert_allclose(merged, quadrature_weights(distinct, n_steps=12))
 
 
 def test_batches_are_poisson_or_a_pass():

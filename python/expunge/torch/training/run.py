@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from expunge._validate import number, real_array
-from expunge.accounting import Estimate, StepCost
+from expunge._validate import number
+from expunge.accounting import Estimate, privacy_loss
 from expunge.torch.training.collector import UNSEEN
 from expunge.torch.training.folder import RunFolder
 
@@ -126,24 +126,19 @@ class TrainingRun:
         ----------
         .. [S25] Sepahvand et al., Leveraging per-instance privacy for machine unlearning (2025), arXiv:2505.18786.
         """
-        orders = real_array("order", order, low=1.0, open_low=True)
-        if orders.ndim > 1:
-            raise ValueError(f"order must be a number or one-dimensional, got shape {orders.shape}")
-        noise = self._noise(assumed_noise_std)
         norms = np.asarray(self.grad_norms, dtype=np.float64)
         if self.settings["clip"] is not None:
             norms = np.minimum(norms, self.settings["clip"])
-        weights = record_weights(self.steps, n_steps=self.n_steps)
-        scale = noise * self.settings["batch_size"] / self.settings["step_size"]
-        losses = [
-            np.einsum(
-                "ij,ij->i",
-                StepCost(order=float(one), sampling_probability=self.sampling_probability)(norms, noise_per_norm=scale),
-                weights,
-            )
-            for one in np.atleast_1d(orders)
-        ]
-        return Estimate.of(losses[0] if orders.ndim == 0 else np.stack(losses, axis=1))
+        return privacy_loss(
+            norms,
+            order=order,
+            noise_std=self._noise(assumed_noise_std),
+            step_size=self.settings["step_size"],
+            sampling_probability=self.sampling_probability,
+            batch_size=self.settings["batch_size"],
+            steps=self.steps,
+            n_steps=self.n_steps,
+        )
 
     def _noise(self, assumed: float | None) -> float:
         own = float(self.settings["noise_std"])
@@ -244,19 +239,3 @@ def assemble(
         collect_seconds=float(summary["collect_seconds"]),
         folder=folder,
     )
-
-
-def record_weights(steps: NDArray[np.int64], *, n_steps: int) -> NDArray[np.float64]:
-    """Return how many training steps each column stands for, per record: `quadrature_weights` row by row.
-
-    A carried column repeats its neighbour's step and value, so it does not matter which of them has the weight.
-    """
-    gaps = np.diff(steps, axis=1).astype(np.float64)
-    fresh = gaps > 0
-    halves = np.where(fresh, (gaps - 1.0) / 2.0, 0.0)
-    weights = np.zeros(steps.shape)
-    weights[:, 0] = 1.0 + steps[:, 0]
-    weights[:, 1:] += np.where(fresh, 1.0, 0.0) + halves
-    weights[:, :-1] += halves
-    weights[:, -1] += n_steps - 1 - steps[:, -1]
-    return weights
