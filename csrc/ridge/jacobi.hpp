@@ -28,7 +28,7 @@ EXPUNGE_HD static inline void sweep_row(double node, Sweep* sweep, double* diago
 // matrix, so stopping at row r is exact, and the next node can follow one row behind: lanes own rows and hand it on.
 // squares[0] is the total weight, squares[k] the square of the k-th off-diagonal.
 EXPUNGE_HD_CALL static void jacobi_matrix(const double* nodes, const double* row, long p, long r, double* diagonal,
-                                     double* squares) {
+                                          double* squares) {
   const long rows_each = (r + team::size - 1) / team::size;
   const long begin = team::lane() * rows_each, end = begin + rows_each < r ? begin + rows_each : r;
   for (long k = begin; k < end; ++k) diagonal[k] = squares[k] = 0.0;
@@ -54,7 +54,7 @@ EXPUNGE_HD static inline double magnitude(double x) { return x < 0.0 ? -x : x; }
 // eigenvalues and columns the matrix of eigenvectors transposed times the input columns. Couplings below `negligible`
 // are dropped, which moves no eigenvalue by more. False if it did not converge. Lanes own columns.
 EXPUNGE_HD_CALL static bool tridiagonal_ql(double* EXPUNGE_RESTRICT d, double* EXPUNGE_RESTRICT e, long n,
-                                      double* EXPUNGE_RESTRICT columns, long width, double negligible) {
+                                           double* EXPUNGE_RESTRICT columns, long width, double negligible) {
   const double epsilon = 2.220446049250313e-16;
   if (team::leads()) e[n - 1] = 0.0;
   team::sync();
@@ -212,7 +212,7 @@ constexpr long kColumns = team::size > 1 ? 1 : 16;
 // columns, so the eigenvectors are never formed. The matrices here have small numerical rank and their largest entries
 // first, so the reduction ends early. work: 3 n + 16 doubles. Lanes own columns of the matrix.
 EXPUNGE_HD_CALL static bool symmetric_eigen(double* EXPUNGE_RESTRICT a, long n, double* d, double* columns, long width,
-                                       double* work) {
+                                            double* work) {
   double* e = work;
   double* EXPUNGE_RESTRICT v = work + n;
   double* EXPUNGE_RESTRICT w = work + 2 * n;

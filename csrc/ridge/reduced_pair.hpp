@@ -70,7 +70,7 @@ constexpr int kRuns = team::size > 1 ? 1 : 4;
 
 // Spectra of the leading ranks[0], ranks[1], ... rows of one Jacobi matrix, at most two, side by side.
 EXPUNGE_HD_CALL static bool jacobi_spectra(const double* diagonal, const double* squares, const long* ranks, int count,
-                                      const Spectrum* out) {
+                                           const Spectrum* out) {
   TridiagonalQl run[kRuns];
   for (int slot = 0; slot < kRuns; ++slot) {
     run[slot].done = true;
@@ -230,7 +230,7 @@ EXPUNGE_HD_CALL static void reduce(const Learning& learning, const Spectrum& spe
 // left out of the eigenproblem. Returns how many are filled, -1 if it could not be computed, -2 if the reference law is
 // singular where the two differ; *rest is the squared shift of directions whose excess is zero to rounding.
 EXPUNGE_HD_CALL static long gaussian_pair(const Reduced& in, double n_steps, double variance, double* e, double* d2,
-                                     double* rest, double* scratch) {
+                                          double* rest, double* scratch) {
   const long r = in.rank, width = in.width;
   const bool at_end = !(n_steps > 0.0) || !(variance > 0.0);
   double* s = scratch;

@@ -102,7 +102,7 @@ EXPUNGE_HD static Blocks convex_minorant(const double* sensitivity, double contr
 // Unlearning adds variance at no sensitivity, which is one more point (V + extra, S): the minorant then keeps the first
 // m blocks and ends in one straight edge. mu^2 = sum_{b<=m} s^2/v + rest_s^2 / (rest_v + extra), solved for extra.
 EXPUNGE_HD_CALL static void shifted_quote(const ShiftedInput& in, const double* sensitivity, double contraction,
-                                     double* value, double* mu, Column memory) {
+                                          double* value, double* mu, Column memory) {
   const double rounding = 1.0 + 2.220446049250313e-16 * (1024.0 + 8.0 * static_cast<double>(in.n_steps));
   const Blocks blocks = convex_minorant(sensitivity, contraction, in.n_steps, in.noise_std, memory);
   const double limit = in.mu / (rounding * rounding) * (in.mu / (rounding * rounding));
