@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 
 #include "bindings/bind_langevin_cuda.hpp"
+#include "bindings/bind_privacy_cuda.hpp"
 #include "bindings/device_arrays.hpp"
 
 namespace {
@@ -32,5 +33,6 @@ PYBIND11_MODULE(_cuda, module) {
   module.doc() = "CUDA kernels of Expunge. Private: use the functions of the expunge package.";
   module.def("device_count", &device_count);
   module.def("synchronize", &synchronize, pybind11::arg("stream"));
+  expunge::bindings::bind_privacy_cuda(module);
   expunge::bindings::bind_langevin_cuda(module);
 }
