@@ -14,8 +14,7 @@ constexpr double kFaint = 1e-150;
 // from pooling adjacent steps whose slopes dS/dV fall, from the last step to the first. Each edge sums its own
 // increments, and carries a power of two, so that neither cancellation nor a long product of contractions hurts.
 EXPUNGE_HD static double shifted_row(const double* sensitivity, const double* contraction, const double* noise_std,
-                                     long steps,
-                          double* workspace) {
+                                     long steps, double* workspace) {
   double* const rise = workspace;              // dS of each edge, in units of 2^power
   double* const run = workspace + steps;       // dV, in units of 4^power
   double* const power = workspace + 2 * steps;
