@@ -42,7 +42,7 @@ struct ProfileSlopes {
   double k1, k2, k3, k4;  // derivatives of K at a real w
 };
 
-EXPUNGE_HD_CALL static ProfilePair profile_pair(const double* e, const double* d2, long m, double rest_d2, double q) {
+EXPUNGE_HD static ProfilePair profile_pair(const double* e, const double* d2, long m, double rest_d2, double q) {
   ProfilePair pair{e, d2, m, rest_d2, q, 0.0, 0.0, HUGE_VAL, 0.0, 1, 1};
   double top = 0.0;
   double loss = 0.0;
@@ -77,7 +77,7 @@ EXPUNGE_HD_CALL static ProfilePair profile_pair(const double* e, const double* d
   return pair;
 }
 
-EXPUNGE_HD_CALL static ProfileSlopes profile_slopes(const ProfilePair& pair, double w) {
+EXPUNGE_HD static ProfileSlopes profile_slopes(const ProfilePair& pair, double w) {
   const double rest_d2 = team::leads() ? pair.rest_d2 : 0.0;  // added once
   double k1 = 0.5 * rest_d2 * (1.0 + 2.0 * w);
   double k2 = rest_d2;
@@ -115,7 +115,7 @@ EXPUNGE_HD_CALL static ProfileSlopes profile_slopes(const ProfilePair& pair, dou
 }
 
 // K at a real w in [0, pole); *size grows by the sum of the magnitudes that were added.
-EXPUNGE_HD_CALL static double profile_log_moment(const ProfilePair& pair, double w, double* size) {
+EXPUNGE_HD static double profile_log_moment(const ProfilePair& pair, double w, double* size) {
   double shift = team::leads() ? pair.rest_d2 : 0.0;
   double logs = 0.0;
   double magnitude = 0.0;
@@ -146,7 +146,8 @@ EXPUNGE_HD_CALL static double profile_log_moment(const ProfilePair& pair, double
 
 // Minimiser over (0, pole) of base(w) = -w eps + K(w) - log w - log1p w, which is convex. Near is good enough: any
 // contour gives the same integral.
-EXPUNGE_HD_CALL static double profile_saddle(const ProfilePair& pair, double epsilon, ProfileSlopes* slopes) {
+EXPUNGE_HD EXPUNGE_OUTLINE static double profile_saddle(const ProfilePair& pair, double epsilon,
+                                                        ProfileSlopes* slopes) {
   const ProfileSlopes zero = profile_slopes(pair, 0.0);
   const double drift = zero.k1 - epsilon;
   double low = 0.0;
@@ -230,8 +231,8 @@ struct Contour {
   double epsilon, exponent, rtol;  // exponent = K(w0) - w0 eps
 };
 
-EXPUNGE_HD_CALL static PanelSum profile_panel(const ProfilePair& pair, const Contour& path, double begin,
-                                              double width) {
+EXPUNGE_HD EXPUNGE_OUTLINE static PanelSum profile_panel(const ProfilePair& pair, const Contour& path, double begin,
+                                                         double width) {
   using vm::vd;
   vd wr[kBlocks], wi[kBlocks], tilt[kBlocks], weight[kBlocks];
   vd pr[kBlocks], pi[kBlocks], turns[kBlocks], scale[kBlocks], sr[kBlocks], si[kBlocks];
@@ -378,7 +379,8 @@ EXPUNGE_HD static double loss_ceiling(const ProfilePair& pair) {
   return pair.max_loss + (8.0 + static_cast<double>(pair.m)) * 2.220446049250313e-16 * size;
 }
 
-EXPUNGE_HD_CALL static ProfileResult profile_at(const ProfilePair& pair, double epsilon, double rtol, int approximate) {
+EXPUNGE_HD EXPUNGE_OUTLINE static ProfileResult profile_at(const ProfilePair& pair, double epsilon, double rtol,
+                                                           int approximate) {
   const double unit = 2.220446049250313e-16;
   if (!pair.valid || !(epsilon >= 0.0)) return {NAN, NAN, 0, 0.0};
   if (pair.trivial || epsilon == HUGE_VAL) return {-HUGE_VAL, 0.0, 1, 0.0};

@@ -1,19 +1,12 @@
-// The lanes that work on one item together: a warp in CUDA sources, a single lane elsewhere. Every lane runs the same
-// code and holds the same scalars; vectors are split, `for (long j = team::lane(); j < n; j += team::size)`. What one
-// lane writes the others may read after team::sync(). Internal linkage.
+// The lanes that work on one item together: a warp in CUDA sources, a single lane elsewhere. Every lane runs the same code
+// and holds the same scalars; vectors are split, `for (long j = team::lane(); j < n; j += team::size)`. What one lane
+// writes the others may read after team::sync(). Internal linkage.
 #pragma once
 
 #include "common/isa.hpp"
 
 #if defined(EXPUNGE_DEVICE_CODE)
 #include "common/gpu.cuh"
-#endif
-
-// A large function that several places call: on a GPU a call, or code and compile time would multiply.
-#if defined(__CUDACC__)
-#define EXPUNGE_HD_CALL EXPUNGE_HD __noinline__
-#else
-#define EXPUNGE_HD_CALL EXPUNGE_HD
 #endif
 
 namespace expunge {

@@ -27,8 +27,8 @@ EXPUNGE_HD static inline void sweep_row(double node, Sweep* sweep, double* diago
 // First r rows of the Jacobi matrix of the measure sum_j row[j]^2 at nodes[j]. The sweep of a node goes down the
 // matrix, so stopping at row r is exact, and the next node can follow one row behind: lanes own rows and hand it on.
 // squares[0] is the total weight, squares[k] the square of the k-th off-diagonal.
-EXPUNGE_HD_CALL static void jacobi_matrix(const double* nodes, const double* row, long p, long r, double* diagonal,
-                                          double* squares) {
+EXPUNGE_HD EXPUNGE_OUTLINE static void jacobi_matrix(const double* nodes, const double* row, long p, long r,
+                                                     double* diagonal, double* squares) {
   const long rows_each = (r + team::size - 1) / team::size;
   const long begin = team::lane() * rows_each, end = begin + rows_each < r ? begin + rows_each : r;
   for (long k = begin; k < end; ++k) diagonal[k] = squares[k] = 0.0;
@@ -53,8 +53,9 @@ EXPUNGE_HD static inline double magnitude(double x) { return x < 0.0 ? -x : x; }
 // applied to consecutive rows of `columns` (n x width, may be null with width 0), so that on return d holds the
 // eigenvalues and columns the matrix of eigenvectors transposed times the input columns. Couplings below `negligible`
 // are dropped, which moves no eigenvalue by more. False if it did not converge. Lanes own columns.
-EXPUNGE_HD_CALL static bool tridiagonal_ql(double* EXPUNGE_RESTRICT d, double* EXPUNGE_RESTRICT e, long n,
-                                           double* EXPUNGE_RESTRICT columns, long width, double negligible) {
+EXPUNGE_HD EXPUNGE_OUTLINE static bool tridiagonal_ql(double* EXPUNGE_RESTRICT d, double* EXPUNGE_RESTRICT e, long n,
+                                                      double* EXPUNGE_RESTRICT columns, long width,
+                                                      double negligible) {
   const double epsilon = 2.220446049250313e-16;
   if (team::leads()) e[n - 1] = 0.0;
   team::sync();
@@ -128,7 +129,7 @@ struct TridiagonalQl {
 };
 
 // Moves to the next unconverged eigenvalue and sets up its sweep.
-EXPUNGE_HD_CALL static void ql_next_sweep(TridiagonalQl* q) {
+EXPUNGE_HD EXPUNGE_OUTLINE static void ql_next_sweep(TridiagonalQl* q) {
   const double epsilon = 2.220446049250313e-16;
   double *d = q->d, *e = q->e;
   for (;;) {
@@ -211,8 +212,8 @@ constexpr long kColumns = team::size > 1 ? 1 : 16;
 // an absolute error of a few 1e-14 of the largest entry. Householder tridiagonalisation, then QL; both act on the few
 // columns, so the eigenvectors are never formed. The matrices here have small numerical rank and their largest entries
 // first, so the reduction ends early. work: 3 n + 16 doubles. Lanes own columns of the matrix.
-EXPUNGE_HD_CALL static bool symmetric_eigen(double* EXPUNGE_RESTRICT a, long n, double* d, double* columns, long width,
-                                            double* work) {
+EXPUNGE_HD EXPUNGE_OUTLINE static bool symmetric_eigen(double* EXPUNGE_RESTRICT a, long n, double* d, double* columns,
+                                                       long width, double* work) {
   double* e = work;
   double* EXPUNGE_RESTRICT v = work + n;
   double* EXPUNGE_RESTRICT w = work + 2 * n;

@@ -37,8 +37,9 @@ EXPUNGE_HD static inline double exact_log_delta(const double* e, const double* d
 }
 
 // Log delta of a diagonal pair in both directions at one epsilon. swapped: 2 * count doubles.
-EXPUNGE_HD_CALL static Profile both_directions(const double* e, const double* d2, long count, double rest, double width,
-                                               double epsilon, Accuracy accuracy, double* swapped) {
+EXPUNGE_HD EXPUNGE_OUTLINE static Profile both_directions(const double* e, const double* d2, long count, double rest,
+                                                          double width, double epsilon, Accuracy accuracy,
+                                                          double* swapped) {
   Profile out;
   double* swapped_d2 = swapped + count;
   swap_roles(e, d2, count, swapped, swapped_d2);
@@ -72,8 +73,8 @@ struct Pair {
   long count;  // as gaussian_pair returns it
 };
 
-EXPUNGE_HD_CALL static Profile pair_profile(const Pair& pair, double width, double epsilon, Accuracy accuracy,
-                                            double* swapped) {
+EXPUNGE_HD EXPUNGE_OUTLINE static Profile pair_profile(const Pair& pair, double width, double epsilon,
+                                                       Accuracy accuracy, double* swapped) {
   if (pair.count == -2) return {0.0, 0.0, 0.0, true, true};
   if (pair.count < 0) return {not_a_number(), not_a_number(), not_a_number(), true, true};
   if (pair.count == 0 && !(pair.rest > 0.0)) return {-HUGE_VAL, -HUGE_VAL, -HUGE_VAL, true, true};
@@ -81,8 +82,8 @@ EXPUNGE_HD_CALL static Profile pair_profile(const Pair& pair, double width, doub
 }
 
 // Replaces what is still an estimate by the integral.
-EXPUNGE_HD_CALL static void complete_profile(const Pair& pair, double width, double epsilon, double* swapped,
-                                             Profile* profile) {
+EXPUNGE_HD EXPUNGE_OUTLINE static void complete_profile(const Pair& pair, double width, double epsilon, double* swapped,
+                                                        Profile* profile) {
   if (!profile->exact_pq) profile->log_pq = exact_log_delta(pair.e, pair.d2, pair.count, pair.rest, width, epsilon);
   if (!profile->exact_qp) {
     swap_roles(pair.e, pair.d2, pair.count, swapped, swapped + pair.count);
@@ -93,7 +94,8 @@ EXPUNGE_HD_CALL static void complete_profile(const Pair& pair, double width, dou
 
 // Log of the mu at which a Gaussian mechanism has the same privacy loss variance as the pair: a cheap monotone stand-in
 // for its delta that needs no eigenvalues.
-EXPUNGE_HD_CALL static double surrogate_log_mu(const Reduced& in, double n_steps, double variance, double* squares) {
+EXPUNGE_HD EXPUNGE_OUTLINE static double surrogate_log_mu(const Reduced& in, double n_steps, double variance,
+                                                          double* squares) {
   const long r = in.rank, width = in.width;
   double sum = 0.0;
   team::sync();
@@ -125,7 +127,7 @@ EXPUNGE_HD static inline double gdp_log_slope(const Target& target) {
 }
 
 // The log mu of the Gaussian mechanism with this delta at epsilon, to a few digits; `start` where there is none.
-EXPUNGE_HD_CALL static double equivalent_log_mu(double log_delta, double epsilon, double start) {
+EXPUNGE_HD EXPUNGE_OUTLINE static double equivalent_log_mu(double log_delta, double epsilon, double start) {
   if (!(log_delta < -1e-3)) return start;
   double x = start;
   for (int i = 0; i < 30; ++i) {
@@ -155,8 +157,8 @@ EXPUNGE_HD static inline void candidate(Unknown unknown, double log_value, doubl
 
 // Safeguarded secant iteration on log delta as a function of the logarithm of the unknown; it falls in either unknown.
 // `start` is the first guess, `slope` an estimate of the derivative (0: none). On return `pair` is the pair of the answer.
-EXPUNGE_HD_CALL static Solution solve(const Reduced& in, Unknown unknown, double known, const Target& target,
-                                      double start, double slope, Pair* pair, double* scratch) {
+EXPUNGE_HD EXPUNGE_OUTLINE static Solution solve(const Reduced& in, Unknown unknown, double known, const Target& target,
+                                                 double start, double slope, Pair* pair, double* scratch) {
   const double width = static_cast<double>(in.width);
   double* swapped = scratch;
   double* work = scratch + 2 * in.rank;
@@ -227,8 +229,8 @@ EXPUNGE_HD_CALL static Solution solve(const Reduced& in, Unknown unknown, double
 }
 
 // First guess: the surrogate equals the target mu. Bisection-free secant in the logarithm, a few microseconds.
-EXPUNGE_HD_CALL static double surrogate_guess(const Reduced& in, Unknown unknown, double known, double log_mu,
-                                              double start, double* slope, double* work) {
+EXPUNGE_HD EXPUNGE_OUTLINE static double surrogate_guess(const Reduced& in, Unknown unknown, double known,
+                                                         double log_mu, double start, double* slope, double* work) {
   double low = -HUGE_VAL, high = HUGE_VAL, x = start, last_x = 0.0, last_value = 0.0;
   double gradient = unknown == Unknown::noise ? -0.5 : -0.1;
   for (int i = 0; i < 60; ++i) {
@@ -259,8 +261,9 @@ EXPUNGE_HD_CALL static double surrogate_guess(const Reduced& in, Unknown unknown
 // The smallest epsilon at which a fixed pair meets delta; `*at` is its exact profile at `high`, which meets it, and
 // becomes that of the answer. *slope: d log delta / d epsilon there. Rounds of a secant solve on the saddlepoint
 // estimate, each corrected by what the integral says at the last answer.
-EXPUNGE_HD_CALL static double smallest_epsilon(const Pair& pair, double width, double log_delta, double high,
-                                               double tolerance, double* swapped, Profile* at, double* slope) {
+EXPUNGE_HD EXPUNGE_OUTLINE static double smallest_epsilon(const Pair& pair, double width, double log_delta, double high,
+                                                          double tolerance, double* swapped, Profile* at,
+                                                          double* slope) {
   *slope = -HUGE_VAL;
   if (high == 0.0 || at->worst == -HUGE_VAL) {
     *at = pair_profile(pair, width, 0.0, Accuracy::exact, swapped);

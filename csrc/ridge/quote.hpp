@@ -86,8 +86,8 @@ EXPUNGE_HD static inline void store_nothing_to_forget(const QuoteOutput& out, lo
 
 // Answers one record from its reduction `high`, checked against the shorter `low` unless that is null; false if the
 // estimated relative error is above the tolerance.
-EXPUNGE_HD_CALL static bool answer_record(const QuoteInput& in, const QuoteOutput& out, long i, const Reduced& high,
-                                          const Reduced* low, RecordWork& work) {
+EXPUNGE_HD EXPUNGE_OUTLINE static bool answer_record(const QuoteInput& in, const QuoteOutput& out, long i,
+                                                     const Reduced& high, const Reduced* low, RecordWork& work) {
   const Unknown unknown = in.solve_steps ? Unknown::steps : Unknown::noise;
   const double wanted = 0.2 * in.tolerance < 1e-7 ? 0.2 * in.tolerance : 1e-7;
   const Target target = {in.epsilon, in.log_delta, in.mu, wanted};
@@ -176,8 +176,8 @@ EXPUNGE_HD_CALL static bool answer_record(const QuoteInput& in, const QuoteOutpu
 }
 
 // Reduces one record at the given ranks and answers it.
-EXPUNGE_HD_CALL static bool quote_record(const QuoteInput& in, const QuoteOutput& out, long i, Ranks ranks,
-                                         RecordWork& work) {
+EXPUNGE_HD EXPUNGE_OUTLINE static bool quote_record(const QuoteInput& in, const QuoteOutput& out, long i, Ranks ranks,
+                                                    RecordWork& work) {
   const Learning learning = {in.step_size, in.n_steps, in.noise_std * in.noise_std};
   const bool truncated = ranks.high < in.p;
   const double* residuals = in.residuals + i * static_cast<long>(in.n_steps) * in.q;

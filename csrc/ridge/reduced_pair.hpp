@@ -69,8 +69,8 @@ EXPUNGE_HD static inline Spectrum place_spectrum(double* memory, long r) {
 constexpr int kRuns = team::size > 1 ? 1 : 4;
 
 // Spectra of the leading ranks[0], ranks[1], ... rows of one Jacobi matrix, at most two, side by side.
-EXPUNGE_HD_CALL static bool jacobi_spectra(const double* diagonal, const double* squares, const long* ranks, int count,
-                                           const Spectrum* out) {
+EXPUNGE_HD EXPUNGE_OUTLINE static bool jacobi_spectra(const double* diagonal, const double* squares, const long* ranks,
+                                                      int count, const Spectrum* out) {
   TridiagonalQl run[kRuns];
   for (int slot = 0; slot < kRuns; ++slot) {
     run[slot].done = true;
@@ -114,8 +114,8 @@ EXPUNGE_HD_CALL static bool jacobi_spectra(const double* diagonal, const double*
 
 // shift[j] = sum_k a_j^{steps-1-k} residual_k for some columns; four directions at once hide the latency of the recursion.
 template <int Columns>
-EXPUNGE_HD_CALL static void push_residuals(const Reduced& out, const double* residuals, long steps, long begin,
-                                           long end) {
+EXPUNGE_HD EXPUNGE_OUTLINE static void push_residuals(const Reduced& out, const double* residuals, long steps,
+                                                      long begin, long end) {
   const long groups = (end - begin) / Columns;
   const long tasks = groups * ((out.rank + 3) / 4);
   for (long task = team::lane(); task < tasks; task += team::size) {
@@ -138,8 +138,8 @@ EXPUNGE_HD_CALL static void push_residuals(const Reduced& out, const double* res
 // Fills `out` from a record's spectrum of rank `out->rank`, its |x|^2 and its mean residuals (n_steps, width).
 // With H = sum theta_i u_i u_i^T and H' = H - x x^T = sum h'_j u'_j u'_j^T, both overlaps follow from first components:
 // u_i . u'_j = |x|^2 u_1i u'_1j / (theta_i - h'_j) and u_i^T (f(H) - f(H')) u'_j = |x|^2 u_1i u'_1j f[theta_i, h'_j].
-EXPUNGE_HD_CALL static void reduce(const Learning& learning, const Spectrum& spectrum, double mass,
-                                   const double* residuals, Reduced* out, double* scratch) {
+EXPUNGE_HD EXPUNGE_OUTLINE static void reduce(const Learning& learning, const Spectrum& spectrum, double mass,
+                                              const double* residuals, Reduced* out, double* scratch) {
   const long r = out->rank, width = out->width;
   const double norm = sqrt(mass);
   const double* theta = spectrum.values[0];
@@ -229,8 +229,8 @@ EXPUNGE_HD_CALL static void reduce(const Learning& learning, const Spectrum& spe
 // either is zero): excess variances e and squared shifts d2, (rank) each. Directions whose effect is below rounding are
 // left out of the eigenproblem. Returns how many are filled, -1 if it could not be computed, -2 if the reference law is
 // singular where the two differ; *rest is the squared shift of directions whose excess is zero to rounding.
-EXPUNGE_HD_CALL static long gaussian_pair(const Reduced& in, double n_steps, double variance, double* e, double* d2,
-                                          double* rest, double* scratch) {
+EXPUNGE_HD EXPUNGE_OUTLINE static long gaussian_pair(const Reduced& in, double n_steps, double variance, double* e,
+                                                     double* d2, double* rest, double* scratch) {
   const long r = in.rank, width = in.width;
   const bool at_end = !(n_steps > 0.0) || !(variance > 0.0);
   double* s = scratch;

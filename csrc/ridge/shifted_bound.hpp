@@ -11,7 +11,8 @@ namespace {
 
 // Smallest root of 1 - sum x_j^2 / (h_j - t), the lowest eigenvalue of H - x x^T, from below. The function is concave
 // and falling left of h_0, so an interval [low, high] with values >= 0 and < 0 shrinks onto the root; `low` is returned.
-EXPUNGE_HD_CALL static double lowest_root(const double* h, const double* x, long p, double floor_value, double slack) {
+EXPUNGE_HD EXPUNGE_OUTLINE static double lowest_root(const double* h, const double* x, long p, double floor_value,
+                                                     double slack) {
   double all = 0.0;  // NaN anywhere has to come out as NaN, not as the floor
   for (long j = team::lane(); j < p; j += team::size) all += h[j] + x[j] * x[j];
   all = team::sum(all);
@@ -101,8 +102,8 @@ EXPUNGE_HD static Blocks convex_minorant(const double* sensitivity, double contr
 
 // Unlearning adds variance at no sensitivity, which is one more point (V + extra, S): the minorant then keeps the first
 // m blocks and ends in one straight edge. mu^2 = sum_{b<=m} s^2/v + rest_s^2 / (rest_v + extra), solved for extra.
-EXPUNGE_HD_CALL static void shifted_quote(const ShiftedInput& in, const double* sensitivity, double contraction,
-                                          double* value, double* mu, Column memory) {
+EXPUNGE_HD EXPUNGE_OUTLINE static void shifted_quote(const ShiftedInput& in, const double* sensitivity,
+                                                     double contraction, double* value, double* mu, Column memory) {
   const double rounding = 1.0 + 2.220446049250313e-16 * (1024.0 + 8.0 * static_cast<double>(in.n_steps));
   const Blocks blocks = convex_minorant(sensitivity, contraction, in.n_steps, in.noise_std, memory);
   const double limit = in.mu / (rounding * rounding) * (in.mu / (rounding * rounding));

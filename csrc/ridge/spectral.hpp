@@ -31,7 +31,8 @@ EXPUNGE_HD static inline double geometric_sum(const StepFactor& x, double n) {
 }
 
 // G[x, y] for G(x) = sum_{j<n} x^j at x = a^2, y = b^2, where G(x) and G(y) nearly agree; gap = (x - y) exactly.
-EXPUNGE_HD_CALL static double geometric_difference(const StepFactor& a, const StepFactor& b, double n, double gap) {
+EXPUNGE_HD EXPUNGE_OUTLINE static double geometric_difference(const StepFactor& a, const StepFactor& b, double n,
+                                                              double gap) {
   const double u = a.complement, v = b.complement;
   const double larger = u > v ? u : v;
   if (n * larger < 0.05) {  // binomial series in 1 - x
