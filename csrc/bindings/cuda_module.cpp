@@ -3,6 +3,7 @@
 
 #include "bindings/bind_langevin_cuda.hpp"
 #include "bindings/bind_privacy_cuda.hpp"
+#include "bindings/bind_ridge_cuda.hpp"
 #include "bindings/device_arrays.hpp"
 
 namespace {
@@ -34,5 +35,6 @@ PYBIND11_MODULE(_cuda, module) {
   module.def("device_count", &device_count);
   module.def("synchronize", &synchronize, pybind11::arg("stream"));
   expunge::bindings::bind_privacy_cuda(module);
+  expunge::bindings::bind_ridge_cuda(module);
   expunge::bindings::bind_langevin_cuda(module);
 }

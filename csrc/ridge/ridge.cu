@@ -134,8 +134,7 @@ long slab_of_quotes(long n, long p, long q, long rank) { return slab_doubles(n, 
 
 namespace device {
 
-long quote_workspace(long n, long p, long q, long n_steps, long rank) {
-  (void)n_steps;
+long quote_workspace(long n, long p, long q, long rank) {
   static_assert(sizeof(Count) == sizeof(double) && sizeof(long) == sizeof(double), "queues lie in doubles");
   return 2 * (kMostRounds + 1) + 2 * n + slab_of_quotes(n, p, q, rank);
 }

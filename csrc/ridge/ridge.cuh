@@ -7,7 +7,7 @@
 
 namespace expunge::ridge::device {
 
-long quote_workspace(long n, long p, long q, long n_steps, long rank);
+long quote_workspace(long n, long p, long q, long rank);
 cudaError_t exact_quotes(const QuoteInput& in, const QuoteOutput& out, long n, double* workspace, cudaStream_t stream);
 
 long pair_workspace(long n, long q, long rank);
