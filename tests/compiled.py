@@ -29,6 +29,23 @@ WORKSPACE_SIZES["pair_epsilon"] = _pair_sizes("delta")
 WORKSPACE_SIZES["pair_renyi"] = _pair_sizes("order")
 
 
+def _record_sizes(*names: str) -> Sizes:
+    def sizes(given: dict[str, Any]) -> dict[str, Any]:
+        n, p = np.shape(given["projected"])
+        found = {"n": n, "p": p, "q": np.shape(given["residuals"])[2], "rank": given["rank"]}
+        return {name: found[name] for name in names}
+
+    return sizes
+
+
+WORKSPACE_SIZES["ridge_exact_quotes"] = _record_sizes("n", "p", "q", "rank")
+WORKSPACE_SIZES["ridge_gaussian_pairs"] = _record_sizes("n", "q", "rank")
+WORKSPACE_SIZES["ridge_solve_reduced"] = lambda given: dict(zip("rq", np.shape(given["shift"]), strict=True))
+WORKSPACE_SIZES["ridge_shifted_quotes"] = lambda given: dict(
+    zip(("n", "n_steps"), np.shape(given["sensitivity"]), strict=True)
+)
+
+
 class Cpu:
     """``_core`` on NumPy arrays."""
 
