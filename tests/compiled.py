@@ -27,6 +27,13 @@ WORKSPACE_SIZES["shifted_mu"] = lambda given: dict(zip(("rows", "steps"), np.sha
 WORKSPACE_SIZES["pair_delta"] = _pair_sizes("epsilon")
 WORKSPACE_SIZES["pair_epsilon"] = _pair_sizes("delta")
 WORKSPACE_SIZES["pair_renyi"] = _pair_sizes("order")
+WORKSPACE_SIZES["langevin_chains"] = lambda given: {
+    "n_chains": np.shape(given["out"])[1],
+    "p": np.shape(given["X"])[1],
+    "q": np.shape(given["targets"])[1],
+    "gram": given["gram"] is not None,
+    "element_bytes": given["X"].dtype.itemsize,
+}
 
 
 class Cpu:
