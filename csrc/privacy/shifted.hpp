@@ -3,6 +3,8 @@
 
 #include <math.h>
 
+#include "common/isa.hpp"
+
 namespace {
 
 // Noise this small beside the largest counts as none (the safe side): its square would lose its digits.
@@ -11,8 +13,8 @@ constexpr double kFaint = 1e-150;
 // mu of one row, rounded up. The best path is the greatest convex minorant of the points (V_k, S_k); its edges come
 // from pooling adjacent steps whose slopes dS/dV fall, from the last step to the first. Each edge sums its own
 // increments, and carries a power of two, so that neither cancellation nor a long product of contractions hurts.
-static double shifted_row(const double* sensitivity, const double* contraction, const double* noise_std, long steps,
-                          double* workspace) {
+EXPUNGE_HD static double shifted_row(const double* sensitivity, const double* contraction, const double* noise_std,
+                                     long steps, double* workspace) {
   double* const rise = workspace;              // dS of each edge, in units of 2^power
   double* const run = workspace + steps;       // dV, in units of 4^power
   double* const power = workspace + 2 * steps;
