@@ -29,6 +29,67 @@ WORKSPACE_SIZES["pair_epsilon"] = _pair_sizes("delta")
 WORKSPACE_SIZES["pair_renyi"] = _pair_sizes("order")
 
 
+def _gradient_sizes(**lengths: tuple[str, int]) -> Sizes:
+    """Return sizes that are lengths of axes: name=(argument, axis); the last argument named has the dtype."""
+
+    def sizes(given: dict[str, Any]) -> dict[str, Any]:
+        found: dict[str, Any] = {name: given[array].shape[axis] for name, (array, axis) in lengths.items()}
+        return {**found, "itemsize": given[[array for array, _ in lengths.values()][-1]].dtype.itemsize}
+
+    return sizes
+
+
+def _with(sizes: Sizes, *names: str) -> Sizes:
+    return lambda given: {**sizes(given), **{name: given[name] for name in names}}
+
+
+WORKSPACE_SIZES["linear_grad_norms"] = _with(
+    _gradient_sizes(
+        examples=("activations", 0), positions=("activations", 1), d_out=("output_grads", 2), d_in=("activations", 2)
+    ),
+    "bias",
+)
+WORKSPACE_SIZES["linear_grad_dots"] = _gradient_sizes(
+    examples=("activations_1", 0),
+    positions_1=("activations_1", 1),
+    positions_2=("activations_2", 1),
+    d_out=("output_grads_1", 2),
+    d_in=("activations_1", 2),
+)
+WORKSPACE_SIZES["embedding_linear_grad_dots"] = _gradient_sizes(
+    examples=("indices", 0),
+    n_tokens=("indices", 1),
+    positions=("row_factors", 1),
+    rows=("row_factors", 2),
+    width=("embedding_grads", 2),
+)
+WORKSPACE_SIZES["conv_grad_norms"] = lambda given: {
+    **_with(
+        _gradient_sizes(
+            examples=("activations", 0),
+            channels=("activations", 1),
+            out_channels=("output_grads", 1),
+            positions=("output_grads", 2),
+            features=("feature_offsets", 0),
+        ),
+        "groups",
+        "padded",
+        "bias",
+    )(given),
+    "has_pad_maps": given["pad_maps"] is not None,
+    "itemsize": given["activations"].dtype.itemsize,
+}
+WORKSPACE_SIZES["embedding_grad_norms"] = _gradient_sizes(
+    examples=("indices", 0), n_tokens=("indices", 1), width=("output_grads", 2)
+)
+WORKSPACE_SIZES["norm_layer_grad_norms"] = lambda given: {
+    **_with(_gradient_sizes(examples=("activations", 0)), "kind", "n_groups", "normalized", "weight")(given),
+    "positions": given["activations"].shape[2 if given["kind"] == 2 else 1],
+    "width": given["activations"].shape[1 if given["kind"] == 2 else 2],
+}
+WORKSPACE_SIZES["probe_grad_norms"] = lambda given: {"checkpoints": given["weights"].shape[0]}
+
+
 class Cpu:
     """``_core`` on NumPy arrays."""
 

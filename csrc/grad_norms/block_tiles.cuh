@@ -51,7 +51,7 @@ struct BlockTile {
   template <class Operand>
   __device__ __forceinline__ static void fetch(const Operand& operand, int thread, int first_term, int first,
                                                A (&values)[kFours][4]) {
-EXPUNGE_UNROLL
+EXPUNGE_UNROLL(16)
     for (int f = 0; f < kFours; ++f) {
       const int group = thread + f * kThreads;
       if constexpr (Operand::along_terms)
@@ -63,15 +63,15 @@ EXPUNGE_UNROLL
 
   template <class Operand>
   __device__ __forceinline__ static void keep(int thread, const A (&values)[kFours][4], A (&slab)[kTerms][kStride]) {
-EXPUNGE_UNROLL
+EXPUNGE_UNROLL(16)
     for (int f = 0; f < kFours; ++f) {
       const int group = thread + f * kThreads;
       if constexpr (Operand::along_terms) {
-EXPUNGE_UNROLL
+EXPUNGE_UNROLL(16)
         for (int i = 0; i < 4; ++i) slab[group % (kTerms / 4) * 4 + i][group / (kTerms / 4)] = values[f][i];
       } else {
         A* to = &slab[group / (Tile / 4)][group % (Tile / 4) * 4];
-EXPUNGE_UNROLL
+EXPUNGE_UNROLL(16)
         for (int i = 0; i < 4; ++i) to[i] = values[f][i];
       }
     }
@@ -79,23 +79,23 @@ EXPUNGE_UNROLL
 
   __device__ __forceinline__ static void read(const A* slab_row, int thread_place, A (&out)[Micro]) {
     constexpr int width = 16 / static_cast<int>(sizeof(A));
-EXPUNGE_UNROLL
+EXPUNGE_UNROLL(16)
     for (int i = 0; i < Micro; i += width) {
       const Pack<A, width> values = *reinterpret_cast<const Pack<A, width>*>(slab_row + place(thread_place, i));
-EXPUNGE_UNROLL
+EXPUNGE_UNROLL(16)
       for (int j = 0; j < width; ++j) out[i + j] = values.v[j];
     }
   }
 
   __device__ __forceinline__ void multiply(int buffer) {
-EXPUNGE_UNROLL
+EXPUNGE_UNROLL(16)
     for (int k = 0; k < kTerms; ++k) {
       A left[Micro], right[Micro];
       read(shared.left[buffer][k], row, left);
       read(shared.right[buffer][k], column, right);
-EXPUNGE_UNROLL
+EXPUNGE_UNROLL(16)
       for (int i = 0; i < Micro; ++i)
-EXPUNGE_UNROLL
+EXPUNGE_UNROLL(16)
         for (int j = 0; j < Micro; ++j) sums[i][j] += left[i] * right[j];
     }
   }
@@ -106,11 +106,11 @@ EXPUNGE_UNROLL
                                              int first_term, int last_term) {
     A seconds[kHasSecond && !kSecondInShared ? kSums : 1];
     (void)seconds;
-EXPUNGE_UNROLL
+EXPUNGE_UNROLL(16)
     for (int i = 0; i < Micro; ++i)
-EXPUNGE_UNROLL
+EXPUNGE_UNROLL(16)
       for (int j = 0; j < Micro; ++j) sums[i][j] = A(0);
-    A next_left[kFours][4], next_right[kFours][4];
+    A next_left[kFours][4] = {}, next_right[kFours][4] = {};
     if (first_term < last_term) {
       fetch(left, thread, first_term, first_row, next_left);
       fetch(right, thread, first_term, first_column, next_right);
@@ -133,9 +133,9 @@ EXPUNGE_UNROLL
       }
       if constexpr (kHasSecond) {
         if (more && (term + kTerms - first_term) % static_cast<int>(kBlock) == 0) {
-EXPUNGE_UNROLL
+EXPUNGE_UNROLL(16)
           for (int i = 0; i < Micro; ++i)
-EXPUNGE_UNROLL
+EXPUNGE_UNROLL(16)
             for (int j = 0; j < Micro; ++j) {
               A& slot = kSecondInShared ? second[(i * Micro + j) * kThreads + thread] : seconds[i * Micro + j];
               slot = carried ? slot + sums[i][j] : sums[i][j];
@@ -148,9 +148,9 @@ EXPUNGE_UNROLL
     }
     if constexpr (kHasSecond) {
       if (carried) {
-EXPUNGE_UNROLL
+EXPUNGE_UNROLL(16)
         for (int i = 0; i < Micro; ++i)
-EXPUNGE_UNROLL
+EXPUNGE_UNROLL(16)
           for (int j = 0; j < Micro; ++j)
             sums[i][j] += kSecondInShared ? second[(i * Micro + j) * kThreads + thread] : seconds[i * Micro + j];
       }
@@ -160,9 +160,9 @@ EXPUNGE_UNROLL
   // Calls body(value, row, column) for what this thread holds of a rows x columns matrix.
   template <class Body>
   __device__ __forceinline__ void each(int first_row, int first_column, int rows, int columns, const Body& body) const {
-EXPUNGE_UNROLL
+EXPUNGE_UNROLL(16)
     for (int i = 0; i < Micro; ++i)
-EXPUNGE_UNROLL
+EXPUNGE_UNROLL(16)
       for (int j = 0; j < Micro; ++j) {
         const int r = first_row + place(row, i), c = first_column + place(column, j);
         if (r < rows && c < columns) body(sums[i][j], r, c);
@@ -274,16 +274,16 @@ __global__ void __launch_bounds__(Tile::kThreads) pair_tiles(Problem problem, Ti
     A first[Tile::kMicro][Tile::kMicro];
     Tile tile(shared, nullptr);
     tile.accumulate(problem.left(at.item), problem.right(at.item), at.first_row, at.first_column, 0, problem.terms());
-EXPUNGE_UNROLL
+EXPUNGE_UNROLL(16)
     for (int i = 0; i < Tile::kMicro; ++i)
-EXPUNGE_UNROLL
+EXPUNGE_UNROLL(16)
       for (int j = 0; j < Tile::kMicro; ++j) first[i][j] = tile.sums[i][j];
     tile.accumulate(problem.second_left(at.item), problem.second_right(at.item), at.first_row, at.first_column, 0,
                     problem.second_terms());
     double value = 0, spread = 0;
-EXPUNGE_UNROLL
+EXPUNGE_UNROLL(16)
     for (int i = 0; i < Tile::kMicro; ++i)
-EXPUNGE_UNROLL
+EXPUNGE_UNROLL(16)
       for (int j = 0; j < Tile::kMicro; ++j) {
         const int r = at.first_row + Tile::place(tile.row, i), c = at.first_column + Tile::place(tile.column, j);
         if (r >= problem.rows() || c >= problem.columns()) continue;

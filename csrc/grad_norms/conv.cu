@@ -143,7 +143,7 @@ __global__ void __launch_bounds__(kRowThreads) thin_squares(ConvProduct<T> probl
     const int count = patches.features - first < kThinFeatures ? patches.features - first : kThinFeatures;
     int offsets[kThinFeatures];
     double totals[kThinFeatures];
-    EXPUNGE_UNROLL
+    EXPUNGE_UNROLL(16)
     for (int f = 0; f < kThinFeatures; ++f) {
       offsets[f] = patches.feature_offsets[f < count ? first + f : first];  // sums past the end are not used
       totals[f] = 0;
@@ -156,13 +156,13 @@ __global__ void __launch_bounds__(kRowThreads) thin_squares(ConvProduct<T> probl
       for (int p = block + lane; p < end; p += kWarp) {
         const T grad = grads[p];
         const int offset = patches.position_offsets[p];
-        EXPUNGE_UNROLL
+        EXPUNGE_UNROLL(16)
         for (int f = 0; f < kThinFeatures; ++f) sums[f] += patches.template at<T>(offsets[f], offset) * grad;
       }
-      EXPUNGE_UNROLL
+      EXPUNGE_UNROLL(16)
       for (int f = 0; f < kThinFeatures; ++f) totals[f] += static_cast<double>(sums[f]);
     }
-    EXPUNGE_UNROLL
+    EXPUNGE_UNROLL(16)
     for (int f = 0; f < kThinFeatures; ++f) {
       const double total = lanes_sum(totals[f]);
       if (f < count) squares += total * total;

@@ -87,7 +87,7 @@ __global__ void __launch_bounds__(kRowThreads) run_squares(EmbeddingNorms<T> cal
   if (t < end)
     for (; t < count; ++t) {
       if (begins[t] != 0) {
-        EXPUNGE_UNROLL
+        EXPUNGE_UNROLL(16)
         for (int i = 0; i < 4; ++i) {
           squares += sums[i] * sums[i];
           sums[i] = 0;
@@ -96,10 +96,10 @@ __global__ void __launch_bounds__(kRowThreads) run_squares(EmbeddingNorms<T> cal
       }
       double grad[4];
       grads.load(places[t], column, grad);
-      EXPUNGE_UNROLL
+      EXPUNGE_UNROLL(16)
       for (int i = 0; i < 4; ++i) sums[i] += grad[i];
     }
-  EXPUNGE_UNROLL
+  EXPUNGE_UNROLL(16)
   for (int i = 0; i < 4; ++i) squares += sums[i] * sums[i];
   squares = lanes_sum(squares);
   if (lane == 0) parts[work] = squares;

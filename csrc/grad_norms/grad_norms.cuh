@@ -1,6 +1,6 @@
 // Interface of the gradient-norm kernels on the GPU. The calls are those of grad_norms.hpp with device pointers; every
-// function launches on `stream`, allocates nothing and waits for nothing. A workspace is as large as its function says,
-// aligned to 256 bytes, and free again once the stream has passed the call.
+// function launches on `stream`, allocates nothing and waits for nothing. A workspace has as many bytes as its function
+// says, aligned for doubles, and is free again once the stream has passed the call.
 //
 // What the CPU binding checks by reading arrays cannot be checked here without waiting for the device: an example whose
 // tokens, labels or offsets lead outside an array reads nothing there, and its result is NaN.

@@ -71,7 +71,7 @@ __global__ void __launch_bounds__(kRowThreads) standard_rows(NormLayerNorms<T> c
     __syncthreads();
     for (int r = 0; r < rows; ++r) {
       const double mean = means[r], scale = scales[r];
-      EXPUNGE_UNROLL
+      EXPUNGE_UNROLL(16)
       for (int c = 0; c < kMostColumns; ++c) {
         const int column = thread + c * kRowThreads;
         if (column >= width) break;
@@ -84,7 +84,7 @@ __global__ void __launch_bounds__(kRowThreads) standard_rows(NormLayerNorms<T> c
   }
   if (blocks > 1) {
     double* to = parts + static_cast<long>(blockIdx.x) * 2 * width;
-    EXPUNGE_UNROLL
+    EXPUNGE_UNROLL(16)
     for (int c = 0; c < kMostColumns; ++c) {
       const int column = thread + c * kRowThreads;
       if (column >= width) break;
@@ -94,7 +94,7 @@ __global__ void __launch_bounds__(kRowThreads) standard_rows(NormLayerNorms<T> c
     return;
   }
   double squares = 0;
-  EXPUNGE_UNROLL
+  EXPUNGE_UNROLL(16)
   for (int c = 0; c < kMostColumns; ++c) {
     if (call.weight) squares += weights[c] * weights[c];
     if (call.bias) squares += biases[c] * biases[c];
@@ -167,7 +167,7 @@ __global__ void __launch_bounds__(kRowThreads) channel_sums(NormLayerNorms<T> ca
     if (call.weight) {
       const T* row = call.activations + channel * call.positions;
       const double pivot = call.normalized ? 0.0 : static_cast<double>(call.activations[group * call.positions]);
-      EXPUNGE_UNROLL
+      EXPUNGE_UNROLL(4)
       for (long k = lane; k < call.positions; k += lanes) {
         const double value = static_cast<double>(row[k]) - pivot, g = static_cast<double>(grad[k]);
         x += value;

@@ -16,10 +16,10 @@ __device__ __forceinline__ bool four_at_once(const In* data, long stride) {
 template <class In, class A>
 __device__ __forceinline__ void load_four(const In* p, A (&out)[4]) {
   constexpr int width = 16 / static_cast<int>(sizeof(In)) < 4 ? 16 / static_cast<int>(sizeof(In)) : 4;
-EXPUNGE_UNROLL
+EXPUNGE_UNROLL(16)
   for (int i = 0; i < 4; i += width) {
     const Pack<In, width> values = *reinterpret_cast<const Pack<In, width>*>(p + i);
-EXPUNGE_UNROLL
+EXPUNGE_UNROLL(16)
     for (int j = 0; j < width; ++j) out[i + j] = widened<A>(values.v[j]);
   }
 }
@@ -43,7 +43,7 @@ struct AcrossRows {
       load_four(p, out);
       return;
     }
-EXPUNGE_UNROLL
+EXPUNGE_UNROLL(16)
     for (int i = 0; i < 4; ++i) out[i] = k < terms && m + i < width ? widened<A>(p[i]) : A(0);
   }
   // The same in the arrays' own type, for tensor cores.
@@ -51,15 +51,15 @@ EXPUNGE_UNROLL
     const In* p = data + k * stride + m;
     if (whole && k < terms && m + 3 < width) {
       constexpr int at_once = 16 / static_cast<int>(sizeof(In)) < 4 ? 16 / static_cast<int>(sizeof(In)) : 4;
-EXPUNGE_UNROLL
+EXPUNGE_UNROLL(16)
       for (int i = 0; i < 4; i += at_once) {
         const Pack<In, at_once> values = *reinterpret_cast<const Pack<In, at_once>*>(p + i);
-EXPUNGE_UNROLL
+EXPUNGE_UNROLL(16)
         for (int j = 0; j < at_once; ++j) out[i + j] = values.v[j];
       }
       return;
     }
-EXPUNGE_UNROLL
+EXPUNGE_UNROLL(16)
     for (int i = 0; i < 4; ++i) out[i] = k < terms && m + i < width ? p[i] : In{};
   }
 };
@@ -83,7 +83,7 @@ struct AlongRows {
       load_four(p, out);
       return;
     }
-EXPUNGE_UNROLL
+EXPUNGE_UNROLL(16)
     for (int i = 0; i < 4; ++i) out[i] = m < width && k + i < terms ? widened<A>(p[i]) : A(0);
   }
 };
@@ -117,7 +117,7 @@ struct PatchesAlongTerms {
   template <class A>
   __device__ __forceinline__ void load(int k, int m, A (&out)[4]) const {
     const int feature = m < patches.features ? patches.feature_offsets[m] : 0;
-EXPUNGE_UNROLL
+EXPUNGE_UNROLL(16)
     for (int i = 0; i < 4; ++i)
       out[i] = m < patches.features && k + i < patches.positions
                    ? patches.template at<A>(feature, patches.position_offsets[k + i])
@@ -134,7 +134,7 @@ struct PatchesAcrossTerms {
   template <class A>
   __device__ __forceinline__ void load(int k, int m, A (&out)[4]) const {
     const int feature = k < patches.features ? patches.feature_offsets[k] : 0;
-EXPUNGE_UNROLL
+EXPUNGE_UNROLL(16)
     for (int i = 0; i < 4; ++i)
       out[i] = k < patches.features && m + i < patches.positions
                    ? patches.template at<A>(feature, patches.position_offsets[m + i])

@@ -8,12 +8,6 @@
 #include "grad_norms/grad_norms.cuh"
 #include "grad_norms/grad_norms_math.hpp"
 
-#if defined(EXPUNGE_CUDA_EMULATION)
-#define EXPUNGE_UNROLL
-#else
-#define EXPUNGE_UNROLL _Pragma("unroll")
-#endif
-
 namespace expunge::grad_norms::device {
 namespace {
 
@@ -73,10 +67,10 @@ __device__ __forceinline__ void over_row(const T* x, long n, int lane, int lanes
   const long packs = (n - head) / width;
   for (long k = lane; k < head; k += lanes) body(widened<double>(x[k]));
   const Pack<T, width>* packed = reinterpret_cast<const Pack<T, width>*>(x + head);
-EXPUNGE_UNROLL
+EXPUNGE_UNROLL(4)
   for (long p = lane; p < packs; p += lanes) {
     const Pack<T, width> values = packed[p];
-EXPUNGE_UNROLL
+EXPUNGE_UNROLL(16)
     for (int i = 0; i < width; ++i) body(widened<double>(values.v[i]));
   }
   for (long k = head + packs * width + lane; k < n; k += lanes) body(widened<double>(x[k]));
