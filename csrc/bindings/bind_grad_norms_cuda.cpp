@@ -2,6 +2,7 @@
 
 #include <optional>
 
+#include "bindings/arrays.hpp"
 #include "bindings/device_arrays.hpp"
 #include "grad_norms/grad_norms.cuh"
 
@@ -163,12 +164,11 @@ void embedding_linear_grad_dots(const py::object& indices_array, const py::objec
 // --- convolutions -----------------------------------------------------------------------------------
 
 // `padded` is host memory, like a shape: three lengths.
-void padded_lengths(const py::sequence& padded, long (&lengths)[3]) {
-  if (py::len(padded) != 3)
-    throw py::value_error("padded must have length 3, got " + std::to_string(py::len(padded)));
+void padded_lengths(const py::array& padded, long (&lengths)[3]) {
+  const long* given = input<long>(padded, "padded", {3});
   long plane = 1;
   for (int axis = 0; axis < 3; ++axis) {
-    lengths[axis] = py::cast<long>(py::object(padded[static_cast<std::size_t>(axis)]));
+    lengths[axis] = given[axis];
     if (lengths[axis] < 0 || lengths[axis] > kMostPixels)
       throw py::value_error("padded must be within [0, " + std::to_string(kMostPixels + 1) + "), got " +
                             std::to_string(lengths[axis]));
@@ -177,18 +177,17 @@ void padded_lengths(const py::sequence& padded, long (&lengths)[3]) {
   }
 }
 
-long conv_grad_norms_workspace(long examples, long channels, long out_channels, long groups, const py::sequence& padded,
-                               bool has_pad_maps, long positions, long features, bool bias, int itemsize) {
+long conv_grad_norms_workspace(long examples, long channels, long out_channels, long groups, long padded_entries,
+                               long positions, long features, bool bias, int itemsize) {
   require_group_count(groups, channels, "groups", "activations");
   require_group_count(groups, out_channels, "groups", "output_grads");
   return by_itemsize(itemsize, [&](auto zero) {
-    static const int map = 0;  // stands for maps that are there
     ConvNorms<decltype(zero)> call{};
     call.channels = channels;
     call.out_channels = out_channels;
     call.groups = groups;
-    padded_lengths(padded, call.padded);
-    for (int axis = 0; axis < 3; ++axis) call.pad_map[axis] = has_pad_maps ? &map : nullptr;
+    call.padded[0] = call.padded[1] = 1;
+    call.padded[2] = padded_entries;
     call.positions = positions;
     call.features = features;
     call.bias = bias;
@@ -197,7 +196,7 @@ long conv_grad_norms_workspace(long examples, long channels, long out_channels, 
 }
 
 void conv_grad_norms(const py::object& activations_array, const py::object& output_grads_array, long groups,
-                     const py::sequence& padded, const py::object& pad_maps_array,
+                     const py::array& padded, const py::object& pad_maps_array,
                      const py::object& position_offsets_array, const py::object& feature_offsets_array, bool bias,
                      bool squared, const py::object& out_array, const py::object& workspace_array, Stream stream) {
   const Array activations(activations_array, "activations"), output_grads(output_grads_array, "output_grads"),
@@ -396,8 +395,8 @@ void bind_grad_norms_cuda(py::module_& module) {
              arg("row_factors"), arg("column_factors"), arg("padding_idx"), arg("out"), py::kw_only(), arg("workspace"),
              arg("stream"));
   module.def("conv_grad_norms_workspace", &conv_grad_norms_workspace, arg("examples"), arg("channels"),
-             arg("out_channels"), arg("groups"), arg("padded"), arg("has_pad_maps"), arg("positions"), arg("features"),
-             arg("bias"), arg("itemsize"));
+             arg("out_channels"), arg("groups"), arg("padded_entries"), arg("positions"), arg("features"), arg("bias"),
+             arg("itemsize"));
   module.def("conv_grad_norms", &conv_grad_norms, arg("activations"), arg("output_grads"), arg("groups"), arg("padded"),
              arg("pad_maps").none(true), arg("position_offsets"), arg("feature_offsets"), arg("bias"), arg("squared"),
              arg("out"), py::kw_only(), arg("workspace"), arg("stream"));

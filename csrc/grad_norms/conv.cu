@@ -30,7 +30,7 @@ __global__ void __launch_bounds__(kRowThreads) fill_table(ConvNorms<T> call, lon
   long source = 0;
   bool zero = false, bad = false;
   for (int axis = 0; axis < 3; ++axis) {
-    const long index = call.pad_map[axis][at[axis]];
+    const long index = call.pad_map[axis] != nullptr ? call.pad_map[axis][at[axis]] : at[axis];
     zero |= index == -1;
     bad |= index < -1 || index >= call.source[axis];
     source = source * call.source[axis] + index;
@@ -186,7 +186,7 @@ __global__ void __launch_bounds__(kRowThreads) squared_sums_of_rows(const T* x, 
 template <class T>
 struct ConvPlan {
   Shape<T> shape;
-  bool padded, gram, thin;
+  bool gram, thin;
   long items, table_entries, tiles, pair_tiles_;
   int size;
   TileGrid product, pairs;
@@ -198,12 +198,11 @@ struct ConvPlan {
 
   ConvPlan(const ConvNorms<T>& call, long examples, char* workspace) : shape(call) {
     DeviceArena arena{workspace};
-    padded = call.pad_map[0] != nullptr;
     gram = gram_is_cheaper(call.positions, call.positions, call.features, shape.out_channels);
     thin = shape.out_channels <= kThin;
     gram = gram && !thin;
     items = examples * call.groups;
-    table_entries = padded ? shape.in_channels * shape.padded_plane : 0;
+    table_entries = shape.in_channels * shape.padded_plane;
     table = arena.take<int>(table_entries);
     size = tile_size(call.features, shape.out_channels, gram ? kEnoughBlocks : items, largest_tile<T>());
     product = product_grid(items, call.features, shape.out_channels, call.positions, size, !gram);
@@ -231,7 +230,7 @@ struct ConvPlan {
 
 template <class T>
 cudaError_t conv_by_gram(const ConvNorms<T>& call, const ConvPlan<T>& plan, cudaStream_t stream) {
-  const ConvGram<T> problem(call, plan.shape, plan.padded ? plan.table : nullptr, plan.squares_in, plan.squares_out);
+  const ConvGram<T> problem(call, plan.shape, plan.table, plan.squares_in, plan.squares_out);
   const auto kernel = &squares_of_positions<T>;
   EXPUNGE_LAUNCH(kernel, dim3(blocks_for(plan.items * call.positions, kRowThreads)), dim3(kRowThreads), 0, stream)
   (problem, plan.items, plan.squares_in, plan.squares_out);
@@ -288,7 +287,7 @@ cudaError_t conv_norms(const ConvNorms<T>& call, long examples, char* workspace,
     parts.settled = plan.settled;
     parts.values = plan.sums;
   }
-  const ConvProduct<T> problem(call, plan.shape, plan.padded ? plan.table : nullptr, nullptr, nullptr);
+  const ConvProduct<T> problem(call, plan.shape, plan.table, nullptr, nullptr);
   if (plan.thin) {
     const auto kernel = &thin_squares<T>;
     const long channels = examples * call.out_channels;

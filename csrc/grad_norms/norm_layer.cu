@@ -167,7 +167,7 @@ __global__ void __launch_bounds__(kRowThreads) channel_sums(NormLayerNorms<T> ca
     if (call.weight) {
       const T* row = call.activations + channel * call.positions;
       const double pivot = call.normalized ? 0.0 : static_cast<double>(call.activations[group * call.positions]);
-      EXPUNGE_UNROLL(4)
+      EXPUNGE_UNROLL(2)
       for (long k = lane; k < call.positions; k += lanes) {
         const double value = static_cast<double>(row[k]) - pivot, g = static_cast<double>(grad[k]);
         x += value;

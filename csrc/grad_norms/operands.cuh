@@ -93,7 +93,7 @@ EXPUNGE_UNROLL(16)
 template <class In>
 struct Patches {
   const In* image;
-  const int* table;  // null without padding
+  const int* table;
   const int *feature_offsets, *position_offsets;
   unsigned limit;  // entries of a padded image
   int features, positions;
@@ -101,10 +101,10 @@ struct Patches {
   template <class A>
   __device__ __forceinline__ A at(int feature_offset, int position_offset) const {
     const unsigned place = static_cast<unsigned>(feature_offset) + static_cast<unsigned>(position_offset);
-    if (place >= limit) return static_cast<A>(__builtin_nanf(""));
-    if (table == nullptr) return widened<A>(image[place]);
-    const int source = table[place];
-    return source >= 0 ? widened<A>(image[source]) : source == -1 ? A(0) : static_cast<A>(__builtin_nanf(""));
+    const int source = place < limit ? table[place] : -2;
+    A value = source == -1 ? A(0) : static_cast<A>(__builtin_nanf(""));
+    if (source >= 0) value = widened<A>(image[source]);
+    return value;
   }
 };
 

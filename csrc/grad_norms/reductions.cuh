@@ -58,22 +58,28 @@ __device__ __forceinline__ double block_sum(double x, double* scratch) {
   return total;
 }
 
-// Calls body(value) for x[0..n), dealt to `lanes` threads of which this is number `lane`, 16 bytes at a time.
+// Calls body(value) for x[0..n), dealt to `lanes` threads of which this is number `lane`: 16 bytes at a time, in one
+// load where x is aligned. Who gets what never depends on where x lies, so the bits of a sum do not either.
 template <class T, class Body>
 __device__ __forceinline__ void over_row(const T* x, long n, int lane, int lanes, const Body& body) {
   constexpr int width = 16 / static_cast<int>(sizeof(T));
-  const long before = static_cast<long>((16 - reinterpret_cast<std::uintptr_t>(x) % 16) % 16 / sizeof(T));
-  const long head = before < n ? before : n;
-  const long packs = (n - head) / width;
-  for (long k = lane; k < head; k += lanes) body(widened<double>(x[k]));
-  const Pack<T, width>* packed = reinterpret_cast<const Pack<T, width>*>(x + head);
-EXPUNGE_UNROLL(4)
-  for (long p = lane; p < packs; p += lanes) {
-    const Pack<T, width> values = packed[p];
-EXPUNGE_UNROLL(16)
-    for (int i = 0; i < width; ++i) body(widened<double>(values.v[i]));
+  const long packs = n / width;
+  if (aligned(x, 16)) {
+    const Pack<T, width>* packed = reinterpret_cast<const Pack<T, width>*>(x);
+    EXPUNGE_UNROLL(4)
+    for (long p = lane; p < packs; p += lanes) {
+      const Pack<T, width> values = packed[p];
+      EXPUNGE_UNROLL(16)
+      for (int i = 0; i < width; ++i) body(widened<double>(values.v[i]));
+    }
+  } else {
+    EXPUNGE_UNROLL(4)
+    for (long p = lane; p < packs; p += lanes) {
+      EXPUNGE_UNROLL(16)
+      for (int i = 0; i < width; ++i) body(widened<double>(x[p * width + i]));
+    }
   }
-  for (long k = head + packs * width + lane; k < n; k += lanes) body(widened<double>(x[k]));
+  for (long k = packs * width + lane; k < n; k += lanes) body(widened<double>(x[k]));
 }
 
 template <class T>

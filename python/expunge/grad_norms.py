@@ -437,8 +437,7 @@ def conv_grad_norms(
             "channels": x.shape[1],
             "out_channels": g.shape[1],
             "groups": groups,
-            "padded": geometry.padded,
-            "has_pad_maps": geometry.pad_maps is not None,
+            "padded_entries": int(np.prod(geometry.padded)),
             "positions": geometry.position_offsets.size,
             "features": geometry.feature_offsets.size,
             "bias": bool(bias),
@@ -685,7 +684,7 @@ def _offsets(geometry: _conv_geometry.ConvGeometry, where: Place) -> tuple[Any, 
     if not isinstance(where, DevicePlace):
         return host
     library = where.library
-    key = (id(geometry), library.name, where.name, library.stream())
+    key = (id(geometry), library.name, str(library.device), library.stream())
     found = _GEOMETRIES.get(key)
     if found is None:
         there = tuple(None if array is None else library.asarray(array) for array in host)
