@@ -50,6 +50,7 @@ class Array:
     def __bool__(self) -> bool:
         raise TypeError("reading a value of an array on a device would wait for it")
 
+    __hash__ = None  # type: ignore[assignment]
     __float__ = __int__ = __index__ = __bool__
 
     def astype(self, dtype: Any) -> Array:
@@ -79,7 +80,7 @@ def _operator(name: str) -> Any:
     return apply
 
 
-for _name in ("add", "sub", "mul", "truediv", "matmul", "eq", "gt", "lt", "ge", "le"):
+for _name in ("add", "sub", "mul", "truediv", "matmul", "eq", "ne", "gt", "lt", "ge", "le", "or", "and"):
     setattr(Array, f"__{_name}__", _operator(f"__{_name}__"))
 
 

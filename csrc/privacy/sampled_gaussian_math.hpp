@@ -207,9 +207,9 @@ EXPUNGE_HD static double divergence(const Item& item) {
   return std::log1p(item.w * integral * std::exp(scale)) / item.w * (1.0 + 0x1p-48 * (1.0 + scale));
 }
 
-// One item, rounded up; NaN where an argument is.
+// One item, rounded up; NaN where an argument is, or is out of its range.
 EXPUNGE_HD static double sampled_rdp(bool reverse, double a, double s, double q) {
-  if (std::isnan(a) || std::isnan(s) || std::isnan(q)) return a + s + q;
+  if (!(a > 1.0 && a < HUGE_VAL && s >= 0.0 && q >= 0.0 && q <= 1.0)) return NAN;
   if (q == 0.0 || s == HUGE_VAL) return 0.0;
   if (s == 0.0) return reverse && q < 1.0 ? -std::log1p(-q) * (1.0 + kOutward) : HUGE_VAL;
   if (q == 1.0) return a / (2.0 * s * s) * (1.0 + 0x1p-50);

@@ -22,6 +22,7 @@ EXPUNGE_HD static double shifted_row(const double* sensitivity, const double* co
   double top_noise = 0.0;
   for (long k = 0; k < steps; ++k) {
     if (!(sensitivity[k] >= 0.0 && noise_std[k] >= 0.0 && contraction[k] >= 0.0)) return NAN;
+    if (!(sensitivity[k] < HUGE_VAL && noise_std[k] < HUGE_VAL && contraction[k] < HUGE_VAL)) return NAN;
     if (sensitivity[k] > top_shift) top_shift = sensitivity[k];
     if (noise_std[k] > top_noise) top_noise = noise_std[k];
   }

@@ -1,7 +1,7 @@
 """The only door to the compiled kernels: picks the module for an array and allocates outputs.
 
-NumPy arrays and whatever NumPy reads go to ``_core``; arrays on a CUDA device, recognised by DLPack, to ``_cuda``, on the
-stream their library works on now. Results are arrays of the caller's library on the caller's device.
+NumPy arrays and whatever NumPy reads go to ``_core``; arrays on a CUDA device, recognised by DLPack, to ``_cuda``, on
+the stream their library works on now. Results are arrays of the caller's library on the caller's device.
 """
 
 from __future__ import annotations
