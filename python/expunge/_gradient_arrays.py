@@ -16,6 +16,7 @@ __all__ = [
     "dimensions",
     "floating",
     "integers_on_device",
+    "itemsize",
     "matching",
     "padding_token",
     "thread_count",
@@ -121,3 +122,8 @@ def token_indices(name: str, value: Any, limit: int | None = None) -> Any:
 def padding_token(padding_idx: int | None) -> int:
     """Return what the kernels take: -1 for none."""
     return -1 if padding_idx is None else _validate.count("padding_idx", padding_idx)
+
+
+def itemsize(array: Any) -> int:
+    """Return the bytes of an element, which tells kernels' dtypes apart."""
+    return {"bfloat16": 2, "float32": 4, "float64": 8}[str(array.dtype).removeprefix("torch.")]

@@ -20,21 +20,20 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from expunge import _conv_geometry, _validate
-from expunge._backend import DevicePlace, Place, on_device, place
+from expunge._backend import DevicePlace, on_device, place
 from expunge._gradient_arrays import (
-    Floating,
     by_position,
     dimensions,
     floating,
-    integers_on_device,
+    itemsize,
     matching,
     padding_token,
     thread_count,
     token_indices,
 )
+from expunge._probe_arrays import probe_on_device, probe_targets
 
 __all__ = [
     "conv_grad_norms",
@@ -117,7 +116,7 @@ def linear_grad_norms(
         bool(squared),
         out,
         threads=thread_count(threads),
-        workspace={**sizes, "bias": bool(bias), "itemsize": _itemsize(a)},
+        workspace={**sizes, "bias": bool(bias), "itemsize": itemsize(a)},
     )
     return out
 
@@ -193,7 +192,7 @@ def linear_grad_dots(
         g2,
         out,
         threads=thread_count(threads),
-        workspace={**sizes, "d_in": a1.shape[2], "d_out": g1.shape[2], "itemsize": _itemsize(a1)},
+        workspace={**sizes, "d_in": a1.shape[2], "d_out": g1.shape[2], "itemsize": itemsize(a1)},
     )
     return out
 
@@ -258,7 +257,7 @@ def embedding_grad_norms(
             "examples": flat.shape[0],
             "n_tokens": flat.shape[1],
             "width": grads.shape[2],
-            "itemsize": _itemsize(grads),
+            "itemsize": itemsize(grads),
         },
     )
     return out
@@ -340,7 +339,7 @@ def embedding_linear_grad_dots(
             "positions": r.shape[1],
             "rows": r.shape[2],
             "width": grads.shape[2],
-            "itemsize": _itemsize(grads),
+            "itemsize": itemsize(grads),
         },
     )
     return out
@@ -418,7 +417,7 @@ def conv_grad_norms(
     if g.shape[1] % groups:
         raise ValueError(f"output_grads must have a multiple of groups = {groups} channels, got {g.shape[1]}")
     out = where.empty((x.shape[0],), "float64")
-    pad_maps, position_offsets, feature_offsets = _offsets(geometry, where)
+    pad_maps, position_offsets, feature_offsets = _conv_geometry.offsets_at(geometry, where)
     where.run(
         "conv_grad_norms",
         x.reshape(*x.shape[:2], *geometry.source),
@@ -441,7 +440,7 @@ def conv_grad_norms(
             "positions": geometry.position_offsets.size,
             "features": geometry.feature_offsets.size,
             "bias": bool(bias),
-            "itemsize": _itemsize(x),
+            "itemsize": itemsize(x),
         },
     )
     return out
@@ -553,7 +552,7 @@ def norm_layer_grad_norms(
             "n_groups": n_groups,
             "normalized": bool(normalized),
             "weight": bool(weight),
-            "itemsize": _itemsize(x),
+            "itemsize": itemsize(x),
         },
     )
     return out
@@ -623,10 +622,12 @@ def probe_grad_norms(
         raise ValueError(f"X must have shape (n, d) with d >= 1, got {tuple(x.shape)}")
     w = floating("weights", weights, like=("X", x))
     if w.ndim not in (2, 3) or w.shape[-2] != x.shape[1] or w.shape[-1] == 0:
-        raise ValueError(f"weights must have shape (N, {x.shape[1]}, C) or ({x.shape[1]}, C) to suit X, got {tuple(w.shape)}")
+        raise ValueError(
+            f"weights must have shape (N, {x.shape[1]}, C) or ({x.shape[1]}, C) to suit X, got {tuple(w.shape)}"
+        )
     stack = w if w.ndim == 3 else w[None]
     _validate.choice("loss", loss, _LOSSES)
-    targets = _probe_targets(y, loss, x, stack.shape[2])
+    targets = probe_targets(y, loss, x, stack.shape[2])
     decay = _validate.number("alpha", alpha, low=0.0)
     factors = None
     if checkpoint_weights is not None:
@@ -637,83 +638,7 @@ def probe_grad_norms(
     out = where.empty((n,) if factors is not None else (n, stack.shape[0]), "float64")
     settings: list[Any] = [_LOSSES.index(loss), decay, factors, bool(squared)]
     if isinstance(where, DevicePlace):
-        _probe_on_device(where, x, stack, targets, settings, out)
+        probe_on_device(where, x, stack, targets, settings, out)
     else:
         where.run("probe_grad_norms", x, stack, targets, *settings, out, threads=thread_count(threads))
     return out[:, 0] if factors is None and w.ndim == 2 else out
-
-
-# Logits of so many entries are in memory at once: 256 MB in float32.
-_LOGITS = 1 << 26
-
-
-def _probe_on_device(where: DevicePlace, x: Any, stack: Any, targets: Any, settings: list[Any], out: Any) -> None:
-    """Logits by the library's matrix product, some records at a time; norms from them by the kernel."""
-    n, (checkpoints, d, classes) = x.shape[0], stack.shape
-    library = where.library
-    if settings[2] is not None:
-        settings[2] = library.asarray(settings[2])
-    columns = library.transposed(stack, (1, 0, 2)).reshape(d, checkpoints * classes)
-    step = n if library.waits else max(1, _LOGITS // max(1, checkpoints * classes))  # JAX's slices are copies
-    for low in range(0, n, max(1, step)):
-        rows = slice(low, low + step) if step < n else slice(None)
-        logits = library.product(x[rows], columns).reshape(-1, checkpoints, classes)
-        where.run(
-            "probe_grad_norms",
-            x[rows],
-            stack,
-            targets[rows],
-            *settings,
-            out[rows],
-            logits=logits,
-            workspace={"checkpoints": checkpoints},
-        )
-
-
-def _itemsize(array: Any) -> int:
-    """Return the bytes of an element, which tells kernels' dtypes apart."""
-    return {"bfloat16": 2, "float32": 4, "float64": 8}[str(array.dtype).removeprefix("torch.")]
-
-
-_GEOMETRIES: dict[tuple[int, str, str, int], tuple[_conv_geometry.ConvGeometry, tuple[Any, Any, Any]]] = {}
-
-
-def _offsets(geometry: _conv_geometry.ConvGeometry, where: Place) -> tuple[Any, Any, Any]:
-    """Return the maps and offsets where the kernel runs; copies on a device are kept for the next call."""
-    host = geometry.pad_maps, geometry.position_offsets, geometry.feature_offsets
-    if not isinstance(where, DevicePlace):
-        return host
-    library = where.library
-    key = (id(geometry), library.name, str(library.device), library.stream())
-    found = _GEOMETRIES.get(key)
-    if found is None:
-        there = tuple(None if array is None else library.asarray(array) for array in host)
-        while len(_GEOMETRIES) >= 64:
-            _GEOMETRIES.pop(next(iter(_GEOMETRIES)))
-        found = _GEOMETRIES[key] = geometry, (there[0], there[1], there[2])  # the geometry keeps its id taken
-    return found[1]
-
-
-def _probe_targets(y: Any, loss: str, x: Floating, classes: int) -> Any:
-    n = x.shape[0]
-    if loss == "squared":
-        targets = floating("y", y, like=("X", x))
-        if tuple(targets.shape) != (n, classes) and (classes != 1 or tuple(targets.shape) != (n,)):
-            raise ValueError(f"y must have shape {(n, classes)} to suit X and weights, got {tuple(targets.shape)}")
-        return targets.reshape(n, classes)
-    labels: Any = integers_on_device("y", y) if on_device(y) else np.asarray(y)
-    if not on_device(y) and labels.dtype.kind not in "iub":
-        raise TypeError(f"y must hold integers for loss={loss!r}, got dtype {labels.dtype}")
-    if tuple(labels.shape) != (n,):
-        raise ValueError(f"y must have shape {(n,)} to suit X, got {tuple(labels.shape)}")
-    if loss == "logistic" and classes != 1:
-        raise ValueError(f"weights must have C = 1 for loss='logistic', got C = {classes}")
-    if loss == "softmax" and classes < 2:
-        raise ValueError(f"weights must have C >= 2 for loss='softmax', got C = {classes}")
-    if on_device(y):
-        return labels
-    limit = 2 if loss == "logistic" else classes
-    if n and (labels.min() < 0 or labels.max() >= limit):
-        wrong = labels[(labels < 0) | (labels >= limit)][0]
-        raise ValueError(f"y must be within [0, {limit}) for loss={loss!r}, got {wrong}")
-    return np.ascontiguousarray(labels, dtype=np.int64)
