@@ -1,8 +1,10 @@
 // Table of contents of expunge._cuda and, compiled against the emulator, of expunge._cuda_emul.
 #include <pybind11/pybind11.h>
 
+#include "bindings/bind_grad_norms_cuda.hpp"
 #include "bindings/bind_langevin_cuda.hpp"
 #include "bindings/bind_privacy_cuda.hpp"
+#include "bindings/bind_ridge_cuda.hpp"
 #include "bindings/device_arrays.hpp"
 
 namespace {
@@ -34,5 +36,7 @@ PYBIND11_MODULE(_cuda, module) {
   module.def("device_count", &device_count);
   module.def("synchronize", &synchronize, pybind11::arg("stream"));
   expunge::bindings::bind_privacy_cuda(module);
+  expunge::bindings::bind_ridge_cuda(module);
+  expunge::bindings::bind_grad_norms_cuda(module);
   expunge::bindings::bind_langevin_cuda(module);
 }

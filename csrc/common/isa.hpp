@@ -28,6 +28,14 @@
 #define EXPUNGE_UNROLL(n) EXPUNGE_PRAGMA(GCC unroll n)
 #endif
 
+// Unrolls the next loop n times.
+#define EXPUNGE_PRAGMA(text) _Pragma(#text)
+#if defined(__CUDACC__)
+#define EXPUNGE_UNROLL(n) EXPUNGE_PRAGMA(unroll n)
+#else
+#define EXPUNGE_UNROLL(n) EXPUNGE_PRAGMA(GCC unroll n)
+#endif
+
 #define EXPUNGE_RESTRICT __restrict__
 
 namespace expunge {
