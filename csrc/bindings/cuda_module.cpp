@@ -1,6 +1,7 @@
 // Table of contents of expunge._cuda and, compiled against the emulator, of expunge._cuda_emul.
 #include <pybind11/pybind11.h>
 
+#include "bindings/bind_grad_norms_cuda.hpp"
 #include "bindings/bind_langevin_cuda.hpp"
 #include "bindings/bind_privacy_cuda.hpp"
 #include "bindings/bind_ridge_cuda.hpp"
@@ -36,5 +37,6 @@ PYBIND11_MODULE(_cuda, module) {
   module.def("synchronize", &synchronize, pybind11::arg("stream"));
   expunge::bindings::bind_privacy_cuda(module);
   expunge::bindings::bind_ridge_cuda(module);
+  expunge::bindings::bind_grad_norms_cuda(module);
   expunge::bindings::bind_langevin_cuda(module);
 }

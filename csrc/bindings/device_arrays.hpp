@@ -51,6 +51,7 @@ class Array {
     if (!py::hasattr(object, "__dlpack__"))
       throw py::type_error(name_ + " must be an array that DLPack can exchange, got " +
                            py::str(py::type::of(object)).cast<std::string>());
+    require_ours(object);
     const py::object exchange = object.attr("__dlpack__");
     try {
       capsule_ = ask(exchange);
@@ -99,6 +100,18 @@ class Array {
   }
 
  private:
+  // Asked before the exchange: a library may refuse to hand out an array for a device that is not its own.
+  void require_ours(const py::object& object) const {
+#if !defined(EXPUNGE_CUDA_EMULATION)
+    const py::tuple pair = py::tuple(object.attr("__dlpack_device__")());
+    if (!is_ours({static_cast<int32_t>(py::int_(pair[0])), static_cast<int32_t>(py::int_(pair[1]))}))
+      throw_device_error(name_ + " must be on " + kDeviceName + ", got DLPack device type " +
+                         py::str(pair[0]).cast<std::string>());
+#else
+    (void)object;
+#endif
+  }
+
   // Versioned exchange says whether the array is read-only. Stream -1: the work runs on the caller's own stream, which
   // orders it after what made the array; nothing needs to wait.
   static py::object ask(const py::object& exchange) {

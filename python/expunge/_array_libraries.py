@@ -21,6 +21,7 @@ class Library(Protocol):
     """The operations of one array library on the device of one array."""
 
     name: str
+    device: Any
     waits: bool  # whether arrays have to be waited for, because the library names no stream
 
     def empty(self, shape: Shape, dtype: str) -> Any:
@@ -50,6 +51,15 @@ class Library(Protocol):
     def transposed(self, array: Any, axes: Shape) -> Any:
         """Return the array with its axes in another order."""
 
+    def product(self, left: Any, right: Any) -> Any:
+        """Return the matrix product in the arrays' own precision, whatever the library is told to do elsewhere."""
+
+    def stack(self, arrays: list[Any]) -> Any:
+        """Return arrays of one shape along a new first axis."""
+
+    def concatenate(self, arrays: list[Any], axis: int) -> Any:
+        """Return arrays joined along an axis."""
+
     def written(self, array: Any) -> Any:
         """Return what a kernel is given to write into the array."""
 
@@ -67,7 +77,7 @@ class _NumPyLike:
 
     def __init__(self, namespace: Any, array: Any) -> None:
         self._xp = namespace
-        self._device = array.device
+        self.device = array.device
         self.name = namespace.__name__
 
     def empty(self, shape: Shape, dtype: str) -> Any:
@@ -97,6 +107,15 @@ class _NumPyLike:
     def transposed(self, array: Any, axes: Shape) -> Any:
         return array.transpose(axes)
 
+    def product(self, left: Any, right: Any) -> Any:
+        return left @ right
+
+    def stack(self, arrays: list[Any]) -> Any:
+        return self._xp.stack(arrays)
+
+    def concatenate(self, arrays: list[Any], axis: int) -> Any:
+        return self._xp.concatenate(arrays, axis=axis)
+
     def written(self, array: Any) -> Any:
         return array
 
@@ -105,7 +124,7 @@ class _NumPyLike:
         return int(cuda.get_current_stream().ptr) if cuda is not None else 0
 
     def current(self) -> AbstractContextManager[Any]:
-        return self._device if hasattr(self._device, "__enter__") else nullcontext()
+        return self.device if hasattr(self.device, "__enter__") else nullcontext()
 
 
 class _Torch:
@@ -116,13 +135,13 @@ class _Torch:
 
     def __init__(self, array: Any) -> None:
         self._torch = importlib.import_module("torch")
-        self._device = array.device
+        self.device = array.device
 
     def empty(self, shape: Shape, dtype: str) -> Any:
-        return self._torch.empty(shape, dtype=getattr(self._torch, dtype), device=self._device)
+        return self._torch.empty(shape, dtype=getattr(self._torch, dtype), device=self.device)
 
     def asarray(self, host: NDArray[Any]) -> Any:
-        return self._torch.from_numpy(np.array(host)).to(self._device)
+        return self._torch.from_numpy(np.array(host)).to(self.device)
 
     def host(self, array: Any) -> NDArray[Any]:
         return np.array(array.detach().cpu().numpy())
@@ -145,11 +164,27 @@ class _Torch:
     def transposed(self, array: Any, axes: Shape) -> Any:
         return array.permute(axes)
 
+    def product(self, left: Any, right: Any) -> Any:
+        matmul = self._torch.backends.cuda.matmul
+        before = matmul.allow_tf32
+        try:
+            matmul.allow_tf32 = False
+            with self._torch.autocast(left.device.type, enabled=False), self._torch.no_grad():
+                return left @ right
+        finally:
+            matmul.allow_tf32 = before
+
+    def stack(self, arrays: list[Any]) -> Any:
+        return self._torch.stack(arrays)
+
+    def concatenate(self, arrays: list[Any], axis: int) -> Any:
+        return self._torch.cat(arrays, dim=axis)
+
     def written(self, array: Any) -> Any:
         return array
 
     def stream(self) -> int:
-        return int(self._torch.cuda.current_stream(self._device).cuda_stream)
+        return int(self._torch.cuda.current_stream(self.device).cuda_stream)
 
     def current(self) -> AbstractContextManager[Any]:
         return nullcontext()
@@ -178,12 +213,12 @@ class _Jax:
     def __init__(self, array: Any) -> None:
         self._jnp = importlib.import_module("jax.numpy")
         self._jax = importlib.import_module("jax")
-        self._device = next(iter(array.devices()))
+        self.device = next(iter(array.devices()))
 
     def _placed(self, array: Any, dtype: str) -> Any:
         if self.dtype(array) != dtype:
             raise TypeError(f"results in {dtype} need jax_enable_x64, which is off")
-        return self._jax.device_put(array, self._device).block_until_ready()
+        return self._jax.device_put(array, self.device).block_until_ready()
 
     def empty(self, shape: Shape, dtype: str) -> Any:
         return self._placed(self._jnp.zeros(shape, dtype=dtype), dtype)
@@ -211,6 +246,15 @@ class _Jax:
 
     def transposed(self, array: Any, axes: Shape) -> Any:
         return array.transpose(axes)
+
+    def product(self, left: Any, right: Any) -> Any:
+        return self._jnp.matmul(left, right, precision="highest")
+
+    def stack(self, arrays: list[Any]) -> Any:
+        return self._jnp.stack(arrays)
+
+    def concatenate(self, arrays: list[Any], axis: int) -> Any:
+        return self._jnp.concatenate(arrays, axis=axis)
 
     def written(self, array: Any) -> Any:
         return _Unversioned(array)

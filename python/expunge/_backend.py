@@ -14,7 +14,6 @@ from types import ModuleType
 from typing import Any, Protocol
 
 import numpy as np
-from threadpoolctl import ThreadpoolController
 
 from expunge import _core
 from expunge._array_libraries import Library, library_of
@@ -41,7 +40,9 @@ def default_threads() -> int:
 
 
 @lru_cache(maxsize=1)
-def _blas() -> ThreadpoolController:
+def _blas() -> Any:
+    from threadpoolctl import ThreadpoolController
+
     return ThreadpoolController()  # looking for the libraries takes a millisecond; using the controller does not
 
 
@@ -58,6 +59,9 @@ class Place(Protocol):
 
     def empty(self, shape: tuple[int, ...], dtype: str) -> Any:
         """Return a new array of the caller's library, C-contiguous, with undefined contents."""
+
+    def asarray(self, host: Any) -> Any:
+        """Return a host array here; on the host, itself."""
 
     def run(
         self,
@@ -78,6 +82,9 @@ class _Host:
 
     def empty(self, shape: tuple[int, ...], dtype: str) -> Any:
         return np.empty(shape, dtype=dtype)
+
+    def asarray(self, host: Any) -> Any:
+        return host
 
     def run(
         self,
@@ -100,10 +107,23 @@ class DevicePlace:
     def __init__(self, module: ModuleType, library: Library) -> None:
         self._module = module
         self.library = library
+        self._writable: list[Any] = []
 
     def empty(self, shape: tuple[int, ...], dtype: str) -> Any:
         with self.library.current():
-            return self.library.empty(shape, dtype)
+            return self.written_here(self.library.empty(shape, dtype))
+
+    def asarray(self, host: Any) -> Any:
+        with self.library.current():
+            return self.library.asarray(host)
+
+    def written_here(self, array: Any) -> Any:
+        """Return an array that nobody else has, after noting that kernels of this call may write into it."""
+        self._writable.append(array)
+        return array
+
+    def _exchanged(self, value: Any) -> Any:
+        return self.library.written(value) if any(value is array for array in self._writable) else value
 
     def run(
         self,
@@ -118,13 +138,15 @@ class DevicePlace:
         with self.library.current():
             if workspace is not None:
                 elements = getattr(self._module, f"{kernel}_workspace")(**workspace)
-                settings["workspace"] = self.library.written(self.library.empty((elements,), workspace_dtype))
+                settings["workspace"] = self.empty((elements,), workspace_dtype)
             if self.library.waits:
                 for array in (*arguments, *settings.values()):
                     if hasattr(array, "block_until_ready"):
                         array.block_until_ready()
             stream = self.library.stream()
-            getattr(self._module, kernel)(*arguments, **settings, stream=stream)
+            given = [self._exchanged(value) for value in arguments]
+            named = {name: self._exchanged(value) for name, value in settings.items()}
+            getattr(self._module, kernel)(*given, **named, stream=stream)
             if self.library.waits:
                 self._module.synchronize(stream=stream)
 

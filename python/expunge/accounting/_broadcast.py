@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -68,10 +69,10 @@ def elementwise(
     place = _backend.place(**{name: argument.value for name, argument in arguments.items()})
     if isinstance(place, _backend.DevicePlace):
         arrays, shape = device_arrays(place, **{name: argument.value for name, argument in arguments.items()})
-        out = place.empty(shape, "float64")
         flat = [array.reshape(-1) for array in arrays]
-        place.run(kernel, *flat, **(settings or {}), out=place.library.written(out.reshape(-1)))
-        return cast(Float64, out)
+        out = place.empty((math.prod(shape),), "float64")
+        place.run(kernel, *flat, **(settings or {}), out=out)
+        return cast(Float64, out.reshape(shape))
     checked = {
         name: real_array(
             name,

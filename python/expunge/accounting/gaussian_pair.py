@@ -180,7 +180,7 @@ class GaussianPair:
                 "pair_delta",
                 *arguments,
                 swapped,
-                *(place.library.written(out) for out in outs),
+                *outs,
                 workspace={"n": n, "m": self.excess_variance.shape[0]},
             )
             results.append(outs)
@@ -332,7 +332,7 @@ class GaussianPair:
                 kernel,
                 *arguments,
                 swapped,
-                place.library.written(out),
+                out,
                 workspace={"n": n, "m": self.excess_variance.shape[0]},
             )
             # Written so that a NaN, once there, stays.

@@ -70,14 +70,14 @@ def shifted_mu(
         arrays, shape = device_arrays(place, **given)
         _require_steps(shape)
         rows, steps = int(np.prod(shape[:-1], dtype=np.int64)), shape[-1]
-        out = place.empty(shape[:-1], "float64")
+        out = place.empty((rows,), "float64")
         place.run(
             "shifted_mu",
             *(array.reshape(rows, steps) for array in arrays),
-            place.library.written(out.reshape(-1)),
+            out,
             workspace={"rows": rows, "steps": steps},
         )
-        return cast(Float64, out)
+        return cast(Float64, out.reshape(shape[:-1]))
     checked = {name: real_array(name, value, low=0.0) for name, value in given.items()}
     shapes = ", ".join(f"{name} {array.shape}" for name, array in checked.items())
     try:
