@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from expunge import _backend, grad_norms, langevin
+from expunge import _backend, grad_norms, langevin, ridge
 from expunge.accounting import GaussianPair, gdp_delta, gdp_epsilon, gdp_mu, sampled_gaussian_rdp, shifted_mu
 
 Run = Callable[[], Any]
@@ -240,8 +240,34 @@ def privacy_cases() -> Iterator[Case]:
         yield Case(name, f"{few} x 64", lambda m=method, a=asked: m(a[:few], direction="pq"), bytes=16.0 * few)
 
 
+def whole_quote_cases() -> Iterator[Case]:
+    """Yield quotes of records of a run on 1,000,000 x 256: products, reduction and solve, ranks as they are chosen."""
+    n, p, q, steps, quoted = 1_000_000, 256, 10, 300, 50_000
+    scale = torch.logspace(0, -1.5, p, dtype=torch.float64, device="cuda")
+    X, Y = normal(n, p, dtype=torch.float64) * scale, normal(n, q, dtype=torch.float64)
+    largest = float(torch.linalg.eigvalsh(X.T @ X)[-1]) + 1.0
+    law = ridge.LearningLaw(X, Y, alpha=1.0, step_size=1.0 / largest, n_steps=steps, noise_std=1e-4)
+    rows = np.arange(quoted)
+    quotes = ridge.exact_quotes(law, rows, epsilon=1.0, delta=1e-5, n_steps=30)
+    solved = float((quotes.noise_std > 0).double().mean())
+    yield Case(
+        "ridge_exact_quotes", f"public function, {quoted} of {n} records, p={p}, q={q}, {steps} steps",
+        lambda: ridge.exact_quotes(law, rows, epsilon=1.0, delta=1e-5, n_steps=30),
+        flops=2.0 * quoted * p * steps * q, dtype="float64",
+        extra=lambda seconds: {
+            "seconds_per_million_records": seconds * 1e6 / quoted, "wanted_seconds": 60.0, "share_solved_for": solved,
+            "largest_rank": int(quotes.rank.max()),
+        },
+    )  # fmt: skip
+    yield Case(
+        "ridge_shifted_quotes", f"public function, {quoted} of {n} records, p={p}, q={q}, {steps} steps",
+        lambda: ridge.shifted_quotes(law, rows, epsilon=1.0, delta=1e-5, n_steps=30),
+        flops=2.0 * quoted * p * steps * q, dtype="float64",
+    )  # fmt: skip
+
+
 def ridge_cases() -> Iterator[Case]:
-    n, p, q, steps, rank = 20_000, 256, 10, 100, 64
+    n, p, q, steps, rank = 20_000, 256, 10, 100, 24
     rng = np.random.default_rng(0)
     eigenvalues = np.sort(rng.uniform(1.0, 3000.0, p))
     step = 1.0 / eigenvalues[-1]
@@ -262,6 +288,7 @@ def ridge_cases() -> Iterator[Case]:
         bytes=size(projected, residuals),
         extra=lambda seconds: {"seconds_per_million_records": seconds * 1e6 / n},
     )  # fmt: skip
+    yield from whole_quote_cases()
     e, d2 = (torch.empty(n, rank, dtype=torch.float64, device="cuda") for _ in range(2))
     yield Case(
         "ridge_gaussian_pairs", f"{n} records, rank {rank}",

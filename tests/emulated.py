@@ -62,6 +62,12 @@ class Array:
     def transpose(self, *axes: Any) -> Array:
         return Array(self._values.transpose(*axes))
 
+    def sum(self, axis: int) -> Array:
+        return Array(self._values.sum(axis))
+
+    def __pow__(self, exponent: float) -> Array:
+        return Array(self._values**exponent)
+
     def __getitem__(self, key: Any) -> Array:
         return Array(self._values[key])
 
@@ -94,6 +100,11 @@ def _function(name: str) -> Any:
 asarray, ascontiguousarray, broadcast_to, where = (
     _function(name) for name in ("array", "ascontiguousarray", "broadcast_to", "where")
 )
+
+
+def asnumpy(array: Array) -> Any:
+    """Return a copy on the host, asked for by name as CuPy has it."""
+    return array._values.copy()
 
 
 def empty(shape: Any, dtype: Any) -> Array:
