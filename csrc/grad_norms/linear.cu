@@ -1,6 +1,7 @@
 // Linear layers: norms, inner products, and an embedding tied to a linear layer.
 #include "grad_norms/column_sums.cuh"
 #include "grad_norms/grad_norms.cuh"
+#include "grad_norms/tensor_tiles.cuh"
 #include "grad_norms/tile_launches.cuh"
 
 namespace expunge::grad_norms::device {
@@ -156,6 +157,20 @@ struct NormsPlan {
   }
 };
 
+template <class T>
+cudaError_t launch_product(const ProductProblem<T>& problem, const NormsPlan<T>& plan, const LinearNorms<T>& call,
+                           cudaStream_t stream) {
+  using A = typename SumOf<T>::type;
+  if constexpr (sizeof(T) == 2) {
+    if (plan.size == TensorTile::kTile) {
+      if (launch_blocks(plan.product) == 0) return cudaSuccess;
+      return launch_square_tiles<TensorTile>(problem, plan.product, plan.parts, nullptr, stream);
+    }
+  }
+  return launch_squares<A, sizeof(T) == 2 ? 64 : largest_tile<A>()>(problem, plan.product, plan.size, call.d_in,
+                                                                  call.d_out, plan.parts, plan.partial, stream);
+}
+
 }  // namespace
 
 template <class T>
@@ -204,7 +219,7 @@ cudaError_t linear_norms(const LinearNorms<T>& call, long examples, char* worksp
     parts.values = plan.settled_values;
   }
   const ProductProblem<T> problem{call.activations, call.output_grads, call.positions, call.d_in, call.d_out};
-  status = launch_squares<A>(problem, plan.product, plan.size, call.d_in, call.d_out, plan.parts, plan.partial, stream);
+  status = launch_product<T>(problem, plan, call, stream);
   if (status != cudaSuccess) return status;
   if (call.bias) {
     const ColumnSums sums{nullptr, nullptr, call.positions, call.d_out, false, true};
