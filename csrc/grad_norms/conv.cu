@@ -269,6 +269,7 @@ cudaError_t conv_norms(const ConvNorms<T>& call, long examples, char* workspace,
   parts.parts = plan.parts;
   parts.items = static_cast<int>(call.groups);
   parts.per_item = static_cast<int>(plan.tiles);
+  parts.bias_out = call.bias_out;
   if (call.positions == 0 || plan.shape.out_channels == 0) {
     parts.per_item = 0;
     return launch_finish(parts, examples, norm_result(call.squared), call.out, stream);

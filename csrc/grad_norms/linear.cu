@@ -35,7 +35,10 @@ __global__ void __launch_bounds__(kRowThreads) outer_norms(LinearNorms<T> call, 
     inputs = lanes_sum(inputs);
     outputs = lanes_sum(outputs);
   }
-  if (lane == 0) call.out[i] = finish(inputs * outputs + (call.bias ? outputs : 0.0), call.squared);
+  if (lane != 0) return;
+  const double biases = call.bias ? outputs : 0.0;
+  if (call.bias_out != nullptr) call.bias_out[i] = finish(biases, call.squared);
+  call.out[i] = finish(inputs * outputs + (call.bias_out == nullptr ? biases : 0.0), call.squared);
 }
 
 // squares[row] of a (rows, n) matrix, one warp a row.
@@ -195,6 +198,7 @@ cudaError_t linear_norms(const LinearNorms<T>& call, long examples, char* worksp
   parts.parts = plan.parts;
   parts.items = 1;
   parts.per_item = static_cast<int>(plan.tiles);
+  parts.bias_out = call.bias_out;
   if (call.positions == 0) {
     parts.per_item = 0;
     return launch_finish(parts, examples, norm_result(call.squared), call.out, stream);
@@ -223,7 +227,7 @@ cudaError_t linear_norms(const LinearNorms<T>& call, long examples, char* worksp
   if (status != cudaSuccess) return status;
   if (call.bias) {
     const ColumnSums sums{nullptr, nullptr, call.positions, call.d_out, false, true};
-    status = launch_column_squares(call.output_grads, call.output_grads, sums, examples, plan.bias, stream);
+    status = launch_column_squares(call.output_grads, call.output_grads, sums, examples, nullptr, plan.bias, stream);
     if (status != cudaSuccess) return status;
     parts.bias = plan.bias;
     parts.biases = static_cast<int>(column_strips(call.d_out));
