@@ -1,13 +1,17 @@
-"""Per-example gradient norms on the CPU, float32: kernels beside NumPy's forms and the floors of the same run.
+"""Per-example gradient norms on the CPU, float32: kernels and whole models beside the floors and peers of the same run.
 
-Run ``python bench/bench_grad_norms.py [--threads N] [--repeats R]``. Every answer is checked before it is timed, and
-the contenders of one table run interleaved. ``--check`` exits with status 1 if a kernel misses its target ratio.
+Run ``python bench/bench_grad_norms.py [--part kernels|models] [--models mlp cnn] [--threads N] [--repeats R]``. Every
+answer is checked before it is timed, and the contenders of one table run interleaved. Whole models need
+``expunge[torch]``; the libraries compared with are in grad_norm_peers.py. ``--check`` exits with status 1 if a target
+ratio is missed.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -200,17 +204,12 @@ def layer_table(rng, threads, repeats):
     return rows
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=_backend.default_threads())
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--check", action="store_true", help="exit with status 1 if a target is missed")
-    options = parser.parse_args()
+def kernel_part(threads: int, repeats: int) -> tuple[Path, list[dict[str, Any]]]:
     rng = np.random.default_rng(0)
-    with threadpool_limits(options.threads):  # the same threads for NumPy's BLAS
-        probe, targets = probe_table(rng, options.threads, options.repeats)
-        primitive = primitive_table(rng, options.threads, options.repeats)
-        layers = layer_table(rng, options.threads, options.repeats)
+    with threadpool_limits(threads):  # the same threads for NumPy's BLAS
+        probe, targets = probe_table(rng, threads, repeats)
+        primitive = primitive_table(rng, threads, repeats)
+        layers = layer_table(rng, threads, repeats)
     goals = [
         {"target": name, "measured": value, "wanted": wanted, "met": value >= wanted}
         for name, (value, wanted) in targets.items()
@@ -218,9 +217,50 @@ def main() -> int:
     for rows in (probe, primitive, layers, goals):
         print(table(rows), end="\n\n")
     path = write_results(
-        "grad_norms_kernels", probe, threads=options.threads, primitive=primitive, layers=layers, targets=goals
+        "grad_norms_kernels", probe, threads=threads, primitive=primitive, layers=layers, targets=goals
     )
-    print(f"written to {path.relative_to(path.parent.parent.parent)}")
+    return path, goals
+
+
+def model_part(names: list[str], threads: int, repeats: int) -> tuple[Path, list[dict[str, Any]]]:
+    import torch
+
+    from grad_norm_models import MODELS, model_table
+
+    rows: list[dict[str, Any]] = []
+    goals: list[dict[str, Any]] = []
+    for name in names or MODELS:
+        more, wanted = model_table(name, threads, repeats)
+        print(table(more), end="\n\n")
+        print(table(wanted), end="\n\n", flush=True)
+        rows += more
+        goals += wanted
+    path = write_results("grad_norms_models", rows, threads=threads, torch=torch.__version__, targets=goals)
+    path.with_suffix(".txt").write_text(f"{table(rows)}\n\n{table(goals)}\n")
+    return path, goals
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", choices=("kernels", "models"), help="one part alone")
+    parser.add_argument("--models", nargs="+", default=[], metavar="NAME", help="these models alone")
+    parser.add_argument("--threads", type=int, default=_backend.default_threads())
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--check", action="store_true", help="exit with status 1 if a target is missed")
+    options = parser.parse_args()
+    goals: list[dict[str, Any]] = []
+    for part, run in (
+        ("kernels", lambda: kernel_part(options.threads, options.repeats)),
+        ("models", lambda: model_part(options.models, options.threads, options.repeats)),
+    ):
+        if options.part not in (None, part):
+            continue
+        if part == "models" and find_spec("torch") is None:
+            print("models: left out, they need expunge[torch]")
+            continue
+        path, found = run()
+        goals += found
+        print(f"written to {path.relative_to(path.parent.parent.parent)}")
     return 1 if options.check and not all(goal["met"] for goal in goals) else 0
 
 

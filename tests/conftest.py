@@ -33,6 +33,7 @@ KERNEL_FILES = {
     "test_gaussian_pair",
     "test_gdp",
     "test_grad_norms",
+    "test_grad_norms_device",
     "test_isa",
     "test_langevin",
     "test_normals",

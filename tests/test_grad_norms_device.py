@@ -166,10 +166,19 @@ def test_what_leads_outside_an_array_is_nan_and_reads_nothing(kernel, name, valu
 
 
 @pytest.mark.skipif(torch is None, reason="NumPy has no bfloat16; torch is not installed")
-@pytest.mark.parametrize("shape", [(3, 1, 50, 41), (3, 7, 9, 5), (2, 20, 200, 210), (2, 300, 40, 70), (280, 3, 90, 70)])
-@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(
+    ("shape", "bias"),
+    [
+        ((3, 1, 50, 41), True),
+        ((3, 7, 9, 5), False),
+        ((2, 20, 200, 210), True),  # the Gram form
+        ((2, 300, 40, 70), True),
+        ((280, 3, 90, 70), False),  # tensor cores
+        ((1, 258, 2080, 2080), True),  # with second sums
+    ],
+)
 def test_bfloat16_factors_are_multiplied_exactly(shape, bias):
-    """Products of two such numbers fit float32, so only sums round."""
+    """Products of two such numbers fit float32, so only sums round: on tensor cores as elsewhere."""
     examples, positions, d_in, d_out = shape
     torch.manual_seed(0)
     a = torch.randn(examples, positions, d_in, dtype=torch.bfloat16)

@@ -118,6 +118,14 @@ void require_group_count(long groups, long channels, const char* name, const cha
                           ", got " + std::to_string(groups));
 }
 
+// out is (items), or (2, items) with the norms of weights in row 0 and those of biases in row 1.
+template <class Call>
+void set_out(Call& call, py::array& out, long items) {
+  const bool apart = out.ndim() == 2;
+  call.out = apart ? output<double>(out, "out", {2, items}) : output<double>(out, "out", {items});
+  call.bias_out = apart ? call.out + items : nullptr;
+}
+
 void linear_grad_norms(const py::array& activations, const py::array& output_grads, bool bias, bool squared,
                        py::array& out, int threads) {
   by_dtype(activations, [&](auto zero) {
@@ -131,7 +139,7 @@ void linear_grad_norms(const py::array& activations, const py::array& output_gra
     call.output_grads = input<T>(output_grads, "output_grads", {items, call.positions, call.d_out});
     call.bias = bias;
     call.squared = squared;
-    call.out = output<double>(out, "out", {items});
+    set_out(call, out, items);
     const auto& kernels = kernels_of<T>(linear_table());
     const double work = call.positions == 1 ? double(call.d_in + call.d_out)
                                             : double(call.positions) * double(call.d_in) * double(call.d_out) / 8;
@@ -236,7 +244,7 @@ void conv_grad_norms(const py::array& activations, const py::array& output_grads
     }
     call.bias = bias;
     call.squared = squared;
-    call.out = output<double>(out, "out", {items});
+    set_out(call, out, items);
     const auto& kernels = kernels_of<T>(conv_table());
     const double work = double(call.positions) * double(call.features) * double(call.out_channels) / 8;
     run(call, kernels.norms, kernels.norms_workspace(call), items, work, threads);
@@ -284,7 +292,7 @@ void norm_layer_grad_norms(const py::array& activations, const py::array& output
     call.weight = weight;
     call.bias = bias;
     call.squared = squared;
-    call.out = output<double>(out, "out", {items});
+    set_out(call, out, items);
     const auto& kernels = kernels_of<T>(layer_table());
     run(call, kernels.norm_layer, kernels.norm_layer_workspace(call), items, double(rows) * double(columns) * 4,
         threads);

@@ -42,6 +42,14 @@ long by_itemsize(int itemsize, Run run) {
   throw py::value_error("itemsize must be 4 or 8, got " + std::to_string(itemsize));
 }
 
+// out is (items), or (2, items) with the norms of weights in row 0 and those of biases in row 1.
+template <class Call>
+void set_out(Call& call, const Array& out, long items) {
+  const bool apart = out.ndim() == 2;
+  call.out = apart ? output<double>(out, {2, items}) : output<double>(out, {items});
+  call.bias_out = apart ? call.out + items : nullptr;
+}
+
 // --- linear ----------------------------------------------------------------------------------------
 
 long linear_grad_norms_workspace(long examples, long positions, long d_in, long d_out, bool bias, int itemsize) {
@@ -68,7 +76,7 @@ void linear_grad_norms_of(const Array& activations, const Array& output_grads, b
   call.output_grads = input<T>(output_grads, {items, call.positions, call.d_out});
   call.bias = bias;
   call.squared = squared;
-  call.out = output<double>(out, {items});
+  set_out(call, out, items);
   char* work = scratch_of(scratch, device::linear_norms_workspace(call, items));
   run_on_device({&activations, &output_grads, &out, &scratch}, stream,
                 [&](cudaStream_t on) { return device::linear_norms(call, items, work, on); });
@@ -242,7 +250,7 @@ void conv_grad_norms(const py::object& activations_array, const py::object& outp
       throw py::value_error("padded must have fewer than 2**31 entries in all channels of a group");
     call.bias = bias;
     call.squared = squared;
-    call.out = output<double>(out, {items});
+    set_out(call, out, items);
     char* work = scratch_of(scratch, device::conv_norms_workspace(call, items));
     run_on_device({&activations, &output_grads, &position_offsets, &feature_offsets, &out, &scratch,
                    pad_maps ? &*pad_maps : nullptr},
@@ -325,7 +333,7 @@ void norm_layer_grad_norms(const py::object& activations_array, const py::object
     call.weight = weight;
     call.bias = bias;
     call.squared = squared;
-    call.out = output<double>(out, {items});
+    set_out(call, out, items);
     char* work = scratch_of(scratch, device::norm_layer_norms_workspace(call, items));
     run_on_device({&activations, &output_grads, &out, &scratch}, stream,
                   [&](cudaStream_t on) { return device::norm_layer_norms(call, items, work, on); });

@@ -1,6 +1,8 @@
 // Table of contents of expunge._core; every binding lives in its family's header.
 #include <pybind11/pybind11.h>
 
+#include <cstdint>
+
 #include "bindings/bind_grad_norms.hpp"
 #include "bindings/bind_langevin.hpp"
 #include "bindings/bind_privacy.hpp"
@@ -16,6 +18,11 @@ PYBIND11_MODULE(_core, module) {
   expunge::default_threads();
   module.def("isa", [] { return expunge::isa_name(expunge::active_isa()); });
   module.def("default_threads", &expunge::default_threads);
+  // Addresses of a function with GOMP_parallel's signature; 0 is the own pool.
+  module.def("exchange_thread_team", [](std::uintptr_t address) {
+    return reinterpret_cast<std::uintptr_t>(
+        expunge::exchange_thread_team(reinterpret_cast<expunge::ThreadTeam>(address)));
+  });
   expunge::bindings::bind_privacy(module);
   expunge::bindings::bind_ridge(module);
   expunge::bindings::bind_langevin(module);

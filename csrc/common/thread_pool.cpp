@@ -122,6 +122,22 @@ class Pool {
 std::atomic<Pool*> pool{nullptr};
 std::atomic<bool> busy{false};
 
+thread_local ThreadTeam borrowed_team = nullptr;
+
+// The same hand-out of indices on threads that are not the pool's.
+struct TeamJob {
+  Job job;
+  std::atomic<long> next{0};
+  static void drain(void* context) {
+    TeamJob& self = *static_cast<TeamJob*>(context);
+    for (;;) {
+      const long index = self.next.fetch_add(1, std::memory_order_relaxed);
+      if (index >= self.job.tasks) return;
+      self.job.task(self.job.context, index);
+    }
+  }
+};
+
 // A child has the memory of its parent's pool but none of its workers. Process numbers could not tell the two apart
 // (a child in a new namespace may have its parent's), so fork itself says it. The old pool is left behind.
 void forget_pool_in_child() {
@@ -158,6 +174,12 @@ int default_threads() {
   return count;
 }
 
+ThreadTeam exchange_thread_team(ThreadTeam team) {
+  const ThreadTeam before = borrowed_team;
+  borrowed_team = team;
+  return before;
+}
+
 namespace detail {
 
 void run_tasks(long tasks, int threads, void (*task)(void*, long), void* context) {
@@ -165,6 +187,11 @@ void run_tasks(long tasks, int threads, void (*task)(void*, long), void* context
   if (threads <= 0) threads = default_threads();
   if (threads > kMaxThreads) threads = kMaxThreads;
   if (threads > tasks) threads = static_cast<int>(tasks);
+  if (threads > 1 && borrowed_team != nullptr) {
+    TeamJob shared{Job{task, context, tasks}};
+    borrowed_team(&TeamJob::drain, &shared, static_cast<unsigned>(threads), 0);
+    return;
+  }
   // exchange comes last: only a caller that got false may clear it.
   if (threads == 1 || busy.exchange(true, std::memory_order_acquire)) {
     for (long index = 0; index < tasks; ++index) task(context, index);

@@ -9,6 +9,13 @@ namespace expunge {
 // Throws std::runtime_error on a value that is not a number of threads.
 int default_threads();
 
+// Starts `body` on `threads` threads that another library keeps, and waits for all: GOMP_parallel of an OpenMP library.
+using ThreadTeam = void (*)(void (*body)(void* context), void* context, unsigned threads, unsigned flags);
+
+// Parallel calls of the calling thread run on `team` from now on, on the pool if it is null; returns what was set.
+// A caller between two regions of that library would else fight for the cores with its threads, which still spin.
+ThreadTeam exchange_thread_team(ThreadTeam team);
+
 namespace detail {
 void run_tasks(long tasks, int threads, void (*task)(void* context, long index), void* context);
 }

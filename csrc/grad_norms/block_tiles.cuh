@@ -10,6 +10,7 @@ namespace {
 template <class A, int Tile, int Micro>
 struct BlockTile {
   using Sum = A;
+  static constexpr bool kCanSplit = true;
   static constexpr int kTile = Tile;
   static constexpr int kMicro = Micro;
   static constexpr int kThreads = (Tile / Micro) * (Tile / Micro);
@@ -157,6 +158,13 @@ EXPUNGE_UNROLL(16)
     }
   }
 
+  __device__ __forceinline__ double squares(int first_row, int first_column, int rows, int columns) const {
+    double total = 0;
+    each(first_row, first_column, rows, columns,
+         [&](A value, int, int) { total += static_cast<double>(value) * static_cast<double>(value); });
+    return total;
+  }
+
   // Calls body(value, row, column) for what this thread holds of a rows x columns matrix.
   template <class Body>
   __device__ __forceinline__ void each(int first_row, int first_column, int rows, int columns, const Body& body) const {
@@ -215,16 +223,19 @@ __global__ void __launch_bounds__(Tile::kThreads) square_tiles(Problem problem, 
     tile.accumulate(problem.left(at.item), problem.right(at.item), at.first_row, at.first_column, at.first_term,
                     at.last_term);
     const long slot = at.item * grid.row_tiles * grid.column_tiles + at.tile;
-    if (grid.splits > 1) {
-      A* to = partial + (slot * grid.splits + at.split) * (Tile::kTile * Tile::kTile);
-      tile.each(at.first_row, at.first_column, problem.rows(), problem.columns(), [&](A value, int r, int c) {
-        to[(r - at.first_row) * Tile::kTile + c - at.first_column] = value;
-      });
-    } else {
-      double squares = 0;
-      tile.each(at.first_row, at.first_column, problem.rows(), problem.columns(),
-                [&](A value, int, int) { squares += static_cast<double>(value) * static_cast<double>(value); });
-      squares = block_sum(squares, shared.scratch);
+    bool whole = true;
+    if constexpr (Tile::kCanSplit) {
+      if (grid.splits > 1) {
+        whole = false;
+        A* to = partial + (slot * grid.splits + at.split) * (Tile::kTile * Tile::kTile);
+        tile.each(at.first_row, at.first_column, problem.rows(), problem.columns(), [&](A value, int r, int c) {
+          to[(r - at.first_row) * Tile::kTile + c - at.first_column] = value;
+        });
+      }
+    }
+    if (whole) {
+      const double squares = block_sum(
+          tile.squares(at.first_row, at.first_column, problem.rows(), problem.columns()), shared.scratch);
       if (threadIdx.x == 0) parts[slot] = squares;
     }
     __syncthreads();

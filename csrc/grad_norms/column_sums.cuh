@@ -14,10 +14,10 @@ struct ColumnSums {
   bool weight, bias;
 };
 
-// parts[example, strip] = squares of sum_p (x_p - mean_p) scale_p g_p (if weight) and of sum_p g_p (if bias).
+// weights[example, strip] = squares of sum_p (x_p - mean_p) scale_p g_p, biases[example, strip] = those of sum_p g_p.
 template <class T>
 __global__ void __launch_bounds__(kRowThreads) column_squares(const T* x, const T* grads, ColumnSums given, int strips,
-                                                              double* parts) {
+                                                              double* weight_parts, double* bias_parts) {
   constexpr int rows = kRowThreads / kWarp;
   EXPUNGE_SHARED(double, sums, [rows][kStripColumns]);
   const long example = blockIdx.x / static_cast<unsigned>(strips);
@@ -42,33 +42,34 @@ EXPUNGE_UNROLL(16)
 EXPUNGE_UNROLL(16)
     for (int i = 0; i < 4; ++i) biases[i] += grad[i];
   }
-  double squares = 0;
   for (int which = 0; which < 2; ++which) {
     if (which == 0 ? !given.weight : !given.bias) continue;
+    double squares = 0;
 EXPUNGE_UNROLL(16)
     for (int i = 0; i < 4; ++i) sums[row][lane * 4 + i] = which == 0 ? weights[i] : biases[i];
     __syncthreads();
     if (threadIdx.x < kStripColumns) {
       double total = 0;
       for (int r = 0; r < rows; ++r) total += sums[r][threadIdx.x];
-      squares += total * total;
+      squares = total * total;
     }
     __syncthreads();
+    squares = block_sum(squares, &sums[0][0]);
+    if (threadIdx.x == 0) (which == 0 ? weight_parts : bias_parts)[blockIdx.x] = squares;
+    __syncthreads();
   }
-  squares = block_sum(squares, &sums[0][0]);
-  if (threadIdx.x == 0) parts[blockIdx.x] = squares;
 }
 
 inline long column_strips(long width) { return (width + kStripColumns - 1) / kStripColumns; }
 
 template <class T>
-cudaError_t launch_column_squares(const T* x, const T* grads, const ColumnSums& given, long examples, double* parts,
-                                  cudaStream_t stream) {
+cudaError_t launch_column_squares(const T* x, const T* grads, const ColumnSums& given, long examples, double* weight_parts,
+                                  double* bias_parts, cudaStream_t stream) {
   const long strips = column_strips(given.width);
   if (examples * strips == 0) return cudaSuccess;
   const auto kernel = &column_squares<T>;
   EXPUNGE_LAUNCH(kernel, dim3(static_cast<unsigned>(examples * strips)), dim3(kRowThreads), 0, stream)
-  (x, grads, given, static_cast<int>(strips), parts);
+  (x, grads, given, static_cast<int>(strips), weight_parts, bias_parts);
   return launched();
 }
 

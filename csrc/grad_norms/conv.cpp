@@ -176,7 +176,7 @@ GramSum gram_squares(const ConvNorms<T>& call, const Shape<T>& shape, const T* i
   column_squares(space.outputs, shape.out_channels, length, length, space.output_squares);
   const GramSide<T> side{space.inputs, space.outputs,       call.positions,
                          length,       space.input_squares, space.output_squares};
-  return gram<true>(side, side, call.features, shape.out_channels, space.strip_in, space.strip_out);
+  return gram<true, T>(side, side, call.features, shape.out_channels, space.strip_in, space.strip_out);
 }
 
 template <class T>
@@ -185,7 +185,7 @@ void norms(const ConvNorms<T>& call, long begin, long end, char* workspace) {
   Arena arena{workspace};
   const ConvSpace<T> space(arena, call, shape);
   for (long i = begin; i < end; ++i) {
-    double squares = 0;
+    double squares = 0, bias_squares = 0;
     for (long g = 0; g < call.groups; ++g) {
       const T* image = call.images + (i * call.channels + g * shape.in_channels) * shape.source_plane;
       const T* grads = call.output_grads + (i * call.out_channels + g * shape.out_channels) * call.positions;
@@ -205,10 +205,10 @@ void norms(const ConvNorms<T>& call, long begin, long end, char* workspace) {
       if (call.bias)
         for (long c = 0; c < shape.out_channels; ++c) {
           const double total = sum(grads + c * call.positions, call.positions);
-          squares += total * total;
+          bias_squares += total * total;
         }
     }
-    call.out[i] = finish(squares, call.squared);
+    put(call, i, squares, bias_squares);
   }
 }
 

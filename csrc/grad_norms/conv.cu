@@ -269,6 +269,7 @@ cudaError_t conv_norms(const ConvNorms<T>& call, long examples, char* workspace,
   parts.parts = plan.parts;
   parts.items = static_cast<int>(call.groups);
   parts.per_item = static_cast<int>(plan.tiles);
+  parts.bias_out = call.bias_out;
   if (call.positions == 0 || plan.shape.out_channels == 0) {
     parts.per_item = 0;
     return launch_finish(parts, examples, norm_result(call.squared), call.out, stream);
@@ -295,7 +296,7 @@ cudaError_t conv_norms(const ConvNorms<T>& call, long examples, char* workspace,
     (problem, channels, plan.parts);
     status = launched();
   } else {
-    status = launch_squares<T>(problem, plan.product, plan.size, call.features, plan.shape.out_channels, plan.parts,
+    status = launch_squares<T, largest_tile<T>()>(problem, plan.product, plan.size, call.features, plan.shape.out_channels, plan.parts,
                                plan.partial, stream);
   }
   if (status != cudaSuccess) return status;

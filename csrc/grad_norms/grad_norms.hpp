@@ -6,6 +6,8 @@
 
 namespace expunge::grad_norms {
 
+// Norms of weight and bias together in `out` or, unless `bias_out` is null, those of the bias apart.
+
 // activations (B, positions, d_in), output_grads (B, positions, d_out): ||A_i^T G_i||_F of every example.
 template <class T>
 struct LinearNorms {
@@ -13,7 +15,7 @@ struct LinearNorms {
   const T* output_grads;
   long positions, d_in, d_out;
   bool bias, squared;
-  double* out;
+  double *out, *bias_out;
 };
 
 // <A1_i^T G1_i, A2_i^T G2_i> of every example; the two may have different numbers of positions.
@@ -47,7 +49,7 @@ struct ConvNorms {
   const int *position_offsets, *feature_offsets;  // into a padded image of one group
   long positions, features;                       // features of one group
   bool bias, squared;
-  double* out;
+  double *out, *bias_out;
 };
 
 // Repeated tokens of one example are summed before squaring.
@@ -71,7 +73,7 @@ struct NormLayerNorms {
   long positions, width, n_groups;
   double eps;
   bool normalized, weight, bias, squared;
-  double* out;
+  double *out, *bias_out;
 };
 
 constexpr long kProbeTileRows = 48;  // a multiple of every tile height and vector length

@@ -104,40 +104,84 @@ Standard standardise(const T* x, long n, bool centre, double eps) {
   return {mean, 1.0 / __builtin_sqrt(squares / count + eps)};
 }
 
+struct AffineSquares {
+  double weight = 0, bias = 0;
+};
+
 template <class T>
 long norm_layer_workspace(const NormLayerNorms<T>& call) {
   Arena arena{nullptr};
-  arena.take<double>(call.width);
-  arena.take<double>(call.width);
+  arena.take<Standard>(call.kind == NormKind::group ? 0 : call.positions);
   return arena.used;
 }
 
-template <class T>
-double along_width(const NormLayerNorms<T>& call, const T* x, const T* grads, double* weight, double* bias) {
-  const long width = call.width;
-  for (long j = 0; j < width; ++j) weight[j] = bias[j] = 0;
-  for (long p = 0; p < call.positions; ++p) {
-    const T *row = x + p * width, *grad = grads + p * width;
-    const Standard standard =
-        call.normalized ? Standard{0.0, 1.0} : standardise(row, width, call.kind == NormKind::layer, call.eps);
-    for (long j = 0; j < width; ++j) {
-      const double g = static_cast<double>(grad[j]);
-      weight[j] += (static_cast<double>(row[j]) - standard.mean) * standard.scale * g;
-      bias[j] += g;
+// Sums over positions for `Vectors` vectors of columns, in registers; returns their squares.
+template <int Vectors, bool Weight, class T>
+EXPUNGE_INLINE AffineSquares column_sums(const T* x, const T* grads, long width, long positions,
+                                         const Standard* standards) {
+  constexpr int lanes = Simd<T>::lanes;
+  constexpr int parts = kParts<T>;
+  Vd weights[Vectors * parts], biases[Vectors * parts];
+  for (int i = 0; i < Vectors * parts; ++i) weights[i] = biases[i] = Vd{};
+  for (long p = 0; p < positions; ++p) {
+    const double mean = Weight ? standards[p].mean : 0.0, scale = Weight ? standards[p].scale : 1.0;
+#pragma GCC unroll 2
+    for (int v = 0; v < Vectors; ++v) {
+      Vd g[parts], a[parts];
+      widen(load(grads + p * width + v * lanes), g);
+      if (Weight) widen(load(x + p * width + v * lanes), a);
+#pragma GCC unroll 2
+      for (int part = 0; part < parts; ++part) {
+        biases[v * parts + part] += g[part];
+        if (Weight) weights[v * parts + part] += (a[part] - mean) * scale * g[part];
+      }
     }
   }
-  double squares = 0;
-  if (call.weight) squares += sum_squares(weight, width);
-  if (call.bias) squares += sum_squares(bias, width);
-  return squares;
+  Vd weight = {}, bias = {};
+  for (int i = 0; i < Vectors * parts; ++i) {
+    weight += weights[i] * weights[i];
+    bias += biases[i] * biases[i];
+  }
+  return {reduce(weight), reduce(bias)};
 }
 
-template <class T>
-double along_channels(const NormLayerNorms<T>& call, const T* x, const T* grads) {
+template <bool Weight, class T>
+AffineSquares along_width(const NormLayerNorms<T>& call, const T* x, const T* grads, Standard* standards) {
+  constexpr int lanes = Simd<T>::lanes;
+  const long width = call.width;
+  if (Weight)
+    for (long p = 0; p < call.positions; ++p)
+      standards[p] = call.normalized ? Standard{0.0, 1.0}
+                                     : standardise(x + p * width, width, call.kind == NormKind::layer, call.eps);
+  AffineSquares all;
+  const auto take = [&](const AffineSquares& some) {
+    all.weight += some.weight;
+    all.bias += some.bias;
+  };
+  long j = 0;
+  for (; j + 2 * lanes <= width; j += 2 * lanes)
+    take(column_sums<2, Weight>(x + j, grads + j, width, call.positions, standards));
+  for (; j + lanes <= width; j += lanes)
+    take(column_sums<1, Weight>(x + j, grads + j, width, call.positions, standards));
+  for (; j < width; ++j) {
+    double weight = 0, bias = 0;
+    for (long p = 0; p < call.positions; ++p) {
+      const double g = static_cast<double>(grads[p * width + j]);
+      if (Weight) weight += (static_cast<double>(x[p * width + j]) - standards[p].mean) * standards[p].scale * g;
+      bias += g;
+    }
+    take({weight * weight, bias * bias});
+  }
+  return all;
+}
+
+template <bool Weight, class T>
+AffineSquares along_channels(const NormLayerNorms<T>& call, const T* x, const T* grads) {
   const long channels = call.width / call.n_groups, size = channels * call.positions;
-  double squares = 0;
+  AffineSquares squares;
   for (long g = 0; g < call.n_groups; ++g) {
-    const Standard standard = call.normalized ? Standard{0.0, 1.0} : standardise(x + g * size, size, true, call.eps);
+    const Standard standard =
+        call.normalized || !Weight ? Standard{0.0, 1.0} : standardise(x + g * size, size, true, call.eps);
     for (long c = g * channels; c < (g + 1) * channels; ++c) {
       const T *row = x + c * call.positions, *grad = grads + c * call.positions;
       constexpr int lanes = Simd<T>::lanes;
@@ -147,39 +191,47 @@ double along_channels(const NormLayerNorms<T>& call, const T* x, const T* grads)
       long k = 0;
       for (; k + lanes <= call.positions; k += lanes) {
         Vd a[parts], b[parts];
-        widen(load(row + k), a);
+        if (Weight) widen(load(row + k), a);
         widen(load(grad + k), b);
         for (int part = 0; part < parts; ++part) {
-          weights += (a[part] - standard.mean) * standard.scale * b[part];
+          if (Weight) weights += (a[part] - standard.mean) * standard.scale * b[part];
           biases += b[part];
         }
       }
       for (; k < call.positions; ++k) {
         const double value = static_cast<double>(grad[k]);
-        weight += (static_cast<double>(row[k]) - standard.mean) * standard.scale * value;
+        if (Weight) weight += (static_cast<double>(row[k]) - standard.mean) * standard.scale * value;
         bias += value;
       }
       weight += reduce(weights);
       bias += reduce(biases);
-      if (call.weight) squares += weight * weight;
-      if (call.bias) squares += bias * bias;
+      squares.weight += weight * weight;
+      squares.bias += bias * bias;
     }
   }
   return squares;
 }
 
-template <class T>
-void norm_layer(const NormLayerNorms<T>& call, long begin, long end, char* workspace) {
+template <bool Weight, class T>
+void norm_layer_of(const NormLayerNorms<T>& call, long begin, long end, char* workspace) {
   Arena arena{workspace};
-  double* weight = arena.take<double>(call.width);
-  double* bias = arena.take<double>(call.width);
+  const bool group = call.kind == NormKind::group;
+  Standard* standards = arena.take<Standard>(group ? 0 : call.positions);
   const long size = call.positions * call.width;
   for (long i = begin; i < end; ++i) {
     const T *x = call.activations + i * size, *grads = call.output_grads + i * size;
-    const double squares =
-        call.kind == NormKind::group ? along_channels(call, x, grads) : along_width(call, x, grads, weight, bias);
-    call.out[i] = finish(squares, call.squared);
+    const AffineSquares squares =
+        group ? along_channels<Weight>(call, x, grads) : along_width<Weight>(call, x, grads, standards);
+    put(call, i, squares.weight, call.bias ? squares.bias : 0.0);
   }
+}
+
+template <class T>
+void norm_layer(const NormLayerNorms<T>& call, long begin, long end, char* workspace) {
+  if (call.weight)
+    norm_layer_of<true>(call, begin, end, workspace);
+  else
+    norm_layer_of<false>(call, begin, end, workspace);
 }
 
 }  // namespace

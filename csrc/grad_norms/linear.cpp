@@ -11,6 +11,14 @@ EXPUNGE_INLINE bool gram_is_cheaper(long left, long right, long d_in, long d_out
          0.5 * static_cast<double>(left + right) * static_cast<double>(d_in) * static_cast<double>(d_out);
 }
 
+// The same for one matrix used once: its Gram matrices are symmetric, and half of each is computed. The other terms
+// are copies, and columns past the diagonal.
+template <class T>
+EXPUNGE_INLINE bool half_gram_is_cheaper(long positions, long d_in, long d_out) {
+  const double pairs = 0.5 * static_cast<double>(positions + kTileColumns<T>) + 8;
+  return pairs * static_cast<double>(d_in + d_out) < static_cast<double>(d_in) * static_cast<double>(d_out);
+}
+
 // --- norms --------------------------------------------------------------------------------------
 
 template <class T>
@@ -26,14 +34,15 @@ struct ProductSpace {
 
 template <class T>
 struct GramSpace {
-  T *inputs, *outputs;
+  T *inputs, *outputs, *input_panel, *output_panel;
   double *input_squares, *output_squares, *strip_in, *strip_out;
   GramSpace(Arena& arena, long positions, long d_in, long d_out) {
-    const long length = padded_length<T>(positions);
-    inputs = arena.take<T>(d_in * length);
-    outputs = arena.take<T>(d_out * length);
-    input_squares = arena.take<double>(length);
-    output_squares = arena.take<double>(length);
+    inputs = arena.take<T>(positions * d_in);
+    outputs = arena.take<T>(positions * d_out);
+    input_panel = arena.take<T>(d_in * kTileColumns<T>);
+    output_panel = arena.take<T>(d_out * kTileColumns<T>);
+    input_squares = arena.take<double>(positions + kTileColumns<T>);
+    output_squares = arena.take<double>(positions + kTileColumns<T>);
     strip_in = arena.take<double>(positions * kTileColumns<T>);
     strip_out = arena.take<double>(positions * kTileColumns<T>);
   }
@@ -67,13 +76,19 @@ double product_squares(const T* rows, long n_rows, const T* columns, long n_colu
 template <class T>
 GramSum gram_squares(const T* inputs, const T* outputs, long positions, long d_in, long d_out,
                      const GramSpace<T>& space) {
-  const long length = padded_length<T>(positions);
-  transpose(inputs, positions, d_in, length, space.inputs);
-  transpose(outputs, positions, d_out, length, space.outputs);
-  column_squares(space.inputs, d_in, length, length, space.input_squares);
-  column_squares(space.outputs, d_out, length, length, space.output_squares);
-  const GramSide<T> side{space.inputs, space.outputs, positions, length, space.input_squares, space.output_squares};
-  return gram<true>(side, side, d_in, d_out, space.strip_in, space.strip_out);
+  const RowTiles tiles(positions);
+  pack_rows_transposed(inputs, d_in, d_in, tiles, space.inputs);
+  pack_rows_transposed(outputs, d_out, d_out, tiles, space.outputs);
+  for (long t = 0; t < positions; ++t) {
+    space.input_squares[t] = sum_squares(inputs + t * d_in, d_in);
+    space.output_squares[t] = sum_squares(outputs + t * d_out, d_out);
+  }
+  for (long t = positions; t < positions + kTileColumns<T>; ++t) space.input_squares[t] = space.output_squares[t] = 0;
+  const PackedSide<T> side{inputs,         outputs,           d_in,
+                           d_out,          positions,         space.inputs,
+                           space.outputs,  space.input_panel, space.output_panel,
+                           space.input_squares, space.output_squares};
+  return gram<true, T>(side, side, d_in, d_out, space.strip_in, space.strip_out);
 }
 
 template <class T>
@@ -82,7 +97,7 @@ long norms_workspace(const LinearNorms<T>& call) {
   if (call.positions > 1) {
     const bool as_rows = inputs_as_rows<T>(call.d_in, call.d_out);
     ProductSpace<T>(arena, call.positions, as_rows ? call.d_in : call.d_out);
-    if (gram_is_cheaper(call.positions, call.positions, call.d_in, call.d_out))
+    if (half_gram_is_cheaper<T>(call.positions, call.d_in, call.d_out))
       GramSpace<T>(arena, call.positions, call.d_in, call.d_out);
   }
   return arena.used;
@@ -95,13 +110,13 @@ void norms(const LinearNorms<T>& call, long begin, long end, char* workspace) {
     for (long i = begin; i < end; ++i) {
       const double outputs = sum_squares(call.output_grads + i * d_out, d_out);
       const double inputs = sum_squares(call.activations + i * d_in, d_in);
-      call.out[i] = finish(inputs * outputs + (call.bias ? outputs : 0.0), call.squared);
+      put(call, i, inputs * outputs, call.bias ? outputs : 0.0);
     }
     return;
   }
   Arena arena{workspace};
   const bool as_rows = inputs_as_rows<T>(d_in, d_out);
-  const bool by_gram = gram_is_cheaper(positions, positions, d_in, d_out);
+  const bool by_gram = half_gram_is_cheaper<T>(positions, d_in, d_out);
   const ProductSpace<T> product(arena, positions, as_rows ? d_in : d_out);
   for (long i = begin; i < end; ++i) {
     const T* inputs = call.activations + i * positions * d_in;
@@ -118,8 +133,7 @@ void norms(const LinearNorms<T>& call, long begin, long end, char* workspace) {
     if (!done)
       squares = as_rows ? product_squares(inputs, d_in, outputs, d_out, positions, product)
                         : product_squares(outputs, d_out, inputs, d_in, positions, product);
-    if (call.bias) squares += row_sum_squares(outputs, positions, d_out);
-    call.out[i] = finish(squares, call.squared);
+    put(call, i, squares, call.bias ? row_sum_squares(outputs, positions, d_out) : 0.0);
   }
 }
 
@@ -192,7 +206,7 @@ GramSum gram_dot(const T* a1, const T* g1, const T* a2, const T* g2, const Linea
                                length_2,       squares,         squares + length_2};
   column_squares(right.inputs, call.d_in, length_2, length_2, squares);
   column_squares(right.outputs, call.d_out, length_2, length_2, squares + length_2);
-  return gram<false>(left, right, call.d_in, call.d_out, space.strip_in, space.strip_out);
+  return gram<false, double>(left, right, call.d_in, call.d_out, space.strip_in, space.strip_out);
 }
 
 template <class T>

@@ -1,6 +1,7 @@
 // Linear layers: norms, inner products, and an embedding tied to a linear layer.
 #include "grad_norms/column_sums.cuh"
 #include "grad_norms/grad_norms.cuh"
+#include "grad_norms/tensor_tiles.cuh"
 #include "grad_norms/tile_launches.cuh"
 
 namespace expunge::grad_norms::device {
@@ -34,7 +35,10 @@ __global__ void __launch_bounds__(kRowThreads) outer_norms(LinearNorms<T> call, 
     inputs = lanes_sum(inputs);
     outputs = lanes_sum(outputs);
   }
-  if (lane == 0) call.out[i] = finish(inputs * outputs + (call.bias ? outputs : 0.0), call.squared);
+  if (lane != 0) return;
+  const double biases = call.bias ? outputs : 0.0;
+  if (call.bias_out != nullptr) call.bias_out[i] = finish(biases, call.squared);
+  call.out[i] = finish(inputs * outputs + (call.bias_out == nullptr ? biases : 0.0), call.squared);
 }
 
 // squares[row] of a (rows, n) matrix, one warp a row.
@@ -156,6 +160,20 @@ struct NormsPlan {
   }
 };
 
+template <class T>
+cudaError_t launch_product(const ProductProblem<T>& problem, const NormsPlan<T>& plan, const LinearNorms<T>& call,
+                           cudaStream_t stream) {
+  using A = typename SumOf<T>::type;
+  if constexpr (sizeof(T) == 2) {
+    if (plan.size == TensorTile::kTile) {
+      if (launch_blocks(plan.product) == 0) return cudaSuccess;
+      return launch_square_tiles<TensorTile>(problem, plan.product, plan.parts, nullptr, stream);
+    }
+  }
+  return launch_squares<A, sizeof(T) == 2 ? 64 : largest_tile<A>()>(problem, plan.product, plan.size, call.d_in,
+                                                                  call.d_out, plan.parts, plan.partial, stream);
+}
+
 }  // namespace
 
 template <class T>
@@ -180,6 +198,7 @@ cudaError_t linear_norms(const LinearNorms<T>& call, long examples, char* worksp
   parts.parts = plan.parts;
   parts.items = 1;
   parts.per_item = static_cast<int>(plan.tiles);
+  parts.bias_out = call.bias_out;
   if (call.positions == 0) {
     parts.per_item = 0;
     return launch_finish(parts, examples, norm_result(call.squared), call.out, stream);
@@ -204,11 +223,11 @@ cudaError_t linear_norms(const LinearNorms<T>& call, long examples, char* worksp
     parts.values = plan.settled_values;
   }
   const ProductProblem<T> problem{call.activations, call.output_grads, call.positions, call.d_in, call.d_out};
-  status = launch_squares<A>(problem, plan.product, plan.size, call.d_in, call.d_out, plan.parts, plan.partial, stream);
+  status = launch_product<T>(problem, plan, call, stream);
   if (status != cudaSuccess) return status;
   if (call.bias) {
     const ColumnSums sums{nullptr, nullptr, call.positions, call.d_out, false, true};
-    status = launch_column_squares(call.output_grads, call.output_grads, sums, examples, plan.bias, stream);
+    status = launch_column_squares(call.output_grads, call.output_grads, sums, examples, nullptr, plan.bias, stream);
     if (status != cudaSuccess) return status;
     parts.bias = plan.bias;
     parts.biases = static_cast<int>(column_strips(call.d_out));

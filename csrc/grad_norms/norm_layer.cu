@@ -27,6 +27,19 @@ __device__ __forceinline__ void copy_to_shared(const T* from, T* to, int n) {
   for (int k = done + static_cast<int>(threadIdx.x); k < n; k += static_cast<int>(blockDim.x)) to[k] = from[k];
 }
 
+// Adds up a block's squares and writes the norms of weight and bias: together, or apart if there is a `bias_out`.
+__device__ __forceinline__ void write_norms(double of_weight, double of_bias, bool squared, double* scratch,
+                                            double* out, double* bias_out) {
+  if (bias_out != nullptr) {
+    const double biases = block_sum(of_bias, scratch);
+    if (threadIdx.x == 0) *bias_out = finish(biases, squared);
+    __syncthreads();
+    of_bias = 0;
+  }
+  const double total = block_sum(of_weight + of_bias, scratch);
+  if (threadIdx.x == 0) *out = finish(total, squared);
+}
+
 // One block takes `rows_a_block` positions of an example, a tile of rows at a time: statistics by one warp a row, then
 // sums by one thread a column. With one block an example its squares, else the sums, go to `parts`.
 template <class T>
@@ -93,30 +106,30 @@ __global__ void __launch_bounds__(kRowThreads) standard_rows(NormLayerNorms<T> c
     }
     return;
   }
-  double squares = 0;
+  double of_weight = 0, of_bias = 0;
   EXPUNGE_UNROLL(16)
   for (int c = 0; c < kMostColumns; ++c) {
-    if (call.weight) squares += weights[c] * weights[c];
-    if (call.bias) squares += biases[c] * biases[c];
+    if (call.weight) of_weight += weights[c] * weights[c];
+    if (call.bias) of_bias += biases[c] * biases[c];
   }
-  squares = block_sum(squares, scratch);
-  if (thread == 0) call.out[example] = finish(squares, call.squared);
+  write_norms(of_weight, of_bias, call.squared, scratch, call.out + example,
+              call.bias_out == nullptr ? nullptr : call.bias_out + example);
 }
 
 // Adds up what the blocks of an example found and squares: one block an example.
 __global__ void __launch_bounds__(kRowThreads) sum_blocks(const double* parts, int blocks, int width, bool weight,
-                                                          bool bias, bool squared, double* out) {
+                                                          bool bias, bool squared, double* out, double* bias_out) {
   EXPUNGE_SHARED(double, scratch, [kRowThreads / kWarp]);
   const double* from = parts + static_cast<long>(blockIdx.x) * blocks * 2 * width;
-  double squares = 0;
+  double of_weight = 0, of_bias = 0;
   for (int k = static_cast<int>(threadIdx.x); k < 2 * width; k += static_cast<int>(blockDim.x)) {
     if (k < width ? !weight : !bias) continue;
     double sum = 0;
     for (int b = 0; b < blocks; ++b) sum += from[static_cast<long>(b) * 2 * width + k];
-    squares += sum * sum;
+    (k < width ? of_weight : of_bias) += sum * sum;
   }
-  squares = block_sum(squares, scratch);
-  if (threadIdx.x == 0) out[blockIdx.x] = finish(squares, squared);
+  write_norms(of_weight, of_bias, squared, scratch, out + blockIdx.x,
+              bias_out == nullptr ? nullptr : bias_out + blockIdx.x);
 }
 
 // Mean and scale of long rows, one block a row, for column_squares: such rows are read twice.
@@ -189,7 +202,8 @@ __global__ void __launch_bounds__(kRowThreads) channel_sums(NormLayerNorms<T> ca
 // One warp a group of channels: its statistics, then the squares of its channels' parameters.
 template <class T>
 __global__ void __launch_bounds__(kRowThreads) group_squares(NormLayerNorms<T> call, const ChannelSums* sums,
-                                                             long groups, long group_channels, double* parts) {
+                                                             long groups, long group_channels, double* weight_parts,
+                                                             double* bias_parts) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const long group = (static_cast<long>(blockIdx.x) * blockDim.x + threadIdx.x) / kWarp;
   if (group >= groups) return;
@@ -206,28 +220,31 @@ __global__ void __launch_bounds__(kRowThreads) group_squares(NormLayerNorms<T> c
     const double variance = lanes_sum(squares) / count - mean * mean;
     scale = 1.0 / sqrt((variance < 0 ? 0.0 : variance) + call.eps);
   }
-  double result = 0;
+  double of_weight = 0, of_bias = 0;
   for (long c = lane; c < group_channels; c += kWarp) {
     const double weight = scale * (channel[c].products - mean * channel[c].grads);
-    if (call.weight) result += weight * weight;
-    if (call.bias) result += channel[c].grads * channel[c].grads;
+    if (call.weight) of_weight += weight * weight;
+    if (call.bias) of_bias += channel[c].grads * channel[c].grads;
   }
-  result = lanes_sum(result);
-  if (lane == 0) parts[group] = result;
+  of_weight = lanes_sum(of_weight);
+  of_bias = lanes_sum(of_bias);
+  if (lane != 0) return;
+  weight_parts[group] = of_weight;
+  bias_parts[group] = of_bias;
 }
 
 template <class T>
 struct NormLayerPlan {
   enum Way { in_shared, twice, columns, channels } way;
   long rows_a_tile, rows_a_block, blocks, strips, groups;
-  double *parts, *means, *scales;
+  double *parts, *bias_parts, *means, *scales;
   ChannelSums* sums;
   long bytes;
 
   NormLayerPlan(const NormLayerNorms<T>& call, long examples, char* workspace) {
     DeviceArena arena{workspace};
     rows_a_tile = rows_a_block = blocks = strips = groups = 0;
-    means = scales = nullptr;
+    means = scales = bias_parts = nullptr;
     sums = nullptr;
     const long row_bytes = 2 * call.width * static_cast<long>(sizeof(T)) + 32;
     if (call.kind == NormKind::group) {
@@ -235,10 +252,12 @@ struct NormLayerPlan {
       groups = call.normalized || !call.weight ? 1 : call.n_groups;
       sums = arena.take<ChannelSums>(examples * call.width);
       parts = arena.take<double>(examples * groups);
+      bias_parts = arena.take<double>(examples * groups);
     } else if (call.normalized || !call.weight) {
       way = columns;
       strips = column_strips(call.width);
       parts = arena.take<double>(examples * strips);
+      bias_parts = arena.take<double>(examples * strips);
     } else if (call.width <= kMostColumns * kRowThreads && row_bytes <= kSharedBytes) {
       way = in_shared;
       rows_a_tile = kSharedBytes / 2 / row_bytes;  // two blocks' tiles at least in what one could have
@@ -258,6 +277,7 @@ struct NormLayerPlan {
       means = arena.take<double>(examples * call.positions);
       scales = arena.take<double>(examples * call.positions);
       parts = arena.take<double>(examples * strips);
+      bias_parts = arena.take<double>(examples * strips);
     }
     bytes = arena.used;
   }
@@ -277,7 +297,7 @@ cudaError_t along_channels(const NormLayerNorms<T>& call, const NormLayerPlan<T>
   const auto second = &group_squares<T>;
   const long groups = examples * plan.groups;
   EXPUNGE_LAUNCH(second, dim3(blocks_for(groups, kRowThreads / kWarp)), dim3(kRowThreads), 0, stream)
-  (call, plan.sums, groups, call.width / plan.groups, plan.parts);
+  (call, plan.sums, groups, call.width / plan.groups, plan.parts, plan.bias_parts);
   return launched();
 }
 
@@ -296,6 +316,7 @@ cudaError_t norm_layer_norms(const NormLayerNorms<T>& call, long examples, char*
   Parts parts{};
   parts.parts = plan.parts;
   parts.items = 1;
+  parts.bias_out = call.bias_out;
   if (call.positions == 0 || call.width == 0 || !(call.weight || call.bias))
     return launch_finish(parts, examples, norm_result(call.squared), call.out, stream);
   cudaError_t status = cudaSuccess;
@@ -311,12 +332,13 @@ cudaError_t norm_layer_norms(const NormLayerNorms<T>& call, long examples, char*
     if (status != cudaSuccess || plan.blocks == 1) return status;
     EXPUNGE_LAUNCH(sum_blocks, dim3(static_cast<unsigned>(examples)), dim3(kRowThreads), 0, stream)
     (plan.parts, static_cast<int>(plan.blocks), static_cast<int>(call.width), call.weight, call.bias, call.squared,
-     call.out);
+     call.out, call.bias_out);
     return launched();
   }
   if (plan.way == Plan::channels) {
     status = along_channels(call, plan, examples, stream);
-    parts.per_item = static_cast<int>(plan.groups);
+    parts.per_item = call.weight ? static_cast<int>(plan.groups) : 0;
+    parts.biases = static_cast<int>(plan.groups);
   } else {
     if (plan.way == Plan::twice) {
       const auto kernel = &row_statistics<T>;
@@ -326,10 +348,13 @@ cudaError_t norm_layer_norms(const NormLayerNorms<T>& call, long examples, char*
       if (status != cudaSuccess) return status;
     }
     const ColumnSums sums{plan.means, plan.scales, call.positions, call.width, call.weight, call.bias};
-    status = launch_column_squares(call.activations, call.output_grads, sums, examples, plan.parts, stream);
-    parts.per_item = static_cast<int>(plan.strips);
+    status = launch_column_squares(call.activations, call.output_grads, sums, examples, plan.parts, plan.bias_parts,
+                                   stream);
+    parts.per_item = call.weight ? static_cast<int>(plan.strips) : 0;
+    parts.biases = static_cast<int>(plan.strips);
   }
   if (status != cudaSuccess) return status;
+  parts.bias = call.bias ? plan.bias_parts : nullptr;
   return launch_finish(parts, examples, norm_result(call.squared), call.out, stream);
 }
 

@@ -103,6 +103,32 @@ inline void pack_columns_transposed(const T* x, long stride, long terms, long co
   }
 }
 
+// The row panels of the transposed matrix: tile rows are adjacent rows of x, stride apart.
+template <class T>
+inline void pack_rows_transposed(const T* x, long stride, long terms, const RowTiles& tiles, T* packed) {
+  constexpr int side = Square<T>::side;
+  for (long t = 0; t < tiles.tiles; ++t) {
+    const T* from = x + tiles.begin(t) * stride;
+    T* to = packed + tiles.begin(t) * terms;
+    with_height(tiles.height(t), [&](auto height) __attribute__((always_inline)) {
+      constexpr int Rows = decltype(height)::value;
+      constexpr int whole = Rows / side * side;
+      long k = 0;
+      for (; k + side <= terms; k += side) {
+#pragma GCC unroll 4
+        for (int i = 0; i < whole; i += side)
+          Square<T>::transpose(from + i * stride + k, stride, to + k * Rows + i, Rows);
+#pragma GCC unroll 4
+        for (int i = whole; i < Rows; ++i)
+#pragma GCC unroll 4
+          for (int j = 0; j < side; ++j) to[(k + j) * Rows + i] = from[i * stride + k + j];
+      }
+      for (; k < terms; ++k)
+        for (int i = 0; i < Rows; ++i) to[k * Rows + i] = from[i * stride + k];
+    });
+  }
+}
+
 // (rows, columns) matrix -> (columns, length) transposed copy of type S, entries past `rows` zero.
 template <class S, class T>
 inline void transpose(const T* x, long rows, long columns, long length, S* out) {
@@ -152,6 +178,30 @@ struct GramSide {
   const T *inputs, *outputs;
   long positions, length;
   const double *input_squares, *output_squares;
+  EXPUNGE_INLINE StridedTiles<T> input_rows(const RowTiles& tiles) const { return {tiles, inputs, length}; }
+  EXPUNGE_INLINE StridedTiles<T> output_rows(const RowTiles& tiles) const { return {tiles, outputs, length}; }
+  EXPUNGE_INLINE Panel<T> input_panel(long j, long columns) const { return {inputs + j, length, columns}; }
+  EXPUNGE_INLINE Panel<T> output_panel(long j, long columns) const { return {outputs + j, length, columns}; }
+};
+
+// The same from the factors themselves, (positions, d_in) and (positions, d_out): rows packed once, panels as needed.
+template <class T>
+struct PackedSide {
+  const T *inputs, *outputs;
+  long d_in, d_out, positions;
+  const T *packed_inputs, *packed_outputs;
+  T *input_space, *output_space;
+  const double *input_squares, *output_squares;
+  EXPUNGE_INLINE PackedTiles<T> input_rows(const RowTiles& tiles) const { return {tiles, packed_inputs, d_in}; }
+  EXPUNGE_INLINE PackedTiles<T> output_rows(const RowTiles& tiles) const { return {tiles, packed_outputs, d_out}; }
+  EXPUNGE_INLINE Panel<T> input_panel(long j, long columns) const {
+    pack_columns_transposed(inputs + j * d_in, d_in, d_in, columns, input_space);
+    return {input_space, kTileColumns<T>, columns};
+  }
+  EXPUNGE_INLINE Panel<T> output_panel(long j, long columns) const {
+    pack_columns_transposed(outputs + j * d_out, d_out, d_out, columns, output_space);
+    return {output_space, kTileColumns<T>, columns};
+  }
 };
 
 template <class T>
@@ -165,9 +215,8 @@ inline void column_squares(const T* x, long terms, long columns, long length, do
 }
 
 // Sum over pairs of positions, one of each side. With Symmetric both sides are the same: upper triangle, counted twice.
-template <bool Symmetric, class T>
-inline GramSum gram(const GramSide<T>& left, const GramSide<T>& right, long d_in, long d_out, double* strip_in,
-                    double* strip_out) {
+template <bool Symmetric, class T, class Side>
+inline GramSum gram(const Side& left, const Side& right, long d_in, long d_out, double* strip_in, double* strip_out) {
   constexpr int width = kTileColumns<T>;
   constexpr int dlanes = Simd<double>::lanes;
   const RowTiles tiles(left.positions);
@@ -178,10 +227,8 @@ inline GramSum gram(const GramSide<T>& left, const GramSide<T>& right, long d_in
     long used = tiles.tiles;
     if (Symmetric)
       while (used > 0 && tiles.begin(used - 1) >= j0 + columns) --used;
-    strip_products(tiles, used, d_in, Panel<T>{right.inputs + j0, right.length, columns},
-                   StridedTiles<T>{tiles, left.inputs, left.length}, strip_in);
-    strip_products(tiles, used, d_out, Panel<T>{right.outputs + j0, right.length, columns},
-                   StridedTiles<T>{tiles, left.outputs, left.length}, strip_out);
+    strip_products(tiles, used, d_in, right.input_panel(j0, columns), left.input_rows(tiles), strip_in);
+    strip_products(tiles, used, d_out, right.output_panel(j0, columns), left.output_rows(tiles), strip_out);
     const long rows = tiles.begin(used);
     for (long i = 0; i < rows; ++i)
       for (long j = 0; j < columns; j += dlanes) {

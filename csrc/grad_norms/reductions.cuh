@@ -109,6 +109,7 @@ struct Parts {
   const double* values;  // (examples * items)
   const double* bias;    // null or (examples, biases)
   int biases;
+  double* bias_out;  // null, or where norms of the biases go, apart from the others
 };
 
 enum class Result : int { norm, squared, sum };
@@ -133,8 +134,15 @@ __global__ void __launch_bounds__(kRowThreads) finish_examples(Parts given, long
       }
     }
   }
+  double biases = 0;
   if (given.bias != nullptr)
-    for (long c = lane; c < given.biases; c += kWarp) total += given.bias[i * given.biases + c];
+    for (long c = lane; c < given.biases; c += kWarp) biases += given.bias[i * given.biases + c];
+  if (given.bias_out == nullptr) {
+    total += biases;
+  } else {
+    biases = lanes_sum(biases);
+    if (lane == 0) given.bias_out[i] = finish(biases, result == Result::squared);
+  }
   total = lanes_sum(total);
   if (lane == 0) out[i] = result == Result::sum ? total : finish(total, result == Result::squared);
 }

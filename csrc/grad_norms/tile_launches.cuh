@@ -67,8 +67,8 @@ cudaError_t launch_square_tiles(const Problem& problem, const TileGrid& grid, do
   return launched();
 }
 
-// parts[item, tile] = squares of the product form, in tiles of `size`.
-template <class A, class Problem>
+// parts[item, tile] = squares of the product form, in tiles of `size`, at most Largest.
+template <class A, int Largest, class Problem>
 cudaError_t launch_squares(const Problem& problem, const TileGrid& grid, int size, long rows, long columns,
                            double* parts, A* partial, cudaStream_t stream) {
   if (launch_blocks(grid) == 0) return cudaSuccess;
@@ -78,7 +78,7 @@ cudaError_t launch_squares(const Problem& problem, const TileGrid& grid, int siz
   } else if (size == 64) {
     status = launch_square_tiles<BlockTile<A, 64, 4>>(problem, grid, parts, partial, stream);
   } else {
-    if constexpr (largest_tile<A>() == 128)
+    if constexpr (Largest == 128)
       status = launch_square_tiles<BlockTile<A, 128, 8>>(problem, grid, parts, partial, stream);
   }
   if (status != cudaSuccess || grid.splits == 1) return status;

@@ -410,5 +410,16 @@ EXPUNGE_INLINE double finish(double squares, bool squared) {
   return squared ? kept : __builtin_sqrt(kept);
 }
 
+// Writes the norms of example i from the squares of its weight's and its bias' gradients.
+template <class Call>
+EXPUNGE_INLINE void put(const Call& call, long i, double weight, double bias) {
+  if (call.bias_out == nullptr) {
+    call.out[i] = finish(weight + bias, call.squared);
+  } else {
+    call.out[i] = finish(weight, call.squared);
+    call.bias_out[i] = finish(bias, call.squared);
+  }
+}
+
 }  // namespace
 }  // namespace expunge::grad_norms::EXPUNGE_ISA_NS

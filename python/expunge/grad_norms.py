@@ -57,6 +57,7 @@ def linear_grad_norms(
     *,
     bias: bool = True,
     squared: bool = False,
+    per_parameter: bool = False,
     threads: int | None = None,
 ) -> Float64:
     """Return the gradient norm of a linear layer's parameters for every example.
@@ -71,6 +72,8 @@ def linear_grad_norms(
         Whether the layer has a bias, whose gradient then counts.
     squared : bool
         Return squared norms, which add up over layers.
+    per_parameter : bool
+        Return the norms of weight and bias apart, in the rows of an array of shape (2, B).
     threads : int, optional
         Threads to use; all cores by default.
 
@@ -107,7 +110,7 @@ def linear_grad_norms(
     matching("output_grads", g.shape[:-1], a.shape[:-1], "activations")
     a, g = by_position(a), by_position(g)
     sizes = {"examples": a.shape[0], "positions": a.shape[1], "d_in": a.shape[2], "d_out": g.shape[2]}
-    out = where.empty((a.shape[0],), "float64")
+    out = where.empty((2, a.shape[0]) if per_parameter else (a.shape[0],), "float64")
     where.run(
         "linear_grad_norms",
         a,
@@ -357,6 +360,7 @@ def conv_grad_norms(
     groups: int = 1,
     bias: bool = True,
     squared: bool = False,
+    per_parameter: bool = False,
     threads: int | None = None,
 ) -> Float64:
     """Return the gradient norm of a convolution's parameters for every example, in one to three dimensions.
@@ -380,6 +384,8 @@ def conv_grad_norms(
         Whether the layer has a bias, whose gradient then counts.
     squared : bool
         Return squared norms.
+    per_parameter : bool
+        Return the norms of weight and bias apart, in the rows of an array of shape (2, B).
     threads : int, optional
         Threads to use; all cores by default.
 
@@ -416,7 +422,7 @@ def conv_grad_norms(
         raise ValueError(f"output_grads must have shape {needed}, got {tuple(g.shape)}")
     if g.shape[1] % groups:
         raise ValueError(f"output_grads must have a multiple of groups = {groups} channels, got {g.shape[1]}")
-    out = where.empty((x.shape[0],), "float64")
+    out = where.empty((2, x.shape[0]) if per_parameter else (x.shape[0],), "float64")
     pad_maps, position_offsets, feature_offsets = _conv_geometry.offsets_at(geometry, where)
     where.run(
         "conv_grad_norms",
@@ -458,6 +464,7 @@ def norm_layer_grad_norms(
     weight: bool = True,
     bias: bool | None = None,
     squared: bool = False,
+    per_parameter: bool = False,
     threads: int | None = None,
 ) -> Float64:
     """Return the gradient norm of a normalising layer's affine parameters for every example.
@@ -482,6 +489,8 @@ def norm_layer_grad_norms(
         Which parameters count; ``bias`` defaults to False for ``"rms"`` and True for the others.
     squared : bool
         Return squared norms.
+    per_parameter : bool
+        Return the norms of weight and bias apart, in the rows of an array of shape (2, B).
     threads : int, optional
         Threads to use; all cores by default.
 
@@ -530,7 +539,7 @@ def norm_layer_grad_norms(
         split = x.ndim - axes
     middle = int(np.prod(x.shape[1:split], dtype=np.int64))
     last = int(np.prod(x.shape[split:], dtype=np.int64))
-    out = where.empty((x.shape[0],), "float64")
+    out = where.empty((2, x.shape[0]) if per_parameter else (x.shape[0],), "float64")
     where.run(
         "norm_layer_grad_norms",
         x.reshape(x.shape[0], middle, last),

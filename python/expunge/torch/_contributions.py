@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from expunge import grad_norms
+from expunge.torch import _kernels
 from expunge.torch._sources import Derived, ParameterView
 
 __all__ = [
@@ -38,14 +38,6 @@ def examples_per_chunk(entries: int) -> int:
     return max(1, _BUDGET // max(1, entries))
 
 
-def as_array(tensor: Tensor) -> NDArray[Any]:
-    """Return the tensor's memory as an array; half precisions become float32, the only copy of a contiguous tensor."""
-    tensor = tensor.detach()
-    if tensor.dtype in (torch.bfloat16, torch.float16):
-        tensor = tensor.float()
-    return np.asarray(tensor.contiguous().numpy())
-
-
 def _alike(tensor: Tensor, other: Tensor) -> Tensor:
     """Return ``tensor`` in the dtype that the layer computed in: under autocast that of its output."""
     return tensor if tensor.dtype == other.dtype else tensor.to(other.dtype)
@@ -59,6 +51,13 @@ class Use:
     def __init__(self, source: ParameterView | Derived, threads: int | None) -> None:
         self.source = source
         self.threads = threads
+        self.shift: BroadcastUse | None = None  # the layer's bias, whose norms come out of the same pass
+
+    def _with_shift(self, squares: tuple[Float64, Float64]) -> Float64:
+        """Return the squares of this use, and leave those of the bias with its own."""
+        if self.shift is not None:
+            self.shift.known = squares[1]
+        return squares[0]
 
     def squares(self, batch: int) -> Float64:
         """Return the squared norm for every example."""
@@ -100,8 +99,9 @@ class MatrixUse(Use):
         return (view.size, view.stride, view.offset), self.rows, self.columns
 
     def squares(self, batch: int) -> Float64:
-        columns, rows = as_array(self.columns), as_array(self.rows)
-        return grad_norms.linear_grad_norms(columns, rows, bias=False, squared=True, threads=self.threads)
+        return self._with_shift(
+            _kernels.linear_squares(self.columns, self.rows, bias=self.shift is not None, threads=self.threads)
+        )
 
     def dense(self, low: int, high: int) -> Tensor:
         product = torch.einsum("btr,btc->brc", self.rows[low:high].double(), self.columns[low:high].double())
@@ -122,12 +122,8 @@ class RowsUse(Use):
         self.padding = padding
 
     def squares(self, batch: int) -> Float64:
-        return grad_norms.embedding_grad_norms(
-            self.indices.numpy(),
-            as_array(self.grads),
-            padding_idx=self.padding,
-            squared=True,
-            threads=self.threads,
+        return _kernels.embedding_squares(
+            self.indices, self.grads, padding_idx=self.padding, threads=self.threads
         )
 
     def dense(self, low: int, high: int) -> Tensor:
@@ -155,14 +151,15 @@ class ConvUse(Use):
         self.images, self.grads, self.settings = _alike(images, grads), grads, settings
 
     def squares(self, batch: int) -> Float64:
-        return grad_norms.conv_grad_norms(
-            as_array(self.images),
-            as_array(self.grads),
-            kernel_size=self.source.size[2:],
-            bias=False,
-            squared=True,
-            threads=self.threads,
-            **self.settings,
+        return self._with_shift(
+            _kernels.conv_squares(
+                self.images,
+                self.grads,
+                kernel_size=self.source.size[2:],
+                bias=self.shift is not None,
+                threads=self.threads,
+                **self.settings,
+            )
         )
 
     def dense(self, low: int, high: int) -> Tensor:
@@ -192,14 +189,10 @@ class ScaleUse(Use):
         self.inputs, self.grads, self.settings, self.products = _alike(inputs, grads), grads, settings, products
 
     def squares(self, batch: int) -> Float64:
-        return grad_norms.norm_layer_grad_norms(
-            as_array(self.inputs),
-            as_array(self.grads),
-            weight=True,
-            bias=False,
-            squared=True,
-            threads=self.threads,
-            **self.settings,
+        return self._with_shift(
+            _kernels.norm_layer_squares(
+                self.inputs, self.grads, bias=self.shift is not None, threads=self.threads, **self.settings
+            )
         )
 
     def dense(self, low: int, high: int) -> Tensor:
@@ -223,17 +216,16 @@ class BroadcastUse(Use):
     ) -> None:
         super().__init__(source, threads)
         self.grads, self.channels = grads, channels
+        self.known: Float64 | None = None  # the squares, once the use of the weight beside it has given them
         self.factor = None if factor is None else _alike(factor, grads)
 
     def squares(self, batch: int) -> Float64:
+        if self.known is not None:
+            return self.known
         size = self.source.size
         if len(size) != 1 or self.factor is not None or (not self.channels and size[0] != self.grads.shape[-1]):
             return self.squares_by_forming(batch)
-        grads = as_array(self.grads)
-        kind = {"kind": "group", "num_groups": 1} if self.channels else {"kind": "layer"}
-        return grad_norms.norm_layer_grad_norms(
-            grads, grads, normalized=True, weight=False, bias=True, squared=True, threads=self.threads, **kind
-        )
+        return _kernels.column_squares(self.grads, channels=self.channels, threads=self.threads)
 
     def dense(self, low: int, high: int) -> Tensor:
         grads = self.grads[low:high].double()
@@ -309,8 +301,8 @@ def _tied(uses: Sequence[Use]) -> tuple[RowsUse, MatrixUse] | None:
     a, b = table.source, matrix.source
     assert isinstance(a, ParameterView)
     assert isinstance(b, ParameterView)
-    same = (a.size, a.stride, a.offset) == (b.size, b.stride, b.offset)
-    return (table, matrix) if same and as_array(table.grads[:0]).dtype == as_array(matrix.rows[:0]).dtype else None
+    same = (a.size, a.stride, a.offset) == (b.size, b.stride, b.offset) and table.grads.dtype == matrix.rows.dtype
+    return (table, matrix) if same else None
 
 
 def sum_of_squares(uses: Sequence[Use], batch: int) -> Float64:
@@ -328,11 +320,11 @@ def sum_of_squares(uses: Sequence[Use], batch: int) -> Float64:
     tied = _tied(parts)
     if tied is not None:
         table, matrix = tied
-        cross = grad_norms.embedding_linear_grad_dots(
-            table.indices.numpy(),
-            as_array(table.grads),
-            as_array(matrix.rows),
-            as_array(matrix.columns),
+        cross = _kernels.embedding_linear_dots(
+            table.indices,
+            table.grads,
+            matrix.rows,
+            matrix.columns,
             padding_idx=table.padding,
             threads=table.threads,
         )

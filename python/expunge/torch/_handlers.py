@@ -43,6 +43,12 @@ def _bound(names: str, args: Args, kwargs: Kwargs) -> dict[str, Any]:
     return {**dict(zip(names.split(), args, strict=False)), **kwargs}
 
 
+def _pair(uses: list[Use]) -> None:
+    """Let the kernel of a layer's weight give the norms of its bias too."""
+    if len(uses) == 2 and isinstance(uses[1], BroadcastUse):
+        uses[0].shift = uses[1]
+
+
 def _linear(tracker: Tracker, function: Any, args: Args, kwargs: Kwargs) -> Any:
     given = _bound("input weight bias", args, kwargs)
     return _affine(tracker, function, args, kwargs, given["input"], given["weight"], given.get("bias"), rows_out=True)
@@ -87,6 +93,8 @@ def _affine(
             )
         if vector is not None:
             uses.append(BroadcastUse(vector, tracker.threads, g))
+            if rows_out and weight.ndim == 2:
+                _pair(uses)
         return uses
 
     tracker.record(output, [s for s in (matrix, vector) if s is not None], finish, [x] if matrix is not None else [])
@@ -120,6 +128,7 @@ def _convolution(tracker: Tracker, function: Any, args: Args, kwargs: Kwargs) ->
             uses.append(ConvUse(kernel, tracker.threads, held, grad, settings))
         if vector is not None:
             uses.append(BroadcastUse(vector, tracker.threads, grad, channels=True))
+            _pair(uses)
         return uses
 
     tracker.record(output, [s for s in (kernel, vector) if s is not None], finish, [x] if kernel is not None else [])
@@ -200,6 +209,7 @@ def _normalising(
                 uses.append(ScaleUse(scale, tracker.threads, inputs, g, settings, products))
         if shift is not None:
             uses.append(BroadcastUse(shift, tracker.threads, g, channels=channels))
+            _pair(uses)
         return uses
 
     tracker.record(output, [s for s in (scale, shift) if s is not None], finish, [x] if scale is not None else [])

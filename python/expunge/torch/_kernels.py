@@ -1,0 +1,142 @@
+"""Where tensors reach the gradient-norm kernels: without a copy, on the threads that torch already keeps."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from expunge import grad_norms
+from expunge._backend import core
+
+__all__ = [
+    "column_squares",
+    "conv_squares",
+    "embedding_linear_dots",
+    "embedding_squares",
+    "linear_squares",
+    "norm_layer_squares",
+]
+
+Float64 = NDArray[np.float64]
+
+
+def as_array(tensor: Tensor) -> NDArray[Any]:
+    """Return the tensor's memory as an array; half precisions become float32, the only copy of a contiguous tensor."""
+    tensor = tensor.detach()
+    if tensor.dtype in (torch.bfloat16, torch.float16):
+        tensor = tensor.float()
+    return np.asarray(tensor.contiguous().numpy())
+
+
+@lru_cache(maxsize=1)
+def _team_address() -> int:
+    """Return the address by which torch's own OpenMP library starts its threads, 0 if it has none."""
+    for library in sorted((Path(torch.__file__).parent / "lib").glob("libtorch_cpu.*")):
+        try:
+            return ctypes.cast(ctypes.CDLL(str(library)).GOMP_parallel, ctypes.c_void_p).value or 0
+        except (AttributeError, OSError):
+            continue
+    return 0
+
+
+@contextmanager
+def _threads(threads: int | None) -> Iterator[int]:
+    """Give the number of threads, as many as torch uses by default; then they are torch's own."""
+    count = torch.get_num_threads() if threads is None else threads
+    before = core.exchange_thread_team(_team_address() if count == torch.get_num_threads() else 0)
+    try:
+        yield count
+    finally:
+        core.exchange_thread_team(before)
+
+
+def linear_squares(
+    activations: Tensor, output_grads: Tensor, *, bias: bool, threads: int | None
+) -> tuple[Float64, Float64]:
+    """Return squared norms for weight and bias, inputs (B, T, d_in), gradients of outputs (B, T, d_out)."""
+    with _threads(threads) as count:
+        weight, shift = grad_norms.linear_grad_norms(
+            as_array(activations),
+            as_array(output_grads),
+            bias=bias,
+            squared=True,
+            per_parameter=True,
+            threads=count,
+        )
+    return weight, shift
+
+
+def conv_squares(
+    images: Tensor, output_grads: Tensor, *, bias: bool, threads: int | None, **settings: Any
+) -> tuple[Float64, Float64]:
+    """Return squared norms for kernel and bias; settings as `expunge.grad_norms.conv_grad_norms` takes them."""
+    with _threads(threads) as count:
+        weight, shift = grad_norms.conv_grad_norms(
+            as_array(images),
+            as_array(output_grads),
+            bias=bias,
+            squared=True,
+            per_parameter=True,
+            threads=count,
+            **settings,
+        )
+    return weight, shift
+
+
+def norm_layer_squares(
+    inputs: Tensor, output_grads: Tensor, *, bias: bool, threads: int | None, **settings: Any
+) -> tuple[Float64, Float64]:
+    """Return squared norms for weight and bias; settings as `expunge.grad_norms.norm_layer_grad_norms` takes them."""
+    with _threads(threads) as count:
+        weight, shift = grad_norms.norm_layer_grad_norms(
+            as_array(inputs),
+            as_array(output_grads),
+            bias=bias,
+            squared=True,
+            per_parameter=True,
+            threads=count,
+            **settings,
+        )
+    return weight, shift
+
+
+def column_squares(grads: Tensor, *, channels: bool, threads: int | None) -> Float64:
+    """Return squared norms of gradients summed over all axes but the examples' and the last, or axis 1."""
+    array = as_array(grads)
+    kind = {"kind": "group", "num_groups": 1} if channels else {"kind": "layer"}
+    with _threads(threads) as count:
+        return grad_norms.norm_layer_grad_norms(
+            array, array, normalized=True, weight=False, bias=True, squared=True, threads=count, **kind
+        )
+
+
+def embedding_squares(indices: Tensor, grads: Tensor, *, padding_idx: int | None, threads: int | None) -> Float64:
+    """Return squared norms for a table, indices (B, T), gradients of the rows (B, T, d)."""
+    with _threads(threads) as count:
+        return grad_norms.embedding_grad_norms(
+            indices.numpy(), as_array(grads), padding_idx=padding_idx, squared=True, threads=count
+        )
+
+
+def embedding_linear_dots(
+    indices: Tensor, grads: Tensor, rows: Tensor, columns: Tensor, *, padding_idx: int | None, threads: int | None
+) -> Float64:
+    """Return inner products of the gradients of a table looked up and used in a linear map."""
+    with _threads(threads) as count:
+        return grad_norms.embedding_linear_grad_dots(
+            indices.numpy(),
+            as_array(grads),
+            as_array(rows),
+            as_array(columns),
+            padding_idx=padding_idx,
+            threads=count,
+        )
