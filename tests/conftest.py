@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+import compiled
+import kernel_calls
+
 ROOT = Path(__file__).resolve().parent.parent
 
 # derandomize: the same examples on every run and machine, so that a failure is never a matter of luck.
@@ -25,9 +28,12 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 # Tests that run kernels closely: repeated under sanitizers and at every instruction set (marker `kernels`).
 KERNEL_FILES = {
     "test_boundary",
+    "test_cuda",
+    "test_emulator",
     "test_gaussian_pair",
     "test_gdp",
     "test_grad_norms",
+    "test_grad_norms_device",
     "test_isa",
     "test_langevin",
     "test_normals",
@@ -35,6 +41,7 @@ KERNEL_FILES = {
     "test_ridge",
     "test_shifted",
     "test_threads",
+    "test_twins",
 }
 
 
@@ -45,13 +52,35 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.kernels)
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run tests that use the fixture `target` on everything kernels can run on here, `cpu_only` ones on the CPU."""
+    if "target" in metafunc.fixturenames:
+        names = ["cpu"] if metafunc.definition.get_closest_marker("cpu_only") else list(compiled.AVAILABLE)
+        marks = {"cuda_emul": pytest.mark.cuda_emul, "cuda": pytest.mark.cuda}
+        metafunc.parametrize("target", [pytest.param(n, marks=marks.get(n, ())) for n in names], indirect=True)
+
+
+@pytest.fixture
+def target(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Let `kernel_calls` run on the CPU kernels, or on the emulated CUDA kernels where they are built."""
+    chosen = compiled.AVAILABLE.get(request.param, compiled.CPU)
+    monkeypatch.setattr(kernel_calls, "target", chosen)
+    return chosen
+
+
 def pytest_report_header() -> str:
     """Say what is under test: the installed package, at which instruction set and thread count."""
     import expunge
     from expunge import _backend
 
     place = Path(expunge.__file__).parent
-    return f"expunge {expunge.__version__} at {place}, isa {_backend.isa()}, {_backend.default_threads()} threads"
+    kernels = ", ".join(compiled.AVAILABLE)
+    if "cuda_emul" not in compiled.AVAILABLE:
+        kernels += " (not cuda_emul: build with EXPUNGE_CUDA_EMUL=ON)"
+    return (
+        f"expunge {expunge.__version__} at {place}, isa {_backend.isa()}, {_backend.default_threads()} threads; "
+        f"kernels of {kernels}"
+    )
 
 
 @pytest.fixture(scope="session")

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from expunge import _backend
 from kernel_calls import CALLS, KernelCall, call, kernel_names, kernels_in_table
+
+pytestmark = pytest.mark.usefixtures("target")
 
 KERNELS = sorted(CALLS)
 ARRAYS = [(label, name) for label in KERNELS for name in call(label).arrays()]
@@ -62,6 +63,7 @@ def names_to_expect(case: KernelCall, name: str) -> tuple[str, ...]:
     return tuple(case.arguments) if case.one_chooses_for_all else (name,)
 
 
+@pytest.mark.cpu_only
 def test_every_kernel_is_in_the_table() -> None:
     assert kernel_names() == kernels_in_table()
 
@@ -186,6 +188,7 @@ def test_nan_never_looks_private(kernel: str, name: str) -> None:
     assert case.nan_is_refused(outputs), f"NaN in {name} came out as {outputs}"
 
 
+@pytest.mark.cpu_only
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("n", [1, 37, 200])
 def test_the_bits_do_not_depend_on_the_thread_count(kernel: str, n: int) -> None:
@@ -222,8 +225,8 @@ def test_nothing_is_written_past_an_output(kernel: str) -> None:
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_a_wrong_number_of_arguments_is_refused(kernel: str) -> None:
-    function = getattr(_backend.core, call(kernel).kernel)
+def test_a_wrong_number_of_arguments_is_refused(kernel: str, target: Any) -> None:
+    function = getattr(target.module, call(kernel).kernel)
     with pytest.raises(TypeError):
         function()
     with pytest.raises(TypeError):

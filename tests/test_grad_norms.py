@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import oracles
+from emulated import DEVICES, host, put
 from expunge._probe_measures import probe_measures
 from expunge.grad_norms import (
     conv_grad_norms,
@@ -34,6 +35,16 @@ EPS32 = float(np.finfo(np.float32).eps)
 seeds = st.integers(0, 2**32 - 1)
 dtypes = st.sampled_from([np.float32, np.float64])
 thread_counts = st.sampled_from([1, 2, 3])
+on_every_device = pytest.mark.parametrize("device", DEVICES)
+
+
+def at(device, function):
+    """The function on arrays of that device, with results back on the host."""
+
+    def call(*arrays, **options):
+        return host(function(*(put(array, device) for array in arrays), **options))
+
+    return call
 
 
 def tolerance(activations, output_grads):
@@ -58,6 +69,7 @@ def normal(rng, shape, dtype, scale=1.0):
 # --- linear -------------------------------------------------------------------------------------
 
 
+@on_every_device
 @given(
     seeds,
     dtypes,
@@ -68,16 +80,19 @@ def normal(rng, shape, dtype, scale=1.0):
     st.booleans(),
     thread_counts,
 )
-def test_linear_norms_are_those_of_stored_gradients(seed, dtype, examples, leading, d_in, d_out, bias, threads):
+def test_linear_norms_are_those_of_stored_gradients(device, seed, dtype, examples, leading, d_in, d_out, bias, threads):
     rng = np.random.default_rng(seed)
     a = normal(rng, (examples, *leading, d_in), dtype)
     g = normal(rng, (examples, *leading, d_out), dtype, 1e-3)
     expected = (
         oracles.linear_grad_norms(a.reshape(examples, math.prod(leading), d_in), g, bias=bias) if examples else []
     )
-    assert_norms(linear_grad_norms(a, g, bias=bias, threads=threads), np.asarray(expected, dtype=float), a, g)
+    assert_norms(
+        at(device, linear_grad_norms)(a, g, bias=bias, threads=threads), np.asarray(expected, dtype=float), a, g
+    )
 
 
+@on_every_device
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("positions", [1, 5, 40])
 def test_parameters_apart_add_up_to_all(dtype, positions):
@@ -99,17 +114,18 @@ def test_parameters_apart_add_up_to_all(dtype, positions):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("shape", [(40, 300, 200), (33, 128, 129), (5, 64, 64), (2, 9, 500), (257, 1100, 400)])
-def test_gram_form_agrees_with_stored_gradients(dtype, shape):
+def test_gram_form_agrees_with_stored_gradients(dtype, shape, device):
     positions, d_in, d_out = shape
     assert positions * (d_in + d_out) < d_in * d_out  # these take the Gram form, as do some more
     rng = np.random.default_rng(1)
     a, g = normal(rng, (2, positions, d_in), dtype), normal(rng, (2, positions, d_out), dtype)
-    assert_norms(linear_grad_norms(a, g), oracles.linear_grad_norms(a, g, bias=True), a, g)
+    assert_norms(at(device, linear_grad_norms)(a, g), oracles.linear_grad_norms(a, g, bias=True), a, g)
 
 
+@on_every_device
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("spread", [1e-1, 1e-3, 1e-6])
-def test_cancelling_gradients_keep_the_digits_of_the_product(dtype, spread):
+def test_cancelling_gradients_keep_the_digits_of_the_product(dtype, spread, device):
     rng = np.random.default_rng(2)
     positions, width = 16, 256  # far on the Gram side of the rule
     a = (1 + spread * rng.standard_normal((4, positions, width))).astype(dtype)
@@ -117,60 +133,73 @@ def test_cancelling_gradients_keep_the_digits_of_the_product(dtype, spread):
     g = (g - g.mean(axis=1, keepdims=True)).astype(dtype)
     exact = np.einsum("btj,btk->bjk", a.astype(np.longdouble), g.astype(np.longdouble), optimize=False)
     expected = np.sqrt(np.sum(exact**2, axis=(1, 2))).astype(np.float64)
-    found = linear_grad_norms(a, g, bias=False)
+    found = at(device, linear_grad_norms)(a, g, bias=False)
     sizes = np.linalg.norm(a.astype(float), axis=(1, 2)) * np.linalg.norm(g.astype(float), axis=(1, 2))
     assert np.all(np.abs(found - expected) <= 4 * np.finfo(dtype).eps * sizes)
 
 
+@on_every_device
 @given(seeds, dtypes, st.sampled_from([(1, 1), (1, 6), (7, 4), (20, 260)]), st.integers(1, 60), st.integers(1, 60))
-def test_linear_dots_are_those_of_stored_gradients(seed, dtype, positions, d_in, d_out):
+def test_linear_dots_are_those_of_stored_gradients(device, seed, dtype, positions, d_in, d_out):
     rng = np.random.default_rng(seed)
     a1, a2 = (normal(rng, (2, t, d_in), dtype) for t in positions)
     g1, g2 = (normal(rng, (2, t, d_out), dtype) for t in positions)
     expected = np.sum(oracles.linear_gradients(a1, g1) * oracles.linear_gradients(a2, g2), axis=(1, 2))
     sizes = oracles.linear_grad_norms(a1, g1, bias=False) * oracles.linear_grad_norms(a2, g2, bias=False)
-    found = linear_grad_dots(a1, g1, a2, g2)
+    found = at(device, linear_grad_dots)(a1, g1, a2, g2)
     assert np.all(
         np.abs(found - expected) <= (1e-5 if dtype == np.float32 else 1e-12) * sizes * math.sqrt(max(positions))
     )
 
 
+@on_every_device
 @pytest.mark.parametrize("positions", [(3, 5), (300, 40)])
-def test_norm_of_two_uses_is_the_norms_and_twice_the_dot(positions):
+def test_norm_of_two_uses_is_the_norms_and_twice_the_dot(positions, device):
     rng = np.random.default_rng(3)
     a1, a2 = (rng.standard_normal((3, t, 90)) for t in positions)
     g1, g2 = (rng.standard_normal((3, t, 110)) for t in positions)
-    together = linear_grad_norms(np.concatenate([a1, a2], 1), np.concatenate([g1, g2], 1), bias=False, squared=True)
-    parts = linear_grad_norms(a1, g1, bias=False, squared=True) + linear_grad_norms(a2, g2, bias=False, squared=True)
-    np.testing.assert_allclose(parts + 2 * linear_grad_dots(a1, g1, a2, g2), together, rtol=1e-11)
+    together = at(device, linear_grad_norms)(
+        np.concatenate([a1, a2], 1), np.concatenate([g1, g2], 1), bias=False, squared=True
+    )
+    parts = at(device, linear_grad_norms)(a1, g1, bias=False, squared=True) + at(device, linear_grad_norms)(
+        a2, g2, bias=False, squared=True
+    )
+    np.testing.assert_allclose(parts + 2 * at(device, linear_grad_dots)(a1, g1, a2, g2), together, rtol=1e-11)
 
 
+@on_every_device
 @pytest.mark.parametrize("positions", [1, 4, 90])
 @pytest.mark.parametrize("exponent", [-100, -60, 60, 100])
-def test_norms_scale_by_powers_of_two_without_under_or_overflow(positions, exponent):
+def test_norms_scale_by_powers_of_two_without_under_or_overflow(positions, exponent, device):
     rng = np.random.default_rng(4)
     a, g = normal(rng, (3, positions, 40), np.float32), normal(rng, (3, positions, 50), np.float32)
     tiny = np.ldexp(np.float32(1), exponent)
-    reference = linear_grad_norms(a, g, bias=False)
-    np.testing.assert_allclose(linear_grad_norms(a, tiny * g, bias=False), reference * float(tiny), rtol=1e-6)
+    reference = at(device, linear_grad_norms)(a, g, bias=False)
+    np.testing.assert_allclose(
+        at(device, linear_grad_norms)(a, tiny * g, bias=False), reference * float(tiny), rtol=1e-6
+    )
 
 
 # --- embeddings ---------------------------------------------------------------------------------
 
 
+@on_every_device
 @given(seeds, dtypes, st.integers(1, 40), st.integers(1, 130), st.integers(1, 12), st.booleans(), thread_counts)
-def test_repeated_tokens_are_summed_before_squaring(seed, dtype, tokens, width, rows, padded, threads):
+def test_repeated_tokens_are_summed_before_squaring(device, seed, dtype, tokens, width, rows, padded, threads):
     rng = np.random.default_rng(seed)
     indices = rng.integers(0, rows, (3, tokens))
     g = normal(rng, (3, tokens, width), dtype)
     padding_idx = 0 if padded else None
     stored = oracles.embedding_gradients(indices, g, rows=rows, padding_idx=padding_idx)
-    found = embedding_grad_norms(indices, g, padding_idx=padding_idx, squared=True, threads=threads)
+    found = at(device, embedding_grad_norms)(indices, g, padding_idx=padding_idx, squared=True, threads=threads)
     np.testing.assert_allclose(found, np.sum(stored**2, axis=(1, 2)), rtol=1e-12)
 
 
+@on_every_device
 @given(seeds, dtypes, st.integers(1, 30), st.integers(1, 300), st.integers(1, 40), st.integers(1, 12), st.booleans())
-def test_tied_embedding_cross_term_is_that_of_stored_gradients(seed, dtype, tokens, positions, width, rows, padded):
+def test_tied_embedding_cross_term_is_that_of_stored_gradients(
+    device, seed, dtype, tokens, positions, width, rows, padded
+):
     rng = np.random.default_rng(seed)
     indices = rng.integers(0, rows, (2, tokens))
     g = normal(rng, (2, tokens, width), dtype)
@@ -179,16 +208,17 @@ def test_tied_embedding_cross_term_is_that_of_stored_gradients(seed, dtype, toke
     table = oracles.embedding_gradients(indices, g, rows=rows, padding_idx=padding_idx)
     linear = oracles.linear_gradients(*factors)
     sizes = np.linalg.norm(table, axis=(1, 2)) * np.linalg.norm(linear, axis=(1, 2))
-    found = embedding_linear_grad_dots(indices, g, *factors, padding_idx=padding_idx)
+    found = at(device, embedding_linear_grad_dots)(indices, g, *factors, padding_idx=padding_idx)
     limit = (1e-5 if dtype == np.float32 else 1e-12) * sizes * math.sqrt(positions)
     assert np.all(np.abs(found - np.sum(table * linear, axis=(1, 2))) <= limit)
 
 
-def test_padding_token_hides_its_gradients_even_nan():
+@on_every_device
+def test_padding_token_hides_its_gradients_even_nan(device):
     indices, g = np.array([[1, 0, 2]]), np.array([[[3.0], [np.nan], [4.0]]])
-    assert embedding_grad_norms(indices, g, padding_idx=0) == 5.0
-    assert embedding_linear_grad_dots(indices, g, np.eye(3)[None], np.ones((1, 3, 1)), padding_idx=0) == 7.0
-    assert np.isnan(embedding_grad_norms(indices, g)).all()
+    assert at(device, embedding_grad_norms)(indices, g, padding_idx=0) == 5.0
+    assert at(device, embedding_linear_grad_dots)(indices, g, np.eye(3)[None], np.ones((1, 3, 1)), padding_idx=0) == 7.0
+    assert np.isnan(at(device, embedding_grad_norms)(indices, g)).all()
 
 
 # --- convolutions -------------------------------------------------------------------------------
@@ -238,12 +268,13 @@ def conv_oracle(x, g, arguments):
     )
 
 
+@on_every_device
 @given(seeds, dtypes, convolutions(), thread_counts)
-def test_conv_norms_are_those_of_stored_gradients(seed, dtype, convolution, threads):
+def test_conv_norms_are_those_of_stored_gradients(device, seed, dtype, convolution, threads):
     arguments, image_shape, output_shape = convolution
     rng = np.random.default_rng(seed)
     x, g = normal(rng, image_shape, dtype), normal(rng, output_shape, dtype)
-    found = conv_grad_norms(x, g, **arguments, threads=threads)
+    found = at(device, conv_grad_norms)(x, g, **arguments, threads=threads)
     expected = conv_oracle(x, g, arguments)
     limit = (1e-5 if dtype == np.float32 else 1e-12) * expected
     if dtype == np.float32:
@@ -252,9 +283,10 @@ def test_conv_norms_are_those_of_stored_gradients(seed, dtype, convolution, thre
     assert np.all(np.abs(found - expected) <= limit)
 
 
+@on_every_device
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("size", [(30, 40, 3), (3, 20, 20), (64, 64, 5)])
-def test_conv_norms_on_both_sides_of_the_gram_rule(dtype, size):
+def test_conv_norms_on_both_sides_of_the_gram_rule(dtype, size, device):
     channels, outputs, length = size
     rng = np.random.default_rng(5)
     x, g = normal(rng, (1, channels, length, length), dtype), normal(rng, (1, outputs, length, length), dtype)
@@ -268,39 +300,44 @@ def test_conv_norms_on_both_sides_of_the_gram_rule(dtype, size):
         "bias": True,
     }
     rtol = 1e-5 if dtype == np.float32 else 1e-12
-    np.testing.assert_allclose(conv_grad_norms(x, g, **arguments), conv_oracle(x, g, arguments), rtol=rtol)
+    np.testing.assert_allclose(at(device, conv_grad_norms)(x, g, **arguments), conv_oracle(x, g, arguments), rtol=rtol)
 
 
-def test_same_padding_is_explicit_padding():
+@on_every_device
+def test_same_padding_is_explicit_padding(device):
     rng = np.random.default_rng(6)
     x, g = rng.standard_normal((2, 3, 9)), rng.standard_normal((2, 4, 9))
-    same = conv_grad_norms(x, g, kernel_size=3, padding="same", dilation=2)
-    np.testing.assert_array_equal(same, conv_grad_norms(x, g, kernel_size=3, padding=2, dilation=2))
-    even = conv_grad_norms(x, g, kernel_size=4, padding="same")
+    same = at(device, conv_grad_norms)(x, g, kernel_size=3, padding="same", dilation=2)
+    np.testing.assert_array_equal(same, at(device, conv_grad_norms)(x, g, kernel_size=3, padding=2, dilation=2))
+    even = at(device, conv_grad_norms)(x, g, kernel_size=4, padding="same")
     shifted = np.pad(x, [(0, 0), (0, 0), (1, 2)])
-    np.testing.assert_allclose(even, conv_grad_norms(shifted, g, kernel_size=4, padding="valid"), rtol=1e-14)
+    np.testing.assert_allclose(
+        even, at(device, conv_grad_norms)(shifted, g, kernel_size=4, padding="valid"), rtol=1e-14
+    )
 
 
 # --- normalising layers ---------------------------------------------------------------------------
 
 
+@on_every_device
 @given(seeds, dtypes, st.sampled_from(["layer", "rms"]), st.integers(1, 9), st.integers(1, 40), st.booleans())
-def test_layer_and_rms_norm_parameters(seed, dtype, kind, positions, width, bias):
+def test_layer_and_rms_norm_parameters(device, seed, dtype, kind, positions, width, bias):
     rng = np.random.default_rng(seed)
     x, g = normal(rng, (3, positions, width), dtype), normal(rng, (3, positions, width), dtype)
     x_hat = oracles.normalised(x, axes=-1, centre=kind == "layer", eps=1e-3)
     g64 = g.astype(np.float64)
     expected = np.sum(np.sum(x_hat * g64, axis=1) ** 2, axis=1) + bias * np.sum(np.sum(g64, axis=1) ** 2, axis=1)
     scale = np.sum((np.abs(x_hat * g64) + bias * np.abs(g64)) ** 2, axis=(1, 2)) * positions
-    found = norm_layer_grad_norms(x, g, kind=kind, eps=1e-3, bias=bias, squared=True)
+    found = at(device, norm_layer_grad_norms)(x, g, kind=kind, eps=1e-3, bias=bias, squared=True)
     assert np.all(np.abs(found - expected) <= 1e-12 * scale)
     if dtype == np.float64:
-        again = norm_layer_grad_norms(x_hat, g, kind=kind, normalized=True, bias=bias, squared=True)
+        again = at(device, norm_layer_grad_norms)(x_hat, g, kind=kind, normalized=True, bias=bias, squared=True)
         assert np.all(np.abs(again - expected) <= 1e-12 * scale)
 
 
+@on_every_device
 @given(seeds, dtypes, st.integers(1, 3), st.integers(1, 4), st.integers(1, 30))
-def test_group_norm_parameters(seed, dtype, groups, per_group, size):
+def test_group_norm_parameters(device, seed, dtype, groups, per_group, size):
     rng = np.random.default_rng(seed)
     shape = (2, groups * per_group, size)
     x, g = normal(rng, shape, dtype), normal(rng, shape, dtype)
@@ -308,7 +345,7 @@ def test_group_norm_parameters(seed, dtype, groups, per_group, size):
     g64 = g.astype(np.float64)
     expected = np.sum(np.sum(x_hat * g64, axis=2) ** 2 + np.sum(g64, axis=2) ** 2, axis=1)
     scale = np.sum((np.abs(x_hat * g64) + np.abs(g64)) ** 2, axis=(1, 2)) * size
-    found = norm_layer_grad_norms(x, g, kind="group", num_groups=groups, eps=1e-3, squared=True)
+    found = at(device, norm_layer_grad_norms)(x, g, kind="group", num_groups=groups, eps=1e-3, squared=True)
     assert np.all(np.abs(found - expected) <= 1e-12 * scale)
 
 
@@ -320,6 +357,7 @@ def probe_norms(X, stack, y, loss, alpha):
     return np.stack([np.linalg.norm(gradients, axis=(1, 2)) for gradients in stored], axis=1)
 
 
+@on_every_device
 @given(
     seeds,
     dtypes,
@@ -331,14 +369,16 @@ def probe_norms(X, stack, y, loss, alpha):
     st.sampled_from([0.0, 0.3]),
     thread_counts,
 )
-def test_probe_norms_are_those_of_stored_gradients(seed, dtype, loss, n, d, classes, n_checkpoints, alpha, threads):
+def test_probe_norms_are_those_of_stored_gradients(
+    device, seed, dtype, loss, n, d, classes, n_checkpoints, alpha, threads
+):
     rng = np.random.default_rng(seed)
     classes = 1 if loss == "logistic" else classes
     X = normal(rng, (n, d), dtype)
     stack = normal(rng, (n_checkpoints, d, classes), dtype, 1 / math.sqrt(d))
     y = rng.integers(0, max(classes, 2), n) if loss != "squared" else normal(rng, (n, classes), dtype)
     expected = probe_norms(X, stack, y, loss, alpha)
-    found = probe_grad_norms(X, stack, y, loss=loss, alpha=alpha, threads=threads)
+    found = at(device, probe_grad_norms)(X, stack, y, loss=loss, alpha=alpha, threads=threads)
     # Rounding of a logit moves the residual by as much, whatever the residual is.
     unit = np.finfo(dtype).eps * (1 + np.linalg.norm(X.astype(float), axis=1, keepdims=True))
     limit = (1e-5 if dtype == np.float32 else 1e-12) * expected
@@ -347,30 +387,36 @@ def test_probe_norms_are_those_of_stored_gradients(seed, dtype, loss, n, d, clas
     assert found.shape == expected.shape
     assert np.all(np.abs(found - expected) <= limit)
     factors = rng.uniform(size=n_checkpoints)
-    weighted = probe_grad_norms(X, stack, y, loss=loss, alpha=alpha, checkpoint_weights=factors, threads=threads)
+    weighted = at(device, probe_grad_norms)(
+        X, stack, y, loss=loss, alpha=alpha, checkpoint_weights=factors, threads=threads
+    )
     np.testing.assert_allclose(weighted, found**2 @ factors, rtol=1e-13)
-    one = probe_grad_norms(X, stack[0], y, loss=loss, alpha=alpha, squared=True)
+    one = at(device, probe_grad_norms)(X, stack[0], y, loss=loss, alpha=alpha, squared=True)
     np.testing.assert_allclose(
         one, found[:, 0] ** 2, rtol=1e-5 if dtype == np.float32 else 1e-11, atol=1e-6 * (alpha > 0)
     )
 
 
+@on_every_device
 @pytest.mark.parametrize("n_checkpoints", [1, 40])
 @pytest.mark.parametrize("gap", [5.0, 40.0, 100.0, 300.0])
-def test_confident_records_keep_their_digits(gap, n_checkpoints):
+def test_confident_records_keep_their_digits(gap, n_checkpoints, device):
     weights = np.zeros((n_checkpoints, 1, 3))
     weights[:, 0, 1] = gap
     p = math.exp(-gap) / (1 + 2 * math.exp(-gap))  # of each of the other two classes
-    found = probe_grad_norms(np.array([[1.0]]), weights, np.array([1]))
+    found = at(device, probe_grad_norms)(np.array([[1.0]]), weights, np.array([1]))
     np.testing.assert_allclose(found[0], math.sqrt(6) * p, rtol=1e-13)
-    wrong = probe_grad_norms(np.array([[1.0]]), weights, np.array([0]))
+    wrong = at(device, probe_grad_norms)(np.array([[1.0]]), weights, np.array([0]))
     np.testing.assert_allclose(wrong[0], math.sqrt((1 - p) ** 2 + p**2 + (1 - 2 * p) ** 2), rtol=1e-13)
-    logistic = probe_grad_norms(np.array([[1.0]]), weights[:, :, 1:2].copy(), np.array([1]), loss="logistic")
+    logistic = at(device, probe_grad_norms)(
+        np.array([[1.0]]), weights[:, :, 1:2].copy(), np.array([1]), loss="logistic"
+    )
     np.testing.assert_allclose(logistic[0], 1 / (1 + math.exp(gap)), rtol=1e-13)
 
 
+@on_every_device
 @pytest.mark.parametrize("loss", ["softmax", "logistic", "squared"])
-def test_decayed_gradient_near_its_zero_is_formed_entry_by_entry(loss):
+def test_decayed_gradient_near_its_zero_is_formed_entry_by_entry(loss, device):
     # One record at its own optimum: x r^T + alpha W is zero there and tiny beside its terms nearby.
     rng = np.random.default_rng(7)
     x, alpha = rng.standard_normal((1, 20)), 0.25
@@ -382,23 +428,27 @@ def test_decayed_gradient_near_its_zero_is_formed_entry_by_entry(loss):
     weights *= 1 + 1e-9
     expected = probe_norms(x, weights[None], y, loss, alpha)[:, 0]
     assert expected < 1e-7 * alpha * np.linalg.norm(weights)
-    found = probe_grad_norms(x, weights, y, loss=loss, alpha=alpha)
+    found = at(device, probe_grad_norms)(x, weights, y, loss=loss, alpha=alpha)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
-def test_many_columns_are_taken_in_groups():
+@on_every_device
+def test_many_columns_are_taken_in_groups(device):
     rng = np.random.default_rng(8)
     X, stack = rng.standard_normal((50, 30)), 0.2 * rng.standard_normal((3, 30, 600))
     y = rng.integers(0, 600, 50)
-    np.testing.assert_allclose(probe_grad_norms(X, stack, y), probe_norms(X, stack, y, "softmax", 0), rtol=1e-12)
+    np.testing.assert_allclose(
+        at(device, probe_grad_norms)(X, stack, y), probe_norms(X, stack, y, "softmax", 0), rtol=1e-12
+    )
 
 
+@on_every_device
 @pytest.mark.parametrize("columns", [2, 64])
-def test_float32_records_of_extreme_size_keep_their_norms(columns):
+def test_float32_records_of_extreme_size_keep_their_norms(columns, device):
     rng = np.random.default_rng(9)
     X = normal(rng, (4, 33), np.float32) * np.array([[1e-30], [1e-20], [1e18], [1e30]], dtype=np.float32)
     weights = np.zeros((33, columns), dtype=np.float32)
-    found = probe_grad_norms(X, weights, np.zeros(4, dtype=int))
+    found = at(device, probe_grad_norms)(X, weights, np.zeros(4, dtype=int))
     residual = math.sqrt((columns - 1) / columns**2 + (1 - 1 / columns) ** 2)
     np.testing.assert_allclose(found, residual * np.linalg.norm(X.astype(float), axis=1), rtol=1e-6)
 
@@ -519,47 +569,52 @@ def test_instruction_sets_agree(tmp_path):
     assert ran >= 1
 
 
+@on_every_device
 @pytest.mark.parametrize("poison", [np.nan, np.inf])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("shape", [(1, 5, 7), (9, 5, 7), (3, 70, 80)])
-def test_bad_values_reach_their_own_norm_and_no_other(poison, dtype, shape):
+def test_bad_values_reach_their_own_norm_and_no_other(poison, dtype, shape, device):
     positions, d_in, d_out = shape
     rng = np.random.default_rng(11)
     a, g = normal(rng, (5, positions, d_in), dtype), normal(rng, (5, positions, d_out), dtype)
-    clean = linear_grad_norms(a, g)
+    clean = at(device, linear_grad_norms)(a, g)
     for array in (a, g):
         broken = array.copy()
         broken[2, -1, -1] = poison
-        found = linear_grad_norms(broken if array is a else a, broken if array is g else g)
+        found = at(device, linear_grad_norms)(broken if array is a else a, broken if array is g else g)
         assert not np.isfinite(found[2])
         np.testing.assert_array_equal(np.delete(found, 2), np.delete(clean, 2))
 
 
-def test_bad_values_in_other_layers():
+@on_every_device
+def test_bad_values_in_other_layers(device):
     rng = np.random.default_rng(12)
     x, g = rng.standard_normal((3, 2, 8)), rng.standard_normal((3, 4, 8))
     x[1, 0, 3] = np.nan
-    assert list(np.isnan(conv_grad_norms(x, g, kernel_size=3, padding=1))) == [False, True, False]
-    assert list(np.isnan(norm_layer_grad_norms(x, x))) == [False, True, False]
-    assert list(np.isnan(norm_layer_grad_norms(x, x, kind="group", num_groups=2))) == [False, True, False]
-    assert list(np.isnan(embedding_grad_norms(np.zeros((3, 2), dtype=int), x))) == [False, True, False]
+    assert list(np.isnan(at(device, conv_grad_norms)(x, g, kernel_size=3, padding=1))) == [False, True, False]
+    assert list(np.isnan(at(device, norm_layer_grad_norms)(x, x))) == [False, True, False]
+    assert list(np.isnan(at(device, norm_layer_grad_norms)(x, x, kind="group", num_groups=2))) == [False, True, False]
+    assert list(np.isnan(at(device, embedding_grad_norms)(np.zeros((3, 2), dtype=int), x))) == [False, True, False]
     for loss, classes in (("softmax", 3), ("softmax", 30), ("logistic", 1), ("squared", 3), ("squared", 30)):
         X, y = rng.standard_normal((3, 5)), np.array([0, 1, 0])
         X[1, 2] = np.nan
         targets = np.zeros((3, classes)) if loss == "squared" else y
         for alpha in (0, 1):
-            found = probe_grad_norms(X, np.ones((5, classes)), targets, loss=loss, alpha=alpha)
+            found = at(device, probe_grad_norms)(X, np.ones((5, classes)), targets, loss=loss, alpha=alpha)
             assert list(np.isnan(found)) == [False, True, False]
 
 
-def test_nothing_in_gives_nothing_out():
-    assert linear_grad_norms(np.zeros((0, 3)), np.zeros((0, 2))).shape == (0,)
-    assert linear_grad_norms(np.zeros((2, 0, 3)), np.zeros((2, 0, 2))).tolist() == [0.0, 0.0]
-    assert linear_grad_dots(*(np.zeros((2, t, d)) for t, d in ((0, 3), (0, 4), (5, 3), (5, 4)))).tolist() == [0.0, 0.0]
-    assert embedding_grad_norms(np.zeros((2, 0), dtype=int), np.zeros((2, 0, 4))).tolist() == [0.0, 0.0]
-    assert conv_grad_norms(np.zeros((0, 2, 5)), np.zeros((0, 2, 3)), kernel_size=3).shape == (0,)
-    assert probe_grad_norms(np.zeros((0, 3)), np.zeros((4, 3, 2)), np.zeros(0, dtype=int)).shape == (0, 4)
-    assert probe_grad_norms(np.zeros((2, 3)), np.zeros((0, 3, 2)), np.zeros(2, dtype=int)).shape == (2, 0)
+@on_every_device
+def test_nothing_in_gives_nothing_out(device):
+    assert at(device, linear_grad_norms)(np.zeros((0, 3)), np.zeros((0, 2))).shape == (0,)
+    assert at(device, linear_grad_norms)(np.zeros((2, 0, 3)), np.zeros((2, 0, 2))).tolist() == [0.0, 0.0]
+    assert at(device, linear_grad_dots)(
+        *(np.zeros((2, t, d)) for t, d in ((0, 3), (0, 4), (5, 3), (5, 4)))
+    ).tolist() == [0.0, 0.0]
+    assert at(device, embedding_grad_norms)(np.zeros((2, 0), dtype=int), np.zeros((2, 0, 4))).tolist() == [0.0, 0.0]
+    assert at(device, conv_grad_norms)(np.zeros((0, 2, 5)), np.zeros((0, 2, 3)), kernel_size=3).shape == (0,)
+    assert at(device, probe_grad_norms)(np.zeros((0, 3)), np.zeros((4, 3, 2)), np.zeros(0, dtype=int)).shape == (0, 4)
+    assert at(device, probe_grad_norms)(np.zeros((2, 3)), np.zeros((0, 3, 2)), np.zeros(2, dtype=int)).shape == (2, 0)
 
 
 def test_read_only_inputs_are_read():

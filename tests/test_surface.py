@@ -17,10 +17,11 @@ from typing import Any
 
 import pytest
 
+import compiled
 import expunge
 import oracles
 from expunge import _backend
-from kernel_calls import kernel_names, kernels_in_table
+from kernel_calls import QUESTIONS, kernel_names, kernels_in_table
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ROOT / "python" / "expunge"
@@ -30,14 +31,19 @@ FAMILIES = ("grad_norms", "langevin", "privacy", "ridge")
 # Unit of the package -> units it may import. A unit is a module or sub-package directly below expunge.
 MAY_USE: dict[str, set[str]] = {
     "_core": set(),
-    "_backend": {"_core"},
+    "_cuda": set(),
+    "_cuda_emul": set(),
+    "_errors": set(),
+    "_array_libraries": set(),
+    "_backend": {"_core", "_cuda", "_cuda_emul", "_array_libraries", "_errors"},
     "_validate": set(),
     "_version": set(),
     "_files": set(),
     "_cifar_pickle": {"_files", "_validate"},
     "privacy": {"_backend", "_validate"},
     "ridge": {"_backend", "_validate"},
-    "langevin": {"_backend", "_validate"},
+    "_device_chains": {"_backend"},
+    "langevin": {"_backend", "_device_chains", "_validate"},
     "accounting": {"_backend", "_validate"},
     "calibration": {"accounting", "_validate"},
     "certificates": {"calibration", "accounting", "_files", "_validate", "_version"},
@@ -67,7 +73,7 @@ MAY_USE: dict[str, set[str]] = {
         "_files",
         "_validate",
     },
-    "__init__": {"estimators", "certificates", "accounting", "calibration", "_version"},
+    "__init__": {"estimators", "certificates", "accounting", "calibration", "_errors", "_version"},
 }
 
 # Settings go by keyword: a positional parameter annotated as one of these is one, but for the names below.
@@ -83,7 +89,9 @@ def modules() -> Iterator[Any]:
     for found in pkgutil.walk_packages(expunge.__path__, "expunge."):
         if found.name.startswith(NEED_TORCH) and not importlib.util.find_spec("torch"):
             continue  # the optional extra is not installed
-        if found.name != "expunge._core" and not found.name.endswith("__main__"):
+        if found.name not in ("expunge._core", "expunge._cuda", "expunge._cuda_emul") and not found.name.endswith(
+            "__main__"
+        ):
             yield importlib.import_module(found.name)
 
 
@@ -177,14 +185,53 @@ def test_threads_is_keyword_only_and_optional_wherever_it_appears() -> None:
             assert parameter.default is None, name
 
 
-def stub_names() -> set[str]:
-    tree = ast.parse((SOURCES / "_core.pyi").read_text())
-    return {node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+def stub(name: str) -> dict[str, list[str]]:
+    """Return what a stub declares: the names of the arguments of each function, none for a class."""
+    tree = ast.parse((SOURCES / name).read_text())
+    found = {node.name: [] for node in tree.body if isinstance(node, ast.ClassDef)}
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef):
+            found[node.name] = [a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+    return found
+
+
+def exported(module: Any) -> set[str]:
+    return {name for name in vars(module) if not name.startswith("_")}
 
 
 def test_the_stub_lists_exactly_what_the_module_exports() -> None:
-    exported = {name for name in vars(_backend.core) if not name.startswith("_")}
-    assert stub_names() == exported
+    assert set(stub("_core.pyi")) == exported(_backend.core)
+
+
+CUDA_MODULES = [name for name in ("_cuda", "_cuda_emul") if compiled.built(name)]
+
+
+@pytest.mark.parametrize("name", CUDA_MODULES)
+def test_the_stub_of_the_cuda_kernels_lists_exactly_what_they_export(name: str) -> None:
+    module = compiled.built(name)
+    assert set(stub("_cuda.pyi")) == exported(module)
+    for function, names in stub("_cuda.pyi").items():
+        signature = getattr(module, function).__doc__.partition("\n")[0]
+        assert re.findall(r"[(*,] ?(\w+):", signature) == names, signature
+
+
+def test_cuda_and_cpu_kernels_have_the_same_names_and_arguments() -> None:
+    cpu, cuda = stub("_core.pyi"), stub("_cuda.pyi")
+    questions = QUESTIONS | {"device_count", "synchronize"}
+    classes = {name for name, value in vars(_backend.core).items() if inspect.isclass(value)}
+    kernels = set(cpu) - questions - classes
+    sizes = {name for name in cuda if name.endswith("_workspace")}
+    assert set(cuda) - questions - sizes == kernels
+    assert {name.removesuffix("_workspace") for name in sizes} <= kernels
+    for name in kernels:
+        ours = [a for a in cuda[name] if a not in ("workspace", "stream", *ONLY_ON_DEVICES.get(name, ()))]
+        assert ours == [a for a in cpu[name] if a != "threads"], name
+        assert cuda[name][-1] == "stream", name
+        assert ("workspace" in cuda[name]) == (f"{name}_workspace" in sizes), name
+
+
+# The product of matrices is made by the library of the arrays on a device.
+ONLY_ON_DEVICES = {"probe_grad_norms": ("logits",)}
 
 
 def test_every_kernel_has_a_call_in_the_table_and_a_slow_twin() -> None:
@@ -263,7 +310,8 @@ def test_the_import_rules_have_no_cycle() -> None:
 
 
 def test_only_the_backend_imports_compiled_modules() -> None:
-    users = {path.name for path in PYTHON_FILES if any("_core" in name.split(".") for name in imports_of(path))}
+    compiled_names = {"_core", "_cuda", "_cuda_emul"}
+    users = {path.name for path in PYTHON_FILES if any(compiled_names & {*n.split(".")} for n in imports_of(path))}
     assert users == {"_backend.py"}
 
 
@@ -287,7 +335,7 @@ def test_every_form_of_import_is_seen() -> None:
 
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]', re.MULTILINE)
-CPP_FILES = sorted(p for p in CSRC.rglob("*") if p.suffix in {".cpp", ".hpp"})
+CPP_FILES = sorted(p for p in CSRC.rglob("*") if p.suffix in {".cpp", ".hpp", ".cu", ".cuh"})
 
 
 @pytest.mark.parametrize("path", CPP_FILES, ids=lambda p: str(p.relative_to(CSRC)))
@@ -309,7 +357,9 @@ def test_every_family_has_its_places() -> None:
     for family in FAMILIES:
         for place in (
             CSRC / family / f"{family}.hpp",
+            CSRC / family / f"{family}.cuh",
             CSRC / "bindings" / f"bind_{family}.cpp",
+            CSRC / "bindings" / f"bind_{family}_cuda.cpp",
             *(ROOT / "tests" / f"test_{stem}.py" for stem in TESTS_OF.get(family, [family])),
             ROOT / "bench" / f"bench_{family}.py",
         ):

@@ -12,6 +12,8 @@ from numpy.testing import assert_allclose
 import oracles
 from kernel_calls import call
 
+pytestmark = pytest.mark.usefixtures("target")
+
 EPS = float(np.finfo(np.float64).eps)
 
 

@@ -3,6 +3,7 @@
 #include <memory>
 
 #include "bindings/arrays.hpp"
+#include "bindings/ridge_setting.hpp"
 #include "common/thread_pool.hpp"
 
 namespace expunge::bindings {
@@ -11,31 +12,7 @@ namespace {
 
 using ridge::QuoteInput;
 using ridge::QuoteOutput;
-
-// What every exact kernel is told about learning, unlearning and the target.
-struct Setting {
-  double step_size, noise_std, unlearn_steps, unlearn_noise_std;
-  bool solve_steps;
-  double epsilon, log_delta, mu, tolerance;
-};
-
-Setting setting(double step_size, double noise_std, double unlearn_steps, double unlearn_noise_std, bool solve_steps,
-                double epsilon, double log_delta, double mu, double tolerance) {
-  return {step_size, noise_std, unlearn_steps, unlearn_noise_std, solve_steps, epsilon, log_delta, mu, tolerance};
-}
-
-QuoteInput quote_input(const Setting& s, const double* eigenvalues, const double* projected, const double* residuals,
-                       long p, long q, long n_steps, long rank) {
-  return {eigenvalues,     projected,           residuals,     p,         q,           s.step_size, double(n_steps),
-          s.noise_std,     s.unlearn_steps,     s.unlearn_noise_std, s.solve_steps, s.epsilon, s.log_delta, s.mu,
-          s.tolerance,     rank};
-}
-
-void check_rank(long rank, long p, long lowest) {
-  if (rank < lowest || rank > p)
-    throw py::value_error("rank must be between " + std::to_string(lowest) + " and " + std::to_string(p) + ", got " +
-                          std::to_string(rank));
-}
+using Setting = RidgeSetting;
 
 QuoteOutput quote_output(py::array& value, py::array& epsilon, py::array& pq, py::array& qp, py::array& error,
                          py::array& rank, long n) {
@@ -138,8 +115,8 @@ void smallest_eigenvalues(const py::array& eigenvalues, const py::array& project
 
 void bind_ridge(py::module_& module) {
   using py::arg;
-  py::class_<Setting>(module, "RidgeSetting")
-      .def(py::init(&setting), py::kw_only(), arg("step_size"), arg("noise_std"), arg("unlearn_steps"),
+  py::class_<RidgeSetting>(module, "RidgeSetting")
+      .def(py::init(&ridge_setting), py::kw_only(), arg("step_size"), arg("noise_std"), arg("unlearn_steps"),
            arg("unlearn_noise_std"), arg("solve_steps"), arg("epsilon"), arg("log_delta"), arg("mu"), arg("tolerance"));
   module.def("ridge_exact_quotes", &exact_quotes, arg("eigenvalues"), arg("projected"), arg("residuals"),
              arg("setting"), arg("rank"), arg("value"), arg("epsilon_out"), arg("log_delta_pq"), arg("log_delta_qp"),

@@ -1,5 +1,6 @@
 // The exact privacy profile of one pair of Gaussians: Q = N(0, I), P = N(d, I + diag e).
 // Header with bodies: include only from sources compiled once per instruction set. Internal linkage, no allocation.
+// A team of lanes works on one pair: they split the excesses, or the nodes of a panel.
 //
 // delta(eps) = (1/(2 pi i)) int exp(-w eps + K(w)) / (w (1 + w)) dw over a contour with Re w = w0 > 0 at the real axis,
 // K(w) = sum_j [w (1 + w) d2_j / (2 v_j) - (q/2) (log v_j + w log1p(e_j))], v_j = 1 - w e_j.
@@ -8,9 +9,12 @@
 
 #include <math.h>
 
+#include "common/team.hpp"
 #include "common/vector_math.hpp"
 
 namespace {
+
+namespace team = expunge::team;
 
 struct ProfileResult {
   double log_delta;       // log of delta(P | Q) at epsilon; -inf where delta is exactly 0
@@ -38,14 +42,14 @@ struct ProfileSlopes {
   double k1, k2, k3, k4;  // derivatives of K at a real w
 };
 
-static ProfilePair profile_pair(const double* e, const double* d2, long m, double rest_d2, double q) {
+EXPUNGE_HD static ProfilePair profile_pair(const double* e, const double* d2, long m, double rest_d2, double q) {
   ProfilePair pair{e, d2, m, rest_d2, q, 0.0, 0.0, HUGE_VAL, 0.0, 1, 1};
   double top = 0.0;
   double loss = 0.0;
   bool unbounded = rest_d2 > 0.0;
   bool trivial = rest_d2 == 0.0;
   bool valid = rest_d2 >= 0.0 && rest_d2 < HUGE_VAL && q > 0.0 && q < HUGE_VAL;
-  for (long j = 0; j < m; ++j) {
+  for (long j = team::lane(); j < m; j += team::size) {
     const double ej = e[j];
     const double dj = d2[j];
     valid = valid && ej > -1.0 && ej < HUGE_VAL && dj >= 0.0 && dj < HUGE_VAL;
@@ -59,6 +63,13 @@ static ProfilePair profile_pair(const double* e, const double* d2, long m, doubl
     if (ej < 0.0) loss += dj / (-2.0 * ej);
     if (ej != 0.0 || dj != 0.0) trivial = false;
   }
+  top = team::largest(top);
+  loss = team::sum(loss);
+  unbounded = team::any(unbounded);
+  trivial = !team::any(!trivial);
+  valid = !team::any(!valid);
+  pair.sum_log1p = team::sum(pair.sum_log1p);
+  pair.sum_abs = team::sum(pair.sum_abs);
   if (top > 0.0) pair.pole = 1.0 / top;
   pair.max_loss = unbounded ? HUGE_VAL : loss - 0.5 * q * pair.sum_log1p;
   pair.trivial = trivial;
@@ -66,16 +77,17 @@ static ProfilePair profile_pair(const double* e, const double* d2, long m, doubl
   return pair;
 }
 
-static ProfileSlopes profile_slopes(const ProfilePair& pair, double w) {
-  double k1 = 0.5 * pair.rest_d2 * (1.0 + 2.0 * w);
-  double k2 = pair.rest_d2;
+EXPUNGE_HD static ProfileSlopes profile_slopes(const ProfilePair& pair, double w) {
+  const double rest_d2 = team::leads() ? pair.rest_d2 : 0.0;  // added once
+  double k1 = 0.5 * rest_d2 * (1.0 + 2.0 * w);
+  double k2 = rest_d2;
   double k3 = 0.0;
   double k4 = 0.0;
   double r1 = 0.0;
   double r2 = 0.0;
   double r3 = 0.0;
   double r4 = 0.0;
-  for (long j = 0; j < pair.m; ++j) {
+  for (long j = team::lane(); j < pair.m; j += team::size) {
     const double ej = pair.e[j];
     const double inverse = 1.0 / (1.0 - w * ej);
     const double r = ej * inverse;
@@ -90,16 +102,24 @@ static ProfileSlopes profile_slopes(const ProfilePair& pair, double w) {
     r3 += r * r * r;
     r4 += r * r * r * r;
   }
+  k1 = team::sum(k1);
+  k2 = team::sum(k2);
+  k3 = team::sum(k3);
+  k4 = team::sum(k4);
+  r1 = team::sum(r1);
+  r2 = team::sum(r2);
+  r3 = team::sum(r3);
+  r4 = team::sum(r4);
   const double half = 0.5 * pair.q;
   return {k1 + half * (r1 - pair.sum_log1p), k2 + half * r2, 3.0 * k3 + 2.0 * half * r3, 12.0 * k4 + 6.0 * half * r4};
 }
 
 // K at a real w in [0, pole); *size grows by the sum of the magnitudes that were added.
-static double profile_log_moment(const ProfilePair& pair, double w, double* size) {
-  double shift = pair.rest_d2;
+EXPUNGE_HD static double profile_log_moment(const ProfilePair& pair, double w, double* size) {
+  double shift = team::leads() ? pair.rest_d2 : 0.0;
   double logs = 0.0;
   double magnitude = 0.0;
-  for (long j = 0; j < pair.m; ++j) {
+  for (long j = team::lane(); j < pair.m; j += team::size) {
     const double e = pair.e[j];
     const double x = w * e;
     shift += pair.d2[j] / (1.0 - x);
@@ -116,6 +136,9 @@ static double profile_log_moment(const ProfilePair& pair, double w, double* size
       magnitude += fabs(first) + fabs(second) + (x > 0.5 ? x / (1.0 - x) : 0.0);
     }
   }
+  shift = team::sum(shift);
+  logs = team::sum(logs);
+  magnitude = team::sum(magnitude);
   const double bend = 0.5 * w * (1.0 + w) * shift;
   *size += bend + 0.5 * pair.q * magnitude;
   return bend - 0.5 * pair.q * logs;
@@ -123,7 +146,8 @@ static double profile_log_moment(const ProfilePair& pair, double w, double* size
 
 // Minimiser over (0, pole) of base(w) = -w eps + K(w) - log w - log1p w, which is convex. Near is good enough: any
 // contour gives the same integral.
-static double profile_saddle(const ProfilePair& pair, double epsilon, ProfileSlopes* slopes) {
+EXPUNGE_HD EXPUNGE_OUTLINE static double profile_saddle(const ProfilePair& pair, double epsilon,
+                                                        ProfileSlopes* slopes) {
   const ProfileSlopes zero = profile_slopes(pair, 0.0);
   const double drift = zero.k1 - epsilon;
   double low = 0.0;
@@ -171,18 +195,28 @@ static double profile_saddle(const ProfilePair& pair, double epsilon, ProfileSlo
   return w;
 }
 
-// Nodes and weights of the 24-point Gauss-Legendre rule on [-1, 1], positive half.
-alignas(64) const double kPanelNode[12] = {
-    0.064056892862605626085, 0.19111886747361630916, 0.31504267969616337439, 0.43379350762604513849,
-    0.54542147138883953566, 0.64809365193697556925, 0.74012419157855436424, 0.82000198597390292195,
-    0.88641552700440103421, 0.93827455200273275852, 0.9747285559713094982, 0.99518721999702136018};
-alignas(64) const double kPanelWeight[12] = {
-    0.12793819534675215697, 0.12583745634682829612, 0.1216704729278033912, 0.11550566805372560135,
-    0.10744427011596563478, 0.09761865210411388827, 0.086190161531953275917, 0.073346481411080305734,
-    0.059298584915436780746, 0.044277438817419806169, 0.028531388628933663181, 0.012341229799987199547};
-
+// The 24-point Gauss-Legendre rule on [-1, 1].
 constexpr int kPanel = 24;
-constexpr int kBlocks = kPanel / vm::kLanes;
+constexpr double kPanelReach = 0.99518721999702136018;  // the last node
+// Vectors of nodes a lane of the team has; alone it has all of them, and a warp has lanes to spare.
+constexpr int kBlocks = team::size > 1 ? 1 : kPanel / vm::kLanes;
+static_assert(team::size == 1 || team::size * vm::kLanes >= kPanel, "one vector of nodes each");
+
+// Node i and its weight.
+EXPUNGE_HD static inline double panel_node(int i, double* weight) {
+  static const double kNode[12] = {
+      0.064056892862605626085, 0.19111886747361630916, 0.31504267969616337439, 0.43379350762604513849,
+      0.54542147138883953566, 0.64809365193697556925, 0.74012419157855436424, 0.82000198597390292195,
+      0.88641552700440103421, 0.93827455200273275852, 0.9747285559713094982, 0.99518721999702136018};
+  static const double kWeight[12] = {
+      0.12793819534675215697, 0.12583745634682829612, 0.1216704729278033912, 0.11550566805372560135,
+      0.10744427011596563478, 0.09761865210411388827, 0.086190161531953275917, 0.073346481411080305734,
+      0.059298584915436780746, 0.044277438817419806169, 0.028531388628933663181, 0.012341229799987199547};
+  const int k = i < 12 ? 11 - i : i - 12;
+  *weight = kWeight[k];
+  return i < 12 ? -kNode[k] : kNode[k];
+}
+
 constexpr int kOrder = 8;  // lumped excesses enter as a power series up to (w e)^(kOrder - 1)
 
 struct PanelSum {
@@ -197,17 +231,19 @@ struct Contour {
   double epsilon, exponent, rtol;  // exponent = K(w0) - w0 eps
 };
 
-static PanelSum profile_panel(const ProfilePair& pair, const Contour& path, double begin, double width) {
+EXPUNGE_HD EXPUNGE_OUTLINE static PanelSum profile_panel(const ProfilePair& pair, const Contour& path, double begin,
+                                                         double width) {
   using vm::vd;
   vd wr[kBlocks], wi[kBlocks], tilt[kBlocks], weight[kBlocks];
   vd pr[kBlocks], pi[kBlocks], turns[kBlocks], scale[kBlocks], sr[kBlocks], si[kBlocks];
   for (int b = 0; b < kBlocks; ++b) {
     vd t;
     for (int lane = 0; lane < vm::kLanes; ++lane) {
-      const int i = b * vm::kLanes + lane;
-      const double node = i < 12 ? -kPanelNode[11 - i] : kPanelNode[i - 12];
-      t[lane] = begin + 0.5 * width * (1.0 + node);
-      weight[b][lane] = 0.5 * width * (i < 12 ? kPanelWeight[11 - i] : kPanelWeight[i - 12]);
+      const int i = (static_cast<int>(team::lane()) * kBlocks + b) * vm::kLanes + lane;
+      double share;
+      const double node = panel_node(i < kPanel ? i : kPanel - 1, &share);
+      vm::set(&t, lane, begin + 0.5 * width * (1.0 + node));
+      vm::set(&weight[b], lane, i < kPanel ? 0.5 * width * share : 0.0);
     }
     const vd x = t / path.s;
     const vd h = vm::sqrt(1.0 + x * x);
@@ -310,32 +346,41 @@ static PanelSum profile_panel(const ProfilePair& pair, const Contour& path, doub
     const vd value = size * (fr + fi * tilt[b]) * weight[b];
     const vd absolute = size * vm::sqrt(norm * (1.0 + tilt[b] * tilt[b]));
     for (int lane = 0; lane < vm::kLanes; ++lane) {
-      out.value += value[lane];
-      if (!(absolute[lane] <= out.largest)) out.largest = absolute[lane];
+      out.value += vm::get(value, lane);
+      if (!(vm::get(absolute, lane) <= out.largest)) out.largest = vm::get(absolute, lane);
     }
-    if (b == 0) first_phase = phase[0];
+    if (b == 0) first_phase = vm::get(phase, 0);
     if (b == kBlocks - 1) {
-      last_phase = phase[vm::kLanes - 1];
-      out.end_size = absolute[vm::kLanes - 1];
+      last_phase = vm::get(phase, vm::kLanes - 1);
+      out.end_size = vm::get(absolute, vm::kLanes - 1);
     }
   }
-  out.phase_rate = fabs(last_phase - first_phase) / (width * kPanelNode[11]);
+  if (team::size > 1) {
+    const int last = kPanel / vm::kLanes - 1;  // the lane with the last node
+    out.value = team::sum(out.value);
+    out.largest = team::largest(out.largest == out.largest ? out.largest : HUGE_VAL);
+    first_phase = team::from_lane(first_phase, 0);
+    last_phase = team::from_lane(last_phase, last);
+    out.end_size = team::from_lane(out.end_size, last);
+  }
+  out.phase_rate = fabs(last_phase - first_phase) / (width * kPanelReach);
   return out;
 }
 
 // log of the bound delta <= exp(K - w eps) w^w / (1 + w)^(1 + w), given exponent = K - w eps at w.
-static double profile_bound(double exponent, double w) {
+EXPUNGE_HD static double profile_bound(double exponent, double w) {
   const double bound = exponent - log1p(w) - w * log1p(1.0 / w);
   return bound < 0.0 ? bound : 0.0;
 }
 
 // The supremum of the privacy loss, rounded up: at and beyond it delta is exactly 0.
-static double loss_ceiling(const ProfilePair& pair) {
+EXPUNGE_HD static double loss_ceiling(const ProfilePair& pair) {
   const double size = fabs(pair.max_loss) + 0.5 * pair.q * pair.sum_abs;
   return pair.max_loss + (8.0 + static_cast<double>(pair.m)) * 2.220446049250313e-16 * size;
 }
 
-static ProfileResult profile_at(const ProfilePair& pair, double epsilon, double rtol, int approximate) {
+EXPUNGE_HD EXPUNGE_OUTLINE static ProfileResult profile_at(const ProfilePair& pair, double epsilon, double rtol,
+                                                           int approximate) {
   const double unit = 2.220446049250313e-16;
   if (!pair.valid || !(epsilon >= 0.0)) return {NAN, NAN, 0, 0.0};
   if (pair.trivial || epsilon == HUGE_VAL) return {-HUGE_VAL, 0.0, 1, 0.0};
@@ -396,29 +441,33 @@ static ProfileResult profile_at(const ProfilePair& pair, double epsilon, double 
 }
 
 // delta(P | Q) at epsilon. rtol: wanted relative accuracy (1e-12 for certificates, 1e-8 for quotes).
-[[maybe_unused]] static ProfileResult gaussian_profile(const double* e, const double* d2, long m, double rest_d2,
-                                                       double q, double epsilon, double rtol) {
+[[maybe_unused]] EXPUNGE_HD static ProfileResult gaussian_profile(const double* e, const double* d2, long m,
+                                                                  double rest_d2, double q, double epsilon,
+                                                                  double rtol) {
   return profile_at(profile_pair(e, d2, m, rest_d2, q), epsilon, rtol, 0);
 }
 
 // The saddle-point estimate of the same, two to three digits: to start a noise solve, never to claim.
-[[maybe_unused]] static ProfileResult gaussian_profile_approx(const double* e, const double* d2, long m, double rest_d2,
-                                                              double q, double epsilon) {
+[[maybe_unused]] EXPUNGE_HD static ProfileResult gaussian_profile_approx(const double* e, const double* d2, long m,
+                                                                         double rest_d2, double q, double epsilon) {
   return profile_at(profile_pair(e, d2, m, rest_d2, q), epsilon, 1e-2, 1);
 }
 
 // The pair with its roles exchanged, whitened by the other law; rest_d2 stays as it is. In place is allowed.
-[[maybe_unused]] static void swap_roles(const double* e, const double* d2, long m, double* e_out, double* d2_out) {
-  for (long j = 0; j < m; ++j) {
+[[maybe_unused]] EXPUNGE_HD static void swap_roles(const double* e, const double* d2, long m, double* e_out,
+                                                   double* d2_out) {
+  team::sync();
+  for (long j = team::lane(); j < m; j += team::size) {
     const double scale = 1.0 / (1.0 + e[j]);
     d2_out[j] = d2[j] * scale;
     e_out[j] = -e[j] * scale;
   }
+  team::sync();
 }
 
 // Renyi divergence D_order(P | Q), order > 1; +inf where it diverges. *error: bound on the rounding error.
-[[maybe_unused]] static double gaussian_renyi(const double* e, const double* d2, long m, double rest_d2, double q,
-                                              double order, double* error) {
+[[maybe_unused]] EXPUNGE_HD static double gaussian_renyi(const double* e, const double* d2, long m, double rest_d2,
+                                                         double q, double order, double* error) {
   const ProfilePair pair = profile_pair(e, d2, m, rest_d2, q);
   const double w = order - 1.0;
   *error = 0.0;

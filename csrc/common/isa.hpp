@@ -1,10 +1,39 @@
 // Instruction-set selection. Kernel sources are compiled once per level into EXPUNGE_ISA_NS; nothing else may be.
 #pragma once
 
+// EXPUNGE_DEVICE_CODE: the source is one of a GPU's, under nvcc or the emulator. Vectors are single numbers there.
 #if defined(__CUDACC__) || defined(EXPUNGE_CUDA_EMULATION)
+#define EXPUNGE_DEVICE_CODE 1
+#endif
+#if defined(__CUDACC__)
 #define EXPUNGE_HD __host__ __device__
+#define EXPUNGE_OUTLINE __noinline__  // a large body called from several places: one copy, or nvcc takes minutes
 #else
 #define EXPUNGE_HD
+#define EXPUNGE_OUTLINE
+#endif
+
+// Constant arrays at namespace scope that host and device code read.
+#if defined(__CUDA_ARCH__)
+#define EXPUNGE_TABLE static __device__ const
+#else
+#define EXPUNGE_TABLE static const
+#endif
+
+// Unrolls the next loop n times.
+#define EXPUNGE_PRAGMA(text) _Pragma(#text)
+#if defined(__CUDACC__)
+#define EXPUNGE_UNROLL(n) EXPUNGE_PRAGMA(unroll n)
+#else
+#define EXPUNGE_UNROLL(n) EXPUNGE_PRAGMA(GCC unroll n)
+#endif
+
+// Unrolls the next loop n times.
+#define EXPUNGE_PRAGMA(text) _Pragma(#text)
+#if defined(__CUDACC__)
+#define EXPUNGE_UNROLL(n) EXPUNGE_PRAGMA(unroll n)
+#else
+#define EXPUNGE_UNROLL(n) EXPUNGE_PRAGMA(GCC unroll n)
 #endif
 
 #define EXPUNGE_RESTRICT __restrict__

@@ -1,10 +1,15 @@
 // Vector lanes of the instruction set being compiled for. Only per-ISA sources may include this (internal linkage).
-// Width differs between instruction sets; every lane does the same IEEE operations, so results do not.
+// Width differs between instruction sets; every lane does the same IEEE operations, so results do not. On a GPU a lane
+// is a thread and a vector is one number.
 #pragma once
 
 #include <stdint.h>
 
 #include "common/isa.hpp"
+
+#if defined(EXPUNGE_DEVICE_CODE)
+#include "common/lanes_device.hpp"
+#else
 
 #if defined(__AVX512F__) && defined(__AVX512DQ__)
 #define EXPUNGE_VECTOR_BYTES 64
@@ -27,6 +32,8 @@
 
 namespace expunge {
 namespace {
+
+constexpr int kGroups = 2;  // Philox blocks taken at once: their rounds are interleaved
 
 typedef double F64 __attribute__((vector_size(EXPUNGE_VECTOR_BYTES)));
 typedef uint64_t U64 __attribute__((vector_size(EXPUNGE_VECTOR_BYTES)));
@@ -69,6 +76,8 @@ EXPUNGE_INLINE F32 sqrt_lanes(F32 x) {
   return x;
 #endif
 }
+
+EXPUNGE_INLINE F32 to_float(I32 x) { return __builtin_convertvector(x, F32); }
 
 // Product of the low halves; the high halves of a and b may hold anything. GCC does not find this instruction itself.
 EXPUNGE_INLINE U64 multiply_low_halves(U64 a, U64 b) {
@@ -202,3 +211,5 @@ struct One<float> {
 
 }  // namespace
 }  // namespace expunge
+
+#endif  // EXPUNGE_DEVICE_CODE

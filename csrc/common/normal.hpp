@@ -50,11 +50,11 @@ EXPUNGE_INLINE void cos_sin_turn(U64 low, U64 high, F64* cosine, F64* sine) {
 
 // The same in float32 with 32 bits: u = (word + 1/2) / 2^32 reaches 6.7 standard deviations.
 EXPUNGE_INLINE F32 minus_two_log(U32 word) {
-  const F32 high = __builtin_convertvector(bits_as<I32>(word >> 16), F32);
-  const F32 low = __builtin_convertvector(bits_as<I32>(word & uint32_t(0xffff)), F32);
+  const F32 high = to_float(bits_as<I32>(word >> 16));
+  const F32 low = to_float(bits_as<I32>(word & uint32_t(0xffff)));
   const F32 u = high * 65536.0f + (low + 0.5f);
   const U32 x = bits_as<U32>(u) + (uint32_t(0x3f800000) - uint32_t(0x3f3504f3));
-  const F32 k = __builtin_convertvector(bits_as<I32>(x >> 23) - int32_t(127 + 32), F32);
+  const F32 k = to_float(bits_as<I32>(x >> 23) - int32_t(127 + 32));
   const F32 f = bits_as<F32>((x & uint32_t(0x007fffff)) + uint32_t(0x3f3504f3)) - 1.0f;
   const F32 z = f * f;
   F32 y = f * 7.0376836292e-2f - 1.1514610310e-1f;
@@ -72,7 +72,7 @@ EXPUNGE_INLINE F32 minus_two_log(U32 word) {
 EXPUNGE_INLINE void cos_sin_turn(U32 word, F32* cosine, F32* sine) {
   const U32 v = word + (uint32_t(1) << 29);
   const I32 within = bits_as<I32>(v & ((uint32_t(1) << 30) - 1)) - int32_t(1 << 29);
-  const F32 x = __builtin_convertvector(within, F32) * (6.283185307179586477f * 0x1p-32f);
+  const F32 x = to_float(within) * (6.283185307179586477f * 0x1p-32f);
   const F32 z = x * x;
   const F32 s = x + x * z * (z * (z * -1.9515295891e-4f + 8.3321608736e-3f) - 1.6666654611e-1f);
   const F32 c = (z * z * (z * (z * 2.443315711809948e-5f - 1.388731625493765e-3f) + 4.166664568298827e-2f) - z * 0.5f) +
@@ -84,13 +84,13 @@ EXPUNGE_INLINE void cos_sin_turn(U32 word, F32* cosine, F32* sine) {
   *sine = bits_as<F32>(bits_as<U32>(s) ^ exchange ^ (v & sign));
 }
 
-// Philox blocks taken at once, and the normals of one block in every lane: 2 in float64, 4 in float32, in this order.
+// The normals of one Philox block in every lane: 2 in float64, 4 in float32, in this order; and blocks taken at once.
 template <class T>
 struct Normals;
 
 template <>
 struct Normals<double> {
-  static constexpr int per_block = 2, groups = 2;
+  static constexpr int per_block = 2, groups = kGroups;
   F64 z[2];
   EXPUNGE_INLINE Normals of(const Words<double, groups>& words, int g) {
     Normals out;
@@ -101,15 +101,17 @@ struct Normals<double> {
     out.z[1] = r * s;
     return out;
   }
+#if !defined(EXPUNGE_DEVICE_CODE)
   EXPUNGE_INLINE void store(double* out, const Normals& n) {  // lane by lane: 2 normals of lane 0, of lane 1, ...
     Lanes<double>::store(out, zip_low(n.z[0], n.z[1]));
     Lanes<double>::store(out + Lanes<double>::W, zip_high(n.z[0], n.z[1]));
   }
+#endif
 };
 
 template <>
 struct Normals<float> {
-  static constexpr int per_block = 4, groups = 2;
+  static constexpr int per_block = 4, groups = kGroups;
   F32 z[4];
   EXPUNGE_INLINE Normals of(const Words<float, groups>& words, int g) {
     Normals out;
@@ -122,6 +124,7 @@ struct Normals<float> {
     }
     return out;
   }
+#if !defined(EXPUNGE_DEVICE_CODE)
   EXPUNGE_INLINE void store(float* out, const Normals& n) {
     constexpr long W = Lanes<float>::W;
     const F64 a = bits_as<F64>(zip_low(n.z[0], n.z[1])), b = bits_as<F64>(zip_low(n.z[2], n.z[3]));
@@ -131,16 +134,19 @@ struct Normals<float> {
     Lanes<float>::store(out + 2 * W, bits_as<F32>(zip_low(c, d)));
     Lanes<float>::store(out + 3 * W, bits_as<F32>(zip_high(c, d)));
   }
+#endif
 };
 
+#if !defined(EXPUNGE_DEVICE_CODE)
 template <class T>
 EXPUNGE_INLINE void normals_of_blocks(T* out, uint64_t block, uint64_t seed, uint64_t chain, uint32_t step) {
   constexpr int groups = Normals<T>::groups;
   const auto words = Words<T, groups>::template of<LanesAre::blocks>(seed, block, step, chain, kNormals);
-#pragma GCC unroll 2
+  EXPUNGE_UNROLL(2)
   for (int g = 0; g < groups; ++g)
     Normals<T>::store(out + g * Normals<T>::per_block * Lanes<T>::W, Normals<T>::of(words, g));
 }
+#endif
 
 // Normals number per_block * block and following, of the chains in the lanes; groups * per_block vectors of them.
 template <class T>
@@ -148,13 +154,14 @@ EXPUNGE_INLINE void normals_of_chains(typename Lanes<T>::F* z, uint64_t block, u
                                       uint32_t step) {
   constexpr int groups = Normals<T>::groups, per = Normals<T>::per_block;
   const auto words = Words<T, groups>::template of<LanesAre::chains>(seed, block, step, chain, kNormals);
-#pragma GCC unroll 2
+  EXPUNGE_UNROLL(2)
   for (int g = 0; g < groups; ++g) {
     const Normals<T> n = Normals<T>::of(words, g);
     for (int r = 0; r < per; ++r) z[g * per + r] = n.z[r];
   }
 }
 
+#if !defined(EXPUNGE_DEVICE_CODE)
 // count normals of (seed, chain, step), from number `first` (a multiple of per_block).
 template <class T>
 EXPUNGE_INLINE void fill_normals(T* out, uint64_t first, long count, uint64_t seed, uint64_t chain, uint32_t step) {
@@ -168,6 +175,7 @@ EXPUNGE_INLINE void fill_normals(T* out, uint64_t first, long count, uint64_t se
   normals_of_blocks(rest, block, seed, chain, step);
   for (long i = done; i < count; ++i) out[i] = rest[i - done];
 }
+#endif
 
 // exp with the argument clamped to where neither the result nor its reciprocal overflows or is denormal.
 template <class P>

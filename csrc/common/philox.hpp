@@ -10,6 +10,32 @@ namespace {
 constexpr uint32_t kNormals = 0;   // purpose of a stream: independent streams of one (seed, chain, step)
 constexpr uint32_t kSampling = 1;
 
+#if defined(EXPUNGE_DEVICE_CODE)
+
+// Four words of one counter.
+EXPUNGE_INLINE void philox(uint64_t seed, uint64_t block, uint32_t step, uint64_t chain, uint32_t purpose,
+                           uint32_t* w) {
+  uint32_t c0 = static_cast<uint32_t>(block), c1 = step, c2 = static_cast<uint32_t>(chain);
+  uint32_t c3 = static_cast<uint32_t>(chain >> 32) | (purpose << 24);
+  uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
+  EXPUNGE_UNROLL(10)
+  for (int round = 0; round < 10; ++round) {
+    const uint64_t p0 = uint64_t(0xD2511F53) * c0, p1 = uint64_t(0xCD9E8D57) * c2;
+    c0 = static_cast<uint32_t>(p1 >> 32) ^ c1 ^ k0;
+    c2 = static_cast<uint32_t>(p0 >> 32) ^ c3 ^ k1;
+    c1 = static_cast<uint32_t>(p1);
+    c3 = static_cast<uint32_t>(p0);
+    k0 += 0x9E3779B9u;
+    k1 += 0xBB67AE85u;
+  }
+  w[0] = c0;
+  w[1] = c1;
+  w[2] = c2;
+  w[3] = c3;
+}
+
+#else
+
 // N vectors of counters at once: their rounds are interleaved, which hides the latency of the multiplications.
 // Word k of counter vector v is left in the low halves of w[k][v]; the high halves hold anything.
 template <int N>
@@ -51,11 +77,35 @@ EXPUNGE_INLINE void philox(uint64_t seed, const U64* block, uint32_t step, const
   }
 }
 
+#endif
+
 // What the lanes of a vector number: consecutive blocks of one chain, or one block of consecutive chains.
 enum class LanesAre { blocks, chains };
 
 // The words of G groups of as many items as a vector of T has lanes, item i of a group in lane i. With lanes that are
 // blocks, group g starts at block + g W; with lanes that are chains, group g is block + g of the same chains.
+#if defined(EXPUNGE_DEVICE_CODE)
+
+// A thread is one lane: whether lanes number blocks or chains is for its caller to say, in the numbers it passes.
+template <class T, int G>
+struct Words {
+  typename Lanes<T>::U w[4][G];
+  template <LanesAre>
+  EXPUNGE_INLINE Words of(uint64_t seed, uint64_t block, uint32_t step, uint64_t chain, uint32_t purpose) {
+    Words out;
+    EXPUNGE_UNROLL(4)
+    for (int g = 0; g < G; ++g) {
+      uint32_t words[4];
+      philox(seed, block + static_cast<uint64_t>(g), step, chain, purpose, words);
+      EXPUNGE_UNROLL(4)
+      for (int k = 0; k < 4; ++k) out.w[k][g] = words[k];
+    }
+    return out;
+  }
+};
+
+#else
+
 template <class T, int G>
 struct Words;
 
@@ -96,6 +146,8 @@ struct Words<float, G> {
     return out;
   }
 };
+
+#endif
 
 }  // namespace
 }  // namespace expunge

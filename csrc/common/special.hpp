@@ -1,5 +1,5 @@
-// The normal law's tail in logarithms: Mills' ratio, erfcx, log Phi. Header with bodies: include only from sources
-// compiled once per instruction set. Internal linkage.
+// The normal law's tail: Mills' ratio and its slope. Header with bodies: include only from sources
+// compiled once per instruction set, or from a GPU's. Internal linkage.
 #pragma once
 
 #include <math.h>
@@ -10,7 +10,7 @@ namespace {
 
 // Chebyshev coefficients in t = (x - 4.5) / (x + 4.5) of (1 + x) R(x) and (1 + x)^2 (1 - x R(x)) on [0, inf), where
 // R(x) = Phi(-x) / phi(x) = int_0^inf exp(-x t - t^2 / 2) dt is Mills' ratio and 1 - x R(x) = -R'(x).
-const double kMills[25] = {
+EXPUNGE_TABLE double kMills[25] = {
     1.1622890943668537423, -0.16244622078463712568, -0.020442087834082800323, 0.031538326336854548588,
     -0.014396293456628504448, 0.0041743557391115824349, -0.00079865916092940631433, 0.000079098278112087190956,
     4.83999844554852865e-6, -2.6875369141045505465e-6, 1.8469327970966854557e-7, 6.0651187770460671256e-8,
@@ -18,7 +18,7 @@ const double kMills[25] = {
     -1.6081662082563119426e-11, -1.4793610582723637219e-12, 6.3417104736859764938e-13, 7.6382292940798801941e-14,
     -2.484719714545441657e-14, -4.489973208614983626e-15, 8.9773402184804237919e-16, 2.6763696237508087591e-16,
     -2.4120044880240294824e-17};
-const double kMillsSlope[28] = {
+EXPUNGE_TABLE double kMillsSlope[28] = {
     1.1812555166320684113, -0.093156674011200464486, -0.15877984376921441695, 0.09302845313621393046,
     -0.024477792144596209552, 0.00089458359379877742857, 0.0018695566650479779697, -0.00076559623479477086315,
     0.00013703866287620805761, -1.3721903785825983838e-6, -4.5793116965948523086e-6, 6.371828566911349989e-7,
@@ -50,21 +50,4 @@ EXPUNGE_INLINE vd mills_slope(vd x) {
 }
 
 }  // namespace vm
-
-// exp(x^2) erfc(x), x > -26.
-[[maybe_unused]] static double erfcx(double x) {
-  const double size = fabs(x) < 1e300 ? fabs(x) : 1e300;
-  const double mills = vm::mills(vm::broadcast(1.41421356237309504880168872421 * size))[0];
-  const double tail = 0.797884560802865355879892119869 * mills;
-  return x >= 0.0 ? tail : x < 0.0 ? 2.0 * ::exp(x * x) - tail : x;
-}
-
-// log Phi(x), to rounding relative to its size, for every x (-x^2/2 - ... far in the lower tail).
-[[maybe_unused]] static double log_ndtr(double x) {
-  const double size = fabs(x) < 1e300 ? fabs(x) : 1e300;
-  const double ratio = 0.398942280401432677939946059934 * vm::mills(vm::broadcast(size))[0];
-  if (x <= 0.0) return ::log(ratio) - 0.5 * x * x;
-  return x > 0.0 ? log1p(-ratio * ::exp(-0.5 * x * x)) : x;
-}
-
 }  // namespace

@@ -1,11 +1,45 @@
 // Float64 vectors of the compiled instruction set, and the elementary functions on them to about one unit in the last
-// place. Header with bodies: include only from sources compiled once per instruction set. Internal linkage.
+// place. Header with bodies: include only from sources compiled once per instruction set. Internal linkage. On a GPU a
+// vector is one number.
 #pragma once
 
 #include <math.h>
+#include <string.h>
+
+#include "common/isa.hpp"
+#if defined(EXPUNGE_DEVICE_CODE)
+#include "common/gpu.cuh"
+#endif
 
 namespace {
 namespace vm {
+
+#if defined(EXPUNGE_DEVICE_CODE)
+
+#define EXPUNGE_INLINE [[maybe_unused]] static EXPUNGE_HD __forceinline__
+
+constexpr int kLanes = 1;
+typedef double vd;
+typedef long long vi;
+
+EXPUNGE_INLINE vd broadcast(double x) { return x; }
+EXPUNGE_INLINE vd select(vi mask, vd a, vd b) { return mask != 0 ? a : b; }
+EXPUNGE_INLINE vi words(vd x) {
+  vi out;
+  memcpy(&out, &x, sizeof out);
+  return out;
+}
+EXPUNGE_INLINE vd numbers(vi x) {
+  vd out;
+  memcpy(&out, &x, sizeof out);
+  return out;
+}
+EXPUNGE_INLINE vi shifted_left(vi x, int bits) { return static_cast<vi>(static_cast<unsigned long long>(x) << bits); }
+EXPUNGE_INLINE double get(vd x, int) { return x; }
+EXPUNGE_INLINE void set(vd* x, int, double value) { *x = value; }
+EXPUNGE_INLINE vd sqrt(vd x) { return ::sqrt(x); }
+
+#else
 
 #if defined(__AVX512F__)
 constexpr int kLanes = 8;
@@ -22,13 +56,20 @@ typedef long long vi __attribute__((vector_size(8 * kLanes)));
 
 EXPUNGE_INLINE vd broadcast(double x) { return vd{} + x; }
 EXPUNGE_INLINE vd select(vi mask, vd a, vd b) { return (vd)((mask & (vi)a) | (~mask & (vi)b)); }
-EXPUNGE_INLINE vd abs(vd x) { return (vd)((vi)x & 0x7fffffffffffffffLL); }
-
+EXPUNGE_INLINE vi words(vd x) { return (vi)x; }
+EXPUNGE_INLINE vd numbers(vi x) { return (vd)x; }
+EXPUNGE_INLINE vi shifted_left(vi x, int bits) { return x << bits; }
+EXPUNGE_INLINE double get(vd x, int lane) { return x[lane]; }
+EXPUNGE_INLINE void set(vd* x, int lane, double value) { (*x)[lane] = value; }
 EXPUNGE_INLINE vd sqrt(vd x) {
   vd out;
   for (int lane = 0; lane < kLanes; ++lane) out[lane] = __builtin_sqrt(x[lane]);
   return out;
 }
+
+#endif
+
+EXPUNGE_INLINE vd abs(vd x) { return numbers(words(x) & 0x7fffffffffffffffLL); }
 
 // Adding 1.5 * 2^52 leaves the nearest integer in the low bits: rounding and conversion in one addition.
 constexpr double kShift = 6755399441055744.0;
@@ -54,17 +95,17 @@ EXPUNGE_INLINE vd exp(vd x) {
   p = p * r + 1.0 / 6.0;
   p = p * r + 0.5;
   p = p * r * r + r + 1.0;
-  const vd scale = (vd)(((vi)shifted << 52) + 0x3ff0000000000000LL);
+  const vd scale = numbers(shifted_left(words(shifted), 52) + 0x3ff0000000000000LL);
   return select(tiny, broadcast(0.0), p * scale);
 }
 
 // log of a positive normal number (fdlibm's series).
 EXPUNGE_INLINE vd log(vd x) {
   // Split at sqrt(1/2) so that the mantissa lies within [sqrt(1/2), sqrt(2)).
-  const vi bits = (vi)x - 0x3fe6a09e667f3bcdLL;
+  const vi bits = words(x) - 0x3fe6a09e667f3bcdLL;
   // The exponent's sign survives an arithmetic shift; 2^52 arithmetic turns it into a double.
-  const vd k = (vd)((bits >> 52) + 0x4338000000000000LL) - kShift;
-  const vd mantissa = (vd)((bits & 0x000fffffffffffffLL) + 0x3fe6a09e667f3bcdLL);
+  const vd k = numbers((bits >> 52) + 0x4338000000000000LL) - kShift;
+  const vd mantissa = numbers((bits & 0x000fffffffffffffLL) + 0x3fe6a09e667f3bcdLL);
   const vd f = mantissa - 1.0;
   const vd s = f / (2.0 + f);
   const vd z = s * s;
@@ -128,21 +169,21 @@ EXPUNGE_INLINE void sincos(vd x, vd* sine, vd* cosine) {
   c = c * z - 1.38888888888741095749e-03;
   c = c * z + 4.16666666666666019037e-02;
   c = 1.0 - 0.5 * z + z * z * c;
-  const vi quarter = (vi)shifted;
+  const vi quarter = words(shifted);
   const vi odd = -(quarter & 1);
-  const vi sine_sign = (quarter & 2) << 62;
-  const vi cosine_sign = ((quarter + 1) & 2) << 62;
-  *sine = (vd)((vi)select(odd, c, s) ^ sine_sign);
-  *cosine = (vd)((vi)select(odd, s, c) ^ cosine_sign);
+  const vi sine_sign = shifted_left(quarter & 2, 62);
+  const vi cosine_sign = shifted_left((quarter + 1) & 2, 62);
+  *sine = numbers(words(select(odd, c, s)) ^ sine_sign);
+  *cosine = numbers(words(select(odd, s, c)) ^ cosine_sign);
 }
 
 // Moves the power of two of a complex number's size into *exponent, so that products of many stay in range.
 EXPUNGE_INLINE void rescale(vd* re, vd* im, vd* exponent) {
   const vd a = abs(*re), b = abs(*im);
   const vd big = select(a > b, a, b);
-  const vi field = ((vi)big >> 52) & 0x7ff;
-  *exponent += (vd)(field + (0x4338000000000000LL - 1023)) - kShift;
-  const vd scale = (vd)((2046 - field) << 52);
+  const vi field = (words(big) >> 52) & 0x7ff;
+  *exponent += numbers(field + (0x4338000000000000LL - 1023)) - kShift;
+  const vd scale = numbers(shifted_left(2046 - field, 52));
   *re *= scale;
   *im *= scale;
 }

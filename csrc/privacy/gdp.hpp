@@ -1,9 +1,21 @@
-// Gaussian DP: delta(mu, epsilon) and its inverses, several at once. Header with bodies, internal linkage.
+// Gaussian DP: delta(mu, epsilon) and its inverses, several at once. Header with bodies, internal linkage. On a GPU a
+// vector is one number: one item per thread.
 #pragma once
 
 #include "common/special.hpp"
 
 namespace {
+
+// Masks lane by lane.
+namespace vm {
+#if defined(EXPUNGE_DEVICE_CODE)
+EXPUNGE_INLINE long long get(vi mask, int) { return mask; }
+EXPUNGE_INLINE void set(vi* mask, int, long long value) { *mask = value; }
+#else
+EXPUNGE_INLINE long long get(vi mask, int lane) { return mask[lane]; }
+EXPUNGE_INLINE void set(vi* mask, int lane, long long value) { (*mask)[lane] = value; }
+#endif
+}  // namespace vm
 
 using vm::kLanes;
 using vm::vd;
@@ -26,13 +38,13 @@ EXPUNGE_INLINE vd smaller(vd a, vd b) { return vm::select(a < b, a, b); }
 
 EXPUNGE_INLINE bool any(vi mask) {
   long long seen = 0;
-  for (int lane = 0; lane < kLanes; ++lane) seen |= mask[lane];
+  for (int lane = 0; lane < kLanes; ++lane) seen |= vm::get(mask, lane);
   return seen != 0;
 }
 
 // mu > 0, epsilon >= 0, both finite. With m = epsilon/mu, h = mu/2, a = m - h, b = m + h and R Mills' ratio,
 // delta = phi(a) (R(a) - R(b)); e^epsilon phi(b) = phi(a) is used exactly.
-static GdpValue gdp_value(vd mu, vd epsilon) {
+[[maybe_unused]] EXPUNGE_HD EXPUNGE_OUTLINE static GdpValue gdp_value(vd mu, vd epsilon) {
   const vd h = 0.5 * mu;
   const vd m = smaller(epsilon / mu, vm::broadcast(1e300));
   const vd a = m - h;
@@ -41,9 +53,9 @@ static GdpValue gdp_value(vd mu, vd epsilon) {
   const vd wobble = kUnit * smaller(2.0 * square + m * size, vm::broadcast(1e300));  // of the exponent a^2 / 2
   const vd density = kDensity * vm::exp(-0.5 * square);
   const vi small = (mu < 0.5) & (epsilon < 2.0);
-  const vi left = (a < 0.0) & ~small;
+  const vi left = (a < 0.0) & (small == 0);
   vd gap = vm::broadcast(1.0), upper = gap, noise = gap, spread = gap;
-  if (any(~small)) {
+  if (any(small == 0)) {
     const vd ra = vm::mills(smaller(size, vm::broadcast(1e150)));
     upper = vm::mills(smaller(m + h, vm::broadcast(1e150)));
     spread = ra + upper;
@@ -93,25 +105,26 @@ static GdpValue gdp_value(vd mu, vd epsilon) {
 }
 
 // delta rounded up from lane `lane`.
-static inline double gdp_round_up(const GdpValue& value, int lane) {
-  const double relative = value.relative[lane];
-  const double log_delta = value.log_delta[lane];
+EXPUNGE_HD static inline double gdp_round_up(const GdpValue& value, int lane) {
+  const double relative = vm::get(value.relative, lane);
+  const double log_delta = vm::get(value.log_delta, lane);
   if (relative < 1e-3 && log_delta > -690.0) {
-    const double up = value.delta[lane] * (1.0 + relative);
+    const double up = vm::get(value.delta, lane) * (1.0 + relative);
     return up < 1.0 ? up : 1.0;
   }
   const double up = ::exp(log_delta + relative) * (1.0 + 1e-15) + 4.9406564584124654e-324;
   return up < 1.0 ? up : 1.0;
 }
 
-static void gdp_delta(const double* mu, const double* epsilon, double* delta, long begin, long end) {
+[[maybe_unused]] EXPUNGE_HD static void gdp_delta(const double* mu, const double* epsilon, double* delta,
+                                                  long begin, long end) {
   for (long start = begin; start < end; start += kLanes) {
     vd mus = vm::broadcast(1.0);
     vd epsilons = mus;
     const int count = end - start < kLanes ? static_cast<int>(end - start) : kLanes;
     for (int lane = 0; lane < count; ++lane) {
-      if (mu[start + lane] > 0.0) mus[lane] = mu[start + lane];
-      epsilons[lane] = epsilon[start + lane];
+      if (mu[start + lane] > 0.0) vm::set(&mus, lane, mu[start + lane]);
+      vm::set(&epsilons, lane, epsilon[start + lane]);
     }
     const GdpValue value = gdp_value(mus, epsilons);
     for (int lane = 0; lane < count; ++lane) {
@@ -125,7 +138,8 @@ static void gdp_delta(const double* mu, const double* epsilon, double* delta, lo
   }
 }
 
-static void gdp_epsilon(const double* mu, const double* delta, double* epsilon, long begin, long end) {
+[[maybe_unused]] EXPUNGE_HD static void gdp_epsilon(const double* mu, const double* delta, double* epsilon,
+                                                    long begin, long end) {
   for (long start = begin; start < end; start += kLanes) {
     const int count = end - start < kLanes ? static_cast<int>(end - start) : kLanes;
     vd mus = vm::broadcast(1.0), log_target = vm::broadcast(-1.0), target = vm::broadcast(0.5);
@@ -141,18 +155,18 @@ static void gdp_epsilon(const double* mu, const double* delta, double* epsilon, 
       if (one_mu == 0.0 || one_delta >= 1.0) continue;
       settled[lane] = HUGE_VAL;
       if (!(one_delta > 0.0) || !(one_mu < 1e150)) continue;
-      mus[lane] = one_mu;
-      target[lane] = one_delta;
-      log_target[lane] = ::log(one_delta);
-      open[lane] = -1;
-      maybe_zero[lane] = one_delta < 0.3 * (one_mu < 1.0 ? one_mu : 1.0) ? 0 : -1;
+      vm::set(&mus, lane, one_mu);
+      vm::set(&target, lane, one_delta);
+      vm::set(&log_target, lane, ::log(one_delta));
+      vm::set(&open, lane, -1);
+      vm::set(&maybe_zero, lane, one_delta < 0.3 * (one_mu < 1.0 ? one_mu : 1.0) ? 0 : -1);
     }
     if (any(maybe_zero)) {
       const GdpValue value = gdp_value(mus, vm::broadcast(0.0));
       for (int lane = 0; lane < count; ++lane)
-        if (maybe_zero[lane] && gdp_round_up(value, lane) <= target[lane]) {
+        if (vm::get(maybe_zero, lane) && gdp_round_up(value, lane) <= vm::get(target, lane)) {
           settled[lane] = 0.0;
-          open[lane] = 0;
+          vm::set(&open, lane, 0);
         }
     }
     // sqrt(-2 log delta) is nearly linear in epsilon: Newton on it, inside the bracket.
@@ -180,12 +194,13 @@ static void gdp_epsilon(const double* mu, const double* delta, double* epsilon, 
       vd next = at + 2.0 * off / (goal + level) * level / value.epsilon_slope;
       next = vm::select((next > low) & (next < high), next, 0.5 * (low + high));
       for (int lane = 0; lane < count; ++lane) {
-        if (!open[lane] || !done[lane]) continue;
-        open[lane] = 0;
+        if (!vm::get(open, lane) || !vm::get(done, lane)) continue;
+        vm::set(&open, lane, 0);
         // Outward by the error, then proved by the rounded-up delta itself.
-        double step = off[lane] + 2.0 * value.relative[lane] + 4.0 * kUnit * vm::abs(log_target)[lane];
-        if (!(step > 0.0)) step = value.relative[lane];
-        settled[lane] = at[lane] + step / value.epsilon_slope[lane];
+        const double relative = vm::get(value.relative, lane);
+        double step = vm::get(off, lane) + 2.0 * relative + 4.0 * kUnit * vm::get(vm::abs(log_target), lane);
+        if (!(step > 0.0)) step = relative;
+        settled[lane] = vm::get(at, lane) + step / vm::get(value.epsilon_slope, lane);
         settled[lane] *= 1.0 + 4.0 * kUnit;
       }
       at = vm::select(open != 0, next, at);
@@ -193,31 +208,33 @@ static void gdp_epsilon(const double* mu, const double* delta, double* epsilon, 
     vi unproved{};
     vd candidate = vm::broadcast(1.0);
     for (int lane = 0; lane < count; ++lane) {
-      if (open[lane]) settled[lane] = top[lane];
+      if (vm::get(open, lane)) settled[lane] = vm::get(top, lane);
       if (settled[lane] > 0.0 && settled[lane] < HUGE_VAL) {
-        candidate[lane] = settled[lane];
-        unproved[lane] = -1;
+        vm::set(&candidate, lane, settled[lane]);
+        vm::set(&unproved, lane, -1);
       }
     }
     double growth = 16.0 * kUnit;
     for (int round = 0; round < 200 && any(unproved); ++round) {
       const GdpValue value = gdp_value(mus, candidate);
       for (int lane = 0; lane < count; ++lane) {
-        if (!unproved[lane]) continue;
-        if (gdp_round_up(value, lane) <= target[lane]) {
-          unproved[lane] = 0;
-          settled[lane] = candidate[lane];
+        if (!vm::get(unproved, lane)) continue;
+        if (gdp_round_up(value, lane) <= vm::get(target, lane)) {
+          vm::set(&unproved, lane, 0);
+          settled[lane] = vm::get(candidate, lane);
         } else {
-          candidate[lane] = candidate[lane] * (1.0 + growth);
+          vm::set(&candidate, lane, vm::get(candidate, lane) * (1.0 + growth));
         }
       }
       growth *= 2.0;
     }
-    for (int lane = 0; lane < count; ++lane) epsilon[start + lane] = unproved[lane] ? HUGE_VAL : settled[lane];
+    for (int lane = 0; lane < count; ++lane)
+      epsilon[start + lane] = vm::get(unproved, lane) ? HUGE_VAL : settled[lane];
   }
 }
 
-static void gdp_mu(const double* epsilon, const double* delta, double* mu, long begin, long end) {
+[[maybe_unused]] EXPUNGE_HD static void gdp_mu(const double* epsilon, const double* delta, double* mu,
+                                               long begin, long end) {
   for (long start = begin; start < end; start += kLanes) {
     const int count = end - start < kLanes ? static_cast<int>(end - start) : kLanes;
     vd epsilons = vm::broadcast(1.0), at = epsilons;
@@ -232,15 +249,16 @@ static void gdp_mu(const double* epsilon, const double* delta, double* mu, long 
       if (!(one_epsilon >= 0.0 && one_delta >= 0.0)) continue;
       settled[lane] = one_delta >= 1.0 ? HUGE_VAL : 0.0;
       if (!(one_delta > 0.0 && one_delta < 1.0)) continue;
-      epsilons[lane] = one_epsilon;
-      target[lane] = one_delta;
-      log_target[lane] = ::log(one_delta);
+      vm::set(&epsilons, lane, one_epsilon);
+      vm::set(&target, lane, one_delta);
+      vm::set(&log_target, lane, ::log(one_delta));
       // Two lower bounds: delta <= Phi(-a) <= exp(-a^2/2), and delta <= 2 Phi(mu/2) - 1 <= mu / sqrt(2 pi).
-      const double z = ::sqrt(-2.0 * log_target[lane]);
+      const double z = ::sqrt(-2.0 * vm::get(log_target, lane));
       const double tail = 2.0 * one_epsilon / (z + ::sqrt(z * z + 2.0 * one_epsilon));
       const double flat = one_delta / kDensity;
-      at[lane] = tail > flat ? tail : flat;
-      open[lane] = unproved[lane] = -1;
+      vm::set(&at, lane, tail > flat ? tail : flat);
+      vm::set(&open, lane, -1);
+      vm::set(&unproved, lane, -1);
     }
     vd low = 0.5 * at, high = vm::broadcast(HUGE_VAL);
     const vd bottom = low;
@@ -259,32 +277,35 @@ static void gdp_mu(const double* epsilon, const double* delta, double* mu, long 
       const vd middle = vm::select(high < 1e300, low + 0.5 * (high - low), 2.0 * at);
       next = vm::select((next > low) & (next < high), next, middle);
       for (int lane = 0; lane < count; ++lane) {
-        if (!open[lane] || !done[lane]) continue;
-        open[lane] = 0;
-        double back = off[lane] + 2.0 * value.relative[lane] + 4.0 * kUnit * vm::abs(log_target)[lane];
-        if (!(back > 0.0)) back = value.relative[lane];
-        settled[lane] = (at[lane] - back / value.mu_slope[lane]) * (1.0 - 4.0 * kUnit);
+        if (!vm::get(open, lane) || !vm::get(done, lane)) continue;
+        vm::set(&open, lane, 0);
+        const double relative = vm::get(value.relative, lane);
+        double back = vm::get(off, lane) + 2.0 * relative + 4.0 * kUnit * vm::get(vm::abs(log_target), lane);
+        if (!(back > 0.0)) back = relative;
+        settled[lane] = (vm::get(at, lane) - back / vm::get(value.mu_slope, lane)) * (1.0 - 4.0 * kUnit);
       }
       at = vm::select(open != 0, next, at);
     }
     vd candidate = vm::broadcast(1.0);
     for (int lane = 0; lane < count; ++lane)
-      if (unproved[lane]) candidate[lane] = !open[lane] && settled[lane] > 0.0 ? settled[lane] : bottom[lane];
+      if (vm::get(unproved, lane) != 0)
+        vm::set(&candidate, lane,
+                vm::get(open, lane) == 0 && settled[lane] > 0.0 ? settled[lane] : vm::get(bottom, lane));
     double shrink = 16.0 * kUnit;
     for (int round = 0; round < 200 && any(unproved); ++round) {
       const GdpValue value = gdp_value(candidate, epsilons);
       for (int lane = 0; lane < count; ++lane) {
-        if (!unproved[lane]) continue;
-        if (gdp_round_up(value, lane) <= target[lane]) {
-          unproved[lane] = 0;
-          settled[lane] = candidate[lane];
+        if (!vm::get(unproved, lane)) continue;
+        if (gdp_round_up(value, lane) <= vm::get(target, lane)) {
+          vm::set(&unproved, lane, 0);
+          settled[lane] = vm::get(candidate, lane);
         } else {
-          candidate[lane] = candidate[lane] * (1.0 - shrink);
+          vm::set(&candidate, lane, vm::get(candidate, lane) * (1.0 - shrink));
         }
       }
       shrink = shrink < 0.25 ? 2.0 * shrink : 0.5;
     }
-    for (int lane = 0; lane < count; ++lane) mu[start + lane] = unproved[lane] ? 0.0 : settled[lane];
+    for (int lane = 0; lane < count; ++lane) mu[start + lane] = vm::get(unproved, lane) ? 0.0 : settled[lane];
   }
 }
 

@@ -3,6 +3,8 @@
 
 #include <math.h>
 
+#include "common/isa.hpp"
+
 namespace {
 
 // Noise this small beside the largest counts as none (the safe side): its square would lose its digits.
@@ -11,8 +13,8 @@ constexpr double kFaint = 1e-150;
 // mu of one row, rounded up. The best path is the greatest convex minorant of the points (V_k, S_k); its edges come
 // from pooling adjacent steps whose slopes dS/dV fall, from the last step to the first. Each edge sums its own
 // increments, and carries a power of two, so that neither cancellation nor a long product of contractions hurts.
-static double shifted_row(const double* sensitivity, const double* contraction, const double* noise_std, long steps,
-                          double* workspace) {
+EXPUNGE_HD static double shifted_row(const double* sensitivity, const double* contraction, const double* noise_std,
+                                     long steps, double* workspace) {
   double* const rise = workspace;              // dS of each edge, in units of 2^power
   double* const run = workspace + steps;       // dV, in units of 4^power
   double* const power = workspace + 2 * steps;
@@ -20,6 +22,7 @@ static double shifted_row(const double* sensitivity, const double* contraction, 
   double top_noise = 0.0;
   for (long k = 0; k < steps; ++k) {
     if (!(sensitivity[k] >= 0.0 && noise_std[k] >= 0.0 && contraction[k] >= 0.0)) return NAN;
+    if (!(sensitivity[k] < HUGE_VAL && noise_std[k] < HUGE_VAL && contraction[k] < HUGE_VAL)) return NAN;
     if (sensitivity[k] > top_shift) top_shift = sensitivity[k];
     if (noise_std[k] > top_noise) top_noise = noise_std[k];
   }

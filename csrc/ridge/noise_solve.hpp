@@ -25,20 +25,21 @@ struct Profile {
   bool exact_qp;
 };
 
-static inline double not_a_number() { return __builtin_nan(""); }
+EXPUNGE_HD static inline double not_a_number() { return __builtin_nan(""); }
 
 // How a profile is wanted: the saddlepoint estimate, the integral in the direction that decides, or in both.
 enum class Accuracy { approximate, decisive, exact };
 
-static inline double exact_log_delta(const double* e, const double* d2, long count, double rest, double width,
-                                     double epsilon) {
+EXPUNGE_HD static inline double exact_log_delta(const double* e, const double* d2, long count, double rest,
+                                                double width, double epsilon) {
   const ProfileResult result = gaussian_profile(e, d2, count, rest, width, epsilon, 1e-10);
   return result.log_delta + (result.converged ? result.relative_error : 0.0);  // rounded outward
 }
 
 // Log delta of a diagonal pair in both directions at one epsilon. swapped: 2 * count doubles.
-static Profile both_directions(const double* e, const double* d2, long count, double rest, double width, double epsilon,
-                               Accuracy accuracy, double* swapped) {
+EXPUNGE_HD EXPUNGE_OUTLINE static Profile both_directions(const double* e, const double* d2, long count, double rest,
+                                                          double width, double epsilon, Accuracy accuracy,
+                                                          double* swapped) {
   Profile out;
   double* swapped_d2 = swapped + count;
   swap_roles(e, d2, count, swapped, swapped_d2);
@@ -72,7 +73,8 @@ struct Pair {
   long count;  // as gaussian_pair returns it
 };
 
-static Profile pair_profile(const Pair& pair, double width, double epsilon, Accuracy accuracy, double* swapped) {
+EXPUNGE_HD EXPUNGE_OUTLINE static Profile pair_profile(const Pair& pair, double width, double epsilon,
+                                                       Accuracy accuracy, double* swapped) {
   if (pair.count == -2) return {0.0, 0.0, 0.0, true, true};
   if (pair.count < 0) return {not_a_number(), not_a_number(), not_a_number(), true, true};
   if (pair.count == 0 && !(pair.rest > 0.0)) return {-HUGE_VAL, -HUGE_VAL, -HUGE_VAL, true, true};
@@ -80,7 +82,8 @@ static Profile pair_profile(const Pair& pair, double width, double epsilon, Accu
 }
 
 // Replaces what is still an estimate by the integral.
-static void complete_profile(const Pair& pair, double width, double epsilon, double* swapped, Profile* profile) {
+EXPUNGE_HD EXPUNGE_OUTLINE static void complete_profile(const Pair& pair, double width, double epsilon, double* swapped,
+                                                        Profile* profile) {
   if (!profile->exact_pq) profile->log_pq = exact_log_delta(pair.e, pair.d2, pair.count, pair.rest, width, epsilon);
   if (!profile->exact_qp) {
     swap_roles(pair.e, pair.d2, pair.count, swapped, swapped + pair.count);
@@ -91,10 +94,12 @@ static void complete_profile(const Pair& pair, double width, double epsilon, dou
 
 // Log of the mu at which a Gaussian mechanism has the same privacy loss variance as the pair: a cheap monotone stand-in
 // for its delta that needs no eigenvalues.
-static double surrogate_log_mu(const Reduced& in, double n_steps, double variance, double* squares) {
+EXPUNGE_HD EXPUNGE_OUTLINE static double surrogate_log_mu(const Reduced& in, double n_steps, double variance,
+                                                          double* squares) {
   const long r = in.rank, width = in.width;
   double sum = 0.0;
-  for (long i = 0; i < r; ++i) {
+  team::sync();
+  for (long i = team::lane(); i < r; i += team::size) {
     const double factor = power(in.maps[i], n_steps);
     const double reference = factor * factor * in.covariances[i] + variance * geometric_sum(in.maps[i], n_steps);
     squares[i] = reference > 0.0 ? factor * factor / reference : 0.0;
@@ -102,25 +107,27 @@ static double surrogate_log_mu(const Reduced& in, double n_steps, double varianc
     for (long c = 0; c < width; ++c) square += in.shift[i * width + c] * in.shift[i * width + c];
     sum += squares[i] * square;
   }
+  sum = team::sum(sum);
+  team::sync();
   double excess = 0.0;
-  for (long i = 0; i < r; ++i) {
+  for (long i = team::lane(); i < r; i += team::size) {
     if (squares[i] == 0.0) continue;
     const double* EXPUNGE_RESTRICT row = in.difference + i * r;
     double inner = 0.0;
     for (long j = 0; j < r; ++j) inner += row[j] * row[j] * squares[j];
     excess += squares[i] * inner;
   }
-  return 0.5 * log(sum + 0.5 * static_cast<double>(width) * excess);
+  return 0.5 * log(sum + 0.5 * static_cast<double>(width) * team::sum(excess));
 }
 
 // Log delta falls by about this much per unit of log mu at the target (Gaussian mechanism).
-static inline double gdp_log_slope(const Target& target) {
+EXPUNGE_HD static inline double gdp_log_slope(const Target& target) {
   const double z = -target.epsilon / target.mu + 0.5 * target.mu;
   return target.mu * exp(-0.5 * z * z - 0.91893853320467274178 - target.log_delta);
 }
 
 // The log mu of the Gaussian mechanism with this delta at epsilon, to a few digits; `start` where there is none.
-static double equivalent_log_mu(double log_delta, double epsilon, double start) {
+EXPUNGE_HD EXPUNGE_OUTLINE static double equivalent_log_mu(double log_delta, double epsilon, double start) {
   if (!(log_delta < -1e-3)) return start;
   double x = start;
   for (int i = 0; i < 30; ++i) {
@@ -141,7 +148,8 @@ struct Solution {
   int evaluations;
 };
 
-static inline void candidate(Unknown unknown, double log_value, double known, double* n_steps, double* variance) {
+EXPUNGE_HD static inline void candidate(Unknown unknown, double log_value, double known, double* n_steps,
+                                        double* variance) {
   const double value = exp(log_value);
   *n_steps = unknown == Unknown::noise ? known : value;
   *variance = unknown == Unknown::noise ? value * value : known * known;
@@ -149,8 +157,8 @@ static inline void candidate(Unknown unknown, double log_value, double known, do
 
 // Safeguarded secant iteration on log delta as a function of the logarithm of the unknown; it falls in either unknown.
 // `start` is the first guess, `slope` an estimate of the derivative (0: none). On return `pair` is the pair of the answer.
-static Solution solve(const Reduced& in, Unknown unknown, double known, const Target& target, double start, double slope,
-                      Pair* pair, double* scratch) {
+EXPUNGE_HD EXPUNGE_OUTLINE static Solution solve(const Reduced& in, Unknown unknown, double known, const Target& target,
+                                                 double start, double slope, Pair* pair, double* scratch) {
   const double width = static_cast<double>(in.width);
   double* swapped = scratch;
   double* work = scratch + 2 * in.rank;
@@ -221,8 +229,8 @@ static Solution solve(const Reduced& in, Unknown unknown, double known, const Ta
 }
 
 // First guess: the surrogate equals the target mu. Bisection-free secant in the logarithm, a few microseconds.
-static double surrogate_guess(const Reduced& in, Unknown unknown, double known, double log_mu, double start,
-                              double* slope, double* work) {
+EXPUNGE_HD EXPUNGE_OUTLINE static double surrogate_guess(const Reduced& in, Unknown unknown, double known,
+                                                         double log_mu, double start, double* slope, double* work) {
   double low = -HUGE_VAL, high = HUGE_VAL, x = start, last_x = 0.0, last_value = 0.0;
   double gradient = unknown == Unknown::noise ? -0.5 : -0.1;
   for (int i = 0; i < 60; ++i) {
@@ -253,8 +261,9 @@ static double surrogate_guess(const Reduced& in, Unknown unknown, double known, 
 // The smallest epsilon at which a fixed pair meets delta; `*at` is its exact profile at `high`, which meets it, and
 // becomes that of the answer. *slope: d log delta / d epsilon there. Rounds of a secant solve on the saddlepoint
 // estimate, each corrected by what the integral says at the last answer.
-static double smallest_epsilon(const Pair& pair, double width, double log_delta, double high, double tolerance,
-                               double* swapped, Profile* at, double* slope) {
+EXPUNGE_HD EXPUNGE_OUTLINE static double smallest_epsilon(const Pair& pair, double width, double log_delta, double high,
+                                                          double tolerance, double* swapped, Profile* at,
+                                                          double* slope) {
   *slope = -HUGE_VAL;
   if (high == 0.0 || at->worst == -HUGE_VAL) {
     *at = pair_profile(pair, width, 0.0, Accuracy::exact, swapped);
@@ -312,7 +321,9 @@ static double smallest_epsilon(const Pair& pair, double width, double log_delta,
   return best;
 }
 
-static inline long solve_scratch_size(long r, long width) { return 2 * r + pair_scratch_size(r, width) + 2 * r; }
+EXPUNGE_HD static inline long solve_scratch_size(long r, long width) {
+  return 2 * r + pair_scratch_size(r, width) + 2 * r;
+}
 
 }  // namespace
 }  // namespace expunge::ridge

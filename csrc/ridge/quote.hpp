@@ -1,4 +1,4 @@
-// What forgetting each record costs: Jacobi matrices in batches, then one adaptive solve per record.
+// What forgetting one record costs: one adaptive solve from its Jacobi matrix.
 #pragma once
 
 #include "ridge/noise_solve.hpp"
@@ -7,14 +7,11 @@
 namespace expunge::ridge {
 namespace {
 
-static inline long lane_doubles(long r) { return 2 * kLanes * r; }
-
-// Workspace of one range: lanes of Jacobi matrices, one record's matrix, two reductions, two pairs, scratch.
-static inline long workspace_doubles(long rank, long width) {
+// Doubles one record needs: its matrix, two reductions, two pairs, scratch.
+EXPUNGE_HD static inline long record_doubles(long rank, long width) {
   const long scratch = reduce_scratch_size(rank) > solve_scratch_size(rank, width) ? reduce_scratch_size(rank)
-                                                                                    : solve_scratch_size(rank, width);
-  return lane_doubles(rank) + 2 * rank + 2 * (reduced_size(rank, width) + spectrum_size(rank)) + 4 * rank +
-         scratch + 8;
+                                                                                   : solve_scratch_size(rank, width);
+  return 2 * rank + 2 * (reduced_size(rank, width) + spectrum_size(rank)) + 4 * rank + scratch;
 }
 
 struct RecordWork {
@@ -26,24 +23,49 @@ struct RecordWork {
   double* scratch;
 };
 
+EXPUNGE_HD static RecordWork place_record(double* at, long limit, long width) {
+  RecordWork work;
+  work.diagonal = at;
+  work.squares = at + limit;
+  at += 2 * limit;
+  for (int side = 0; side < 2; ++side) {
+    work.reduced[side] = at;
+    at += reduced_size(limit, width);
+    work.spectrum[side] = at;
+    at += spectrum_size(limit);
+    work.pair[side].e = at;
+    work.pair[side].d2 = at + limit;
+    at += 2 * limit;
+  }
+  work.scratch = at;
+  return work;
+}
+
 // The ranks compared: an answer at `high` is checked against `low`; high == p needs no check.
 struct Ranks {
   long low;
   long high;
 };
 
-static inline Ranks first_ranks(const QuoteInput& in) {
+EXPUNGE_HD static inline Ranks first_ranks(const QuoteInput& in) {
   if (in.rank > 0) return {(5 * in.rank + 5) / 6, in.rank};
   const long high = 8 + static_cast<long>(0.85 * sqrt(in.n_steps));
   return high < in.p ? Ranks{(5 * high + 5) / 6, high} : Ranks{in.p, in.p};
 }
 
+// The next pair to try where these did not agree.
+EXPUNGE_HD static inline Ranks more_ranks(Ranks ranks, long p) {
+  const long high = ranks.high + ranks.high / 2;
+  return {ranks.high, high < p ? high : p};
+}
+
 // The difference of the answers at two ranks as an error estimate. Where they disagree by more than a few percent the
 // space is not resolved and the difference says nothing.
-static inline double resolved(double difference) { return difference < 0.03 ? difference : HUGE_VAL; }
+EXPUNGE_HD static inline double resolved(double difference) { return difference < 0.03 ? difference : HUGE_VAL; }
 
-static void store(const QuoteOutput& out, long i, double value, double epsilon, const Profile& profile, double error,
-                  long rank) {
+EXPUNGE_HD static void store(const QuoteOutput& out, long i, double value, double epsilon, const Profile& profile,
+                             double error, long rank) {
+  if (!team::leads()) return;
   out.value[i] = value;
   out.epsilon[i] = epsilon;
   out.log_delta_pq[i] = profile.log_pq;
@@ -52,12 +74,20 @@ static void store(const QuoteOutput& out, long i, double value, double epsilon, 
   out.rank[i] = rank;
 }
 
-static const Profile kNoProfile = {__builtin_nan(""), __builtin_nan(""), __builtin_nan(""), true, true};
+EXPUNGE_HD static inline void store_failure(const QuoteOutput& out, long i, long rank) {
+  const double nan = not_a_number();
+  store(out, i, nan, nan, {nan, nan, nan, true, true}, nan, rank);
+}
+
+// A row of zeros changes nothing.
+EXPUNGE_HD static inline void store_nothing_to_forget(const QuoteOutput& out, long i) {
+  store(out, i, 0.0, 0.0, {-HUGE_VAL, -HUGE_VAL, -HUGE_VAL, true, true}, 0.0, 0);
+}
 
 // Answers one record from its reduction `high`, checked against the shorter `low` unless that is null; false if the
 // estimated relative error is above the tolerance.
-static bool answer_record(const QuoteInput& in, const QuoteOutput& out, long i, const Reduced& high,
-                          const Reduced* low, RecordWork& work) {
+EXPUNGE_HD EXPUNGE_OUTLINE static bool answer_record(const QuoteInput& in, const QuoteOutput& out, long i,
+                                                     const Reduced& high, const Reduced* low, RecordWork& work) {
   const Unknown unknown = in.solve_steps ? Unknown::steps : Unknown::noise;
   const double wanted = 0.2 * in.tolerance < 1e-7 ? 0.2 * in.tolerance : 1e-7;
   const Target target = {in.epsilon, in.log_delta, in.mu, wanted};
@@ -72,9 +102,10 @@ static bool answer_record(const QuoteInput& in, const QuoteOutput& out, long i, 
   // the end of learning may already be private enough
   at_high.count = gaussian_pair(high, 0.0, 0.0, at_high.e, at_high.d2, &at_high.rest, rest_of_scratch);
   Profile end = pair_profile(at_high, width, in.epsilon, Accuracy::approximate, swapped);
-  if (!(end.worst > in.log_delta + 1.0) || !can_unlearn) end = pair_profile(at_high, width, in.epsilon, Accuracy::exact, swapped);
+  if (!(end.worst > in.log_delta + 1.0) || !can_unlearn)
+    end = pair_profile(at_high, width, in.epsilon, Accuracy::exact, swapped);
   if (end.worst != end.worst) {
-    store(out, i, not_a_number(), not_a_number(), kNoProfile, not_a_number(), high.rank);
+    store_failure(out, i, high.rank);
     return true;
   }
   if (end.worst <= in.log_delta) {
@@ -102,7 +133,8 @@ static bool answer_record(const QuoteInput& in, const QuoteOutput& out, long i, 
   double gradient;
   // the stand-in is off by about the same factor everywhere, so calibrate it at the end of learning
   const double log_mu = log(in.mu);
-  const double off = surrogate_log_mu(high, 0.0, 0.0, rest_of_scratch) - equivalent_log_mu(end.worst, in.epsilon, log_mu);
+  const double reached = equivalent_log_mu(end.worst, in.epsilon, log_mu);
+  const double off = surrogate_log_mu(high, 0.0, 0.0, rest_of_scratch) - reached;
   const double aim = log_mu + (magnitude(off) < 3.0 ? off : 0.0);
   const double guess = surrogate_guess(high, unknown, known, aim, start, &gradient, rest_of_scratch);
   const double slope = gradient * gdp_log_slope(target);
@@ -116,7 +148,8 @@ static bool answer_record(const QuoteInput& in, const QuoteOutput& out, long i, 
       for (int side = 0; side < 2; ++side) {
         const double candidate_steps = n_steps - 1.0 + side;
         if (side == 0 && answer.value - candidate_steps > 1e-6 * answer.value) continue;
-        at_high.count = gaussian_pair(high, candidate_steps, variance, at_high.e, at_high.d2, &at_high.rest, rest_of_scratch);
+        at_high.count =
+            gaussian_pair(high, candidate_steps, variance, at_high.e, at_high.d2, &at_high.rest, rest_of_scratch);
         const Profile profile = pair_profile(at_high, width, in.epsilon, Accuracy::exact, swapped);
         if (profile.worst <= in.log_delta || side == 1) {
           answer.profile = profile;
@@ -143,7 +176,8 @@ static bool answer_record(const QuoteInput& in, const QuoteOutput& out, long i, 
 }
 
 // Reduces one record at the given ranks and answers it.
-static bool quote_record(const QuoteInput& in, const QuoteOutput& out, long i, Ranks ranks, RecordWork& work) {
+EXPUNGE_HD EXPUNGE_OUTLINE static bool quote_record(const QuoteInput& in, const QuoteOutput& out, long i, Ranks ranks,
+                                                    RecordWork& work) {
   const Learning learning = {in.step_size, in.n_steps, in.noise_std * in.noise_std};
   const bool truncated = ranks.high < in.p;
   const double* residuals = in.residuals + i * static_cast<long>(in.n_steps) * in.q;
@@ -153,7 +187,7 @@ static bool quote_record(const QuoteInput& in, const QuoteOutput& out, long i, R
   const Spectrum spectra[2] = {place_spectrum(work.spectrum[0], ranks.high),
                                place_spectrum(work.spectrum[1], ranks.low)};
   if (!jacobi_spectra(work.diagonal, work.squares, both, truncated ? 2 : 1, spectra)) {
-    store(out, i, not_a_number(), not_a_number(), kNoProfile, not_a_number(), ranks.high);
+    store_failure(out, i, ranks.high);
     return true;
   }
   reduce(learning, spectra[0], work.squares[0], residuals, &high, work.scratch);
@@ -161,100 +195,45 @@ static bool quote_record(const QuoteInput& in, const QuoteOutput& out, long i, R
   return answer_record(in, out, i, high, truncated ? &low : nullptr, work);
 }
 
-static void place_work(double* at, long limit, long q, Lanes** diagonal, Lanes** squares, RecordWork* work) {
-  at += (32 - reinterpret_cast<unsigned long>(at) % 32) % 32 / sizeof(double);  // lanes are 32-byte vectors
-  *diagonal = reinterpret_cast<Lanes*>(at);
-  *squares = *diagonal + limit;
-  at += lane_doubles(limit);
-  work->diagonal = at;
-  work->squares = at + limit;
-  at += 2 * limit;
-  for (int side = 0; side < 2; ++side) {
-    work->reduced[side] = at;
-    at += reduced_size(limit, q);
-    work->spectrum[side] = at;
-    at += spectrum_size(limit);
-    work->pair[side].e = at;
-    work->pair[side].d2 = at + limit;
-    at += 2 * limit;
-  }
-  work->scratch = at;
-}
-
-static void exact_quotes(const QuoteInput& in, const QuoteOutput& out, long begin, long end, double* workspace) {
-  const long limit = in.rank > 0 ? in.rank : in.p;
-  Lanes *lane_diagonal, *lane_squares;
-  RecordWork work;
-  place_work(workspace, limit, in.q, &lane_diagonal, &lane_squares, &work);
-  for (long first = begin; first < end; first += kLanes) {
-    const double* rows[kLanes];
-    for (long lane = 0; lane < kLanes; ++lane) {
-      const long i = first + lane < end ? first + lane : end - 1;
-      rows[lane] = in.projected + i * in.p;
-    }
-    const Ranks initial = first_ranks(in);
-    jacobi_matrices(in.eigenvalues, rows, in.p, initial.high, lane_diagonal, lane_squares);
-    for (long lane = 0; lane < kLanes && first + lane < end; ++lane) {
-      const long i = first + lane;
-      for (long k = 0; k < initial.high; ++k) {
-        work.diagonal[k] = lane_diagonal[k].part[lane / 4][lane % 4];
-        work.squares[k] = lane_squares[k].part[lane / 4][lane % 4];
-      }
-      if (work.squares[0] == 0.0) {  // a row of zeros changes nothing
-        store(out, i, 0.0, 0.0, {-HUGE_VAL, -HUGE_VAL, -HUGE_VAL, true, true}, 0.0, 0);
-        continue;
-      }
-      Ranks ranks = initial;
-      while (!quote_record(in, out, i, ranks, work)) {
-        if (in.rank > 0 || ranks.high == in.p) break;
-        ranks.low = ranks.high;
-        ranks.high = ranks.high + ranks.high / 2 < in.p ? ranks.high + ranks.high / 2 : in.p;
-        jacobi_matrix(in.eigenvalues, rows[lane], in.p, ranks.high, work.diagonal, work.squares);
-      }
-    }
-  }
-}
-
-static void gaussian_pairs(const QuoteInput& in, double* e, double* d2, double* rest, long* count, long begin, long end,
-                           double* workspace) {
+// The pair of record i from the Jacobi matrix in `work`; the rest of the rows is zero.
+EXPUNGE_HD static void store_pair(const QuoteInput& in, double* e, double* d2, double* rest, long* count, long i,
+                                  RecordWork& work) {
   const Learning learning = {in.step_size, in.n_steps, in.noise_std * in.noise_std};
   const long r = in.rank;
-  Lanes *lane_diagonal, *lane_squares;
-  RecordWork work;
-  place_work(workspace, r, in.q, &lane_diagonal, &lane_squares, &work);
-  for (long i = begin; i < end; ++i) {
-    for (long j = 0; j < r; ++j) e[i * r + j] = d2[i * r + j] = 0.0;
-    rest[i] = 0.0;
-    count[i] = 0;
-    jacobi_matrix(in.eigenvalues, in.projected + i * in.p, in.p, r, work.diagonal, work.squares);
-    if (work.squares[0] == 0.0) continue;
-    Reduced reduced = place_reduced(work.reduced[0], r, in.q);
-    const double* residuals = in.residuals + i * static_cast<long>(in.n_steps) * in.q;
-    const Spectrum spectrum = place_spectrum(work.spectrum[0], r);
-    if (!jacobi_spectra(work.diagonal, work.squares, &r, 1, &spectrum)) {
-      count[i] = -1;
-      continue;
+  const Spectrum spectrum = place_spectrum(work.spectrum[0], r);
+  long found = 0;
+  double unresolved = 0.0;
+  if (work.squares[0] != 0.0) {
+    if (jacobi_spectra(work.diagonal, work.squares, &r, 1, &spectrum)) {
+      Reduced reduced = place_reduced(work.reduced[0], r, in.q);
+      const double* residuals = in.residuals + i * static_cast<long>(in.n_steps) * in.q;
+      reduce(learning, spectrum, work.squares[0], residuals, &reduced, work.scratch);
+      found = gaussian_pair(reduced, in.unlearn_steps, in.unlearn_noise_std * in.unlearn_noise_std, e + i * r,
+                            d2 + i * r, &unresolved, work.scratch);
+    } else {
+      found = -1;
     }
-    reduce(learning, spectrum, work.squares[0], residuals, &reduced, work.scratch);
-    count[i] = gaussian_pair(reduced, in.unlearn_steps, in.unlearn_noise_std * in.unlearn_noise_std, e + i * r,
-                             d2 + i * r, rest + i, work.scratch);
-    for (long j = count[i] > 0 ? count[i] : 0; j < r; ++j) e[i * r + j] = d2[i * r + j] = 0.0;
+  }
+  for (long j = (found > 0 ? found : 0) + team::lane(); j < r; j += team::size) e[i * r + j] = d2[i * r + j] = 0.0;
+  if (team::leads()) {
+    rest[i] = unresolved;
+    count[i] = found;
   }
 }
 
-static void solve_reduced(const QuoteInput& in, const ReducedInput& space, const QuoteOutput& out, double* workspace) {
-  const Learning learning = {in.step_size, in.n_steps, in.noise_std * in.noise_std};
+// Answers entry 0 of `out` for a space reduced elsewhere.
+EXPUNGE_HD static void quote_reduced(const QuoteInput& in, const ReducedInput& space, const QuoteOutput& out,
+                                     RecordWork& work) {
+  const double variance = in.noise_std * in.noise_std;
   const long r = space.r;
-  Lanes *lane_diagonal, *lane_squares;
-  RecordWork work;
-  place_work(workspace, r, in.q, &lane_diagonal, &lane_squares, &work);
   Reduced reduced = place_reduced(work.reduced[0], r, in.q);
-  for (long j = 0; j < r; ++j) {
+  for (long j = team::lane(); j < r; j += team::size) {
     reduced.maps[j] = step_factor(space.eigenvalues[j], in.step_size);
-    reduced.covariances[j] = learning.variance * geometric_sum(reduced.maps[j], in.n_steps);
+    reduced.covariances[j] = variance * geometric_sum(reduced.maps[j], in.n_steps);
   }
-  memcpy(reduced.difference, space.difference, sizeof(double) * static_cast<size_t>(r * r));
-  memcpy(reduced.shift, space.shift, sizeof(double) * static_cast<size_t>(r * in.q));
+  for (long j = team::lane(); j < r * r; j += team::size) reduced.difference[j] = space.difference[j];
+  for (long j = team::lane(); j < r * in.q; j += team::size) reduced.shift[j] = space.shift[j];
+  team::sync();
   answer_record(in, out, 0, reduced, nullptr, work);
 }
 

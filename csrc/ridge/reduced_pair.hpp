@@ -24,10 +24,10 @@ struct Reduced {
 };
 
 // Doubles needed by one Reduced of rank r, and by the scratch of `reduce` and `gaussian_pair` at that rank.
-static inline long reduced_size(long r, long width) { return 3 * r + r + r * r + r * width; }
-static inline long reduce_scratch_size(long r) { return 2 * r * r + 4 * r; }
+EXPUNGE_HD static inline long reduced_size(long r, long width) { return 3 * r + r + r * r + r * width; }
+EXPUNGE_HD static inline long reduce_scratch_size(long r) { return 2 * r * r + 4 * r; }
 
-static inline Reduced place_reduced(double* memory, long r, long width) {
+EXPUNGE_HD static inline Reduced place_reduced(double* memory, long r, long width) {
   Reduced out;
   out.rank = r;
   out.width = width;
@@ -39,7 +39,7 @@ static inline Reduced place_reduced(double* memory, long r, long width) {
 }
 
 // Insertion sort by falling key, carrying a companion: QL leaves eigenvalues nearly sorted.
-static void sort_falling(double* key, double* companion, long n) {
+EXPUNGE_HD static void sort_falling(double* key, double* companion, long n) {
   for (long i = 1; i < n; ++i) {
     const double k = key[i], c = companion[i];
     long j = i;
@@ -59,20 +59,26 @@ struct Spectrum {
   double* off[2];
 };
 
-static inline long spectrum_size(long r) { return 6 * r; }
+EXPUNGE_HD static inline long spectrum_size(long r) { return 6 * r; }
 
-static inline Spectrum place_spectrum(double* memory, long r) {
+EXPUNGE_HD static inline Spectrum place_spectrum(double* memory, long r) {
   return {{memory, memory + r}, {memory + 2 * r, memory + 3 * r}, {memory + 4 * r, memory + 5 * r}};
 }
 
+// Spectra one lane works on at once: all four where it is alone, its own otherwise.
+constexpr int kRuns = team::size > 1 ? 1 : 4;
+
 // Spectra of the leading ranks[0], ranks[1], ... rows of one Jacobi matrix, at most two, side by side.
-static bool jacobi_spectra(const double* diagonal, const double* squares, const long* ranks, int count,
-                           const Spectrum* out) {
-  TridiagonalQl run[4];
-  int left = 2 * count;
-  for (int which = 0; which < 2 * count; ++which) {
+EXPUNGE_HD EXPUNGE_OUTLINE static bool jacobi_spectra(const double* diagonal, const double* squares, const long* ranks,
+                                                      int count, const Spectrum* out) {
+  TridiagonalQl run[kRuns];
+  for (int slot = 0; slot < kRuns; ++slot) {
+    run[slot].done = true;
+    run[slot].failed = false;
+    const long which = slot * team::size + team::lane();
+    if (which >= 2 * count) continue;
     const long r = ranks[which / 2];
-    const int side = which % 2;
+    const long side = which % 2;
     double* values = out[which / 2].values[side];
     double* off = out[which / 2].off[side];
     double* first = out[which / 2].first[side];
@@ -85,28 +91,36 @@ static bool jacobi_spectra(const double* diagonal, const double* squares, const 
     }
     if (side == 1) values[0] -= squares[0];
     first[0] = 1.0;
-    run[which] = {values, off, first, r, 5e-17 * largest, 0, 0, 0, 0, 0.0, 0.0, 0.0, 0.0, false, false};
-    ql_next_sweep(&run[which]);
+    run[slot] = {values, off, first, r, 5e-17 * largest, 0, 0, 0, 0, 0.0, 0.0, 0.0, 0.0, false, false};
+    ql_next_sweep(&run[slot]);
   }
-  while (left > 0) {
-    left = 0;
-    for (int which = 0; which < 2 * count; ++which)
-      if (!run[which].done) {
-        ql_rotate(&run[which]);
-        ++left;
+  for (bool left = true; left;) {
+    left = false;
+    for (int slot = 0; slot < kRuns; ++slot)
+      if (!run[slot].done) {
+        ql_rotate(&run[slot]);
+        left = true;
       }
   }
-  for (int which = 0; which < 2 * count; ++which) {
-    if (run[which].failed) return false;
-    sort_falling(run[which].d, run[which].first, run[which].n);
+  bool failed = false;
+  for (int slot = 0; slot < kRuns; ++slot) {
+    const bool idle = slot * team::size + team::lane() >= 2 * count;
+    failed = failed || run[slot].failed;
+    if (!idle && !failed) sort_falling(run[slot].d, run[slot].first, run[slot].n);
   }
-  return true;
+  team::sync();
+  return !team::any(failed);
 }
 
 // shift[j] = sum_k a_j^{steps-1-k} residual_k for some columns; four directions at once hide the latency of the recursion.
 template <int Columns>
-static void push_residuals(const Reduced& out, const double* residuals, long steps, long column) {
-  for (long j = 0; j < out.rank; j += 4) {
+EXPUNGE_HD EXPUNGE_OUTLINE static void push_residuals(const Reduced& out, const double* residuals, long steps,
+                                                      long begin, long end) {
+  const long groups = (end - begin) / Columns;
+  const long tasks = groups * ((out.rank + 3) / 4);
+  for (long task = team::lane(); task < tasks; task += team::size) {
+    const long column = begin + task % groups * Columns;
+    const long j = task / groups * 4;
     double sums[4][Columns] = {};
     double factors[4];
     for (long b = 0; b < 4; ++b) factors[b] = out.maps[j + b < out.rank ? j + b : j].a;
@@ -115,16 +129,17 @@ static void push_residuals(const Reduced& out, const double* residuals, long ste
       for (int b = 0; b < 4; ++b)
         for (int c = 0; c < Columns; ++c) sums[b][c] = factors[b] * sums[b][c] + residual[c];
     }
-    for (long b = 0; b < 4 && j + b < out.rank; ++b)
-      for (int c = 0; c < Columns; ++c) out.shift[(j + b) * out.width + column + c] = sums[b][c];
+    for (long b = 0; b < 4; ++b)
+      for (int c = 0; c < Columns; ++c)
+        if (j + b < out.rank) out.shift[(j + b) * out.width + column + c] = sums[b][c];
   }
 }
 
 // Fills `out` from a record's spectrum of rank `out->rank`, its |x|^2 and its mean residuals (n_steps, width).
 // With H = sum theta_i u_i u_i^T and H' = H - x x^T = sum h'_j u'_j u'_j^T, both overlaps follow from first components:
 // u_i . u'_j = |x|^2 u_1i u'_1j / (theta_i - h'_j) and u_i^T (f(H) - f(H')) u'_j = |x|^2 u_1i u'_1j f[theta_i, h'_j].
-static void reduce(const Learning& learning, const Spectrum& spectrum, double mass, const double* residuals,
-                   Reduced* out, double* scratch) {
+EXPUNGE_HD EXPUNGE_OUTLINE static void reduce(const Learning& learning, const Spectrum& spectrum, double mass,
+                                              const double* residuals, Reduced* out, double* scratch) {
   const long r = out->rank, width = out->width;
   const double norm = sqrt(mass);
   const double* theta = spectrum.values[0];
@@ -135,13 +150,14 @@ static void reduce(const Learning& learning, const Spectrum& spectrum, double ma
   StepFactor* map_with = reinterpret_cast<StepFactor*>(value_with + r);
   double* overlap = value_with + 4 * r;
   double* mixed = overlap + r * r;
-  for (long i = 0; i < r; ++i) {
+  for (long i = team::lane(); i < r; i += team::size) {
     map_with[i] = step_factor(theta[i], learning.step_size);
     out->maps[i] = step_factor(without[i], learning.step_size);
     value_with[i] = geometric_sum(map_with[i], learning.n_steps);
     out->covariances[i] = geometric_sum(out->maps[i], learning.n_steps);
   }
-  for (long i = 0; i < r; ++i) {
+  team::sync();
+  for (long i = team::lane(); i < r; i += team::size) {
     double* EXPUNGE_RESTRICT c = overlap + i * r;
     double* EXPUNGE_RESTRICT m = mixed + i * r;
     const double scale = mass * first[i];
@@ -171,16 +187,19 @@ static void reduce(const Learning& learning, const Spectrum& spectrum, double ma
   }
   // difference = overlap^T mixed, symmetrised
   double* EXPUNGE_RESTRICT difference = out->difference;
-  memset(difference, 0, sizeof(double) * static_cast<size_t>(r * r));
+  for (long j = 0; j < r; ++j)
+    for (long k = team::lane(); k < r; k += team::size) difference[j * r + k] = 0.0;
+  team::sync();
   for (long i = 0; i < r; ++i) {
     const double* EXPUNGE_RESTRICT m = mixed + i * r;
     for (long j = 0; j < r; ++j) {
       const double c = overlap[i * r + j];
       double* EXPUNGE_RESTRICT target = difference + j * r;
-      for (long k = 0; k < r; ++k) target[k] += c * m[k];
+      for (long k = team::lane(); k < r; k += team::size) target[k] += c * m[k];
     }
   }
-  for (long j = 0; j < r; ++j)
+  team::sync();
+  for (long j = team::lane(); j < r; j += team::size)
     for (long k = 0; k < j; ++k) {
       const double mean = 0.5 * (difference[j * r + k] + difference[k * r + j]);
       difference[j * r + k] = mean;
@@ -189,23 +208,29 @@ static void reduce(const Learning& learning, const Spectrum& spectrum, double ma
   // D_{k+1} = A' D_k - eta x (x^T M_k - y)^T, Horner in each eigenvalue
   const long steps = static_cast<long>(learning.n_steps);
   double* shift = out->shift;
-  long column = 0;
-  for (; column + 8 <= width; column += 8) push_residuals<8>(*out, residuals, steps, column);
-  for (; column + 2 <= width; column += 2) push_residuals<2>(*out, residuals, steps, column);
-  for (; column < width; ++column) push_residuals<1>(*out, residuals, steps, column);
-  for (long j = 0; j < r; ++j) {
+  // many columns at a time where a lane has them all
+  const long by_eight = team::size > 1 ? 0 : width / 8 * 8;
+  const long by_two = team::size > 1 ? 0 : width / 2 * 2;
+  if constexpr (team::size == 1) {
+    push_residuals<8>(*out, residuals, steps, 0, by_eight);
+    push_residuals<2>(*out, residuals, steps, by_eight, by_two);
+  }
+  push_residuals<1>(*out, residuals, steps, by_two, width);
+  team::sync();
+  for (long j = team::lane(); j < r; j += team::size) {
     const double scale = -learning.step_size * norm * first_without[j];
     for (long c = 0; c < width; ++c) shift[j * width + c] *= scale;
+    out->covariances[j] *= learning.variance;
   }
-  for (long j = 0; j < r; ++j) out->covariances[j] *= learning.variance;
+  team::sync();
 }
 
 // The pair after n_steps of unlearning with per-step noise of the given variance (the pair at the end of learning where
 // either is zero): excess variances e and squared shifts d2, (rank) each. Directions whose effect is below rounding are
 // left out of the eigenproblem. Returns how many are filled, -1 if it could not be computed, -2 if the reference law is
 // singular where the two differ; *rest is the squared shift of directions whose excess is zero to rounding.
-static long gaussian_pair(const Reduced& in, double n_steps, double variance, double* e, double* d2, double* rest,
-                          double* scratch) {
+EXPUNGE_HD EXPUNGE_OUTLINE static long gaussian_pair(const Reduced& in, double n_steps, double variance, double* e,
+                                                     double* d2, double* rest, double* scratch) {
   const long r = in.rank, width = in.width;
   const bool at_end = !(n_steps > 0.0) || !(variance > 0.0);
   double* s = scratch;
@@ -213,24 +238,28 @@ static long gaussian_pair(const Reduced& in, double n_steps, double variance, do
   double* matrix = work + 3 * r;
   double* columns = matrix + r * r;
   *rest = 0.0;
-  for (long i = 0; i < r; ++i) {
+  bool failed = false, singular = false;
+  team::sync();
+  for (long i = team::lane(); i < r; i += team::size) {
     double reference = in.covariances[i], factor = 1.0;
     if (!at_end) {
       factor = power(in.maps[i], n_steps);
       reference = factor * factor * reference + variance * geometric_sum(in.maps[i], n_steps);
     }
+    s[i] = factor / sqrt(reference);
     if (!(reference > 0.0)) {
-      if (reference != reference) return -1;
+      failed = failed || reference != reference;
       double size = 0.0;
       for (long c = 0; c < width; ++c) size += magnitude(in.shift[i * width + c]);
-      if (size > 0.0) return -2;
+      singular = singular || size > 0.0;
       s[i] = 0.0;
-      continue;
     }
-    s[i] = factor / sqrt(reference);
   }
+  if (team::any(failed)) return -1;
+  if (team::any(singular)) return -2;
+  team::sync();
   double largest = 0.0, total = 0.0;
-  for (long i = 0; i < r; ++i) {
+  for (long i = team::lane(); i < r; i += team::size) {
     double peak = 0.0, square = 0.0;
     const double* EXPUNGE_RESTRICT row = in.difference + i * r;
     for (long j = 0; j < r; ++j) {
@@ -240,44 +269,61 @@ static long gaussian_pair(const Reduced& in, double n_steps, double variance, do
     for (long c = 0; c < width; ++c) square += in.shift[i * width + c] * in.shift[i * width + c];
     e[i] = s[i] * peak;
     d2[i] = s[i] * s[i] * square;
-    if (e[i] != e[i] || d2[i] != d2[i]) return -1;
+    failed = failed || e[i] != e[i] || d2[i] != d2[i];
     largest = e[i] > largest ? e[i] : largest;
     total += d2[i];
   }
+  if (team::any(failed)) return -1;
+  largest = team::largest(largest);
+  total = team::sum(total);
+  team::sync();
   double* active = work;  // row numbers, exact in a double
   long n = 0;
   for (long i = r - 1; i >= 0; --i)  // slowly forgotten directions first: they carry the most
-    if (e[i] > 1e-14 * largest || d2[i] > 1e-14 * total)
-      active[n++] = static_cast<double>(i);
-    else
+    if (e[i] > 1e-14 * largest || d2[i] > 1e-14 * total) {
+      if (team::leads()) active[n] = static_cast<double>(i);
+      ++n;
+    } else {
       *rest += d2[i];
+    }
   if (n == 0) return 0;
+  team::sync();
   for (long i = 0; i < n; ++i) {
     const long row = static_cast<long>(active[i]);
-    for (long j = 0; j < n; ++j) {
+    for (long j = team::lane(); j < n; j += team::size) {
       const long other = static_cast<long>(active[j]);
       matrix[i * n + j] = s[row] * s[other] * in.difference[row * r + other];
     }
-    for (long c = 0; c < width; ++c) columns[i * width + c] = s[row] * in.shift[row * width + c];
+    for (long c = team::lane(); c < width; c += team::size) columns[i * width + c] = s[row] * in.shift[row * width + c];
   }
   if (!symmetric_eigen(matrix, n, e, columns, width, work)) return -1;
   double edge = 0.0;
   for (long i = 0; i < n; ++i) edge = magnitude(e[i]) > edge ? magnitude(e[i]) : edge;
-  long kept = 0;
-  for (long i = 0; i < n; ++i) {
+  for (long i = team::lane(); i < n; i += team::size) {
     double square = 0.0;
     for (long c = 0; c < width; ++c) square += columns[i * width + c] * columns[i * width + c];
-    if (magnitude(e[i]) > 1e-13 * edge) {
-      e[kept] = e[i];
-      d2[kept++] = square;
+    d2[i] = square;
+  }
+  team::sync();
+  long kept = 0;
+  for (long i = 0; i < n; ++i) {
+    const double excess = e[i], square = d2[i];
+    if (magnitude(excess) > 1e-13 * edge) {
+      team::sync();  // all have read what is written now
+      if (team::leads()) {
+        e[kept] = excess;
+        d2[kept] = square;
+      }
+      ++kept;
     } else {
       *rest += square;
     }
   }
+  team::sync();
   return kept;
 }
 
-static inline long pair_scratch_size(long r, long width) { return 4 * r + r * r + r * width; }
+EXPUNGE_HD static inline long pair_scratch_size(long r, long width) { return 4 * r + r * r + r * width; }
 
 }  // namespace
 }  // namespace expunge::ridge

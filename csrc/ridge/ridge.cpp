@@ -1,8 +1,7 @@
 // Compiled once per instruction set into EXPUNGE_ISA_NS. Internal linkage for everything but the table.
 #include "ridge/ridge.hpp"
 
-#include "ridge/quote.hpp"
-#include "ridge/shifted_bound.hpp"
+#include "ridge/quote_ranges.hpp"
 
 namespace expunge::ridge::EXPUNGE_ISA_NS {
 

@@ -3,6 +3,7 @@
 
 #include <math.h>
 
+#include "common/team.hpp"
 #include "ridge/ridge.hpp"
 
 namespace expunge::ridge {
@@ -10,9 +11,11 @@ namespace {
 
 // Smallest root of 1 - sum x_j^2 / (h_j - t), the lowest eigenvalue of H - x x^T, from below. The function is concave
 // and falling left of h_0, so an interval [low, high] with values >= 0 and < 0 shrinks onto the root; `low` is returned.
-static double lowest_root(const double* h, const double* x, long p, double floor_value, double slack) {
+EXPUNGE_HD EXPUNGE_OUTLINE static double lowest_root(const double* h, const double* x, long p, double floor_value,
+                                                     double slack) {
   double all = 0.0;  // NaN anywhere has to come out as NaN, not as the floor
-  for (long j = 0; j < p; ++j) all += h[j] + x[j] * x[j];
+  for (long j = team::lane(); j < p; j += team::size) all += h[j] + x[j] * x[j];
+  all = team::sum(all);
   if (all != all) return all;
   double low = floor_value, high = h[0];
   if (!(low < high)) return floor_value;
@@ -22,26 +25,26 @@ static double lowest_root(const double* h, const double* x, long p, double floor
     double sums[4] = {0.0, 0.0, 0.0, 0.0}, slopes[4] = {0.0, 0.0, 0.0, 0.0};
     for (int pass = 0; pass < 2; ++pass) {
       for (int c = 0; c < 4; ++c) sums[c] = slopes[c] = 0.0;
-      long j = 0;
-      for (; j + 4 <= p; j += 4)
+      const long whole = p / 4 * 4;
+      for (long j = 4 * team::lane(); j < whole; j += 4 * team::size)
         for (int c = 0; c < 4; ++c) {
           const double inverse = 1.0 / (h[j + c] - t);
           const double term = x[j + c] * x[j + c] * inverse;
           sums[c] += term;
           slopes[c] += term * inverse;
         }
-      for (; j < p; ++j) {
+      for (long j = whole + team::lane(); j < p; j += team::size) {
         const double inverse = 1.0 / (h[j] - t);
         sums[0] += x[j] * x[j] * inverse;
         slopes[0] += x[j] * x[j] * inverse * inverse;
       }
-      const double value = 1.0 - (sums[0] + sums[1] + sums[2] + sums[3]);
+      const double value = 1.0 - team::sum(sums[0] + sums[1] + sums[2] + sums[3]);
       if (value >= 0.0)
         low = t > low ? t : low;
       else
         high = t < high ? t : high;
       if (pass == 1) break;
-      const double newton = t + value / (slopes[0] + slopes[1] + slopes[2] + slopes[3]);
+      const double newton = t + value / team::sum(slopes[0] + slopes[1] + slopes[2] + slopes[3]);
       // a hair to the left, so that a converged iterate closes the interval from below
       t = newton - 0.125 * slack;
       if (!(t > low && t < high)) break;
@@ -51,20 +54,27 @@ static double lowest_root(const double* h, const double* x, long p, double floor
   return bound > floor_value ? bound : floor_value;
 }
 
-static void smallest_eigenvalues(const double* eigenvalues, const double* projected, long p, double floor_value,
-                                 double slack, double* out, long begin, long end) {
-  for (long i = begin; i < end; ++i) out[i] = lowest_root(eigenvalues, projected + i * p, p, floor_value, slack);
-}
+// A column of the workspace: its entries lie side by side on a CPU, and beside those of the other threads on a GPU.
+#if defined(EXPUNGE_DEVICE_CODE)
+struct Column {
+  double* at;
+  long stride;
+  EXPUNGE_HD double& operator[](long i) const { return at[i * stride]; }
+  EXPUNGE_HD Column operator+(long i) const { return {at + i * stride, stride}; }
+};
+#else
+using Column = double*;
+#endif
 
 // Greatest convex minorant of the learning steps (pooled adjacent violators), as blocks of growing slope S / V.
 struct Blocks {
-  double* v;
-  double* s;
+  Column v;
+  Column s;
   long count;
 };
 
-static Blocks convex_minorant(const double* sensitivity, double contraction, long n_steps, double noise_std,
-                              double* memory) {
+EXPUNGE_HD static Blocks convex_minorant(const double* sensitivity, double contraction, long n_steps, double noise_std,
+                                         Column memory) {
   Blocks blocks = {memory, memory + n_steps, 0};
   // weights c^{n-k}, from the last step backwards so that each is one multiplication; steps are filled in place
   double weight = 1.0;
@@ -92,12 +102,12 @@ static Blocks convex_minorant(const double* sensitivity, double contraction, lon
 
 // Unlearning adds variance at no sensitivity, which is one more point (V + extra, S): the minorant then keeps the first
 // m blocks and ends in one straight edge. mu^2 = sum_{b<=m} s^2/v + rest_s^2 / (rest_v + extra), solved for extra.
-static void shifted_quote(const ShiftedInput& in, const double* sensitivity, double contraction, double* value,
-                          double* mu, double* memory) {
+EXPUNGE_HD EXPUNGE_OUTLINE static void shifted_quote(const ShiftedInput& in, const double* sensitivity,
+                                                     double contraction, double* value, double* mu, Column memory) {
   const double rounding = 1.0 + 2.220446049250313e-16 * (1024.0 + 8.0 * static_cast<double>(in.n_steps));
   const Blocks blocks = convex_minorant(sensitivity, contraction, in.n_steps, in.noise_std, memory);
   const double limit = in.mu / (rounding * rounding) * (in.mu / (rounding * rounding));
-  double* prefix = memory + 2 * in.n_steps;  // mu^2 of the first m blocks
+  const Column prefix = memory + 2 * in.n_steps;  // mu^2 of the first m blocks
   double square = 0.0, total = 0.0;
   for (long b = 0; b < blocks.count; ++b) {
     prefix[b] = square;
@@ -159,11 +169,6 @@ static void shifted_quote(const ShiftedInput& in, const double* sensitivity, dou
   const double sum = complement > 0.0 ? -expm1(2.0 * in.unlearn_steps * log_c) / complement : in.unlearn_steps;
   const double noise = sqrt(best / sum) * (c > 0.0 ? exp(in.unlearn_steps * log_c) : 0.0) * rounding * (1.0 + 1e-15);
   *value = noise > 2.2250738585072014e-308 ? noise : 2.2250738585072014e-308;
-}
-
-static void shifted_quotes(const ShiftedInput& in, double* value, double* mu, long begin, long end, double* workspace) {
-  for (long i = begin; i < end; ++i)
-    shifted_quote(in, in.sensitivity + i * in.n_steps, in.contraction[i], value + i, mu + i, workspace);
 }
 
 }  // namespace

@@ -15,23 +15,24 @@ struct StepFactor {
   double complement;  // 1 - a^2
 };
 
-static inline StepFactor step_factor(double eigenvalue, double step_size) {
+EXPUNGE_HD static inline StepFactor step_factor(double eigenvalue, double step_size) {
   const double u = step_size * eigenvalue;
   const double v = u < 1.0 ? u : 2.0 - u;  // |a| = 1 - v
   return {1.0 - u, log1p(-v), v * (2.0 - v)};
 }
 
 // |a|^n for n >= 0, with 0^0 = 1.
-static inline double power(const StepFactor& x, double n) { return n > 0.0 ? exp(n * x.log_a) : 1.0; }
+EXPUNGE_HD static inline double power(const StepFactor& x, double n) { return n > 0.0 ? exp(n * x.log_a) : 1.0; }
 
 // sum_{j<n} a^{2j}
-static inline double geometric_sum(const StepFactor& x, double n) {
+EXPUNGE_HD static inline double geometric_sum(const StepFactor& x, double n) {
   if (!(n > 0.0)) return 0.0;
   return x.complement == 0.0 ? n : -expm1(2.0 * n * x.log_a) / x.complement;
 }
 
 // G[x, y] for G(x) = sum_{j<n} x^j at x = a^2, y = b^2, where G(x) and G(y) nearly agree; gap = (x - y) exactly.
-static double geometric_difference(const StepFactor& a, const StepFactor& b, double n, double gap) {
+EXPUNGE_HD EXPUNGE_OUTLINE static double geometric_difference(const StepFactor& a, const StepFactor& b, double n,
+                                                              double gap) {
   const double u = a.complement, v = b.complement;
   const double larger = u > v ? u : v;
   if (n * larger < 0.05) {  // binomial series in 1 - x
@@ -61,8 +62,8 @@ static double geometric_difference(const StepFactor& a, const StepFactor& b, dou
 }
 
 // Divided difference f[h, k] of f(h) = sum_{j<n} (1 - eta h)^{2j}; fh, fk its values there.
-static inline double covariance_difference(double h, double k, const StepFactor& a, const StepFactor& b, double fh,
-                                           double fk, double n, double step_size) {
+EXPUNGE_HD static inline double covariance_difference(double h, double k, const StepFactor& a, const StepFactor& b,
+                                                      double fh, double fk, double n, double step_size) {
   const double difference = fh - fk;
   const double larger = fh > fk ? fh : fk;
   if (magnitude(difference) > 0.1 * larger) return difference / (h - k);

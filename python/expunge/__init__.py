@@ -5,6 +5,7 @@ Estimators are importable from here; privacy arithmetic is in `expunge.accountin
 at once in `expunge.ridge` and `expunge.langevin`, claims in `expunge.certificates`.
 """
 
+from expunge._errors import DeviceError
 from expunge._version import __version__
 from expunge.certificates import Certificate, VerificationError
 from expunge.estimators import (
@@ -18,6 +19,7 @@ from expunge.estimators import (
 
 __all__ = [
     "Certificate",
+    "DeviceError",
     "LangevinRidge",
     "LangevinRidgeClassifier",
     "Quote",

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from expunge import _validate
+from expunge._backend import DevicePlace, Place
 
-__all__ = ["ConvGeometry", "conv_geometry"]
+__all__ = ["ConvGeometry", "conv_geometry", "offsets_at"]
 
 _MODES = ("zeros", "circular", "reflect", "replicate")
 
@@ -138,3 +139,23 @@ def _geometry(
         positions.astype(np.int32),
         np.ascontiguousarray(features.ravel(), dtype=np.int32),
     )
+
+
+# Copies on devices: with the geometry they are of, which so keeps its id.
+_GEOMETRIES: dict[tuple[int, str, str, int], tuple[ConvGeometry, tuple[Any, Any, Any]]] = {}
+
+
+def offsets_at(geometry: ConvGeometry, where: Place) -> tuple[Any, Any, Any]:
+    """Return the maps and offsets where the kernel runs; copies on a device are kept for the next call."""
+    host = geometry.pad_maps, geometry.position_offsets, geometry.feature_offsets
+    if not isinstance(where, DevicePlace):
+        return host
+    library = where.library
+    key = (id(geometry), library.name, str(library.device), library.stream())
+    found = _GEOMETRIES.get(key)
+    if found is None:
+        there = tuple(None if array is None else library.asarray(array) for array in host)
+        while len(_GEOMETRIES) >= 64:
+            _GEOMETRIES.pop(next(iter(_GEOMETRIES)))
+        found = _GEOMETRIES[key] = geometry, (there[0], there[1], there[2])
+    return found[1]

@@ -1,30 +1,56 @@
-"""Checks and views of the arrays that per-example gradients are made of."""
+"""Checks and views of the arrays that per-example gradients are made of, on the CPU or on a device."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
 from expunge import _validate
+from expunge._array_libraries import library_of
+from expunge._backend import on_device
 
 __all__ = [
     "Floating",
     "by_position",
     "dimensions",
     "floating",
+    "integers_on_device",
+    "itemsize",
     "matching",
     "padding_token",
     "thread_count",
     "token_indices",
 ]
 
-Floating = NDArray[Any]
+Floating = Any  # NDArray of float32 or float64, or an array of that dtype on a device
 
 
-def floating(name: str, value: ArrayLike, *, like: tuple[str, Floating] | None = None) -> Floating:
-    """Return ``value`` as it is, a C-contiguous float32 or float64 array (of the dtype of ``like``), or raise."""
+def _dtype(array: Any) -> str:
+    return library_of(array).dtype(array) if on_device(array) else str(array.dtype)
+
+
+def _floating_on_device(name: str, array: Any, like: tuple[str, Any] | None, half: bool) -> Any:
+    dtypes = ("float32", "float64", "bfloat16") if half else ("float32", "float64")
+    dtype = _dtype(array)
+    if dtype not in dtypes:
+        raise TypeError(f"{name} must have dtype {' or '.join(dtypes)} on a device, got {dtype}")
+    if like is not None and dtype != _dtype(like[1]):
+        raise TypeError(f"{name} must have the dtype of {like[0]}, {_dtype(like[1])}, got {dtype}")
+    flags = getattr(array, "flags", None)
+    asked = getattr(array, "is_contiguous", None)
+    if not (asked() if asked is not None else getattr(flags, "c_contiguous", True)):
+        raise ValueError(f"{name} must be C-contiguous")
+    return array
+
+
+def floating(name: str, value: Any, *, like: tuple[str, Floating] | None = None, half: bool = False) -> Floating:
+    """Return ``value`` as it is, a C-contiguous float32 or float64 array (of the dtype of ``like``), or raise.
+
+    ``half`` admits bfloat16 on a device.
+    """
+    if on_device(value):
+        return _floating_on_device(name, value, like, half)
     array = np.asarray(value)
     if array.dtype not in (np.float32, np.float64):
         raise TypeError(f"{name} must have dtype float32 or float64, got {array.dtype}")
@@ -35,14 +61,15 @@ def floating(name: str, value: ArrayLike, *, like: tuple[str, Floating] | None =
     return array
 
 
-def dimensions(name: str, array: NDArray[Any], low: int, what: str) -> None:
+def dimensions(name: str, array: Any, low: int, what: str) -> None:
     """Raise unless ``array`` has at least ``low`` axes."""
     if array.ndim < low:
-        raise ValueError(f"{name} must have shape {what}, got {array.shape}")
+        raise ValueError(f"{name} must have shape {what}, got {tuple(array.shape)}")
 
 
 def matching(name: str, got: tuple[int, ...], needed: tuple[int, ...], other: str) -> None:
     """Raise unless the leading shape ``got`` is that of the array named ``other``."""
+    got, needed = tuple(got), tuple(needed)  # a torch.Size says its own name
     if got != needed:
         raise ValueError(f"{name} must have leading shape {needed} like {other}, got {got}")
 
@@ -58,8 +85,26 @@ def by_position(array: Floating) -> Floating:
     return array.reshape(array.shape[0], positions, array.shape[-1])
 
 
-def token_indices(name: str, value: ArrayLike, limit: int | None = None) -> NDArray[np.int64]:
-    """Return non-negative integers below ``limit`` as an int64 array of shape (B, T), or raise."""
+def integers_on_device(name: str, array: Any) -> Any:
+    """Return an integer array on a device as int64; its values are the kernel's to check."""
+    library = library_of(array)
+    dtype = library.dtype(array)
+    if not dtype.startswith(("int", "uint")):
+        raise TypeError(f"{name} must hold integers, got dtype {dtype}")
+    array = array if dtype == "int64" else library.cast(array, "int64")
+    return library.contiguous(array, tuple(array.shape))
+
+
+def token_indices(name: str, value: Any, limit: int | None = None) -> Any:
+    """Return non-negative integers below ``limit`` as an int64 array of shape (B, T), or raise.
+
+    On a device nobody looks: an example with another integer gets NaN from the kernel.
+    """
+    if on_device(value):
+        tokens_there = integers_on_device(name, value)
+        dimensions(name, tokens_there, 1, "(B, ...)")
+        count = int(np.prod(tokens_there.shape[1:], dtype=np.int64))
+        return tokens_there.reshape(tokens_there.shape[0], count)
     array = np.asarray(value)
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name} must hold integers, got dtype {array.dtype}")
@@ -77,3 +122,8 @@ def token_indices(name: str, value: ArrayLike, limit: int | None = None) -> NDAr
 def padding_token(padding_idx: int | None) -> int:
     """Return what the kernels take: -1 for none."""
     return -1 if padding_idx is None else _validate.count("padding_idx", padding_idx)
+
+
+def itemsize(array: Any) -> int:
+    """Return the bytes of an element, which tells kernels' dtypes apart."""
+    return {"bfloat16": 2, "float32": 4, "float64": 8}[str(array.dtype).removeprefix("torch.")]

@@ -9,25 +9,31 @@ Every function takes float32 or float64 C-contiguous arrays as they are (no cast
 returns float64 arrays, exact up to rounding: the results are certified in no sense of privacy, they are numbers that
 accounting uses. The same bits come out for every thread count. NaN and infinity in an example reach its norm and no
 other one. ``threads=None`` uses every core.
+
+Arrays of CuPy, PyTorch or JAX on a CUDA device are worked on there, in the order of their library's current stream and
+without waiting for it; results are that library's arrays. Linear layers take bfloat16 there too. Values are not looked
+at on the way: an example whose tokens or labels are out of range gets NaN. The same bits come out on every device.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
 from expunge import _conv_geometry, _validate
-from expunge._backend import core
+from expunge._backend import DevicePlace, on_device, place
 from expunge._gradient_arrays import (
     by_position,
     dimensions,
     floating,
+    itemsize,
     matching,
     padding_token,
     thread_count,
     token_indices,
 )
-from expunge._probe_arrays import probe_targets
+from expunge._probe_arrays import probe_on_device, probe_targets
 
 __all__ = [
     "conv_grad_norms",
@@ -39,15 +45,15 @@ __all__ = [
     "probe_grad_norms",
 ]
 
-Float64 = NDArray[np.float64]
+Float64 = Any  # NDArray of float64, or an array of the caller's library on its device
 
 _NORM_KINDS = ("layer", "rms", "group")
 _LOSSES = ("softmax", "logistic", "squared")
 
 
 def linear_grad_norms(
-    activations: ArrayLike,
-    output_grads: ArrayLike,
+    activations: Any,
+    output_grads: Any,
     *,
     bias: bool = True,
     squared: bool = False,
@@ -96,28 +102,33 @@ def linear_grad_norms(
     >>> linear_grad_norms(a, g, bias=False, squared=True)
     array([125.])
     """
-    a = floating("activations", activations)
-    g = floating("output_grads", output_grads, like=("activations", a))
+    where = place(activations=activations, output_grads=output_grads)
+    a = floating("activations", activations, half=True)
+    g = floating("output_grads", output_grads, like=("activations", a), half=True)
     dimensions("activations", a, 2, "(B, ..., d_in)")
     dimensions("output_grads", g, 2, "(B, ..., d_out)")
     matching("output_grads", g.shape[:-1], a.shape[:-1], "activations")
-    out = np.empty((2, a.shape[0]) if per_parameter else a.shape[0])
-    core.linear_grad_norms(
-        by_position(a),
-        by_position(g),
+    a, g = by_position(a), by_position(g)
+    sizes = {"examples": a.shape[0], "positions": a.shape[1], "d_in": a.shape[2], "d_out": g.shape[2]}
+    out = where.empty((2, a.shape[0]) if per_parameter else (a.shape[0],), "float64")
+    where.run(
+        "linear_grad_norms",
+        a,
+        g,
         bool(bias),
         bool(squared),
         out,
         threads=thread_count(threads),
+        workspace={**sizes, "bias": bool(bias), "itemsize": itemsize(a)},
     )
     return out
 
 
 def linear_grad_dots(
-    activations_1: ArrayLike,
-    output_grads_1: ArrayLike,
-    activations_2: ArrayLike,
-    output_grads_2: ArrayLike,
+    activations_1: Any,
+    output_grads_1: Any,
+    activations_2: Any,
+    output_grads_2: Any,
     *,
     threads: int | None = None,
 ) -> Float64:
@@ -152,6 +163,12 @@ def linear_grad_dots(
     >>> linear_grad_dots(a, g, a, -g)
     array([-125.])
     """
+    where = place(
+        activations_1=activations_1,
+        output_grads_1=output_grads_1,
+        activations_2=activations_2,
+        output_grads_2=output_grads_2,
+    )
     a1 = floating("activations_1", activations_1)
     dimensions("activations_1", a1, 2, "(B, ..., d_in)")
     others = {"output_grads_1": output_grads_1, "activations_2": activations_2, "output_grads_2": output_grads_2}
@@ -167,21 +184,25 @@ def linear_grad_dots(
         raise ValueError(f"activations_2 must have width {a1.shape[-1]} like activations_1, got {a2.shape[-1]}")
     if g2.shape[-1] != g1.shape[-1]:
         raise ValueError(f"output_grads_2 must have width {g1.shape[-1]} like output_grads_1, got {g2.shape[-1]}")
-    out = np.empty(a1.shape[0])
-    core.linear_grad_dots(
-        by_position(a1),
-        by_position(g1),
-        by_position(a2),
-        by_position(g2),
+    a1, g1, a2, g2 = by_position(a1), by_position(g1), by_position(a2), by_position(g2)
+    sizes = {"examples": a1.shape[0], "positions_1": a1.shape[1], "positions_2": a2.shape[1]}
+    out = where.empty((a1.shape[0],), "float64")
+    where.run(
+        "linear_grad_dots",
+        a1,
+        g1,
+        a2,
+        g2,
         out,
         threads=thread_count(threads),
+        workspace={**sizes, "d_in": a1.shape[2], "d_out": g1.shape[2], "itemsize": itemsize(a1)},
     )
     return out
 
 
 def embedding_grad_norms(
-    indices: ArrayLike,
-    output_grads: ArrayLike,
+    indices: Any,
+    output_grads: Any,
     *,
     padding_idx: int | None = None,
     squared: bool = False,
@@ -219,29 +240,37 @@ def embedding_grad_norms(
     >>> embedding_grad_norms(np.array([[5, 2, 5]]), np.array([[[1.0], [2.0], [3.0]]]), squared=True)
     array([20.])
     """
-    tokens = np.asarray(indices)
+    where = place(indices=indices, output_grads=output_grads)
+    tokens = indices if on_device(indices) else np.asarray(indices)
     flat = token_indices("indices", tokens)
     g = floating("output_grads", output_grads)
     dimensions("output_grads", g, 2, "(B, ..., d)")
     matching("output_grads", g.shape[:-1], tokens.shape, "indices")
-    out = np.empty(flat.shape[0])
+    out = where.empty((flat.shape[0],), "float64")
     grads = g.reshape(*flat.shape, g.shape[-1])
-    core.embedding_grad_norms(
+    where.run(
+        "embedding_grad_norms",
         flat,
         grads,
         padding_token(padding_idx),
         bool(squared),
         out,
         threads=thread_count(threads),
+        workspace={
+            "examples": flat.shape[0],
+            "n_tokens": flat.shape[1],
+            "width": grads.shape[2],
+            "itemsize": itemsize(grads),
+        },
     )
     return out
 
 
 def embedding_linear_grad_dots(
-    indices: ArrayLike,
-    embedding_grads: ArrayLike,
-    row_factors: ArrayLike,
-    column_factors: ArrayLike,
+    indices: Any,
+    embedding_grads: Any,
+    row_factors: Any,
+    column_factors: Any,
     *,
     padding_idx: int | None = None,
     threads: int | None = None,
@@ -280,12 +309,15 @@ def embedding_linear_grad_dots(
     >>> embedding_linear_grad_dots(np.array([[2]]), np.array([[[1.0, 1.0]]]), logits_grad, h)
     array([-1.5])
     """
+    where = place(
+        indices=indices, embedding_grads=embedding_grads, row_factors=row_factors, column_factors=column_factors
+    )
     e = floating("embedding_grads", embedding_grads)
     r = floating("row_factors", row_factors, like=("embedding_grads", e))
     c = floating("column_factors", column_factors, like=("embedding_grads", e))
     for name, array in (("embedding_grads", e), ("row_factors", r), ("column_factors", c)):
         dimensions(name, array, 2, "(B, ..., d)")
-    tokens = np.asarray(indices)
+    tokens = indices if on_device(indices) else np.asarray(indices)
     flat = token_indices("indices", tokens, limit=r.shape[-1])
     matching("embedding_grads", e.shape[:-1], tokens.shape, "indices")
     matching("column_factors", c.shape[:-1], r.shape[:-1], "row_factors")
@@ -293,23 +325,32 @@ def embedding_linear_grad_dots(
         raise ValueError(f"row_factors must have {flat.shape[0]} examples like indices, got {r.shape[0]}")
     if c.shape[-1] != e.shape[-1]:
         raise ValueError(f"column_factors must have width {e.shape[-1]} like embedding_grads, got {c.shape[-1]}")
-    out = np.empty(flat.shape[0])
-    grads = e.reshape(*flat.shape, e.shape[-1])
-    core.embedding_linear_grad_dots(
+    out = where.empty((flat.shape[0],), "float64")
+    grads, r, c = e.reshape(*flat.shape, e.shape[-1]), by_position(r), by_position(c)
+    where.run(
+        "embedding_linear_grad_dots",
         flat,
         grads,
-        by_position(r),
-        by_position(c),
+        r,
+        c,
         padding_token(padding_idx),
         out,
         threads=thread_count(threads),
+        workspace={
+            "examples": flat.shape[0],
+            "n_tokens": flat.shape[1],
+            "positions": r.shape[1],
+            "rows": r.shape[2],
+            "width": grads.shape[2],
+            "itemsize": itemsize(grads),
+        },
     )
     return out
 
 
 def conv_grad_norms(
-    activations: ArrayLike,
-    output_grads: ArrayLike,
+    activations: Any,
+    output_grads: Any,
     *,
     kernel_size: int | tuple[int, ...],
     stride: int | tuple[int, ...] = 1,
@@ -366,40 +407,54 @@ def conv_grad_norms(
     >>> conv_grad_norms(x, g, kernel_size=2, bias=False, squared=True)
     array([34.])
     """
+    where = place(activations=activations, output_grads=output_grads)
     x = floating("activations", activations)
     g = floating("output_grads", output_grads, like=("activations", x))
     if x.ndim not in (3, 4, 5):
         raise ValueError(
-            f"activations must have shape (B, C_in, L), (B, C_in, H, W) or (B, C_in, D, H, W), got {x.shape}"
+            f"activations must have shape (B, C_in, L), (B, C_in, H, W) or (B, C_in, D, H, W), got {tuple(x.shape)}"
         )
     geometry = _conv_geometry.conv_geometry(
-        x.shape[2:], x.shape[1], kernel_size, stride, padding, padding_mode, dilation, groups
+        tuple(x.shape[2:]), x.shape[1], kernel_size, stride, padding, padding_mode, dilation, groups
     )
-    if g.ndim != x.ndim or g.shape[0] != x.shape[0] or g.shape[2:] != geometry.output_shape:
+    if g.ndim != x.ndim or g.shape[0] != x.shape[0] or tuple(g.shape[2:]) != geometry.output_shape:
         needed = f"({x.shape[0]}, C_out, {', '.join(map(str, geometry.output_shape))})"
-        raise ValueError(f"output_grads must have shape {needed}, got {g.shape}")
+        raise ValueError(f"output_grads must have shape {needed}, got {tuple(g.shape)}")
     if g.shape[1] % groups:
         raise ValueError(f"output_grads must have a multiple of groups = {groups} channels, got {g.shape[1]}")
-    out = np.empty((2, x.shape[0]) if per_parameter else x.shape[0])
-    core.conv_grad_norms(
+    out = where.empty((2, x.shape[0]) if per_parameter else (x.shape[0],), "float64")
+    pad_maps, position_offsets, feature_offsets = _conv_geometry.offsets_at(geometry, where)
+    where.run(
+        "conv_grad_norms",
         x.reshape(*x.shape[:2], *geometry.source),
         g.reshape(*g.shape[:2], geometry.position_offsets.size),
         groups,
         geometry.padded,
-        geometry.pad_maps,
-        geometry.position_offsets,
-        geometry.feature_offsets,
+        pad_maps,
+        position_offsets,
+        feature_offsets,
         bool(bias),
         bool(squared),
         out,
         threads=thread_count(threads),
+        workspace={
+            "examples": x.shape[0],
+            "channels": x.shape[1],
+            "out_channels": g.shape[1],
+            "groups": groups,
+            "padded_entries": int(np.prod(geometry.padded)),
+            "positions": geometry.position_offsets.size,
+            "features": geometry.feature_offsets.size,
+            "bias": bool(bias),
+            "itemsize": itemsize(x),
+        },
     )
     return out
 
 
 def norm_layer_grad_norms(
-    activations: ArrayLike,
-    output_grads: ArrayLike,
+    activations: Any,
+    output_grads: Any,
     *,
     kind: str = "layer",
     normalized_ndim: int = 1,
@@ -457,12 +512,13 @@ def norm_layer_grad_norms(
     >>> norm_layer_grad_norms(x_hat, g, normalized=True, squared=True)
     array([10.])
     """
+    where = place(activations=activations, output_grads=output_grads)
     x = floating("activations", activations)
     g = floating("output_grads", output_grads, like=("activations", x))
     _validate.choice("kind", kind, _NORM_KINDS)
     dimensions("activations", x, 2, "(B, C, ...)" if kind == "group" else "(B, ..., normalized_shape)")
-    if g.shape != x.shape:
-        raise ValueError(f"output_grads must have shape {x.shape} like activations, got {g.shape}")
+    if tuple(g.shape) != tuple(x.shape):
+        raise ValueError(f"output_grads must have shape {tuple(x.shape)} like activations, got {tuple(g.shape)}")
     eps = _validate.number("eps", eps, low=0.0)
     n_groups = 1
     if kind == "group":
@@ -478,13 +534,14 @@ def norm_layer_grad_norms(
         axes = _validate.count("normalized_ndim", normalized_ndim, low=1)
         if axes > x.ndim - 1:
             raise ValueError(
-                f"normalized_ndim must be at most {x.ndim - 1} for activations of shape {x.shape}, got {axes}"
+                f"normalized_ndim must be at most {x.ndim - 1} for activations of shape {tuple(x.shape)}, got {axes}"
             )
         split = x.ndim - axes
     middle = int(np.prod(x.shape[1:split], dtype=np.int64))
     last = int(np.prod(x.shape[split:], dtype=np.int64))
-    out = np.empty((2, x.shape[0]) if per_parameter else x.shape[0])
-    core.norm_layer_grad_norms(
+    out = where.empty((2, x.shape[0]) if per_parameter else (x.shape[0],), "float64")
+    where.run(
+        "norm_layer_grad_norms",
         x.reshape(x.shape[0], middle, last),
         g.reshape(x.shape[0], middle, last),
         _NORM_KINDS.index(kind),
@@ -496,18 +553,28 @@ def norm_layer_grad_norms(
         bool(squared),
         out,
         threads=thread_count(threads),
+        workspace={
+            "examples": x.shape[0],
+            "positions": last if kind == "group" else middle,
+            "width": middle if kind == "group" else last,
+            "kind": _NORM_KINDS.index(kind),
+            "n_groups": n_groups,
+            "normalized": bool(normalized),
+            "weight": bool(weight),
+            "itemsize": itemsize(x),
+        },
     )
     return out
 
 
 def probe_grad_norms(
-    X: ArrayLike,
-    weights: ArrayLike,
-    y: ArrayLike,
+    X: Any,
+    weights: Any,
+    y: Any,
     *,
     loss: str = "softmax",
     alpha: float = 0,
-    checkpoint_weights: ArrayLike | None = None,
+    checkpoint_weights: Any | None = None,
     squared: bool = False,
     threads: int | None = None,
 ) -> Float64:
@@ -558,12 +625,15 @@ def probe_grad_norms(
     >>> probe_grad_norms(X, np.zeros((2, 2)), y, squared=True)
     array([12.5])
     """
+    where = place(X=X, weights=weights, y=y)
     x = floating("X", X)
     if x.ndim != 2 or x.shape[1] == 0:
-        raise ValueError(f"X must have shape (n, d) with d >= 1, got {x.shape}")
+        raise ValueError(f"X must have shape (n, d) with d >= 1, got {tuple(x.shape)}")
     w = floating("weights", weights, like=("X", x))
     if w.ndim not in (2, 3) or w.shape[-2] != x.shape[1] or w.shape[-1] == 0:
-        raise ValueError(f"weights must have shape (N, {x.shape[1]}, C) or ({x.shape[1]}, C) to suit X, got {w.shape}")
+        raise ValueError(
+            f"weights must have shape (N, {x.shape[1]}, C) or ({x.shape[1]}, C) to suit X, got {tuple(w.shape)}"
+        )
     stack = w if w.ndim == 3 else w[None]
     _validate.choice("loss", loss, _LOSSES)
     targets = probe_targets(y, loss, x, stack.shape[2])
@@ -573,16 +643,11 @@ def probe_grad_norms(
         factors = _validate.real_array("checkpoint_weights", checkpoint_weights, ndim=1)
         if factors.shape[0] != stack.shape[0]:
             raise ValueError(f"checkpoint_weights must have length {stack.shape[0]}, got {factors.shape[0]}")
-    out = np.empty(x.shape[0] if factors is not None else (x.shape[0], stack.shape[0]))
-    core.probe_grad_norms(
-        x,
-        stack,
-        targets,
-        _LOSSES.index(loss),
-        decay,
-        factors,
-        bool(squared),
-        out,
-        threads=thread_count(threads),
-    )
+    n = x.shape[0]
+    out = where.empty((n,) if factors is not None else (n, stack.shape[0]), "float64")
+    settings: list[Any] = [_LOSSES.index(loss), decay, factors, bool(squared)]
+    if isinstance(where, DevicePlace):
+        probe_on_device(where, x, stack, targets, settings, out)
+    else:
+        where.run("probe_grad_norms", x, stack, targets, *settings, out, threads=thread_count(threads))
     return out[:, 0] if factors is None and w.ndim == 2 else out

@@ -11,6 +11,7 @@ seed destroyed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
@@ -18,8 +19,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from expunge import _validate
+from expunge import _backend, _validate
 from expunge._backend import core, default_threads, one_blas_thread
+from expunge._device_chains import device_problem, matmul_chains
 
 __all__ = ["langevin_chains", "random_words", "standard_normals"]
 
@@ -57,7 +59,7 @@ def _threads(threads: int | None) -> int:
 
 
 def random_words(
-    n_blocks: int, *, seed: int, chain: int = 0, step: int = 0, threads: int | None = None
+    n_blocks: int, *, seed: int, chain: int = 0, step: int = 0, threads: int | None = None, like: Any = None
 ) -> NDArray[Any]:
     """Return the Philox4x32-10 words that normals of one (seed, chain, step) are made from.
 
@@ -71,6 +73,8 @@ def random_words(
         In [0, 2**56) and [0, 2**32). Block i has the counter words (i, step, chain mod 2**32, chain div 2**32).
     threads : int or None
         Most threads to use; None is the default of the process.
+    like : array or None
+        An array on a CUDA device: the result is made there, by its library, with the same bits.
 
     Returns
     -------
@@ -90,8 +94,10 @@ def random_words(
     ['0x6627e8d5', '0xe169c58d', '0xbc57ac4c', '0x9b00dbd8']
     """
     blocks = _below("n_blocks", n_blocks, 2**32 + 1, "2**32 + 1")
-    out = np.empty((blocks, 4), dtype=np.uint32)
-    core.random_words(
+    place = _backend.place(like=like)
+    out: NDArray[Any] = place.empty((blocks, 4), "uint32")
+    place.run(
+        "random_words",
         out,
         seed=_seed(seed),
         chain=_below("chain", chain, _MAX_CHAIN, "2**56"),
@@ -109,6 +115,7 @@ def standard_normals(
     step: int = 0,
     dtype: DTypeLike = np.float64,
     threads: int | None = None,
+    like: Any = None,
 ) -> NDArray[Any]:
     """Return independent standard normals, numbered in C order, of one (seed, chain, step).
 
@@ -127,6 +134,8 @@ def standard_normals(
         float64 or float32. The two are different streams, not roundings of one another.
     threads : int or None
         Most threads to use; None is the default of the process.
+    like : array or None
+        An array on a CUDA device: the result is made there, by its library, with the same bits.
 
     Returns
     -------
@@ -146,18 +155,21 @@ def standard_normals(
     >>> bool((standard_normals(3, seed=7) == z.ravel()[:3]).all())
     True
     """
-    lengths = shape if isinstance(shape, tuple) else (shape,)
-    out: NDArray[Any] = np.empty([_validate.count("shape", n) for n in lengths], dtype=_float_dtype(dtype))
-    if out.size >= 2**33:
-        raise ValueError(f"shape must hold fewer than 2**33 numbers, got {out.size}")
-    core.standard_normals(
-        out.reshape(-1),
+    lengths = tuple(_validate.count("shape", n) for n in (shape if isinstance(shape, tuple) else (shape,)))
+    count = math.prod(lengths)
+    if count >= 2**33:
+        raise ValueError(f"shape must hold fewer than 2**33 numbers, got {count}")
+    place = _backend.place(like=like)
+    out: NDArray[Any] = place.empty((count,), _float_dtype(dtype).name)
+    place.run(
+        "standard_normals",
+        out,
         seed=_seed(seed),
         chain=_below("chain", chain, _MAX_CHAIN, "2**56"),
         step=_below("step", step, _MAX_STEP, "2**32"),
         threads=_threads(threads),
     )
-    return out
+    return out.reshape(lengths)
 
 
 def _as_dtype(name: str, array: NDArray[np.float64], dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -411,6 +423,10 @@ def langevin_chains(
 
     Notes
     -----
+    X, y and theta0 on a CUDA device (CuPy, PyTorch, JAX): the chains run there, and come back as an array of that
+    library. Values on a device are not checked, which would wait for it, and softmax labels need ``n_classes``. The
+    kernels there make the same sums in the same order; so far they ran on an emulator, not on a GPU.
+
     For p <= 64, and for mini-batches at any p, no BLAS is used: a chain has the same bits on every processor, for
     every number of threads, and in whichever batch it runs; T steps and then K more (``first_step=T``) are T + K steps.
     For wider full-batch problems matrix products go through NumPy: same bits for every number of threads, the laws of
@@ -430,23 +446,29 @@ def langevin_chains(
     """
     kind = _float_dtype(dtype)
     _validate.choice("loss", loss, _LOSSES)
-    features = _validate.real_array("X", X, ndim=2)
-    n, p = features.shape
-    if n == 0 or p == 0:
-        raise ValueError(f"X must have at least one row and one column, got shape {features.shape}")
-    data = _as_dtype("X", features, kind)
     if n_classes is not None:
         if loss != "softmax":
             raise ValueError(f"n_classes is for the softmax loss only, got {n_classes!r} with loss {loss!r}")
         n_classes = _validate.count("n_classes", n_classes, low=1)
-    targets = _targets(y, loss, n, n_classes, kind)
-    q = targets.shape[1]
-    steps = _validate.count("n_steps", n_steps, low=1)
     chains = _validate.count("n_chains", n_chains, low=1)
+    place = _backend.place(X=X, y=y, theta0=theta0)
+    data: NDArray[Any]
+    if isinstance(place, _backend.DevicePlace):
+        data, targets, start = device_problem(
+            place, X, y, theta0, loss=loss, n_classes=n_classes, n_chains=chains, dtype=kind
+        )
+    else:
+        features = _validate.real_array("X", X, ndim=2)
+        if 0 in features.shape:
+            raise ValueError(f"X must have at least one row and one column, got shape {features.shape}")
+        data = _as_dtype("X", features, kind)
+        targets = _targets(y, loss, data.shape[0], n_classes, kind)
+        start = _start(theta0, chains, data.shape[1], targets.shape[1], kind)
+    (n, p), q = data.shape, targets.shape[1]
+    steps = _validate.count("n_steps", n_steps, low=1)
     penalty = _validate.number("alpha", alpha, low=0.0)
     eta = _schedule("step_size", step_size, steps, kind, positive=True)
     tau = _schedule("noise_std", noise_std, steps, kind, positive=False)
-    start = _start(theta0, chains, p, q, kind)
     recorded = _recorded(record, steps)
     first = _below("first_chain", first_chain, _MAX_CHAIN, "2**56")
     first_number = _below("first_step", first_step, _MAX_STEP, "2**32")
@@ -460,45 +482,47 @@ def langevin_chains(
 
     row_norm: NDArray[Any] | None = None
     if bound:
-        row_norm = np.empty(n, dtype=kind)
-        core.langevin_row_norms(data, row_norm, threads=workers)
-    out = np.empty((recorded.size, chains, p, q), dtype=kind)
+        row_norm = place.empty((n,), kind.name)
+        place.run("langevin_row_norms", data, row_norm, threads=workers)
+    out: NDArray[Any]
     if probability == 1.0 and p > _COMPILED_COLUMNS:
-        _matmul_chains(
-            data,
-            targets,
-            loss=loss,
-            alpha=penalty,
-            step_size=eta,
-            noise_std=tau,
-            theta0=start,
-            record=recorded,
-            out=out,
-            clip=bound,
-            radius=ball,
-            row_norm=row_norm,
-            seed=key,
-            first_chain=first,
-            first_step=first_number,
-            threads=workers,
-        )
+        common: dict[str, Any] = {
+            "loss": loss,
+            "alpha": penalty,
+            "step_size": eta,
+            "noise_std": tau,
+            "record": recorded,
+            "clip": bound,
+            "radius": ball,
+            "row_norm": row_norm,
+            "seed": key,
+            "first_chain": first,
+            "first_step": first_number,
+        }
+        if isinstance(place, _backend.DevicePlace):
+            out = matmul_chains(place, data, targets, start, n_chains=chains, **common)
+        else:
+            out = np.empty((recorded.size, chains, p, q), dtype=kind)
+            _matmul_chains(data, targets, theta0=start, out=out, threads=workers, **common)
         return out if record is not None else out[0]
+    out = place.empty((recorded.size, chains, p, q), kind.name)
     gram: NDArray[Any] | None = None
     moment: NDArray[Any] | None = None
     if loss == "ridge" and probability == 1.0 and not bound:
-        gram = np.empty((p, -(-p // _GRAM_BLOCK) * _GRAM_BLOCK), dtype=kind)
-        moment = np.empty((q, p), dtype=kind)
-        core.langevin_gram(data, targets, penalty, gram, moment, threads=workers)
-    core.langevin_chains(
+        gram = place.empty((p, -(-p // _GRAM_BLOCK) * _GRAM_BLOCK), kind.name)
+        moment = place.empty((q, p), kind.name)
+        place.run("langevin_gram", data, targets, penalty, gram, moment, threads=workers)
+    place.run(
+        "langevin_chains",
         data,
         targets,
         gram,
         moment,
         row_norm,
-        eta,
-        tau,
+        place.asarray(eta),
+        place.asarray(tau),
         start,
-        recorded,
+        place.asarray(recorded),
         out,
         loss=loss,
         alpha=penalty,
@@ -510,5 +534,7 @@ def langevin_chains(
         first_chain=first,
         first_step=first_number,
         threads=workers,
+        workspace={"n_chains": chains, "p": p, "q": q, "gram": gram is not None, "element_bytes": kind.itemsize},
+        workspace_dtype=kind.name,
     )
     return out if record is not None else out[0]

@@ -3,23 +3,30 @@
 Q = N(0, I) and P = N(shift, I + diag(excess_variance)) on p coordinates and q independent columns: what any pair of
 Gaussians with covariances S (x) I_q becomes after whitening by Q. The profile is a Mellin integral of the moment
 generating function of the privacy loss, taken along contours on which it decays exponentially.
+
+Epsilons, deltas or orders that are arrays on a CUDA device (float64) are answered there. Their values are not checked,
+which would wait for the device: what is out of range gives NaN.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, overload
+from typing import Any, NamedTuple, cast, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from expunge._backend import core
+from expunge import _backend
 from expunge._validate import choice, real_array
-from expunge.accounting._broadcast import Float64, restore
+from expunge.accounting._broadcast import Float64, device_arrays, restore
 
 __all__ = ["GaussianPair", "PrivacyProfile"]
 
 _DIRECTIONS = ("pq", "qp", "both")
+
+
+def _swaps(direction: str) -> list[bool]:
+    return [swapped for swapped in (False, True) if direction != ("pq" if swapped else "qp")]
 
 
 class PrivacyProfile(NamedTuple):
@@ -132,15 +139,16 @@ class GaussianPair:
         >>> profile.converged.tolist()
         [True, True]
         """
-        epsilons = real_array("epsilon", epsilon, low=0.0)
         choice("direction", direction, _DIRECTIONS)
+        place = _backend.place(epsilon=epsilon)
+        if isinstance(place, _backend.DevicePlace):
+            return self._profile_there(place, epsilon, direction)
+        epsilons = real_array("epsilon", epsilon, low=0.0)
         flat = epsilons.reshape(-1)
         results = []
-        for swapped in (False, True):
-            if direction == ("pq" if swapped else "qp"):
-                continue
+        for swapped in _swaps(direction):
             delta, error, converged = (np.empty_like(flat) for _ in range(3))
-            core.pair_delta(*self._kernel_arguments(), flat, swapped, delta, error, converged, threads=threads or 0)
+            place.run("pair_delta", *self._kernel_arguments(), flat, swapped, delta, error, converged, threads=threads)
             if np.isnan(delta).any():
                 raise ValueError("excess_variance and shift must leave the pair within the range of float64")
             results.append((delta, error, converged))
@@ -154,6 +162,35 @@ class GaussianPair:
             restore(error, epsilons.shape),
             flags if epsilons.ndim else bool(flags),
         )
+
+    def _there(self, place: _backend.DevicePlace, name: str, values: Any) -> tuple[list[Any], tuple[int, ...]]:
+        """Return the kernel's arguments up to `swapped`, on the device of ``values``, and the shape of ``values``."""
+        excess, squared, columns = self._kernel_arguments()
+        arrays, shape = device_arrays(place, **{name: values})
+        pair = [place.library.asarray(array) for array in (excess, squared)]
+        return [*pair, columns, arrays[0].reshape(-1)], shape
+
+    def _profile_there(self, place: _backend.DevicePlace, epsilon: Any, direction: str) -> PrivacyProfile:
+        arguments, shape = self._there(place, "epsilon", epsilon)
+        n, where = arguments[-1].shape[0], place.library.where
+        results = []
+        for swapped in _swaps(direction):
+            outs = [place.empty((n,), "float64") for _ in range(3)]
+            place.run(
+                "pair_delta",
+                *arguments,
+                swapped,
+                *outs,
+                workspace={"n": n, "m": self.excess_variance.shape[0]},
+            )
+            results.append(outs)
+        found = results[0]
+        if len(results) == 2:
+            first, second = results[0][0], results[1][0]
+            other = (second > first) | (second != second)  # a NaN wins over any number
+            found = [where(other, b, a) for a, b in zip(*results, strict=True)]
+        delta, error, converged = (array.reshape(shape) for array in found)
+        return PrivacyProfile(delta, error, converged > 0)
 
     @overload
     def delta(self, epsilon: float, *, direction: str = "both", threads: int | None = None) -> float: ...
@@ -225,8 +262,11 @@ class GaussianPair:
         >>> pair.delta(pair.epsilon(1e-5)) <= 1e-5
         True
         """
+        place = _backend.place(delta=delta)
+        if isinstance(place, _backend.DevicePlace):
+            return self._larger_there(place, "pair_epsilon", "delta", delta, direction)
         deltas = real_array("delta", delta, low=0.0, high=1.0)
-        return self._larger(deltas, direction, core.pair_epsilon, threads)
+        return self._larger(deltas, direction, "pair_epsilon", threads)
 
     @overload
     def renyi(self, order: float, *, direction: str = "both", threads: int | None = None) -> float: ...
@@ -260,22 +300,44 @@ class GaussianPair:
         >>> print(f"{GaussianPair([0.0], [[2.0]]).renyi(3.0):.6f}")
         6.000000
         """
+        place = _backend.place(order=order)
+        if isinstance(place, _backend.DevicePlace):
+            return self._larger_there(place, "pair_renyi", "order", order, direction)
         orders = real_array("order", order, low=1.0, open_low=True)
-        return self._larger(orders, direction, core.pair_renyi, threads)
+        return self._larger(orders, direction, "pair_renyi", threads)
 
-    def _larger(self, values: Float64, direction: str, kernel: object, threads: int | None) -> float | Float64:
+    def _larger(self, values: Float64, direction: str, kernel: str, threads: int | None) -> float | Float64:
         choice("direction", direction, _DIRECTIONS)
         flat = values.reshape(-1)
         best = np.zeros_like(flat)
-        for swapped in (False, True):
-            if direction == ("pq" if swapped else "qp"):
-                continue
+        place = _backend.place()
+        for swapped in _swaps(direction):
             out = np.empty_like(flat)
-            kernel(*self._kernel_arguments(), flat, swapped, out, threads=threads or 0)  # type: ignore[operator]
+            place.run(kernel, *self._kernel_arguments(), flat, swapped, out, threads=threads)
             if np.isnan(out).any():
                 raise ValueError("excess_variance and shift must leave the pair within the range of float64")
             best = np.maximum(best, out)
         return restore(best, values.shape)
+
+    def _larger_there(
+        self, place: _backend.DevicePlace, kernel: str, name: str, values: Any, direction: str
+    ) -> Float64:
+        choice("direction", direction, _DIRECTIONS)
+        arguments, shape = self._there(place, name, values)
+        n = arguments[-1].shape[0]
+        best = None
+        for swapped in _swaps(direction):
+            out = place.empty((n,), "float64")
+            place.run(
+                kernel,
+                *arguments,
+                swapped,
+                out,
+                workspace={"n": n, "m": self.excess_variance.shape[0]},
+            )
+            # Written so that a NaN, once there, stays.
+            best = out if best is None else place.library.where((best >= out) | (best != best), best, out)
+        return cast(Float64, best.reshape(shape))  # type: ignore[union-attr]
 
     def swap(self) -> GaussianPair:
         """Return the pair with its roles exchanged: Q becomes P, whitened by the old P.

@@ -3,18 +3,18 @@
 mu-GDP [DRS22, arXiv 1905.02383] means: telling P from Q is no easier than telling N(mu, 1) from N(0, 1). Its privacy
 profile is ``delta(epsilon) = Phi(-epsilon/mu + mu/2) - e^epsilon Phi(-epsilon/mu - mu/2)`` [BW18, arXiv 1805.06530,
 theorem 8]. Evaluated with Mills' ratio, so that neither tiny mu nor delta down to 1e-300 loses digits.
+
+Arrays on a CUDA device (float64, of CuPy, PyTorch or JAX) are computed there and come back as arrays of their library.
+Their values are not checked, which would wait for the device: what is out of range gives NaN.
 """
 
 from __future__ import annotations
 
 from typing import overload
 
-import numpy as np
 from numpy.typing import ArrayLike
 
-from expunge._backend import core
-from expunge._validate import real_array
-from expunge.accounting._broadcast import Float64, broadcast, restore
+from expunge.accounting._broadcast import Argument, Float64, elementwise
 
 __all__ = ["gdp_delta", "gdp_epsilon", "gdp_mu"]
 
@@ -58,12 +58,7 @@ def gdp_delta(mu: ArrayLike, epsilon: ArrayLike, *, threads: int | None = None) 
     >>> gdp_delta([0.0, 1.0], 0.5).shape
     (2,)
     """
-    (mus, epsilons), shape = broadcast(
-        mu=real_array("mu", mu, low=0.0), epsilon=real_array("epsilon", epsilon, low=0.0)
-    )
-    out = np.empty_like(mus)
-    core.gdp_delta(mus, epsilons, out, threads=threads or 0)
-    return restore(out, shape)
+    return elementwise("gdp_delta", threads=threads, mu=Argument(mu, low=0.0), epsilon=Argument(epsilon, low=0.0))
 
 
 @overload
@@ -104,12 +99,9 @@ def gdp_epsilon(mu: ArrayLike, delta: ArrayLike, *, threads: int | None = None) 
     >>> print(f"{epsilon:.6f}", gdp_delta(1.0, epsilon) <= 1e-5)
     4.377178 True
     """
-    (mus, deltas), shape = broadcast(
-        mu=real_array("mu", mu, low=0.0), delta=real_array("delta", delta, low=0.0, high=1.0)
+    return elementwise(
+        "gdp_epsilon", threads=threads, mu=Argument(mu, low=0.0), delta=Argument(delta, low=0.0, high=1.0)
     )
-    out = np.empty_like(mus)
-    core.gdp_epsilon(mus, deltas, out, threads=threads or 0)
-    return restore(out, shape)
 
 
 @overload
@@ -149,9 +141,6 @@ def gdp_mu(epsilon: ArrayLike, delta: ArrayLike, *, threads: int | None = None) 
     >>> print(f"{mu:.6f}", gdp_delta(mu, 1.0) <= 1e-5)
     0.268051 True
     """
-    (epsilons, deltas), shape = broadcast(
-        epsilon=real_array("epsilon", epsilon, low=0.0), delta=real_array("delta", delta, low=0.0, high=1.0)
+    return elementwise(
+        "gdp_mu", threads=threads, epsilon=Argument(epsilon, low=0.0), delta=Argument(delta, low=0.0, high=1.0)
     )
-    out = np.empty_like(epsilons)
-    core.gdp_mu(epsilons, deltas, out, threads=threads or 0)
-    return restore(out, shape)

@@ -3,18 +3,18 @@
 A record takes part in a step with probability q (Poisson sampling) and then shifts a Gaussian by its sensitivity. In
 units of the sensitivity, P = (1-q) N(0, s^2) + q N(1, s^2) is the law with the record in the data and Q = N(0, s^2)
 the law without it; s is the noise multiplier.
+
+Arrays on a CUDA device (float64) are computed there, and their values are not checked: out of range they give NaN.
 """
 
 from __future__ import annotations
 
 from typing import overload
 
-import numpy as np
 from numpy.typing import ArrayLike
 
-from expunge._backend import core
-from expunge._validate import choice, real_array
-from expunge.accounting._broadcast import Float64, broadcast, restore
+from expunge._validate import choice
+from expunge.accounting._broadcast import Argument, Float64, elementwise
 
 __all__ = ["sampled_gaussian_rdp"]
 
@@ -93,11 +93,12 @@ def sampled_gaussian_rdp(
     >>> sampled_gaussian_rdp([2.0, 8.5], [[1.0], [4.0]], 0.04).shape
     (2, 2)
     """
-    orders = real_array("order", order, low=1.0, open_low=True)
-    multipliers = real_array("noise_multiplier", noise_multiplier, low=0.0, allow_infinite=True)
-    probabilities = real_array("sampling_probability", sampling_probability, low=0.0, high=1.0)
     reverse = choice("direction", direction, ("both", "pq", "qp")) == "qp"
-    flat, shape = broadcast(order=orders, noise_multiplier=multipliers, sampling_probability=probabilities)
-    out = np.empty(flat[0].shape)
-    core.sampled_gaussian_rdp(*flat, reverse=reverse, out=out, threads=threads or 0)
-    return restore(out, shape)
+    return elementwise(
+        "sampled_gaussian_rdp",
+        threads=threads,
+        settings={"reverse": reverse},
+        order=Argument(order, low=1.0, open_low=True),
+        noise_multiplier=Argument(noise_multiplier, low=0.0, allow_infinite=True),
+        sampling_probability=Argument(sampling_probability, low=0.0, high=1.0),
+    )

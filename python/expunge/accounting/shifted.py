@@ -1,17 +1,20 @@
 """Shifted interpolation, certified: the Gaussian-DP parameter of the last iterate of a run of noisy contractions.
 
 [BSA24, arXiv 2403.00278], section 3, at its optimum: the best path of shifts is a greatest convex minorant, found in
-O(steps).
+O(steps). Arrays on a CUDA device (float64) are computed there, and their values are not checked: out of range they
+give NaN.
 """
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 from numpy.typing import ArrayLike
 
-from expunge._backend import core
+from expunge import _backend
 from expunge._validate import real_array
-from expunge.accounting._broadcast import Float64
+from expunge.accounting._broadcast import Float64, device_arrays
 
 __all__ = ["shifted_mu"]
 
@@ -61,21 +64,35 @@ def shifted_mu(
     >>> print(f"{shifted_mu([1.0, 0.0, 0.0], 0.5, [0.1, 0.0, 2.0]):.6f}")
     0.124990
     """
-    arrays = {
-        "sensitivity": real_array("sensitivity", sensitivity, low=0.0),
-        "contraction": real_array("contraction", contraction, low=0.0),
-        "noise_std": real_array("noise_std", noise_std, low=0.0),
-    }
-    shapes = ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
-    if not any(array.ndim for array in arrays.values()):
-        raise ValueError("sensitivity, contraction or noise_std must have an axis of steps, got three scalars")
+    given = {"sensitivity": sensitivity, "contraction": contraction, "noise_std": noise_std}
+    place = _backend.place(**given)
+    if isinstance(place, _backend.DevicePlace):
+        arrays, shape = device_arrays(place, **given)
+        _require_steps(shape)
+        rows, steps = int(np.prod(shape[:-1], dtype=np.int64)), shape[-1]
+        out = place.empty((rows,), "float64")
+        place.run(
+            "shifted_mu",
+            *(array.reshape(rows, steps) for array in arrays),
+            out,
+            workspace={"rows": rows, "steps": steps},
+        )
+        return cast(Float64, out.reshape(shape[:-1]))
+    checked = {name: real_array(name, value, low=0.0) for name, value in given.items()}
+    shapes = ", ".join(f"{name} {array.shape}" for name, array in checked.items())
     try:
-        shape = np.broadcast_shapes(*(array.shape for array in arrays.values()))
+        shape = np.broadcast_shapes(*(array.shape for array in checked.values()))
     except ValueError:
-        raise ValueError(f"{', '.join(arrays)} must broadcast together, got shapes {shapes}") from None
+        raise ValueError(f"{', '.join(checked)} must broadcast together, got shapes {shapes}") from None
+    _require_steps(shape)
     steps = shape[-1]
     rows = int(np.prod(shape[:-1], dtype=np.int64))
-    s, c, tau = (np.ascontiguousarray(np.broadcast_to(a, shape)).reshape(rows, steps) for a in arrays.values())
-    out = np.empty(rows)
-    core.shifted_mu(s, c, tau, out, threads=threads or 0)
-    return out.reshape(shape[:-1]) if len(shape) > 1 else float(out[0])
+    s, c, tau = (np.ascontiguousarray(np.broadcast_to(a, shape)).reshape(rows, steps) for a in checked.values())
+    values = np.empty(rows)
+    place.run("shifted_mu", s, c, tau, values, threads=threads)
+    return values.reshape(shape[:-1]) if len(shape) > 1 else float(values[0])
+
+
+def _require_steps(shape: tuple[int, ...]) -> None:
+    if not shape:
+        raise ValueError("sensitivity, contraction or noise_std must have an axis of steps, got three scalars")

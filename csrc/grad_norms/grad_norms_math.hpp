@@ -1,0 +1,41 @@
+// Rules and bodies that the kernels share on every device. Internal linkage only: CPU sources are built once a level.
+#pragma once
+
+#include "common/isa.hpp"
+
+#define EXPUNGE_BODY EXPUNGE_HD __attribute__((always_inline)) inline
+
+namespace expunge::grad_norms {
+namespace {
+
+constexpr long kBlock = 256;  // terms summed in the arrays' own precision before they go to a wider or second sum
+
+// The form with fewer operations; ties go to the product, which never cancels.
+EXPUNGE_BODY bool gram_is_cheaper(long left, long right, long d_in, long d_out) {
+  return static_cast<double>(left) * static_cast<double>(right) * static_cast<double>(d_in + d_out) <
+         0.5 * static_cast<double>(left + right) * static_cast<double>(d_in) * static_cast<double>(d_out);
+}
+
+// What the Gram form found, and how far rounding may have moved it.
+struct GramSum {
+  double value = 0;   // sum_ij (a_i . b_j) (g_i . h_j)
+  double spread = 0;  // root sum square over the pairs of what the rounding of a dot product is relative to
+  double trace = 0;   // sum_i |a_i|^2 |g_i|^2, nonzero however small the entries are
+
+  // `limit` times the rounding unit of a dot product is what a relative error may be. False for a NaN.
+  EXPUNGE_BODY bool trustworthy(double limit) const {
+    return __builtin_sqrt(spread) + trace <= limit * __builtin_fabs(value);
+  }
+};
+
+template <class T>
+constexpr double kGramLimit = sizeof(T) == 8 ? 256.0 : 8.0;
+
+// A NaN stays a NaN; rounding just below zero becomes zero.
+EXPUNGE_BODY double finish(double squares, bool squared) {
+  const double kept = squares < 0 ? 0.0 : squares;
+  return squared ? kept : __builtin_sqrt(kept);
+}
+
+}  // namespace
+}  // namespace expunge::grad_norms

@@ -1,0 +1,77 @@
+// Quotes of ranges of records on a CPU. Exact: Jacobi matrices in batches, one per vector lane, then one at a time.
+#pragma once
+
+#include "ridge/jacobi_lanes.hpp"
+#include "ridge/quote.hpp"
+#include "ridge/shifted_bound.hpp"
+
+namespace expunge::ridge {
+namespace {
+
+static inline long lane_doubles(long r) { return 2 * kLanes * r; }
+
+// Workspace of one range: lanes of Jacobi matrices, aligned for vectors, and one record.
+static inline long workspace_doubles(long rank, long width) {
+  return lane_doubles(rank) + record_doubles(rank, width) + 8;
+}
+
+static void exact_quotes(const QuoteInput& in, const QuoteOutput& out, long begin, long end, double* workspace) {
+  const long limit = in.rank > 0 ? in.rank : in.p;
+  workspace += (32 - reinterpret_cast<unsigned long>(workspace) % 32) % 32 / sizeof(double);
+  Lanes* lane_diagonal = reinterpret_cast<Lanes*>(workspace);
+  Lanes* lane_squares = lane_diagonal + limit;
+  RecordWork work = place_record(workspace + lane_doubles(limit), limit, in.q);
+  for (long first = begin; first < end; first += kLanes) {
+    const double* rows[kLanes];
+    for (long lane = 0; lane < kLanes; ++lane) {
+      const long i = first + lane < end ? first + lane : end - 1;
+      rows[lane] = in.projected + i * in.p;
+    }
+    const Ranks initial = first_ranks(in);
+    jacobi_matrices(in.eigenvalues, rows, in.p, initial.high, lane_diagonal, lane_squares);
+    for (long lane = 0; lane < kLanes && first + lane < end; ++lane) {
+      const long i = first + lane;
+      for (long k = 0; k < initial.high; ++k) {
+        work.diagonal[k] = lane_diagonal[k].part[lane / 4][lane % 4];
+        work.squares[k] = lane_squares[k].part[lane / 4][lane % 4];
+      }
+      if (work.squares[0] == 0.0) {
+        store_nothing_to_forget(out, i);
+        continue;
+      }
+      Ranks ranks = initial;
+      while (!quote_record(in, out, i, ranks, work)) {
+        if (in.rank > 0 || ranks.high == in.p) break;
+        ranks = more_ranks(ranks, in.p);
+        jacobi_matrix(in.eigenvalues, rows[lane], in.p, ranks.high, work.diagonal, work.squares);
+      }
+    }
+  }
+}
+
+static void gaussian_pairs(const QuoteInput& in, double* e, double* d2, double* rest, long* count, long begin, long end,
+                           double* workspace) {
+  RecordWork work = place_record(workspace, in.rank, in.q);
+  for (long i = begin; i < end; ++i) {
+    jacobi_matrix(in.eigenvalues, in.projected + i * in.p, in.p, in.rank, work.diagonal, work.squares);
+    store_pair(in, e, d2, rest, count, i, work);
+  }
+}
+
+static void solve_reduced(const QuoteInput& in, const ReducedInput& space, const QuoteOutput& out, double* workspace) {
+  RecordWork work = place_record(workspace, space.r, in.q);
+  quote_reduced(in, space, out, work);
+}
+
+static void shifted_quotes(const ShiftedInput& in, double* value, double* mu, long begin, long end, double* workspace) {
+  for (long i = begin; i < end; ++i)
+    shifted_quote(in, in.sensitivity + i * in.n_steps, in.contraction[i], value + i, mu + i, workspace);
+}
+
+static void smallest_eigenvalues(const double* eigenvalues, const double* projected, long p, double floor_value,
+                                 double slack, double* out, long begin, long end) {
+  for (long i = begin; i < end; ++i) out[i] = lowest_root(eigenvalues, projected + i * p, p, floor_value, slack);
+}
+
+}  // namespace
+}  // namespace expunge::ridge

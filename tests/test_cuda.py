@@ -1,0 +1,241 @@
+"""Public functions on arrays of a device: the CPU's results in arrays of the device, or a refusal that says why."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+import compiled
+import oracles
+from emulated import DEVICES, host, put
+from expunge import DeviceError, _backend
+from expunge.accounting import (
+    GaussianPair,
+    gdp_delta,
+    gdp_epsilon,
+    gdp_mu,
+    sampled_gaussian_rdp,
+    shifted_mu,
+)
+from expunge.langevin import langevin_chains, random_words, standard_normals
+
+DEVICE = DEVICES[-1]
+on_a_device = pytest.mark.skipif(DEVICE == "cpu", reason="build with -C cmake.define.EXPUNGE_CUDA_EMUL=ON")
+RNG = np.random.default_rng(20)
+MU = RNG.uniform(0.01, 3.0, size=(5, 1))
+EPSILON = RNG.uniform(0.0, 4.0, size=7)
+DELTA = 10.0 ** RNG.uniform(-9.0, -1.0, size=7)
+ORDER = RNG.uniform(1.1, 9.0, size=7)
+PAIR = GaussianPair(RNG.uniform(-0.2, 0.2, size=40), RNG.normal(size=(40, 3)) * 0.1)
+
+
+def there(value):
+    return put(value, DEVICE) if isinstance(value, np.ndarray) else value
+
+
+def both(function, *arguments, **settings):
+    """Return the result on the CPU and that of the device, which must be an array of the device."""
+    ours = function(*(there(a) for a in arguments), **settings)
+    assert type(ours) is type(there(np.zeros(1)))
+    return function(*arguments, **settings), host(ours)
+
+
+@on_a_device
+@pytest.mark.parametrize(
+    ("function", "arguments", "settings"),
+    [
+        (gdp_delta, (MU, EPSILON), {}),
+        (gdp_delta, (0.3, EPSILON), {}),
+        (gdp_epsilon, (MU, DELTA), {}),
+        (gdp_mu, (EPSILON, DELTA), {}),
+        (sampled_gaussian_rdp, (ORDER, RNG.uniform(0.5, 9.0, size=7), 0.1), {}),
+        (sampled_gaussian_rdp, (ORDER, RNG.uniform(0.5, 9.0, size=(3, 1)), 0.7), {"direction": "qp"}),
+        (shifted_mu, (RNG.uniform(0, 1, (3, 2, 9)), 0.9, RNG.uniform(0.1, 1, (2, 9))), {}),
+        (shifted_mu, (RNG.uniform(0, 1, 9), 1.0, 0.3), {}),
+    ],
+)
+def test_privacy_of_device_arrays_is_that_of_the_cpu(function, arguments, settings):
+    cpu, ours = both(function, *arguments, **settings)
+    assert ours.shape == np.shape(cpu)
+    np.testing.assert_allclose(ours, cpu, rtol=4 * np.finfo(float).eps)
+
+
+@on_a_device
+@pytest.mark.parametrize("direction", ["pq", "qp", "both"])
+def test_pairs_are_answered_on_the_device(direction):
+    for method, asked in ((PAIR.delta, EPSILON), (PAIR.epsilon, DELTA), (PAIR.renyi, 1.0 + ORDER / 9)):
+        cpu, ours = both(method, asked, direction=direction)
+        np.testing.assert_allclose(ours, cpu, rtol=1e-12)  # sums in another order: the accuracy of the profile
+    profile = PAIR.profile(there(EPSILON), direction=direction)
+    assert host(profile.converged).all()
+    assert (host(profile.relative_error) < 1e-11).all()
+
+
+@on_a_device
+def test_delta_on_the_device_is_rounded_up_too():
+    mu, epsilon = 10.0 ** RNG.uniform(-6, 1, 60), RNG.uniform(0, 20, 60)
+    deltas = host(gdp_delta(there(mu), there(epsilon)))
+    assert all(d >= oracles.gdp_delta_mpmath(m, e) for m, e, d in zip(mu, epsilon, deltas, strict=True))
+
+
+@on_a_device
+def test_what_is_out_of_range_on_a_device_is_never_private():
+    bad = there(np.array([np.nan, -1.0]))
+    for result in (
+        gdp_delta(bad, 1.0),
+        gdp_delta(1.0, bad),
+        gdp_epsilon(bad, 1e-5),
+        gdp_epsilon(1.0, bad),
+        gdp_mu(bad, 0.1),
+        sampled_gaussian_rdp(bad, 1.0, 0.1),
+        sampled_gaussian_rdp(2.0, bad, 0.1),
+        sampled_gaussian_rdp(2.0, 1.0, bad),
+        shifted_mu(bad.reshape(2, 1), 1.0, 1.0),
+        shifted_mu(there(np.array([[np.inf]])), 1.0, 1.0),
+        PAIR.delta(bad),
+        PAIR.epsilon(bad),
+        PAIR.renyi(bad),
+    ):
+        assert np.isnan(host(result)).all()
+
+
+@on_a_device
+def test_the_streams_have_the_bits_of_the_cpu():
+    like = there(np.zeros(1))
+    words = random_words(1001, seed=2**63 + 9, chain=2**50 + 1, step=12, like=like)
+    np.testing.assert_array_equal(host(words), random_words(1001, seed=2**63 + 9, chain=2**50 + 1, step=12))
+    for dtype in (np.float64, np.float32):
+        normals = standard_normals((7, 1001), seed=4, chain=3, step=2, dtype=dtype, like=like)
+        assert host(normals).tobytes() == standard_normals((7, 1001), seed=4, chain=3, step=2, dtype=dtype).tobytes()
+
+
+def problem(loss, n, p, q):
+    X = RNG.normal(size=(n, p))
+    raw = RNG.normal(size=(n, q))
+    y = raw if loss == "ridge" else (raw[:, 0] > 0).astype(np.int64) if loss == "logistic" else raw.argmax(axis=1)
+    return X, y
+
+
+@on_a_device
+@pytest.mark.parametrize(
+    ("loss", "p", "dtype", "extra"),
+    [
+        *itertools.product(
+            ("ridge", "logistic", "softmax"),
+            (1, 7, 64),
+            (np.float64, np.float32),
+            ({}, {"clip": 0.5}, {"sampling_probability": 0.3}, {"radius": 0.5}),
+        ),
+        *(("softmax", 300, np.float32, {"sampling_probability": 0.3, "clip": 0.7, "radius": 0.5}),),
+    ],
+)
+def test_chains_have_the_bits_of_the_cpu(loss, p, dtype, extra):
+    q = 1 if loss == "logistic" else 3
+    X, y = problem(loss, 37, p, q)
+    X, y = X.astype(dtype), y.astype(dtype) if loss == "ridge" else y
+    settings = {
+        "loss": loss, "alpha": 0.5, "step_size": 0.004, "noise_std": 0.1, "n_steps": 6, "n_chains": 41, "seed": 6,
+        "record": [0, 3, 6], "dtype": dtype, "first_chain": 2**40, "first_step": 9,
+        "n_classes": q if loss == "softmax" else None, **extra,
+    }  # fmt: skip
+    cpu, ours = both(langevin_chains, X, y, **settings)
+    assert ours.dtype == dtype
+    assert ours.tobytes() == cpu.tobytes()
+
+
+@on_a_device
+@pytest.mark.parametrize("loss", ["ridge", "logistic", "softmax"])
+@pytest.mark.parametrize("clip", [None, 0.7])
+def test_wide_chains_are_those_of_the_oracle(loss, clip):
+    q = 1 if loss == "logistic" else 2
+    X, y = problem(loss, 19, 70, q)
+    theta0 = RNG.normal(size=(3, 70, q)) / 8
+    there_theta = there(theta0)
+    common = {"loss": loss, "alpha": 0.5, "step_size": 0.001, "noise_std": 0.05, "clip": clip, "radius": 2.0, "seed": 9}
+    ours = langevin_chains(
+        there(X), there(y), n_steps=3, n_chains=3, n_classes=q if loss == "softmax" else None, theta0=there_theta,
+        record=range(4), **common,
+    )  # fmt: skip
+    targets = y if loss == "ridge" else y[:, None].astype(float) if loss == "logistic" else np.eye(q)[y]
+    steps = {**common, "step_size": [0.001] * 3, "noise_std": [0.05] * 3}
+    for chain in range(3):
+        path = oracles.langevin_chain(X, targets, chain=chain, theta0=theta0[chain], first_step=0, **steps)
+        np.testing.assert_allclose(host(ours)[:, chain], path, rtol=0, atol=256 * np.finfo(float).eps)
+    np.testing.assert_array_equal(host(there_theta), theta0)  # not updated in place
+
+
+@on_a_device
+def test_arrays_in_different_places_are_refused_by_name():
+    with pytest.raises(DeviceError, match="epsilon must be an array of the same library on the same device as mu"):
+        gdp_delta(there(EPSILON), EPSILON)
+    with pytest.raises(DeviceError, match="y must be an array of the same library"):
+        langevin_chains(there(np.ones((4, 2))), np.zeros(4), alpha=1.0, step_size=0.1, noise_std=0.1, n_steps=1, seed=0)
+
+
+@on_a_device
+@pytest.mark.parametrize(
+    ("run", "error", "message"),
+    [
+        (
+            lambda: gdp_delta(there(EPSILON.astype(np.float32)), 1.0),
+            TypeError,
+            "mu must have dtype float64 on a device",
+        ),
+        (lambda: gdp_delta(there(EPSILON), there(EPSILON[:3])), ValueError, "mu and epsilon must broadcast together"),
+        (lambda: chains(X=np.ones(4)), ValueError, "X must have 2"),
+        (lambda: chains(y=np.zeros(3)), ValueError, "y must have shape"),
+        (lambda: chains(X=np.ones((4, 2), dtype=np.int64)), TypeError, "X must have dtype float64 or float32"),
+        (lambda: chains(y=np.zeros(4, dtype=np.int64), loss="softmax"), ValueError, "n_classes is needed"),
+        (lambda: chains(theta0=np.zeros((3, 1))), ValueError, "theta0 must have shape"),
+    ],
+)
+def test_bad_device_arrays_are_named(run, error, message):
+    with pytest.raises(error, match=message):
+        run()
+
+
+def chains(**changes):
+    arguments = {"X": np.ones((4, 2)), "y": np.zeros(4), "alpha": 1.0, "step_size": 0.1, "noise_std": 0.1,
+                 "n_steps": 1, "seed": 0, **changes}  # fmt: skip
+    X, y = arguments.pop("X"), arguments.pop("y")
+    if "theta0" in arguments:
+        arguments["theta0"] = there(arguments["theta0"])
+    return langevin_chains(there(X), there(y), **arguments)
+
+
+class Elsewhere:
+    """An array on a device of DLPack's kind."""
+
+    def __init__(self, kind):
+        self.kind = kind
+
+    def __dlpack_device__(self):
+        return (self.kind, 0)
+
+    def __dlpack__(self, **options):
+        raise AssertionError("nothing may be exchanged before the device is known to exist")
+
+
+def test_an_array_on_a_device_that_has_no_kernels_is_refused():
+    with pytest.raises(DeviceError, match="must be on the CPU or on a CUDA device, got DLPack device type 10"):
+        gdp_delta(Elsewhere(10), 1.0)
+    if compiled.built("_cuda") is None:
+        with pytest.raises(DeviceError, match="this build of expunge has no _cuda"):
+            gdp_delta(Elsewhere(2), 1.0)
+
+
+@pytest.mark.skipif(compiled.built("_cuda") is None, reason="this build has no CUDA kernels (EXPUNGE_CUDA=ON)")
+def test_cuda_without_a_device_says_so():
+    cuda = compiled.built("_cuda")
+    with pytest.raises(DeviceError, match="out must be on a CUDA device, got DLPack device type 1"):
+        cuda.standard_normals(np.zeros(4), seed=0, chain=0, step=0, stream=0)
+    if cuda.device_count() == 0:
+        with pytest.raises(DeviceError, match="need an NVIDIA GPU and its driver"):
+            cuda.synchronize(stream=0)
+
+
+def test_numbers_and_host_arrays_stay_on_the_host():
+    assert _backend.place(a=1.0, b=None, c=np.zeros(3), d=[1.0]).on_host
+    assert not _backend.on_device(1.0, np.zeros(3))
