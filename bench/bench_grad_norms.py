@@ -9,6 +9,7 @@ ratio is missed.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,7 +20,7 @@ from threadpoolctl import threadpool_limits
 
 from expunge import _backend
 from expunge.grad_norms import conv_grad_norms, embedding_grad_norms, linear_grad_norms, probe_grad_norms
-from timing import measure, table, write_results
+from timing import RESULTS, measure, table, write_results
 
 RECORDS, FEATURES, CLASSES, CHECKPOINTS = 20_000, 512, 10, 35
 PROBE_SPEEDUP, STACK_OF_PEAK = 3.0, 0.6  # targets: over NumPy's closed form; of sgemm's rate
@@ -235,7 +236,13 @@ def model_part(names: list[str], threads: int, repeats: int) -> tuple[Path, list
         print(table(wanted), end="\n\n", flush=True)
         rows += more
         goals += wanted
-    path = write_results("grad_norms_models", rows, threads=threads, torch=torch.__version__, targets=goals)
+    path = RESULTS / "grad_norms_models.json"
+    if names and path.exists():  # models not run this time keep what was measured in theirs
+        before = json.loads(path.read_text())
+        ran = set(names)
+        rows = [row for row in before["rows"] if row["model"] not in ran] + rows
+        goals = [goal for goal in before["targets"] if goal["target"].split(":")[0] not in ran] + goals
+    write_results("grad_norms_models", rows, threads=threads, torch=torch.__version__, targets=goals)
     path.with_suffix(".txt").write_text(f"{table(rows)}\n\n{table(goals)}\n")
     return path, goals
 

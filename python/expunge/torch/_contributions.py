@@ -217,11 +217,15 @@ class BroadcastUse(Use):
         self.known: Float64 | None = None  # the squares, once the use of the weight beside it has given them
         self.factor = None if factor is None else _alike(factor, grads)
 
+    def is_row_sum(self) -> bool:
+        """Whether it is a vector added along the last axis."""
+        size = self.source.size
+        return len(size) == 1 and self.factor is None and not self.channels and size[0] == self.grads.shape[-1]
+
     def squares(self, batch: int) -> Float64:
         if self.known is not None:
             return self.known
-        size = self.source.size
-        if len(size) != 1 or self.factor is not None or (not self.channels and size[0] != self.grads.shape[-1]):
+        if not self.is_row_sum() and not (self.channels and len(self.source.size) == 1 and self.factor is None):
             return self.squares_by_forming(batch)
         return _kernels.column_squares(self.grads, channels=self.channels, threads=self.threads)
 
@@ -259,9 +263,10 @@ class PulledUse(Use):
 
 
 def _merged(uses: Sequence[Use]) -> list[Use]:
-    """Put uses of the same matrix, or of the same table, together as one use with more positions."""
+    """Put uses of the same matrix, table or added vector together as one use with more positions."""
     matrices: dict[tuple[Any, ...], list[tuple[MatrixUse, Tensor, Tensor]]] = {}
     tables: dict[tuple[Any, ...], list[RowsUse]] = {}
+    vectors: dict[tuple[Any, ...], list[BroadcastUse]] = {}
     out: list[Use] = []
     for use in uses:
         view = use.source
@@ -272,6 +277,8 @@ def _merged(uses: Sequence[Use]) -> list[Use]:
         elif isinstance(use, RowsUse):
             key = (view.size, view.stride, view.offset, use.padding, use.grads.dtype)
             tables.setdefault(key, []).append(use)
+        elif isinstance(use, BroadcastUse) and use.is_row_sum():
+            vectors.setdefault((view.size, view.stride, view.offset, use.grads.dtype), []).append(use)
         else:
             out.append(use)
     for (size, stride, offset, _), group in matrices.items():
@@ -286,6 +293,9 @@ def _merged(uses: Sequence[Use]) -> list[Use]:
         out.append(
             RowsUse(same[0].source, same[0].threads, indices, torch.cat([u.grads for u in same], 1), same[0].padding)
         )
+    for sums in vectors.values():
+        parts = [u.grads.reshape(u.grads.shape[0], -1, u.grads.shape[-1]) for u in sums]
+        out.append(BroadcastUse(sums[0].source, sums[0].threads, torch.cat(parts, 1)) if len(sums) > 1 else sums[0])
     return out
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -40,11 +40,9 @@ def as_array(tensor: Tensor) -> NDArray[Any]:
 @lru_cache(maxsize=1)
 def _team_address() -> int:
     """Return the address by which torch's own OpenMP library starts its threads, 0 if it has none."""
-    for library in sorted((Path(torch.__file__).parent / "lib").glob("libtorch_cpu.*")):
-        try:
-            return ctypes.cast(ctypes.CDLL(str(library)).GOMP_parallel, ctypes.c_void_p).value or 0
-        except (AttributeError, OSError):
-            continue
+    libraries = sorted((Path(torch.__file__).parent / "lib").glob("libtorch_cpu.*"))
+    with suppress(AttributeError, OSError, IndexError):
+        return ctypes.cast(ctypes.CDLL(str(libraries[0])).GOMP_parallel, ctypes.c_void_p).value or 0
     return 0
 
 

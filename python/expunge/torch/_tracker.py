@@ -207,6 +207,10 @@ class Tracker:
             ):
                 positions, examples = self.attention
                 return lambda t: t.reshape(positions, examples, -1).movedim(1, 0)
+            block = self.axes.block(tensor)
+            if block:
+                batch = self.axes.batch or 0
+                return lambda t: t.reshape(batch, block, *t.shape[1:])
             return (
                 f"the batch dimension of its input, of shape {tuple(tensor.shape)}, is not the leading one of length "
                 f"{self.axes.batch}, or was merged with others"
