@@ -8,7 +8,7 @@ QUIET   := --quiet --quiet --disable-pip-version-check
 # Directories are listed too: their times change when a file is added or removed.
 SOURCES := $(shell find csrc python -not -name '__pycache__' -not -name '*.pyc') CMakeLists.txt pyproject.toml
 
-.PHONY: demo test bench lint types clean
+.PHONY: demo test bench gpu-check lint types clean
 .DEFAULT_GOAL := test
 
 demo: $(VENV)/.demo
@@ -19,6 +19,10 @@ test: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	for script in bench/bench_*.py; do $(BIN)/python "$$script" || exit 1; done
+
+# On a machine with an NVIDIA GPU, with the interpreter that has PyTorch there: builds, tests, times. No network.
+gpu-check:
+	$(PYTHON) bench/gpu_check.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

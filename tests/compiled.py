@@ -12,7 +12,6 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-import pytest
 
 from expunge import _backend
 
@@ -168,8 +167,6 @@ class Emulated:
 
     def run(self, kernel: str, arguments: dict[str, Any], *, threads: int = 1) -> None:
         del threads
-        if not hasattr(self.module, kernel):
-            pytest.skip(f"{self.name} has no {kernel}")
         function = getattr(self.module, kernel)
         extra = {**self.workspace(kernel, arguments), **EXTRA_ARGUMENTS.get(kernel, lambda _: {})(arguments)}
         assert function(**arguments, **extra, stream=0) is None, "kernels write into arrays they are given"

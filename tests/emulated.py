@@ -15,7 +15,7 @@ import compiled
 __all__ = ["DEVICES", "Array", "asarray", "host", "put"]
 
 # Where a public function can be tried: pytest.mark.parametrize("device", DEVICES).
-DEVICES = [name for name in ("cpu", "cuda_emul") if name in compiled.AVAILABLE]
+DEVICES = [name for name in ("cpu", "cuda_emul", "cuda") if name in compiled.AVAILABLE]
 _KIND = 12  # kDLExtDev
 EXTENSION = (_KIND, 0)
 
@@ -62,6 +62,12 @@ class Array:
     def transpose(self, *axes: Any) -> Array:
         return Array(self._values.transpose(*axes))
 
+    def sum(self, axis: int) -> Array:
+        return Array(self._values.sum(axis))
+
+    def __pow__(self, exponent: float) -> Array:
+        return Array(self._values**exponent)
+
     def __getitem__(self, key: Any) -> Array:
         return Array(self._values[key])
 
@@ -96,6 +102,11 @@ asarray, ascontiguousarray, broadcast_to, where = (
 )
 
 
+def asnumpy(array: Array) -> Any:
+    """Return a copy on the host, asked for by name as CuPy has it."""
+    return array._values.copy()
+
+
 def empty(shape: Any, dtype: Any) -> Array:
     """Return memory full of garbage, as a device's is."""
     values = np.empty(shape, dtype=dtype)
@@ -108,10 +119,16 @@ def put(values: Any, device: str, dtype: Any = None) -> Any:
     values = np.array(values, dtype=dtype, order="C")
     if device == "cpu":
         return values
+    if device == "cuda":
+        import torch
+
+        return torch.from_numpy(values).cuda()
     assert device == "cuda_emul"
     return Array(values)
 
 
 def host(values: Any) -> Any:
     """Return a result as a NumPy array."""
+    if hasattr(values, "cpu"):
+        return values.cpu().numpy()
     return np.asarray(bare(values))

@@ -18,7 +18,7 @@ from expunge import _backend
 target: Any = compiled.CPU
 
 # Names in the compiled module that are questions, not kernels.
-QUESTIONS = {"isa", "default_threads"}
+QUESTIONS = {"isa", "default_threads", "exchange_thread_team"}
 
 
 def kernel_names() -> set[str]:

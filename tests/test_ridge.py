@@ -1,5 +1,6 @@
 """Laws of the ridge quotes, against dense algebra written out step by step."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,13 +10,32 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import compiled
 import oracles
-from expunge import ridge
+from emulated import DEVICES, host, put
+from expunge import DeviceError, ridge
 from expunge._backend import core
 from expunge.ridge import groups, shifted, target
 
 REFERENCE = json.loads((Path(__file__).parent / "golden" / "reference.json").read_text())["ridge"]
 EPS = np.finfo(float).eps
+on_devices = pytest.mark.parametrize("device", DEVICES)
+
+
+def learned(device, X, Y, **run):
+    """The law of records on the device under test."""
+    return ridge.LearningLaw(put(X, device), put(Y, device), **run)
+
+
+def asked(function, law, records, **settings):
+    """Quotes as host arrays."""
+    quotes = function(law, records, **settings)
+    assert all(type(value) is type(law.design) for value in vars(quotes).values())
+    return dataclasses.replace(quotes, **{name: host(value) for name, value in vars(quotes).items()})
+
+
+def run_kernel(device, kernel, **arguments):
+    compiled.AVAILABLE[device].run(kernel, arguments)
 
 
 def make(seed, n, p, q, alpha, n_steps, noise_std, *, spread=1.0):
@@ -34,10 +54,9 @@ def both_log_deltas(X, Y, rows, run, steps, noise, epsilon):
     return oracles.gaussian_pair_log_delta(e, d, epsilon), oracles.gaussian_pair_log_delta(*back, epsilon)
 
 
-def pairs(law, records, steps, noise, rank):
+def pairs(device, law, records, steps, noise, rank):
     """Excess variances and squared shifts of the kernel's reduction at one unlearning noise."""
     rows = np.asarray(records)
-    projected = law.projected(rows)
     e, d2 = np.zeros((2, rows.size, rank))
     rest, count = np.zeros(rows.size), np.zeros(rows.size, dtype=np.int64)
     goal = target.Goal(1.0, 1e-5, float(steps), 0.0, False)
@@ -45,10 +64,21 @@ def pairs(law, records, steps, noise, rank):
         step_size=law.step_size, noise_std=law.noise_std, unlearn_steps=float(steps), unlearn_noise_std=noise,
         solve_steps=goal.solve_steps, epsilon=1.0, log_delta=-11.0, mu=0.3, tolerance=1e-7,
     )  # fmt: skip
-    core.ridge_gaussian_pairs(
-        law.eigenvalues, projected, law.residual_means(rows), setting, rank, e, d2, rest, count, threads=1
-    )
+    run_kernel(
+        device, "ridge_gaussian_pairs", eigenvalues=law.eigenvalues, projected=host(law.projected(rows)),
+        residuals=host(law.residual_means(rows)), setting=setting, rank=rank, excess_variance=e, squared_shift=d2,
+        rest=rest, count=count,
+    )  # fmt: skip
     return e, d2, rest, count
+
+
+def solve_shifted(device, sensitivity, contraction, noise_std, steps, noise, solve_steps, limit, value, mu):
+    """Fill value and mu for one record with the kernel of the device under test."""
+    run_kernel(
+        device, "ridge_shifted_quotes", sensitivity=sensitivity, contraction=np.array([contraction]),
+        noise_std=noise_std, unlearn_steps=steps, unlearn_noise_std=noise, solve_steps=solve_steps, mu_limit=limit,
+        value=value, mu=mu,
+    )  # fmt: skip
 
 
 problems = st.tuples(
@@ -63,12 +93,13 @@ problems = st.tuples(
 
 
 class TestReduction:
+    @on_devices
     @given(problems, st.integers(0, 12), st.sampled_from([0.0, 0.01, 0.5]))
     @settings(max_examples=80)
-    def test_full_krylov_space_is_the_dense_pair(self, problem, steps, noise):
+    def test_full_krylov_space_is_the_dense_pair(self, device, problem, steps, noise):
         X, Y, run = make(*problem)
-        law = ridge.LearningLaw(X, Y, **run)
-        e, d2, rest, count = pairs(law, [0], steps, noise, X.shape[1])
+        law = learned(device, X, Y, **run)
+        e, d2, rest, count = pairs(device, law, [0], steps, noise, X.shape[1])
         assert count[0] >= 0
         e_dense, d_dense = oracles.ridge_law_pair(
             X, Y, [0], run["alpha"], run["step_size"], run["n_steps"], run["noise_std"], steps, noise
@@ -85,19 +116,21 @@ class TestReduction:
             np.sum(d2[0] * e[0]), np.sum(np.sum(d_dense**2, axis=1) * e_dense), rtol=0, atol=tolerance * (total + 1e-30)
         )
 
-    def test_rank_beyond_the_data_changes_nothing(self):
+    @on_devices
+    def test_rank_beyond_the_data_changes_nothing(self, device):
         # 3 records in 12 dimensions: the Krylov space closes after 4 steps, the rest must stay silent
         X, Y, run = make(1, 3, 12, 2, 0.5, 30, 0.1)
-        law = ridge.LearningLaw(X, Y, **run)
+        law = learned(device, X, Y, **run)
         target = {"epsilon": 0.7, "delta": 1e-4, "n_steps": 4}
-        small = ridge.exact_quotes(law, [0, 1, 2], rank=5, **target).noise_std
-        full = ridge.exact_quotes(law, [0, 1, 2], rank=12, **target).noise_std
+        small = asked(ridge.exact_quotes, law, [0, 1, 2], rank=5, **target).noise_std
+        full = asked(ridge.exact_quotes, law, [0, 1, 2], rank=12, **target).noise_std
         np.testing.assert_allclose(small, full, rtol=1e-7)
 
-    def test_residual_law_follows_the_recursion(self):
+    @on_devices
+    def test_residual_law_follows_the_recursion(self, device):
         X, Y, run = make(2, 20, 5, 2, 0.1, 9, 0.2)
-        law = ridge.LearningLaw(X, Y, **run)
-        means, variances = law.residual_means([3, 0]), law.residual_variances([3, 0])
+        law = learned(device, X, Y, **run)
+        means, variances = host(law.residual_means([3, 0])), host(law.residual_variances([3, 0]))
         start = np.zeros((5, 2)), np.zeros((5, 5))
         for k in range(9):
             M, S = oracles.ridge_moments(X, X.T @ Y, run["alpha"], run["step_size"], k, run["noise_std"], *start)
@@ -119,22 +152,29 @@ class TestReduction:
 
 
 class TestReference:
+    @on_devices
     @pytest.mark.parametrize("case", range(len(REFERENCE)))
-    def test_deltas_sensitivities_and_secular_root(self, case):
+    def test_deltas_sensitivities_and_secular_root(self, device, case):
         c = REFERENCE[case]
         X, Y = np.array(c["X"]), np.array(c["Y"])
-        law = ridge.LearningLaw(
-            X, Y, alpha=c["alpha"], step_size=c["step_size"], n_steps=c["learn_steps"], noise_std=c["learn_noise_std"]
+        law = learned(
+            device,
+            X,
+            Y,
+            alpha=c["alpha"],
+            step_size=c["step_size"],
+            n_steps=c["learn_steps"],
+            noise_std=c["learn_noise_std"],
         )
         checked = 0
         for record in c["records"]:
             i = [record["index"]]
-            root = ridge.smallest_eigenvalues(law, i)[0]
+            root = host(ridge.smallest_eigenvalues(law, i))[0]
             assert root <= record["m_without"] * (1 + 1e-14)
             assert root == pytest.approx(record["m_without"], rel=1e-11)
             exact = np.array(record["residual_sensitivity_bound"])
             failure = c["delta_sensitivity"] / (c["learn_steps"] - 1)
-            ours = shifted._sensitivities(law, np.array(i), law.projected(i), failure)[0]
+            ours = host(shifted._sensitivities(law, np.array(i), law.projected(i), failure))[0]
             assert np.all(ours >= exact * (1 - 1e-12))
             assert np.all(ours <= 1.2 * exact)
             contraction = 1 - c["step_size"] * record["m_without"]
@@ -146,9 +186,9 @@ class TestReference:
             if c["unlearn_steps"]:
                 # the solve inverts the bound: asked for this mu it gives back this noise
                 value, got = np.empty(1), np.empty(1)
-                core.ridge_shifted_quotes(
-                    exact[None], np.array([contraction]), c["learn_noise_std"], float(c["unlearn_steps"]), 0.0, False,
-                    record["shifted_mu"], value, got, threads=1,
+                solve_shifted(
+                    device, exact[None], contraction, c["learn_noise_std"], float(c["unlearn_steps"]), 0.0, False,
+                    record["shifted_mu"], value, got,
                 )  # fmt: skip
                 if value[0] > 0:
                     assert value[0] == pytest.approx(c["unlearn_noise_std"], rel=1e-6)
@@ -158,12 +198,14 @@ class TestReference:
                 if not 1e-250 < delta < 0.9:
                     continue
                 # at a delta a hair above the exact one the quoted noise is at most the noise the reference was run with
-                quote = ridge.exact_quotes(
-                    law, i, epsilon=float(epsilon), delta=delta * (1 + 1e-7), n_steps=c["unlearn_steps"],
+                quote = asked(
+                    ridge.exact_quotes, law, i, epsilon=float(epsilon), delta=delta * (1 + 1e-7),
+                    n_steps=c["unlearn_steps"],
                     rank=X.shape[1], tolerance=1e-9,
                 )  # fmt: skip
-                below = ridge.exact_quotes(
-                    law, i, epsilon=float(epsilon), delta=delta * (1 - 1e-7), n_steps=c["unlearn_steps"],
+                below = asked(
+                    ridge.exact_quotes, law, i, epsilon=float(epsilon), delta=delta * (1 - 1e-7),
+                    n_steps=c["unlearn_steps"],
                     rank=X.shape[1], tolerance=1e-9,
                 )  # fmt: skip
                 if c["unlearn_steps"]:
@@ -178,6 +220,7 @@ class TestReference:
 
 
 class TestExactQuotes:
+    @on_devices
     @pytest.mark.parametrize(
         ("problem", "steps"),
         [
@@ -188,10 +231,10 @@ class TestExactQuotes:
             ((5, 40, 6, 2, 1.0, 120, 0.01), 30),
         ],
     )
-    def test_quoted_noise_just_meets_delta_by_dense_algebra(self, problem, steps):
+    def test_quoted_noise_just_meets_delta_by_dense_algebra(self, device, problem, steps):
         X, Y, run = make(*problem)
-        law = ridge.LearningLaw(X, Y, **run)
-        quote = ridge.exact_quotes(law, [0, 3], epsilon=0.8, delta=1e-4, n_steps=steps)
+        law = learned(device, X, Y, **run)
+        quote = asked(ridge.exact_quotes, law, [0, 3], epsilon=0.8, delta=1e-4, n_steps=steps)
         for i, row in enumerate([0, 3]):
             logs = both_log_deltas(X, Y, [row], run, steps, quote.noise_std[i], 0.8)
             assert quote.noise_std[i] > 0
@@ -200,10 +243,11 @@ class TestExactQuotes:
             ours = np.log([quote.delta_pq[i], quote.delta_qp[i]])
             np.testing.assert_allclose(ours, np.maximum(logs, np.log(2.3e-308)), rtol=0, atol=1e-5)
 
-    def test_noise_is_what_bisection_on_dense_algebra_finds(self):
+    @on_devices
+    def test_noise_is_what_bisection_on_dense_algebra_finds(self, device):
         X, Y, run = make(21, 12, 3, 2, 1.0, 8, 0.1)
-        law = ridge.LearningLaw(X, Y, **run)
-        quote = ridge.exact_quotes(law, [1], epsilon=0.5, delta=1e-4, n_steps=2)
+        law = learned(device, X, Y, **run)
+        quote = asked(ridge.exact_quotes, law, [1], epsilon=0.5, delta=1e-4, n_steps=2)
         setting = run["alpha"], run["step_size"], run["n_steps"], run["noise_std"]
         noise = oracles.ridge_noise(X, Y, [1], *setting, 2, 0.5, 1e-4, iterations=26)
         assert noise > 0
@@ -219,21 +263,22 @@ class TestExactQuotes:
             logs = both_log_deltas(X, Y, [0, 2, 5], run, steps, quote.noise_std[0], 0.8)
             assert max(logs) == pytest.approx(np.log(1e-4), abs=2e-6)
 
-    def test_truncation_error_stays_below_the_reported_error(self):
+    @on_devices
+    def test_truncation_error_stays_below_the_reported_error(self, device):
         X, Y, run = make(7, 300, 64, 2, 0.1, 120, 0.02, spread=30.0)
-        law = ridge.LearningLaw(X, Y, **run)
-        rows = np.arange(24)
+        law = learned(device, X, Y, **run)
+        rows = np.arange(24 if device == "cpu" else 4)
         target = {"epsilon": 1.0, "delta": 1e-5, "n_steps": 4}
-        full = ridge.exact_quotes(law, rows, rank=64, **target)
+        full = asked(ridge.exact_quotes, law, rows, rank=64, **target)
         assert np.all(full.noise_std > 0)
         seen = 0.0
         for rank in (6, 10, 16, 20, 24, 28, 32):
-            part = ridge.exact_quotes(law, rows, rank=rank, **target)
+            part = asked(ridge.exact_quotes, law, rows, rank=rank, **target)
             true = np.abs(part.noise_std / full.noise_std - 1)
             assert np.all(true <= part.error + full.error)
             seen = max(seen, true[np.isfinite(part.error)].max(initial=0.0))
         assert seen > 1e-4  # truncation did act
-        adaptive = ridge.exact_quotes(law, rows, **target)
+        adaptive = asked(ridge.exact_quotes, law, rows, **target)
         assert adaptive.error.max() <= 1e-7
         np.testing.assert_allclose(adaptive.noise_std, full.noise_std, rtol=2e-7)
 
@@ -249,45 +294,50 @@ class TestExactQuotes:
         for easier in (noise(1.0, 1e-5, 5), noise(0.5, 1e-3, 5), noise(0.5, 1e-5, 8)):
             assert np.all(easier < base)
 
-    def test_exact_noise_never_exceeds_shifted_nor_that_uniform(self):
+    @on_devices
+    def test_exact_noise_never_exceeds_shifted_nor_that_uniform(self, device):
         X, Y, run = make(9, 40, 6, 2, 1.0, 30, 0.1)
-        law = ridge.LearningLaw(X, Y, **run)
+        law = learned(device, X, Y, **run)
         for epsilon, delta, steps in [(0.3, 1e-4, 3), (1.0, 1e-6, 10), (2.0, 1e-5, 1)]:
             target = {"epsilon": epsilon, "delta": delta, "n_steps": steps}
-            exact = ridge.exact_quotes(law, range(40), **target).noise_std
-            shifted = ridge.shifted_quotes(law, range(40), **target).noise_std
-            uniform = ridge.shifted_quotes(law, [1], uniform=True, **target).noise_std
+            exact = asked(ridge.exact_quotes, law, range(40), **target).noise_std
+            shifted = asked(ridge.shifted_quotes, law, range(40), **target).noise_std
+            uniform = asked(ridge.shifted_quotes, law, [1], uniform=True, **target).noise_std
             assert np.all(exact <= shifted)
             assert np.all(shifted <= uniform[0] * (1 + 1e-12))
             assert np.isfinite(uniform[0])
             assert uniform[0] > 0
 
+    @on_devices
     @given(problems, st.sampled_from([0.01, 0.2]))
     @settings(max_examples=25)
-    def test_quoted_steps_are_the_fewest(self, problem, noise):
+    def test_quoted_steps_are_the_fewest(self, device, problem, noise):
         X, Y, run = make(*problem)
-        law = ridge.LearningLaw(X, Y, **run)
+        law = learned(device, X, Y, **run)
         target = {"epsilon": 0.5, "delta": 1e-4}
-        steps = int(ridge.exact_quotes(law, [0], noise_std=noise, **target).n_steps[0])
+        steps = int(asked(ridge.exact_quotes, law, [0], noise_std=noise, **target).n_steps[0])
         # that many steps need at most this noise, one fewer needs more
-        assert ridge.exact_quotes(law, [0], n_steps=steps, **target).noise_std[0] <= noise * (1 + 1e-7)
+        assert asked(ridge.exact_quotes, law, [0], n_steps=steps, **target).noise_std[0] <= noise * (1 + 1e-7)
         if steps:
-            assert ridge.exact_quotes(law, [0], n_steps=steps - 1, **target).noise_std[0] > noise * (1 - 1e-7)
+            assert asked(ridge.exact_quotes, law, [0], n_steps=steps - 1, **target).noise_std[0] > noise * (1 - 1e-7)
 
-    def test_nothing_to_forget_costs_nothing(self):
+    @on_devices
+    def test_nothing_to_forget_costs_nothing(self, device):
         X, Y, run = make(10, 20, 4, 1, 1.0, 10, 0.1)
         X[0] = 0.0
-        law = ridge.LearningLaw(X, Y, **run)
-        quote = ridge.exact_quotes(law, [0, 1], epsilon=0.1, delta=1e-6, n_steps=3)
+        law = learned(device, X, Y, **run)
+        quote = asked(ridge.exact_quotes, law, [0, 1], epsilon=0.1, delta=1e-6, n_steps=3)
         assert quote.noise_std[0] == quote.epsilon[0] == quote.mu[0] == quote.delta_pq[0] == quote.delta_qp[0] == 0.0
         assert quote.noise_std[1] > 0
+        law = ridge.LearningLaw(X, Y, **run)
         group = ridge.exact_group_quotes(law, [[0]], epsilon=0.1, delta=1e-6, n_steps=3)
         assert group.noise_std[0] == group.epsilon[0] == 0.0
 
-    def test_enough_learning_noise_quotes_zero_and_the_epsilon_it_gives(self):
+    @on_devices
+    def test_enough_learning_noise_quotes_zero_and_the_epsilon_it_gives(self, device):
         X, Y, run = make(11, 60, 4, 1, 1.0, 30, 2.0)
-        law = ridge.LearningLaw(X, Y, **run)
-        quote = ridge.exact_quotes(law, [0, 1, 2], epsilon=3.0, delta=1e-3, n_steps=0)
+        law = learned(device, X, Y, **run)
+        quote = asked(ridge.exact_quotes, law, [0, 1, 2], epsilon=3.0, delta=1e-3, n_steps=0)
         np.testing.assert_array_equal(quote.noise_std, 0.0)
         assert np.all(quote.epsilon < 3.0)
         for i in range(3):
@@ -297,34 +347,37 @@ class TestExactQuotes:
                 assert max(logs) <= np.log(1e-3) + 1e-12
         assert quote.epsilon.max() > 0
 
-    def test_no_learning_noise_is_plain_gaussian_dp(self):
+    @on_devices
+    def test_no_learning_noise_is_plain_gaussian_dp(self, device):
         X, Y, run = make(12, 20, 4, 2, 1.0, 10, 0.0)
-        law = ridge.LearningLaw(X, Y, **run)
-        assert ridge.exact_quotes(law, [0], epsilon=1.0, delta=1e-5, n_steps=0).noise_std[0] == np.inf
-        quote = ridge.exact_quotes(law, [0], epsilon=1.0, delta=1e-5, n_steps=3)
-        e, d2, rest, _count = pairs(law, [0], 3, quote.noise_std[0], 4)
+        law = learned(device, X, Y, **run)
+        assert asked(ridge.exact_quotes, law, [0], epsilon=1.0, delta=1e-5, n_steps=0).noise_std[0] == np.inf
+        quote = asked(ridge.exact_quotes, law, [0], epsilon=1.0, delta=1e-5, n_steps=3)
+        e, d2, rest, _count = pairs(device, law, [0], 3, quote.noise_std[0], 4)
         mu = np.sqrt(d2.sum() + rest[0])
         z = 1.0 / mu
         delta = scipy.stats.norm.cdf(-z + mu / 2) - np.e * scipy.stats.norm.cdf(-z - mu / 2)
         assert delta == pytest.approx(1e-5, rel=1e-5)
         assert np.abs(e).max() < 1e-12
 
-    def test_epsilon_zero_is_total_variation(self):
+    @on_devices
+    def test_epsilon_zero_is_total_variation(self, device):
         X, Y, run = make(13, 30, 3, 1, 1.0, 20, 0.1)
-        law = ridge.LearningLaw(X, Y, **run)
-        quote = ridge.exact_quotes(law, [0], epsilon=0.0, delta=0.05, n_steps=3)
+        law = learned(device, X, Y, **run)
+        quote = asked(ridge.exact_quotes, law, [0], epsilon=0.0, delta=0.05, n_steps=3)
         assert quote.noise_std[0] > 0
         assert quote.delta_pq[0] == pytest.approx(0.05, rel=1e-6)
         assert quote.delta_qp[0] == pytest.approx(0.05, rel=1e-6)
 
-    def test_step_size_at_and_a_hair_above_one_over_l(self):
+    @on_devices
+    def test_step_size_at_and_a_hair_above_one_over_l(self, device):
         X, Y, run = make(14, 30, 6, 2, 0.2, 40, 0.05)
         quotes = []
         for factor in (1.0 - 1e-12, 1.0, 1.0 + 1e-9):
-            law = ridge.LearningLaw(X, Y, **{**run, "step_size": run["step_size"] * factor})
+            law = learned(device, X, Y, **{**run, "step_size": run["step_size"] * factor})
             target = {"epsilon": 0.5, "delta": 1e-5, "n_steps": 3}
-            quotes.append(ridge.exact_quotes(law, range(5), **target).noise_std)
-            assert np.all(np.isfinite(ridge.shifted_quotes(law, range(5), **target).noise_std))
+            quotes.append(asked(ridge.exact_quotes, law, range(5), **target).noise_std)
+            assert np.all(np.isfinite(asked(ridge.shifted_quotes, law, range(5), **target).noise_std))
         np.testing.assert_allclose(quotes[0], quotes[1], rtol=1e-7)
         np.testing.assert_allclose(quotes[2], quotes[1], rtol=1e-7)
 
@@ -352,15 +405,14 @@ class TestExactQuotes:
 
 class TestShiftedQuotes:
     # Smaller contractions need noises whose squares are zero in the oracle's float64.
+    @on_devices
     @given(st.integers(0, 10**6), st.integers(1, 30), st.floats(1e-9, 1.0), st.integers(1, 6), st.floats(0.1, 3.0))
     @settings(max_examples=100)
-    def test_solved_noise_meets_mu_by_the_plain_minorant(self, seed, n, contraction, steps, mu):
+    def test_solved_noise_meets_mu_by_the_plain_minorant(self, device, seed, n, contraction, steps, mu):
         rng = np.random.default_rng(seed)
         s = rng.exponential(size=n) * (rng.random(n) < 0.8)
         value, got = np.empty(1), np.empty(1)
-        core.ridge_shifted_quotes(
-            s[None], np.array([contraction]), 0.3, float(steps), 0.0, False, mu, value, got, threads=1
-        )
+        solve_shifted(device, s[None], contraction, 0.3, float(steps), 0.0, False, mu, value, got)
         c = np.full(n + steps, contraction)
 
         def bound(noise):
@@ -374,33 +426,36 @@ class TestShiftedQuotes:
             assert bound(value[0]) <= mu * (1 + 1e-12)
             assert bound(value[0]) == pytest.approx(mu, rel=1e-9)
 
+    @on_devices
     @given(st.integers(0, 10**6), st.integers(1, 30), st.floats(0.0, 1.0), st.floats(0.01, 2.0), st.floats(0.1, 3.0))
     @settings(max_examples=60)
-    def test_solved_steps_are_the_fewest(self, seed, n, contraction, noise, mu):
+    def test_solved_steps_are_the_fewest(self, device, seed, n, contraction, noise, mu):
         s = np.random.default_rng(seed).exponential(size=n)
-        args = (s[None], np.array([contraction]), 0.3)
+        args = (device, s[None], contraction, 0.3)
         steps, got, needed = np.empty(1), np.empty(1), np.empty(1)
-        core.ridge_shifted_quotes(*args, 0.0, noise, True, mu, steps, got, threads=1)
+        solve_shifted(*args, 0.0, noise, True, mu, steps, got)
         assert got[0] <= mu
         if steps[0] > 0:
-            core.ridge_shifted_quotes(*args, steps[0], 0.0, False, mu, needed, got, threads=1)
+            solve_shifted(*args, steps[0], 0.0, False, mu, needed, got)
             assert needed[0] <= noise * (1 + 1e-9)
         if steps[0] > 1:
-            core.ridge_shifted_quotes(*args, steps[0] - 1, 0.0, False, mu, needed, got, threads=1)
+            solve_shifted(*args, steps[0] - 1, 0.0, False, mu, needed, got)
             assert needed[0] >= noise * (1 - 1e-9)
 
-    def test_large_epsilon_leaves_no_room_for_the_failure_probability(self):
+    @on_devices
+    def test_large_epsilon_leaves_no_room_for_the_failure_probability(self, device):
         X, Y, run = make(17, 20, 4, 1, 1.0, 10, 0.1)
-        law = ridge.LearningLaw(X, Y, **run)
-        quote = ridge.shifted_quotes(law, [0], epsilon=2.4, delta=1e-5, n_steps=3)
+        law = learned(device, X, Y, **run)
+        quote = asked(ridge.shifted_quotes, law, [0], epsilon=2.4, delta=1e-5, n_steps=3)
         assert quote.noise_std[0] == np.inf
         assert quote.delta_qp[0] == 1.0
 
-    def test_both_directions_meet_delta(self):
+    @on_devices
+    def test_both_directions_meet_delta(self, device):
         X, Y, run = make(18, 20, 4, 2, 1.0, 10, 0.1)
-        law = ridge.LearningLaw(X, Y, **run)
+        law = learned(device, X, Y, **run)
         for steps in (0, 3):
-            quote = ridge.shifted_quotes(law, range(20), epsilon=1.0, delta=1e-5, n_steps=steps)
+            quote = asked(ridge.shifted_quotes, law, range(20), epsilon=1.0, delta=1e-5, n_steps=steps)
             good = np.isfinite(quote.noise_std)
             assert np.all(np.maximum(quote.delta_pq, quote.delta_qp)[good] <= 1e-5 * (1 + 1e-12))
         assert good.all()
@@ -416,15 +471,16 @@ class TestShiftedQuotes:
             bound.noise_std[1], ridge.shifted_quotes(law, [3], **target).noise_std[0], rtol=1e-12
         )
 
+    @on_devices
     @given(problems)
     @settings(max_examples=60)
-    def test_smallest_eigenvalue_is_a_tight_lower_bound(self, problem):
+    def test_smallest_eigenvalue_is_a_tight_lower_bound(self, device, problem):
         X, Y, run = make(*problem)
-        law = ridge.LearningLaw(X, Y, **run)
+        law = learned(device, X, Y, **run)
         for i in (0, X.shape[0] - 1):
             keep = np.delete(X, i, axis=0)
             exact = np.linalg.eigvalsh(keep.T @ keep + run["alpha"] * np.eye(X.shape[1]))[0]
-            bound = ridge.smallest_eigenvalues(law, [i])[0]
+            bound = host(ridge.smallest_eigenvalues(law, [i]))[0]
             room = 100 * X.shape[1] * EPS * law.eigenvalues[-1]
             assert run["alpha"] <= bound <= max(exact, run["alpha"]) + room
             assert bound >= exact - room
@@ -483,3 +539,26 @@ class TestArguments:
             ridge.exact_group_quotes(law, [[0, 0]], **target)
         with pytest.raises(ValueError, match="rank"):
             ridge.exact_quotes(law, [0], rank=4, **target)
+
+    @pytest.mark.skipif(DEVICES == ["cpu"], reason="build with -C cmake.define.EXPUNGE_CUDA_EMUL=ON")
+    def test_records_on_a_device_are_checked_and_groups_refused_there(self):
+        X, Y, run = make(20, 10, 3, 1, 1.0, 5, 0.1)
+        device = DEVICES[-1]
+        with pytest.raises(DeviceError, match="targets"):
+            ridge.LearningLaw(put(X, device), Y, **run)
+        with pytest.raises(TypeError, match="design must have dtype float64"):
+            ridge.LearningLaw(put(X, device, np.float32), put(Y, device), **run)
+        with pytest.raises(ValueError, match="design must have 2 dimensions"):
+            ridge.LearningLaw(put(X[0], device), put(Y, device), **run)
+        with pytest.raises(ValueError, match="targets"):
+            ridge.LearningLaw(put(X, device), put(Y[:5], device), **run)
+        for bad in (X, Y):
+            bad = bad.copy()
+            bad[0, 0] = np.nan
+            with np.errstate(invalid="ignore"), pytest.raises(ValueError, match="must be finite"):
+                ridge.LearningLaw(put(bad if bad.shape == X.shape else X, device),
+                                  put(bad if bad.shape == Y.shape else Y, device), **run)  # fmt: skip
+        law = learned(device, X, Y, **run)
+        for function in (ridge.exact_group_quotes, ridge.shifted_group_quotes):
+            with pytest.raises(DeviceError, match="groups"):
+                function(law, [[0, 1]], epsilon=1.0, delta=1e-5, n_steps=3)

@@ -30,6 +30,12 @@ class Library(Protocol):
     def asarray(self, host: NDArray[Any]) -> Any:
         """Return a copy of a host array on the device."""
 
+    def host(self, array: Any) -> NDArray[Any]:
+        """Return a copy on the host, which waits for the device."""
+
+    def norms(self, array: Any) -> Any:
+        """Return Euclidean norms along the last axis."""
+
     def dtype(self, array: Any) -> str:
         """Return the name of an array's dtype, as NumPy spells it."""
 
@@ -79,6 +85,12 @@ class _NumPyLike:
 
     def asarray(self, host: NDArray[Any]) -> Any:
         return self._xp.asarray(host)
+
+    def host(self, array: Any) -> NDArray[Any]:
+        return np.array(self._xp.asnumpy(array))
+
+    def norms(self, array: Any) -> Any:
+        return (array * array).sum(-1) ** 0.5
 
     def dtype(self, array: Any) -> str:
         return str(np.dtype(array.dtype).name) if not str(array.dtype).startswith("bfloat16") else "bfloat16"
@@ -130,6 +142,12 @@ class _Torch:
 
     def asarray(self, host: NDArray[Any]) -> Any:
         return self._torch.from_numpy(np.array(host)).to(self.device)
+
+    def host(self, array: Any) -> NDArray[Any]:
+        return np.array(array.detach().cpu().numpy())
+
+    def norms(self, array: Any) -> Any:
+        return (array * array).sum(-1) ** 0.5
 
     def dtype(self, array: Any) -> str:
         return str(array.dtype).removeprefix("torch.")
@@ -207,6 +225,12 @@ class _Jax:
 
     def asarray(self, host: NDArray[Any]) -> Any:
         return self._placed(self._jnp.asarray(host), str(host.dtype))
+
+    def host(self, array: Any) -> NDArray[Any]:
+        return np.array(array)
+
+    def norms(self, array: Any) -> Any:
+        return (array * array).sum(-1) ** 0.5
 
     def dtype(self, array: Any) -> str:
         return str(array.dtype)

@@ -14,7 +14,6 @@ from types import ModuleType
 from typing import Any, Protocol
 
 import numpy as np
-from threadpoolctl import ThreadpoolController
 
 from expunge import _core
 from expunge._array_libraries import Library, library_of
@@ -41,7 +40,9 @@ def default_threads() -> int:
 
 
 @lru_cache(maxsize=1)
-def _blas() -> ThreadpoolController:
+def _blas() -> Any:
+    from threadpoolctl import ThreadpoolController
+
     return ThreadpoolController()  # looking for the libraries takes a millisecond; using the controller does not
 
 

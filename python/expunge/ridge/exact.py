@@ -5,20 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from expunge import _validate
+from expunge import _backend, _validate
 from expunge._backend import core, one_blas_thread
 from expunge.ridge.groups import group_reduction, krylov_basis
 from expunge.ridge.law import EPS, Float64, Int64, LearningLaw
-from expunge.ridge.target import Goal, checked_groups, gdp_mu
+from expunge.ridge.target import Goal, Place, checked_groups, gdp_mu, there
 
 
 @dataclass(frozen=True)
 class ExactQuotes:
     """What each record's deletion needs, from the exact privacy profile. An *estimate* with its error.
+
+    Arrays are NumPy's, or of the library and on the device of the law's design.
 
     Attributes
     ----------
@@ -67,7 +71,7 @@ class _ExactOutput:
         floats = self.value[at], self.epsilon[at], self.log_pq[at], self.log_qp[at], self.error[at]
         return (*floats, self.rank[at])
 
-    def quotes(self, goal: Goal) -> ExactQuotes:
+    def quotes(self, goal: Goal, place: Place) -> ExactQuotes:
         if np.isnan(self.value).any():
             first = int(np.flatnonzero(np.isnan(self.value))[0])
             raise ValueError(
@@ -79,7 +83,18 @@ class _ExactOutput:
         mu = np.where(delta >= 1.0, np.inf, 0.0)
         solved = (delta > 0.0) & (delta < 1.0)
         mu[solved] = gdp_mu(self.epsilon[solved], delta[solved])
-        return ExactQuotes(noise, steps, self.epsilon, mu, pq, qp, self.error, self.rank)
+        return ExactQuotes(*there(place, noise, steps, self.epsilon, mu, pq, qp, self.error, self.rank))
+
+    def answered(self, place: Place, at: slice, kernel: Callable[[Sequence[Any]], None]) -> None:
+        """Let a kernel fill a part of the arrays, by way of arrays on the device if that is where it runs."""
+        parts = self.part(at)
+        if not isinstance(place, _backend.DevicePlace):
+            kernel(parts)
+            return
+        outs = [place.empty(part.shape, str(part.dtype)) for part in parts]
+        kernel([place.library.written(out) for out in outs])
+        for part, out in zip(parts, outs, strict=True):
+            part[...] = place.library.host(out)
 
 
 def exact_quotes(
@@ -149,15 +164,13 @@ def exact_quotes(
     fixed = _checked_rank(law, rank)
     out = _ExactOutput(rows.size)
     for part, block, projected in law._blocks(rows):
-        residuals = law._residual_means(block, projected)
-        value, reached, log_pq, log_qp, error, used = out.part(part)
-        core.ridge_exact_quotes(
-            law.eigenvalues, projected, residuals, setting, fixed, value, reached, log_pq, log_qp, error, used,
-            threads=threads or 0,
-        )  # fmt: skip
+        given = law._spectrum_there, projected, law._residual_means(block, projected), setting, fixed
+        sizes = {"n": block.size, "p": law.n_features, "q": law.n_outputs, "rank": fixed}
+        run = partial(law._place.run, "ridge_exact_quotes", *given, threads=threads, workspace=sizes)
+        out.answered(law._place, part, lambda outputs, run=run: run(*outputs))  # type: ignore[misc]
         if progress is not None:
             progress(block.size)
-    return out.quotes(goal)
+    return out.quotes(goal, law._place)
 
 
 def _checked_rank(law: LearningLaw, rank: int | None) -> int:
@@ -228,7 +241,7 @@ def exact_group_quotes(
             _answer_group(law, rows, setting, limit, tolerance, out, i)
         if progress is not None:
             progress(1)
-    return out.quotes(goal)
+    return out.quotes(goal, law._place)
 
 
 def _answer_group(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import scipy.linalg
 from numpy.typing import ArrayLike, NDArray
 
-from expunge import _validate
+from expunge import _backend, _validate
 from expunge._backend import one_blas_thread
 
 Float64 = NDArray[np.float64]
@@ -17,11 +18,15 @@ Int64 = NDArray[np.int64]
 # Residual tables are made in blocks of this many bytes, far below the gigabyte at which they would hurt.
 _TABLE_BYTES = 64 << 20
 _BLOCK_ROWS = 512
+_DEVICE_TABLE_BYTES = 1 << 30
 EPS = float(np.finfo(np.float64).eps)
 
 
 class LearningLaw:
     """The Gaussian law of a ridge Langevin run, at every step of learning ([BAC26], section 4).
+
+    A design and targets on a CUDA device (float64 arrays of CuPy, PyTorch or JAX) stay there, and quotes of records are
+    made there and come back as such arrays; only the eigenvalue problem of X^T X is solved on the CPU.
 
     Parameters
     ----------
@@ -63,26 +68,34 @@ class LearningLaw:
     def __init__(
         self, design: ArrayLike, targets: ArrayLike, *, alpha: float, step_size: float, n_steps: int, noise_std: float
     ) -> None:
-        self.design = _validate.real_array("design", design, ndim=2)
-        values = _validate.real_array("targets", targets)
+        self._place = _backend.place(design=design, targets=targets)
+        values: Any
+        if isinstance(self._place, _backend.DevicePlace):
+            self.design, values = _device_array(self._place, "design", design), targets
+            if self.design.ndim != 2:
+                raise ValueError(f"design must have 2 dimensions, got shape {tuple(self.design.shape)}")
+            values = _device_array(self._place, "targets", targets)
+        else:
+            self.design = _validate.real_array("design", design, ndim=2)
+            values = _validate.real_array("targets", targets)
         if values.ndim not in (1, 2) or values.shape[0] != self.design.shape[0]:
             raise ValueError(
                 f"targets must have shape ({self.design.shape[0]},) or ({self.design.shape[0]}, n_outputs), "
-                f"got {values.shape}"
+                f"got {tuple(values.shape)}"
             )
-        if 0 in self.design.shape or values.size == 0:
+        if 0 in self.design.shape or 0 in values.shape:
             raise ValueError(f"design and targets must not be empty, got shapes {self.design.shape} and {values.shape}")
         self.targets = values.reshape(values.shape[0], -1)
         self.alpha = _validate.number("alpha", alpha, low=0.0, open_low=True)
         self.step_size = _validate.number("step_size", step_size, low=0.0, open_low=True)
         self.n_steps = _validate.count("n_steps", n_steps, low=1)
         self.noise_std = _validate.number("noise_std", noise_std, low=0.0)
+        gram, products = self._products()
         with one_blas_thread():
-            gram = self.design.T @ self.design
             gram[np.diag_indices_from(gram)] += self.alpha
             self.eigenvalues, self.eigenvectors = scipy.linalg.eigh(gram, overwrite_a=True, check_finite=False)
             self.eigenvectors = np.ascontiguousarray(self.eigenvectors)
-            moments = self.eigenvectors.T @ (self.design.T @ self.targets)
+            moments = self.eigenvectors.T @ products
         if not np.isfinite(self.eigenvalues).all() or not np.isfinite(moments).all():
             raise ValueError("design must be small enough for X^T X to be finite, got an overflow")
         largest = float(self.eigenvalues[-1])
@@ -93,6 +106,26 @@ class LearningLaw:
         for step in range(1, self.n_steps):
             means[:, step] = factors * means[:, step - 1] + self.step_size * moments
         self._means = means.reshape(self.n_features, -1)
+        # what blocks of records are multiplied by, and kernels read, where the records lie
+        self._spectrum_there, self._vectors_there, self._means_there = self.eigenvalues, self.eigenvectors, self._means
+        if isinstance(self._place, _backend.DevicePlace):
+            there = [self._place.library.asarray(a) for a in (self.eigenvalues, self.eigenvectors, self._means)]
+            self._spectrum_there, self._vectors_there, self._means_there = there
+
+    def _products(self) -> tuple[Float64, Float64]:
+        """Return X^T X and X^T Y on the host."""
+        if not isinstance(self._place, _backend.DevicePlace):
+            with one_blas_thread():
+                return self.design.T @ self.design, self.design.T @ self.targets
+        library = self._place.library
+        rows = library.transposed(self.design, (1, 0))
+        gram, products = library.host(rows @ self.design), library.host(rows @ self.targets)
+        # arrays on a device are not read, but their products are NaN or infinite where they are not finite
+        if not np.isfinite(gram).all():
+            raise ValueError("design must be finite and small enough for X^T X to be finite")
+        if not np.isfinite(products).all():
+            raise ValueError("targets must be finite and small enough for X^T Y to be finite")
+        return gram, products
 
     @property
     def n_records(self) -> int:
@@ -112,6 +145,10 @@ class LearningLaw:
     def projected(self, records: ArrayLike) -> Float64:
         """Return the named records in the eigenbasis, shape (len(records), n_features)."""
         rows = _validate.row_indices("records", records, self.n_records)
+        if isinstance(self._place, _backend.DevicePlace):
+            shape = (rows.size, self.n_features)
+            there: Float64 = self._place.library.contiguous(self.design[rows] @ self._vectors_there, shape)
+            return there
         with one_blas_thread():
             out: Float64 = np.ascontiguousarray(self.design[rows] @ self.eigenvectors)
         return out
@@ -134,8 +171,8 @@ class LearningLaw:
 
     def _residual_means(self, rows: Int64, projected: Float64) -> Float64:
         with one_blas_thread():
-            table = projected @ self._means
-        out = table.reshape(rows.size, self.n_steps, self.n_outputs)
+            table = projected @ self._means_there
+        out: Float64 = table.reshape(rows.size, self.n_steps, self.n_outputs)
         out -= self.targets[rows][:, None, :]
         return out
 
@@ -161,13 +198,24 @@ class LearningLaw:
             growth = np.arange(self.n_steps) * (2.0 * np.log1p(-v))[:, None]
             sums = -np.expm1(growth) / (v * (2.0 - v))[:, None]
         sums[:, 0] = 0.0
+        weights = self.noise_std**2 * sums
+        if isinstance(self._place, _backend.DevicePlace):
+            weights = self._place.library.asarray(weights)
         with one_blas_thread():
-            out: Float64 = (projected * projected) @ (self.noise_std**2 * sums)
+            out: Float64 = (projected * projected) @ weights
         return out
 
     def _blocks(self, rows: Int64) -> Iterator[tuple[slice, Int64, Float64]]:
         """Yield slices of ``rows`` with their numbers and projections, few enough for a small residual table."""
-        size = max(16, min(_BLOCK_ROWS, _TABLE_BYTES // (8 * self.n_steps * self.n_outputs) // 16 * 16))
+        on_device = isinstance(self._place, _backend.DevicePlace)
+        fitting = (_DEVICE_TABLE_BYTES if on_device else _TABLE_BYTES) // (8 * self.n_steps * self.n_outputs)
+        size = max(16, min(rows.size if on_device else _BLOCK_ROWS, fitting // 16 * 16))
         for start in range(0, rows.size, size):
             part = slice(start, min(start + size, rows.size))
             yield part, rows[part], self.projected(rows[part])
+
+
+def _device_array(place: _backend.DevicePlace, name: str, array: Any) -> Any:
+    if place.library.dtype(array) != "float64":
+        raise TypeError(f"{name} must have dtype float64 on a device, got {place.library.dtype(array)}")
+    return array

@@ -5,20 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.stats
 from numpy.typing import ArrayLike, NDArray
 
-from expunge import _validate
-from expunge._backend import core
+from expunge import _backend, _validate
 from expunge.ridge.law import EPS, Float64, Int64, LearningLaw
-from expunge.ridge.target import Goal, checked_groups, gdp_delta, gdp_mu
+from expunge.ridge.target import Goal, Place, checked_groups, gdp_delta, gdp_mu, there
 
 
 @dataclass(frozen=True)
 class ShiftedQuotes:
     """What each record's deletion needs by the shifted-interpolation bound ([BAC26], [BSA24]). *Certified*.
+
+    Arrays are NumPy's, or of the library and on the device of the law's design.
 
     Attributes
     ----------
@@ -71,13 +73,26 @@ def smallest_eigenvalues(law: LearningLaw, records: ArrayLike, *, threads: int |
     array([1.763932, 2.      ])
     """
     rows = _validate.row_indices("records", records, law.n_records)
-    return np.concatenate([_lowest(law, projected, threads) for _, _, projected in law._blocks(rows)])
+    lowest = np.concatenate([_lowest(law, projected, threads) for _, _, projected in law._blocks(rows)])
+    out: Float64 = there(law._place, lowest)[0]
+    return out
 
 
 def _lowest(law: LearningLaw, projected: Float64, threads: int | None) -> Float64:
-    out = np.empty(projected.shape[0])
+    place = law._place
+    out = place.empty((projected.shape[0],), "float64")
     slack = 4.0 * law.n_features * EPS * float(law.eigenvalues[-1])
-    core.ridge_smallest_eigenvalues(law.eigenvalues, projected, law.alpha, slack, out, threads=threads or 0)
+    given = law._spectrum_there, projected, law.alpha, slack
+    place.run("ridge_smallest_eigenvalues", *given, _written(place, out), threads=threads)
+    return _host(place, out)
+
+
+def _written(place: Place, array: Any) -> Any:
+    return place.library.written(array) if isinstance(place, _backend.DevicePlace) else array
+
+
+def _host(place: Place, array: Any) -> Float64:
+    out: Float64 = place.library.host(array) if isinstance(place, _backend.DevicePlace) else array
     return out
 
 
@@ -91,16 +106,28 @@ def _contractions(law: LearningLaw, lowest: Float64) -> Float64:
 
 def _sensitivities(law: LearningLaw, rows: Int64, projected: Float64, failure: float) -> Float64:
     """Return bounds on eta |x| |x^T theta_k - y| for all learning steps, each failing with probability at most that."""
-    norms = np.linalg.norm(law.design[rows], axis=1)
-    means = np.sqrt(np.einsum("ikq,ikq->ik", *(2 * [law._residual_means(rows, projected)])))
-    spread = np.sqrt(np.maximum(law._residual_variances(projected), 0.0))
+    norms, target_norms, means, spread = _sizes(law, rows, projected)
     quantile = float(scipy.stats.chi.isf(failure, law.n_outputs)) * (1.0 + 1e-11)
     largest = float(np.sqrt(np.einsum("jc,jc->c", *(2 * [law._means]))).max(initial=0.0)) * math.sqrt(law.n_outputs)
     rounding = 4.0 * law.n_features * EPS
-    slack = rounding * (norms * largest + np.linalg.norm(law.targets[rows], axis=1))
+    slack = (norms * largest + target_norms) * rounding
     bound = means * (1.0 + rounding) + slack[:, None] + spread * (quantile * (1.0 + rounding))
-    bounds: Float64 = (law.step_size * (1.0 + 16.0 * EPS)) * norms[:, None] * bound
+    bounds: Float64 = norms[:, None] * (law.step_size * (1.0 + 16.0 * EPS)) * bound
     return bounds
+
+
+def _sizes(law: LearningLaw, rows: Int64, projected: Float64) -> tuple[Float64, Float64, Float64, Float64]:
+    """Return norms of records, targets and mean residuals, and standard deviations of residuals, where they lie."""
+    residuals, variances = law._residual_means(rows, projected), law._residual_variances(projected)
+    if isinstance(law._place, _backend.DevicePlace):
+        norms = law._place.library.norms
+        return norms(law.design[rows]), norms(law.targets[rows]), norms(residuals), variances**0.5
+    return (
+        np.linalg.norm(law.design[rows], axis=1),
+        np.linalg.norm(law.targets[rows], axis=1),
+        np.sqrt(np.einsum("ikq,ikq->ik", residuals, residuals)),
+        np.sqrt(np.maximum(variances, 0.0)),
+    )
 
 
 def shifted_quotes(
@@ -157,12 +184,14 @@ def shifted_quotes(
     if uniform:
         sensitivity, contraction = np.zeros((1, law.n_steps)), np.zeros(1)
         for _, block, projected in law._blocks(np.arange(law.n_records)):
-            np.maximum(sensitivity, _sensitivities(law, block, projected, failure).max(axis=0), out=sensitivity)
+            found = _host(law._place, _sensitivities(law, block, projected, failure))
+            np.maximum(sensitivity, found.max(axis=0), out=sensitivity)
             np.maximum(contraction, _contractions(law, _lowest(law, projected, threads)).max(), out=contraction)
+        sensitivity = there(law._place, sensitivity)[0]
         value, mu = _solve_shifted(law, goal, sensitivity, contraction, threads)
         if progress is not None:
             progress(rows.size)
-        return _shifted_result(goal, np.repeat(value, rows.size), np.repeat(mu, rows.size))
+        return _shifted_result(goal, np.repeat(value, rows.size), np.repeat(mu, rows.size), law._place)
     value, mu = np.empty(rows.size), np.empty(rows.size)
     for part, block, projected in law._blocks(rows):
         sensitivity = _sensitivities(law, block, projected, failure)
@@ -170,7 +199,7 @@ def shifted_quotes(
         value[part], mu[part] = _solve_shifted(law, goal, sensitivity, contraction, threads)
         if progress is not None:
             progress(block.size)
-    return _shifted_result(goal, value, mu)
+    return _shifted_result(goal, value, mu, law._place)
 
 
 def shifted_group_quotes(
@@ -228,32 +257,34 @@ def shifted_group_quotes(
         value[i : i + 1], mu[i : i + 1] = _solve_shifted(law, goal, sensitivity, contraction, threads)
         if progress is not None:
             progress(1)
-    return _shifted_result(goal, value, mu)
+    return _shifted_result(goal, value, mu, law._place)
 
 
 def _solve_shifted(
     law: LearningLaw, goal: Goal, sensitivity: Float64, contraction: Float64, threads: int | None
 ) -> tuple[Float64, Float64]:
-    value, mu = np.empty(contraction.size), np.empty(contraction.size)
     room = goal.delta - math.exp(goal.epsilon) * (goal.delta / 10.0) * (1.0 + 8.0 * EPS) if goal.epsilon < 700 else 0.0
     if not room > 0.0:
-        return np.full(value.shape, np.inf), np.full(mu.shape, np.inf)
-    core.ridge_shifted_quotes(
-        np.ascontiguousarray(sensitivity),
-        contraction,
+        return np.full(contraction.shape, np.inf), np.full(contraction.shape, np.inf)
+    place = law._place
+    outs = [place.empty(contraction.shape, "float64") for _ in range(2)]
+    place.run(
+        "ridge_shifted_quotes",
+        sensitivity if isinstance(place, _backend.DevicePlace) else np.ascontiguousarray(sensitivity),
+        *there(place, contraction),
         law.noise_std,
         goal.steps,
         goal.noise,
         goal.solve_steps,
         float(gdp_mu(goal.epsilon, np.array([room]))[0]),
-        value,
-        mu,
-        threads=threads or 0,
+        *(_written(place, out) for out in outs),
+        threads=threads,
+        workspace={"n": contraction.size, "n_steps": law.n_steps},
     )
-    return value, mu
+    return _host(place, outs[0]), _host(place, outs[1])
 
 
-def _shifted_result(goal: Goal, value: Float64, mu: Float64) -> ShiftedQuotes:
+def _shifted_result(goal: Goal, value: Float64, mu: Float64, place: Place) -> ShiftedQuotes:
     if np.isnan(value).any():
         first = int(np.flatnonzero(np.isnan(value))[0])
         raise ValueError(f"records must be scaled so that their laws are finite, got a failure at entry {first}")
@@ -269,7 +300,7 @@ def _shifted_result(goal: Goal, value: Float64, mu: Float64) -> ShiftedQuotes:
     base[finite] = gdp_delta(mu[finite], reached[finite])
     pq = np.minimum(base + failure, 1.0)
     qp = np.minimum(base + np.exp(np.minimum(reached, 700.0)) * failure, 1.0)
-    return ShiftedQuotes(noise, steps, reached, mu, pq, qp)
+    return ShiftedQuotes(*there(place, noise, steps, reached, mu, pq, qp))
 
 
 def _least_epsilon(mu: Float64, goal: Goal) -> Float64:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from expunge import _validate
+from expunge import _backend, _validate
 from expunge._backend import core
+from expunge._errors import DeviceError
 from expunge.ridge.law import Float64, Int64, LearningLaw
+
+Place = _backend.Place
 
 
 @dataclass(frozen=True)
@@ -74,8 +78,17 @@ def gdp_delta(mu: Float64, epsilon: Float64) -> Float64:
     return out
 
 
+def there(place: Place, *arrays: Any) -> list[Any]:
+    """Return host arrays where the records lie: copies on a device, or the arrays themselves."""
+    if isinstance(place, _backend.DevicePlace):
+        return [place.library.asarray(array) for array in arrays]
+    return list(arrays)
+
+
 def checked_groups(law: LearningLaw, groups: Sequence[ArrayLike]) -> list[Int64]:
     """Return the rows of each group, checked."""
+    if isinstance(law._place, _backend.DevicePlace):
+        raise DeviceError("groups are quoted on the CPU: law must be made from a design and targets there")
     members = [_validate.row_indices(f"groups[{i}]", rows, law.n_records) for i, rows in enumerate(groups)]
     if not members:
         raise ValueError("groups must name at least one group, got none")
