@@ -106,8 +106,8 @@ class GradNorms:
         for name, module in self._model.named_modules():
             if type(module).__module__.startswith("torch._dynamo") or module._compiled_call_impl is not None:
                 raise UnsupportedLayerError(
-                    f"{name or 'the model'}: it is compiled, so that uses of its parameters cannot be followed: give and "
-                    "call the model as it was before torch.compile"
+                    f"{name or 'the model'}: it is compiled, so that uses of its parameters cannot be followed: give "
+                    "and call the model as it was before torch.compile"
                 )
             if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None):
                 raise UnsupportedLayerError(
