@@ -55,8 +55,9 @@ def main() -> int:
                 scale = ours.scales.get(name, float(np.abs(b[finite]).max(initial=0.0))) or 1.0
                 with np.errstate(invalid="ignore"):
                     off = np.abs(a[finite].astype(float) - b[finite].astype(float))
-                worst = max(worst, float(off.max(initial=0.0)) / scale)
-            good = worst <= 1e-11
+                # Scales say where an output is less accurate than its own size; sums differ in order elsewhere.
+                worst = max(worst, float(off.max(initial=0.0)) / scale / (1.0 if name in ours.scales else 10.0))
+            good = worst <= 1e-12
             failures += not good
             print(f"{'ok  ' if good else 'FAIL'} {label} n={n}: {worst:.1e} of the scale")
     print(f"{failures} of the calls differ")

@@ -5,12 +5,6 @@
 namespace expunge::grad_norms::EXPUNGE_ISA_NS {
 namespace {
 
-// The form with fewer operations; ties go to the product, which never cancels.
-EXPUNGE_INLINE bool gram_is_cheaper(long left, long right, long d_in, long d_out) {
-  return static_cast<double>(left) * static_cast<double>(right) * static_cast<double>(d_in + d_out) <
-         0.5 * static_cast<double>(left + right) * static_cast<double>(d_in) * static_cast<double>(d_out);
-}
-
 // The same for one matrix used once: its Gram matrices are symmetric, and half of each is computed. The other terms
 // are copies, and columns past the diagonal.
 template <class T>

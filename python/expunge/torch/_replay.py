@@ -160,10 +160,10 @@ class _Replay:
                 pairs.append((result, grad.narrow(0, low, length)))
         tensors = list(leaves.values())
         if not pairs:
-            return {key: torch.zeros(t.shape, dtype=torch.float64) for key, t in leaves.items()}
+            return {key: torch.zeros(t.shape, dtype=torch.float64, device=t.device) for key, t in leaves.items()}
         grads = torch.autograd.grad([r for r, _ in pairs], tensors, [g for _, g in pairs], allow_unused=True)
         return {
-            key: torch.zeros(t.shape, dtype=torch.float64)
+            key: torch.zeros(t.shape, dtype=torch.float64, device=t.device)
             if g is None
             else (g.to_dense() if g.is_sparse else g).double()
             for (key, t), g in zip(leaves.items(), grads, strict=True)
