@@ -56,7 +56,7 @@ def predict_steps(
     >>> from expunge.torch import predict_steps
     >>> predict_steps([0.1, 1.0, 10.0], order=2.0, log_sobolev=1.0, contraction=0.9, noise_std=0.5,
     ...               target_rdp=0.05).tolist()
-    [4.0, 13.0, 23.0]
+    [6.0, 28.0, 49.0]
     """
     losses = real_array("privacy_loss", privacy_loss, ndim=1, low=0.0, allow_infinite=True)
     steps = contraction_steps(
