@@ -124,7 +124,10 @@ def prediction(**changes):
         "metric_before": 1.0, "metric_after": 0.5, "metric_retrained": 0.5, "band_low": 0.4, "band_high": 0.6,
         "curve_steps": [0, 10], "curve": [1.0, 0.5],
     }  # fmt: skip
-    return {**row, **changes}
+    row |= changes
+    if row["reached"]:
+        row["curve_steps"] = [0, row["steps_to_unlearn"] or 1]
+    return row
 
 
 def test_what_never_reaches_the_band_is_said_and_ranks_last():
