@@ -230,7 +230,7 @@ def test_mnist_and_cifar_are_found_in_their_folder(shared_data):
         ({"n_retrained": 1}, "n_retrained must be >= 2"),
         ({"noise_stds": ()}, "noise_stds must hold"),
         ({"noise_stds": (0.0,)}, "noise_stds must be > 0"),
-        ({"n_sets": 30}, r"n_sets \* set_share"),
+        ({"n_sets": 60}, r"n_sets \* set_share"),
     ],
 )
 def test_bad_settings_are_named(change, message):
