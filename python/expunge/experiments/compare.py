@@ -137,7 +137,8 @@ def _pair(first: dict[str, Any], other: dict[str, Any]) -> str:
     else:
         verdict = "no difference that can be told"
     shared = np.mean(other["shared_with_privacy_loss"])
+    where = f"95% interval over seeds {low:+.0f} to {high:+.0f}"
     return (
-        f"Privacy loss against {other['label']}: {mean:+.0f} steps (95% interval over seeds {low:+.0f} to {high:+.0f}), "
-        f"{verdict}; {shared:.1f} records in common on average."
+        f"Privacy loss against {other['label']}: {mean:+.0f} steps ({where}), {verdict}; "
+        f"{shared:.1f} records in common on average."
     )

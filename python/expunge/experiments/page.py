@@ -75,7 +75,8 @@ def write_page(
         parts.append(f"<h2>Command</h2><p><code>{escape(command)}</code></p>")
     parts.append(
         '<p class="lead">Everything here is an estimate: privacy losses stand on one training run each, the band on a '
-        "few retrained models, and a metric inside it certifies nothing. All rows are in <code>results.parquet</code>.</p>"
+        "few retrained models, and a metric inside it certifies nothing. All rows are in "
+        "<code>results.parquet</code>.</p>"
         "</body></html>"
     )
     write_atomic(folder / "index.html", "\n".join(parts).encode(), overwrite=True)

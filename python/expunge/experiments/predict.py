@@ -75,6 +75,7 @@ def findings(
         by_seed = [rank_correlation(*_points([r for r in some if r["seed"] == k])) for k in range(n_seeds)]
         defined = [one for one in by_seed if np.isfinite(one)]
         mean, low, high = mean_interval(defined) if defined else (np.nan, np.nan, np.nan)
+        low, high = max(low, -1.0), min(high, 1.0)  # Student's t does not know where correlations end
         missed = sum(not row["reached"] for row in some)
         fits[noise] = _fit(some)
         flat = [spread_words([r["run_privacy_loss_q05"], r["run_privacy_loss_q95"]]) for r in some]
@@ -102,7 +103,7 @@ def findings(
         "curves.png": plot_curves(
             [row for row in rows if row["seed"] == 0 and row["noise_std"] == settings.noise_std],
             settings,
-            name=lambda row: f"privacy loss {row['privacy_loss']:.3g}",
+            name=lambda row: f"privacy loss {_short(row['privacy_loss'])}",
             title=f"Unlearning sets of low to high privacy loss (seed 0, noise {settings.noise_std:g}; estimates)",
         ),
     }
@@ -129,7 +130,7 @@ def _words(noise: float, level: dict[str, Any], fit: LogFit | None, n_seeds: int
         same = "no set reached its band" if level["never_reached"] == level["n_sets"] else "all sets took equally long"
         return f"At noise {noise:g}: {same}; there is no ranking to compare with privacy loss."
     low, high = level["rank_correlation_interval"]
-    where = f" (95% interval over {n_seeds} seeds: {low:.2f} to {high:.2f})" if low is not None else ""
+    where = f" (95% interval over {n_seeds} seeds: {low:.2f} to {high:.2f})" if n_seeds > 1 else ""
     text = f"At noise {noise:g}: rank correlation of privacy loss and time to unlearn {correlation:.2f}{where}."
     return text if fit is None else f"{text} Log fit of the sets that got there: {fit.summary()}."
 
@@ -142,3 +143,7 @@ def _missed_words(noise: float, rows: Sequence[dict[str, Any]], n: int) -> str:
         f"{rows[0]['most_steps']} steps (median distance at the end {max(gap, 0.0):.2g}). They count as longer than "
         "all others in the rank correlation and are left out of the fit."
     )
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if 100.0 <= value < 1e7 else f"{value:.2g}"
