@@ -122,9 +122,7 @@ class RowsUse(Use):
         self.padding = padding
 
     def squares(self, batch: int) -> Float64:
-        return _kernels.embedding_squares(
-            self.indices, self.grads, padding_idx=self.padding, threads=self.threads
-        )
+        return _kernels.embedding_squares(self.indices, self.grads, padding_idx=self.padding, threads=self.threads)
 
     def dense(self, low: int, high: int) -> Tensor:
         rows, width = self.source.size
