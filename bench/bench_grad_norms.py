@@ -9,6 +9,7 @@ ratio is missed.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,76 +19,120 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from expunge import _backend
-from expunge.grad_norms import conv_grad_norms, embedding_grad_norms, linear_grad_norms, probe_grad_norms
-from timing import measure, table, write_results
+from expunge._probe_measures import probe_measures
+from expunge.grad_norms import (
+    conv_grad_norms,
+    embedding_grad_norms,
+    linear_grad_norms,
+    probe_grad_norms,
+)
+from timing import RESULTS, measure, table, write_results
 
 RECORDS, FEATURES, CLASSES, CHECKPOINTS = 20_000, 512, 10, 35
 PROBE_SPEEDUP, STACK_OF_PEAK = 3.0, 0.6  # targets: over NumPy's closed form; of sgemm's rate
+OPACUS_SPEEDUP, GHOST_SPEEDUP = 20.0, 6.0  # over Opacus' per-sample gradients; over its ghost norms
 
 
-def numpy_closed_form(X, weights, y):
-    """Norms of softmax residuals times norms of rows, in place where NumPy can."""
-    p = X @ weights
-    p -= p.max(axis=1, keepdims=True)
-    np.exp(p, out=p)
-    p /= p.sum(axis=1, keepdims=True)
-    p[np.arange(len(y)), y] -= 1
-    return np.sqrt(np.einsum("ij,ij->i", X, X) * np.einsum("ij,ij->i", p, p))
+def numpy_closed_form(X, stack, y, rows):
+    """Norms of softmax residuals times norms of rows, ``rows`` records at a time, in place where NumPy can."""
+    checkpoints, d, classes = stack.shape
+    wide = stack[0] if checkpoints == 1 else np.ascontiguousarray(stack.transpose(1, 0, 2).reshape(d, -1))
+    out = np.empty((len(X), checkpoints), dtype=X.dtype)
+    for first in range(0, len(X), rows):
+        x, labels = X[first : first + rows], y[first : first + rows]
+        p = (x @ wide).reshape(len(x), checkpoints, classes)
+        p -= p.max(axis=2, keepdims=True)
+        np.exp(p, out=p)
+        p /= p.sum(axis=2, keepdims=True)
+        p[np.arange(len(x)), :, labels] -= 1
+        squares = np.einsum("ij,ij->i", x, x)[:, None] * np.einsum("inj,inj->in", p, p)
+        np.sqrt(squares, out=out[first : first + rows])
+    return out
+
+
+def best_tiling(X, stack, y):
+    """Return the number of rows at a time that NumPy's closed form is fastest with."""
+    tilings = {str(rows): lambda rows=rows: numpy_closed_form(X, stack, y, rows) for rows in (512, 2048, 8192, len(X))}
+    seconds = measure(tilings, repeats=3, awake=True)
+    return int(min(seconds, key=seconds.get))
+
+
+def opacus_contenders(X, weights, y, expected):
+    """Opacus' two ways on a linear layer, 2,048 records at a time; none where it is not installed."""
+    try:
+        import torch
+
+        from grad_norm_peers import PEERS, norms_in_chunks
+    except ImportError:
+        return {}
+    x, labels = torch.from_numpy(X), torch.from_numpy(y)
+    model = torch.nn.Linear(FEATURES, CLASSES, bias=False)
+    model.weight.data = torch.from_numpy(np.ascontiguousarray(weights.T))
+    contenders = {}
+    for name in PEERS:
+        if "opacus" not in name.lower():
+            continue
+        try:
+            norms = PEERS[name](model)
+        except ImportError:
+            continue
+        np.testing.assert_allclose(norms_in_chunks(norms, x[:64], labels[:64], 64).numpy(), expected[:64], rtol=1e-3)
+        contenders[name] = lambda norms=norms: norms_in_chunks(norms, x, labels, 2048)
+    return contenders
 
 
 def probe_table(rng, threads, repeats):
     X = rng.standard_normal((RECORDS, FEATURES), dtype=np.float32)
     y = rng.integers(0, CLASSES, RECORDS)
-    stack = (0.05 * rng.standard_normal((CHECKPOINTS, FEATURES, CLASSES))).astype(np.float32)
+    stacks = (0.05 * rng.standard_normal((CHECKPOINTS, FEATURES, CLASSES))).astype(np.float32)
     side = rng.standard_normal((1024, 1024), dtype=np.float32)
-    wide = np.ascontiguousarray(stack.transpose(1, 0, 2).reshape(FEATURES, -1))
-    expected = np.stack([numpy_closed_form(X.astype(float), w.astype(float), y) for w in stack], axis=1)
-    np.testing.assert_allclose(probe_grad_norms(X, stack, y, threads=threads), expected, rtol=1e-4)
-    np.testing.assert_allclose(probe_grad_norms(X, stack[0], y, threads=threads), expected[:, 0], rtol=1e-4)
-    np.testing.assert_allclose(numpy_closed_form(X, stack[0], y), expected[:, 0], rtol=1e-3)
-    weights = np.ones(CHECKPOINTS)
-    seconds = measure(
-        {
+    rows: list[dict[str, Any]] = []
+    targets: dict[str, tuple[float, float]] = {}
+    for n in (1, 8, CHECKPOINTS):
+        stack = np.ascontiguousarray(stacks[:n])
+        expected = numpy_closed_form(X.astype(float), stack.astype(float), y, 2048)
+        tiling = best_tiling(X, stack, y)
+        np.testing.assert_allclose(probe_grad_norms(X, stack, y, threads=threads), expected, rtol=1e-4)
+        np.testing.assert_allclose(numpy_closed_form(X, stack, y, tiling), expected, rtol=1e-3)
+        contenders = {
             "sgemm 1024^3": lambda: side @ side,
             "copy X": X.copy,
-            "X @ W, one checkpoint": lambda: X @ stack[0],
-            "NumPy closed form": lambda: numpy_closed_form(X, stack[0], y),
-            "probe, one checkpoint": lambda: probe_grad_norms(X, stack[0], y, threads=threads),
-            "X @ W, 35 checkpoints": lambda: X @ wide,
-            "probe, 35 checkpoints": lambda: probe_grad_norms(X, stack, y, threads=threads),
-            "probe, 35 weighted": lambda: probe_grad_norms(X, stack, y, checkpoint_weights=weights, threads=threads),
-        },
-        repeats=repeats,
-    )
-    peak = 2 * 1024**3 / seconds["sgemm 1024^3"]
-    flops = {
-        "sgemm 1024^3": 2 * 1024**3,
-        "X @ W, one checkpoint": 2 * RECORDS * FEATURES * CLASSES,
-        "NumPy closed form": 2 * RECORDS * FEATURES * CLASSES,
-        "probe, one checkpoint": 2 * RECORDS * FEATURES * CLASSES,
-    }
-    rows: list[dict[str, Any]] = []
-    for name, value in seconds.items():
-        rate = flops.get(name, 2 * RECORDS * FEATURES * CLASSES * CHECKPOINTS) / value
-        rows.append(
-            {
-                "probe n=20000 d=512 C=10": name,
-                "ms": value * 1e3,
-                "GFLOP/s": "" if name == "copy X" else rate / 1e9,
-                "of sgemm": "" if name == "copy X" else rate / peak,
-                "over NumPy": seconds["NumPy closed form"] / value if "one checkpoint" in name else "",
-            }
-        )
-    return rows, {
-        "probe over NumPy's closed form": (
-            seconds["NumPy closed form"] / seconds["probe, one checkpoint"],
-            PROBE_SPEEDUP,
-        ),
-        "35 checkpoints of sgemm": (
-            flops["X @ W, one checkpoint"] * 35 / seconds["probe, 35 checkpoints"] / peak,
-            STACK_OF_PEAK,
-        ),
-    }
+            "read X (one column)": lambda stack=stack: X @ stack[0, :, 0],
+            f"NumPy closed form, {tiling} rows": lambda stack=stack, tiling=tiling: numpy_closed_form(
+                X, stack, y, tiling
+            ),
+            "probe": lambda stack=stack: probe_grad_norms(X, stack, y, threads=threads),
+            "probe, proxies too": lambda stack=stack: probe_measures(X, stack, y, threads=threads),
+            "probe, weighted": lambda stack=stack, n=n: probe_grad_norms(
+                X, stack, y, checkpoint_weights=np.ones(n), threads=threads
+            ),
+        }
+        peers = opacus_contenders(X, stack[0], y, expected[:, 0]) if n == 1 else {}
+        seconds = measure(contenders | peers, repeats=repeats, awake=True)
+        probe, peak = seconds["probe"], 2 * 1024**3 / seconds["sgemm 1024^3"]
+        flops = 2 * RECORDS * FEATURES * CLASSES * n
+        yardsticks = ("sgemm 1024^3", "copy X", "read X (one column)")
+        for name, value in seconds.items():
+            rate = (2 * 1024**3 if name == "sgemm 1024^3" else flops) / value
+            rows.append(
+                {
+                    f"probe n={RECORDS} d={FEATURES} C={CLASSES}": name,
+                    "checkpoints": n,
+                    "ms": value * 1e3,
+                    "GFLOP/s": "" if name in yardsticks[1:] else rate / 1e9,
+                    "of sgemm": "" if name in yardsticks[1:] else rate / peak,
+                    "over the probe": "" if name in yardsticks else value / probe,
+                }
+            )
+        if n == 1:
+            closed = seconds[f"NumPy closed form, {tiling} rows"]
+            targets["NumPy's closed form / probe"] = (closed / probe, PROBE_SPEEDUP)
+            for name in peers:
+                wanted = GHOST_SPEEDUP if "ghost" in name.lower() else OPACUS_SPEEDUP
+                targets[f"{name} / probe"] = (seconds[name] / probe, wanted)
+        if n == CHECKPOINTS:
+            targets["35 checkpoints of sgemm"] = (flops / probe / peak, STACK_OF_PEAK)
+    return rows, targets
 
 
 def stored(a, g):
@@ -235,7 +280,13 @@ def model_part(names: list[str], threads: int, repeats: int) -> tuple[Path, list
         print(table(wanted), end="\n\n", flush=True)
         rows += more
         goals += wanted
-    path = write_results("grad_norms_models", rows, threads=threads, torch=torch.__version__, targets=goals)
+    path = RESULTS / "grad_norms_models.json"
+    if names and path.exists():  # models not run this time keep what was measured in theirs
+        before = json.loads(path.read_text())
+        ran = set(names)
+        rows = [row for row in before["rows"] if row["model"] not in ran] + rows
+        goals = [goal for goal in before["targets"] if goal["target"].split(":")[0] not in ran] + goals
+    write_results("grad_norms_models", rows, threads=threads, torch=torch.__version__, targets=goals)
     path.with_suffix(".txt").write_text(f"{table(rows)}\n\n{table(goals)}\n")
     return path, goals
 

@@ -141,6 +141,22 @@ def grad_norm_cases() -> Iterator[Case]:
             ),
             bytes=size(a, g), target=0.8,
         )  # fmt: skip
+    a, g = normal(512, 64, 4096), normal(512, 64, 4096)  # rows too long for shared memory are read twice
+    yield Case(
+        "norm_layer_grad_norms", "layer, (512, 64, 4096)",
+        lambda a=a, g=g: grad_norms.norm_layer_grad_norms(a, g), bytes=size(a, g),
+    )  # fmt: skip
+    a, g = normal(512, 256, 28, 28), normal(512, 256, 28, 28)
+    yield Case(
+        "conv_grad_norms", "depthwise, 512 x 256 x 28 x 28, 3 x 3",
+        lambda a=a, g=g: grad_norms.conv_grad_norms(a, g, kernel_size=3, padding=1, groups=256), bytes=size(a, g),
+    )  # fmt: skip
+    a, g = normal(64, 512, 1024, dtype=torch.bfloat16), normal(64, 512, 1024, dtype=torch.bfloat16)
+    yield Case(
+        "linear_grad_norms", "product, B=64, T=512, 1024 x 1024, bfloat16",
+        lambda a=a, g=g: grad_norms.linear_grad_norms(a, g, bias=False), flops=2.0 * 64 * 512 * 1024 * 1024,
+        dtype="bfloat16", target=0.6, peers={"bmm and norm": lambda a=a, g=g: product_norm(a, g)},
+    )  # fmt: skip
     images, back = normal(1024, 64, 32, 32), normal(1024, 64, 32, 32)
     unfolded = torch.nn.functional.unfold
 

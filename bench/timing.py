@@ -23,14 +23,22 @@ _SETTLE = 0.02
 RESULTS = Path(__file__).parent / "results"
 
 
-def measure(contenders: Mapping[str, Callable[[], object]], *, repeats: int = 7) -> dict[str, float]:
-    """Return the median seconds of each contender over ``repeats`` interleaved rounds, after one warm-up round."""
+def measure(
+    contenders: Mapping[str, Callable[[], object]], *, repeats: int = 7, awake: bool = False
+) -> dict[str, float]:
+    """Return the median seconds of each contender over ``repeats`` interleaved rounds, after one warm-up round.
+
+    With ``awake`` each contender also runs once, untimed, right before it is timed: cores that slept while the threads
+    of the one before settled take milliseconds to come back, as long as a short contender itself.
+    """
     for run in contenders.values():
         run()
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(repeats):
         for name, run in contenders.items():
             time.sleep(_SETTLE)
+            if awake:
+                run()
             start = time.perf_counter()
             run()
             seconds[name].append(time.perf_counter() - start)

@@ -17,7 +17,7 @@ from expunge import _backend
 # What calls run on unless they are told: tests exchange it (fixture `target`).
 target: Any = compiled.CPU
 
-# Names in the compiled module that are questions, not kernels.
+# Names in the compiled module that are questions or settings, not kernels.
 QUESTIONS = {"isa", "default_threads", "exchange_thread_team"}
 
 
@@ -622,7 +622,9 @@ def _norm_layer_grad_norms(dtype: str, kind: int, normalized: bool) -> Builder:
     return build
 
 
-def _probe_grad_norms(dtype: str, loss: str, checkpoints: int, weighted: bool, alpha: float) -> Builder:
+def _probe_grad_norms(
+    dtype: str, loss: str, checkpoints: int, weighted: bool, alpha: float, proxies: bool = False
+) -> Builder:
     def build(rng: np.random.Generator, n: int) -> KernelCall:
         d, classes, size = 13, 1 if loss == "logistic" else 3, 7 * n  # several tiles of rows
         y = rng.integers(0, max(classes, 2), size=size) if loss != "squared" else _normal(rng, (size, classes), dtype)
@@ -637,10 +639,14 @@ def _probe_grad_norms(dtype: str, loss: str, checkpoints: int, weighted: bool, a
             "out": np.zeros(size if weighted else (size, checkpoints)),
         }
         free = (("weights", 2),) if loss == "softmax" else ()  # more classes than labels that occur
-        case = _gradients_call("probe_grad_norms", arguments, ("X",), free, optional=("checkpoint_weights",))
+        if proxies:
+            arguments |= {"proxies": np.zeros((size, 3)), "early": checkpoints - 1}
+        case = _gradients_call("probe_grad_norms", arguments, ("X",), free, optional=("checkpoint_weights", "proxies"))
         if case.scales:  # residuals are differences of logits, each as large as both factors
             scale = _sizes(arguments["X"]) * (1.0 + _sizes(arguments["X"]) * float(np.abs(arguments["weights"]).max()))
             case.scales["out"] = 2.0**29 * (checkpoints * scale**2 if weighted else scale)
+            case.scales |= {"proxies": 2.0**29 * checkpoints * scale**2} if proxies else {}
+        case.outputs += ("proxies",) if proxies else ()
         return case
 
     return build
@@ -659,4 +665,7 @@ for _dtype in DTYPES:
     entry(_label("norm_layer_grad_norms", "normalized", _dtype))(_norm_layer_grad_norms(_dtype, 0, True))
     for _loss in ("softmax", "logistic", "squared"):
         entry(_label("probe_grad_norms", _loss, _dtype))(_probe_grad_norms(_dtype, _loss, 2, False, 0.0))
+        entry(_label("probe_grad_norms", _loss, "proxies", _dtype))(
+            _probe_grad_norms(_dtype, _loss, 5, False, 0.0, proxies=True)
+        )
         entry(_label("probe_grad_norms", _loss, "weighted", _dtype))(_probe_grad_norms(_dtype, _loss, 9, True, 0.1))

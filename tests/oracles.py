@@ -458,6 +458,45 @@ def privacy_loss_step_by_step(grad_norms, *, order, noise_std, step_size, batch_
     return np.array([sum(np.interp(t, steps, row) for t in range(n_steps)) for row in cost])
 
 
+# --- accounting.unlearning ---------------------------------------------------------------------
+
+
+def langevin_epsilon(steps, order, *, delta, strong_convexity, lipschitz, sigma, n_records, group_size, step_size):
+    """Epsilon of the published closed form at one order."""
+    m = strong_convexity
+    start = 4 * order * (group_size * lipschitz / (sigma * n_records)) ** 2 / m
+    return np.exp(-steps * m * step_size / order) * start - np.log(delta) / (order - 1)
+
+
+def langevin_best_epsilon(steps, *, delta, **setting):
+    """The same at the best order, by a scan that zooms in."""
+    low, high = -12.0, 12.0
+    for _ in range(4):
+        excess = 10.0 ** np.linspace(low, high, 4001)
+        values = langevin_epsilon(steps, 1 + excess, delta=delta, **setting)
+        at, width = np.log10(excess[values.argmin()]), (high - low) / 1000
+        low, high = at - width, at + width
+    return values.min()
+
+
+def contraction_rdp(rdp, order, constants, maps, noises):
+    """One factor a step, to 40 digits; `constants` is the first one, or one a step."""
+    with mpmath.workdps(40):
+        now, values = mpmath.mpf(rdp), [mpmath.mpf(rdp)]
+        first = None if np.ndim(constants) else mpmath.mpf(float(constants))
+        for k, (slope, noise) in enumerate(zip(maps, noises, strict=True)):
+            slope, noise = mpmath.mpf(float(slope)), mpmath.mpf(float(noise))
+            constant = first if first is not None else mpmath.mpf(float(constants[k]))
+            if not slope:
+                now = mpmath.mpf(0)
+            elif noise and now:
+                now = now * (1 + noise**2 / (slope**2 * constant)) ** (-1 / mpmath.mpf(order))
+            values.append(now)
+            if first is not None:
+                first = slope**2 * first + noise**2
+        return values
+
+
 # --- grad_norms --------------------------------------------------------------------------------
 
 
@@ -538,3 +577,29 @@ def probe_gradients(X, weights, y, *, loss, alpha):
     else:
         residual = logits - y.astype(np.float64).reshape(logits.shape)
     return X[:, :, None] * residual[:, None, :] + alpha * weights
+
+
+def probe_proxies(X, stack, y, *, loss, early):
+    """Norm of the residual at ``early``, mean probability of the true class (0 without classes), last loss: (n, 3)."""
+    rows = []
+    for x, label in zip(X.astype(np.float64), y, strict=True):
+        own, residuals, losses = [], [], []
+        for weights in stack.astype(np.float64):
+            z = x @ weights
+            if loss == "squared":
+                difference = z - np.asarray(label, dtype=np.float64).reshape(z.shape)
+                own.append(0.0)
+                residuals.append(np.linalg.norm(difference))
+                losses.append(0.5 * np.sum(difference**2))
+                continue
+            if loss == "logistic":
+                z, label = np.array([0.0, z[0]]), int(label)
+            against = np.delete(z, label) - z[label]  # log odds of the other classes
+            p = np.exp(z - np.logaddexp.reduce(z))
+            p[label] = 0.0
+            wrong = p.sum()
+            own.append(np.exp(-np.logaddexp.reduce([0.0, *against])))
+            residuals.append(wrong if loss == "logistic" else np.sqrt(np.sum(p**2) + wrong**2))
+            losses.append(np.logaddexp(0.0, np.logaddexp.reduce(against)))
+        rows.append((residuals[early], np.mean(own), losses[-1]))
+    return np.array(rows).reshape(-1, 3)

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from expunge.accounting import gdp_epsilon
 from expunge.accounting.ridge_law import Phase, RidgeDeletion, smoothness
 from expunge.accounting.ridge_shifted import tracked_mu
+from expunge.evaluation import audited_epsilon
 from expunge.langevin import langevin_chains
 
 CHAINS = 100_000
@@ -44,19 +44,6 @@ def worlds():
     return chains(True, 100), chains(False, 200), deletion, phases
 
 
-def audited_epsilon(scores_p, scores_q, delta):
-    """Clopper-Pearson lower bound on epsilon over thresholds chosen on one half and tested on the other."""
-    half = len(scores_p) // 2
-    grid = np.quantile(np.r_[scores_p[:half], scores_q[:half]], np.linspace(0.02, 0.98, 49))
-    found = [(np.mean(scores_p[:half] > t) - delta) / max(np.mean(scores_q[:half] > t), 1e-12) for t in grid]
-    threshold = grid[int(np.argmax(found))]
-    hits, false = int(np.sum(scores_p[half:] > threshold)), int(np.sum(scores_q[half:] > threshold))
-    n, risk = len(scores_p) - half, (1 - CONFIDENCE) / 2
-    low = stats.beta.ppf(risk, hits, n - hits + 1)
-    high = stats.beta.ppf(1 - risk, false + 1, n - false)
-    return max(0.0, float(np.log(max(low - delta, 1e-300) / high)))
-
-
 @pytest.mark.parametrize("delta", [1e-3, 1e-2])
 @pytest.mark.parametrize("direction", ["pq", "qp"])
 def test_audit_stays_below_exact_stays_below_shifted(worlds, direction, delta):
@@ -69,7 +56,7 @@ def test_audit_stays_below_exact_stays_below_shifted(worlds, direction, delta):
     scores_p, scores_q = p_runs @ weight, q_runs @ weight
     if direction == "qp":
         scores_p, scores_q = -scores_q, -scores_p
-    audited = audited_epsilon(scores_p, scores_q, delta)
+    audited = audited_epsilon(scores_p, scores_q, delta=delta, confidence=CONFIDENCE).epsilon
     exact = float(pair.epsilon(delta, direction=direction))
     delta_s = delta / 10
     mu = tracked_mu(deletion, phases, delta_s=delta_s)

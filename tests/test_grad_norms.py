@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import oracles
 from emulated import DEVICES, host, put
+from expunge._probe_measures import probe_measures
 from expunge.grad_norms import (
     conv_grad_norms,
     embedding_grad_norms,
@@ -93,10 +94,29 @@ def test_linear_norms_are_those_of_stored_gradients(device, seed, dtype, example
 
 @on_every_device
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("positions", [1, 5, 40])
+def test_parameters_apart_add_up_to_all(dtype, positions):
+    rng = np.random.default_rng(12)
+    a, g = normal(rng, (3, positions, 90), dtype), normal(rng, (3, positions, 70), dtype)
+    x, out = normal(rng, (3, 4, positions + 2), dtype), normal(rng, (3, 6, positions), dtype)
+    same = normal(rng, (3, positions, 90), dtype)
+    channels = normal(rng, (3, 4, positions + 2), dtype)
+    for function, arrays, settings in (
+        (linear_grad_norms, (a, g), {}),
+        (conv_grad_norms, (x, out), {"kernel_size": 3, "groups": 2}),
+        (norm_layer_grad_norms, (a, same), {"kind": "layer"}),
+        (norm_layer_grad_norms, (x, channels), {"kind": "group", "num_groups": 2}),
+    ):
+        weight, bias = function(*arrays, **settings, squared=True, per_parameter=True)
+        np.testing.assert_allclose(weight + bias, function(*arrays, **settings, squared=True), rtol=1e-14)
+        np.testing.assert_array_equal(weight, function(*arrays, **settings, bias=False, squared=True))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("shape", [(40, 300, 200), (33, 128, 129), (5, 64, 64), (2, 9, 500), (257, 1100, 400)])
 def test_gram_form_agrees_with_stored_gradients(dtype, shape, device):
     positions, d_in, d_out = shape
-    assert positions * (d_in + d_out) < d_in * d_out  # these take the Gram form
+    assert positions * (d_in + d_out) < d_in * d_out  # these take the Gram form, as do some more
     rng = np.random.default_rng(1)
     a, g = normal(rng, (2, positions, d_in), dtype), normal(rng, (2, positions, d_out), dtype)
     assert_norms(at(device, linear_grad_norms)(a, g), oracles.linear_grad_norms(a, g, bias=True), a, g)
@@ -431,6 +451,61 @@ def test_float32_records_of_extreme_size_keep_their_norms(columns, device):
     found = at(device, probe_grad_norms)(X, weights, np.zeros(4, dtype=int))
     residual = math.sqrt((columns - 1) / columns**2 + (1 - 1 / columns) ** 2)
     np.testing.assert_allclose(found, residual * np.linalg.norm(X.astype(float), axis=1), rtol=1e-6)
+
+
+@given(
+    seeds,
+    dtypes,
+    st.sampled_from(["softmax", "logistic", "squared"]),
+    st.integers(0, 60),
+    st.sampled_from([1, 40, 530]),
+    st.integers(2, 13),
+    st.integers(1, 5),
+)
+def test_probe_measures_are_the_plain_formulas(seed, dtype, loss, n, d, classes, n_checkpoints):
+    rng = np.random.default_rng(seed)
+    classes = 1 if loss == "logistic" else classes
+    X = normal(rng, (n, d), dtype)
+    stack = normal(rng, (n_checkpoints, d, classes), dtype, 1 / math.sqrt(d))
+    y = rng.integers(0, max(classes, 2), n) if loss != "squared" else normal(rng, (n, classes), dtype)
+    early = n_checkpoints // 2
+    found = probe_measures(X, stack, y, loss=loss, early=early)
+    assert np.array_equal(found.grad_norms, probe_grad_norms(X, stack, y, loss=loss))
+    expected = oracles.probe_proxies(X, stack, y, loss=loss, early=early)
+    # A logit is off by eps times its terms, and everything here moves no faster than logits (squares: times residuals).
+    unit = np.finfo(dtype).eps * math.sqrt(d) * (1 + np.linalg.norm(X.astype(float), axis=1)) * (1 + classes)
+    rtol = 1e-5 if dtype == np.float32 else 1e-12
+    for name, truth, grows in (
+        ("early_residuals", expected[:, 0], 1.0),
+        ("own_probabilities", expected[:, 1], 1.0),
+        ("losses", expected[:, 2], 1.0 + np.sqrt(2 * expected[:, 2])),
+    ):
+        if loss == "squared" and name == "own_probabilities":
+            assert np.isnan(found.own_probabilities).all()
+            continue
+        assert np.all(np.abs(getattr(found, name) - truth) <= rtol * truth + 8 * unit * grows), name
+
+
+@pytest.mark.parametrize("columns", [3, 40])
+def test_probe_measures_at_the_ends_of_the_range(columns):
+    stack = np.zeros((1, 1, columns))
+    stack[0, 0, 1] = 1.0
+    X = np.array([[40.0], [-800.0], [np.nan], [np.inf], [1e150]])
+    found = probe_measures(X, stack, np.ones(5, dtype=int))
+    sure, wrong = (columns - 1) * math.exp(-40.0), 800.0 + math.log(columns - 1)
+    np.testing.assert_allclose(found.losses[:2], [sure, wrong], rtol=1e-13)
+    np.testing.assert_allclose(found.own_probabilities[:2], [1.0, 0.0], atol=1e-14)
+    np.testing.assert_allclose(
+        found.early_residuals[0], math.sqrt((columns - 1) * columns) * math.exp(-40.0), rtol=1e-13
+    )
+    assert np.isfinite(found.grad_norms[:, 0]).tolist() == [True, True, False, False, True]
+    for field in (found.losses, found.early_residuals):
+        assert np.isfinite(field).tolist() == [True, True, False, False, True]
+    for bad in ({"early": 1}, {"early": -1}):
+        with pytest.raises(ValueError, match="early"):
+            probe_measures(X, stack, np.ones(5, dtype=int), **bad)
+    with pytest.raises(ValueError, match="weights must have shape"):
+        probe_measures(X, stack[0], np.ones(5, dtype=int))
 
 
 # --- what holds for all -----------------------------------------------------------------------------

@@ -137,6 +137,15 @@ class TestReduction:
             np.testing.assert_allclose(means[:, k], X[[3, 0]] @ M - Y[[3, 0]], rtol=0, atol=1e-12)
             np.testing.assert_allclose(variances[:, k], [x @ S @ x for x in X[[3, 0]]], rtol=1e-11, atol=1e-18)
 
+    @on_devices
+    @pytest.mark.parametrize(("p", "n_steps", "spread"), [(5, 1, 1.0), (7, 2, 1.0), (40, 90, 1e-2), (30, 200, 1e-4)])
+    def test_residuals_for_quotes_are_the_residuals_to_rounding(self, device, p, n_steps, spread):
+        X, Y, run = make(3, 50, p, 3, 1e-3, n_steps, 0.2, spread=spread)
+        law, rows = learned(device, X, Y, **run), np.array([4, 0, 9])
+        quoted = host(law._quoted_residual_means(rows, law.projected(rows)))
+        exact = host(law.residual_means(rows))
+        np.testing.assert_allclose(quoted, exact, rtol=0, atol=1e-12 * np.abs(exact).max())
+
     @given(st.lists(st.floats(0.0, 1.0 + 1e-9), min_size=2, max_size=6), st.integers(1, 400))
     def test_group_divided_differences_are_sums_of_powers(self, rates, n):
         rate = np.array(rates)

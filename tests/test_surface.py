@@ -48,23 +48,21 @@ MAY_USE: dict[str, set[str]] = {
     "calibration": {"accounting", "_validate"},
     "certificates": {"calibration", "accounting", "_files", "_validate", "_version"},
     "estimators": {"certificates", "calibration", "accounting", "ridge", "langevin", "_files", "_validate"},
-    "torch": {"grad_norms", "_backend", "_validate"},
+    "torch": {"_backend", "grad_norms", "langevin", "accounting", "evaluation", "forget_sets", "_files", "_validate"},
+    "evaluation": {"accounting", "_files", "_validate"},
     "plotting": {"_files", "_validate"},
     "datasets": {"_cifar_pickle", "_files", "_validate"},
     "ledger": {"certificates", "_files", "_validate"},
+    "forget_sets": {"_files", "_validate"},
     "_conv_geometry": {"_backend", "_validate"},
     "_gradient_arrays": {"_array_libraries", "_backend", "_validate"},
-    "_probe_arrays": {"_backend", "_errors", "_gradient_arrays", "_validate"},
-    "grad_norms": {
-        "_backend",
-        "_conv_geometry",
-        "_errors",
-        "_gradient_arrays",
-        "_probe_arrays",
-        "_validate",
-    },
-    "scoring": {"grad_norms", "accounting", "_files", "_validate", "__version__"},
+    "_probe_arrays": {"_backend", "_gradient_arrays"},
+    "_probe_measures": {"_backend", "_gradient_arrays", "_probe_arrays", "_validate"},
+    "grad_norms": {"_backend", "_conv_geometry", "_gradient_arrays", "_probe_arrays", "_validate"},
+    "scoring": {"_probe_measures", "accounting", "_files", "_validate", "__version__"},
+    "experiments": {"torch", "evaluation", "forget_sets", "datasets", "_files", "_validate"},
     "cli": {
+        "experiments",
         "scoring",
         "estimators",
         "certificates",
@@ -82,11 +80,14 @@ MAY_USE: dict[str, set[str]] = {
 SETTINGS = re.compile(r"^(float|int|bool|str)( \| (float|int|bool|str|None))*$")
 SUBJECTS = {"n_blocks", "shape", "message", "field", "name", "text"}
 
+# Packages that may import torch; nothing outside them ever does.
+NEED_TORCH = ("expunge.torch", "expunge.evaluation.networks")
+
 
 def modules() -> Iterator[Any]:
     yield expunge
     for found in pkgutil.walk_packages(expunge.__path__, "expunge."):
-        if found.name.startswith("expunge.torch") and not importlib.util.find_spec("torch"):
+        if found.name.startswith(NEED_TORCH) and not importlib.util.find_spec("torch"):
             continue  # the optional extra is not installed
         if found.name not in ("expunge._core", "expunge._cuda", "expunge._cuda_emul") and not found.name.endswith(
             "__main__"
@@ -317,6 +318,19 @@ def test_only_the_backend_imports_compiled_modules() -> None:
     compiled_names = {"_core", "_cuda", "_cuda_emul"}
     users = {path.name for path in PYTHON_FILES if any(compiled_names & {*n.split(".")} for n in imports_of(path))}
     assert users == {"_backend.py"}
+
+
+@pytest.mark.parametrize("path", PYTHON_FILES, ids=lambda p: str(p.relative_to(SOURCES)))
+def test_only_the_torch_packages_import_torch(path: Path) -> None:
+    name = ".".join(["expunge", *path.relative_to(SOURCES).with_suffix("").parts])
+    # What a function imports when it is called is its own business: a command that needs the extra, say.
+    tree = ast.parse(path.read_text())
+    inside = [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    for node in inside:
+        node.body = [ast.Pass()]
+    found = imports_in(ast.unparse(tree), path)
+    uses = {module for module in found if module.split(".")[0] == "torch" or module.startswith(NEED_TORCH)}
+    assert not uses or name.startswith(NEED_TORCH), f"{name} imports {sorted(uses)}"
 
 
 def test_every_form_of_import_is_seen() -> None:

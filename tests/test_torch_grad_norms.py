@@ -108,6 +108,24 @@ MODELS = {
     "linear without bias": lambda: (nn.Linear(5, 3, bias=False), torch.randn(4, 5)),
     "linear on positions": lambda: (nn.Linear(5, 3), torch.randn(4, 6, 5)),
     "linear on 4-D input": lambda: (nn.Linear(5, 3), torch.randn(4, 2, 3, 5)),
+    "examples and positions merged": lambda: (
+        Calls(
+            lambda m, x: m.b(F.relu(m.n(m.a(x.reshape(-1, 5)) * m.s))).view(len(x), -1, 2),
+            a=nn.Linear(5, 3),
+            s=parameter(3),
+            n=nn.LayerNorm(3),
+            b=nn.Linear(3, 2),
+        ),
+        torch.randn(4, 6, 5),
+    ),
+    "tokens merged": lambda: (
+        Calls(
+            lambda m, x: F.linear(m.a(m.emb(x.flatten())).tanh(), m.emb.weight).unflatten(0, x.shape),
+            emb=nn.Embedding(11, 6),
+            a=nn.Linear(6, 6),
+        ),
+        tokens(3, 20),
+    ),
     "mlp": lambda: (nn.Sequential(nn.Linear(5, 7), nn.ReLU(inplace=True), nn.Linear(7, 3)), torch.randn(4, 5)),
     "a Linear used twice": lambda: (
         Calls(lambda m, x: m.out(m.a(m.a(x).tanh())), a=nn.Linear(5, 5), out=nn.Linear(5, 2)),
@@ -273,6 +291,18 @@ MODELS = {
         Calls(lambda m, x: m.a(m.r(x)[1][-1]), r=nn.GRU(5, 4, 2, batch_first=True), a=nn.Linear(4, 3)),
         torch.randn(2, 6, 5),
     ),
+    "lstm with projections and given states": lambda: (
+        Calls(
+            lambda m, x: m.r(x, (x[None, :, 0, :2].contiguous(), x[None, :, 1, :4].contiguous()))[0],
+            r=nn.LSTM(5, 4, proj_size=2, batch_first=True),
+        ),
+        torch.randn(3, 6, 5),
+    ),
+    "gru, batch moved by hand": lambda: (
+        Calls(lambda m, x: m.r(x.transpose(0, 1))[0].transpose(0, 1), r=nn.GRU(5, 4, bias=False)),
+        torch.randn(3, 6, 5),
+    ),
+    "rnn of relu": lambda: (nn.RNN(5, 4, 2, nonlinearity="relu", batch_first=True), torch.randn(1, 6, 5)),
     "rnn": lambda: (nn.RNN(5, 4, batch_first=True), torch.randn(3, 6, 5)),
     "batch norm in eval mode": lambda: (
         nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(12, 2)).eval(),
@@ -355,6 +385,70 @@ def test_low_precision_gives_float32_norms_of_what_the_layers_saw(dtype):
     assert found.dtype == torch.float32
     rtol = 1e-5 if dtype == torch.float32 else 16 * math.sqrt(8) * torch.finfo(dtype).eps
     np.testing.assert_allclose(found.numpy(), expected.numpy(), rtol=rtol)
+
+
+@pytest.mark.parametrize("param_grads", [True, False])
+def test_autocast_gives_the_norms_of_single_examples_under_autocast(param_grads):
+    torch.manual_seed(21)
+    model = nn.Sequential(
+        nn.Conv1d(4, 8, 3, padding=1), nn.Flatten(), nn.Linear(40, 30), nn.GELU(), nn.LayerNorm(30), nn.Linear(30, 4)
+    )
+    x = torch.randn(8, 4, 5)
+
+    def loss(batch):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return model(batch).float().square().sum()
+
+    expected = []
+    for one in x.split(1):
+        grads = torch.autograd.grad(loss(one), list(model.parameters()))
+        expected.append(math.sqrt(sum(float(g.double().square().sum()) for g in grads)))
+    with GradNorms(model, param_grads=param_grads) as g:
+        loss(x).backward()
+        found = g.norms()
+    assert found.dtype == torch.float32
+    assert all((p.grad is not None) == param_grads for p in model.parameters())
+    np.testing.assert_allclose(found.numpy(), expected, rtol=4 * torch.finfo(torch.bfloat16).eps)
+
+
+@pytest.mark.parametrize("name", ["cnn", "tied transformer", "lstm", "examples and positions merged"])
+def test_float32_models_agree_with_float64_single_examples(name):
+    torch.manual_seed(22)
+    model, x = MODELS[name]()
+    model = model.double()
+    wide = x.double() if x.is_floating_point() else x
+    weights = weights_like(model, wide)
+    expected = np.sqrt(sum(truth(model, wide, weights).values()))
+    model = model.float()
+    with GradNorms(model) as g:
+        loss_of(model(x.float() if x.is_floating_point() else x), weights.float()).backward()
+        found = g.norms()
+    assert found.dtype == torch.float32
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5)
+
+
+@given(
+    st.integers(1, 3),
+    st.sampled_from([(2, 4), (3, 3), (1, 5)]),
+    st.integers(1, 3),
+    st.integers(1, 2),
+    st.integers(1, 2),
+    st.integers(0, 2),
+    st.integers(1, 3),
+    st.integers(0, 2**31),
+)
+@settings(max_examples=20)
+def test_convolutions_of_every_shape(dimensions, channels, kernel, stride, dilation, padding, threads, seed):
+    torch.manual_seed(seed)
+    groups = math.gcd(*channels)
+    layer = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dimensions - 1]
+    model = layer(*channels, kernel, stride=stride, dilation=dilation, padding=padding, groups=groups).double()
+    x = torch.randn(3, channels[0], *[6, 5, 7][:dimensions]).double()
+    weights = weights_like(model, x)
+    expected = np.sqrt(sum(truth(model, x, weights).values()))
+    with GradNorms(model, threads=threads) as g:
+        loss_of(model(x), weights).backward()
+        np.testing.assert_allclose(g.norms().numpy(), expected, rtol=1e-12)
 
 
 def test_gradients_accumulate_as_without_the_block():
@@ -441,10 +535,25 @@ REFUSALS = {
         r"^att\.in_proj_weight: .*batch_first=True",
     ),
     "lstm without batch_first": (nn.LSTM(5, 4), (3, 3, 5), "^weight_ih_l0: .*batch_first=True"),
-    "examples and positions merged": (
-        Calls(lambda m, x: m.a(x.reshape(-1, 5)), a=nn.Linear(5, 3)),
+    "positions and examples merged, examples last": (
+        Calls(lambda m, x: m.a(x.transpose(0, 1).reshape(-1, 5)), a=nn.Linear(5, 3)),
         (4, 2, 5),
         r"^a\.weight: the batch dimension .* merged",
+    ),
+    "merged rows in another order": (
+        Calls(lambda m, x: m.a(x.reshape(-1, 5).flip(0)), a=nn.Linear(5, 3)),
+        (4, 2, 5),
+        r"^a\.weight: the batch dimension .* merged",
+    ),
+    "softmax over merged rows": (
+        Calls(lambda m, x: m.a(x.reshape(-1, 5).softmax(0)), a=nn.Linear(5, 3)),
+        (4, 2, 5),
+        r"^a\.weight: the batch dimension .* merged",
+    ),
+    "frames merged before a convolution": (
+        Calls(lambda m, x: m.c(x.flatten(0, 1)[:, None]).unflatten(0, (4, 2)), c=nn.Conv1d(1, 3, 2)),
+        (4, 2, 5),
+        r"^c\.weight: the batch dimension .* merged",
     ),
     "batch moved before a convolution": (
         Calls(lambda m, x: m.c(x.transpose(0, 1)), c=nn.Conv1d(3, 3, 2)),

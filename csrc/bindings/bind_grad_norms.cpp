@@ -5,6 +5,7 @@
 #include <mutex>
 #include <new>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "bindings/arrays.hpp"
@@ -38,10 +39,17 @@ class Workspaces {
     for (char* piece : all_) std::free(piece);
   }
   char* take() {
-    std::lock_guard<std::mutex> lock(mutex_);
-    char* piece = free_.back();
-    free_.pop_back();
-    return piece;
+    for (;;) {
+      {
+        std::lock_guard<std::mutex> lock(mutex_);
+        if (!free_.empty()) {
+          char* piece = free_.back();
+          free_.pop_back();
+          return piece;
+        }
+      }
+      std::this_thread::yield();  // a borrowed team may have more threads than were asked for
+    }
   }
   void give(char* piece) {
     std::lock_guard<std::mutex> lock(mutex_);
@@ -300,7 +308,8 @@ void norm_layer_grad_norms(const py::array& activations, const py::array& output
 }
 
 void probe_grad_norms(const py::array& X, const py::array& weights, const py::array& y, int loss, double alpha,
-                      const py::object& checkpoint_weights, bool squared, py::array& out, int threads) {
+                      const py::object& checkpoint_weights, bool squared, py::array& out, int threads,
+                      py::object proxies, long early) {
   by_dtype(X, [&](auto zero) {
     using T = decltype(zero);
     ProbeNorms<T> call;
@@ -328,6 +337,13 @@ void probe_grad_norms(const py::array& X, const py::array& weights, const py::ar
     call.squared = squared;
     call.out = call.checkpoint_weights != nullptr ? output<double>(out, "out", {items})
                                                   : output<double>(out, "out", {items, call.checkpoints});
+    if (!proxies.is_none()) {
+      if (!py::isinstance<py::array>(proxies)) throw py::type_error("proxies must be an array or None");
+      py::array array = py::reinterpret_borrow<py::array>(proxies);
+      call.proxies = output<double>(array, "proxies", {items, 3});
+      require_within(&early, 1, "early", 0, call.checkpoints);
+      call.early = early;
+    }
     const auto& kernels = kernels_of<T>(probe_table());
     Workspaces packed(kernels.packed_length(call) * static_cast<long>(sizeof(T)), 1);
     std::vector<double> weight_squares(static_cast<std::size_t>(call.checkpoints));
@@ -338,7 +354,7 @@ void probe_grad_norms(const py::array& X, const py::array& weights, const py::ar
     }
     call.packed_weights = buffer;
     call.weight_squares = weight_squares.data();
-    const double work = double(call.d) * double(call.checkpoints * call.classes + 16) / 8;
+    const double work = double(call.d) * double(call.checkpoints * call.classes + 16);
     run(call, kernels.norms, kernels.workspace(call), items, work, threads, kProbeTileRows);
   });
 }
@@ -363,7 +379,8 @@ void bind_grad_norms(py::module_& module) {
              arg("n_groups"), arg("eps"), arg("normalized"), arg("weight"), arg("bias"), arg("squared"), arg("out"),
              py::kw_only(), arg("threads") = 0);
   module.def("probe_grad_norms", &probe_grad_norms, arg("X"), arg("weights"), arg("y"), arg("loss"), arg("alpha"),
-             arg("checkpoint_weights").none(true), arg("squared"), arg("out"), py::kw_only(), arg("threads") = 0);
+             arg("checkpoint_weights").none(true), arg("squared"), arg("out"), py::kw_only(), arg("threads") = 0,
+             arg("proxies").none(true) = py::none(), arg("early") = 0);
 }
 
 }  // namespace expunge::bindings

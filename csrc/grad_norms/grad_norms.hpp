@@ -95,6 +95,8 @@ struct ProbeNorms {
   double alpha;
   bool squared;
   double* out;
+  double* proxies = nullptr;  // if any: (n, 3), |residual| at `early`, sum of p_y over checkpoints, last loss
+  long early = 0;
 };
 
 template <class T>

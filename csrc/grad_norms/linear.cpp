@@ -5,18 +5,13 @@
 namespace expunge::grad_norms::EXPUNGE_ISA_NS {
 namespace {
 
-// The form with fewer operations; ties go to the product, which never cancels.
-EXPUNGE_INLINE bool gram_is_cheaper(long left, long right, long d_in, long d_out) {
-  return static_cast<double>(left) * static_cast<double>(right) * static_cast<double>(d_in + d_out) <
-         0.5 * static_cast<double>(left + right) * static_cast<double>(d_in) * static_cast<double>(d_out);
-}
-
 // The same for one matrix used once: its Gram matrices are symmetric, and half of each is computed. The other terms
 // are copies, and columns past the diagonal.
 template <class T>
 EXPUNGE_INLINE bool half_gram_is_cheaper(long positions, long d_in, long d_out) {
   const double pairs = 0.5 * static_cast<double>(positions + kTileColumns<T>) + 8;
-  return pairs * static_cast<double>(d_in + d_out) < static_cast<double>(d_in) * static_cast<double>(d_out);
+  const double product = static_cast<double>(d_in) * static_cast<double>(d_out);
+  return positions > 1 && pairs * static_cast<double>(d_in + d_out) < product;
 }
 
 // --- norms --------------------------------------------------------------------------------------

@@ -143,21 +143,6 @@ inline void transpose(const T* x, long rows, long columns, long length, S* out) 
     for (long i = rows; i < length; ++i) out[c * length + i] = S(0);
 }
 
-// What the Gram form found, and how far rounding may have moved it.
-struct GramSum {
-  double value = 0;   // sum_ij (a_i . b_j) (g_i . h_j)
-  double spread = 0;  // root sum square over the pairs of what the rounding of a dot product is relative to
-  double trace = 0;   // sum_i |a_i|^2 |g_i|^2, nonzero however small the entries are
-
-  // `limit` times the rounding unit of a dot product is what a relative error may be.
-  EXPUNGE_INLINE bool trustworthy(double limit) const {
-    return __builtin_sqrt(spread) + trace <= limit * __builtin_fabs(value);
-  }
-};
-
-template <class T>
-constexpr double kGramLimit = sizeof(T) == 4 ? 8.0 : 256.0;
-
 template <class T>
 struct StridedTiles {
   const RowTiles& tiles;

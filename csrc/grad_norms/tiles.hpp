@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "common/isa.hpp"
+#include "grad_norms/grad_norms_math.hpp"
 
 #define EXPUNGE_INLINE __attribute__((always_inline)) inline
 
@@ -21,8 +22,6 @@ constexpr int kTileRows = 6;
 constexpr int kVectorBytes = 16;
 constexpr int kTileRows = 6;
 #endif
-
-constexpr long kBlock = 256;  // terms summed in registers before they go to float64; a panel of them fits L1
 
 template <class T>
 struct Simd;
@@ -402,12 +401,6 @@ EXPUNGE_INLINE double sum(const T* x, long n) {
   for (; k < n; ++k) rest += static_cast<double>(x[k]);
   for (int i = 1; i < parts; ++i) total[0] += total[i];
   return reduce(total[0]) + rest;
-}
-
-// A NaN stays a NaN; rounding just below zero becomes zero.
-EXPUNGE_INLINE double finish(double squares, bool squared) {
-  const double kept = squares < 0 ? 0.0 : squares;
-  return squared ? kept : __builtin_sqrt(kept);
 }
 
 // Writes the norms of example i from the squares of its weight's and its bias' gradients.

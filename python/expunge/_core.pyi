@@ -255,4 +255,6 @@ def probe_grad_norms(
     out: _Float64,
     *,
     threads: int = 0,
+    proxies: _Float64 | None = None,
+    early: int = 0,
 ) -> None: ...

@@ -1,38 +1,60 @@
 """Privacy arithmetic: Gaussian DP, shifted interpolation, Gaussian pairs, Renyi accounting per record.
 
 Everything here is *certified*: float64 throughout, every result rounded outward by the error of its computation;
-except what carries ``status == "estimate"`` (`privacy_loss`, `composition_rdp`).
+except what carries a ``status`` that says *estimate* (`privacy_loss`, `composition_rdp`, `noise_sensitivity`).
 """
 
 from expunge.accounting.gaussian_pair import GaussianPair, PrivacyProfile
 from expunge.accounting.gdp import gdp_delta, gdp_epsilon, gdp_mu
 from expunge.accounting.rdp import (
+    AssumedNoiseLoss,
     CompositionRDP,
     Estimate,
+    NoiseSensitivity,
     RenyiFilter,
     StepCost,
+    assumed_noise_privacy_loss,
     composition_rdp,
+    noise_sensitivity,
     privacy_loss,
     quadrature_weights,
     rdp_to_epsilon,
     sampled_gaussian_rdp,
 )
 from expunge.accounting.shifted import shifted_mu
+from expunge.accounting.unlearning import (
+    UnlearningSteps,
+    compare_unlearning_steps,
+    contraction_rdp,
+    contraction_steps,
+    langevin_steps,
+    weak_triangle_rdp,
+)
 
 __all__ = [
+    "AssumedNoiseLoss",
     "CompositionRDP",
     "Estimate",
     "GaussianPair",
+    "NoiseSensitivity",
     "PrivacyProfile",
     "RenyiFilter",
     "StepCost",
+    "UnlearningSteps",
+    "assumed_noise_privacy_loss",
+    "compare_unlearning_steps",
     "composition_rdp",
+    "contraction_rdp",
+    "contraction_steps",
     "gdp_delta",
     "gdp_epsilon",
     "gdp_mu",
+    "langevin_steps",
+    "noise_sensitivity",
     "privacy_loss",
     "quadrature_weights",
     "rdp_to_epsilon",
     "sampled_gaussian_rdp",
     "shifted_mu",
+    "weak_triangle_rdp",
 ]

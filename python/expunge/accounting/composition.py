@@ -10,15 +10,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import logsumexp
 
-from expunge._validate import choice, number, real_array
+from expunge._validate import choice, count, number, real_array
 from expunge.accounting._broadcast import Float64
 from expunge.accounting.estimate import Estimate
-from expunge.accounting.privacy_loss import StepCost
+from expunge.accounting.privacy_loss import StepCost, quadrature_weights
 
 __all__ = ["CompositionRDP", "composition_rdp"]
+
+_BLOCK = 1 << 22  # norms filled in at a time
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ def composition_rdp(
     l2_bound: float,
     direction: str = "both",
     p: ArrayLike | None = None,
+    steps: ArrayLike | None = None,
+    n_steps: int | None = None,
 ) -> CompositionRDP:
     """Return the Renyi divergence between training with and without a record, from R runs with it.
 
@@ -67,7 +71,7 @@ def composition_rdp(
     ----------
     grad_norms : array_like of float, shape (R, T) or (R, n, T)
         Norm of the record's clipped gradient (or of n records') at every step 0 .. T-1 of R independent runs on the
-        data that hold it, all from the same start.
+        data that hold it, all from the same start; or at N of the steps.
     order : float
         Renyi order of the result, > 1.
     noise_std, step_size, sampling_probability, batch_size : float
@@ -80,6 +84,12 @@ def composition_rdp(
     p : float or array_like of float, optional
         Exponents > 1 to choose the best of, per record. By default around the number of steps, which keeps all orders
         within a small factor of ``order``.
+    steps : array_like of int, shape (N,), or that of ``grad_norms``, optional
+        Where norms are those at some steps only: these steps, increasing within [0, n_steps); in the second form each
+        run's (and record's) own, which may repeat where a norm was carried on. Between them norms are taken as linear,
+        before and after as constant: a second reason why the result is an *estimate*.
+    n_steps : int, optional
+        T; needed with ``steps``.
 
     Returns
     -------
@@ -89,7 +99,8 @@ def composition_rdp(
     Raises
     ------
     ValueError
-        If an argument is NaN or out of range, a norm is above ``l2_bound (1 + 1e-6)``, or a shape does not fit.
+        If an argument is NaN or out of range, a norm is above ``l2_bound (1 + 1e-6)``, or a shape does not fit; if one
+        of ``steps`` and ``n_steps`` is given without the other.
 
     Notes
     -----
@@ -120,21 +131,26 @@ def composition_rdp(
     rate = number("sampling_probability", sampling_probability, low=0.0, high=1.0)
     sides = {"pq": ("pq",), "qp": ("qp",), "both": ("pq", "qp")}[choice("direction", direction, ("both", "pq", "qp"))]
     runs = norms if norms.ndim == 3 else norms[:, np.newaxis, :]
-    n_steps = runs.shape[2]
+    sampled = _sampled(steps, n_steps, norms.shape)
+    total = runs.shape[2] if sampled is None else count("n_steps", n_steps, low=1)
     exponents = (
-        1.0 + n_steps * np.array([0.5, 1.0, 2.0, 4.0, 8.0, 32.0])
+        1.0 + total * np.array([0.5, 1.0, 2.0, 4.0, 8.0, 32.0])
         if p is None
         else np.atleast_1d(real_array("p", p, low=1.0, open_low=True))
     )
     if exponents.ndim != 1 or exponents.size == 0:
         raise ValueError(f"p must be a number or one-dimensional and not empty, got shape {exponents.shape}")
     values, chosen = np.zeros(runs.shape[1]), np.full(runs.shape[1], exponents[0])
-    for side in sides:
-        table = np.stack([_one_side(runs, side, alpha, float(one), rate, tau * batch / eta) for one in exponents])
-        best = table.argmin(axis=0)
-        lowest = table[best, np.arange(best.size)]
-        chosen = np.where(lowest >= values, exponents[best], chosen)
-        values = np.maximum(values, lowest)
+    rows = runs.shape[1] if sampled is None else max(1, _BLOCK // (runs.shape[0] * total))
+    for start in range(0, runs.shape[1], rows):
+        block = slice(start, start + rows)
+        filled = runs if sampled is None else _fill_in(runs[:, block], sampled[:, block], total)
+        for side in sides:
+            table = np.stack([_one_side(filled, side, alpha, float(one), rate, tau * batch / eta) for one in exponents])
+            best = table.argmin(axis=0)
+            lowest = table[best, np.arange(best.size)]
+            chosen[block] = np.where(lowest >= values[block], exponents[best], chosen[block])
+            values[block] = np.maximum(values[block], lowest)
     shape = norms.shape[1:-1]
     return CompositionRDP(
         rdp=Estimate.of(values.reshape(shape)),
@@ -143,6 +159,31 @@ def composition_rdp(
         direction=direction,
         n_runs=norms.shape[0],
     )
+
+
+def _sampled(steps: ArrayLike | None, n_steps: int | None, shape: tuple[int, ...]) -> NDArray[np.int64] | None:
+    """Return the steps at which norms were taken, broadcast to (R, n, N); None where it was at every step."""
+    if steps is None:
+        if n_steps is not None:
+            raise ValueError("n_steps must be given with steps only: without them norms are those of every step")
+        return None
+    if n_steps is None:
+        raise ValueError("n_steps must be given with steps, got None")
+    given = np.asarray(steps)
+    if given.shape not in (shape[-1:], shape):
+        raise ValueError(f"steps must have shape {shape[-1:]} or that of grad_norms {shape}, got {given.shape}")
+    quadrature_weights(given if given.ndim == 1 else given.reshape(-1, shape[-1]), n_steps=n_steps)  # checks them
+    whole = np.broadcast_to(given.astype(np.int64), shape)
+    return whole if len(shape) == 3 else whole[:, np.newaxis, :]
+
+
+def _fill_in(runs: Float64, steps: NDArray[np.int64], n_steps: int) -> Float64:
+    """Return norms at every step, linear between those taken, shape (R, n, n_steps)."""
+    every = np.arange(n_steps)
+    filled = np.empty((*runs.shape[:2], n_steps))
+    for run, record in np.ndindex(*runs.shape[:2]):
+        filled[run, record] = np.interp(every, steps[run, record], runs[run, record])
+    return filled
 
 
 def _one_side(runs: Float64, side: str, order: float, p: float, rate: float, noise_per_norm: float) -> Float64:

@@ -33,46 +33,59 @@ def quadrature_weights(steps: ArrayLike, *, n_steps: int) -> Float64:
 
     Parameters
     ----------
-    steps : array_like of int, shape (N,)
-        Sampled steps, strictly increasing within [0, n_steps).
+    steps : array_like of int, shape (N,) or (n, N)
+        Sampled steps within [0, n_steps), strictly increasing; or those of each record in a row of its own, which may
+        repeat a step: a measurement that was carried on where there was no new one.
     n_steps : int
         Number of training steps.
 
     Returns
     -------
-    ndarray of float64, shape (N,)
-        Positive weights that sum to ``n_steps``; all ones where every step was sampled.
+    ndarray of float64, shape of ``steps``
+        Weights that sum to ``n_steps`` in each row, all ones where every step was sampled; positive but for repeated
+        steps, where the first has the weight and the others have 0.
 
     Raises
     ------
     TypeError
         If the steps are not integers.
     ValueError
-        If they are not strictly increasing within [0, n_steps).
+        If they are not increasing within [0, n_steps).
 
     Examples
     --------
     >>> from expunge.accounting import quadrature_weights
     >>> quadrature_weights([0, 4], n_steps=6).tolist()
     [2.5, 3.5]
+    >>> quadrature_weights([[0, 4, 4], [1, 2, 5]], n_steps=6).tolist()
+    [[2.5, 3.5, 0.0], [2.0, 2.0, 2.0]]
     """
     total = count("n_steps", n_steps, low=1)
     array = np.asarray(steps)
     if array.dtype.kind not in "iu":
         raise TypeError(f"steps must hold integers, got dtype {array.dtype}")
-    if array.ndim != 1 or array.size == 0:
-        raise ValueError(f"steps must be one-dimensional and not empty, got shape {array.shape}")
-    at = array.astype(np.int64)
-    if at[0] < 0 or at[-1] >= total or (np.diff(at) <= 0).any():
-        raise ValueError(f"steps must be strictly increasing within [0, {total}), got {array}")
-    gaps = np.diff(at).astype(np.float64)
+    if array.ndim not in (1, 2) or array.shape[-1] == 0:
+        raise ValueError(f"steps must have shape (N,) or (n, N) with N >= 1, got shape {array.shape}")
+    at = np.atleast_2d(array.astype(np.int64))
+    gaps = np.diff(at, axis=1)
+    bad = (at[:, 0] < 0) | (at[:, -1] >= total) | (gaps < (1 if array.ndim == 1 else 0)).any(axis=1)
+    if bad.any():
+        kind = "strictly increasing" if array.ndim == 1 else "increasing along each row"
+        where = "" if array.ndim == 1 else f" in row {int(bad.argmax())}"
+        raise ValueError(f"steps must be {kind} within [0, {total}), got {at[bad.argmax()]}{where}")
+    n = at.shape[1]
+    fresh = np.ones(at.shape, dtype=np.bool_)
+    fresh[:, 1:] = gaps > 0
+    # The step after a run of equal ones: that of the next fresh column, or none.
+    following = np.full(at.shape, n)
+    following[:, :-1] = np.minimum.accumulate(np.where(fresh, np.arange(n), n)[:, :0:-1], axis=1)[:, ::-1]
+    after = np.take_along_axis(at, np.minimum(following, n - 1), axis=1)
     # A gap of g steps: the inner steps t = 1 .. g-1 give t/g to its right end, which sums to (g-1)/2; same on the left.
-    weights = np.ones(at.size)
-    weights[1:] += (gaps - 1.0) / 2.0
-    weights[:-1] += (gaps - 1.0) / 2.0
-    weights[0] += at[0]
-    weights[-1] += total - 1 - at[-1]
-    return weights
+    weights = np.where(following < n, (after - at - 1.0) / 2.0, total - 1.0 - at)
+    weights[:, 1:] += (gaps - 1.0) / 2.0
+    weights[:, 0] += at[:, 0]
+    weights = np.where(fresh, 1.0 + weights, 0.0)
+    return weights[0] if array.ndim == 1 else weights
 
 
 class StepCost:
@@ -177,14 +190,15 @@ def privacy_loss(
         Norm of each record's gradient (without the L2 term) at the N sampled steps, >= 0, possibly infinite.
     order : float or array_like of float, shape (n_orders,)
         Renyi orders, > 1.
-    noise_std, step_size : float or array_like of float, shape (N,)
+    noise_std, step_size : float or array_like of float, shape (N,) or (n, N)
         Noise standard deviation per step, >= 0, and step size, > 0, at the sampled steps.
     sampling_probability : float
         Poisson rate, within [0, 1]; 1 is full batch.
     batch_size : float
         The constant the gradient sum is divided by (1 for the sum form), > 0.
-    steps : array_like of int, shape (N,)
-        The sampled steps, strictly increasing within [0, n_steps).
+    steps : array_like of int, shape (N,) or (n, N)
+        The sampled steps, strictly increasing within [0, n_steps); or each record's own, where a repeated step says
+        that there was no new norm and the last one was carried on (it must be the same number).
     n_steps : int
         Number of training steps.
     direction : {"both", "pq", "qp"}
@@ -223,10 +237,12 @@ def privacy_loss(
     if orders.ndim > 1:
         raise ValueError(f"order must be a number or one-dimensional, got shape {orders.shape}")
     weights = quadrature_weights(steps, n_steps=n_steps)
-    if norms.shape[1] != weights.size:
-        raise ValueError(f"grad_norms must have one column per step, got shape {norms.shape} for {weights.size} steps")
-    noise = _per_step("noise_std", real_array("noise_std", noise_std, low=0.0), weights.size)
-    width = _per_step("step_size", real_array("step_size", step_size, low=0.0, open_low=True), weights.size)
+    if weights.shape not in (norms.shape, norms.shape[1:]):
+        raise ValueError(f"grad_norms must have one column per step, got shape {norms.shape}, steps {weights.shape}")
+    if weights.ndim == 2:
+        _check_carried(norms, weights)
+    noise = _per_step("noise_std", real_array("noise_std", noise_std, low=0.0), norms.shape)
+    width = _per_step("step_size", real_array("step_size", step_size, low=0.0, open_low=True), norms.shape)
     batch = number("batch_size", batch_size, low=0.0, open_low=True)
     noise_per_norm = noise * batch / width
     costs = [
@@ -234,20 +250,33 @@ def privacy_loss(
         for one in np.atleast_1d(orders)
     ]
     losses = np.empty((norms.shape[0], len(costs)))
-    rows = max(1, _BLOCK // weights.size)
+    rows = max(1, _BLOCK // norms.shape[1])
     for start in range(0, norms.shape[0], rows):
-        block = norms[start : start + rows]
+        block = slice(start, start + rows)
+        scale, share = (a[block] if a.ndim == 2 else a for a in (noise_per_norm, weights))
+        seen = norms[block] if weights.ndim == 1 else np.where(share > 0.0, norms[block], 0.0)
         for column, cost in enumerate(costs):
-            losses[start : start + rows, column] = weighted_sum(cost(block, noise_per_norm=noise_per_norm), weights)
+            losses[block, column] = weighted_sum(cost(seen, noise_per_norm=scale), share)
     return Estimate.of(losses[:, 0] if orders.ndim == 0 else losses)
 
 
 def weighted_sum(costs: Float64, weights: Float64) -> Float64:
     """Return the sum over the last axis; an infinite cost makes it infinite. Rows never see one another."""
-    return np.asarray(np.einsum("ij,j->i", costs, weights), dtype=np.float64)
+    pattern = "ij,j->i" if weights.ndim == 1 else "ij,ij->i"
+    return np.asarray(np.einsum(pattern, costs, weights), dtype=np.float64)
 
 
-def _per_step(name: str, value: Float64, n: int) -> Float64:
-    if value.shape not in ((), (1,), (n,)):
-        raise ValueError(f"{name} must be a number or hold one per step ({n}), got shape {value.shape}")
-    return np.broadcast_to(value, (n,))
+def _check_carried(norms: Float64, weights: Float64) -> None:
+    """Refuse two norms at one step: a carried column repeats what it carries."""
+    differs = np.zeros(norms.shape, dtype=np.bool_)
+    differs[:, 1:] = (weights[:, 1:] == 0.0) & (norms[:, 1:] != norms[:, :-1])
+    if differs.any():
+        row, column = (int(k) for k in np.argwhere(differs)[0])
+        was, now = norms[row, column - 1], norms[row, column]
+        raise ValueError(f"grad_norms must repeat where steps do, got {was} and {now} in row {row}, column {column}")
+
+
+def _per_step(name: str, value: Float64, shape: tuple[int, ...]) -> Float64:
+    if value.shape not in ((), (1,), shape[1:], shape):
+        raise ValueError(f"{name} must be a number or hold one per step {shape[1:]}, got shape {value.shape}")
+    return value if value.shape == shape else np.broadcast_to(value, shape[1:])

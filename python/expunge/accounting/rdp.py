@@ -1,9 +1,15 @@
 """Renyi accounting per record: one step, whole runs, budgets, and the way to (epsilon, delta).
 
 Certified: `sampled_gaussian_rdp`, `RenyiFilter`, `rdp_to_epsilon` of certified divergences. Estimates, labelled so:
-`privacy_loss`, `composition_rdp`.
+`privacy_loss`, `composition_rdp`, and for training without noise `assumed_noise_privacy_loss` and `noise_sensitivity`.
 """
 
+from expunge.accounting.assumed_noise import (
+    AssumedNoiseLoss,
+    NoiseSensitivity,
+    assumed_noise_privacy_loss,
+    noise_sensitivity,
+)
 from expunge.accounting.composition import CompositionRDP, composition_rdp
 from expunge.accounting.estimate import Estimate
 from expunge.accounting.privacy_loss import StepCost, privacy_loss, quadrature_weights
@@ -12,11 +18,15 @@ from expunge.accounting.renyi_filter import RenyiFilter
 from expunge.accounting.sampled_gaussian import sampled_gaussian_rdp
 
 __all__ = [
+    "AssumedNoiseLoss",
     "CompositionRDP",
     "Estimate",
+    "NoiseSensitivity",
     "RenyiFilter",
     "StepCost",
+    "assumed_noise_privacy_loss",
     "composition_rdp",
+    "noise_sensitivity",
     "privacy_loss",
     "quadrature_weights",
     "rdp_to_epsilon",

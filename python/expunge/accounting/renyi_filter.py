@@ -1,4 +1,4 @@
-"""Renyi filter: per-record budgets kept during training, certified. [FZ21, arXiv 2008.11193], sections 4 and 5."""
+"""Renyi filter: per-record budgets kept during training, certified. [FZ21, arXiv 2008.11193]."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class RenyiFilter:
 
     Notes
     -----
-    [FZ21], theorem 4.3 (a filter at a fixed order) and section 5 (each record its own). The guarantee needs what the
+    A filter at a fixed order, each record its own, after [FZ21]. The guarantee needs what the
     class cannot see: that norms are those of the gradients used, and that records interact in nothing but the sum (no
     BatchNorm). With several orders a record must keep every budget, so each order's theorem applies by itself.
 

@@ -9,6 +9,7 @@ import click
 from expunge import __version__
 from expunge.cli.deletion import fit, quote, unlearn
 from expunge.cli.demo import demo
+from expunge.cli.experiments import experiment
 from expunge.cli.records import keygen, ledger, verify
 from expunge.cli.scoring import score
 
@@ -46,5 +47,5 @@ def main() -> None:
     """Learn ridge models that can forget a record, and prove that they did."""
 
 
-for command in (demo, fit, quote, unlearn, verify, keygen, ledger, score):
+for command in (demo, fit, quote, unlearn, verify, keygen, ledger, score, experiment):
     main.add_command(command)

@@ -164,7 +164,7 @@ def exact_quotes(
     fixed = _checked_rank(law, rank)
     out = _ExactOutput(rows.size)
     for part, block, projected in law._blocks(rows):
-        given = law._spectrum_there, projected, law._residual_means(block, projected), setting, fixed
+        given = law._spectrum_there, projected, law._quoted_residual_means(block, projected), setting, fixed
         sizes = {"n": block.size, "p": law.n_features, "q": law.n_outputs, "rank": fixed}
         run = partial(law._place.run, "ridge_exact_quotes", *given, threads=threads, workspace=sizes)
         out.answered(law._place, part, lambda outputs, run=run: run(*outputs))  # type: ignore[misc]

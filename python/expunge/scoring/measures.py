@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from expunge._probe_measures import probe_measures
 from expunge._validate import real_array
 from expunge.accounting import StepCost, quadrature_weights
-from expunge.grad_norms import probe_grad_norms
 from expunge.scoring.checkpoints import ProbeCheckpoints
 
-__all__ = ["Scorer", "loss_name", "proxy_names", "score_records"]
+__all__ = ["Scorer", "loss_name", "proxy_names", "score_records", "why_unscored"]
 
 Array = NDArray[np.float64]
 
@@ -43,77 +43,44 @@ class Scorer:
     ) -> None:
         self.probe, self.orders, self.keep_norms, self.threads = probe, list(orders), keep_norms, threads
         self._stack = np.ascontiguousarray(probe.weights, dtype=dtype)
-        # One matrix for all checkpoints: (d, N C).
-        self._flat = np.ascontiguousarray(self._stack.transpose(1, 0, 2).reshape(probe.n_features, -1))
         self._weights = quadrature_weights(probe.steps, n_steps=probe.n_steps)
         # Tables from the start: a record's score may not depend on the size of its block.
         rate = probe.sampling_probability
         self._costs = [StepCost(order=one, sampling_probability=rate).tabulate() for one in self.orders]
 
-    def __call__(self, X: NDArray[Any], y: NDArray[Any]) -> dict[str, Array]:
-        """Return the scores of records with finite features and valid labels, by column name."""
+    def __call__(self, X: NDArray[Any], y: NDArray[Any]) -> tuple[dict[str, Array], NDArray[np.bool_]]:
+        """Return the scores of records with valid labels, by column name, and which records have none.
+
+        A feature that is not finite, or a logit that overflows, leaves no finite norm: looking there saves reading
+        every feature once more. What stands in the columns of such a record means nothing.
+        """
         probe = self.probe
-        norms = probe_grad_norms(X, self._stack, y, loss=probe.loss, threads=self.threads)
+        found = probe_measures(X, self._stack, y, loss=probe.loss, early=probe.early, threads=self.threads)
+        norms = found.grad_norms
+        unscored = ~np.isfinite(norms).all(axis=1)
+        if unscored.any():
+            norms[unscored] = 0.0
         columns: dict[str, Array] = {}
         with np.errstate(divide="ignore"):
             scale = np.float64(probe.noise_std * probe.batch_size / probe.step_size)
         for order, cost in zip(self.orders, self._costs, strict=True):
             columns[loss_name(order)] = np.einsum("ij,j->i", cost(norms, noise_per_norm=scale), self._weights)
-        proxies = self._proxies(X, y, norms)
+        proxies = {
+            "average_grad_norm": norms.mean(axis=1),
+            "el2n": found.early_residuals,
+            "c_proxy": found.own_probabilities,
+            "grand": norms[:, probe.early].copy(),
+            "loss": found.losses,
+        }
         columns.update({name: proxies[name] for name in proxy_names(probe.loss)})
         if self.keep_norms:
             columns["grad_norms"] = norms
-        return columns
-
-    def _proxies(self, X: NDArray[Any], y: NDArray[Any], norms: Array) -> dict[str, Array]:
-        probe = self.probe
-        logits = (X @ self._flat).reshape(X.shape[0], probe.weights.shape[0], probe.n_outputs)
-        columns = {"average_grad_norm": norms.mean(axis=1)}
-        early = logits[:, probe.early].astype(np.float64)
-        last = logits[:, -1].astype(np.float64)
-        rows = np.arange(X.shape[0])
-        if probe.loss == "squared":
-            targets = y.reshape(early.shape).astype(np.float64)
-            columns["el2n"] = np.linalg.norm(early - targets, axis=1)
-            columns["grand"] = norms[:, probe.early].copy()
-            columns["loss"] = 0.5 * np.square(last - targets).sum(axis=1)
-            return columns
-        if probe.loss == "logistic":
-            sign = np.where(y == 1, -1.0, 1.0)
-            wrong = sign[:, np.newaxis] * logits[:, :, 0]  # large where the record is badly predicted
-            columns["el2n"] = _sigmoid(sign * early[:, 0])
-            columns["c_proxy"] = _sigmoid(-wrong).mean(axis=1, dtype=np.float64)
-            columns["grand"] = norms[:, probe.early].copy()
-            columns["loss"] = np.logaddexp(0.0, sign * last[:, 0])
-            return columns
-        logits -= logits.max(axis=2, keepdims=True)
-        np.exp(logits, out=logits)
-        own = logits[rows, :, y]
-        columns["c_proxy"] = (own / logits.sum(axis=2)).mean(axis=1, dtype=np.float64)
-        residual = _softmax(early)
-        # 1 - p_y from the other classes keeps the digits of confident records.
-        residual[rows, y] = 0.0
-        residual[rows, y] = -residual.sum(axis=1)
-        columns["el2n"] = np.linalg.norm(residual, axis=1)
-        columns["grand"] = norms[:, probe.early].copy()
-        last -= last[rows, y][:, np.newaxis]
-        last[rows, y] = -np.inf
-        columns["loss"] = np.logaddexp(0.0, _log_sum_exp(last))
-        return columns
+        return columns, unscored
 
 
-def _softmax(logits: Array) -> Array:
-    result = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(result / result.sum(axis=1, keepdims=True), dtype=np.float64)
-
-
-def _sigmoid(values: NDArray[Any]) -> Array:
-    return np.asarray(np.exp(-np.logaddexp(0.0, -values)), dtype=np.float64)
-
-
-def _log_sum_exp(logits: Array) -> Array:
-    top = logits.max(axis=1)
-    return np.asarray(top + np.log(np.exp(logits - top[:, np.newaxis]).sum(axis=1)), dtype=np.float64)
+def why_unscored(row: NDArray[Any]) -> str:
+    """Return what is wrong with the features of a record that has no score."""
+    return "its logits or gradients overflow" if np.isfinite(row).all() else "a feature is missing, NaN or infinite"
 
 
 def score_records(
@@ -169,9 +136,11 @@ def score_records(
     1.25
     """
     features = np.asarray(X)
-    if not np.isfinite(features).all():
-        raise ValueError("X must be finite")
     for order in orders:
         real_array("orders", order, ndim=0, low=1.0, open_low=True)
     scorer = Scorer(probe, orders=orders, dtype=features.dtype, keep_norms=keep_norms, threads=threads)
-    return scorer(features, np.asarray(y))
+    scores, unscored = scorer(features, np.asarray(y))
+    if unscored.any():
+        row = int(unscored.argmax())
+        raise ValueError(f"X must be finite and its logits too, got row {row}: {why_unscored(features[row])}")
+    return scores

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import queue
 import shutil
 import sys
+import threading
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,7 +26,7 @@ from expunge import __version__
 from expunge._files import read_json, write_atomic
 from expunge._validate import choice, count, real_array
 from expunge.scoring.checkpoints import ProbeCheckpoints
-from expunge.scoring.measures import Scorer, loss_name, proxy_names
+from expunge.scoring.measures import Scorer, loss_name, proxy_names, why_unscored
 from expunge.scoring.sources import (
     BadRowError,
     Block,
@@ -184,8 +187,10 @@ def score_files(
         with tqdm(
             total=total, initial=kept, unit="rows", unit_scale=True, disable=not progress, file=sys.stderr, desc="score"
         ) as bar:
-            for index in left:
-                _score_part(parts[index], job, scorer, _part_path(folder, index), bar)
+            ahead = _ahead(job.blocks, [parts[i] for i in left])
+            with contextlib.closing(ahead), ThreadPoolExecutor(1) as writing:
+                for index, (part, blocks) in zip(left, ahead, strict=True):
+                    _score_part(part, blocks, job, scorer, _part_path(folder, index), bar, writing)
         bad = _assemble(folder, len(parts), total, target, loss_name(chosen[0]), settings, job)
     shutil.rmtree(folder)
     return ScoreSummary(target, total, bad, len(parts), resumed, time.perf_counter() - begun)
@@ -206,6 +211,17 @@ class _Job:
         probe = self.probe
         numbers = probe.n_features + int(probe.weights.shape[0]) * (probe.n_outputs + 4)
         return max(64, _BLOCK_BYTES // (int(self.dtype.itemsize) * numbers))
+
+    def blocks(self, part: Part) -> Iterator[Block]:
+        probe = self.probe
+        return read_blocks(
+            part,
+            self.columns,
+            n_features=probe.n_features,
+            loss=probe.loss,
+            n_outputs=probe.n_outputs,
+            block_rows=self.block_rows,
+        )
 
     @property
     def names(self) -> list[str]:
@@ -292,32 +308,61 @@ def _only_one(folder: Path) -> Iterator[None]:
         yield
 
 
-def _ahead(blocks: Iterator[Block]) -> Iterator[Block]:
-    """Yield the blocks while the next one is read in another thread."""
-    with ThreadPoolExecutor(1) as reader:
-        waiting = reader.submit(next, blocks, None)
-        while (block := waiting.result()) is not None:
-            waiting = reader.submit(next, blocks, None)
-            yield block
+def _ahead(make: Callable[[Part], Iterator[Block]], parts: list[Part]) -> Iterator[tuple[Part, Iterator[Block]]]:
+    """Yield each part with its blocks; blocks are read in another thread, two ahead, also across parts."""
+    stop = threading.Event()
+    waiting: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=2)
 
+    def put(kind: str, value: Any) -> None:
+        while not stop.is_set():
+            with contextlib.suppress(queue.Full):
+                waiting.put((kind, value), timeout=0.1)
+                return
 
-def _score_part(part: Part, job: _Job, scorer: Scorer, path: Path, bar: Any) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    def read() -> None:
+        try:
+            for part in parts:
+                for block in make(part):
+                    put("block", block)
+                    if stop.is_set():
+                        return
+                put("end", None)
+        except BaseException as error:
+            put("error", error)
 
-    probe = job.probe
-    temporary = path.with_suffix(".tmp")
-    writer = None
-    blocks = read_blocks(
-        part,
-        job.columns,
-        n_features=probe.n_features,
-        loss=probe.loss,
-        n_outputs=probe.n_outputs,
-        block_rows=job.block_rows,
-    )
+    def blocks() -> Iterator[Block]:
+        while True:
+            kind, value = waiting.get()
+            if kind == "end":
+                return
+            if kind == "error":
+                raise value
+            yield value
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
     try:
-        for block in _ahead(blocks):
+        for part in parts:
+            yield part, blocks()
+    finally:
+        stop.set()
+        reader.join()
+
+
+def _score_part(
+    part: Part, blocks: Iterator[Block], job: _Job, scorer: Scorer, path: Path, bar: Any, writing: ThreadPoolExecutor
+) -> None:
+    import pyarrow as pa
+
+    temporary = path.with_suffix(".tmp")
+    output = _PartWriter(temporary)
+    pending: Future[None] | None = None
+    rows = 0
+    try:
+        for block in blocks:
+            scores, unscored = scorer(block.X, block.y)
+            for row in np.flatnonzero(unscored):
+                block.problems.setdefault(int(row), why_unscored(block.X[row]))
             if block.problems and job.on_bad_rows == "stop":
                 row = min(block.problems)
                 more = f" (and {len(block.problems) - 1} more nearby)" if len(block.problems) > 1 else ""
@@ -325,20 +370,44 @@ def _score_part(part: Part, job: _Job, scorer: Scorer, path: Path, bar: Any) -> 
                     f"{part.file}, row {block.start + row}: {block.problems[row]}{more}; "
                     "on_bad_rows='null' scores the others"
                 )
-            table = _table(block, scorer(block.X, block.y), part, job)
-            if writer is None:
-                writer = pq.ParquetWriter(temporary, table.schema, compression="none", use_dictionary=False)
-            writer.write_table(table)
+            if pending is not None:
+                pending.result()
+            table = _table(block, scores, part, job)
+            pending = writing.submit(output.write, table)  # while the next block is scored
+            rows += table.num_rows
             bar.update(table.num_rows)
+        if pending is not None:
+            pending.result()
     except BaseException:
-        if writer is not None:
-            writer.close()
+        if pending is not None:
+            wait([pending])
+        output.close()
         temporary.unlink(missing_ok=True)
         raise
-    if writer is None:
-        raise pa.ArrowInvalid(f"{part.file} gave no rows where {part.rows} were promised")
-    writer.close()
+    output.close()
+    if rows != part.rows:
+        temporary.unlink(missing_ok=True)
+        raise pa.ArrowInvalid(f"{part.file} gave {rows} rows where {part.rows} were promised")
     _publish(temporary, path)
+
+
+class _PartWriter:
+    """A Parquet file that is opened with its first table."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._writer: Any = None
+
+    def write(self, table: Any) -> None:
+        import pyarrow.parquet as pq
+
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(self._path, table.schema, compression="none", use_dictionary=False)
+        self._writer.write_table(table)
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
 
 
 def _publish(temporary: Path, path: Path) -> None:
@@ -364,6 +433,12 @@ def _table(block: Block, scores: dict[str, NDArray[np.float64]], part: Part, job
         arrays.append(pa.FixedSizeListArray.from_arrays(flat, scores["grad_norms"].shape[1], mask=pa.array(bad)))
         names.append("grad_norms")
     return pa.table(arrays, names=names)
+
+
+def _encoding(names: Sequence[str]) -> dict[str, Any]:
+    # Scores are as good as random: compressing them or looking for repeated ones costs more than the scores.
+    small = {name: "zstd" if name in ("record", "rank") else "none" for name in names}
+    return {"compression": small, "use_dictionary": False}
 
 
 def _assemble(folder: Path, n_parts: int, total: int, target: Path, ranked: str, settings: str, job: _Job) -> int:
@@ -397,19 +472,21 @@ def _assemble(folder: Path, n_parts: int, total: int, target: Path, ranked: str,
         for batch in pq.ParquetFile(_part_path(folder, index)).iter_batches(batch_size=65_536):
             column = batch.column(ranked)
             losses = column.to_numpy(zero_copy_only=False)
-            rank = values.size - np.searchsorted(values, losses, side="right") + 1
+            rank = np.empty(losses.size, dtype=np.int64)
+            by_size = np.argsort(losses)  # searches in order stay in the cache
+            rank[by_size] = values.size - np.searchsorted(values, losses[by_size], side="right") + 1
             table = pa.Table.from_batches([batch]).append_column(
-                "rank", pa.array(rank.astype(np.int64), mask=column.is_null().to_numpy(zero_copy_only=False))
+                "rank", pa.array(rank, mask=column.is_null().to_numpy(zero_copy_only=False))
             )
             if writer is None:
                 schema = table.schema.with_metadata({_KEY: json.dumps(facts, sort_keys=True).encode()})
-                writer = pq.ParquetWriter(temporary, schema, compression="zstd")
+                writer = pq.ParquetWriter(temporary, schema, **_encoding(schema.names))
             writer.write_table(table.cast(writer.schema))
     if writer is None:
         empty = pa.table({"record": pa.array([], pa.int64()), **{n: pa.array([], pa.float64()) for n in job.names}})
         empty = empty.append_column("rank", pa.array([], pa.int64()))
         empty = empty.replace_schema_metadata({_KEY: json.dumps(facts, sort_keys=True).encode()})
-        writer = pq.ParquetWriter(temporary, empty.schema, compression="zstd")
+        writer = pq.ParquetWriter(temporary, empty.schema, **_encoding(empty.schema.names))
         writer.write_table(empty)
     writer.close()
     _publish(temporary, target)

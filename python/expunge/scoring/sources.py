@@ -126,19 +126,20 @@ def feature_dtype(file: Path, columns: Columns) -> np.dtype[Any]:
 def read_blocks(
     part: Part, columns: Columns, *, n_features: int, loss: str, n_outputs: int, block_rows: int
 ) -> Iterator[Block]:
-    """Yield the rows of a part in order, ``block_rows`` at a time."""
+    """Yield the rows of a part in order, ``block_rows`` at a time.
+
+    ``problems`` of a block lists wrong lengths and labels; features that are not finite are left to whoever scores.
+    """
     dtype = feature_dtype(part.file, columns)
     stored = n_features - columns.append_one
     reader = _npy_rows if part.file.suffix == ".npy" else _parquet_rows
     for start, raw, labels, ids, problems in reader(part, columns, dtype, stored, block_rows):
-        X = np.empty((raw.shape[0], n_features), dtype=dtype)
-        X[:, :stored] = raw
-        X[:, stored:] = 1.0
-        for row in np.flatnonzero(~np.isfinite(X).all(axis=1)):
-            problems.setdefault(int(row), "a feature is missing, NaN or infinite")
+        X = raw  # as it was read where that will do: a copy costs as much as the scores
+        if columns.append_one or raw.dtype != dtype or not raw.flags.c_contiguous or not raw.flags.aligned:
+            X = np.empty((raw.shape[0], n_features), dtype=dtype)
+            X[:, :stored] = raw
+            X[:, stored:] = 1.0
         y = _checked_labels(labels, loss, n_outputs, dtype, problems)
-        for one in problems:
-            X[one] = 0.0
         yield Block(X, y, ids, start, problems)
 
 

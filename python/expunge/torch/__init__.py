@@ -1,4 +1,7 @@
-"""PyTorch backend: exact per-example gradient norms of any model in one backward pass. Needs ``expunge[torch]``."""
+"""PyTorch backend: exact per-example gradient norms of any model, training that collects them, and unlearning.
+
+Needs ``expunge[torch]``.
+"""
 
 try:
     import torch as _torch  # noqa: F401
@@ -7,5 +10,36 @@ except ImportError as error:
 
 from expunge.torch._errors import UnsupportedLayerError
 from expunge.torch._gradient_norms import GradNorms
+from expunge.torch.training import NonFiniteLossError, RunToRunNoise, TrainingRun, run_to_run_noise, train
+from expunge.torch.unlearning import (
+    METHODS,
+    AdaptiveRun,
+    ForgetBin,
+    LogFit,
+    UnlearningCurve,
+    UnlearningRun,
+    fit_log_steps,
+    predict_steps,
+    unlearn,
+    unlearn_adaptively,
+)
 
-__all__ = ["GradNorms", "UnsupportedLayerError"]
+__all__ = [
+    "METHODS",
+    "AdaptiveRun",
+    "ForgetBin",
+    "GradNorms",
+    "LogFit",
+    "NonFiniteLossError",
+    "RunToRunNoise",
+    "TrainingRun",
+    "UnlearningCurve",
+    "UnlearningRun",
+    "UnsupportedLayerError",
+    "fit_log_steps",
+    "predict_steps",
+    "run_to_run_noise",
+    "train",
+    "unlearn",
+    "unlearn_adaptively",
+]

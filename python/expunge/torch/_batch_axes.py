@@ -1,7 +1,9 @@
 """Which axis of every tensor counts examples, followed through the calls of a forward pass.
 
 A tensor without an entry does not depend on the examples. Where the axis can no longer be told, the entry is LOST, and
-a parameter used with such a tensor is refused: rows of another kind are never taken for examples.
+a parameter used with such a tensor is refused: rows of another kind are never taken for examples. A LOST axis may still
+be in the leading one merged with others, all rows of one example before those of the next: such blocks are followed
+through reshapes, which keep the order, and through calls that treat rows separately.
 """
 
 from __future__ import annotations
@@ -22,6 +24,16 @@ _REDUCTIONS = {
     "all", "amax", "amin", "any", "argmax", "argmin", "cumprod", "cumsum", "logsumexp", "max", "mean", "median", "min",
     "norm", "prod", "softmax", "log_softmax", "std", "sum", "var",
 }  # fmt: skip
+_RESHAPES = {"reshape", "view", "flatten", "unflatten", "reshape_as", "view_as"}
+_ROW_BY_ROW = {
+    "linear", "matmul", "__matmul__", "mm", "addmm", "embedding", "layer_norm", "rms_norm", "softmax", "log_softmax",
+    "add", "__add__", "__radd__", "sub", "__sub__", "__rsub__", "mul", "__mul__", "__rmul__", "div", "__truediv__",
+    "add_", "__iadd__", "mul_", "__imul__", "relu", "relu_", "gelu", "silu", "tanh", "sigmoid", "elu", "leaky_relu",
+    "softplus", "hardtanh", "mish", "exp", "log", "sin", "cos", "sqrt", "square", "abs", "neg", "__neg__", "pow",
+    "__pow__", "clamp", "dropout", "clone", "contiguous", "detach", "to", "float", "double", "bfloat16", "half",
+    "type_as", "masked_fill",
+}  # fmt: skip
+_MATRIX = {"linear", "matmul", "__matmul__", "mm", "addmm"}
 _NOT_OF_EXAMPLES = {"new_zeros", "new_ones", "new_full", "new_empty", "new_tensor"}
 
 
@@ -30,6 +42,7 @@ class BatchAxes:
 
     def __init__(self) -> None:
         self._axes = WeakTensorKeyDictionary()
+        self._blocks = WeakTensorKeyDictionary()
         self.batch: int | None = None
 
     def __contains__(self, tensor: Tensor) -> bool:
@@ -39,6 +52,10 @@ class BatchAxes:
         """Return the axis of the examples, LOST, or None for a tensor that does not depend on them."""
         axis = self._axes.get(tensor)
         return None if axis is None else int(axis)
+
+    def block(self, tensor: Tensor) -> int:
+        """Return how many leading rows in a row every example has, 0 unless the axis of examples is merged so."""
+        return int(self._blocks.get(tensor, 0))
 
     def set(self, tensor: Tensor, axis: int) -> None:
         """Say which axis counts examples."""
@@ -78,6 +95,12 @@ class BatchAxes:
                 continue  # said by the call's own rule
             axes = {self._axis_after(name, args, kwargs, t, axis, tensor) for t, axis in inputs}
             self._axes[tensor] = axes.pop() if len(axes) == 1 else LOST
+            if self._axes[tensor] == LOST:
+                block = self._block_after(name, args, kwargs, inputs, tensor)
+                if block == 1:
+                    self._axes[tensor] = 0
+                elif block:
+                    self._blocks[tensor] = block
 
     def _axis_after(
         self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], before: Tensor, axis: int, after: Tensor
@@ -119,6 +142,39 @@ class BatchAxes:
         shifted = axis + after.ndim - before.ndim
         plain = name in ("add", "sub", "mul", "div", "__add__", "__mul__", "__radd__", "__rmul__")
         return shifted if plain and shifted > axis and after.shape[shifted] == self.batch else LOST
+
+    def _block_after(
+        self,
+        name: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        inputs: list[tuple[Tensor, int]],
+        after: Tensor,
+    ) -> int:
+        """Return how many leading rows of a result every example has, one example after the other; 0 if not so."""
+        if not self.batch or not after.ndim or after.shape[0] % self.batch:
+            return 0
+        rows = after.shape[0] // self.batch
+        if name in _RESHAPES:
+            before, axis = inputs[0]
+            return rows if before is args[0] and (axis == 0 or self.block(before)) else 0
+        if name not in _ROW_BY_ROW:
+            return 0
+        for before, _ in inputs:
+            if self.block(before) != rows or before.shape[0] != after.shape[0]:
+                return 0
+            if name == "embedding":
+                continue
+            first = 1 if name == "addmm" else 0
+            if before.ndim != after.ndim or (name in _MATRIX and (before.ndim < 2 or before is not args[first])):
+                return 0
+            if name in ("softmax", "log_softmax") and self._reduces(name, args, kwargs, before, 0):
+                return 0
+            if name in ("layer_norm", "rms_norm"):
+                shape = kwargs.get("normalized_shape", args[1] if len(args) > 1 else before.shape)
+                if len(tuple(shape)) >= before.ndim:
+                    return 0
+        return rows
 
     @staticmethod
     def _reduces(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], before: Tensor, axis: int) -> bool:

@@ -7,9 +7,7 @@ from collections.abc import Callable, Sequence
 from itertools import combinations
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from expunge.torch import _kernels
@@ -26,8 +24,6 @@ __all__ = [
     "examples_per_chunk",
     "sum_of_squares",
 ]
-
-Float64 = NDArray[np.float64]
 
 # Entries of per-example gradients held at once where they must be formed.
 _BUDGET = 1 << 23
@@ -53,13 +49,13 @@ class Use:
         self.threads = threads
         self.shift: BroadcastUse | None = None  # the layer's bias, whose norms come out of the same pass
 
-    def _with_shift(self, squares: tuple[Float64, Float64]) -> Float64:
+    def _with_shift(self, squares: tuple[Tensor, Tensor]) -> Tensor:
         """Return the squares of this use, and leave those of the bias with its own."""
         if self.shift is not None:
             self.shift.known = squares[1]
         return squares[0]
 
-    def squares(self, batch: int) -> Float64:
+    def squares(self, batch: int) -> Tensor:
         """Return the squared norm for every example."""
         raise NotImplementedError
 
@@ -67,14 +63,11 @@ class Use:
         """Return the gradients of examples low to high, (high - low, *source.size) in float64."""
         raise NotImplementedError
 
-    def squares_by_forming(self, batch: int) -> Float64:
+    def squares_by_forming(self, batch: int) -> Tensor:
         """Return the squared norms from gradients formed a chunk at a time."""
-        out = np.empty(batch)
         step = examples_per_chunk(math.prod(self.source.size))
-        for low in range(0, batch, step):
-            high = min(batch, low + step)
-            out[low:high] = self.dense(low, high).reshape(high - low, -1).square().sum(1).numpy()
-        return out
+        bounds = [(low, min(batch, low + step)) for low in range(0, max(batch, 1), step)]
+        return torch.cat([self.dense(low, high).flatten(1).square().sum(1) for low, high in bounds])
 
 
 class MatrixUse(Use):
@@ -98,7 +91,7 @@ class MatrixUse(Use):
             return ((c, r), (by_column, by_row), view.offset), self.columns, self.rows
         return (view.size, view.stride, view.offset), self.rows, self.columns
 
-    def squares(self, batch: int) -> Float64:
+    def squares(self, batch: int) -> Tensor:
         return self._with_shift(
             _kernels.linear_squares(self.columns, self.rows, bias=self.shift is not None, threads=self.threads)
         )
@@ -121,7 +114,7 @@ class RowsUse(Use):
         self.grads = grads.reshape(batch, positions, grads.shape[-1])
         self.padding = padding
 
-    def squares(self, batch: int) -> Float64:
+    def squares(self, batch: int) -> Tensor:
         return _kernels.embedding_squares(self.indices, self.grads, padding_idx=self.padding, threads=self.threads)
 
     def dense(self, low: int, high: int) -> Tensor:
@@ -130,7 +123,7 @@ class RowsUse(Use):
         indices = self.indices[low:high].long()
         if self.padding is not None:
             grads = grads.masked_fill((indices == self.padding)[..., None], 0.0)
-        out = torch.zeros(high - low, rows, width, dtype=torch.float64)
+        out = torch.zeros(high - low, rows, width, dtype=torch.float64, device=grads.device)
         return out.scatter_add_(1, indices[..., None].expand(-1, -1, width), grads)
 
 
@@ -148,7 +141,7 @@ class ConvUse(Use):
         super().__init__(source, threads)
         self.images, self.grads, self.settings = _alike(images, grads), grads, settings
 
-    def squares(self, batch: int) -> Float64:
+    def squares(self, batch: int) -> Tensor:
         return self._with_shift(
             _kernels.conv_squares(
                 self.images,
@@ -162,7 +155,7 @@ class ConvUse(Use):
 
     def dense(self, low: int, high: int) -> Tensor:
         convolve = (torch.conv1d, torch.conv2d, torch.conv3d)[len(self.source.size) - 3]
-        kernel = torch.zeros(self.source.size, dtype=torch.float64, requires_grad=True)
+        kernel = torch.zeros(self.source.size, dtype=torch.float64, device=self.grads.device, requires_grad=True)
         out = []
         for i in range(low, high):
             with torch.enable_grad():
@@ -186,7 +179,7 @@ class ScaleUse(Use):
         super().__init__(source, threads)
         self.inputs, self.grads, self.settings, self.products = _alike(inputs, grads), grads, settings, products
 
-    def squares(self, batch: int) -> Float64:
+    def squares(self, batch: int) -> Tensor:
         return self._with_shift(
             _kernels.norm_layer_squares(
                 self.inputs, self.grads, bias=self.shift is not None, threads=self.threads, **self.settings
@@ -214,14 +207,18 @@ class BroadcastUse(Use):
     ) -> None:
         super().__init__(source, threads)
         self.grads, self.channels = grads, channels
-        self.known: Float64 | None = None  # the squares, once the use of the weight beside it has given them
+        self.known: Tensor | None = None  # the squares, once the use of the weight beside it has given them
         self.factor = None if factor is None else _alike(factor, grads)
 
-    def squares(self, batch: int) -> Float64:
+    def is_row_sum(self) -> bool:
+        """Whether it is a vector added along the last axis."""
+        size = self.source.size
+        return len(size) == 1 and self.factor is None and not self.channels and size[0] == self.grads.shape[-1]
+
+    def squares(self, batch: int) -> Tensor:
         if self.known is not None:
             return self.known
-        size = self.source.size
-        if len(size) != 1 or self.factor is not None or (not self.channels and size[0] != self.grads.shape[-1]):
+        if not self.is_row_sum() and not (self.channels and len(self.source.size) == 1 and self.factor is None):
             return self.squares_by_forming(batch)
         return _kernels.column_squares(self.grads, channels=self.channels, threads=self.threads)
 
@@ -248,7 +245,7 @@ class PulledUse(Use):
         super().__init__(source, threads)
         self.outer = outer
 
-    def squares(self, batch: int) -> Float64:
+    def squares(self, batch: int) -> Tensor:
         return self.squares_by_forming(batch)
 
     def dense(self, low: int, high: int) -> Tensor:
@@ -259,9 +256,10 @@ class PulledUse(Use):
 
 
 def _merged(uses: Sequence[Use]) -> list[Use]:
-    """Put uses of the same matrix, or of the same table, together as one use with more positions."""
+    """Put uses of the same matrix, table or added vector together as one use with more positions."""
     matrices: dict[tuple[Any, ...], list[tuple[MatrixUse, Tensor, Tensor]]] = {}
     tables: dict[tuple[Any, ...], list[RowsUse]] = {}
+    vectors: dict[tuple[Any, ...], list[BroadcastUse]] = {}
     out: list[Use] = []
     for use in uses:
         view = use.source
@@ -272,6 +270,8 @@ def _merged(uses: Sequence[Use]) -> list[Use]:
         elif isinstance(use, RowsUse):
             key = (view.size, view.stride, view.offset, use.padding, use.grads.dtype)
             tables.setdefault(key, []).append(use)
+        elif isinstance(use, BroadcastUse) and use.is_row_sum():
+            vectors.setdefault((view.size, view.stride, view.offset, use.grads.dtype), []).append(use)
         else:
             out.append(use)
     for (size, stride, offset, _), group in matrices.items():
@@ -286,6 +286,9 @@ def _merged(uses: Sequence[Use]) -> list[Use]:
         out.append(
             RowsUse(same[0].source, same[0].threads, indices, torch.cat([u.grads for u in same], 1), same[0].padding)
         )
+    for sums in vectors.values():
+        parts = [u.grads.reshape(u.grads.shape[0], -1, u.grads.shape[-1]) for u in sums]
+        out.append(BroadcastUse(sums[0].source, sums[0].threads, torch.cat(parts, 1)) if len(sums) > 1 else sums[0])
     return out
 
 
@@ -303,10 +306,10 @@ def _tied(uses: Sequence[Use]) -> tuple[RowsUse, MatrixUse] | None:
     return (table, matrix) if same else None
 
 
-def sum_of_squares(uses: Sequence[Use], batch: int) -> Float64:
+def sum_of_squares(uses: Sequence[Use], batch: int, device: torch.device) -> Tensor:
     """Return the squared norm of the sum of several uses of one parameter, cross terms included, for every example."""
     if not uses:
-        return np.zeros(batch)
+        return torch.zeros(batch, dtype=torch.float64, device=device)
     parts = _merged(uses) if len(uses) > 1 else list(uses)
     if len(parts) == 1:
         return parts[0].squares(batch)
@@ -314,7 +317,7 @@ def sum_of_squares(uses: Sequence[Use], batch: int) -> Float64:
     if all(
         isinstance(a, ParameterView) and isinstance(b, ParameterView) and a.apart(b) for a, b in combinations(views, 2)
     ):
-        return np.sum([part.squares(batch) for part in parts], axis=0)
+        return torch.stack([part.squares(batch) for part in parts]).sum(0)
     tied = _tied(parts)
     if tied is not None:
         table, matrix = tied
@@ -326,23 +329,23 @@ def sum_of_squares(uses: Sequence[Use], batch: int) -> Float64:
             padding_idx=table.padding,
             threads=table.threads,
         )
-        return np.maximum(table.squares(batch) + matrix.squares(batch) + 2 * cross, 0.0)
-    return _squares_of_formed_sum(parts, batch)
+        return (table.squares(batch) + matrix.squares(batch) + 2 * cross).clamp(min=0.0)
+    return _squares_of_formed_sum(parts, batch, device)
 
 
-def _squares_of_formed_sum(parts: Sequence[Use], batch: int) -> Float64:
+def _squares_of_formed_sum(parts: Sequence[Use], batch: int, device: torch.device) -> Tensor:
     view = parts[0].source
     assert isinstance(view, ParameterView)
-    out = np.empty(batch)
+    out = torch.empty(batch, dtype=torch.float64, device=device)
     step = examples_per_chunk(view.span)
     for low in range(0, batch, step):
         high = min(batch, low + step)
-        total = torch.zeros(high - low, view.span, dtype=torch.float64)
+        total = torch.zeros(high - low, view.span, dtype=torch.float64, device=device)
         for part in parts:
             place = part.source
             assert isinstance(place, ParameterView)
             total.as_strided((high - low, *place.size), (view.span, *place.stride), place.offset).add_(
                 part.dense(low, high)
             )
-        out[low:high] = total.square().sum(1).numpy()
+        out[low:high] = total.square().sum(1)
     return out

@@ -5,7 +5,6 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -27,7 +26,8 @@ class GradNorms:
     Parameters
     ----------
     model : torch.nn.Module
-        Any model on the CPU whose examples do not interact.
+        Any model on the CPU or a CUDA device whose examples do not interact. A compiled one is refused: give what was
+        compiled, and call that.
     loss_reduction : {"sum", "mean"}
         How the loss that runs backward combines the examples' losses. With "mean" norms are multiplied by the number of
         examples, so that they are those of the examples' own losses.
@@ -101,7 +101,14 @@ class GradNorms:
     def __enter__(self) -> GradNorms:
         if self._tracker is not None:
             raise RuntimeError("the block is already open")
+        if torch.compiler.is_compiling():
+            raise RuntimeError("GradNorms cannot be used inside a function that torch.compile compiles")
         for name, module in self._model.named_modules():
+            if type(module).__module__.startswith("torch._dynamo") or module._compiled_call_impl is not None:
+                raise UnsupportedLayerError(
+                    f"{name or 'the model'}: it is compiled, so that uses of its parameters cannot be followed: give "
+                    "and call the model as it was before torch.compile"
+                )
             if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None):
                 raise UnsupportedLayerError(
                     f"{name or 'the model'}: batch normalisation in training mode mixes the examples, so that no "
@@ -109,8 +116,8 @@ class GradNorms:
                 )
         named = {name: p for name, p in self._model.named_parameters() if p.requires_grad}
         for name, parameter in named.items():
-            if parameter.device.type != "cpu":
-                raise UnsupportedLayerError(f"{name}: it is on {parameter.device}; the kernels run on the CPU")
+            if parameter.device.type not in ("cpu", "cuda"):
+                raise UnsupportedLayerError(f"{name}: it is on {parameter.device}; kernels run on the CPU and on CUDA")
             if not parameter.is_floating_point():
                 raise UnsupportedLayerError(f"{name}: its dtype is {parameter.dtype}, which is not real")
             if type(parameter) is not nn.Parameter:
@@ -138,7 +145,8 @@ class GradNorms:
         Returns
         -------
         torch.Tensor of shape (B,), or dict of str to torch.Tensor
-            float64 if a parameter is, else float32. Frozen parameters contribute nothing; a parameter that the loss
+            On the device of the parameters, in the order of torch's current stream there. float64 if a parameter is,
+            else float32. Frozen parameters contribute nothing; a parameter that the loss
             does not depend on has norm 0.
 
         Raises
@@ -163,9 +171,10 @@ class GradNorms:
         dtype = torch.float64 if any(p.dtype == torch.float64 for p in tracker.parameters) else torch.float32
         factor = float(tracker.axes.batch or 0) if self._mean else 1.0
 
-        def finished(square: np.ndarray[Any, np.dtype[np.float64]]) -> Tensor:
-            return torch.from_numpy(factor * np.sqrt(square)).to(dtype)
+        def finished(square: Tensor) -> Tensor:
+            return (factor * square.sqrt()).to(dtype)
 
         if per_layer:
             return {name: finished(squares[key]) for key, name in enumerate(tracker.names)}
-        return finished(np.sum(list(squares.values()), axis=0))
+        device = tracker.parameters[0].device  # of all, unless layers are spread over devices
+        return finished(torch.stack([square.to(device) for square in squares.values()]).sum(0))

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from expunge.torch._contributions import BroadcastUse, ConvUse, MatrixUse, RowsUse, ScaleUse, Use
 from expunge.torch._errors import UnsupportedLayerError
-from expunge.torch._replay import replay, replay_recurrent
+from expunge.torch._recurrent import recurrent
+from expunge.torch._replay import replay
 from expunge.torch._tracker import Tracker
 
 __all__ = ["HANDLERS"]
@@ -185,7 +186,8 @@ def _normalising(
     if tracker.source_of(x) is not None or isinstance(arrange, str) or (channels and tracker.axes.get(x) != 0):
         reason = arrange if isinstance(arrange, str) else "the batch must lead in its input"
         return tracker.unfollowed(function, args, kwargs, reason)
-    if not channels and (tracker.axes.get(x) or 0) >= x.ndim - settings["normalized_ndim"]:
+    axis = 0 if tracker.axes.block(x) else tracker.axes.get(x) or 0
+    if not channels and axis >= x.ndim - settings["normalized_ndim"]:
         return tracker.unfollowed(function, args, kwargs, "it normalises over the batch dimension")
     output = tracker.run(function, args, kwargs)
     held = x.detach()
@@ -319,8 +321,10 @@ def _broadcast(tracker: Tracker, function: Any, args: Args, kwargs: Kwargs) -> A
     assert source is not None
     product = "mul" in function.__name__
     size = source.size
-    spans = x.ndim > 0 and (len(size) < x.ndim or (len(size) == x.ndim and size[0] == 1))
-    if tracker.axes.get(x) != 0 or not spans:
+    merged = tracker.axes.block(x) > 0
+    spans = x.ndim > 0 and (len(size) < x.ndim or (len(size) == x.ndim and size[0] == 1 and not merged))
+    arrange = tracker.arrangement(x)
+    if (tracker.axes.get(x) != 0 and not merged) or not spans or isinstance(arrange, str):
         return replay(tracker, function, args, kwargs)
     output = tracker.run(function, args, kwargs)
     if output.shape != x.shape:
@@ -330,7 +334,8 @@ def _broadcast(tracker: Tracker, function: Any, args: Args, kwargs: Kwargs) -> A
     held = x.detach() if product else None
 
     def finish(grad: Tensor) -> list[Use]:
-        return [BroadcastUse(source, tracker.threads, grad, factor=held)]
+        factor = None if held is None else arrange(held)
+        return [BroadcastUse(source, tracker.threads, arrange(grad), factor=factor)]
 
     tracker.record(output, [source], finish, [x] if product else [])
     return output
@@ -361,10 +366,6 @@ def _attention(tracker: Tracker, function: Any, args: Args, kwargs: Kwargs) -> A
     return output, weights
 
 
-def _recurrent(tracker: Tracker, function: Any, args: Args, kwargs: Kwargs) -> Any:
-    return replay_recurrent(tracker, function, args, kwargs)
-
-
 _BROADCASTS = [
     torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__,
     torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__,
@@ -393,8 +394,8 @@ HANDLERS: dict[Any, Any] = {
     torch.batch_norm: Handler(_batch_norm, always=True),
     **dict.fromkeys(_BROADCASTS, Handler(_broadcast)),
     F.multi_head_attention_forward: Handler(_attention),
-    torch.lstm: Handler(_recurrent, always=True),
-    torch.gru: Handler(_recurrent, always=True),
-    torch.rnn_tanh: Handler(_recurrent, always=True),
-    torch.rnn_relu: Handler(_recurrent, always=True),
+    torch.lstm: Handler(recurrent, always=True),
+    torch.gru: Handler(recurrent, always=True),
+    torch.rnn_tanh: Handler(recurrent, always=True),
+    torch.rnn_relu: Handler(recurrent, always=True),
 }

@@ -1,21 +1,20 @@
-"""Where tensors reach the gradient-norm kernels: without a copy, on the threads that torch already keeps."""
+"""Where tensors reach the gradient-norm kernels: without a copy, on their device or on the threads that torch keeps."""
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from expunge import grad_norms
-from expunge._backend import core
+from expunge._backend import core, on_device
 
 __all__ = [
     "column_squares",
@@ -26,25 +25,30 @@ __all__ = [
     "norm_layer_squares",
 ]
 
-Float64 = NDArray[np.float64]
 
+def as_array(tensor: Tensor, *, half: bool = False) -> Any:
+    """Return the tensor's memory as an array, or on a device the tensor itself.
 
-def as_array(tensor: Tensor) -> NDArray[Any]:
-    """Return the tensor's memory as an array; half precisions become float32, the only copy of a contiguous tensor."""
+    Half precisions become float32, the only copy of a contiguous tensor; ``half`` leaves bfloat16 on a device.
+    """
     tensor = tensor.detach()
-    if tensor.dtype in (torch.bfloat16, torch.float16):
+    if tensor.dtype == torch.float16 or (tensor.dtype == torch.bfloat16 and not (half and on_device(tensor))):
         tensor = tensor.float()
-    return np.asarray(tensor.contiguous().numpy())
+    tensor = tensor.contiguous()
+    return tensor if on_device(tensor) else np.asarray(tensor.numpy())
+
+
+def as_tensor(found: Any) -> Tensor:
+    """Return a kernel's result as a tensor where it lies."""
+    return found if isinstance(found, Tensor) else torch.from_numpy(found)
 
 
 @lru_cache(maxsize=1)
 def _team_address() -> int:
     """Return the address by which torch's own OpenMP library starts its threads, 0 if it has none."""
-    for library in sorted((Path(torch.__file__).parent / "lib").glob("libtorch_cpu.*")):
-        try:
-            return ctypes.cast(ctypes.CDLL(str(library)).GOMP_parallel, ctypes.c_void_p).value or 0
-        except (AttributeError, OSError):
-            continue
+    libraries = sorted((Path(torch.__file__).parent / "lib").glob("libtorch_cpu.*"))
+    with suppress(AttributeError, OSError, IndexError):
+        return ctypes.cast(ctypes.CDLL(str(libraries[0])).GOMP_parallel, ctypes.c_void_p).value or 0
     return 0
 
 
@@ -61,26 +65,27 @@ def _threads(threads: int | None) -> Iterator[int]:
 
 def linear_squares(
     activations: Tensor, output_grads: Tensor, *, bias: bool, threads: int | None
-) -> tuple[Float64, Float64]:
+) -> tuple[Tensor, Tensor]:
     """Return squared norms for weight and bias, inputs (B, T, d_in), gradients of outputs (B, T, d_out)."""
     with _threads(threads) as count:
-        weight, shift = grad_norms.linear_grad_norms(
-            as_array(activations),
-            as_array(output_grads),
+        both = grad_norms.linear_grad_norms(
+            as_array(activations, half=True),
+            as_array(output_grads, half=True),
             bias=bias,
             squared=True,
             per_parameter=True,
             threads=count,
         )
+    weight, shift = as_tensor(both)
     return weight, shift
 
 
 def conv_squares(
     images: Tensor, output_grads: Tensor, *, bias: bool, threads: int | None, **settings: Any
-) -> tuple[Float64, Float64]:
+) -> tuple[Tensor, Tensor]:
     """Return squared norms for kernel and bias; settings as `expunge.grad_norms.conv_grad_norms` takes them."""
     with _threads(threads) as count:
-        weight, shift = grad_norms.conv_grad_norms(
+        both = grad_norms.conv_grad_norms(
             as_array(images),
             as_array(output_grads),
             bias=bias,
@@ -89,15 +94,16 @@ def conv_squares(
             threads=count,
             **settings,
         )
+    weight, shift = as_tensor(both)
     return weight, shift
 
 
 def norm_layer_squares(
     inputs: Tensor, output_grads: Tensor, *, bias: bool, threads: int | None, **settings: Any
-) -> tuple[Float64, Float64]:
+) -> tuple[Tensor, Tensor]:
     """Return squared norms for weight and bias; settings as `expunge.grad_norms.norm_layer_grad_norms` takes them."""
     with _threads(threads) as count:
-        weight, shift = grad_norms.norm_layer_grad_norms(
+        both = grad_norms.norm_layer_grad_norms(
             as_array(inputs),
             as_array(output_grads),
             bias=bias,
@@ -106,37 +112,41 @@ def norm_layer_squares(
             threads=count,
             **settings,
         )
+    weight, shift = as_tensor(both)
     return weight, shift
 
 
-def column_squares(grads: Tensor, *, channels: bool, threads: int | None) -> Float64:
+def column_squares(grads: Tensor, *, channels: bool, threads: int | None) -> Tensor:
     """Return squared norms of gradients summed over all axes but the examples' and the last, or axis 1."""
     array = as_array(grads)
     kind = {"kind": "group", "num_groups": 1} if channels else {"kind": "layer"}
     with _threads(threads) as count:
-        return grad_norms.norm_layer_grad_norms(
+        found = grad_norms.norm_layer_grad_norms(
             array, array, normalized=True, weight=False, bias=True, squared=True, threads=count, **kind
         )
+    return as_tensor(found)
 
 
-def embedding_squares(indices: Tensor, grads: Tensor, *, padding_idx: int | None, threads: int | None) -> Float64:
+def embedding_squares(indices: Tensor, grads: Tensor, *, padding_idx: int | None, threads: int | None) -> Tensor:
     """Return squared norms for a table, indices (B, T), gradients of the rows (B, T, d)."""
     with _threads(threads) as count:
-        return grad_norms.embedding_grad_norms(
-            indices.numpy(), as_array(grads), padding_idx=padding_idx, squared=True, threads=count
+        found = grad_norms.embedding_grad_norms(
+            as_array(indices), as_array(grads), padding_idx=padding_idx, squared=True, threads=count
         )
+    return as_tensor(found)
 
 
 def embedding_linear_dots(
     indices: Tensor, grads: Tensor, rows: Tensor, columns: Tensor, *, padding_idx: int | None, threads: int | None
-) -> Float64:
+) -> Tensor:
     """Return inner products of the gradients of a table looked up and used in a linear map."""
     with _threads(threads) as count:
-        return grad_norms.embedding_linear_grad_dots(
-            indices.numpy(),
+        found = grad_norms.embedding_linear_grad_dots(
+            as_array(indices),
             as_array(grads),
             as_array(rows),
             as_array(columns),
             padding_idx=padding_idx,
             threads=count,
         )
+    return as_tensor(found)

@@ -16,7 +16,7 @@ from expunge.torch._contributions import Use
 from expunge.torch._sources import Derived, ParameterView, RefusalError, map_tensors, tensors_in
 from expunge.torch._tracker import Tracker
 
-__all__ = ["replay", "replay_recurrent"]
+__all__ = ["replay"]
 
 
 def replay(tracker: Tracker, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -30,29 +30,7 @@ def replay(tracker: Tracker, function: Any, args: tuple[Any, ...], kwargs: dict[
     if tracker.attention is not None or any(axis != 0 for axis in axes.values()):
         reason = f"{name} took an input whose batch dimension is not known to lead"
         return tracker.unfollowed(function, args, kwargs, reason)
-    return _record(tracker, function, args, kwargs, axes, None)
-
-
-def replay_recurrent(tracker: Tracker, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Make the call of a recurrent layer: its states have examples in axis 1, its sequences in axis 0 or 1."""
-    name = function.__name__
-    # (input, hidden states, weights, has_biases, layers, dropout, training, bidirectional, batch_first)
-    if kwargs or len(args) != 9 or not isinstance(args[8], bool):
-        if not torch.is_grad_enabled():
-            return function(*args, **kwargs)
-        return tracker.unfollowed(function, args, kwargs, f"{name} on packed sequences is not understood")
-    x, states, batch_axis = args[0], tensors_in(args[1]), 0 if args[8] else 1
-    if not torch.is_grad_enabled() or not tracker.sources_in(args):
-        result = function(*args)
-        if tracker.axes.get(x) == batch_axis and x.ndim == 3:
-            for output, axis in zip(tensors_in(result), [batch_axis, *[1] * len(states)], strict=True):
-                tracker.axes.set(output, axis)
-        return result
-    if tracker.axes.get(x) != batch_axis or x.ndim != 3 or any(tracker.source_of(s) for s in states):
-        reason = f"the input of {name} does not have the batch in the leading dimension: use batch_first=True"
-        return tracker.unfollowed(function, args, kwargs, reason)
-    axes = {id(x): batch_axis, **{id(s): 1 for s in states}}
-    return _record(tracker, function, args, kwargs, axes, [batch_axis, *[1] * len(states)])
+    return _record(tracker, function, args, kwargs, axes)
 
 
 def _derive(tracker: Tracker, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> Any:
@@ -76,15 +54,12 @@ def _record(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     axes: dict[int, int],
-    output_axes: Sequence[int] | None,
 ) -> Any:
     sources = tracker.sources_in(args, kwargs)
     result = tracker.run(function, args, kwargs, fresh=False)
     outputs = tensors_in(result)
-    places = list(output_axes) if output_axes is not None else [0] * len(outputs)
-    batch = tracker.axes.batch
-    fits = all(t.ndim > axis and t.shape[axis] == batch for t, axis in zip(outputs, places, strict=True))
-    call = _Replay(tracker, (function, args, kwargs), sources, axes, outputs, places)
+    fits = all(t.ndim > 0 and t.shape[0] == tracker.axes.batch for t in outputs)
+    call = _Replay(tracker, (function, args, kwargs), sources, axes, outputs)
     if not fits:
         call.refusal = f"{call.name} gave a result without the batch in its leading dimension"
     for source in sources.values():
@@ -93,8 +68,6 @@ def _record(
     for k, output in enumerate(outputs):
         if output.requires_grad:
             output.register_hook(call.arrival(k))
-        if output_axes is not None:
-            tracker.axes.set(output, places[k])
     tracker.replays.append(call)
     return result
 
@@ -109,9 +82,8 @@ class _Replay:
         sources: dict[int, ParameterView | Derived],
         axes: dict[int, int],
         outputs: Sequence[Tensor],
-        places: Sequence[int],
     ) -> None:
-        self.tracker, self.call, self.sources, self.axes, self.places = tracker, call, sources, axes, places
+        self.tracker, self.call, self.sources, self.axes = tracker, call, sources, axes
         self.name = getattr(call[0], "__name__", str(call[0]))
         self.outputs = [t.detach() for t in outputs]
         self.grads: list[Tensor | None] = [None] * len(outputs)
@@ -180,18 +152,18 @@ class _Replay:
         with torch.enable_grad():
             results = tensors_in(function(*map_tensors(single, args), **map_tensors(single, kwargs)))
         pairs = []
-        for result, output, grad, axis in zip(results, self.outputs, self.grads, self.places, strict=True):
-            expected = output.narrow(axis, low, length)
+        for result, output, grad in zip(results, self.outputs, self.grads, strict=True):
+            expected = output.narrow(0, low, length)
             if result.shape != expected.shape or not _same(result.detach(), expected):
                 raise ValueError("the result of an example alone is not its part of the batch's")
             if grad is not None and result.requires_grad:
-                pairs.append((result, grad.narrow(axis, low, length)))
+                pairs.append((result, grad.narrow(0, low, length)))
         tensors = list(leaves.values())
         if not pairs:
-            return {key: torch.zeros(t.shape, dtype=torch.float64) for key, t in leaves.items()}
+            return {key: torch.zeros(t.shape, dtype=torch.float64, device=t.device) for key, t in leaves.items()}
         grads = torch.autograd.grad([r for r, _ in pairs], tensors, [g for _, g in pairs], allow_unused=True)
         return {
-            key: torch.zeros(t.shape, dtype=torch.float64)
+            key: torch.zeros(t.shape, dtype=torch.float64, device=t.device)
             if g is None
             else (g.to_dense() if g.is_sparse else g).double()
             for (key, t), g in zip(leaves.items(), grads, strict=True)

@@ -120,7 +120,7 @@ class Derived:
         if not torch.equal(value.detach(), self.value):
             raise RefusalError("computing it again from the parameters gave another value")
         leaf = leaves[view.key]
-        out = torch.empty(grads.shape[0], *view.size, dtype=torch.float64)
+        out = torch.empty(grads.shape[0], *view.size, dtype=torch.float64, device=grads.device)
         for i in range(grads.shape[0]):
             found = torch.autograd.grad(value, leaf, grads[i].to(value.dtype), retain_graph=True, allow_unused=True)[0]
             out[i] = 0.0 if found is None else found.to_dense() if found.is_sparse else found

@@ -12,9 +12,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -69,7 +67,7 @@ class Tracker:
         self.aliases = [p.detach().requires_grad_(param_grads) for p in self.parameters]
         self.expected = [0] * len(self.parameters)  # uses recorded in the forward pass
         self.uses: list[list[Use]] = [[] for _ in self.parameters]
-        self.settled: dict[int, NDArray[np.float64]] = {}
+        self.settled: dict[int, Tensor] = {}
         self.failures: dict[int, str] = {}
         self.notes: dict[int, str] = {}  # why a call was not followed
         self.hints: dict[int, str] = {}  # what else was done with a parameter
@@ -207,6 +205,10 @@ class Tracker:
             ):
                 positions, examples = self.attention
                 return lambda t: t.reshape(positions, examples, -1).movedim(1, 0)
+            block = self.axes.block(tensor)
+            if block:
+                batch = self.axes.batch or 0
+                return lambda t: t.reshape(batch, block, *t.shape[1:])
             return (
                 f"the batch dimension of its input, of shape {tuple(tensor.shape)}, is not the leading one of length "
                 f"{self.axes.batch}, or was merged with others"
@@ -258,7 +260,7 @@ class Tracker:
 
     # --- results ----------------------------------------------------------------------------------
 
-    def squares(self) -> dict[int, NDArray[np.float64]]:
+    def squares(self) -> dict[int, Tensor]:
         """Return squared norms for every parameter but those in ``failures``."""
         batch = self.axes.batch or 0
         for replay in self.replays:
@@ -268,7 +270,7 @@ class Tracker:
             if key in self.settled or key in self.failures:
                 continue
             try:
-                self.settled[key] = sum_of_squares(self.uses[key], batch)
+                self.settled[key] = sum_of_squares(self.uses[key], batch, self.parameters[key].device)
             except RefusalError as refusal:
                 self.failures[key] = str(refusal)
             self.uses[key] = []

@@ -1,0 +1,72 @@
+"""``expunge experiment``: what privacy losses predict of unlearning, from the command line."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+__all__ = ["experiment"]
+
+
+@click.command()
+@click.argument("name", type=click.Choice(["predict", "compare", "barrier"]))
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the results.  [default: experiment-NAME]")
+@click.option("--data", type=click.Choice(["digits", "mnist", "cifar10"]), default="digits", show_default=True)
+@click.option("--data-folder", type=click.Path(path_type=Path), help="Where the files of mnist or cifar10 are.")
+@click.option("--model", type=click.Choice(["cnn", "mlp", "resnet18", "vit"]), default="cnn", show_default=True)
+@click.option("--seeds", type=int, default=1, show_default=True, help="Repetitions; more of them go on with a folder.")
+@click.option("--noise", "noise_stds", multiple=True, type=float, help="Noise per step; repeat for several levels.")
+@click.option("--epochs", type=int, help="Passes of training.")
+@click.option("--metric", type=click.Choice(["confidence", "accuracy", "loss"]), help="Of the forget set.")
+@click.option("--device", help="Such as cpu or cuda.  [default: a GPU when there is one]")
+@click.option("--workers", type=int, help="Processes of one thread each, on the CPU.  [default: all cores]")
+@click.option("--overwrite", is_flag=True, help="Throw away the results in the folder.")
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+def experiment(
+    name: str,
+    out: Path | None,
+    data: str,
+    data_folder: Path | None,
+    model: str,
+    seeds: int,
+    noise_stds: tuple[float, ...],
+    epochs: int | None,
+    metric: str | None,
+    device: str | None,
+    workers: int | None,
+    overwrite: bool,
+    quiet: bool,
+) -> None:
+    """Run an experiment on small networks and write its results, pictures and page.
+
+    predict: does privacy loss predict the time to unlearn? compare: whose hardest records take longest to forget?
+    barrier: do loss barriers tell forgotten from retrained? One seed is a quick look. An interrupted call goes on.
+    """
+    from expunge.experiments import preset, run_experiment
+
+    changes: dict[str, Any] = {"epochs": epochs, "metric": metric, "noise_stds": noise_stds or None}
+    settings = preset(
+        data,
+        model=model,
+        data_folder=None if data_folder is None else str(data_folder),
+        **{key: value for key, value in changes.items() if value is not None},
+    )
+    folder = out or Path(f"experiment-{name}")
+    found = run_experiment(
+        name,
+        settings,
+        folder,
+        seeds=seeds,
+        device=device,
+        workers=workers,
+        overwrite=overwrite,
+        command=shlex.join(["expunge", *sys.argv[1:]]) if sys.argv[1:2] == ["experiment"] else None,
+        progress=not quiet,
+    )
+    for text in found["words"]:
+        click.echo(text)
+    click.echo(f"{'quick look, ' if seeds == 1 else ''}estimate: {folder / 'index.html'}")

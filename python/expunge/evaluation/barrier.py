@@ -1,0 +1,132 @@
+"""Loss barriers from losses along the linear path, and what they say in plain words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from expunge._validate import number, real_array
+from expunge.evaluation.bands import reference_band
+from expunge.evaluation.metrics import METRICS, Measured
+
+__all__ = ["LossBarrier", "barrier_from_losses", "barrier_verdict"]
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class LossBarrier:
+    """Losses along (1-t) A + t B, and the barrier. An *estimate* of what the best matching would leave.
+
+    Attributes
+    ----------
+    t : ndarray of float64, shape (n,)
+        From 0 to 1.
+    losses : ndarray of float64, shape (n,)
+    excess : ndarray of float64, shape (n,)
+        loss(t) - ((1-t) loss(A) + t loss(B)).
+    barrier : float
+        The largest excess; never negative, since both ends have excess 0.
+    at : float
+        The t where it is.
+    matched : bool
+        Whether B was permuted by weight matching first.
+    """
+
+    t: Array
+    losses: Array
+    excess: Array
+    barrier: float
+    at: float
+    matched: bool
+    status: ClassVar[str] = "estimate"
+
+    def measured(self, *, baseline: Sequence[LossBarrier] = ()) -> Measured:
+        """Return the barrier as a `Measured`, beside those of ``baseline``: pairs of retrained models."""
+        values = [one.barrier for one in baseline]
+        band = reference_band(values, method="range") if len(values) > 1 else None
+        return Measured(
+            METRICS["loss barrier"], self.barrier, reference=float(np.mean(values)) if values else None, band=band,
+            note=barrier_verdict(self, baseline=baseline) if values else "no pair of retrained models to compare with",
+        )  # fmt: skip
+
+
+def barrier_from_losses(t: ArrayLike, losses: ArrayLike, *, matched: bool = False) -> LossBarrier:
+    """Return the loss barrier from the losses along a linear path.
+
+    Parameters
+    ----------
+    t : array-like of float, shape (n,)
+        Increasing from 0 to 1, n >= 3.
+    losses : array-like of float, shape (n,)
+        loss((1-t) A + t B), finite.
+    matched : bool
+        Whether B was permuted to match A.
+
+    Returns
+    -------
+    LossBarrier
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the path does not run from 0 to 1, or a loss is not finite.
+
+    Examples
+    --------
+    >>> found = barrier_from_losses([0.0, 0.5, 1.0], [0.1, 0.9, 0.3])
+    >>> round(found.barrier, 12), found.at
+    (0.7, 0.5)
+    """
+    at, values = real_array("t", t, ndim=1), real_array("losses", losses, ndim=1)
+    if at.size != values.size or at.size < 3:
+        raise ValueError(f"t and losses must have one length >= 3, got {at.size} and {values.size}")
+    if at[0] != 0 or at[-1] != 1 or not (np.diff(at) > 0).all():
+        raise ValueError(f"t must increase from 0 to 1, got {at[0]:g} to {at[-1]:g}")
+    excess = values - ((1 - at) * values[0] + at * values[-1])
+    excess[[0, -1]] = 0.0
+    top = int(np.argmax(excess))
+    return LossBarrier(at, values, excess, float(excess[top]), float(at[top]), bool(matched))
+
+
+def barrier_verdict(barrier: LossBarrier, *, baseline: Sequence[LossBarrier], tolerance: float = 0.0) -> str:
+    """Return in plain words how a barrier to a retrained model compares with those between retrained models.
+
+    Parameters
+    ----------
+    barrier : LossBarrier
+        Between the model under test and a retrained one.
+    baseline : sequence of LossBarrier
+        Between pairs of retrained models; one at least.
+    tolerance : float, default 0
+        How far above the highest of them still counts as among them, >= 0.
+
+    Examples
+    --------
+    >>> high = barrier_from_losses([0, 0.5, 1], [0.1, 0.9, 0.1])
+    >>> low = barrier_from_losses([0, 0.5, 1], [0.1, 0.2, 0.1])
+    >>> print(barrier_verdict(high, baseline=[low]))
+    the barrier stays high: 0.8, above the highest of 1 between retrained models (0.1)
+    >>> print(barrier_verdict(low, baseline=[high]))
+    the barrier is 0.1, no higher than between retrained models (up to 0.8, 1 pair)
+    """
+    if not baseline:
+        raise ValueError("baseline must hold at least one barrier between retrained models, got none")
+    tolerance = number("tolerance", tolerance, low=0)
+    if any(one.matched != barrier.matched for one in baseline):
+        raise ValueError("baseline must be matched as the barrier is: all by weight matching, or none")
+    highest = max(one.barrier for one in baseline)
+    pairs = f"{len(baseline)} pair{'s' if len(baseline) > 1 else ''}"
+    if barrier.barrier > highest + tolerance:
+        kind = " after matching" if barrier.matched else ""
+        return (
+            f"the barrier stays high{kind}: {barrier.barrier:.3g}, above the highest of {len(baseline)} between "
+            f"retrained models ({highest:.3g})"
+        )
+    return (
+        f"the barrier is {barrier.barrier:.3g}, no higher than between retrained models (up to {highest:.3g}, {pairs})"
+    )

@@ -1,0 +1,14 @@
+"""Experiments as commands: what privacy losses predict of unlearning. Every number is an *estimate*.
+
+Needs ``expunge[torch,plot,parquet]``.
+"""
+
+try:
+    import torch as _torch  # noqa: F401
+except ImportError as error:
+    raise ImportError("expunge.experiments needs PyTorch: pip install 'expunge[torch,plot,parquet]'") from error
+
+from expunge.experiments.runner import EXPERIMENTS, run_experiment
+from expunge.experiments.settings import Settings, preset
+
+__all__ = ["EXPERIMENTS", "Settings", "preset", "run_experiment"]

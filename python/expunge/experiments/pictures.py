@@ -1,0 +1,193 @@
+"""Pictures of the experiments. Matplotlib's global state is never touched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from expunge.experiments.settings import Settings
+from expunge.torch import LogFit
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["plot_barrier_paths", "plot_barriers_over_steps", "plot_comparison", "plot_curves", "plot_prediction"]
+
+# Okabe and Ito's palette: told apart with every kind of colour vision.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_INK, _FAINT, _BAND = "#222222", "#8a8a8a", "#BBBBBB"
+
+
+def _figure(width: float, height: float) -> Figure:
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ImportError("pictures need matplotlib: pip install 'expunge[plot]'") from None
+    figure = Figure(figsize=(width, height), dpi=150, facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _bare(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["bottom", "left"]].set_color(_FAINT)
+    axes.tick_params(labelsize=9, labelcolor=_INK, color=_FAINT)
+    axes.grid(color=_FAINT, alpha=0.2)
+    axes.set_axisbelow(True)
+
+
+def plot_prediction(rows: Sequence[dict[str, Any]], settings: Settings, fits: Mapping[float, LogFit | None]) -> Figure:
+    """Return time to unlearn against average privacy loss, one panel per noise level."""
+    figure = _figure(1.2 + 3.4 * len(settings.noise_stds), 4.0)
+    top = max(row["most_steps"] for row in rows)
+    first = None
+    for k, noise in enumerate(settings.noise_stds):
+        axes = figure.add_subplot(1, len(settings.noise_stds), k + 1, sharey=first)
+        first = first or axes
+        some = [row for row in rows if row["noise_std"] == noise]
+        reached = [row for row in some if row["reached"]]
+        missed = [row for row in some if not row["reached"]]
+        colour = _COLOURS[k % len(_COLOURS)]
+        axes.scatter(
+            [r["privacy_loss"] for r in reached], [r["steps_to_unlearn"] for r in reached], s=30, color=colour,
+            alpha=0.75, linewidths=0.5, edgecolors="white", label=f"in the band ({len(reached)})", zorder=3,
+        )  # fmt: skip
+        if missed:
+            axes.scatter(
+                [r["privacy_loss"] for r in missed], [1.04 * top] * len(missed), s=34, marker="^", facecolors="none",
+                edgecolors=colour, label=f"never ({len(missed)})", zorder=3,
+            )  # fmt: skip
+        fit = fits[noise]
+        if fit is not None:
+            ends = np.array([r["privacy_loss"] for r in reached if r["privacy_loss"] > 0.0])
+            at = np.geomspace(ends.min(), ends.max(), 100)
+            axes.plot(at, fit.predict(at), color=_INK, linewidth=1.4, label=f"log fit, R² {fit.r_squared:.2f}")
+            low, high = fit.prediction_interval(at)
+            axes.fill_between(at, low, np.minimum(high, top), color=_INK, alpha=0.07, linewidth=0)
+        axes.set_xscale("log")
+        axes.set_ylim(-0.04 * top, 1.1 * top)
+        axes.set_xlabel(f"mean privacy loss of the set, order {settings.order:g}")
+        axes.set_title(f"noise {noise:g} per step", fontsize=10, color=_INK)
+        if k == 0:
+            axes.set_ylabel("steps until in the retrained band")
+        axes.legend(frameon=False, fontsize=8.5, loc="upper left", bbox_to_anchor=(0.0, 0.95))
+        _bare(axes)
+    figure.suptitle("Time to unlearn against privacy loss (estimates)", fontsize=11, color=_INK)
+    return figure
+
+
+def plot_curves(
+    rows: Sequence[dict[str, Any]], settings: Settings, *, name: Callable[[dict[str, Any]], str], title: str
+) -> Figure:
+    """Return the metric of each set over unlearning steps, each beside its own band of retrained models."""
+    columns = min(4, len(rows))
+    lines = -(-len(rows) // columns)
+    figure = _figure(2.9 * columns, 0.5 + 2.4 * lines)
+    first = None
+    for k, row in enumerate(rows):
+        axes = figure.add_subplot(lines, columns, k + 1, sharey=first)
+        first = first or axes
+        axes.axhspan(row["band_low"], row["band_high"], color=_BAND, alpha=0.6, linewidth=0)
+        axes.axhline(row["metric_retrained"], color=_INK, linewidth=0.8, linestyle=(0, (2, 2)))
+        axes.plot(row["curve_steps"], row["curve"], color=_COLOURS[0], linewidth=1.5)
+        if row["reached"]:
+            at = row["curve"][row["curve_steps"].index(row["steps_to_unlearn"])]
+            axes.plot([row["steps_to_unlearn"]], [at], marker="o", color=_COLOURS[1], markeredgecolor="white", zorder=3)
+        ending = f"step {row['steps_to_unlearn']}" if row["reached"] else "never"
+        axes.set_title(f"{name(row)}: {ending}", fontsize=9, color=_INK)
+        if k % columns == 0:
+            axes.set_ylabel(f"{settings.metric} on the set", fontsize=9)
+        if k // columns == lines - 1:
+            axes.set_xlabel("unlearning step", fontsize=9)
+        _bare(axes)
+    figure.suptitle(f"{title}; grey: retrained models", fontsize=10.5, color=_INK)
+    return figure
+
+
+def plot_comparison(order: Sequence[dict[str, Any]], settings: Settings, *, n_seeds: int) -> Figure:
+    """Return the time to unlearn the top records of each measure, longest first."""
+    figure = _figure(7.2, 1.3 + 0.5 * len(order))
+    axes = figure.add_subplot()
+    for k, one in enumerate(order):
+        place = len(order) - 1 - k
+        special = one["measure"] == "privacy_loss"
+        colour = _COLOURS[1] if special else (_FAINT if one["measure"] == "random" else _COLOURS[0])
+        low, high = one["interval"]
+        if low is not None:
+            axes.plot([max(low, 0.0), high], [place, place], color=colour, linewidth=3, alpha=0.45, zorder=2)
+        spread = np.linspace(-0.16, 0.16, len(one["steps_per_seed"])) if n_seeds > 1 else [0.0]
+        axes.scatter(one["steps_per_seed"], place + np.asarray(spread), s=14, color=colour, alpha=0.6, linewidths=0)
+        axes.plot([one["mean_steps"]], [place], marker="D" if special else "o", markersize=8, color=colour,
+                  markeredgecolor="white", zorder=3)  # fmt: skip
+    labels = [
+        one["label"] + (f"\n(never: {one['never_reached']} of {n_seeds})" if one["never_reached"] else "")
+        for one in order
+    ]
+    axes.set_yticks(range(len(order))[::-1], labels)
+    axes.tick_params(axis="y", length=0)
+    axes.set_ylim(-0.6, len(order) - 0.4)
+    axes.set_xlim(left=0.0)
+    axes.set_xlabel("steps until in the retrained band" + (", mean and 95% interval over seeds" if n_seeds > 1 else ""))
+    axes.set_title(f"Top {100 * settings.top_share:g}% of each measure, longest first (estimates)", fontsize=10.5)
+    _bare(axes)
+    return figure
+
+
+def plot_barriers_over_steps(table: Sequence[dict[str, Any]], where: Mapping[str, str]) -> Figure:
+    """Return barriers to retrained models along unlearning, beside those between retrained models."""
+    figure = _figure(8.6, 3.8)
+    for k, (place, label) in enumerate(where.items()):
+        axes = figure.add_subplot(1, len(where), k + 1)
+        for j, one in enumerate(entry for entry in table if entry["where"] == place):
+            colour = _COLOURS[j]
+            steps = [point["step"] for point in one["along"]]
+            means = [point["mean"] for point in one["along"]]
+            axes.plot(steps, means, marker="o", color=colour, markeredgecolor="white", label=f"{one['set']} set")
+            if one["along"][0]["interval"][0] is not None:
+                low, high = zip(*(point["interval"] for point in one["along"]), strict=True)
+                axes.fill_between(steps, np.maximum(low, 0.0), high, color=colour, alpha=0.15, linewidth=0)
+            between = one["retrained"]
+            axes.axhline(between["mean"], color=colour, linewidth=1.2, linestyle=(0, (4, 2)),
+                         label="between models retrained without it")  # fmt: skip
+        axes.set_ylim(bottom=0.0)
+        axes.set_xlabel("unlearning step")
+        if k == 0:
+            axes.set_ylabel("loss barrier, matched")
+        axes.set_title(f"loss on the {label}", fontsize=10, color=_INK)
+        axes.legend(frameon=False, fontsize=8)
+        _bare(axes)
+    figure.suptitle("Loss barriers to retrained models while unlearning (estimates)", fontsize=11, color=_INK)
+    return figure
+
+
+def plot_barrier_paths(rows: Sequence[dict[str, Any]]) -> Figure:
+    """Return the excess loss along linear paths before and after, of one seed."""
+    figure = _figure(8.6, 3.6)
+    first = None
+    for k, part in enumerate(("easy", "hard")):
+        axes = figure.add_subplot(1, 2, k + 1, sharey=first)
+        first = first or axes
+        some = [row for row in rows if row["set"] == part]
+        last = max(row["step"] for row in some)
+        kinds = (
+            ("between retrained", _FAINT, [r for r in some if r["kind"] == "retrained"]),
+            ("before unlearning to retrained", _COLOURS[1], [r for r in some if r["step"] == 0]),
+            ("after unlearning to retrained", _COLOURS[0], [r for r in some if r["step"] == last]),
+        )
+        for label, colour, paths in kinds:
+            for i, row in enumerate(paths):
+                t, losses = np.array(row["t"]), np.array(row["losses"])
+                excess = losses - ((1 - t) * losses[0] + t * losses[-1])
+                axes.plot(t, excess, color=colour, linewidth=1.3, alpha=0.8, label=label if i == 0 else None)
+        axes.set_title(f"{part} set", fontsize=10, color=_INK)
+        axes.set_xlabel("from the first model (0) to the second (1)")
+        if k == 0:
+            axes.set_ylabel("loss above the line between the ends")
+        axes.legend(frameon=False, fontsize=8)
+        _bare(axes)
+    figure.suptitle("Loss of the forget set along linear paths (seed 0; estimates)", fontsize=11, color=_INK)
+    return figure

@@ -1,0 +1,210 @@
+"""Runs an experiment piece by piece: each result is stored whole, a second call goes on where the first stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from expunge._files import read_json, write_atomic
+from expunge._validate import choice, count
+from expunge.experiments import barrier, compare, predict
+from expunge.experiments.page import write_page
+from expunge.experiments.settings import Settings
+from expunge.experiments.subjects import load
+from expunge.experiments.tables import write_parquet
+from expunge.experiments.work import Context, base_run
+
+__all__ = ["EXPERIMENTS", "run_experiment"]
+
+EXPERIMENTS = {"predict": predict, "compare": compare, "barrier": barrier}
+_OURS = ("settings.json", "results.parquet", "index.html", "findings.json")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One stored result: what is done with one forget set of one training run."""
+
+    seed: int
+    noise_std: float
+    name: str
+
+    @property
+    def key(self) -> str:
+        """Name of its file."""
+        return f"seed{self.seed}-noise{self.noise_std:g}-{self.name}"
+
+
+def run_experiment(
+    name: str,
+    settings: Settings,
+    folder: str | os.PathLike[str],
+    *,
+    seeds: int = 1,
+    device: str | None = None,
+    workers: int | None = None,
+    overwrite: bool = False,
+    command: str | None = None,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Run an experiment, or what is left of it, and write its results, pictures and page.
+
+    Parameters
+    ----------
+    name : {"predict", "compare", "barrier"}
+        (a) Does privacy loss predict the time to unlearn? (b) Whose top records take longest to forget? (c) Do loss
+        barriers tell forgotten from retrained?
+    settings : Settings
+        What is trained, forgotten and measured.
+    folder : path-like
+        Holds everything; a second call with more seeds goes on.
+    seeds : int
+        Independent repetitions; one is a *quick look*.
+    device : str, optional
+        A GPU if there is one, by default.
+    workers : int, optional
+        Processes of one thread each, on the CPU; all cores by default.
+    overwrite : bool
+        Throw away what is in the folder.
+    command : str, optional
+        Shown on the page.
+    progress : bool
+        Show a bar, on a terminal.
+
+    Returns
+    -------
+    dict
+        The findings, as in ``findings.json``: ``words``, and what they came from. *Estimates*.
+
+    Raises
+    ------
+    FileExistsError
+        If the folder holds something else.
+    ValueError
+        If it holds the experiment with other settings.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> tiny = Settings(model="mlp", width=8, n_train=200, n_test=50, epochs=2, noise_stds=(0.02,), n_sets=3,
+    ...                 set_share=0.05, n_retrained=2, unlearn_epochs=1)
+    >>> with tempfile.TemporaryDirectory() as place:
+    ...     run_experiment("predict", tiny, place + "/out", workers=1)["status"]
+    'estimate'
+    """
+    kind = EXPERIMENTS[choice("name", name, tuple(EXPERIMENTS))]
+    count("seeds", seeds, low=1)
+    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    n_workers = 1 if place != "cpu" else count("workers", workers if workers is not None else _cores(), low=1)
+    out = _prepared(Path(folder), {"experiment": name, **settings.to_dict()}, overwrite)
+    context = Context(settings, out, place)
+    load(settings)  # refuses what it can before any work
+    levels = kind.noise_levels(settings)
+    bases = [(seed, level) for seed in range(seeds) for level in levels]
+    pieces = [Piece(seed, level, part) for seed, level in bases for part in kind.parts(settings)]
+    left = [piece for piece in pieces if not _file(out, piece).exists()]
+    needed = sorted({(piece.seed, piece.noise_std) for piece in left})
+    bar = tqdm(total=len(needed) + len(left), unit="piece", desc=name, disable=None if progress else True)
+    with bar, _pool(n_workers) as start:
+        for job in start([partial(_train, context, seed, level) for seed, level in needed]):
+            job()
+            bar.update()
+        for job in start([partial(_work, name, context, piece) for piece in left]):
+            job()
+            bar.update()
+    results = [read_json(_file(out, piece), what="result") for piece in pieces]
+    rows = [row for result in results for row in result["rows"]]
+    findings, figures = kind.findings(settings, rows, n_seeds=seeds)
+    findings = {"experiment": name, "status": "estimate", "n_seeds": seeds, **findings}
+    write_parquet(out / "results.parquet", rows)
+    for file, figure in figures.items():
+        figure.savefig(out / f".{file}.tmp", format="png")
+        os.replace(out / f".{file}.tmp", out / file)
+    write_atomic(out / "findings.json", (json.dumps(findings, indent=1) + "\n").encode(), overwrite=True)
+    write_page(out, findings, list(figures), settings, title=kind.TITLE, question=kind.QUESTION, command=command)
+    return findings
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _file(out: Path, piece: Piece) -> Path:
+    return out / "pieces" / f"{piece.key}.json"
+
+
+def _prepared(out: Path, described: dict[str, Any], overwrite: bool) -> Path:
+    """Make the folder ready to go on, or refuse it."""
+    if out.exists() and not out.is_dir():
+        raise FileExistsError(f"folder: {out} is a file")
+    held, file = out.is_dir() and any(out.iterdir()), out / "settings.json"
+    if held and not file.exists():
+        raise FileExistsError(f"folder: {out} holds files that are not an experiment's; choose another")
+    if held and overwrite:
+        for part in ("trained", "pieces"):
+            shutil.rmtree(out / part, ignore_errors=True)
+        for one in [*out.glob("*.png"), *(out / name for name in _OURS[1:])]:
+            one.unlink(missing_ok=True)
+    elif held:
+        saved = read_json(file, what="experiment")
+        for name, value in described.items():
+            if saved.get(name) != value:
+                raise ValueError(
+                    f"{name}: the experiment in {out} has {saved.get(name)!r}, got {value!r}; choose another folder, "
+                    "or pass overwrite=True"
+                )
+        return out
+    (out / "pieces").mkdir(parents=True, exist_ok=True)
+    write_atomic(file, (json.dumps(described, indent=1) + "\n").encode(), overwrite=True)
+    return out
+
+
+# --- work in processes ------------------------------------------------------------------------------
+
+
+def _train(context: Context, seed: int, noise_std: float) -> None:
+    base_run(context, load(context.settings), seed=seed, noise_std=noise_std)
+
+
+def _work(name: str, context: Context, piece: Piece) -> None:
+    subject = load(context.settings)
+    base = base_run(context, subject, seed=piece.seed, noise_std=piece.noise_std)
+    rows = EXPERIMENTS[name].work(context, subject, base, piece.name, seed=piece.seed, noise_std=piece.noise_std)
+    text = json.dumps({"rows": rows}, allow_nan=False) + "\n"
+    write_atomic(_file(context.folder, piece), text.encode(), overwrite=True)
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[Callable[[Sequence[Callable[[], None]]], Iterator[Callable[[], None]]]]:
+    """Yield what turns jobs into calls that wait for them, in the order they end."""
+    if workers == 1:
+        yield iter
+        return
+    # A fresh interpreter each: torch does not survive a fork of a process that has threads.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
+
+        def start(jobs: Sequence[Callable[[], None]]) -> Iterator[Callable[[], None]]:
+            futures: list[Future[None]] = [pool.submit(job) for job in jobs]
+            try:
+                for future in as_completed(futures):
+                    yield future.result
+            finally:
+                for future in futures:
+                    future.cancel()
+
+        yield start

@@ -1,0 +1,114 @@
+"""Recurrent layers, a step at a time: their cells are linear maps, whose uses are followed like all others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from expunge.torch._sources import tensors_in
+from expunge.torch._tracker import Tracker
+
+__all__ = ["recurrent"]
+
+# From a step's states, its input's part of the gates, and the function of a state that gives its own part.
+Cell = Callable[[tuple[Tensor, ...], Tensor, Callable[[Tensor], Tensor]], tuple[Tensor, ...]]
+
+
+def _lstm(states: tuple[Tensor, ...], gates: Tensor, of_state: Callable[[Tensor], Tensor]) -> tuple[Tensor, ...]:
+    i, f, g, o = (gates + of_state(states[0])).chunk(4, 1)
+    c = f.sigmoid() * states[1] + i.sigmoid() * g.tanh()
+    return o.sigmoid() * c.tanh(), c
+
+
+def _gru(states: tuple[Tensor, ...], gates: Tensor, of_state: Callable[[Tensor], Tensor]) -> tuple[Tensor, ...]:
+    (r, z, n), (r_h, z_h, n_h) = gates.chunk(3, 1), of_state(states[0]).chunk(3, 1)
+    new = (n + (r + r_h).sigmoid() * n_h).tanh()
+    return (new + (z + z_h).sigmoid() * (states[0] - new),)
+
+
+def _rnn_tanh(states: tuple[Tensor, ...], gates: Tensor, of_state: Callable[[Tensor], Tensor]) -> tuple[Tensor, ...]:
+    return ((gates + of_state(states[0])).tanh(),)
+
+
+def _rnn_relu(states: tuple[Tensor, ...], gates: Tensor, of_state: Callable[[Tensor], Tensor]) -> tuple[Tensor, ...]:
+    return ((gates + of_state(states[0])).relu(),)
+
+
+_CELLS: dict[Any, Cell] = {torch.lstm: _lstm, torch.gru: _gru, torch.rnn_tanh: _rnn_tanh, torch.rnn_relu: _rnn_relu}
+
+
+def recurrent(tracker: Tracker, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Make the call of a recurrent layer: its states have examples in axis 1, its sequences in axis 0 or 1."""
+    name = function.__name__
+    # (input, hidden states, weights, has_biases, layers, dropout, training, bidirectional, batch_first)
+    if kwargs or len(args) != 9 or not isinstance(args[8], bool):
+        if not torch.is_grad_enabled():
+            return function(*args, **kwargs)
+        return tracker.unfollowed(function, args, kwargs, f"{name} on packed sequences is not understood")
+    x, states, batch_axis = args[0], tensors_in(args[1]), 0 if args[8] else 1
+    axes = [batch_axis, *[1] * len(states)]
+    if not torch.is_grad_enabled() or not tracker.sources_in(args):
+        result = function(*args)
+        if tracker.axes.get(x) == batch_axis and x.ndim == 3:
+            for output, axis in zip(tensors_in(result), axes, strict=True):
+                tracker.axes.set(output, axis)
+        return result
+    if tracker.axes.get(x) != batch_axis or x.ndim != 3 or any(tracker.source_of(s) for s in states):
+        reason = f"the input of {name} does not have the batch in the leading dimension: use batch_first=True"
+        return tracker.unfollowed(function, args, kwargs, reason)
+    result = _unrolled(tracker, _CELLS[function], states, *args[:1], *args[2:])
+    for output, axis in zip(result, axes, strict=True):
+        tracker.axes.set(output, axis)
+    return result
+
+
+def _unrolled(
+    tracker: Tracker,
+    cell: Cell,
+    states: list[Tensor],
+    x: Tensor,
+    weights: list[Tensor],
+    has_biases: bool,
+    layers: int,
+    dropout: float,
+    training: bool,
+    bidirectional: bool,
+    batch_first: bool,
+) -> tuple[Tensor, ...]:
+    """Return what the fused call does, up to rounding: the sequence of outputs and the last states."""
+    directions = 2 if bidirectional else 1
+    each = len(weights) // (layers * directions)
+    projects = each == (5 if has_biases else 3)  # an LSTM with proj_size
+
+    def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        tracker.axes.set(inputs, 0)
+        return tracker.call(F.linear, (inputs, weight, bias), {})  # type: ignore[no-any-return]
+
+    sequence = x if batch_first else x.transpose(0, 1)
+    last: list[tuple[Tensor, ...]] = []
+    for layer in range(layers):
+        outputs = []
+        for direction in range(directions):
+            k = layer * directions + direction
+            parts = weights[k * each : (k + 1) * each]
+            of_input, of_state = (parts[0], parts[1])
+            biases = (parts[2], parts[3]) if has_biases else (None, None)
+            gates = linear(sequence, of_input, biases[0]).unbind(1)
+            now = tuple(s[k] for s in states)
+            steps: list[Tensor] = []
+            for gate in reversed(gates) if direction else gates:
+                now = cell(now, gate, lambda h, w=of_state, b=biases[1]: linear(h, w, b))  # type: ignore[misc]
+                if projects:
+                    now = (linear(now[0], parts[-1], None), *now[1:])
+                steps.append(now[0])
+            outputs.append(torch.stack(steps[::-1] if direction else steps, 1))
+            last.append(now)
+        sequence = torch.cat(outputs, 2) if directions == 2 else outputs[0]
+        if dropout and layer < layers - 1:
+            sequence = F.dropout(sequence, dropout, training)
+    finals = tuple(torch.stack([state[j] for state in last]) for j in range(len(states)))
+    return (sequence if batch_first else sequence.transpose(0, 1), *finals)

@@ -1,0 +1,8 @@
+"""Training by (noisy) SGD that collects per-record gradient norms on its way, and resumes exactly."""
+
+from expunge.torch.training.errors import NonFiniteLossError
+from expunge.torch.training.loop import train
+from expunge.torch.training.nondeterminism import RunToRunNoise, run_to_run_noise
+from expunge.torch.training.run import TrainingRun
+
+__all__ = ["NonFiniteLossError", "RunToRunNoise", "TrainingRun", "run_to_run_noise", "train"]

@@ -1,0 +1,61 @@
+"""Pictures of unlearning: what is drawn is what was measured."""
+
+import math
+
+import numpy as np
+import pytest
+
+pytest.importorskip("matplotlib", reason="pictures need expunge[plot]")
+
+from expunge.evaluation import METRICS, Measured, Report, barrier_from_losses, reference_band
+from expunge.evaluation.plots import plot_barriers, plot_reports, plot_unlearning
+
+BAND = reference_band([0.80, 0.84], method="range")
+
+
+def report(value):
+    return Report((Measured(METRICS["UA"], value, (value - 0.02, value + 0.02), 0.95, 0.82, BAND),))
+
+
+def test_reports_show_value_interval_and_band(tmp_path):
+    path = tmp_path / "a.png"
+    figure = plot_reports({"inside": report(0.83), "outside": report(0.95)}, metrics=["UA"], path=path)
+    axes = figure.axes[0]
+    drawn = [tuple(map(float, line.get_xdata())) for line in axes.lines]
+    assert {(0.83,), (0.95,), (0.81, 0.85)} <= {tuple(round(v, 12) for v in d) for d in drawn}
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["inside", "outside"]
+    markers = {tuple(line.get_xdata()): line.get_marker() for line in axes.lines if len(line.get_xdata()) == 1}
+    assert (markers[(0.83,)], markers[(0.95,)]) == ("o", "D")
+    assert path.read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(FileExistsError):
+        plot_reports({"inside": report(0.83)}, metrics=["UA"], path=path)
+    with pytest.raises(KeyError, match="there is no 'TA'"):
+        plot_reports({"inside": report(0.83)}, metrics=["TA"])
+    with pytest.raises(ValueError, match="must not be empty"):
+        plot_reports({})
+
+
+def test_a_time_never_reached_is_written_out():
+    never = Report((Measured(METRICS["time to unlearn"], math.inf),))
+    axes = plot_reports({"a": never}, metrics=["time to unlearn"]).axes[0]
+    assert [t.get_text() for t in axes.texts] == ["never"]
+
+
+def test_curves_say_when_they_arrive():
+    steps = np.array([0, 10, 20])
+    figure = plot_unlearning({"easy": (steps, [1.0, 0.9, 0.82]), "hard": (steps, [1.0, 0.97, 0.95])}, BAND)
+    labels = [t.get_text() for t in figure.axes[0].get_legend().get_texts()]
+    assert "easy: from step 20" in labels
+    assert "hard: never reached" in labels
+    with pytest.raises(ValueError, match="at least one curve"):
+        plot_unlearning({}, BAND)
+
+
+def test_barriers_are_drawn_beside_their_baseline(tmp_path):
+    t = np.linspace(0, 1, 25)
+    high, low = barrier_from_losses(t, t * (1 - t)), barrier_from_losses(t, 0.1 * t * (1 - t))
+    figure = plot_barriers({"unlearned": high}, baseline=[low], path=tmp_path / "b.svg")
+    texts = [x.get_text() for x in figure.axes[0].get_legend().get_texts()]
+    assert texts == ["between retrained models: up to 0.025", "unlearned: 0.25"]
+    with pytest.raises(ValueError, match=r"path must end in \.png"):
+        plot_barriers({"unlearned": high}, path=tmp_path / "b.txt")
