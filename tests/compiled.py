@@ -131,6 +131,11 @@ EXTRA_ARGUMENTS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {"probe
 ON_HOST = {"padded"}
 
 
+def on_cpu_only(label: str) -> bool:
+    """Return whether a call of `kernel_calls` asks for what the CPU kernel alone makes: a probe's proxies."""
+    return "proxies" in label
+
+
 class Cpu:
     """``_core`` on NumPy arrays."""
 

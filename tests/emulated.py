@@ -102,6 +102,14 @@ asarray, ascontiguousarray, broadcast_to, where = (
 )
 
 
+def stack(arrays: list[Array]) -> Array:
+    return Array(np.stack([bare(array) for array in arrays]))
+
+
+def concatenate(arrays: list[Array], axis: int) -> Array:
+    return Array(np.concatenate([bare(array) for array in arrays], axis=axis))
+
+
 def asnumpy(array: Array) -> Any:
     """Return a copy on the host, asked for by name as CuPy has it."""
     return array._values.copy()

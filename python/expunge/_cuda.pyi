@@ -2,7 +2,7 @@
 # `workspace` holds at least as many elements as the function of the kernel's name with _workspace says.
 from typing import Any
 
-from expunge._core import RidgeSetting as _RidgeSetting
+from expunge._core import RidgeSetting as RidgeSetting
 
 def device_count() -> int: ...
 def synchronize(stream: int) -> None: ...
@@ -111,7 +111,7 @@ def ridge_exact_quotes(
     eigenvalues: Any,
     projected: Any,
     residuals: Any,
-    setting: _RidgeSetting,
+    setting: RidgeSetting,
     rank: int,
     value: Any,
     epsilon_out: Any,
@@ -128,7 +128,7 @@ def ridge_gaussian_pairs(
     eigenvalues: Any,
     projected: Any,
     residuals: Any,
-    setting: _RidgeSetting,
+    setting: RidgeSetting,
     rank: int,
     excess_variance: Any,
     squared_shift: Any,
@@ -143,7 +143,7 @@ def ridge_solve_reduced(
     eigenvalues: Any,
     difference: Any,
     shift: Any,
-    setting: _RidgeSetting,
+    setting: RidgeSetting,
     n_steps: int,
     value: Any,
     epsilon_out: Any,
