@@ -17,7 +17,7 @@ from expunge import _backend
 # What calls run on unless they are told: tests exchange it (fixture `target`).
 target: Any = compiled.CPU
 
-# Names in the compiled module that are questions, not kernels.
+# Names in the compiled module that are questions or settings, not kernels.
 QUESTIONS = {"isa", "default_threads", "exchange_thread_team"}
 
 
