@@ -52,9 +52,10 @@ MAY_USE: dict[str, set[str]] = {
     "plotting": {"_files", "_validate"},
     "datasets": {"_cifar_pickle", "_files", "_validate"},
     "ledger": {"certificates", "_files", "_validate"},
-    "_conv_geometry": {"_validate"},
-    "_gradient_arrays": {"_backend", "_validate"},
-    "grad_norms": {"_backend", "_conv_geometry", "_gradient_arrays", "_validate"},
+    "_conv_geometry": {"_backend", "_validate"},
+    "_gradient_arrays": {"_array_libraries", "_backend", "_validate"},
+    "_probe_arrays": {"_backend", "_gradient_arrays"},
+    "grad_norms": {"_backend", "_conv_geometry", "_gradient_arrays", "_probe_arrays", "_validate"},
     "scoring": {"grad_norms", "accounting", "_files", "_validate", "__version__"},
     "cli": {
         "scoring",
