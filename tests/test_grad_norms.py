@@ -95,7 +95,7 @@ def test_linear_norms_are_those_of_stored_gradients(device, seed, dtype, example
 @on_every_device
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("positions", [1, 5, 40])
-def test_parameters_apart_add_up_to_all(dtype, positions):
+def test_parameters_apart_add_up_to_all(dtype, positions, device):
     rng = np.random.default_rng(12)
     a, g = normal(rng, (3, positions, 90), dtype), normal(rng, (3, positions, 70), dtype)
     x, out = normal(rng, (3, 4, positions + 2), dtype), normal(rng, (3, 6, positions), dtype)
@@ -107,11 +107,13 @@ def test_parameters_apart_add_up_to_all(dtype, positions):
         (norm_layer_grad_norms, (a, same), {"kind": "layer"}),
         (norm_layer_grad_norms, (x, channels), {"kind": "group", "num_groups": 2}),
     ):
-        weight, bias = function(*arrays, **settings, squared=True, per_parameter=True)
-        np.testing.assert_allclose(weight + bias, function(*arrays, **settings, squared=True), rtol=1e-14)
-        np.testing.assert_array_equal(weight, function(*arrays, **settings, bias=False, squared=True))
+        norms = at(device, function)
+        weight, bias = norms(*arrays, **settings, squared=True, per_parameter=True)
+        np.testing.assert_allclose(weight + bias, norms(*arrays, **settings, squared=True), rtol=1e-14)
+        np.testing.assert_array_equal(weight, norms(*arrays, **settings, bias=False, squared=True))
 
 
+@on_every_device
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("shape", [(40, 300, 200), (33, 128, 129), (5, 64, 64), (2, 9, 500), (257, 1100, 400)])
 def test_gram_form_agrees_with_stored_gradients(dtype, shape, device):

@@ -63,7 +63,7 @@ def test_a_model_on_a_device_gets_the_norms_of_the_cpu(monkeypatch, autocast, pa
         monkeypatch.setattr(kernels, "as_array", there)
         monkeypatch.setattr(kernels, "as_tensor", back)
         found, total = per_layer_norms(model, tokens, param_grads=param_grads)
-    assert len(taken) > 10
+    assert len(taken) >= 8
     assert (torch.bfloat16 in {t.dtype for t in taken}) == autocast
     rtol = 1e-5 if autocast else 1e-12
     for name, norms in expected.items():

@@ -65,9 +65,10 @@ class Use:
 
     def squares_by_forming(self, batch: int) -> Tensor:
         """Return the squared norms from gradients formed a chunk at a time."""
-        step = examples_per_chunk(math.prod(self.source.size))
+        size = math.prod(self.source.size)
+        step = examples_per_chunk(size)
         bounds = [(low, min(batch, low + step)) for low in range(0, max(batch, 1), step)]
-        return torch.cat([self.dense(low, high).flatten(1).square().sum(1) for low, high in bounds])
+        return torch.cat([self.dense(low, high).reshape(high - low, size).square().sum(1) for low, high in bounds])
 
 
 class MatrixUse(Use):
