@@ -210,7 +210,8 @@ def scripted(values):
 def test_stops_when_the_band_is_reached():
     x, y = data()
     run = unlearn(
-        network(), (x, y), FORGET, method="fine_tune", n_steps=100, evaluate_every=7, band=reference_band([1.0, 2.0], method="range"),
+        network(), (x, y), FORGET, method="fine_tune", n_steps=100, evaluate_every=7,
+        band=reference_band([1.0, 2.0], method="range"),
         metric=scripted([9.0, 8.0, 1.5, 1.4]), record={"other": lambda model: 4.0}, predicted_steps=20.0, **SETTING,
     )  # fmt: skip
     assert (run.n_steps, run.reached, run.time.step, run.time.previous) == (14, True, 14, 7)
