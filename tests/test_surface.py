@@ -78,7 +78,7 @@ MAY_USE: dict[str, set[str]] = {
 
 # Settings go by keyword: a positional parameter annotated as one of these is one, but for the names below.
 SETTINGS = re.compile(r"^(float|int|bool|str)( \| (float|int|bool|str|None))*$")
-SUBJECTS = {"n_blocks", "shape", "message", "field", "name", "text"}
+SUBJECTS = {"index", "n_blocks", "shape", "message", "field", "name", "text"}
 
 # Packages that may import torch; nothing outside them ever does.
 NEED_TORCH = ("expunge.torch", "expunge.evaluation.networks")

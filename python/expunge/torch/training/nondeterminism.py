@@ -64,7 +64,7 @@ def run_to_run_noise(
     vary: str = "batches",
     n_runs: int = 5,
     n_checkpoints: int = 10,
-    threads: Sequence[int] = (1, 2),
+    thread_counts: Sequence[int] = (1, 2),
     seed: int = 0,
     **settings: Any,
 ) -> RunToRunNoise:
@@ -85,7 +85,7 @@ def run_to_run_noise(
         >= 2.
     n_checkpoints : int
         Places where the spread is measured.
-    threads : sequence of int
+    thread_counts : sequence of int
         Numbers of threads that ``vary="threads"`` takes in turn.
     seed : int
         Of the first run.
@@ -117,7 +117,7 @@ def run_to_run_noise(
     total = count("n_steps", n_steps, low=1)
     if settings.get("noise_std") or settings.get("temperature"):
         raise ValueError("run_to_run_noise measures runs without noise; leave noise_std and temperature out")
-    counts = [count("threads", one, low=1) for one in threads]
+    counts = [count("thread_counts", one, low=1) for one in thread_counts]
     before = torch.get_num_threads()
     paths = []
     try:
