@@ -63,11 +63,11 @@ class Settings:
     alpha: float = 1e-4
     noise_stds: tuple[float, ...] = (0.004, 0.008, 0.012)
     order: float = 2.0
-    n_sets: int = 6
+    n_sets: int = 5
     set_share: float = 0.02
     top_share: float = 0.01
     n_retrained: int = 3
-    unlearn_epochs: int = 20
+    unlearn_epochs: int = 15
     evaluate_every: int = 3
     patience: int = 3
     metric: str = "confidence"
