@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from expunge import _backend
 
-# Names in the compiled module that are questions, not kernels.
-QUESTIONS = {"isa", "default_threads"}
+# Names in the compiled module that are questions or settings, not kernels.
+QUESTIONS = {"isa", "default_threads", "exchange_thread_team"}
 
 
 def kernel_names() -> set[str]:

@@ -79,10 +79,29 @@ def test_linear_norms_are_those_of_stored_gradients(seed, dtype, examples, leadi
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("positions", [1, 5, 40])
+def test_parameters_apart_add_up_to_all(dtype, positions):
+    rng = np.random.default_rng(12)
+    a, g = normal(rng, (3, positions, 90), dtype), normal(rng, (3, positions, 70), dtype)
+    x, out = normal(rng, (3, 4, positions + 2), dtype), normal(rng, (3, 6, positions), dtype)
+    same = normal(rng, (3, positions, 90), dtype)
+    channels = normal(rng, (3, 4, positions + 2), dtype)
+    for function, arrays, settings in (
+        (linear_grad_norms, (a, g), {}),
+        (conv_grad_norms, (x, out), {"kernel_size": 3, "groups": 2}),
+        (norm_layer_grad_norms, (a, same), {"kind": "layer"}),
+        (norm_layer_grad_norms, (x, channels), {"kind": "group", "num_groups": 2}),
+    ):
+        weight, bias = function(*arrays, **settings, squared=True, per_parameter=True)
+        np.testing.assert_allclose(weight + bias, function(*arrays, **settings, squared=True), rtol=1e-14)
+        np.testing.assert_array_equal(weight, function(*arrays, **settings, bias=False, squared=True))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("shape", [(40, 300, 200), (33, 128, 129), (5, 64, 64), (2, 9, 500), (257, 1100, 400)])
 def test_gram_form_agrees_with_stored_gradients(dtype, shape):
     positions, d_in, d_out = shape
-    assert positions * (d_in + d_out) < d_in * d_out  # these take the Gram form
+    assert positions * (d_in + d_out) < d_in * d_out  # these take the Gram form, as do some more
     rng = np.random.default_rng(1)
     a, g = normal(rng, (2, positions, d_in), dtype), normal(rng, (2, positions, d_out), dtype)
     assert_norms(linear_grad_norms(a, g), oracles.linear_grad_norms(a, g, bias=True), a, g)

@@ -42,7 +42,7 @@ MAY_USE: dict[str, set[str]] = {
     "calibration": {"accounting", "_validate"},
     "certificates": {"calibration", "accounting", "_files", "_validate", "_version"},
     "estimators": {"certificates", "calibration", "accounting", "ridge", "langevin", "_files", "_validate"},
-    "torch": {"grad_norms", "_validate"},
+    "torch": {"_backend", "grad_norms", "_validate"},
     "plotting": {"_files", "_validate"},
     "datasets": {"_cifar_pickle", "_files", "_validate"},
     "ledger": {"certificates", "_files", "_validate"},

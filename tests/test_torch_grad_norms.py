@@ -387,6 +387,70 @@ def test_low_precision_gives_float32_norms_of_what_the_layers_saw(dtype):
     np.testing.assert_allclose(found.numpy(), expected.numpy(), rtol=rtol)
 
 
+@pytest.mark.parametrize("param_grads", [True, False])
+def test_autocast_gives_the_norms_of_single_examples_under_autocast(param_grads):
+    torch.manual_seed(21)
+    model = nn.Sequential(
+        nn.Conv1d(4, 8, 3, padding=1), nn.Flatten(), nn.Linear(40, 30), nn.GELU(), nn.LayerNorm(30), nn.Linear(30, 4)
+    )
+    x = torch.randn(8, 4, 5)
+
+    def loss(batch):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return model(batch).float().square().sum()
+
+    expected = []
+    for one in x.split(1):
+        grads = torch.autograd.grad(loss(one), list(model.parameters()))
+        expected.append(math.sqrt(sum(float(g.double().square().sum()) for g in grads)))
+    with GradNorms(model, param_grads=param_grads) as g:
+        loss(x).backward()
+        found = g.norms()
+    assert found.dtype == torch.float32
+    assert all((p.grad is not None) == param_grads for p in model.parameters())
+    np.testing.assert_allclose(found.numpy(), expected, rtol=4 * torch.finfo(torch.bfloat16).eps)
+
+
+@pytest.mark.parametrize("name", ["cnn", "tied transformer", "lstm", "examples and positions merged"])
+def test_float32_models_agree_with_float64_single_examples(name):
+    torch.manual_seed(22)
+    model, x = MODELS[name]()
+    model = model.double()
+    wide = x.double() if x.is_floating_point() else x
+    weights = weights_like(model, wide)
+    expected = np.sqrt(sum(truth(model, wide, weights).values()))
+    model = model.float()
+    with GradNorms(model) as g:
+        loss_of(model(x.float() if x.is_floating_point() else x), weights.float()).backward()
+        found = g.norms()
+    assert found.dtype == torch.float32
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5)
+
+
+@given(
+    st.integers(1, 3),
+    st.sampled_from([(2, 4), (3, 3), (1, 5)]),
+    st.integers(1, 3),
+    st.integers(1, 2),
+    st.integers(1, 2),
+    st.integers(0, 2),
+    st.integers(1, 3),
+    st.integers(0, 2**31),
+)
+@settings(max_examples=20)
+def test_convolutions_of_every_shape(dimensions, channels, kernel, stride, dilation, padding, threads, seed):
+    torch.manual_seed(seed)
+    groups = math.gcd(*channels)
+    layer = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dimensions - 1]
+    model = layer(*channels, kernel, stride=stride, dilation=dilation, padding=padding, groups=groups).double()
+    x = torch.randn(3, channels[0], *[6, 5, 7][:dimensions]).double()
+    weights = weights_like(model, x)
+    expected = np.sqrt(sum(truth(model, x, weights).values()))
+    with GradNorms(model, threads=threads) as g:
+        loss_of(model(x), weights).backward()
+        np.testing.assert_allclose(g.norms().numpy(), expected, rtol=1e-12)
+
+
 def test_gradients_accumulate_as_without_the_block():
     torch.manual_seed(8)
     model, x = nn.Linear(5, 3).double(), torch.randn(4, 5).double()

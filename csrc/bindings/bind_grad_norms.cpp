@@ -5,6 +5,7 @@
 #include <mutex>
 #include <new>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "bindings/arrays.hpp"
@@ -38,10 +39,17 @@ class Workspaces {
     for (char* piece : all_) std::free(piece);
   }
   char* take() {
-    std::lock_guard<std::mutex> lock(mutex_);
-    char* piece = free_.back();
-    free_.pop_back();
-    return piece;
+    for (;;) {
+      {
+        std::lock_guard<std::mutex> lock(mutex_);
+        if (!free_.empty()) {
+          char* piece = free_.back();
+          free_.pop_back();
+          return piece;
+        }
+      }
+      std::this_thread::yield();  // a borrowed team may have more threads than were asked for
+    }
   }
   void give(char* piece) {
     std::lock_guard<std::mutex> lock(mutex_);

@@ -16,7 +16,8 @@ EXPUNGE_INLINE bool gram_is_cheaper(long left, long right, long d_in, long d_out
 template <class T>
 EXPUNGE_INLINE bool half_gram_is_cheaper(long positions, long d_in, long d_out) {
   const double pairs = 0.5 * static_cast<double>(positions + kTileColumns<T>) + 8;
-  return pairs * static_cast<double>(d_in + d_out) < static_cast<double>(d_in) * static_cast<double>(d_out);
+  const double product = static_cast<double>(d_in) * static_cast<double>(d_out);
+  return positions > 1 && pairs * static_cast<double>(d_in + d_out) < product;
 }
 
 // --- norms --------------------------------------------------------------------------------------
