@@ -210,10 +210,16 @@ def test_npy_rows_with_nan_are_named(tmp_path):
 
 
 def test_records_that_overflow_are_bad_and_nobody_else(tmp_path):
-    X, y = make_data(300, dtype=np.float32)
+    X, y = make_data(300, d=32, dtype=np.float32)
     X[130], X[7, 0] = 3e38, np.nan
     out = tmp_path / "o.parquet"
-    common = {"probe": make_probe(), "out": out, "rows_per_part": 90, "progress": False, **write_npy(tmp_path, X, y)}
+    common = {
+        "probe": make_probe(d=32),
+        "out": out,
+        "rows_per_part": 90,
+        "progress": False,
+        **write_npy(tmp_path, X, y),
+    }
     summary = score_files(**common, on_bad_rows="null")
     assert summary.bad_rows == 2
     assert [i for i, rank in enumerate(pq.read_table(out).column("rank").to_pylist()) if rank is None] == [7, 130]
@@ -222,9 +228,9 @@ def test_records_that_overflow_are_bad_and_nobody_else(tmp_path):
     with pytest.raises(BadRowError, match=r"row 130: its logits or gradients overflow"):
         score_files(**common, overwrite=True)
     with pytest.raises(ValueError, match="row 130: its logits"):
-        score_records(X, y, make_probe())
+        score_records(X, y, make_probe(d=32))
     X[130] = 0.0
-    assert np.isfinite(score_records(X, y, make_probe())["privacy_loss_2"]).all()
+    assert np.isfinite(score_records(X, y, make_probe(d=32))["privacy_loss_2"]).all()
 
 
 def test_scores_do_not_depend_on_the_size_of_a_block(tmp_path):
