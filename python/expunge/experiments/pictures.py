@@ -130,7 +130,7 @@ def plot_comparison(order: Sequence[dict[str, Any]], settings: Settings, *, n_se
     axes.set_yticks(range(len(order))[::-1], labels)
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(-0.6, len(order) - 0.4)
-    axes.set_xlim(left=0.0)
+    axes.set_xlim(left=-0.02 * max(1.0, max(max(one["steps_per_seed"]) for one in order)))
     axes.set_xlabel("steps until in the retrained band" + (", mean and 95% interval over seeds" if n_seeds > 1 else ""))
     axes.set_title(f"Top {100 * settings.top_share:g}% of each measure, longest first (estimates)", fontsize=10.5)
     _bare(axes)
