@@ -80,7 +80,7 @@ def work(
     n_steps = s.unlearn_epochs * batches
     run = unlearn(
         model_of(context, base), subject.train, forget, method="noisy_fine_tune", n_steps=n_steps, metric=measure,
-        evaluate_every=max(1, n_steps // PLACES), step_size=s.step_size, batch_size=s.batch_size, alpha=s.alpha,
+        evaluate_every=-(-n_steps // PLACES), step_size=s.step_size, batch_size=s.batch_size, alpha=s.alpha,
         noise_std=noise_std, seed=context.seed(seed, 0), device=context.device, progress=False,
     )  # fmt: skip
     steps = np.repeat(run.curve.steps, len(data) * len(oracles))

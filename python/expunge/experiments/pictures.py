@@ -130,7 +130,7 @@ def plot_comparison(order: Sequence[dict[str, Any]], settings: Settings, *, n_se
     axes.set_yticks(range(len(order))[::-1], labels)
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(-0.6, len(order) - 0.4)
-    axes.set_xlim(left=0.0)
+    axes.set_xlim(left=-0.02 * max(1.0, max(max(one["steps_per_seed"]) for one in order)))
     axes.set_xlabel("steps until in the retrained band" + (", mean and 95% interval over seeds" if n_seeds > 1 else ""))
     axes.set_title(f"Top {100 * settings.top_share:g}% of each measure, longest first (estimates)", fontsize=10.5)
     _bare(axes)
@@ -158,7 +158,7 @@ def plot_barriers_over_steps(table: Sequence[dict[str, Any]], where: Mapping[str
         if k == 0:
             axes.set_ylabel("loss barrier, matched")
         axes.set_title(f"loss on the {label}", fontsize=10, color=_INK)
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
         _bare(axes)
     figure.suptitle("Loss barriers to retrained models while unlearning (estimates)", fontsize=11, color=_INK)
     return figure
@@ -187,7 +187,7 @@ def plot_barrier_paths(rows: Sequence[dict[str, Any]]) -> Figure:
         axes.set_xlabel("from the first model (0) to the second (1)")
         if k == 0:
             axes.set_ylabel("loss above the line between the ends")
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
         _bare(axes)
     figure.suptitle("Loss of the forget set along linear paths (seed 0; estimates)", fontsize=11, color=_INK)
     return figure

@@ -75,7 +75,8 @@ def findings(
         by_seed = [rank_correlation(*_points([r for r in some if r["seed"] == k])) for k in range(n_seeds)]
         defined = [one for one in by_seed if np.isfinite(one)]
         mean, low, high = mean_interval(defined) if defined else (np.nan, np.nan, np.nan)
-        low, high = max(low, -1.0), min(high, 1.0)  # Student's t does not know where correlations end
+        if len(defined) > 1:
+            low, high = max(low, -1.0), min(high, 1.0)  # Student's t does not know where correlations end
         missed = sum(not row["reached"] for row in some)
         fits[noise] = _fit(some)
         flat = [spread_words([r["run_privacy_loss_q05"], r["run_privacy_loss_q95"]]) for r in some]
@@ -119,7 +120,7 @@ def _points(rows: Sequence[dict[str, Any]]) -> tuple[NDArray[np.float64], NDArra
 
 def _fit(rows: Sequence[dict[str, Any]]) -> LogFit | None:
     some = [row for row in rows if row["reached"] and row["privacy_loss"] > 0.0]
-    if len({row["privacy_loss"] for row in some}) < 3:
+    if len({row["privacy_loss"] for row in some}) < 3 or len({row["steps_to_unlearn"] for row in some}) < 2:
         return None
     return fit_log_steps([row["privacy_loss"] for row in some], [float(row["steps_to_unlearn"]) for row in some])
 
@@ -130,7 +131,7 @@ def _words(noise: float, level: dict[str, Any], fit: LogFit | None, n_seeds: int
         same = "no set reached its band" if level["never_reached"] == level["n_sets"] else "all sets took equally long"
         return f"At noise {noise:g}: {same}; there is no ranking to compare with privacy loss."
     low, high = level["rank_correlation_interval"]
-    where = f" (95% interval over {n_seeds} seeds: {low:.2f} to {high:.2f})" if n_seeds > 1 else ""
+    where = f" (95% interval over {n_seeds} seeds: {low:.2f} to {high:.2f})" if low is not None else ""
     text = f"At noise {noise:g}: rank correlation of privacy loss and time to unlearn {correlation:.2f}{where}."
     return text if fit is None else f"{text} Log fit of the sets that got there: {fit.summary()}."
 

@@ -117,12 +117,13 @@ def run_experiment(
     needed = sorted({(piece.seed, piece.noise_std) for piece in left})
     bar = tqdm(total=len(needed) + len(left), unit="piece", desc=name, disable=None if progress else True)
     with bar, _pool(n_workers) as start:
-        for job in start([partial(_train, context, seed, level) for seed, level in needed]):
-            job()
-            bar.update()
-        for job in start([partial(_work, name, context, piece) for piece in left]):
-            job()
-            bar.update()
+        for seed in range(seeds):  # one after the other: what is interrupted leaves whole seeds
+            trainings = [partial(_train, context, *one) for one in needed if one[0] == seed]
+            measurements = [partial(_work, name, context, piece) for piece in left if piece.seed == seed]
+            for jobs in (trainings, measurements):
+                for job in start(jobs):
+                    job()
+                    bar.update()
     results = [read_json(_file(out, piece), what="result") for piece in pieces]
     rows = [row for result in results for row in result["rows"]]
     findings, figures = kind.findings(settings, rows, n_seeds=seeds)
