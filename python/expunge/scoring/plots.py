@@ -95,7 +95,7 @@ def plot_loss_distribution(
     for share, style in ((50, "-"), (99, "--")):
         value = float(np.percentile(drawn, share))
         axes.axvline(value, color=_INK, linestyle=style, linewidth=1.2, label=f"{share}th percentile: {value:.3g}")
-    axes.legend(frameon=False)
+    axes.legend(edgecolor="none", framealpha=0.9)  # a percentile may pass behind it
     axes.set_xlabel("privacy loss" + ("" if order is None else f" at order {order:g}") + " (estimate)")
     axes.set_ylabel("records")
     left_out = losses.size - drawn.size
