@@ -78,10 +78,10 @@ MAY_USE: dict[str, set[str]] = {
 
 # Settings go by keyword: a positional parameter annotated as one of these is one, but for the names below.
 SETTINGS = re.compile(r"^(float|int|bool|str)( \| (float|int|bool|str|None))*$")
-SUBJECTS = {"index", "n_blocks", "shape", "message", "field", "name", "text"}
+SUBJECTS = {"data", "index", "n_blocks", "shape", "message", "field", "name", "text"}
 
 # Packages that may import torch; nothing outside them ever does.
-NEED_TORCH = ("expunge.torch", "expunge.evaluation.networks")
+NEED_TORCH = ("expunge.torch", "expunge.evaluation.networks", "expunge.experiments")
 
 
 def modules() -> Iterator[Any]:
