@@ -17,7 +17,7 @@ EXPUNGE_INLINE Vd select(const Bits& where, const Vd& yes, const Vd& no) { retur
 
 EXPUNGE_INLINE Vd root(const Vd& x) {
 #if defined(__AVX512F__)
-  return _mm512_sqrt_pd(x);
+  return _mm512_maskz_sqrt_pd(0xff, x);  // the same instruction; the plain form makes GCC 12 warn about its own header
 #elif defined(__AVX2__)
   return _mm256_sqrt_pd(x);
 #elif defined(__SSE2__)
