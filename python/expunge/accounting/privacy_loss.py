@@ -8,6 +8,7 @@ the batch, so the step costs the record the divergence of a sampled Gaussian wit
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -88,6 +89,31 @@ def quadrature_weights(steps: ArrayLike, *, n_steps: int) -> Float64:
     return weights[0] if array.ndim == 1 else weights
 
 
+@lru_cache(maxsize=32)  # a tenth of a second each
+def _table(order: float, sampling_probability: float, direction: str) -> CubicSpline:
+    """Return log divergence as a spline in the log of the noise multiplier."""
+
+    def exact(logs: Float64) -> Float64:
+        found = sampled_gaussian_rdp(order, np.exp(logs), sampling_probability, direction=direction)
+        return np.log(np.asarray(found, dtype=np.float64))
+
+    nodes = np.linspace(math.log(_TABLE_LOW), math.log(_TABLE_HIGH), 257)
+    values = exact(nodes)
+    for _ in range(16):
+        table = CubicSpline(nodes, values)
+        middles = 0.5 * (nodes[1:] + nodes[:-1])
+        truth = exact(middles)
+        rough = np.abs(table(middles) - truth) > _TABLE_ERROR
+        if not rough.any():
+            break
+        # The neighbours too: a spline's error leaks to the next interval.
+        rough[1:] |= rough[:-1].copy()
+        rough[:-1] |= rough[1:].copy()
+        at = np.flatnonzero(rough) + 1
+        nodes, values = np.insert(nodes, at, middles[rough]), np.insert(values, at, truth[rough])
+    return table
+
+
 class StepCost:
     """Cost of one training step as a function of the gradient norm, fast on many norms: an *estimate*.
 
@@ -129,25 +155,8 @@ class StepCost:
     def tabulate(self) -> StepCost:
         """Build the table now, so that calls with few norms use it too; return self."""
         if self._table is None and 0.0 < self.sampling_probability < 1.0:
-            self._table = self._build()
+            self._table = _table(self.order, self.sampling_probability, self.direction)
         return self
-
-    def _build(self) -> CubicSpline:
-        nodes = np.linspace(math.log(_TABLE_LOW), math.log(_TABLE_HIGH), 257)
-        values = np.log(self._exact(np.exp(nodes)))
-        for _ in range(16):
-            table = CubicSpline(nodes, values)
-            middles = 0.5 * (nodes[1:] + nodes[:-1])
-            truth = np.log(self._exact(np.exp(middles)))
-            rough = np.abs(table(middles) - truth) > _TABLE_ERROR
-            if not rough.any():
-                break
-            # The neighbours too: a spline's error leaks to the next interval.
-            rough[1:] |= rough[:-1].copy()
-            rough[:-1] |= rough[1:].copy()
-            at = np.flatnonzero(rough) + 1
-            nodes, values = np.insert(nodes, at, middles[rough]), np.insert(values, at, truth[rough])
-        return table
 
     def __call__(self, grad_norms: Float64, *, noise_per_norm: ArrayLike) -> Float64:
         """Return the cost of each norm; the noise multiplier is ``noise_per_norm / grad_norms`` (they broadcast)."""
@@ -163,7 +172,7 @@ class StepCost:
             return self._exact(multiplier)
         logs = np.log(np.where(inside, multiplier, 1.0))
         if self._table is None:
-            self._table = self._build()
+            self._table = _table(self.order, self.sampling_probability, self.direction)
         cost = np.exp(self._table(logs))
         if not inside.all():
             cost[~inside] = self._exact(multiplier[~inside])
