@@ -57,7 +57,7 @@ class Scorer:
         probe = self.probe
         found = probe_measures(X, self._stack, y, loss=probe.loss, early=probe.early, threads=self.threads)
         norms = found.grad_norms
-        unscored = ~np.isfinite(norms).all(axis=1)
+        unscored = np.asarray(~np.isfinite(norms).all(axis=1), dtype=np.bool_)
         if unscored.any():
             norms[unscored] = 0.0
         columns: dict[str, Array] = {}

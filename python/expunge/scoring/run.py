@@ -11,7 +11,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -308,7 +308,9 @@ def _only_one(folder: Path) -> Iterator[None]:
         yield
 
 
-def _ahead(make: Callable[[Part], Iterator[Block]], parts: list[Part]) -> Iterator[tuple[Part, Iterator[Block]]]:
+def _ahead(
+    make: Callable[[Part], Iterator[Block]], parts: list[Part]
+) -> Generator[tuple[Part, Iterator[Block]], None, None]:
     """Yield each part with its blocks; blocks are read in another thread, two ahead, also across parts."""
     stop = threading.Event()
     waiting: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=2)
@@ -361,8 +363,8 @@ def _score_part(
     try:
         for block in blocks:
             scores, unscored = scorer(block.X, block.y)
-            for row in np.flatnonzero(unscored):
-                block.problems.setdefault(int(row), why_unscored(block.X[row]))
+            for bad in np.flatnonzero(unscored).tolist():
+                block.problems.setdefault(bad, why_unscored(block.X[bad]))
             if block.problems and job.on_bad_rows == "stop":
                 row = min(block.problems)
                 more = f" (and {len(block.problems) - 1} more nearby)" if len(block.problems) > 1 else ""
