@@ -96,6 +96,8 @@ class _NumPyLike:
         return str(np.dtype(array.dtype).name) if not str(array.dtype).startswith("bfloat16") else "bfloat16"
 
     def contiguous(self, array: Any, shape: Shape) -> Any:
+        if tuple(array.shape) == shape:  # what NumPy broadcasts may not be written to
+            return self._xp.ascontiguousarray(array)
         return self._xp.ascontiguousarray(self._xp.broadcast_to(array, shape)).reshape(shape)
 
     def cast(self, array: Any, dtype: str) -> Any:
