@@ -158,8 +158,9 @@ def plot_barriers_over_steps(table: Sequence[dict[str, Any]], where: Mapping[str
         if k == 0:
             axes.set_ylabel("loss barrier, matched")
         axes.set_title(f"loss on the {label}", fontsize=10, color=_INK)
-        axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
         _bare(axes)
+    # One for both: beside each other, two would be wider than their axes.
+    figure.legend(*axes.get_legend_handles_labels(), frameon=False, fontsize=8, loc="outside lower center", ncols=2)
     figure.suptitle("Loss barriers to retrained models while unlearning (estimates)", fontsize=11, color=_INK)
     return figure
 
@@ -186,8 +187,8 @@ def plot_barrier_paths(rows: Sequence[dict[str, Any]]) -> Figure:
         axes.set_title(f"{part} set", fontsize=10, color=_INK)
         axes.set_xlabel("from the first model (0) to the second (1)")
         if k == 0:
-            axes.set_ylabel("loss above the line between the ends")
-        axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
+            axes.set_ylabel("excess loss")
         _bare(axes)
+    figure.legend(*axes.get_legend_handles_labels(), frameon=False, fontsize=8, loc="outside lower center", ncols=3)
     figure.suptitle("Loss of the forget set along linear paths (seed 0; estimates)", fontsize=11, color=_INK)
     return figure
