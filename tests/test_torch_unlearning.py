@@ -1,4 +1,4 @@
-"""Unlearning runs: every method against steps written out, when they stop, what they refuse, and predictions."""
+"""Unlearning runs: every method against steps written out, when they stop, and what they refuse."""
 
 import itertools
 import json
@@ -15,15 +15,11 @@ from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402, N812
 from torch.utils.data import Dataset, Subset, TensorDataset  # noqa: E402
 
-from expunge.accounting import contraction_steps  # noqa: E402
 from expunge.evaluation import Band, reference_band  # noqa: E402
 from expunge.forget_sets import ForgetSet  # noqa: E402
 from expunge.torch import (  # noqa: E402
     METHODS,
-    LogFit,
     NonFiniteLossError,
-    fit_log_steps,
-    predict_steps,
     train,
     unlearn,
     unlearn_adaptively,
@@ -433,64 +429,3 @@ def test_bad_predictions_are_refused():
         unlearn_adaptively(network(), (x, y), FORGET, [1.0] * 4, **SETTING)
     with pytest.raises(ValueError, match="band"):
         unlearn_adaptively(network(), (x, y), FORGET, [1.0] * 4, band=Band(0, 1, 0.5, 1, ""), **NOISY)
-
-
-# --- predictions -----------------------------------------------------------------------------------------------------
-
-
-def test_predictions_are_the_contraction_steps_labelled():
-    setting = {"order": 3.0, "log_sobolev": 1.0, "contraction": 0.99, "noise_std": 0.1, "target_rdp": 0.05}
-    losses = [0.01, 0.5, 40.0, math.inf]
-    found = predict_steps(losses, **setting)
-    assert found.status == "estimate"
-    assert found.tolist() == [contraction_steps(one, **setting) for one in losses]
-
-
-@given(st.integers(0, 1000))
-def test_the_fit_recovers_a_line(seed):
-    rng = np.random.default_rng(seed)
-    slope, intercept = rng.uniform(1, 20), rng.uniform(50, 90)
-    losses = np.exp(rng.normal(0, 1, 12))
-    fit = fit_log_steps(losses, slope * np.log(losses) + intercept)
-    assert fit.slope == pytest.approx(slope, rel=1e-9)
-    assert fit.intercept == pytest.approx(intercept, rel=1e-9)
-    assert fit.r_squared == pytest.approx(1.0)
-    assert fit.status == fit.predict(2.0).status == "estimate"
-    np.testing.assert_allclose(fit.predict(losses), slope * np.log(losses) + intercept, rtol=1e-9)
-
-
-def test_intervals_cover_the_truth_about_as_often_as_they_say():
-    rng = np.random.default_rng(0)
-    losses, hits, inside = np.exp(rng.normal(0, 1, 10)), 0, 0
-    for _ in range(1000):
-        fit = fit_log_steps(losses, 60 + 8 * np.log(losses) + rng.normal(0, 3, 10), confidence=0.9)
-        hits += fit.slope_interval[0] <= 8 <= fit.slope_interval[1]
-        low, high = fit.prediction_interval(3.0)
-        inside += low <= 60 + 8 * np.log(3.0) + rng.normal(0, 3) <= high
-    # Binomial(1000, 0.9): standard deviation 9.5.
-    assert abs(hits - 900) < 5 * 9.5
-    assert abs(inside - 900) < 5 * 9.5
-
-
-def test_a_fit_without_a_slope_says_so():
-    rng = np.random.default_rng(1)
-    fit = fit_log_steps(np.exp(rng.normal(0, 1, 20)), 50 + rng.normal(0, 5, 20))
-    assert "no dependence" in fit.summary()
-    assert json.loads(json.dumps(fit.to_dict(), allow_nan=False))["n"] == 20
-    constant = fit_log_steps([1.0, 2.0, 3.0], [7.0, 7.0, 7.0])
-    assert constant.predict([5.0, math.inf]).tolist() == [7.0, 7.0]
-    assert constant.to_dict()["r_squared"] is None
-    assert isinstance(constant, LogFit)
-
-
-def test_fits_that_cannot_be():
-    with pytest.raises(ValueError, match="flat"):
-        fit_log_steps([2.0, 2.0, 2.0], [1.0, 2.0, 3.0])
-    with pytest.raises(ValueError, match="three points"):
-        fit_log_steps([1.0, 2.0], [1.0, 2.0])
-    with pytest.raises(ValueError, match="steps"):
-        fit_log_steps([1.0, 2.0, 3.0], [1.0, 2.0])
-    with pytest.raises(ValueError, match="privacy_loss"):
-        fit_log_steps([0.0, 2.0, 3.0], [1.0, 2.0, 3.0])
-    with pytest.raises(ValueError, match="steps"):
-        fit_log_steps([1.0, 2.0, 3.0], [1.0, math.inf, 3.0])

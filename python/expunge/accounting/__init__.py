@@ -1,7 +1,8 @@
 """Privacy arithmetic: Gaussian DP, shifted interpolation, Gaussian pairs, Renyi accounting per record.
 
 Everything here is *certified*: float64 throughout, every result rounded outward by the error of its computation;
-except what carries a ``status`` that says *estimate* (`privacy_loss`, `composition_rdp`, `noise_sensitivity`).
+except what carries a ``status`` that says *estimate* (`privacy_loss`, `composition_rdp`, `noise_sensitivity`,
+`predict_steps`, `fit_log_steps`).
 """
 
 from expunge.accounting.gaussian_pair import GaussianPair, PrivacyProfile
@@ -23,11 +24,14 @@ from expunge.accounting.rdp import (
 )
 from expunge.accounting.shifted import shifted_mu
 from expunge.accounting.unlearning import (
+    LogFit,
     UnlearningSteps,
     compare_unlearning_steps,
     contraction_rdp,
     contraction_steps,
+    fit_log_steps,
     langevin_steps,
+    predict_steps,
     weak_triangle_rdp,
 )
 
@@ -36,6 +40,7 @@ __all__ = [
     "CompositionRDP",
     "Estimate",
     "GaussianPair",
+    "LogFit",
     "NoiseSensitivity",
     "PrivacyProfile",
     "RenyiFilter",
@@ -46,11 +51,13 @@ __all__ = [
     "composition_rdp",
     "contraction_rdp",
     "contraction_steps",
+    "fit_log_steps",
     "gdp_delta",
     "gdp_epsilon",
     "gdp_mu",
     "langevin_steps",
     "noise_sensitivity",
+    "predict_steps",
     "privacy_loss",
     "quadrature_weights",
     "rdp_to_epsilon",

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from expunge.accounting import LogFit
 from expunge.experiments.settings import Settings
-from expunge.torch import LogFit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

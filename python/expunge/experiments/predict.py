@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from expunge.accounting import LogFit, fit_log_steps
 from expunge.experiments.pictures import plot_curves, plot_prediction
 from expunge.experiments.settings import Settings
 from expunge.experiments.subjects import Subject
 from expunge.experiments.tables import finite, mean_interval, rank_correlation, spread_words
 from expunge.experiments.work import Context, measure_set, privacy_losses
 from expunge.forget_sets import quantile_forget_set
-from expunge.torch import LogFit, TrainingRun, fit_log_steps
+from expunge.torch import TrainingRun
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike
 from scipy.stats import t as student
 
 from expunge._validate import number, real_array
-from expunge.accounting import Estimate, contraction_steps
+from expunge.accounting.contraction import contraction_steps
+from expunge.accounting.estimate import Estimate
 
 __all__ = ["LogFit", "fit_log_steps", "predict_steps"]
 
@@ -53,7 +54,7 @@ def predict_steps(
 
     Examples
     --------
-    >>> from expunge.torch import predict_steps
+    >>> from expunge.accounting import predict_steps
     >>> predict_steps([0.1, 1.0, 10.0], order=2.0, log_sobolev=1.0, contraction=0.9, noise_std=0.5,
     ...               target_rdp=0.05).tolist()
     [6.0, 28.0, 49.0]
@@ -187,7 +188,7 @@ def fit_log_steps(privacy_loss: ArrayLike, steps: ArrayLike, *, confidence: floa
 
     Examples
     --------
-    >>> from expunge.torch import fit_log_steps
+    >>> from expunge.accounting import fit_log_steps
     >>> fit = fit_log_steps([1.0, 10.0, 100.0], [5.0, 10.0, 15.0])
     >>> round(fit.slope, 4), round(fit.intercept, 4), fit.predict([1000.0]).round(6).tolist()
     (2.1715, 5.0, [20.0])
