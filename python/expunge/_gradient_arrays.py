@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -81,8 +82,9 @@ def thread_count(threads: int | None) -> int:
 
 def by_position(array: Floating) -> Floating:
     """View (B, ..., d) as (B, T, d)."""
-    positions = int(np.prod(array.shape[1:-1], dtype=np.int64))
-    return array.reshape(array.shape[0], positions, array.shape[-1])
+    if array.ndim == 3:
+        return array
+    return array.reshape(array.shape[0], math.prod(array.shape[1:-1]), array.shape[-1])
 
 
 def integers_on_device(name: str, array: Any) -> Any:
@@ -103,7 +105,7 @@ def token_indices(name: str, value: Any, limit: int | None = None) -> Any:
     if on_device(value):
         tokens_there = integers_on_device(name, value)
         dimensions(name, tokens_there, 1, "(B, ...)")
-        count = int(np.prod(tokens_there.shape[1:], dtype=np.int64))
+        count = math.prod(tokens_there.shape[1:])
         return tokens_there.reshape(tokens_there.shape[0], count)
     array = np.asarray(value)
     if array.dtype.kind not in "iu":
@@ -115,8 +117,7 @@ def token_indices(name: str, value: Any, limit: int | None = None) -> Any:
             raise ValueError(f"{name} must be >= 0, got {low}")
         if limit is not None and high >= limit:
             raise ValueError(f"{name} must be below {limit}, got {high}")
-    tokens = int(np.prod(array.shape[1:], dtype=np.int64))
-    return np.ascontiguousarray(array, dtype=np.int64).reshape(array.shape[0], tokens)
+    return np.ascontiguousarray(array, dtype=np.int64).reshape(array.shape[0], math.prod(array.shape[1:]))
 
 
 def padding_token(padding_idx: int | None) -> int:
@@ -126,4 +127,6 @@ def padding_token(padding_idx: int | None) -> int:
 
 def itemsize(array: Any) -> int:
     """Return the bytes of an element, which tells kernels' dtypes apart."""
+    if isinstance(array, np.ndarray):
+        return array.itemsize
     return {"bfloat16": 2, "float32": 4, "float64": 8}[str(array.dtype).removeprefix("torch.")]

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from expunge.torch._sources import tensors_in
+from expunge.torch._tensor_map import TensorMap
 
 __all__ = ["LOST", "BatchAxes"]
 
@@ -41,8 +41,8 @@ class BatchAxes:
     """Axis of the examples for the tensors of one block."""
 
     def __init__(self) -> None:
-        self._axes = WeakTensorKeyDictionary()
-        self._blocks = WeakTensorKeyDictionary()
+        self._axes: TensorMap[int] = TensorMap()
+        self._blocks: TensorMap[int] = TensorMap()
         self.batch: int | None = None
 
     def __contains__(self, tensor: Tensor) -> bool:
@@ -50,12 +50,11 @@ class BatchAxes:
 
     def get(self, tensor: Tensor) -> int | None:
         """Return the axis of the examples, LOST, or None for a tensor that does not depend on them."""
-        axis = self._axes.get(tensor)
-        return None if axis is None else int(axis)
+        return self._axes.get(tensor)
 
     def block(self, tensor: Tensor) -> int:
         """Return how many leading rows in a row every example has, 0 unless the axis of examples is merged so."""
-        return int(self._blocks.get(tensor, 0))
+        return self._blocks.get(tensor) or 0
 
     def set(self, tensor: Tensor, axis: int) -> None:
         """Say which axis counts examples."""
@@ -74,9 +73,11 @@ class BatchAxes:
             elif tensor is shaped[0]:
                 self._axes[tensor] = LOST
 
-    def follow(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
-        """Enter the results of a call."""
-        inputs = [(t, axis) for t in tensors_in(args, kwargs) if (axis := self._axes.get(t)) is not None]
+    def follow(
+        self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], given: list[Tensor], result: Any
+    ) -> None:
+        """Enter the results of a call, whose arguments hold the tensors ``given``."""
+        inputs = [(t, axis) for t in given if (axis := self._axes.get(t)) is not None]
         if not inputs:
             return
         name = getattr(function, "__name__", "")
@@ -90,12 +91,13 @@ class BatchAxes:
             known = axis != LOST and target.ndim > axis and target.shape[axis] == self.batch
             self._axes[target] = axis if known else LOST
             return
-        for tensor in tensors_in(result):
+        for tensor in (result,) if isinstance(result, Tensor) else tensors_in(result):
             if tensor in self._axes and not any(tensor is t for t, _ in inputs):
                 continue  # said by the call's own rule
             axes = {self._axis_after(name, args, kwargs, t, axis, tensor) for t, axis in inputs}
-            self._axes[tensor] = axes.pop() if len(axes) == 1 else LOST
-            if self._axes[tensor] == LOST:
+            axis = axes.pop() if len(axes) == 1 else LOST
+            self._axes[tensor] = axis
+            if axis == LOST:
                 block = self._block_after(name, args, kwargs, inputs, tensor)
                 if block == 1:
                     self._axes[tensor] = 0

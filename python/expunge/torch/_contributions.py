@@ -76,10 +76,10 @@ class MatrixUse(Use):
 
     def __init__(self, source: ParameterView | Derived, threads: int | None, rows: Tensor, columns: Tensor) -> None:
         super().__init__(source, threads)
-        batch = rows.shape[0]
-        positions = math.prod(rows.shape[1:-1])
-        self.rows = rows.reshape(batch, positions, rows.shape[-1])
-        self.columns = columns.reshape(batch, positions, columns.shape[-1])
+        if rows.ndim != 3:
+            batch, positions = rows.shape[0], math.prod(rows.shape[1:-1])
+            rows, columns = (t.reshape(batch, positions, t.shape[-1]) for t in (rows, columns))
+        self.rows, self.columns = rows, columns
 
     def transposed_to_memory(self) -> tuple[tuple[Any, ...], Tensor, Tensor]:
         """Return the matrix's place in memory, whichever way round it was used, and the factors to suit."""

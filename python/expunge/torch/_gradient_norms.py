@@ -103,6 +103,8 @@ class GradNorms:
             raise RuntimeError("the block is already open")
         if torch.compiler.is_compiling():
             raise RuntimeError("GradNorms cannot be used inside a function that torch.compile compiles")
+        named: dict[str, nn.Parameter] = {}
+        known: set[int] = set()
         for name, module in self._model.named_modules():
             if type(module).__module__.startswith("torch._dynamo") or module._compiled_call_impl is not None:
                 raise UnsupportedLayerError(
@@ -114,7 +116,10 @@ class GradNorms:
                     f"{name or 'the model'}: batch normalisation in training mode mixes the examples, so that no "
                     "gradient belongs to one of them: use eval mode or another normalisation"
                 )
-        named = {name: p for name, p in self._model.named_parameters() if p.requires_grad}
+            for key, parameter in module._parameters.items():
+                if parameter is not None and parameter.requires_grad and id(parameter) not in known:
+                    known.add(id(parameter))
+                    named[f"{name}.{key}" if name else key] = parameter
         for name, parameter in named.items():
             if parameter.device.type not in ("cpu", "cuda"):
                 raise UnsupportedLayerError(f"{name}: it is on {parameter.device}; kernels run on the CPU and on CUDA")
@@ -165,16 +170,18 @@ class GradNorms:
             )
         with torch._C.DisableTorchFunction(), torch.no_grad():
             squares = tracker.squares()
-        if tracker.failures:
-            key, reason = min(tracker.failures.items())
-            raise UnsupportedLayerError(f"{tracker.names[key]}: {reason}")
-        dtype = torch.float64 if any(p.dtype == torch.float64 for p in tracker.parameters) else torch.float32
-        factor = float(tracker.axes.batch or 0) if self._mean else 1.0
+            if tracker.failures:
+                key, reason = min(tracker.failures.items())
+                raise UnsupportedLayerError(f"{tracker.names[key]}: {reason}")
+            wide = any(p.dtype == torch.float64 for p in tracker.parameters)
+            factor = float(tracker.axes.batch or 0) if self._mean else 1.0
 
-        def finished(square: Tensor) -> Tensor:
-            return (factor * square.sqrt()).to(dtype)
+            def finished(square: Tensor) -> Tensor:
+                norm = square.sqrt() if factor == 1.0 else factor * square.sqrt()
+                return norm if wide else norm.float()
 
-        if per_layer:
-            return {name: finished(squares[key]) for key, name in enumerate(tracker.names)}
-        device = tracker.parameters[0].device  # of all, unless layers are spread over devices
-        return finished(torch.stack([square.to(device) for square in squares.values()]).sum(0))
+            if per_layer:
+                return {name: finished(squares[key]) for key, name in enumerate(tracker.names)}
+            device = tracker.parameters[0].device  # of all, unless layers are spread over devices
+            parts = [square if square.device == device else square.to(device) for square in squares.values()]
+            return finished(torch.stack(parts).sum(0))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from types import FunctionType
 from typing import Any
 
@@ -34,14 +35,13 @@ class Handler:
     apply: Callable[[Tracker, Any, Args, Kwargs], Any]
     always: bool = False
 
-    def __call__(self, tracker: Tracker, function: Any, args: Args, kwargs: Kwargs) -> Any:
-        """Make the call."""
-        return self.apply(tracker, function, args, kwargs)
+
+_split = lru_cache(maxsize=None)(str.split)
 
 
 def _bound(names: str, args: Args, kwargs: Kwargs) -> dict[str, Any]:
     """Arguments by name; those not given are missing."""
-    return {**dict(zip(names.split(), args, strict=False)), **kwargs}
+    return {**dict(zip(_split(names), args, strict=False)), **kwargs}
 
 
 def _pair(uses: list[Use]) -> None:

@@ -9,12 +9,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from expunge import grad_norms
-from expunge._backend import core, on_device
+from expunge._backend import core
 
 __all__ = [
     "column_squares",
@@ -32,10 +31,11 @@ def as_array(tensor: Tensor, *, half: bool = False) -> Any:
     Half precisions become float32, the only copy of a contiguous tensor; ``half`` leaves bfloat16 on a device.
     """
     tensor = tensor.detach()
-    if tensor.dtype == torch.float16 or (tensor.dtype == torch.bfloat16 and not (half and on_device(tensor))):
+    here = tensor.device.type == "cpu"
+    if tensor.dtype == torch.float16 or (tensor.dtype == torch.bfloat16 and (here or not half)):
         tensor = tensor.float()
     tensor = tensor.contiguous()
-    return tensor if on_device(tensor) else np.asarray(tensor.numpy())
+    return tensor.numpy() if here else tensor
 
 
 def as_tensor(found: Any) -> Tensor:

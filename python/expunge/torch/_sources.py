@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,14 +19,19 @@ class RefusalError(Exception):
 def tensors_in(*containers: Any) -> list[Tensor]:
     """Return the tensors in arguments or results, looking into lists, tuples and dicts."""
     found: list[Tensor] = []
-    for value in containers:
+    _collect(containers, found)
+    return found
+
+
+def _collect(values: Iterable[Any], found: list[Tensor]) -> None:
+    for value in values:
         if isinstance(value, Tensor):
             found.append(value)
         elif isinstance(value, (list, tuple)):
-            found.extend(tensors_in(*value))
+            if type(value) is not torch.Size:
+                _collect(value, found)
         elif isinstance(value, dict):
-            found.extend(tensors_in(*value.values()))
-    return found
+            _collect(value.values(), found)
 
 
 def map_tensors(change: Callable[[Tensor], Any], value: Any) -> Any:

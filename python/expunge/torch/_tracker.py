@@ -15,16 +15,34 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from expunge.torch._batch_axes import LOST, BatchAxes
 from expunge.torch._contributions import PulledUse, Use, sum_of_squares
 from expunge.torch._sources import Derived, ParameterView, RefusalError, layout_overlaps, map_tensors, tensors_in
+from expunge.torch._tensor_map import TensorMap
 
 __all__ = ["Source", "Tracker"]
 
 Source = ParameterView | Derived
 Finish = Callable[[Tensor], Sequence[Use]]
+
+
+# What says something about a tensor and gives none: not a use of it.
+_ABOUT = frozenset(
+    {
+        *(
+            getattr(Tensor, name).__get__
+            for name in (
+                *("device", "dtype", "grad_fn", "is_cpu", "is_cuda", "is_leaf", "is_meta", "is_mkldnn", "is_nested"),
+                *("is_quantized", "is_sparse", "is_sparse_csr", "itemsize", "layout", "nbytes", "ndim", "output_nr"),
+                *("requires_grad", "retains_grad", "shape", "_version"),
+            )
+        ),
+        *(Tensor.dim, Tensor.ndimension, Tensor.element_size, Tensor.get_device, Tensor.is_contiguous),
+        *(Tensor.is_floating_point, Tensor.nelement, Tensor.numel, Tensor.size, Tensor.storage_offset, Tensor.stride),
+        *(Tensor.__len__, torch.is_floating_point, torch.numel),
+    }
+)
 
 
 class _Anchored(torch.autograd.Function):
@@ -63,7 +81,7 @@ class Tracker:
         self.axes = BatchAxes()
         self.views = {k: _whole(k, p) for k, p in enumerate(self.parameters)}
         self.keys = {id(p): k for k, p in enumerate(self.parameters)}
-        self.derived = WeakTensorKeyDictionary()
+        self.derived: TensorMap[Derived] = TensorMap()
         self.aliases = [p.detach().requires_grad_(param_grads) for p in self.parameters]
         self.expected = [0] * len(self.parameters)  # uses recorded in the forward pass
         self.uses: list[list[Use]] = [[] for _ in self.parameters]
@@ -120,21 +138,20 @@ class Tracker:
 
     def call(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Make one call, with stand-ins for parameters if it is understood."""
+        if function in _ABOUT:
+            return function(*args, **kwargs)
         handler = self.handlers.get(function)
+        given = tensors_in(args, kwargs)
         if handler is not None and handler.always:
-            result = handler(self, function, args, kwargs)
-        elif not torch.is_grad_enabled():
+            result = handler.apply(self, function, args, kwargs)
+        elif not torch.is_grad_enabled() or all(self.source_of(t) is None for t in given):
             result = function(*args, **kwargs)
+        elif handler is not None:
+            result = handler.apply(self, function, args, kwargs)
         else:
-            sources = self.sources_in(args, kwargs)
-            if not sources:
-                result = function(*args, **kwargs)
-            elif handler is not None:
-                result = handler(self, function, args, kwargs)
-            else:
-                result = self.handlers["replay"](self, function, args, kwargs)
+            result = self.handlers["replay"](self, function, args, kwargs)
         if isinstance(result, (Tensor, tuple, list)) or getattr(function, "__name__", "") in ("__setitem__", "__set__"):
-            self.axes.follow(function, args, kwargs, result)
+            self.axes.follow(function, args, kwargs, given, result)
         return result
 
     def source_of(self, tensor: Any) -> Source | None:
@@ -144,7 +161,7 @@ class Tracker:
         key = self.keys.get(id(tensor))
         if key is not None:
             return self.views[key]
-        derived = self.derived.get(tensor)
+        derived = self.derived.get(tensor) if self.derived else None
         if derived is not None:
             return derived if derived.version == tensor._version else None
         base = tensor._base
@@ -286,7 +303,7 @@ class _Arrival:
         self.inputs = [(t, t._version) for t in inputs]
 
     def __call__(self, grad: Tensor | None) -> None:
-        with torch._C.DisableTorchFunction(), torch.no_grad():
+        with torch._C.DisableTorchFunction():
             self.tracker.arrived = True
             if grad is None:
                 return
