@@ -203,6 +203,14 @@ MODELS = {
         Calls(lambda m, x: torch.einsum("bti,ij->btj", x, m.w), w=parameter(5, 3)),
         torch.randn(4, 2, 5),
     ),
+    "scores by einsum and distances to centres": lambda: (
+        Calls(
+            lambda m, x: m.a(torch.cdist(torch.einsum("bti,bsi->bts", x, x).sum(1), torch.eye(3, dtype=x.dtype))),
+            a=nn.Linear(3, 2),
+        ),
+        torch.randn(4, 3, 5),
+    ),
+    "features sorted": lambda: (Calls(lambda m, x: m.a(x.sort()[0].topk(3)[0]), a=nn.Linear(3, 2)), torch.randn(4, 5)),
     "addmm": lambda: (
         Calls(lambda m, x: torch.addmm(m.b, x, m.w), w=parameter(5, 3), b=parameter(3)),
         torch.randn(4, 5),
@@ -539,6 +547,46 @@ REFUSALS = {
         Calls(lambda m, x: m.a(x.transpose(0, 1).reshape(-1, 5)), a=nn.Linear(5, 3)),
         (4, 2, 5),
         r"^a\.weight: the batch dimension .* merged",
+    ),
+    "a linear map over the examples": (
+        Calls(lambda m, x: m.a(x.T).T, a=nn.Linear(4, 4)),
+        (4, 4),
+        r"^a\.weight: it adds up",
+    ),
+    "examples mixed by a matrix": (
+        Calls(lambda m, x: m.a(torch.ones(4, 4, dtype=x.dtype) @ x), a=nn.Linear(5, 3)),
+        (4, 5),
+        r"^a\.weight: the batch dimension",
+    ),
+    "examples mixed by their products": (
+        Calls(lambda m, x: m.a(x.T @ x), a=nn.Linear(4, 3)),
+        (4, 4),
+        r"^a\.weight: the batch dimension",
+    ),
+    "examples mixed by letters": (
+        Calls(lambda m, x: m.a(torch.einsum("ij,ik->jk", x, x)), a=nn.Linear(4, 3)),
+        (4, 4),
+        r"^a\.weight: the batch dimension",
+    ),
+    "distances between examples": (
+        Calls(lambda m, x: m.a(torch.cdist(x, x)), a=nn.Linear(4, 3)),
+        (4, 5),
+        r"^a\.weight: the batch dimension",
+    ),
+    "examples sorted": (
+        Calls(lambda m, x: m.a(x.sort(0)[0]), a=nn.Linear(5, 3)),
+        (4, 5),
+        r"^a\.weight: the batch dimension",
+    ),
+    "covariances of examples": (
+        Calls(lambda m, x: m.a(torch.cov(x)), a=nn.Linear(4, 3)),
+        (4, 5),
+        r"^a\.weight: the batch dimension",
+    ),
+    "examples broadcast to the last axis": (
+        Calls(lambda m, x: m.a(x * torch.ones(4, 1, dtype=x.dtype)), a=nn.Linear(4, 4)),
+        (4,),
+        r"^a\.weight: it adds up",
     ),
     "merged rows in another order": (
         Calls(lambda m, x: m.a(x.reshape(-1, 5).flip(0)), a=nn.Linear(5, 3)),

@@ -22,8 +22,14 @@ LOST = -1
 
 _REDUCTIONS = {
     "all", "amax", "amin", "any", "argmax", "argmin", "cumprod", "cumsum", "logsumexp", "max", "mean", "median", "min",
-    "norm", "prod", "softmax", "log_softmax", "std", "sum", "var",
+    "norm", "prod", "softmax", "log_softmax", "std", "sum", "var", "sort", "argsort", "topk", "kthvalue", "diff",
+    "cummax", "cummin", "logcumsumexp", "nansum", "nanmean", "mode", "aminmax", "count_nonzero", "cosine_similarity",
 }  # fmt: skip
+# Where the axis of such a call is said, unless second, and which it is if nothing is said and not all are.
+_DIM_PLACE = {"roll": 2, "normalize": 2, "topk": 2, "kthvalue": 2, "diff": 2, "cosine_similarity": 2}
+_DIM_DEFAULT = {"normalize": 1, "sort": -1, "argsort": -1, "topk": -1, "kthvalue": -1, "diff": -1, "mode": -1,
+                "cosine_similarity": 1}  # fmt: skip
+_OVER_ALL = {"cov", "corrcoef", "outer", "ger", "tensordot", "kron", "inner", "dot", "vdot"}
 _RESHAPES = {"reshape", "view", "flatten", "unflatten", "reshape_as", "view_as"}
 _ROW_BY_ROW = {
     "linear", "matmul", "__matmul__", "mm", "addmm", "embedding", "layer_norm", "rms_norm", "softmax", "log_softmax",
@@ -33,7 +39,13 @@ _ROW_BY_ROW = {
     "__pow__", "clamp", "dropout", "clone", "contiguous", "detach", "to", "float", "double", "bfloat16", "half",
     "type_as", "masked_fill",
 }  # fmt: skip
-_MATRIX = {"linear", "matmul", "__matmul__", "mm", "addmm"}
+_MATRIX = {"linear", "matmul", "__matmul__", "__rmatmul__", "mm", "addmm"}
+_BROADCASTING = {
+    "add", "__add__", "__radd__", "sub", "__sub__", "__rsub__", "mul", "__mul__", "__rmul__", "multiply", "subtract",
+    "div", "__truediv__", "__rtruediv__", "divide", "true_divide", "pow", "__pow__", "__rpow__", "maximum", "minimum",
+    "where", "lerp", "addcmul", "addcdiv", "eq", "ne", "lt", "le", "gt", "ge", "atan2", "hypot", "masked_fill",
+}  # fmt: skip
+_KEEPING = _ROW_BY_ROW - _REDUCTIONS
 _NOT_OF_EXAMPLES = {"new_zeros", "new_ones", "new_full", "new_empty", "new_tensor"}
 
 
@@ -94,8 +106,9 @@ class BatchAxes:
         for tensor in (result,) if isinstance(result, Tensor) else tensors_in(result):
             if tensor in self._axes and not any(tensor is t for t, _ in inputs):
                 continue  # said by the call's own rule
-            axes = {self._axis_after(name, args, kwargs, t, axis, tensor) for t, axis in inputs}
-            axis = axes.pop() if len(axes) == 1 else LOST
+            axis = self._axis_after(name, args, kwargs, *inputs[0], tensor)
+            if any(self._axis_after(name, args, kwargs, *other, tensor) != axis for other in inputs[1:]):
+                axis = LOST
             self._axes[tensor] = axis
             if axis == LOST:
                 block = self._block_after(name, args, kwargs, inputs, tensor)
@@ -109,6 +122,14 @@ class BatchAxes:
     ) -> int:
         if after is before or axis == LOST:
             return axis
+        if name in _MATRIX and self._contracts(name, args, before, axis):
+            return LOST
+        if name in _OVER_ALL or (name == "cdist" and before.ndim == 2 and before is args[1]):
+            return LOST
+        if name == "einsum":
+            return self._axis_of_letter(args, before, axis)
+        if axis == 0 and name in _KEEPING and after.ndim == before.ndim and after.shape[0] == self.batch:
+            return 0  # the usual case, quickly
         if name in ("transpose", "swapaxes", "swapdims") and before is args[0]:
             pair = [
                 int(d) % before.ndim
@@ -136,14 +157,14 @@ class BatchAxes:
             if len(same) == 1:
                 return same[0]
             return axis if after.shape == before.shape and after.stride() == before.stride() else LOST
+        shifted = axis + after.ndim - before.ndim
+        if shifted > axis and name in _BROADCASTING:  # which adds axes in front
+            return shifted if after.shape[shifted] == self.batch else LOST
         if axis == 0 and after.ndim and after.shape[0] == self.batch:
             return 0
         if after.ndim == before.ndim and after.shape[axis] == self.batch:
             return axis if axis == 0 or name not in ("reshape", "flatten", "unflatten") else LOST
-        # Broadcasting adds axes in front.
-        shifted = axis + after.ndim - before.ndim
-        plain = name in ("add", "sub", "mul", "div", "__add__", "__mul__", "__radd__", "__rmul__")
-        return shifted if plain and shifted > axis and after.shape[shifted] == self.batch else LOST
+        return LOST
 
     def _block_after(
         self,
@@ -179,10 +200,30 @@ class BatchAxes:
         return rows
 
     @staticmethod
+    def _axis_of_letter(args: tuple[Any, ...], before: Tensor, axis: int) -> int:
+        """Return where an einsum puts the axis of the examples."""
+        operands = args[1] if len(args) == 2 and isinstance(args[1], (list, tuple)) else args[1:]
+        taken, arrow, given = str(args[0]).replace(" ", "").partition("->")
+        places = {
+            given.find(letters[axis]) if axis < len(letters) else LOST
+            for letters, operand in zip(taken.split(","), operands, strict=False)
+            if operand is before
+        }
+        return places.pop() if arrow and "." not in taken and len(places) == 1 else LOST
+
+    @staticmethod
+    def _contracts(name: str, args: tuple[Any, ...], before: Tensor, axis: int) -> bool:
+        """Whether a matrix product adds up over the axis of the examples, or has them for its weight."""
+        factors = args[1:3] if name == "addmm" else args[:2]
+        left, right = factors[::-1] if name == "__rmatmul__" else factors if len(factors) == 2 else (before, None)
+        if before is right:
+            return name == "linear" or axis == max(before.ndim - 2, 0)
+        return before is left and axis == before.ndim - 1
+
+    @staticmethod
     def _reduces(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], before: Tensor, axis: int) -> bool:
         """Whether a call works along the axis of the examples."""
-        place = 2 if name in ("roll", "normalize") else 1
-        default = 1 if name == "normalize" else None
+        place, default = _DIM_PLACE.get(name, 1), _DIM_DEFAULT.get(name)
         given = args[place:] if name == "flip" else args[place] if len(args) > place else default
         dim = kwargs.get("dim", kwargs.get("axis", kwargs.get("dims", given)))
         if dim is None:

@@ -76,10 +76,10 @@ def _affine(
     if tracker.source_of(x) is not None or not isinstance(x, Tensor) or not plain_bias or weight.ndim > 2:
         return replay(tracker, function, args, kwargs)
     arrange = tracker.arrangement(x)
-    if isinstance(arrange, str) or x.ndim < 2:
-        return tracker.unfollowed(
-            function, args, kwargs, arrange if isinstance(arrange, str) else "its input has one axis"
-        )
+    if not isinstance(arrange, str) and (x.ndim < 2 or tracker.axes.get(x) == x.ndim - 1):
+        arrange = "its input has one axis" if x.ndim < 2 else "it adds up over the batch dimension of its input"
+    if isinstance(arrange, str):
+        return tracker.unfollowed(function, args, kwargs, arrange)
     output = tracker.run(function, args, kwargs)
     held = x.detach()
 

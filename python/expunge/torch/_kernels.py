@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -52,87 +52,99 @@ def _team_address() -> int:
     return 0
 
 
-@contextmanager
-def _threads(threads: int | None) -> Iterator[int]:
-    """Give the number of threads, as many as torch uses by default; then they are torch's own."""
+def _run(kernel: Callable[..., Any], *arrays: Any, threads: int | None, **settings: Any) -> Any:
+    """Run a kernel on as many threads as torch uses by default; then they are torch's own."""
     count = torch.get_num_threads() if threads is None else threads
     before = core.exchange_thread_team(_team_address() if count == torch.get_num_threads() else 0)
     try:
-        yield count
+        return kernel(*arrays, threads=count, **settings)
     finally:
         core.exchange_thread_team(before)
+
+
+def _both(found: Any) -> tuple[Tensor, Tensor]:
+    """Return the two rows of a kernel's result: weight and bias."""
+    return as_tensor(found[0]), as_tensor(found[1])
 
 
 def linear_squares(
     activations: Tensor, output_grads: Tensor, *, bias: bool, threads: int | None
 ) -> tuple[Tensor, Tensor]:
     """Return squared norms for weight and bias, inputs (B, T, d_in), gradients of outputs (B, T, d_out)."""
-    with _threads(threads) as count:
-        both = grad_norms.linear_grad_norms(
-            as_array(activations, half=True),
-            as_array(output_grads, half=True),
-            bias=bias,
-            squared=True,
-            per_parameter=True,
-            threads=count,
-        )
-    weight, shift = as_tensor(both)
-    return weight, shift
+    found = _run(
+        grad_norms.linear_grad_norms,
+        as_array(activations, half=True),
+        as_array(output_grads, half=True),
+        bias=bias,
+        squared=True,
+        per_parameter=True,
+        threads=threads,
+    )
+    return _both(found)
 
 
 def conv_squares(
     images: Tensor, output_grads: Tensor, *, bias: bool, threads: int | None, **settings: Any
 ) -> tuple[Tensor, Tensor]:
     """Return squared norms for kernel and bias; settings as `expunge.grad_norms.conv_grad_norms` takes them."""
-    with _threads(threads) as count:
-        both = grad_norms.conv_grad_norms(
-            as_array(images),
-            as_array(output_grads),
-            bias=bias,
-            squared=True,
-            per_parameter=True,
-            threads=count,
-            **settings,
-        )
-    weight, shift = as_tensor(both)
-    return weight, shift
+    found = _run(
+        grad_norms.conv_grad_norms,
+        as_array(images),
+        as_array(output_grads),
+        bias=bias,
+        squared=True,
+        per_parameter=True,
+        threads=threads,
+        **settings,
+    )
+    return _both(found)
 
 
 def norm_layer_squares(
     inputs: Tensor, output_grads: Tensor, *, bias: bool, threads: int | None, **settings: Any
 ) -> tuple[Tensor, Tensor]:
     """Return squared norms for weight and bias; settings as `expunge.grad_norms.norm_layer_grad_norms` takes them."""
-    with _threads(threads) as count:
-        both = grad_norms.norm_layer_grad_norms(
-            as_array(inputs),
-            as_array(output_grads),
-            bias=bias,
-            squared=True,
-            per_parameter=True,
-            threads=count,
-            **settings,
-        )
-    weight, shift = as_tensor(both)
-    return weight, shift
+    found = _run(
+        grad_norms.norm_layer_grad_norms,
+        as_array(inputs),
+        as_array(output_grads),
+        bias=bias,
+        squared=True,
+        per_parameter=True,
+        threads=threads,
+        **settings,
+    )
+    return _both(found)
 
 
 def column_squares(grads: Tensor, *, channels: bool, threads: int | None) -> Tensor:
     """Return squared norms of gradients summed over all axes but the examples' and the last, or axis 1."""
     array = as_array(grads)
     kind = {"kind": "group", "num_groups": 1} if channels else {"kind": "layer"}
-    with _threads(threads) as count:
-        found = grad_norms.norm_layer_grad_norms(
-            array, array, normalized=True, weight=False, bias=True, squared=True, threads=count, **kind
-        )
+    found = _run(
+        grad_norms.norm_layer_grad_norms,
+        array,
+        array,
+        normalized=True,
+        weight=False,
+        bias=True,
+        squared=True,
+        threads=threads,
+        **kind,
+    )
     return as_tensor(found)
 
 
 def embedding_squares(indices: Tensor, grads: Tensor, *, padding_idx: int | None, threads: int | None) -> Tensor:
     """Return squared norms for a table, indices (B, T), gradients of the rows (B, T, d)."""
-    with _threads(threads) as count:
-        found = grad_norms.embedding_grad_norms(
-            as_array(indices), as_array(grads), padding_idx=padding_idx, squared=True, threads=count
-        )
+    found = _run(
+        grad_norms.embedding_grad_norms,
+        as_array(indices),
+        as_array(grads),
+        padding_idx=padding_idx,
+        squared=True,
+        threads=threads,
+    )
     return as_tensor(found)
 
 
@@ -140,13 +152,13 @@ def embedding_linear_dots(
     indices: Tensor, grads: Tensor, rows: Tensor, columns: Tensor, *, padding_idx: int | None, threads: int | None
 ) -> Tensor:
     """Return inner products of the gradients of a table looked up and used in a linear map."""
-    with _threads(threads) as count:
-        found = grad_norms.embedding_linear_grad_dots(
-            as_array(indices),
-            as_array(grads),
-            as_array(rows),
-            as_array(columns),
-            padding_idx=padding_idx,
-            threads=count,
-        )
+    found = _run(
+        grad_norms.embedding_linear_grad_dots,
+        as_array(indices),
+        as_array(grads),
+        as_array(rows),
+        as_array(columns),
+        padding_idx=padding_idx,
+        threads=threads,
+    )
     return as_tensor(found)

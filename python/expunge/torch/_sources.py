@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -55,8 +54,7 @@ def layout_overlaps(size: tuple[int, ...], stride: tuple[int, ...]) -> bool:
     return False
 
 
-@dataclass(frozen=True)
-class ParameterView:
+class ParameterView(NamedTuple):
     """A strided view that covers places in a parameter's memory, counted from the parameter's first entry."""
 
     key: int
@@ -72,7 +70,7 @@ class ParameterView:
 
     def at(self, size: tuple[int, ...], stride: tuple[int, ...], offset: int) -> ParameterView:
         """Return another view of the same parameter."""
-        return replace(self, size=size, stride=stride, offset=offset)
+        return self._replace(size=size, stride=stride, offset=offset)
 
     def apart(self, other: ParameterView) -> bool:
         """Whether the views lie in separate stretches of memory (sufficient, not necessary)."""

@@ -82,7 +82,7 @@ class Tracker:
         self.views = {k: _whole(k, p) for k, p in enumerate(self.parameters)}
         self.keys = {id(p): k for k, p in enumerate(self.parameters)}
         self.derived: TensorMap[Derived] = TensorMap()
-        self.aliases = [p.detach().requires_grad_(param_grads) for p in self.parameters]
+        self.aliases = [p.detach().requires_grad_() for p in self.parameters] if param_grads else []
         self.expected = [0] * len(self.parameters)  # uses recorded in the forward pass
         self.uses: list[list[Use]] = [[] for _ in self.parameters]
         self.settled: dict[int, Tensor] = {}
@@ -126,13 +126,14 @@ class Tracker:
 
     def _hand_over(self, key: int, alias: Tensor) -> None:
         """Add the alias' gradient to the parameter's, as accumulation would."""
-        with torch._C.DisableTorchFunction(), torch.no_grad():
-            parameter = self.parameters[key]
-            if parameter.grad is None or alias.grad is None:
-                parameter.grad = alias.grad if alias.grad is not None else parameter.grad
-            else:
-                parameter.grad += alias.grad
+        with torch._C.DisableTorchFunction():
+            parameter, grad = self.parameters[key], alias.grad
             alias.grad = None
+            if parameter.grad is None:
+                parameter.grad = grad
+            elif grad is not None:
+                with torch.no_grad():
+                    parameter.grad += grad
 
     # --- calls ------------------------------------------------------------------------------------
 
@@ -236,10 +237,9 @@ class Tracker:
 
     def record(self, output: Tensor, sources: Sequence[Source], finish: Finish, inputs: Sequence[Tensor]) -> None:
         """Wait for the gradient of ``output``, from which ``finish`` makes one use for each of ``sources``."""
-        for source in sources:
-            for root in source.roots:
-                self.expected[root] += 1
-        roots = sorted({root for source in sources for root in source.roots})
+        roots = [root for source in sources for root in source.roots]
+        for root in roots:
+            self.expected[root] += 1
         output.register_hook(_Arrival(self, roots, finish, inputs))
 
     def fail(self, roots: Sequence[int], reason: str) -> None:
@@ -310,9 +310,10 @@ class _Arrival:
             if self.finish is None:
                 self.tracker.fail(self.roots, "backward ran through its use twice")
                 return
-            if any(t._version != version for t, version in self.inputs):
-                self.tracker.fail(self.roots, "its input was modified in place after its use")
-                return
+            for tensor, version in self.inputs:
+                if tensor._version != version:
+                    self.tracker.fail(self.roots, "its input was modified in place after its use")
+                    return
             finish, self.finish, self.inputs = self.finish, None, []
             self.tracker.add(finish(grad.detach()))
 

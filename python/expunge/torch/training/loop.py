@@ -23,7 +23,15 @@ from expunge.torch.training.records import Records
 from expunge.torch.training.run import TrainingRun, assemble
 from expunge.torch.training.sampling import Batches, stream_seed
 from expunge.torch.training.schedule import checkpoint_steps, window_ends
-from expunge.torch.training.step import Loss, Step, Visit, check_finite, cross_entropy, per_record_losses
+from expunge.torch.training.step import (
+    Loss,
+    Step,
+    Visit,
+    check_finite,
+    cross_entropy,
+    per_record_losses,
+    seed_randomness,
+)
 
 __all__ = ["train"]
 
@@ -303,7 +311,7 @@ class _Loop:
 
     def _measure(self, t: int, rows: NDArray[np.int64]) -> None:
         """Take norms of ``rows`` at the weights as they are."""
-        torch.manual_seed(stream_seed(self.settings["seed"], "measure", t))
+        seed_randomness(stream_seed(self.settings["seed"], "measure", t))
         size = max(self.settings["batch_size"], 256)
         for low in range(0, rows.size, size):
             some = rows[low : low + size]
