@@ -17,6 +17,7 @@ at on the way: an example whose tokens or labels are out of range gets NaN. The 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -442,7 +443,7 @@ def conv_grad_norms(
             "channels": x.shape[1],
             "out_channels": g.shape[1],
             "groups": groups,
-            "padded_entries": int(np.prod(geometry.padded)),
+            "padded_entries": int(math.prod(geometry.padded)),
             "positions": geometry.position_offsets.size,
             "features": geometry.feature_offsets.size,
             "bias": bool(bias),
@@ -537,8 +538,8 @@ def norm_layer_grad_norms(
                 f"normalized_ndim must be at most {x.ndim - 1} for activations of shape {tuple(x.shape)}, got {axes}"
             )
         split = x.ndim - axes
-    middle = int(np.prod(x.shape[1:split], dtype=np.int64))
-    last = int(np.prod(x.shape[split:], dtype=np.int64))
+    middle = math.prod(x.shape[1:split])
+    last = math.prod(x.shape[split:])
     out = where.empty((2, x.shape[0]) if per_parameter else (x.shape[0],), "float64")
     where.run(
         "norm_layer_grad_norms",

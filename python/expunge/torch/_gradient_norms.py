@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
@@ -103,30 +104,7 @@ class GradNorms:
             raise RuntimeError("the block is already open")
         if torch.compiler.is_compiling():
             raise RuntimeError("GradNorms cannot be used inside a function that torch.compile compiles")
-        named: dict[str, nn.Parameter] = {}
-        known: set[int] = set()
-        for name, module in self._model.named_modules():
-            if type(module).__module__.startswith("torch._dynamo") or module._compiled_call_impl is not None:
-                raise UnsupportedLayerError(
-                    f"{name or 'the model'}: it is compiled, so that uses of its parameters cannot be followed: give "
-                    "and call the model as it was before torch.compile"
-                )
-            if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None):
-                raise UnsupportedLayerError(
-                    f"{name or 'the model'}: batch normalisation in training mode mixes the examples, so that no "
-                    "gradient belongs to one of them: use eval mode or another normalisation"
-                )
-            for key, parameter in module._parameters.items():
-                if parameter is not None and parameter.requires_grad and id(parameter) not in known:
-                    known.add(id(parameter))
-                    named[f"{name}.{key}" if name else key] = parameter
-        for name, parameter in named.items():
-            if parameter.device.type not in ("cpu", "cuda"):
-                raise UnsupportedLayerError(f"{name}: it is on {parameter.device}; kernels run on the CPU and on CUDA")
-            if not parameter.is_floating_point():
-                raise UnsupportedLayerError(f"{name}: its dtype is {parameter.dtype}, which is not real")
-            if type(parameter) is not nn.Parameter:
-                raise UnsupportedLayerError(f"{name}: it is a {type(parameter).__name__}, not a plain parameter")
+        named = _parameters_to_follow(self._model)
         self._tracker = Tracker(named, HANDLERS, param_grads=self._param_grads, threads=self._threads)
         self._tracker.open(self._model)
         return self
@@ -185,3 +163,46 @@ class GradNorms:
             device = tracker.parameters[0].device  # of all, unless layers are spread over devices
             parts = [square if square.device == device else square.to(device) for square in squares.values()]
             return finished(torch.stack(parts).sum(0))
+
+
+def _named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield what ``model.named_modules()`` does, in its order, without its generator for every level: once a step."""
+    seen: set[int] = set()
+    waiting = [("", model)]
+    while waiting:
+        name, module = waiting.pop()
+        if id(module) not in seen:
+            seen.add(id(module))
+            yield name, module
+            prefix = f"{name}." if name else ""
+            waiting.extend((prefix + k, child) for k, child in reversed(module._modules.items()) if child is not None)
+
+
+def _parameters_to_follow(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters that require grad by name, after a look at every module for what is refused."""
+    named: dict[str, nn.Parameter] = {}
+    known: set[int] = set()
+    for place, module in _named_modules(model):
+        if type(module).__module__.startswith("torch._dynamo") or module._compiled_call_impl is not None:
+            raise UnsupportedLayerError(
+                f"{place or 'the model'}: it is compiled, so that uses of its parameters cannot be followed: give and "
+                "call the model as it was before torch.compile"
+            )
+        if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None):
+            raise UnsupportedLayerError(
+                f"{place or 'the model'}: batch normalisation in training mode mixes the examples, so that no gradient "
+                "belongs to one of them: use eval mode or another normalisation"
+            )
+        for key, parameter in module._parameters.items():
+            if parameter is None or not parameter.requires_grad or id(parameter) in known:
+                continue
+            known.add(id(parameter))
+            name = f"{place}.{key}" if place else key
+            if parameter.device.type not in ("cpu", "cuda"):
+                raise UnsupportedLayerError(f"{name}: it is on {parameter.device}; kernels run on the CPU and on CUDA")
+            if not parameter.is_floating_point():
+                raise UnsupportedLayerError(f"{name}: its dtype is {parameter.dtype}, which is not real")
+            if type(parameter) is not nn.Parameter:
+                raise UnsupportedLayerError(f"{name}: it is a {type(parameter).__name__}, not a plain parameter")
+            named[name] = parameter
+    return named
