@@ -29,11 +29,9 @@ struct ProductSpace {
 
 template <class T>
 struct GramSpace {
-  T *inputs, *outputs, *input_panel, *output_panel;
+  T *input_panel, *output_panel;
   double *input_squares, *output_squares, *strip_in, *strip_out;
   GramSpace(Arena& arena, long positions, long d_in, long d_out) {
-    inputs = arena.take<T>(positions * d_in);
-    outputs = arena.take<T>(positions * d_out);
     input_panel = arena.take<T>(d_in * kTileColumns<T>);
     output_panel = arena.take<T>(d_out * kTileColumns<T>);
     input_squares = arena.take<double>(positions + kTileColumns<T>);
@@ -71,17 +69,12 @@ double product_squares(const T* rows, long n_rows, const T* columns, long n_colu
 template <class T>
 GramSum gram_squares(const T* inputs, const T* outputs, long positions, long d_in, long d_out,
                      const GramSpace<T>& space) {
-  const RowTiles tiles(positions);
-  pack_rows_transposed(inputs, d_in, d_in, tiles, space.inputs);
-  pack_rows_transposed(outputs, d_out, d_out, tiles, space.outputs);
   for (long t = 0; t < positions; ++t) {
     space.input_squares[t] = sum_squares(inputs + t * d_in, d_in);
     space.output_squares[t] = sum_squares(outputs + t * d_out, d_out);
   }
   for (long t = positions; t < positions + kTileColumns<T>; ++t) space.input_squares[t] = space.output_squares[t] = 0;
-  const PackedSide<T> side{inputs,         outputs,           d_in,
-                           d_out,          positions,         space.inputs,
-                           space.outputs,  space.input_panel, space.output_panel,
+  const FactorSide<T> side{inputs, outputs, d_in, d_out, positions, space.input_panel, space.output_panel,
                            space.input_squares, space.output_squares};
   return gram<true, T>(side, side, d_in, d_out, space.strip_in, space.strip_out);
 }

@@ -103,32 +103,6 @@ inline void pack_columns_transposed(const T* x, long stride, long terms, long co
   }
 }
 
-// The row panels of the transposed matrix: tile rows are adjacent rows of x, stride apart.
-template <class T>
-inline void pack_rows_transposed(const T* x, long stride, long terms, const RowTiles& tiles, T* packed) {
-  constexpr int side = Square<T>::side;
-  for (long t = 0; t < tiles.tiles; ++t) {
-    const T* from = x + tiles.begin(t) * stride;
-    T* to = packed + tiles.begin(t) * terms;
-    with_height(tiles.height(t), [&](auto height) __attribute__((always_inline)) {
-      constexpr int Rows = decltype(height)::value;
-      constexpr int whole = Rows / side * side;
-      long k = 0;
-      for (; k + side <= terms; k += side) {
-#pragma GCC unroll 4
-        for (int i = 0; i < whole; i += side)
-          Square<T>::transpose(from + i * stride + k, stride, to + k * Rows + i, Rows);
-#pragma GCC unroll 4
-        for (int i = whole; i < Rows; ++i)
-#pragma GCC unroll 4
-          for (int j = 0; j < side; ++j) to[(k + j) * Rows + i] = from[i * stride + k + j];
-      }
-      for (; k < terms; ++k)
-        for (int i = 0; i < Rows; ++i) to[k * Rows + i] = from[i * stride + k];
-    });
-  }
-}
-
 // (rows, columns) matrix -> (columns, length) transposed copy of type S, entries past `rows` zero.
 template <class S, class T>
 inline void transpose(const T* x, long rows, long columns, long length, S* out) {
@@ -169,16 +143,30 @@ struct GramSide {
   EXPUNGE_INLINE Panel<T> output_panel(long j, long columns) const { return {outputs + j, length, columns}; }
 };
 
-// The same from the factors themselves, (positions, d_in) and (positions, d_out): rows packed once, panels as needed.
+// The rows of a matrix as tile rows, where they are.
 template <class T>
-struct PackedSide {
+struct RowsInPlace {
+  const RowTiles& tiles;
+  const T* x;
+  long length;
+  template <int Rows>
+  EXPUNGE_INLINE PointerRows<T, Rows> operator()(long tile, Int<Rows>, long first) const {
+    PointerRows<T, Rows> rows;
+#pragma GCC unroll 8
+    for (int i = 0; i < Rows; ++i) rows.row[i] = x + (tiles.begin(tile) + i) * length + first;
+    return rows;
+  }
+};
+
+// The same from the factors themselves, (positions, d_in) and (positions, d_out): only panels are copied.
+template <class T>
+struct FactorSide {
   const T *inputs, *outputs;
   long d_in, d_out, positions;
-  const T *packed_inputs, *packed_outputs;
   T *input_space, *output_space;
   const double *input_squares, *output_squares;
-  EXPUNGE_INLINE PackedTiles<T> input_rows(const RowTiles& tiles) const { return {tiles, packed_inputs, d_in}; }
-  EXPUNGE_INLINE PackedTiles<T> output_rows(const RowTiles& tiles) const { return {tiles, packed_outputs, d_out}; }
+  EXPUNGE_INLINE RowsInPlace<T> input_rows(const RowTiles& tiles) const { return {tiles, inputs, d_in}; }
+  EXPUNGE_INLINE RowsInPlace<T> output_rows(const RowTiles& tiles) const { return {tiles, outputs, d_out}; }
   EXPUNGE_INLINE Panel<T> input_panel(long j, long columns) const {
     pack_columns_transposed(inputs + j * d_in, d_in, d_in, columns, input_space);
     return {input_space, kTileColumns<T>, columns};
@@ -207,6 +195,8 @@ inline GramSum gram(const Side& left, const Side& right, long d_in, long d_out, 
   const RowTiles tiles(left.positions);
   GramSum result;
   Vd value = {}, spread = {};
+  Simd<double>::Mask lane;
+  for (int l = 0; l < dlanes; ++l) lane[l] = l;
   for (long j0 = 0; j0 < right.positions; j0 += width) {
     const long columns = least(width, right.positions - j0);
     long used = tiles.tiles;
@@ -217,15 +207,11 @@ inline GramSum gram(const Side& left, const Side& right, long d_in, long d_out, 
     const long rows = tiles.begin(used);
     for (long i = 0; i < rows; ++i)
       for (long j = 0; j < columns; j += dlanes) {
-        Vd a = load(strip_in + i * width + j), g = load(strip_out + i * width + j);
+        const Vd a = load(strip_in + i * width + j), g = load(strip_out + i * width + j);  // zero past the end
         Vd weight = Vd{} + (Symmetric ? 2.0 : 1.0);
-        if (columns < width || (Symmetric && i >= j0)) {  // lanes past the end, on the diagonal or below it
-          for (int lane = 0; lane < dlanes; ++lane) {
-            const long column = j0 + j + lane;
-            weight[lane] = column >= right.positions ? 0.0 : !Symmetric || column == i ? 1.0 : column > i ? 2.0 : 0.0;
-          }
-          keep_first<double>(a, columns - j);
-          keep_first<double>(g, columns - j);
+        if (Symmetric && i >= j0) {  // once on the diagonal, never below it
+          const Simd<double>::Mask column = lane + (j0 + j);
+          weight = __builtin_convertvector(-((column > i) + (column >= i)), Vd);
         }
         value += weight * (a * g);
         const Vd a2 = load(right.input_squares + j0 + j), g2 = load(right.output_squares + j0 + j);
