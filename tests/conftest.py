@@ -46,10 +46,13 @@ KERNEL_FILES = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of the files above."""
+    """Mark the tests of the files above, and those on the emulator."""
     for item in items:
         if item.path.stem in KERNEL_FILES:
             item.add_marker(pytest.mark.kernels)
+        device = item.callspec.params.get("device") if hasattr(item, "callspec") else None
+        if device in ("cuda_emul", "cuda"):
+            item.add_marker(device)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -6,16 +6,19 @@ Public functions send them to the emulated CUDA kernels. They refuse what would 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytest
 
 import compiled
 
-__all__ = ["DEVICES", "Array", "asarray", "host", "put"]
+__all__ = ["DEVICES", "Array", "asarray", "at", "host", "on_every_device", "put"]
 
-# Where a public function can be tried: pytest.mark.parametrize("device", DEVICES).
+# Where a public function can be tried.
 DEVICES = [name for name in ("cpu", "cuda_emul", "cuda") if name in compiled.AVAILABLE]
+on_every_device = pytest.mark.parametrize("device", DEVICES)
 _KIND = 12  # kDLExtDev
 EXTENSION = (_KIND, 0)
 
@@ -140,3 +143,20 @@ def host(values: Any) -> Any:
     if hasattr(values, "cpu"):
         return values.cpu().numpy()
     return np.asarray(bare(values))
+
+
+def at(device: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function on arrays of that device: what has no name in a call goes there, results come from there."""
+    if device == "cpu":
+        return function
+    kind = type(put(0.0, device))
+
+    def back(result: Any) -> Any:
+        assert type(result) is kind, "a device's result is an array of the device"
+        return host(result)[()]
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        result = function(*(put(argument, device) for argument in arguments), **options)
+        return type(result)(*map(back, result)) if isinstance(result, tuple) else back(result)
+
+    return call

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 import compiled
-import oracles
 from emulated import DEVICES, host, put
 from expunge import DeviceError, _backend
 from expunge.accounting import (
@@ -60,24 +59,6 @@ def test_privacy_of_device_arrays_is_that_of_the_cpu(function, arguments, settin
     cpu, ours = both(function, *arguments, **settings)
     assert ours.shape == np.shape(cpu)
     np.testing.assert_allclose(ours, cpu, rtol=4 * np.finfo(float).eps)
-
-
-@on_a_device
-@pytest.mark.parametrize("direction", ["pq", "qp", "both"])
-def test_pairs_are_answered_on_the_device(direction):
-    for method, asked in ((PAIR.delta, EPSILON), (PAIR.epsilon, DELTA), (PAIR.renyi, 1.0 + ORDER / 9)):
-        cpu, ours = both(method, asked, direction=direction)
-        np.testing.assert_allclose(ours, cpu, rtol=1e-12)  # sums in another order: the accuracy of the profile
-    profile = PAIR.profile(there(EPSILON), direction=direction)
-    assert host(profile.converged).all()
-    assert (host(profile.relative_error) < 1e-11).all()
-
-
-@on_a_device
-def test_delta_on_the_device_is_rounded_up_too():
-    mu, epsilon = 10.0 ** RNG.uniform(-6, 1, 60), RNG.uniform(0, 20, 60)
-    deltas = host(gdp_delta(there(mu), there(epsilon)))
-    assert all(d >= oracles.gdp_delta_mpmath(m, e) for m, e, d in zip(mu, epsilon, deltas, strict=True))
 
 
 @on_a_device
@@ -146,24 +127,14 @@ def test_chains_have_the_bits_of_the_cpu(loss, p, dtype, extra):
 
 
 @on_a_device
-@pytest.mark.parametrize("loss", ["ridge", "logistic", "softmax"])
-@pytest.mark.parametrize("clip", [None, 0.7])
-def test_wide_chains_are_those_of_the_oracle(loss, clip):
-    q = 1 if loss == "logistic" else 2
-    X, y = problem(loss, 19, 70, q)
-    theta0 = RNG.normal(size=(3, 70, q)) / 8
-    there_theta = there(theta0)
-    common = {"loss": loss, "alpha": 0.5, "step_size": 0.001, "noise_std": 0.05, "clip": clip, "radius": 2.0, "seed": 9}
-    ours = langevin_chains(
-        there(X), there(y), n_steps=3, n_chains=3, n_classes=q if loss == "softmax" else None, theta0=there_theta,
-        record=range(4), **common,
-    )  # fmt: skip
-    targets = y if loss == "ridge" else y[:, None].astype(float) if loss == "logistic" else np.eye(q)[y]
-    steps = {**common, "step_size": [0.001] * 3, "noise_std": [0.05] * 3}
-    for chain in range(3):
-        path = oracles.langevin_chain(X, targets, chain=chain, theta0=theta0[chain], first_step=0, **steps)
-        np.testing.assert_allclose(host(ours)[:, chain], path, rtol=0, atol=256 * np.finfo(float).eps)
-    np.testing.assert_array_equal(host(there_theta), theta0)  # not updated in place
+def test_the_start_of_chains_is_not_overwritten():
+    X, y = problem("ridge", 19, 70, 2)
+    theta0 = RNG.normal(size=(3, 70, 2))
+    start = there(theta0)
+    langevin_chains(
+        there(X), there(y), theta0=start, n_chains=3, alpha=0.5, step_size=0.001, noise_std=0.1, n_steps=2, seed=9
+    )
+    np.testing.assert_array_equal(host(start), theta0)
 
 
 @on_a_device

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import oracles
+from emulated import at, on_every_device
 from expunge import accounting
 from expunge.accounting import gdp_delta, gdp_epsilon, gdp_mu
 
@@ -20,27 +21,32 @@ deltas = st.floats(-290, -0.01).map(lambda x: 10.0**x)
 tails = st.floats(-5, 36)
 
 
+@on_every_device
 @pytest.mark.parametrize("row", REFERENCE["gdp_delta"])
-def test_delta_matches_the_reference(row):
+def test_delta_matches_the_reference(device, row):
     tolerance = 1e-6 if row["mu"] <= 1e-8 else 1e-10
-    assert gdp_delta(row["mu"], row["epsilon"]) == pytest.approx(float(row["delta"]), rel=tolerance, abs=1e-280)
+    assert at(device, gdp_delta)(row["mu"], row["epsilon"]) == pytest.approx(
+        float(row["delta"]), rel=tolerance, abs=1e-280
+    )
 
 
+@on_every_device
 @pytest.mark.parametrize("row", REFERENCE["gdp_epsilon"])
-def test_epsilon_matches_the_reference(row):
+def test_epsilon_matches_the_reference(device, row):
     tolerance = 1e-6 if row["mu"] <= 1e-8 else 1e-10
-    epsilon = gdp_epsilon(row["mu"], row["delta"])
+    epsilon = at(device, gdp_epsilon)(row["mu"], row["delta"])
     assert epsilon == pytest.approx(float(row["epsilon"]), rel=tolerance, abs=0)
     if epsilon > 0:
         # mu -> delta -> mu comes back, where the pair (epsilon, delta) is on the curve.
-        assert gdp_mu(epsilon, row["delta"]) == pytest.approx(row["mu"], rel=1e-9)
+        assert at(device, gdp_mu)(epsilon, row["delta"]) == pytest.approx(row["mu"], rel=1e-9)
 
 
+@on_every_device
 @given(mus, tails)
-def test_delta_is_rounded_up_by_the_error_of_its_computation(mu, tail):
+def test_delta_is_rounded_up_by_the_error_of_its_computation(device, mu, tail):
     epsilon = max(mu * mu / 2 + mu * tail, 0.0)
     exact = oracles.gdp_delta_mpmath(mu, epsilon)
-    delta = gdp_delta(mu, epsilon)
+    delta = at(device, gdp_delta)(mu, epsilon)
     assert delta >= exact
     size = (epsilon / mu) ** 2 + (1 + epsilon / mu) / min(mu, 1.0) * (epsilon >= 2) + mu**2 + 60
     assert delta <= min(1.0, exact * (1 + 10 * np.finfo(float).eps * size) + mpmath_tiny())
@@ -51,59 +57,68 @@ def mpmath_tiny():
     return 5e-320
 
 
+@on_every_device
 @given(mus, deltas)
-def test_epsilon_is_proved_by_the_rounded_up_delta(mu, delta):
-    epsilon = gdp_epsilon(mu, delta)
-    assert gdp_delta(mu, epsilon) <= delta
+def test_epsilon_is_proved_by_the_rounded_up_delta(device, mu, delta):
+    epsilon = at(device, gdp_epsilon)(mu, delta)
+    assert at(device, gdp_delta)(mu, epsilon) <= delta
     if epsilon == 0.0:
-        assert gdp_delta(mu, 0.0) <= delta
+        assert at(device, gdp_delta)(mu, 0.0) <= delta
     else:
         # Not by much: a slightly smaller epsilon is refused by the exact delta.
         assert oracles.gdp_delta_mpmath(mu, epsilon * (1 - 1e-9)) > delta
 
 
+@on_every_device
 @given(st.floats(-6, 3).map(lambda x: 10.0**x) | st.just(0.0), deltas)
-def test_mu_is_proved_by_the_rounded_up_delta(epsilon, delta):
-    mu = gdp_mu(epsilon, delta)
+def test_mu_is_proved_by_the_rounded_up_delta(device, epsilon, delta):
+    mu = at(device, gdp_mu)(epsilon, delta)
     assert mu > 0
-    assert gdp_delta(mu, epsilon) <= delta
+    assert at(device, gdp_delta)(mu, epsilon) <= delta
     assert oracles.gdp_delta_mpmath(mu * (1 + 1e-9), epsilon) > delta
 
 
+@on_every_device
 @given(mus, tails, st.floats(1e-6, 3.0))
-def test_delta_falls_in_epsilon_and_grows_in_mu(mu, tail, more):
+def test_delta_falls_in_epsilon_and_grows_in_mu(device, mu, tail, more):
     epsilon = max(mu * mu / 2 + mu * tail, 0.0)
-    delta = gdp_delta(mu, epsilon)
-    assert gdp_delta(mu, epsilon * (1 + more) + mu * more) <= delta * (1 + 1e-12)
-    assert gdp_delta(mu * (1 + more), epsilon) >= delta * (1 - 1e-12)
+    delta = at(device, gdp_delta)(mu, epsilon)
+    assert at(device, gdp_delta)(mu, epsilon * (1 + more) + mu * more) <= delta * (1 + 1e-12)
+    assert at(device, gdp_delta)(mu * (1 + more), epsilon) >= delta * (1 - 1e-12)
 
 
-def test_epsilon_agrees_with_bisection_where_the_plain_formula_holds():
+@on_every_device
+def test_epsilon_agrees_with_bisection_where_the_plain_formula_holds(device):
     rng = np.random.default_rng(3)
     mu = rng.uniform(0.05, 5.0, 2000)
     delta = 10.0 ** rng.uniform(-12, -1.5, 2000)
-    np.testing.assert_allclose(gdp_epsilon(mu, delta), oracles.gdp_epsilon(mu, delta), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(
+        at(device, gdp_epsilon)(mu, delta), oracles.gdp_epsilon(mu, delta), rtol=1e-9, atol=1e-12
+    )
 
 
-def test_zero_mu_is_perfectly_private():
-    assert gdp_delta(0.0, 0.0) == 0.0
-    assert gdp_delta(0.0, 3.0) == 0.0
-    assert gdp_epsilon(0.0, 0.0) == 0.0
-    assert gdp_epsilon(0.0, 1e-9) == 0.0
+@on_every_device
+def test_zero_mu_is_perfectly_private(device):
+    assert at(device, gdp_delta)(0.0, 0.0) == 0.0
+    assert at(device, gdp_delta)(0.0, 3.0) == 0.0
+    assert at(device, gdp_epsilon)(0.0, 0.0) == 0.0
+    assert at(device, gdp_epsilon)(0.0, 1e-9) == 0.0
 
 
-def test_ends_of_delta():
-    assert gdp_epsilon(1.0, 0.0) == math.inf
-    assert gdp_epsilon(1.0, 1.0) == 0.0
-    assert gdp_mu(1.0, 1.0) == math.inf
-    assert gdp_mu(1.0, 0.0) == 0.0
-    assert gdp_mu(0.0, 0.0) == 0.0
+@on_every_device
+def test_ends_of_delta(device):
+    assert at(device, gdp_epsilon)(1.0, 0.0) == math.inf
+    assert at(device, gdp_epsilon)(1.0, 1.0) == 0.0
+    assert at(device, gdp_mu)(1.0, 1.0) == math.inf
+    assert at(device, gdp_mu)(1.0, 0.0) == 0.0
+    assert at(device, gdp_mu)(0.0, 0.0) == 0.0
 
 
+@on_every_device
 @pytest.mark.parametrize("mu", [5e-324, 1e-310, 1e-200, 1e200, 1.7e308])
 @pytest.mark.parametrize("epsilon", [0.0, 1e-300, 1.0, 1e300])
-def test_extreme_arguments_stay_certified(mu, epsilon):
-    delta = gdp_delta(mu, epsilon)
+def test_extreme_arguments_stay_certified(device, mu, epsilon):
+    delta = at(device, gdp_delta)(mu, epsilon)
     assert 0.0 < delta <= 1.0
     if mu > 1e100 and epsilon <= 1.0:
         assert delta == 1.0
@@ -111,9 +126,9 @@ def test_extreme_arguments_stay_certified(mu, epsilon):
         assert delta < 1e-300
     if mu < 1e-100 and epsilon == 0.0:
         assert delta == pytest.approx(mu / math.sqrt(2 * math.pi), rel=1e-10, abs=5e-324)
-    top = gdp_epsilon(mu, 1e-5)
-    assert top == math.inf or gdp_delta(mu, top) <= 1e-5
-    assert gdp_delta(gdp_mu(epsilon, 1e-5), epsilon) <= 1e-5
+    top = at(device, gdp_epsilon)(mu, 1e-5)
+    assert top == math.inf or at(device, gdp_delta)(mu, top) <= 1e-5
+    assert at(device, gdp_delta)(at(device, gdp_mu)(epsilon, 1e-5), epsilon) <= 1e-5
 
 
 def test_shapes_broadcast_and_scalars_are_floats():

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import oracles
-from emulated import DEVICES, host, put
+from emulated import at, on_every_device
 from expunge._probe_measures import probe_measures
 from expunge.grad_norms import (
     conv_grad_norms,
@@ -35,16 +35,6 @@ EPS32 = float(np.finfo(np.float32).eps)
 seeds = st.integers(0, 2**32 - 1)
 dtypes = st.sampled_from([np.float32, np.float64])
 thread_counts = st.sampled_from([1, 2, 3])
-on_every_device = pytest.mark.parametrize("device", DEVICES)
-
-
-def at(device, function):
-    """The function on arrays of that device, with results back on the host."""
-
-    def call(*arrays, **options):
-        return host(function(*(put(array, device) for array in arrays), **options))
-
-    return call
 
 
 def tolerance(activations, output_grads):

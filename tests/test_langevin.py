@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import oracles
+from emulated import at, on_every_device, put
 from expunge.langevin import langevin_chains, standard_normals
 
 LOSSES = ["ridge", "logistic", "softmax"]
@@ -30,15 +31,17 @@ def problem(loss, n, p, q, seed=1):
     return X, labels, np.eye(q)[labels]
 
 
-def run(loss, X, y, q, **changes):
+def run(loss, X, y, q, device="cpu", **changes):
     settings_of_run = {
         "alpha": 0.5, "step_size": 0.01, "noise_std": 0.1, "n_steps": 5, "n_chains": 6, "seed": 9,
         "n_classes": q if loss == "softmax" else None,
     }  # fmt: skip
-    return langevin_chains(X, y, loss=loss, **{**settings_of_run, **changes})
+    if "theta0" in changes:
+        changes["theta0"] = put(changes["theta0"], device)
+    return at(device, langevin_chains)(X, y, loss=loss, **{**settings_of_run, **changes})
 
 
-@settings(max_examples=60, deadline=None)
+@on_every_device
 @given(
     loss=st.sampled_from(LOSSES),
     n=st.sampled_from([1, 3, 4, 17, 300]),
@@ -52,7 +55,7 @@ def run(loss, X, y, q, **changes):
     varying=st.booleans(),
 )
 def test_chains_are_those_of_the_oracle(
-    loss, n, p, outputs, sampling_probability, clip, radius, dtype, n_chains, varying
+    device, loss, n, p, outputs, sampling_probability, clip, radius, dtype, n_chains, varying
 ):
     q = 1 if loss == "logistic" else outputs
     X, y, targets = problem(loss, n, p, q)
@@ -64,7 +67,16 @@ def test_chains_are_those_of_the_oracle(
     common = {"loss": loss, "alpha": 0.5, "step_size": eta, "noise_std": tau, "seed": 9, "first_step": 2**31}
     common |= {"sampling_probability": sampling_probability, "clip": clip, "radius": radius, "dtype": dtype}
     ours = run(
-        q=q, X=X, y=y, n_steps=T, n_chains=n_chains, theta0=theta0, first_chain=2**40 - 2, record=range(T + 1), **common
+        device=device,
+        q=q,
+        X=X,
+        y=y,
+        n_steps=T,
+        n_chains=n_chains,
+        theta0=theta0,
+        first_chain=2**40 - 2,
+        record=range(T + 1),
+        **common,
     )
     assert ours.shape == (T + 1, n_chains, p, q)
     assert ours.dtype == dtype
@@ -103,7 +115,7 @@ def assert_same(ours, theirs, exact):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=256 * np.finfo(ours.dtype).eps * np.abs(theirs).max())
 
 
-@settings(max_examples=30, deadline=None)
+@on_every_device
 @given(
     case=st.sampled_from(CASES),
     p=st.sampled_from([1, 7, 64, 65]),
@@ -111,11 +123,11 @@ def assert_same(ours, theirs, exact):
     cut=st.integers(1, 6),
     dtype=st.sampled_from([np.float64, np.float32]),
 )
-def test_batches_split_and_runs_continue(case, p, split, cut, dtype):
+def test_batches_split_and_runs_continue(device, case, p, split, cut, dtype):
     q = 1 if case["loss"] == "logistic" else 2
     X, y, _ = problem(case["loss"], 19, p, q)
     exact = p <= 64 or case.get("sampling_probability", 1.0) < 1
-    T, m, case = 7, 23, {**case, "dtype": dtype}
+    T, m, case = 7, 23, {**case, "dtype": dtype, "device": device}
     whole = run(X=X, y=y, q=q, n_steps=T, n_chains=m, **case)
     parts = [
         run(X=X, y=y, q=q, n_steps=T, n_chains=split, **case),
@@ -127,14 +139,15 @@ def test_batches_split_and_runs_continue(case, p, split, cut, dtype):
     assert_same(rest, whole, exact)
 
 
+@on_every_device
 @given(steps=st.sets(st.integers(0, 9), min_size=1), p=st.sampled_from([3, 65]))
 @settings(max_examples=20, deadline=None)
-def test_recorded_subset_is_part_of_the_full_recording(steps, p):
+def test_recorded_subset_is_part_of_the_full_recording(device, steps, p):
     X, y, _ = problem("ridge", 30, p, 2)
-    full = run("ridge", X, y, 2, n_steps=9, record=range(10))
+    full = run("ridge", X, y, 2, device, n_steps=9, record=range(10))
     chosen = sorted(steps)
-    np.testing.assert_array_equal(run("ridge", X, y, 2, n_steps=9, record=chosen), full[chosen])
-    np.testing.assert_array_equal(run("ridge", X, y, 2, n_steps=9), full[-1])
+    np.testing.assert_array_equal(run("ridge", X, y, 2, device, n_steps=9, record=chosen), full[chosen])
+    np.testing.assert_array_equal(run("ridge", X, y, 2, device, n_steps=9), full[-1])
 
 
 def test_ridge_chains_follow_the_closed_form():
@@ -174,22 +187,24 @@ def test_minibatch_gradient_is_unbiased(loss):
     assert (np.abs(sampled.mean(axis=0) - full) <= 5 * error + 1e-12).all()
 
 
+@on_every_device
 @given(clip=st.floats(0.01, 10), radius=st.floats(0.01, 2), p=st.sampled_from([3, 70]), loss=st.sampled_from(LOSSES))
 @settings(max_examples=20, deadline=None)
-def test_clip_bounds_the_step_and_radius_bounds_the_parameters(clip, radius, p, loss):
+def test_clip_bounds_the_step_and_radius_bounds_the_parameters(device, clip, radius, p, loss):
     q = 1 if loss == "logistic" else 2
     X, y, _ = problem(loss, 1, p, q)
     one = {"noise_std": 0.0, "n_steps": 1, "step_size": 1.0, "alpha": 0.0}
-    moved = run(loss, X, y, q, n_chains=1, clip=clip, **one)[0]
+    moved = run(loss, X, y, q, device, n_chains=1, clip=clip, **one)[0]
     assert np.linalg.norm(moved) <= clip * (1 + 1e-12)
-    path = run(loss, X, y, q, radius=radius, noise_std=1.0, record=range(1, 6))
+    path = run(loss, X, y, q, device, radius=radius, noise_std=1.0, record=range(1, 6))
     assert np.linalg.norm(path.reshape(5, 6, -1), axis=-1).max() <= radius * (1 + 1e-12)
 
 
-def test_lone_chain_is_the_one_of_a_batch():
+@on_every_device
+def test_lone_chain_is_the_one_of_a_batch(device):
     X, y, _ = problem("logistic", 11, 3, 1)
-    alone = run("logistic", X, y, 1, n_chains=1, first_chain=4)
-    np.testing.assert_array_equal(alone[0], run("logistic", X, y, 1, n_chains=6)[4])
+    alone = run("logistic", X, y, 1, device, n_chains=1, first_chain=4)
+    np.testing.assert_array_equal(alone[0], run("logistic", X, y, 1, device, n_chains=6)[4])
 
 
 ISA_SCRIPT = """

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy.integrate import quad
 
 import oracles
+from emulated import at, on_every_device
 from expunge.accounting import gdp_epsilon
 from expunge.accounting.rdp import (
     Estimate,
@@ -33,9 +34,10 @@ STEP = {"noise_std": 0.5, "step_size": 0.1, "batch_size": 2.0}
 REFERENCE = json.loads((Path(__file__).parent / "golden" / "reference.json").read_text())["sampled_gaussian_rdp"]
 
 
+@on_every_device
 @pytest.mark.parametrize("case", REFERENCE)
-def test_reference_numbers(case):
-    value = sampled_gaussian_rdp(case["order"], case["noise_multiplier"], case["sampling_probability"])
+def test_reference_numbers(device, case):
+    value = at(device, sampled_gaussian_rdp)(case["order"], case["noise_multiplier"], case["sampling_probability"])
     assert value == pytest.approx(float(case["rdp"]), rel=1e-12)
 
 
@@ -57,17 +59,19 @@ CASES = [
 ]
 
 
+@on_every_device
 @pytest.mark.parametrize("direction", ["pq", "qp"])
 @pytest.mark.parametrize(("rate", "multiplier", "order"), CASES)
-def test_upper_bound_within_rounding_of_the_integral(rate, multiplier, order, direction):
+def test_upper_bound_within_rounding_of_the_integral(device, rate, multiplier, order, direction):
     truth = oracles.sampled_gaussian_rdp(order, multiplier, rate, direction)
-    value = sampled_gaussian_rdp(order, multiplier, rate, direction=direction)
+    value = at(device, sampled_gaussian_rdp)(order, multiplier, rate, direction=direction)
     assert value >= truth
     assert float(value / truth - 1) <= CLOSE
 
 
+@on_every_device
 @given(st.floats(0.001, 0.9), st.floats(1.0, 5.0), st.floats(1.05, 9.0), st.sampled_from(["pq", "qp"]))
-def test_agrees_with_quad(rate, multiplier, order, direction):
+def test_agrees_with_quad(device, rate, multiplier, order, direction):
     power = order if direction == "pq" else 1.0 - order
 
     def excess(z):
@@ -79,53 +83,69 @@ def test_agrees_with_quad(rate, multiplier, order, direction):
     total = sum(quad(excess, a, b, epsabs=1e-18, epsrel=1e-10)[0] for a, b in itertools.pairwise(points))
     # The plain difference loses digits in proportion to the size of u.
     expected = math.log1p(total) / (order - 1)
-    assert sampled_gaussian_rdp(order, multiplier, rate, direction=direction) == pytest.approx(
+    assert at(device, sampled_gaussian_rdp)(order, multiplier, rate, direction=direction) == pytest.approx(
         expected, rel=1e-6, abs=1e-14
     )
 
 
+@on_every_device
 @given(orders, multipliers, rates, st.floats(1.0001, 3.0), st.sampled_from(["pq", "qp"]))
-def test_monotone_in_order_rate_and_noise(order, multiplier, rate, factor, direction):
-    value = sampled_gaussian_rdp(order, multiplier, rate, direction=direction)
+def test_monotone_in_order_rate_and_noise(device, order, multiplier, rate, factor, direction):
+    value = at(device, sampled_gaussian_rdp)(order, multiplier, rate, direction=direction)
     assert value >= 0
-    assert sampled_gaussian_rdp(order * factor, multiplier, rate, direction=direction) >= value * (1 - CLOSE)
-    assert sampled_gaussian_rdp(order, multiplier, min(rate * factor, 1.0), direction=direction) >= value * (1 - CLOSE)
-    assert sampled_gaussian_rdp(order, multiplier * factor, rate, direction=direction) <= value * (1 + CLOSE)
+    assert at(device, sampled_gaussian_rdp)(order * factor, multiplier, rate, direction=direction) >= value * (
+        1 - CLOSE
+    )
+    assert at(device, sampled_gaussian_rdp)(
+        order, multiplier, min(rate * factor, 1.0), direction=direction
+    ) >= value * (1 - CLOSE)
+    assert at(device, sampled_gaussian_rdp)(order, multiplier * factor, rate, direction=direction) <= value * (
+        1 + CLOSE
+    )
 
 
+@on_every_device
 @given(orders, multipliers, rates)
-def test_both_is_the_larger_direction(order, multiplier, rate):
-    both, pq, qp = (sampled_gaussian_rdp(order, multiplier, rate, direction=d) for d in ("both", "pq", "qp"))
+def test_both_is_the_larger_direction(device, order, multiplier, rate):
+    both, pq, qp = (
+        at(device, sampled_gaussian_rdp)(order, multiplier, rate, direction=d) for d in ("both", "pq", "qp")
+    )
     assert both == pq
     assert both >= qp * (1 - CLOSE)
 
 
+@on_every_device
 @given(orders, multipliers, rates)
-def test_never_above_the_gaussian_nor_the_ratio_bound(order, multiplier, rate):
-    gaussian = sampled_gaussian_rdp(order, multiplier, 1.0)
+def test_never_above_the_gaussian_nor_the_ratio_bound(device, order, multiplier, rate):
+    gaussian = at(device, sampled_gaussian_rdp)(order, multiplier, 1.0)
     assert gaussian == pytest.approx(order / (2 * multiplier**2), rel=1e-14)
-    assert sampled_gaussian_rdp(order, multiplier, rate) <= gaussian
+    assert at(device, sampled_gaussian_rdp)(order, multiplier, rate) <= gaussian
     if rate < 1:
-        assert sampled_gaussian_rdp(order, multiplier, rate, direction="qp") <= -math.log1p(-rate) * (1 + 1e-14)
+        assert at(device, sampled_gaussian_rdp)(order, multiplier, rate, direction="qp") <= -math.log1p(-rate) * (
+            1 + 1e-14
+        )
 
 
+@on_every_device
 @given(orders, multipliers)
-def test_rate_to_one_is_the_gaussian(order, multiplier):
-    near = sampled_gaussian_rdp(order, multiplier, 1.0 - 1e-12, direction="pq")
+def test_rate_to_one_is_the_gaussian(device, order, multiplier):
+    near = at(device, sampled_gaussian_rdp)(order, multiplier, 1.0 - 1e-12, direction="pq")
     assert near == pytest.approx(order / (2 * multiplier**2), rel=1e-9 + 4e-12 * order)
 
 
+@on_every_device
 @given(rates, st.floats(1.0, 1e3))
-def test_small_sensitivity_is_quadratic(rate, multiplier):
+def test_small_sensitivity_is_quadratic(device, rate, multiplier):
     wide = 1e4 * multiplier
-    assert sampled_gaussian_rdp(2.5, wide, rate) == pytest.approx(2.5 * rate**2 / (2 * wide**2), rel=1e-3)
+    assert at(device, sampled_gaussian_rdp)(2.5, wide, rate) == pytest.approx(2.5 * rate**2 / (2 * wide**2), rel=1e-3)
 
 
-def test_continuous_where_the_formula_changes():
+@on_every_device
+def test_continuous_where_the_formula_changes(device):
     below, above = np.nextafter(0.02, 0), 0.02
     for direction in ("pq", "qp"):
         for order in (1.001, 1.5, 7.0, 60.0):
-            values = [sampled_gaussian_rdp(order, s, 0.3, direction=direction) for s in (below, above)]
+            values = [at(device, sampled_gaussian_rdp)(order, s, 0.3, direction=direction) for s in (below, above)]
             assert values[0] == pytest.approx(values[1], rel=CLOSE + 1e-15 * (order / above) ** 2)
 
 

@@ -12,14 +12,13 @@ from hypothesis import strategies as st
 
 import compiled
 import oracles
-from emulated import DEVICES, host, put
+from emulated import DEVICES, host, on_every_device, put
 from expunge import DeviceError, ridge
 from expunge._backend import core
 from expunge.ridge import groups, shifted, target
 
 REFERENCE = json.loads((Path(__file__).parent / "golden" / "reference.json").read_text())["ridge"]
 EPS = np.finfo(float).eps
-on_devices = pytest.mark.parametrize("device", DEVICES)
 
 
 def learned(device, X, Y, **run):
@@ -93,7 +92,7 @@ problems = st.tuples(
 
 
 class TestReduction:
-    @on_devices
+    @on_every_device
     @given(problems, st.integers(0, 12), st.sampled_from([0.0, 0.01, 0.5]))
     @settings(max_examples=80)
     def test_full_krylov_space_is_the_dense_pair(self, device, problem, steps, noise):
@@ -116,7 +115,7 @@ class TestReduction:
             np.sum(d2[0] * e[0]), np.sum(np.sum(d_dense**2, axis=1) * e_dense), rtol=0, atol=tolerance * (total + 1e-30)
         )
 
-    @on_devices
+    @on_every_device
     def test_rank_beyond_the_data_changes_nothing(self, device):
         # 3 records in 12 dimensions: the Krylov space closes after 4 steps, the rest must stay silent
         X, Y, run = make(1, 3, 12, 2, 0.5, 30, 0.1)
@@ -126,7 +125,7 @@ class TestReduction:
         full = asked(ridge.exact_quotes, law, [0, 1, 2], rank=12, **target).noise_std
         np.testing.assert_allclose(small, full, rtol=1e-7)
 
-    @on_devices
+    @on_every_device
     def test_residual_law_follows_the_recursion(self, device):
         X, Y, run = make(2, 20, 5, 2, 0.1, 9, 0.2)
         law = learned(device, X, Y, **run)
@@ -152,7 +151,7 @@ class TestReduction:
 
 
 class TestReference:
-    @on_devices
+    @on_every_device
     @pytest.mark.parametrize("case", range(len(REFERENCE)))
     def test_deltas_sensitivities_and_secular_root(self, device, case):
         c = REFERENCE[case]
@@ -220,7 +219,7 @@ class TestReference:
 
 
 class TestExactQuotes:
-    @on_devices
+    @on_every_device
     @pytest.mark.parametrize(
         ("problem", "steps"),
         [
@@ -243,7 +242,7 @@ class TestExactQuotes:
             ours = np.log([quote.delta_pq[i], quote.delta_qp[i]])
             np.testing.assert_allclose(ours, np.maximum(logs, np.log(2.3e-308)), rtol=0, atol=1e-5)
 
-    @on_devices
+    @on_every_device
     def test_noise_is_what_bisection_on_dense_algebra_finds(self, device):
         X, Y, run = make(21, 12, 3, 2, 1.0, 8, 0.1)
         law = learned(device, X, Y, **run)
@@ -263,7 +262,7 @@ class TestExactQuotes:
             logs = both_log_deltas(X, Y, [0, 2, 5], run, steps, quote.noise_std[0], 0.8)
             assert max(logs) == pytest.approx(np.log(1e-4), abs=2e-6)
 
-    @on_devices
+    @on_every_device
     def test_truncation_error_stays_below_the_reported_error(self, device):
         X, Y, run = make(7, 300, 64, 2, 0.1, 120, 0.02, spread=30.0)
         law = learned(device, X, Y, **run)
@@ -294,7 +293,7 @@ class TestExactQuotes:
         for easier in (noise(1.0, 1e-5, 5), noise(0.5, 1e-3, 5), noise(0.5, 1e-5, 8)):
             assert np.all(easier < base)
 
-    @on_devices
+    @on_every_device
     def test_exact_noise_never_exceeds_shifted_nor_that_uniform(self, device):
         X, Y, run = make(9, 40, 6, 2, 1.0, 30, 0.1)
         law = learned(device, X, Y, **run)
@@ -308,7 +307,7 @@ class TestExactQuotes:
             assert np.isfinite(uniform[0])
             assert uniform[0] > 0
 
-    @on_devices
+    @on_every_device
     @given(problems, st.sampled_from([0.01, 0.2]))
     @settings(max_examples=25)
     def test_quoted_steps_are_the_fewest(self, device, problem, noise):
@@ -321,7 +320,7 @@ class TestExactQuotes:
         if steps:
             assert asked(ridge.exact_quotes, law, [0], n_steps=steps - 1, **target).noise_std[0] > noise * (1 - 1e-7)
 
-    @on_devices
+    @on_every_device
     def test_nothing_to_forget_costs_nothing(self, device):
         X, Y, run = make(10, 20, 4, 1, 1.0, 10, 0.1)
         X[0] = 0.0
@@ -333,7 +332,7 @@ class TestExactQuotes:
         group = ridge.exact_group_quotes(law, [[0]], epsilon=0.1, delta=1e-6, n_steps=3)
         assert group.noise_std[0] == group.epsilon[0] == 0.0
 
-    @on_devices
+    @on_every_device
     def test_enough_learning_noise_quotes_zero_and_the_epsilon_it_gives(self, device):
         X, Y, run = make(11, 60, 4, 1, 1.0, 30, 2.0)
         law = learned(device, X, Y, **run)
@@ -347,7 +346,7 @@ class TestExactQuotes:
                 assert max(logs) <= np.log(1e-3) + 1e-12
         assert quote.epsilon.max() > 0
 
-    @on_devices
+    @on_every_device
     def test_no_learning_noise_is_plain_gaussian_dp(self, device):
         X, Y, run = make(12, 20, 4, 2, 1.0, 10, 0.0)
         law = learned(device, X, Y, **run)
@@ -360,7 +359,7 @@ class TestExactQuotes:
         assert delta == pytest.approx(1e-5, rel=1e-5)
         assert np.abs(e).max() < 1e-12
 
-    @on_devices
+    @on_every_device
     def test_epsilon_zero_is_total_variation(self, device):
         X, Y, run = make(13, 30, 3, 1, 1.0, 20, 0.1)
         law = learned(device, X, Y, **run)
@@ -369,7 +368,7 @@ class TestExactQuotes:
         assert quote.delta_pq[0] == pytest.approx(0.05, rel=1e-6)
         assert quote.delta_qp[0] == pytest.approx(0.05, rel=1e-6)
 
-    @on_devices
+    @on_every_device
     def test_step_size_at_and_a_hair_above_one_over_l(self, device):
         X, Y, run = make(14, 30, 6, 2, 0.2, 40, 0.05)
         quotes = []
@@ -405,7 +404,7 @@ class TestExactQuotes:
 
 class TestShiftedQuotes:
     # Smaller contractions need noises whose squares are zero in the oracle's float64.
-    @on_devices
+    @on_every_device
     @given(st.integers(0, 10**6), st.integers(1, 30), st.floats(1e-9, 1.0), st.integers(1, 6), st.floats(0.1, 3.0))
     @settings(max_examples=100)
     def test_solved_noise_meets_mu_by_the_plain_minorant(self, device, seed, n, contraction, steps, mu):
@@ -426,7 +425,7 @@ class TestShiftedQuotes:
             assert bound(value[0]) <= mu * (1 + 1e-12)
             assert bound(value[0]) == pytest.approx(mu, rel=1e-9)
 
-    @on_devices
+    @on_every_device
     @given(st.integers(0, 10**6), st.integers(1, 30), st.floats(0.0, 1.0), st.floats(0.01, 2.0), st.floats(0.1, 3.0))
     @settings(max_examples=60)
     def test_solved_steps_are_the_fewest(self, device, seed, n, contraction, noise, mu):
@@ -442,7 +441,7 @@ class TestShiftedQuotes:
             solve_shifted(*args, steps[0] - 1, 0.0, False, mu, needed, got)
             assert needed[0] >= noise * (1 - 1e-9)
 
-    @on_devices
+    @on_every_device
     def test_large_epsilon_leaves_no_room_for_the_failure_probability(self, device):
         X, Y, run = make(17, 20, 4, 1, 1.0, 10, 0.1)
         law = learned(device, X, Y, **run)
@@ -450,7 +449,7 @@ class TestShiftedQuotes:
         assert quote.noise_std[0] == np.inf
         assert quote.delta_qp[0] == 1.0
 
-    @on_devices
+    @on_every_device
     def test_both_directions_meet_delta(self, device):
         X, Y, run = make(18, 20, 4, 2, 1.0, 10, 0.1)
         law = learned(device, X, Y, **run)
@@ -471,7 +470,7 @@ class TestShiftedQuotes:
             bound.noise_std[1], ridge.shifted_quotes(law, [3], **target).noise_std[0], rtol=1e-12
         )
 
-    @on_devices
+    @on_every_device
     @given(problems)
     @settings(max_examples=60)
     def test_smallest_eigenvalue_is_a_tight_lower_bound(self, device, problem):

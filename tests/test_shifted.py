@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import oracles
+from emulated import at, on_every_device
 from expunge.accounting import shifted_mu
 
 REFERENCE = json.loads((Path(__file__).parent / "golden" / "reference.json").read_text())
@@ -24,85 +25,96 @@ def runs(draw, max_steps=12, noise=levels):
     return draw(row), draw(row), draw(st.lists(noise, min_size=steps, max_size=steps))
 
 
+@on_every_device
 @pytest.mark.parametrize("row", REFERENCE["shifted_mu"])
-def test_matches_the_reference(row):
-    mu = shifted_mu(row["sensitivity"], row["contraction"], row["noise_std"])
+def test_matches_the_reference(device, row):
+    mu = at(device, shifted_mu)(row["sensitivity"], row["contraction"], row["noise_std"])
     assert mu == pytest.approx(row["mu"], rel=1e-10)
 
 
+@on_every_device
 @given(runs())
-def test_is_the_greatest_convex_minorant_rounded_up(run):
-    mu, slow = shifted_mu(*run), oracles.shifted_mu(*run)
+def test_is_the_greatest_convex_minorant_rounded_up(device, run):
+    mu, slow = at(device, shifted_mu)(*run), oracles.shifted_mu(*run)
     assert mu == pytest.approx(slow, rel=1e-12)
     assert mu >= slow * (1 - 1e-14)
 
 
+@on_every_device
 @given(runs(), st.lists(st.floats(0.0, 1.0), min_size=12, max_size=12))
-def test_no_feasible_path_beats_the_optimum(run, fractions):
-    assert shifted_mu(*run) <= oracles.path_mu(*run, fractions) * (1 + 1e-13)
+def test_no_feasible_path_beats_the_optimum(device, run, fractions):
+    assert at(device, shifted_mu)(*run) <= oracles.path_mu(*run, fractions) * (1 + 1e-13)
 
 
+@on_every_device
 @given(runs(noise=st.floats(0.01, 3.0)), st.floats(0.1, 10.0))
-def test_scales_as_sensitivity_over_noise(run, factor):
+def test_scales_as_sensitivity_over_noise(device, run, factor):
     s, c, tau = (np.array(a) for a in run)
-    mu = shifted_mu(s, c, tau)
-    assert shifted_mu(s * factor, c, tau) == pytest.approx(mu * factor, rel=1e-12)
-    assert shifted_mu(s, c, tau * factor) == pytest.approx(mu / factor, rel=1e-12)
+    mu = at(device, shifted_mu)(s, c, tau)
+    assert at(device, shifted_mu)(s * factor, c, tau) == pytest.approx(mu * factor, rel=1e-12)
+    assert at(device, shifted_mu)(s, c, tau * factor) == pytest.approx(mu / factor, rel=1e-12)
 
 
+@on_every_device
 @given(runs(), st.integers(0, 11))
-def test_grows_with_sensitivity_and_falls_with_noise(run, where):
+def test_grows_with_sensitivity_and_falls_with_noise(device, run, where):
     s, c, tau = (np.array(a) for a in run)
     k = where % len(s)
     more_shift, more_noise = s.copy(), tau.copy()
     more_shift[k] += 0.5
     more_noise[k] += 0.5
-    mu = shifted_mu(s, c, tau)
-    assert shifted_mu(more_shift, c, tau) >= mu * (1 - 1e-13)
-    assert shifted_mu(s, c, more_noise) <= mu * (1 + 1e-13)
+    mu = at(device, shifted_mu)(s, c, tau)
+    assert at(device, shifted_mu)(more_shift, c, tau) >= mu * (1 - 1e-13)
+    assert at(device, shifted_mu)(s, c, more_noise) <= mu * (1 + 1e-13)
 
 
+@on_every_device
 @pytest.mark.parametrize(("c", "steps"), [(0.5, 1), (0.9, 30), (0.999, 2000), (1.0, 500), (1.01, 300), (0.5, 5000)])
-def test_constant_steps_have_a_closed_form(c, steps):
+def test_constant_steps_have_a_closed_form(device, c, steps):
     # From c = 1 on waiting does not shrink a shift: give each up at once.
     expected = math.sqrt(steps) if c >= 1.0 else math.sqrt((1 - c**steps) / (1 + c**steps) * (1 + c) / (1 - c))
-    mu = shifted_mu(np.full(steps, 0.7), c, 0.35)
+    mu = at(device, shifted_mu)(np.full(steps, 0.7), c, 0.35)
     assert mu == pytest.approx(2 * expected, rel=1e-11)
     assert mu >= 2 * expected * (1 - 1e-13)
 
 
-def test_learning_then_unlearning_survives_cancellation():
+@on_every_device
+def test_learning_then_unlearning_survives_cancellation(device):
     # Unlearning noise 1e-9 of the learning noise: cumulative sums would lose its share altogether.
     s = np.r_[np.full(50, 1e-3), np.zeros(20)]
     tau = np.r_[np.full(50, 1.0), np.full(20, 1e-9)]
     c = np.full(70, 0.9)
-    assert shifted_mu(s, c, tau) == pytest.approx(oracles.shifted_mu(s, c, tau), rel=1e-12)
+    assert at(device, shifted_mu)(s, c, tau) == pytest.approx(oracles.shifted_mu(s, c, tau), rel=1e-12)
 
 
-def test_noiseless_steps():
-    assert shifted_mu([1.0], [1.0], [0.0]) == math.inf
-    assert shifted_mu([1.0, 1.0], [1.0, 1.0], [1.0, 0.0]) == math.inf
-    assert shifted_mu([1.0, 0.0], [1.0, 0.5], [1.0, 0.0]) == pytest.approx(1.0)
-    assert shifted_mu([1.0, 0.0], [1.0, 0.5], [0.0, 2.0]) == pytest.approx(0.25)
-    assert shifted_mu([0.0, 0.0], [1.0, 1.0], [0.0, 0.0]) == 0.0
+@on_every_device
+def test_noiseless_steps(device):
+    assert at(device, shifted_mu)([1.0], [1.0], [0.0]) == math.inf
+    assert at(device, shifted_mu)([1.0, 1.0], [1.0, 1.0], [1.0, 0.0]) == math.inf
+    assert at(device, shifted_mu)([1.0, 0.0], [1.0, 0.5], [1.0, 0.0]) == pytest.approx(1.0)
+    assert at(device, shifted_mu)([1.0, 0.0], [1.0, 0.5], [0.0, 2.0]) == pytest.approx(0.25)
+    assert at(device, shifted_mu)([0.0, 0.0], [1.0, 1.0], [0.0, 0.0]) == 0.0
 
 
-def test_a_contraction_of_zero_forgets_everything_before_it():
-    assert shifted_mu([5.0, 1.0], [0.9, 0.0], [0.0, 2.0]) == pytest.approx(0.5)
-    assert shifted_mu([5.0, 0.0], [0.9, 0.0], [0.0, 0.0]) == 0.0
+@on_every_device
+def test_a_contraction_of_zero_forgets_everything_before_it(device):
+    assert at(device, shifted_mu)([5.0, 1.0], [0.9, 0.0], [0.0, 2.0]) == pytest.approx(0.5)
+    assert at(device, shifted_mu)([5.0, 0.0], [0.9, 0.0], [0.0, 0.0]) == 0.0
 
 
+@on_every_device
 @pytest.mark.parametrize(("c", "expected"), [(1e-30, 1.0), (1e30, math.sqrt(200))])
-def test_products_beyond_the_range_of_floats(c, expected):
+def test_products_beyond_the_range_of_floats(device, c, expected):
     # Strong contraction leaves the last step; expansion has every step give its shift up at once.
-    assert shifted_mu(np.ones(200), c, np.ones(200)) == pytest.approx(expected, rel=1e-12)
+    assert at(device, shifted_mu)(np.ones(200), c, np.ones(200)) == pytest.approx(expected, rel=1e-12)
 
 
-def test_magnitudes_do_not_matter():
+@on_every_device
+def test_magnitudes_do_not_matter(device):
     s, c, tau = [1.0, 2.0, 0.5], [0.5, 0.9, 0.8], [0.3, 0.2, 0.7]
-    mu = shifted_mu(s, c, tau)
-    assert shifted_mu(np.multiply(s, 1e-200), c, np.multiply(tau, 1e-200)) == pytest.approx(mu, rel=1e-12)
-    assert shifted_mu(np.multiply(s, 1e200), c, np.multiply(tau, 1e200)) == pytest.approx(mu, rel=1e-12)
+    mu = at(device, shifted_mu)(s, c, tau)
+    assert at(device, shifted_mu)(np.multiply(s, 1e-200), c, np.multiply(tau, 1e-200)) == pytest.approx(mu, rel=1e-12)
+    assert at(device, shifted_mu)(np.multiply(s, 1e200), c, np.multiply(tau, 1e200)) == pytest.approx(mu, rel=1e-12)
 
 
 def test_leading_axes_broadcast():

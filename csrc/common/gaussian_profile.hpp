@@ -179,6 +179,7 @@ EXPUNGE_HD EXPUNGE_OUTLINE static double profile_saddle(const ProfilePair& pair,
       const double turn = bend * gap - slope;
       next = turn > 0.0 ? pair.pole - gap * exp(slope / turn < -3.0 ? -3.0 : slope / turn) : w - slope / bend;
     }
+    if (next == w) break;  // the step is below rounding: bisection would leave the answer
     if (!(next > low && next < high)) {
       if (high == HUGE_VAL) next = 4.0 * w;
       else if (low == 0.0) next = 0.25 * high;
@@ -388,12 +389,20 @@ EXPUNGE_HD EXPUNGE_OUTLINE static ProfileResult profile_at(const ProfilePair& pa
     if (epsilon > loss_ceiling(pair)) return {-HUGE_VAL, 0.0, 1, 0.0};
   }
   ProfileSlopes slopes;
-  const double w0 = profile_saddle(pair, epsilon, &slopes);
+  double w0 = profile_saddle(pair, epsilon, &slopes);
   double size = w0 * epsilon;
-  const double exponent = profile_log_moment(pair, w0, &size) - w0 * epsilon;
+  double exponent = profile_log_moment(pair, w0, &size) - w0 * epsilon;
+  // Every w below the pole gives a bound: where squares overflow at the saddle, a smaller one does.
+  const bool overflows = !(exponent < HUGE_VAL && size < HUGE_VAL);
+  while (!(exponent < HUGE_VAL && size < HUGE_VAL) && w0 > 2.0) {
+    w0 = sqrt(w0);
+    size = w0 * epsilon;
+    exponent = profile_log_moment(pair, w0, &size) - w0 * epsilon;
+  }
+  if (!(exponent < HUGE_VAL && size < HUGE_VAL)) return {0.0, 1.0, 0, w0};
   const double rounding = (2.0 + 0.05 * static_cast<double>(pair.m)) * unit * (size + 4.0);
-  if (!(exponent < HUGE_VAL)) return {0.0, 1.0, 0, w0};
   const double bound = profile_bound(exponent, w0);
+  if (overflows) return {bound + rounding < 0.0 ? bound + rounding : 0.0, 1.0, 0, w0};
   const double base = exponent - ::log(w0) - log1p(w0);
   const double a = 1.0 / w0;
   const double c = 1.0 / (1.0 + w0);
