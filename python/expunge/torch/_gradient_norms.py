@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
@@ -104,9 +103,9 @@ class GradNorms:
             raise RuntimeError("the block is already open")
         if torch.compiler.is_compiling():
             raise RuntimeError("GradNorms cannot be used inside a function that torch.compile compiles")
-        named = _parameters_to_follow(self._model)
-        self._tracker = Tracker(named, HANDLERS, param_grads=self._param_grads, threads=self._threads)
-        self._tracker.open(self._model)
+        parameters = _parameters_to_follow(self._model)
+        self._tracker = Tracker(self._model, parameters, HANDLERS, param_grads=self._param_grads, threads=self._threads)
+        self._tracker.open()
         return self
 
     def __exit__(
@@ -165,44 +164,48 @@ class GradNorms:
             return finished(torch.stack(parts).sum(0))
 
 
-def _named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yield what ``model.named_modules()`` does, in its order, without its generator for every level: once a step."""
+def _parameters_to_follow(model: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters that require grad in the order of their names, after a look at what is refused.
+
+    Once a step: names are for messages, and made when one is needed.
+    """
+    found: dict[int, nn.Parameter] = {}
     seen: set[int] = set()
-    waiting = [("", model)]
+    waiting = [model]
     while waiting:
-        name, module = waiting.pop()
-        if id(module) not in seen:
-            seen.add(id(module))
-            yield name, module
-            prefix = f"{name}." if name else ""
-            waiting.extend((prefix + k, child) for k, child in reversed(module._modules.items()) if child is not None)
-
-
-def _parameters_to_follow(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the parameters that require grad by name, after a look at every module for what is refused."""
-    named: dict[str, nn.Parameter] = {}
-    known: set[int] = set()
-    for place, module in _named_modules(model):
-        if type(module).__module__.startswith("torch._dynamo") or module._compiled_call_impl is not None:
+        module = waiting.pop()
+        if id(module) in seen:
+            continue
+        seen.add(id(module))
+        if module._compiled_call_impl is not None or type(module).__module__.startswith("torch._dynamo"):
             raise UnsupportedLayerError(
-                f"{place or 'the model'}: it is compiled, so that uses of its parameters cannot be followed: give and "
+                f"{_place(model, module)}: it is compiled, so that uses of its parameters cannot be followed: give and "
                 "call the model as it was before torch.compile"
             )
         if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None):
             raise UnsupportedLayerError(
-                f"{place or 'the model'}: batch normalisation in training mode mixes the examples, so that no gradient "
-                "belongs to one of them: use eval mode or another normalisation"
+                f"{_place(model, module)}: batch normalisation in training mode mixes the examples, so that no "
+                "gradient belongs to one of them: use eval mode or another normalisation"
             )
         for key, parameter in module._parameters.items():
-            if parameter is None or not parameter.requires_grad or id(parameter) in known:
-                continue
-            known.add(id(parameter))
-            name = f"{place}.{key}" if place else key
-            if parameter.device.type not in ("cpu", "cuda"):
-                raise UnsupportedLayerError(f"{name}: it is on {parameter.device}; kernels run on the CPU and on CUDA")
-            if not parameter.is_floating_point():
-                raise UnsupportedLayerError(f"{name}: its dtype is {parameter.dtype}, which is not real")
-            if type(parameter) is not nn.Parameter:
-                raise UnsupportedLayerError(f"{name}: it is a {type(parameter).__name__}, not a plain parameter")
-            named[name] = parameter
-    return named
+            if parameter is not None and parameter.requires_grad and id(parameter) not in found:
+                if type(parameter) is not nn.Parameter or parameter.device.type not in ("cpu", "cuda"):
+                    _refuse(model, module, key, parameter)
+                if not parameter.is_floating_point():
+                    _refuse(model, module, key, parameter)
+                found[id(parameter)] = parameter
+        waiting.extend(child for child in reversed(module._modules.values()) if child is not None)
+    return list(found.values())
+
+
+def _place(model: nn.Module, module: nn.Module) -> str:
+    return next(name for name, other in model.named_modules() if other is module) or "the model"
+
+
+def _refuse(model: nn.Module, module: nn.Module, key: str, parameter: nn.Parameter) -> None:
+    name = f"{_place(model, module)}.{key}" if module is not model else key
+    if parameter.device.type not in ("cpu", "cuda"):
+        raise UnsupportedLayerError(f"{name}: it is on {parameter.device}; kernels run on the CPU and on CUDA")
+    if not parameter.is_floating_point():
+        raise UnsupportedLayerError(f"{name}: its dtype is {parameter.dtype}, which is not real")
+    raise UnsupportedLayerError(f"{name}: it is a {type(parameter).__name__}, not a plain parameter")

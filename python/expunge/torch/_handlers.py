@@ -18,6 +18,7 @@ from torch import Tensor
 
 from expunge.torch._contributions import BroadcastUse, ConvUse, MatrixUse, RowsUse, ScaleUse, Use
 from expunge.torch._errors import UnsupportedLayerError
+from expunge.torch._plain import plain_entries, plain_linear
 from expunge.torch._recurrent import recurrent
 from expunge.torch._replay import replay
 from expunge.torch._tracker import Tracker
@@ -30,10 +31,11 @@ Kwargs = dict[str, Any]
 
 @dataclass(frozen=True)
 class Handler:
-    """A handler; ``always`` runs it for calls without parameters too."""
+    """A handler; ``always`` runs it for calls without parameters too; ``quick`` is tried first, and may give None."""
 
     apply: Callable[[Tracker, Any, Args, Kwargs], Any]
     always: bool = False
+    quick: Callable[[Tracker, Any, Args, Kwargs], Any] | None = None
 
 
 _split = lru_cache(maxsize=None)(str.split)
@@ -373,9 +375,14 @@ _BROADCASTS = [
 ]  # fmt: skip
 _MATMULS = [torch.matmul, Tensor.matmul, Tensor.__matmul__, Tensor.__rmatmul__, torch.mm, Tensor.mm]
 
+_ENTRY_BY_ENTRY = (
+    F.relu, torch.relu, F.gelu, F.silu, F.elu, F.leaky_relu, F.dropout, torch.tanh, torch.sigmoid
+)  # fmt: skip
+
 HANDLERS: dict[Any, Any] = {
     "replay": replay,
-    F.linear: Handler(_linear),
+    **dict.fromkeys(_ENTRY_BY_ENTRY, Handler(replay, quick=plain_entries)),
+    F.linear: Handler(_linear, quick=plain_linear),
     **dict.fromkeys(_MATMULS, Handler(_matmul)),
     torch.addmm: Handler(_addmm),
     F.conv1d: Handler(_convolution),

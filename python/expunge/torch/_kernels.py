@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -54,8 +55,9 @@ def _team_address() -> int:
 
 def _run(kernel: Callable[..., Any], *arrays: Any, threads: int | None, **settings: Any) -> Any:
     """Run a kernel on as many threads as torch uses by default; then they are torch's own."""
-    count = torch.get_num_threads() if threads is None else threads
-    before = core.exchange_thread_team(_team_address() if count == torch.get_num_threads() else 0)
+    all_threads = torch.get_num_threads()
+    count = all_threads if threads is None else threads
+    before = core.exchange_thread_team(_team_address() if count == all_threads else 0)
     try:
         return kernel(*arrays, threads=count, **settings)
     finally:
@@ -70,16 +72,14 @@ def _both(found: Any) -> tuple[Tensor, Tensor]:
 def linear_squares(
     activations: Tensor, output_grads: Tensor, *, bias: bool, threads: int | None
 ) -> tuple[Tensor, Tensor]:
-    """Return squared norms for weight and bias, inputs (B, T, d_in), gradients of outputs (B, T, d_out)."""
-    found = _run(
-        grad_norms.linear_grad_norms,
-        as_array(activations, half=True),
-        as_array(output_grads, half=True),
-        bias=bias,
-        squared=True,
-        per_parameter=True,
-        threads=threads,
-    )
+    """Return squared norms for weight and bias, inputs (B, ..., d_in), gradients of outputs (B, ..., d_out)."""
+    a, g = as_array(activations, half=True), as_array(output_grads, half=True)
+    if isinstance(a, np.ndarray) and a.ndim <= 3:  # the kernel checks what it is given; the public function costs more
+        squares = np.empty((2, a.shape[0]))
+        a, g = (a[:, None], g[:, None]) if a.ndim == 2 else (a, g)
+        _run(core.linear_grad_norms, a, g, bias, True, squares, threads=threads)
+        return _both(squares)
+    found = _run(grad_norms.linear_grad_norms, a, g, bias=bias, squared=True, per_parameter=True, threads=threads)
     return _both(found)
 
 

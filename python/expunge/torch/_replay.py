@@ -95,7 +95,7 @@ class _Replay:
     def arrival(self, which: int) -> Any:
         def arrive(grad: Tensor | None) -> None:
             with torch._C.DisableTorchFunction(), torch.no_grad():
-                self.tracker.arrived = True
+                self.tracker.gradient_arrived()
                 if grad is None:
                     return
                 if self.grads[which] is not None:

@@ -70,16 +70,22 @@ class Tracker:
     """The uses of parameters in one block."""
 
     def __init__(
-        self, named: dict[str, nn.Parameter], handlers: dict[Any, Any], *, param_grads: bool, threads: int | None
+        self,
+        model: nn.Module,
+        parameters: list[nn.Parameter],
+        handlers: dict[Any, Any],
+        *,
+        param_grads: bool,
+        threads: int | None,
     ) -> None:
-        self.names = list(named)
-        self.parameters = list(named.values())
+        self.model = model
+        self.parameters = parameters
         self.handlers = handlers
         self.param_grads = param_grads
         self.threads = threads
         self.mode = _Mode(self)
         self.axes = BatchAxes()
-        self.views = {k: _whole(k, p) for k, p in enumerate(self.parameters)}
+        self.views = _Views(parameters)
         self.keys = {id(p): k for k, p in enumerate(self.parameters)}
         self.derived: TensorMap[Derived] = TensorMap()
         self.aliases = [p.detach().requires_grad_() for p in self.parameters] if param_grads else []
@@ -91,19 +97,24 @@ class Tracker:
         self.hints: dict[int, str] = {}  # what else was done with a parameter
         self.replays: list[Any] = []
         self.arrived = False
+        self.running = -1  # the backward pass that is
         self.attention: tuple[int, int] | None = None  # (positions, examples) inside an attention layer
         self.anchor = torch.zeros((), requires_grad=True)
         self.hooks: list[Any] = []
 
     # --- the block ------------------------------------------------------------------------------
 
-    def open(self, model: nn.Module) -> None:
+    @property
+    def names(self) -> list[str]:
+        """Return the names of the parameters."""
+        names = {id(p): name for name, p in self.model.named_parameters()}
+        return [names[id(p)] for p in self.parameters]
+
+    def open(self) -> None:
         """Start following."""
-        self.hooks.append(model.register_forward_pre_hook(self._begin, with_kwargs=True))
+        self.hooks.append(self.model.register_forward_pre_hook(self._begin, with_kwargs=True))
         for key, parameter in enumerate(self.parameters):
             self.hooks.append(parameter.register_hook(partial(self._escaped, key)))
-            if self.param_grads:
-                self.hooks.append(self.aliases[key].register_post_accumulate_grad_hook(partial(self._hand_over, key)))
         self.mode.__enter__()
 
     def close(self) -> None:
@@ -124,15 +135,23 @@ class Tracker:
         reason = self.notes.get(key) or self.hints.get(key, "it was used in a way that is not followed")
         self.failures.setdefault(key, reason)
 
-    def _hand_over(self, key: int, alias: Tensor) -> None:
-        """Add the alias' gradient to the parameter's, as accumulation would."""
-        with torch._C.DisableTorchFunction():
-            parameter, grad = self.parameters[key], alias.grad
-            alias.grad = None
-            if parameter.grad is None:
-                parameter.grad = grad
-            elif grad is not None:
-                with torch.no_grad():
+    def gradient_arrived(self) -> None:
+        """Note that a backward pass runs, at whose end aliases hand their gradients over: once for each pass."""
+        self.arrived = True
+        if self.param_grads and (running := torch._C._current_graph_task_id()) != self.running:
+            self.running = running
+            torch.autograd.Variable._execution_engine.queue_callback(self._hand_over)
+
+    def _hand_over(self) -> None:
+        """Add the aliases' gradients to the parameters', as accumulation would."""
+        with torch._C.DisableTorchFunction(), torch.no_grad():
+            for parameter, alias in zip(self.parameters, self.aliases, strict=True):
+                grad, alias.grad = alias.grad, None
+                if grad is None:
+                    continue
+                if parameter.grad is None:
+                    parameter.grad = grad
+                else:
                     parameter.grad += grad
 
     # --- calls ------------------------------------------------------------------------------------
@@ -142,6 +161,10 @@ class Tracker:
         if function in _ABOUT:
             return function(*args, **kwargs)
         handler = self.handlers.get(function)
+        if handler is not None and handler.quick is not None:
+            result = handler.quick(self, function, args, kwargs)
+            if result is not None:
+                return result
         given = tensors_in(args, kwargs)
         if handler is not None and handler.always:
             result = handler.apply(self, function, args, kwargs)
@@ -191,17 +214,17 @@ class Tracker:
             return source.build(dict(enumerate(self.aliases))) if self.param_grads else tensor.detach()
 
         result = function(*map_tensors(stand_in, args), **map_tensors(stand_in, kwargs))
+        return map_tensors(partial(self.anchored, fresh=fresh), result)
 
-        def anchored(tensor: Tensor) -> Tensor:
-            if tensor.requires_grad or not tensor.is_floating_point():
-                return tensor
-            if not fresh:
-                tensor = tensor.clone()
-            elif tensor._is_view():
-                tensor = torch.ops.aten._unsafe_view(tensor, tensor.shape)
-            return _Anchored.apply(self.anchor, [tensor])  # type: ignore[no-any-return]
-
-        return map_tensors(anchored, result)
+    def anchored(self, tensor: Tensor, *, fresh: bool = True) -> Tensor:
+        """Return a result so that its gradient will be computed."""
+        if tensor.requires_grad or not tensor.is_floating_point():
+            return tensor
+        if not fresh:
+            tensor = tensor.clone()
+        elif tensor._is_view():
+            tensor = torch.ops.aten._unsafe_view(tensor, tensor.shape)
+        return _Anchored.apply(self.anchor, [tensor])  # type: ignore[no-any-return]
 
     def unfollowed(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], reason: str) -> Any:
         """Call as it is; should a parameter's gradient pass here, its norm is refused for ``reason``."""
@@ -246,6 +269,21 @@ class Tracker:
         """Refuse the norms of these parameters."""
         for root in roots:
             self.failures.setdefault(root, reason)
+
+    def takes(self, roots: Sequence[int], inputs: Sequence[tuple[Tensor, int]], *, again: bool) -> bool:
+        """Return whether a gradient that arrived can be used, after refusing the norms of ``roots`` where it cannot."""
+        if again:
+            self.fail(roots, "backward ran through its use twice")
+            return False
+        for tensor, version in inputs:
+            if tensor._version != version:
+                self.fail(roots, "its input was modified in place after its use")
+                return False
+        return True
+
+    def unsettled(self, root: int) -> bool:
+        """Return whether a parameter's only use has not been counted yet."""
+        return self.expected[root] == 1 and root not in self.settled and not self.uses[root]
 
     def add(self, uses: Sequence[Use]) -> None:
         """Take uses whose gradients have arrived; a parameter's only use is settled at once."""
@@ -304,20 +342,24 @@ class _Arrival:
 
     def __call__(self, grad: Tensor | None) -> None:
         with torch._C.DisableTorchFunction():
-            self.tracker.arrived = True
+            self.tracker.gradient_arrived()
             if grad is None:
                 return
-            if self.finish is None:
-                self.tracker.fail(self.roots, "backward ran through its use twice")
-                return
-            for tensor, version in self.inputs:
-                if tensor._version != version:
-                    self.tracker.fail(self.roots, "its input was modified in place after its use")
-                    return
-            finish, self.finish, self.inputs = self.finish, None, []
-            self.tracker.add(finish(grad.detach()))
+            if self.tracker.takes(self.roots, self.inputs, again=self.finish is None):
+                assert self.finish is not None
+                finish, self.finish, self.inputs = self.finish, None, []
+                self.tracker.add(finish(grad.detach()))
 
 
-def _whole(key: int, parameter: Tensor) -> ParameterView:
-    span = 1 + sum(s * (n - 1) for s, n in zip(parameter.stride(), parameter.shape, strict=True))
-    return ParameterView(key, tuple(parameter.shape), parameter.stride(), 0, max(span, 0))
+class _Views(dict[int, ParameterView]):
+    """The whole of every parameter, by key, as asked for."""
+
+    def __init__(self, parameters: Sequence[Tensor]) -> None:
+        super().__init__()
+        self.parameters = parameters
+
+    def __missing__(self, key: int) -> ParameterView:
+        size, stride = tuple(self.parameters[key].shape), self.parameters[key].stride()
+        span = 1 + sum(s * (n - 1) for s, n in zip(stride, size, strict=True))
+        self[key] = ParameterView(key, size, stride, 0, max(span, 0))
+        return self[key]
