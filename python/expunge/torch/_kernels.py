@@ -31,11 +31,10 @@ def as_array(tensor: Tensor, *, half: bool = False) -> Any:
 
     Half precisions become float32, the only copy of a contiguous tensor; ``half`` leaves bfloat16 on a device.
     """
-    tensor = tensor.detach()
-    here = tensor.device.type == "cpu"
+    here = tensor.is_cpu
     if tensor.dtype == torch.float16 or (tensor.dtype == torch.bfloat16 and (here or not half)):
         tensor = tensor.float()
-    tensor = tensor.contiguous()
+    tensor = tensor.detach().contiguous()
     return tensor.numpy() if here else tensor
 
 

@@ -60,9 +60,10 @@ class _Anchored(torch.autograd.Function):
 class _Mode(TorchFunctionMode):
     def __init__(self, tracker: Tracker) -> None:
         super().__init__()
-        self.tracker = tracker
+        self.tracker: Tracker | None = tracker  # until the block ends: a cycle would wait for the garbage collector
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert self.tracker is not None
         return self.tracker.call(func, args, kwargs or {})
 
 
@@ -120,6 +121,7 @@ class Tracker:
     def close(self) -> None:
         """Stop following and forget."""
         self.mode.__exit__(None, None, None)
+        self.mode.tracker = None
         for hook in self.hooks:
             hook.remove()
         self.hooks.clear()

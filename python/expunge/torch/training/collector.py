@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from expunge.torch.training.step import Visit
 __all__ = ["Collector", "is_classification"]
 
 UNSEEN = -1
+MOST_HELD = 1 << 20
 
 
 def is_classification(output: Any, target: Tensor) -> bool:
@@ -32,64 +34,102 @@ class Collector:
     """Last known values of every record.
 
     A record that a window does not visit keeps what it had, its step included: that is how a carried value is told from
-    a new one.
+    a new one. Visits are worked on many at a time, since a step is often shorter than what there is to do for it.
     """
 
     def __init__(self, n: int, dtype: np.dtype[Any]) -> None:
         self.n = n
-        self.values: dict[str, NDArray[Any]] = {
+        self._values: dict[str, NDArray[Any]] = {
             "grad_norms": np.full(n, np.nan, dtype=dtype),
             "steps": np.full(n, UNSEEN, dtype=np.int64),
             "loss": np.full(n, np.nan, dtype=dtype),
         }
-        self.was_correct = np.zeros(n, dtype=bool)
-        self.forgetting_events = np.zeros(n, dtype=np.int64)
+        self._was_correct = np.zeros(n, dtype=bool)
+        self._forgetting_events = np.zeros(n, dtype=np.int64)
+        self._waiting: list[tuple[int, Visit, bool]] = []
+        self._held = 0  # numbers in the outputs that wait
 
     def visit(self, step: int, visit: Visit, *, training: bool = True) -> None:
         """Take what a step saw: correctness in every visit of training, the rest where norms were taken."""
-        classes = is_classification(visit.output, visit.target)
-        rows = visit.rows
-        if classes:
-            correct = (visit.output.argmax(dim=1) == visit.target).cpu().numpy()
-            if training:
-                self.forgetting_events[rows] += self.was_correct[rows] & ~correct
-                self.was_correct[rows] = correct
-        if visit.norms is None:
+        if not is_classification(visit.output, visit.target):
+            visit.output = None
+            if visit.norms is None:
+                return
+        self._waiting.append((step, visit, training))
+        self._held += visit.rows.size if visit.output is None else visit.output.numel()
+        if self._held > MOST_HELD:
+            self._work_off()
+
+    def _work_off(self) -> None:
+        waiting, self._waiting, self._held = self._waiting, [], 0
+        with_logits = [visit for _, visit, _ in waiting if visit.output is not None]
+        if with_logits:
+            logits, target = _joined(v.output for v in with_logits), _joined(v.target for v in with_logits)
+            correct = (logits.argmax(dim=1) == target).cpu().numpy()
+            end = np.cumsum([v.rows.size for v in with_logits])
+            right = {id(v): part for v, part in zip(with_logits, np.split(correct, end[:-1]), strict=True)}
+            for _, visit, training in waiting:
+                if training and visit.output is not None:
+                    rows, now = visit.rows, right[id(visit)]
+                    self._forgetting_events[rows] += self._was_correct[rows] & ~now
+                    self._was_correct[rows] = now
+        measured = [(step, visit) for step, visit, _ in waiting if visit.norms is not None]
+        if not measured:
             return
-        self.values["grad_norms"][rows] = visit.norms.cpu().numpy()
-        self.values["steps"][rows] = step
-        self.values["loss"][rows] = visit.losses.cpu().numpy()
+        # A record seen twice: the later visit is written last.
+        rows = np.concatenate([visit.rows for _, visit in measured])
+        self._values["steps"][rows] = np.repeat([step for step, _ in measured], [v.rows.size for _, v in measured])
+        self._values["grad_norms"][rows] = _joined(v.norms for _, v in measured).cpu().numpy()
+        self._values["loss"][rows] = _joined(v.losses for _, v in measured).cpu().numpy()
+        classes = [visit for _, visit in measured if visit.output is not None]
         if classes:
-            p_true, el2n = _of_logits(visit.output, visit.target)
+            rows = np.concatenate([visit.rows for visit in classes])
+            p_true, el2n = _of_logits(_joined(v.output for v in classes), _joined(v.target for v in classes))
             self._put("p_true", rows, p_true.cpu().numpy())
             self._put("el2n", rows, el2n.cpu().numpy())
-            self._put("correct", rows, correct)
+            self._put("correct", rows, np.concatenate([right[id(visit)] for visit in classes]))
 
     def _put(self, name: str, rows: NDArray[np.int64], values: NDArray[Any]) -> None:
-        if name not in self.values:
+        if name not in self._values:
             blank = False if values.dtype == bool else np.nan
-            self.values[name] = np.full(self.n, blank, dtype=bool if blank is False else self.values["loss"].dtype)
-        self.values[name][rows] = values
+            self._values[name] = np.full(self.n, blank, dtype=bool if blank is False else self._values["loss"].dtype)
+        self._values[name][rows] = values
+
+    def never_visited(self) -> NDArray[np.int64]:
+        """Return the records without a norm so far."""
+        self._work_off()
+        return np.flatnonzero(self._values["steps"] == UNSEEN)
+
+    def forgetting_events(self) -> NDArray[np.int64]:
+        """Return how often every record was wrong after it had been right, visit by visit."""
+        self._work_off()
+        return self._forgetting_events
 
     def column(self) -> dict[str, NDArray[Any]]:
         """Return a copy of the values as they stand."""
-        return {name: values.copy() for name, values in self.values.items()}
+        self._work_off()
+        return {name: values.copy() for name, values in self._values.items()}
 
     def state(self) -> dict[str, NDArray[Any]]:
         """Return everything `restore` needs."""
+        self._work_off()
         return {
-            **{f"value_{name}": values for name, values in self.values.items()},
-            "was_correct": self.was_correct,
-            "forgetting_events": self.forgetting_events,
+            **{f"value_{name}": values for name, values in self._values.items()},
+            "was_correct": self._was_correct,
+            "forgetting_events": self._forgetting_events,
         }
 
     def restore(self, state: dict[str, NDArray[Any]]) -> None:
         """Go back to a state."""
-        self.values = {
+        self._values = {
             name.removeprefix("value_"): values.copy() for name, values in state.items() if name.startswith("value_")
         }
-        self.was_correct = state["was_correct"].copy()
-        self.forgetting_events = state["forgetting_events"].copy()
+        self._was_correct = state["was_correct"].copy()
+        self._forgetting_events = state["forgetting_events"].copy()
+
+
+def _joined(parts: Iterable[Any]) -> Tensor:
+    return torch.cat(list(parts))
 
 
 @torch.no_grad()

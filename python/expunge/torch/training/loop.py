@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from expunge._validate import choice, count, number
 from expunge.torch._gradient_norms import GradNorms
-from expunge.torch.training.collector import UNSEEN, Collector
+from expunge.torch.training.collector import Collector
 from expunge.torch.training.errors import NonFiniteLossError
 from expunge.torch.training.folder import RunFolder, describe_model
 from expunge.torch.training.records import Records
@@ -321,10 +321,9 @@ class _Loop:
                 losses = per_record_losses(self.loss, output, y, some.size)
                 losses.sum().backward()
                 norms = g.norms()
-            seen = losses.detach()
-            check_finite(seen, step=t, rows=some)
-            output = output.detach() if isinstance(output, torch.Tensor) else output
-            self.collector.visit(t, Visit(some, output, y, seen, norms), training=False)
+            visit = Visit.detached(some, output, y, losses, norms)
+            check_finite(visit.losses, step=t, rows=some)
+            self.collector.visit(t, visit, training=False)
 
     def _measure_all(self, t: int) -> None:
         started = time.perf_counter()
@@ -334,7 +333,7 @@ class _Loop:
     def _measure_unseen(self, t: int) -> NDArray[np.int64]:
         if self.settings["collect"] == "none":
             return np.empty(0, dtype=np.int64)
-        never = np.flatnonzero(self.collector.values["steps"] == UNSEEN)
+        never = self.collector.never_visited()
         self._measure(t, never)
         return never
 
@@ -376,7 +375,7 @@ class _Loop:
                     records=(),
                 ) from ValueError(f"the last step left {name} not finite")
         self._clock(before)
-        summary = {"forgetting_events": self.collector.forgetting_events, "never_visited": never}
+        summary = {"forgetting_events": self.collector.forgetting_events(), "never_visited": never}
         numbers = {
             "train_seconds": self.train_seconds,
             "collect_seconds": self.collect_seconds,

@@ -64,6 +64,13 @@ class Visit:
     losses: Tensor
     norms: Tensor | None
 
+    @classmethod
+    def detached(
+        cls, rows: NDArray[np.int64], output: Any, target: Tensor, losses: Tensor, norms: Tensor | None
+    ) -> Visit:
+        """Return a visit that does not keep the graph of its step."""
+        return cls(rows, output.detach() if isinstance(output, Tensor) else output, target, losses.detach(), norms)
+
 
 class Step:
     """Takes steps of one model."""
@@ -102,27 +109,28 @@ class Step:
     def _visit(self, step: int, rows: NDArray[np.int64], x: Tensor, y: Tensor, norms: bool) -> Visit:
         if self.clip is None:
             if not norms:
-                return self._plain(rows, x, y, None)
+                output, losses = self._passes(rows, x, y, None)
+                return Visit.detached(rows, output, y, losses, None)
             with GradNorms(self.model, threads=torch.get_num_threads()) as g:
-                visit = self._plain(rows, x, y, None)
-                visit.norms = g.norms()
-            return visit
+                output, losses = self._passes(rows, x, y, None)
+                found = g.norms()
+            return Visit.detached(rows, output, y, losses, found)
         # Ghost clipping: norms without gradients first, then one backward pass of the reweighted losses.
         with GradNorms(self.model, param_grads=False, threads=torch.get_num_threads()) as g:
-            self._plain(rows, x, y, None)
+            self._passes(rows, x, y, None)
             found = g.norms()
         seed_randomness(stream_seed(self.seed, "model", step))
         weights = (self.clip / found.clamp_min(self.clip)).to(y.device)
-        visit = self._plain(rows, x, y, weights)
-        visit.norms = found
-        return visit
+        output, losses = self._passes(rows, x, y, weights)
+        return Visit.detached(rows, output, y, losses, found)
 
-    def _plain(self, rows: NDArray[np.int64], x: Tensor, y: Tensor, weights: Tensor | None) -> Visit:
+    def _passes(self, rows: NDArray[np.int64], x: Tensor, y: Tensor, weights: Tensor | None) -> tuple[Any, Tensor]:
+        """Run forward and backward; return the model's output and the losses."""
         output = self.model(x)
         losses = per_record_losses(self.loss, output, y, rows.size)
         total = losses.sum() if weights is None else (losses * weights.to(losses.dtype)).sum()
         total.backward()
-        return Visit(rows, output.detach() if isinstance(output, Tensor) else output, y, losses.detach(), None)
+        return output, losses
 
     @torch.no_grad()
     def _update(self, step: int) -> None:
