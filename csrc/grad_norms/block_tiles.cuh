@@ -325,6 +325,7 @@ struct Settling {
   const double *left_squares, *right_squares;  // (items, positions)
   long positions;
   double limit;  // of GramSum::trustworthy; 0 trusts whatever is finite
+  double lost;   // to underflow, of all squares
   long items;
   double* sums;
   int *settled, *list, *count;  // count starts at 0
@@ -340,11 +341,16 @@ __global__ void __launch_bounds__(kRowThreads) settle_items(Settling given) {
     sum.value += given.values[item * given.per_item + p];
     sum.spread += given.spreads[item * given.per_item + p];
   }
-  for (long p = lane; p < given.positions; p += kWarp)
-    sum.trace += given.left_squares[item * given.positions + p] * given.right_squares[item * given.positions + p];
+  for (long p = lane; p < given.positions; p += kWarp) {
+    const double left = given.left_squares[item * given.positions + p];
+    const double right = given.right_squares[item * given.positions + p];
+    sum.trace += left * right;
+    sum.lost += given.lost * (left + right);
+  }
   sum.value = lanes_sum(sum.value);
   sum.spread = lanes_sum(sum.spread);
   sum.trace = lanes_sum(sum.trace);
+  sum.lost = lanes_sum(sum.lost);
   if (lane != 0) return;
   const bool trusted = given.limit > 0 ? sum.trustworthy(given.limit) : sum.value - sum.value == 0;
   given.sums[item] = sum.value;

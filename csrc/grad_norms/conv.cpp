@@ -172,11 +172,12 @@ GramSum gram_squares(const ConvNorms<T>& call, const Shape<T>& shape, const T* i
     for (long k = 0; k < call.positions; ++k) row[k] = grads[c * call.positions + k];
     for (long k = call.positions; k < length; ++k) row[k] = T(0);
   }
-  column_squares(space.inputs, call.features, length, length, space.input_squares);
-  column_squares(space.outputs, shape.out_channels, length, length, space.output_squares);
   const GramSide<T> side{space.inputs, space.outputs,       call.positions,
                          length,       space.input_squares, space.output_squares};
-  return gram<true, T>(side, side, call.features, shape.out_channels, space.strip_in, space.strip_out);
+  return half_gram<T>(side, call.features, shape.out_channels, space.strip_in, space.strip_out, [&] {
+    column_squares(space.inputs, call.features, length, length, space.input_squares);
+    column_squares(space.outputs, shape.out_channels, length, length, space.output_squares);
+  });
 }
 
 template <class T>

@@ -246,6 +246,8 @@ cudaError_t conv_by_gram(const ConvNorms<T>& call, const ConvPlan<T>& plan, cuda
   settling.right_squares = plan.squares_out;
   settling.positions = call.positions;
   settling.limit = kGramLimit<T>;
+  const long channels = call.out_channels / call.groups;
+  settling.lost = lost_to_underflow<T>(call.positions, call.features > channels ? call.features : channels, 1.0);
   settling.items = plan.items;
   settling.sums = plan.sums;
   settling.settled = plan.settled;

@@ -21,12 +21,22 @@ struct GramSum {
   double value = 0;   // sum_ij (a_i . b_j) (g_i . h_j)
   double spread = 0;  // root sum square over the pairs of what the rounding of a dot product is relative to
   double trace = 0;   // sum_i |a_i|^2 |g_i|^2, nonzero however small the entries are
+  double lost = 0;    // what underflow may have taken, in rounding units of a dot product
 
   // `limit` times the rounding unit of a dot product is what a relative error may be. False for a NaN.
   EXPUNGE_BODY bool trustworthy(double limit) const {
-    return __builtin_sqrt(spread) + trace <= limit * __builtin_fabs(value);
+    return __builtin_sqrt(spread) + trace + lost <= limit * __builtin_fabs(value);
   }
 };
+
+// GramSum::lost where `squares` is the sum of all |a_i|^2 and |g_i|^2: an entry of one matrix loses at most a subnormal
+// for each term, and the entry it is multiplied by is no larger than that.
+template <class T>
+EXPUNGE_BODY double lost_to_underflow(long positions, long terms, double squares) {
+  const double smallest_in_units = sizeof(T) == 8 ? 0x1p-1021 : 0x1p-125;
+  const double pairs = static_cast<double>(positions) * static_cast<double>(positions);
+  return pairs * static_cast<double>(terms) * smallest_in_units * squares;
+}
 
 template <class T>
 constexpr double kGramLimit = sizeof(T) == 8 ? 256.0 : 8.0;

@@ -69,14 +69,15 @@ double product_squares(const T* rows, long n_rows, const T* columns, long n_colu
 template <class T>
 GramSum gram_squares(const T* inputs, const T* outputs, long positions, long d_in, long d_out,
                      const GramSpace<T>& space) {
-  for (long t = 0; t < positions; ++t) {
-    space.input_squares[t] = sum_squares(inputs + t * d_in, d_in);
-    space.output_squares[t] = sum_squares(outputs + t * d_out, d_out);
-  }
-  for (long t = positions; t < positions + kTileColumns<T>; ++t) space.input_squares[t] = space.output_squares[t] = 0;
   const FactorSide<T> side{inputs, outputs, d_in, d_out, positions, space.input_panel, space.output_panel,
                            space.input_squares, space.output_squares};
-  return gram<true, T>(side, side, d_in, d_out, space.strip_in, space.strip_out);
+  return half_gram<T>(side, d_in, d_out, space.strip_in, space.strip_out, [&] {
+    for (long t = 0; t < positions; ++t) {
+      space.input_squares[t] = sum_squares(inputs + t * d_in, d_in);
+      space.output_squares[t] = sum_squares(outputs + t * d_out, d_out);
+    }
+    for (long t = positions; t < positions + kTileColumns<T>; ++t) space.input_squares[t] = space.output_squares[t] = 0;
+  });
 }
 
 template <class T>
@@ -169,9 +170,9 @@ double product_dot(const T* a1, const T* g1, const T* a2, const T* g2, const Lin
     pack_columns(g1 + j, call.d_out, call.positions_1, columns, space.panel_1);
     pack_columns(g2 + j, call.d_out, call.positions_2, columns, space.panel_2);
     strip_products(tiles, tiles.tiles, call.positions_1, Panel<T>{space.panel_1, width, columns},
-                   PackedTiles<T>{tiles, space.rows_1, call.positions_1}, space.strip_1);
+                   PackedTiles<T>{tiles, space.rows_1, call.positions_1}, call.d_in, space.strip_1);
     strip_products(tiles, tiles.tiles, call.positions_2, Panel<T>{space.panel_2, width, columns},
-                   PackedTiles<T>{tiles, space.rows_2, call.positions_2}, space.strip_2);
+                   PackedTiles<T>{tiles, space.rows_2, call.positions_2}, call.d_in, space.strip_2);
     for (long r = 0; r < call.d_in; ++r) total += dot(space.strip_1 + r * width, space.strip_2 + r * width, columns);
   }
   return total;
@@ -194,7 +195,7 @@ GramSum gram_dot(const T* a1, const T* g1, const T* a2, const T* g2, const Linea
                                length_2,       squares,         squares + length_2};
   column_squares(right.inputs, call.d_in, length_2, length_2, squares);
   column_squares(right.outputs, call.d_out, length_2, length_2, squares + length_2);
-  return gram<false, double>(left, right, call.d_in, call.d_out, space.strip_in, space.strip_out);
+  return gram<false, true, double>(left, right, call.d_in, call.d_out, space.strip_in, space.strip_out);
 }
 
 template <class T>
@@ -291,7 +292,7 @@ void embedding_dots(const EmbeddingLinearDots<T>& call, long begin, long end, ch
       const long columns = least(width, call.width - j);
       pack_columns(column_factors + j, call.width, call.positions, columns, space.panel);
       strip_products(tiles, tiles.tiles, call.positions, Panel<T>{space.panel, width, columns},
-                     PackedTiles<T>{tiles, space.rows, call.positions}, space.strip);
+                     PackedTiles<T>{tiles, space.rows, call.positions}, n_kept, space.strip);
       for (long r = 0; r < n_kept; ++r) {
         const T* grad = grads + space.kept[r] * call.width + j;
         for (long c = 0; c < columns; ++c) total += space.strip[r * width + c] * static_cast<double>(grad[c]);

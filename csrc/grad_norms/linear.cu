@@ -214,9 +214,11 @@ cudaError_t linear_norms(const LinearNorms<T>& call, long examples, char* worksp
                                  call.positions,   call.positions,     call.d_in,        call.d_out};
     status = launch_gram<PairForm::symmetric_gram, A>(problem, plan.pairs, plan.values, plan.spreads, stream);
     if (status != cudaSuccess) return status;
-    const Settling settling{plan.values,     plan.spreads, plan.pair_tiles_, plan.squares_in, plan.squares_out,
-                            call.positions,  kGramLimit<A>, examples,        plan.settled_values,
-                            plan.settled,    plan.list,    plan.count};
+    const double lost =
+        lost_to_underflow<A>(call.positions, call.d_in > call.d_out ? call.d_in : call.d_out, 1.0);
+    const Settling settling{plan.values,    plan.spreads,  plan.pair_tiles_, plan.squares_in, plan.squares_out,
+                            call.positions, kGramLimit<A>, lost,             examples,        plan.settled_values,
+                            plan.settled,   plan.list,     plan.count};
     status = launch_settle(settling, stream);
     if (status != cudaSuccess) return status;
     parts.settled = plan.settled;
@@ -330,7 +332,7 @@ cudaError_t linear_dots(const LinearDots<T>& call, long examples, char* workspac
     if (status != cudaSuccess) return status;
     // float32 inputs have float64 digits to spare; a non-finite value is settled by the product.
     const Settling settling{plan.values, plan.spreads, plan.pair_tiles_, nullptr, nullptr, 0,
-                            sizeof(T) == 4 ? 0.0 : kGramLimit<double>,
+                            sizeof(T) == 4 ? 0.0 : kGramLimit<double>, 0.0,
                             examples, plan.settled_values, plan.settled, plan.list, plan.count};
     status = launch_settle(settling, stream);
     if (status != cudaSuccess) return status;

@@ -86,14 +86,73 @@ struct Square<double> {
   }
 };
 
+// A whole vector of columns, four terms of them: as many squares side by side.
+#if defined(__AVX512F__)
+typedef __m512 Pieces;
+EXPUNGE_INLINE Pieces four_terms(const float* x, long stride) {  // of rows 0, 4, 8 and 12
+  Pieces v = _mm512_castps128_ps512(_mm_loadu_ps(x));
+  v = _mm512_maskz_insertf32x4(0xffff, v, _mm_loadu_ps(x + 4 * stride), 1);
+  v = _mm512_maskz_insertf32x4(0xffff, v, _mm_loadu_ps(x + 8 * stride), 2);
+  return _mm512_maskz_insertf32x4(0xffff, v, _mm_loadu_ps(x + 12 * stride), 3);
+}
+EXPUNGE_INLINE Pieces zip_low(Pieces a, Pieces b) { return _mm512_maskz_unpacklo_ps(0xffff, a, b); }
+EXPUNGE_INLINE Pieces zip_high(Pieces a, Pieces b) { return _mm512_maskz_unpackhi_ps(0xffff, a, b); }
+EXPUNGE_INLINE void put_low(float* out, Pieces a, Pieces b) {
+  _mm512_storeu_pd(out, _mm512_maskz_unpacklo_pd(0xff, _mm512_castps_pd(a), _mm512_castps_pd(b)));
+}
+EXPUNGE_INLINE void put_high(float* out, Pieces a, Pieces b) {
+  _mm512_storeu_pd(out, _mm512_maskz_unpackhi_pd(0xff, _mm512_castps_pd(a), _mm512_castps_pd(b)));
+}
+#elif defined(__AVX2__)
+typedef __m256 Pieces;
+EXPUNGE_INLINE Pieces four_terms(const float* x, long stride) {  // of rows 0 and 4
+  return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(x)), _mm_loadu_ps(x + 4 * stride), 1);
+}
+EXPUNGE_INLINE Pieces zip_low(Pieces a, Pieces b) { return _mm256_unpacklo_ps(a, b); }
+EXPUNGE_INLINE Pieces zip_high(Pieces a, Pieces b) { return _mm256_unpackhi_ps(a, b); }
+EXPUNGE_INLINE void put_low(float* out, Pieces a, Pieces b) {
+  _mm256_storeu_ps(out, _mm256_castpd_ps(_mm256_unpacklo_pd(_mm256_castps_pd(a), _mm256_castps_pd(b))));
+}
+EXPUNGE_INLINE void put_high(float* out, Pieces a, Pieces b) {
+  _mm256_storeu_ps(out, _mm256_castpd_ps(_mm256_unpackhi_pd(_mm256_castps_pd(a), _mm256_castps_pd(b))));
+}
+#endif
+
+// Packs the whole vectors of columns among the first `columns`, and returns how many columns those are.
+template <class T>
+EXPUNGE_INLINE long pack_whole_vectors(const T*, long, long, long, T*) {
+  return 0;
+}
+#if defined(__AVX2__)
+EXPUNGE_INLINE long pack_whole_vectors(const float* x, long stride, long even_terms, long columns, float* packed) {
+  constexpr int width = kTileColumns<float>;
+  constexpr int lanes = Simd<float>::lanes;
+  long j = 0;
+  for (; j + lanes <= columns; j += lanes)
+    for (long k = 0; k < even_terms; k += 4) {
+      const float* from = x + j * stride + k;
+      float* to = packed + k * width + j;
+      const Pieces a = four_terms(from, stride), b = four_terms(from + stride, stride);
+      const Pieces c = four_terms(from + 2 * stride, stride), d = four_terms(from + 3 * stride, stride);
+      const Pieces ab = zip_low(a, b), cd = zip_low(c, d), AB = zip_high(a, b), CD = zip_high(c, d);
+      put_low(to, ab, cd);
+      put_high(to + width, ab, cd);
+      put_low(to + 2 * width, AB, CD);
+      put_high(to + 3 * width, AB, CD);
+    }
+  return j;
+}
+#endif
+
 // (columns, terms) matrix -> (terms, kTileColumns): the same panel from the transposed matrix.
 template <class T>
 inline void pack_columns_transposed(const T* x, long stride, long terms, long columns, T* packed) {
   constexpr int width = kTileColumns<T>;
   constexpr int side = Square<T>::side;
   const long even_columns = columns / side * side, even_terms = terms / side * side;
+  const long whole = pack_whole_vectors(x, stride, even_terms, columns, packed);
   for (long k = 0; k < even_terms; k += side)
-    for (long j = 0; j < even_columns; j += side)
+    for (long j = whole; j < even_columns; j += side)
       Square<T>::transpose(x + j * stride + k, stride, packed + k * width + j, width);
   for (long k = even_terms; k < terms; ++k)
     for (long j = 0; j < even_columns; ++j) packed[k * width + j] = x[j * stride + k];
@@ -188,13 +247,20 @@ inline void column_squares(const T* x, long terms, long columns, long length, do
 }
 
 // Sum over pairs of positions, one of each side. With Symmetric both sides are the same: upper triangle, counted twice.
-template <bool Symmetric, class T, class Side>
+// Without Spread the squares of the rows are not read: the Gram matrices' diagonals take their place, and spread is its
+// bound 2 trace^2.
+template <bool Symmetric, bool Spread, class T, class Side>
 inline GramSum gram(const Side& left, const Side& right, long d_in, long d_out, double* strip_in, double* strip_out) {
   constexpr int width = kTileColumns<T>;
   constexpr int dlanes = Simd<double>::lanes;
   const RowTiles tiles(left.positions);
   GramSum result;
   Vd value = {}, spread = {};
+  double squares = 0;
+  const auto add_position = [&](double a2, double g2) __attribute__((always_inline)) {
+    result.trace += a2 * g2;
+    squares += a2 + g2;
+  };
   Simd<double>::Mask lane;
   for (int l = 0; l < dlanes; ++l) lane[l] = l;
   for (long j0 = 0; j0 < right.positions; j0 += width) {
@@ -202,11 +268,14 @@ inline GramSum gram(const Side& left, const Side& right, long d_in, long d_out, 
     long used = tiles.tiles;
     if (Symmetric)
       while (used > 0 && tiles.begin(used - 1) >= j0 + columns) --used;
-    strip_products(tiles, used, d_in, right.input_panel(j0, columns), left.input_rows(tiles), strip_in);
-    strip_products(tiles, used, d_out, right.output_panel(j0, columns), left.output_rows(tiles), strip_out);
+    // Rows past the first vector of columns lie below the diagonal there.
+    const long narrow_from = Symmetric ? j0 + Simd<T>::lanes : left.positions;
+    strip_products(tiles, used, d_in, right.input_panel(j0, columns), left.input_rows(tiles), narrow_from, strip_in);
+    strip_products(tiles, used, d_out, right.output_panel(j0, columns), left.output_rows(tiles), narrow_from,
+                   strip_out);
     const long rows = tiles.begin(used);
     for (long i = 0; i < rows; ++i)
-      for (long j = 0; j < columns; j += dlanes) {
+      for (long j = i < narrow_from ? 0 : Simd<T>::lanes; j < columns; j += dlanes) {
         const Vd a = load(strip_in + i * width + j), g = load(strip_out + i * width + j);  // zero past the end
         Vd weight = Vd{} + (Symmetric ? 2.0 : 1.0);
         if (Symmetric && i >= j0) {  // once on the diagonal, never below it
@@ -214,14 +283,31 @@ inline GramSum gram(const Side& left, const Side& right, long d_in, long d_out, 
           weight = __builtin_convertvector(-((column > i) + (column >= i)), Vd);
         }
         value += weight * (a * g);
+        if (!Spread) continue;
         const Vd a2 = load(right.input_squares + j0 + j), g2 = load(right.output_squares + j0 + j);
         spread += weight * (left.input_squares[i] * (a2 * (g * g)) + left.output_squares[i] * (g2 * (a * a)));
       }
+    if (!Spread)
+      for (long j = 0; j < columns; ++j)
+        add_position(strip_in[(j0 + j) * width + j], strip_out[(j0 + j) * width + j]);
   }
+  if (Spread)
+    for (long i = 0; i < left.positions; ++i) add_position(left.input_squares[i], left.output_squares[i]);
   result.value = reduce(value);
-  result.spread = reduce(spread);
-  for (long i = 0; i < left.positions; ++i) result.trace += left.input_squares[i] * left.output_squares[i];
+  result.spread = Spread ? reduce(spread) : 2 * result.trace * result.trace;
+  if (Symmetric) result.lost = lost_to_underflow<T>(left.positions, most(d_in, d_out), squares);
   return result;
+}
+
+// The same for one side. The bound of its spread mostly settles that it is trustworthy; only where it does not does
+// square_rows() fill in the squares of the rows.
+template <class T, class Side, class SquareRows>
+inline GramSum half_gram(const Side& side, long d_in, long d_out, double* strip_in, double* strip_out,
+                         const SquareRows& square_rows) {
+  const GramSum quick = gram<true, false, T>(side, side, d_in, d_out, strip_in, strip_out);
+  if (quick.trustworthy(kGramLimit<T>)) return quick;
+  square_rows();
+  return gram<true, true, T>(side, side, d_in, d_out, strip_in, strip_out);
 }
 
 }  // namespace

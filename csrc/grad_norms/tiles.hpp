@@ -7,6 +7,10 @@
 #include "common/isa.hpp"
 #include "grad_norms/grad_norms_math.hpp"
 
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
 #define EXPUNGE_INLINE __attribute__((always_inline)) inline
 
 namespace expunge::grad_norms::EXPUNGE_ISA_NS {
@@ -30,6 +34,7 @@ struct Simd<float> {
   typedef float V __attribute__((vector_size(kVectorBytes)));
   typedef float Unaligned __attribute__((vector_size(kVectorBytes), aligned(4), may_alias));
   typedef float Half __attribute__((vector_size(kVectorBytes / 2)));
+  typedef float UnalignedHalf __attribute__((vector_size(kVectorBytes / 2), aligned(4), may_alias));
   typedef std::int32_t Index;
   typedef Index Mask __attribute__((vector_size(kVectorBytes)));
   static constexpr int lanes = kVectorBytes / 4;
@@ -66,21 +71,59 @@ EXPUNGE_INLINE void store(T* p, const typename Simd<T>::V& v) {
 template <class T>
 constexpr int kParts = sizeof(double) / sizeof(T);
 
+// GCC 12 converts 512 bits in pieces and glues them together. The zero-masked forms are the same instructions; the plain
+// ones make it warn about its own headers.
+EXPUNGE_INLINE Vd to_double(const Simd<float>::Half& v) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<Vd>(_mm512_maskz_cvtps_pd(0xff, reinterpret_cast<__m256>(v)));
+#else
+  return __builtin_convertvector(v, Vd);
+#endif
+}
+
 EXPUNGE_INLINE void widen(const Simd<double>::V& v, Vd (&out)[1]) { out[0] = v; }
 EXPUNGE_INLINE void widen(const Simd<float>::V& v, Vd (&out)[2]) {
+#if defined(__AVX512F__)
+  const __m512 whole = reinterpret_cast<__m512>(v);
+  out[0] = to_double(reinterpret_cast<Simd<float>::Half>(_mm512_maskz_extractf32x8_ps(0xff, whole, 0)));
+  out[1] = to_double(reinterpret_cast<Simd<float>::Half>(_mm512_maskz_extractf32x8_ps(0xff, whole, 1)));
+#else
   union {
     Simd<float>::V whole;
     Simd<float>::Half half[2];
   } parts;
   parts.whole = v;
-  out[0] = __builtin_convertvector(parts.half[0], Vd);
-  out[1] = __builtin_convertvector(parts.half[1], Vd);
+  out[0] = to_double(parts.half[0]);
+  out[1] = to_double(parts.half[1]);
+#endif
 }
 
+// The same from memory, which takes no shuffles.
+EXPUNGE_INLINE void load_wide(const double* p, Vd (&out)[1]) { out[0] = load(p); }
+EXPUNGE_INLINE void load_wide(const float* p, Vd (&out)[2]) {
+  for (int part = 0; part < 2; ++part) {
+    const Simd<float>::Half half = *reinterpret_cast<const Simd<float>::UnalignedHalf*>(p + part * Simd<double>::lanes);
+    out[part] = to_double(half);
+  }
+}
+
+// By halves: one lane after the other would run at the latency of an addition.
 EXPUNGE_INLINE double reduce(const Vd& v) {
+#if defined(__AVX2__)
+#if defined(__AVX512F__)
+  const __m512d whole = reinterpret_cast<__m512d>(v);
+  const __m256d four =
+      _mm256_add_pd(_mm512_maskz_extractf64x4_pd(0xf, whole, 0), _mm512_maskz_extractf64x4_pd(0xf, whole, 1));
+#else
+  const __m256d four = reinterpret_cast<__m256d>(v);
+#endif
+  const __m128d two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
+  return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
+#else
   double total = 0;
   for (int lane = 0; lane < Simd<double>::lanes; ++lane) total += v[lane];
   return total;
+#endif
 }
 
 // Holds v in a register: the compiler would read it from memory again for every use, and loads are what limits.
@@ -275,34 +318,45 @@ EXPUNGE_INLINE double panel_squares(const RowTiles& tiles, long terms, const Pan
   return reduce(total[0]);
 }
 
-// strip[row, column] (kTileColumns wide, float64) = sum_k a(k, row) panel[k, column] for the first n_tiles tiles.
+// One tile of the products below: `held` (float64, kTileColumns wide) = what it was, unless fresh, + the tile.
+template <int Rows, int Vectors, class T, class A>
+EXPUNGE_INLINE void tile_products(long terms, const A& rows, const T* columns, long stride, bool fresh, double* held) {
+  constexpr int parts = kParts<T>;
+  Tile<T, Rows, Vectors> tile;
+  multiply(terms, rows, columns, stride, tile);
+#pragma GCC unroll 8
+  for (int i = 0; i < Rows; ++i)
+#pragma GCC unroll 2
+    for (int v = 0; v < Vectors; ++v) {
+      Vd wide[parts];
+      widen(tile.v[i][v], wide);
+#pragma GCC unroll 2
+      for (int part = 0; part < parts; ++part) {
+        double* slot = held + i * kTileColumns<T> + v * Simd<T>::lanes + part * Simd<double>::lanes;
+        if (!fresh) wide[part] += load(slot);
+        store(slot, wide[part]);
+      }
+    }
+}
+
+// strip[row, column] (kTileColumns wide, float64) = sum_k a(k, row) panel[k, column] for the first n_tiles tiles. Of two
+// vectors of columns, tiles from row `narrow_from` on get the second alone.
 template <int Vectors, class T, class RowsAt>
 EXPUNGE_INLINE void panel_products(const RowTiles& tiles, long n_tiles, long terms, const Panel<T>& panel,
-                                   const RowsAt& rows_at, double* strip) {
+                                   const RowsAt& rows_at, long narrow_from, double* strip) {
   constexpr int lanes = Simd<T>::lanes;
-  constexpr int parts = kParts<T>;
-  constexpr int dlanes = Simd<double>::lanes;
   for (long first = 0; first < terms; first += kBlock) {
     const long block = least(kBlock, terms - first);
+    const T* columns = panel.data + first * panel.stride;
     for (long t = 0; t < n_tiles; ++t) {
       with_height(tiles.height(t), [&](auto height) __attribute__((always_inline)) {
         constexpr int Rows = decltype(height)::value;
-        Tile<T, Rows, Vectors> tile;
-        multiply(block, rows_at(t, height, first), panel.data + first * panel.stride, panel.stride, tile);
         double* held = strip + tiles.begin(t) * kTileColumns<T>;
-#pragma GCC unroll 8
-        for (int i = 0; i < Rows; ++i)
-#pragma GCC unroll 2
-          for (int v = 0; v < Vectors; ++v) {
-            Vd wide[parts];
-            widen(tile.v[i][v], wide);
-#pragma GCC unroll 2
-            for (int part = 0; part < parts; ++part) {
-              double* slot = held + i * kTileColumns<T> + v * lanes + part * dlanes;
-              if (first > 0) wide[part] += load(slot);
-              store(slot, wide[part]);
-            }
-          }
+        if (Vectors == 2 && tiles.begin(t) >= narrow_from)
+          tile_products<Rows, 1>(block, rows_at(t, height, first), columns + lanes, panel.stride, first == 0,
+                                 held + lanes);
+        else
+          tile_products<Rows, Vectors>(block, rows_at(t, height, first), columns, panel.stride, first == 0, held);
       });
     }
   }
@@ -320,9 +374,9 @@ EXPUNGE_INLINE void with_vectors(long columns, const Body& body) {
 // The same for as many vectors as the panel's columns need; one copy of the code for all callers with equal types.
 template <class T, class RowsAt>
 __attribute__((noinline)) void strip_products(const RowTiles& tiles, long n_tiles, long terms, const Panel<T>& panel,
-                                              const RowsAt& rows_at, double* strip) {
+                                              const RowsAt& rows_at, long narrow_from, double* strip) {
   with_vectors<T>(panel.columns, [&](auto vectors) __attribute__((always_inline)) {
-    panel_products<decltype(vectors)::value>(tiles, n_tiles, terms, panel, rows_at, strip);
+    panel_products<decltype(vectors)::value>(tiles, n_tiles, terms, panel, rows_at, narrow_from, strip);
   });
 }
 
@@ -338,7 +392,7 @@ EXPUNGE_INLINE double sum_squares(const T* x, long n) {
 #pragma GCC unroll 2
     for (int v = 0; v < 2; ++v) {
       Vd wide[parts];
-      widen(load(x + k + v * lanes), wide);
+      load_wide(x + k + v * lanes, wide);
 #pragma GCC unroll 2
       for (int part = 0; part < parts; ++part) total[v * parts + part] += wide[part] * wide[part];
     }
@@ -358,8 +412,8 @@ EXPUNGE_INLINE double dot(const T* a, const T* b, long n) {
   long k = 0;
   for (; k + lanes <= n; k += lanes) {
     Vd left[parts], right[parts];
-    widen(load(a + k), left);
-    widen(load(b + k), right);
+    load_wide(a + k, left);
+    load_wide(b + k, right);
     for (int part = 0; part < parts; ++part) total[part] += left[part] * right[part];
   }
   double rest = 0;
@@ -371,16 +425,30 @@ EXPUNGE_INLINE double dot(const T* a, const T* b, long n) {
 // ||sum of the rows||^2 of a (rows, n) matrix: the bias gradient, summed in float64 in strips of columns.
 template <class T>
 inline double row_sum_squares(const T* x, long rows, long n) {
-  double total = 0;
-  for (long first = 0; first < n; first += 64) {
-    const long width = least(64, n - first);
-    double sums[64] = {};
-    for (long r = 0; r < rows; ++r) {
-      const T* row = x + r * n + first;
-      for (long j = 0; j < width; ++j) sums[j] += static_cast<double>(row[j]);
-    }
-    for (long j = 0; j < width; ++j) total += sums[j] * sums[j];
+  constexpr int lanes = Simd<T>::lanes;
+  constexpr int parts = kParts<T>;
+  constexpr int vectors = 8 / parts;  // independent sums: one chain would run at the latency of its additions
+  Vd squares = {};
+  long first = 0;
+  for (; first + vectors * lanes <= n; first += vectors * lanes) {
+    Vd sums[vectors * parts];
+    for (int i = 0; i < vectors * parts; ++i) sums[i] = Vd{};
+    for (long r = 0; r < rows; ++r)
+#pragma GCC unroll 8
+      for (int v = 0; v < vectors; ++v) {
+        Vd wide[parts];
+        load_wide(x + r * n + first + v * lanes, wide);
+#pragma GCC unroll 2
+        for (int part = 0; part < parts; ++part) sums[v * parts + part] += wide[part];
+      }
+    for (int i = 0; i < vectors * parts; ++i) squares += sums[i] * sums[i];
   }
+  double total = reduce(squares);
+  if (first == n) return total;
+  double sums[vectors * lanes] = {};
+  for (long r = 0; r < rows; ++r)
+    for (long j = 0; j < n - first; ++j) sums[j] += static_cast<double>(x[r * n + first + j]);
+  for (long j = 0; j < n - first; ++j) total += sums[j] * sums[j];
   return total;
 }
 
@@ -394,7 +462,7 @@ EXPUNGE_INLINE double sum(const T* x, long n) {
   long k = 0;
   for (; k + lanes <= n; k += lanes) {
     Vd wide[parts];
-    widen(load(x + k), wide);
+    load_wide(x + k, wide);
     for (int part = 0; part < parts; ++part) total[part] += wide[part];
   }
   double rest = 0;
