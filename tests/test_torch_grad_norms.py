@@ -1,5 +1,6 @@
 """Per-example gradient norms of PyTorch models: against autograd with one example at a time, and what is refused."""
 
+import gc
 import math
 
 import numpy as np
@@ -468,6 +469,36 @@ def test_gradients_accumulate_as_without_the_block():
         model(x).sum().backward()
         g.norms()
     torch.testing.assert_close(model.weight.grad, 2 * once)
+
+
+def test_every_backward_pass_of_a_block_hands_its_gradients_over():
+    torch.manual_seed(12)
+    model, x = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3)).double(), torch.randn(4, 5).double()
+    model(x).sum().backward()
+    expected = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    with GradNorms(model) as g:
+        output = model(x)
+        output[:, :1].sum().backward(retain_graph=True)
+        output[:, 1:].sum().backward()
+        torch.testing.assert_close([p.grad for p in model.parameters()], expected)
+        with pytest.raises(UnsupportedLayerError, match="backward ran through its use twice"):
+            g.norms()
+
+
+def test_a_block_leaves_nothing_for_the_garbage_collector():
+    model, x = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.LayerNorm(4), nn.Linear(4, 3)), torch.randn(4, 5)
+    for _ in range(2):  # the first time fills caches
+        gc.collect()
+        gc.disable()
+        try:
+            with GradNorms(model) as g:
+                model(x).sum().backward()
+                g.norms()
+            left = gc.collect()
+        finally:
+            gc.enable()
+    assert left == 0
 
 
 def test_a_second_block_starts_afresh():
