@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import torch
 from click.testing import CliRunner
 
+from expunge import __version__
 from expunge.cli import main
 from expunge.experiments import EXPERIMENTS, barrier, compare, predict, preset, run_experiment, runner
 from expunge.experiments.settings import Settings
@@ -96,12 +97,15 @@ def test_folders_of_others_are_refused(tmp_path):
     with pytest.raises(FileExistsError, match="not an experiment's"):
         run("predict", tmp_path / "mine", overwrite=True)
     (tmp_path / "out").mkdir()
-    settings = {"experiment": "predict", **TINY.to_dict(), "epochs": 99}
+    settings = {"experiment": "predict", "version": __version__, **TINY.to_dict(), "epochs": 99}
     (tmp_path / "out" / "settings.json").write_text(json.dumps(settings))
     with pytest.raises(ValueError, match=r"epochs: the experiment in .* has 99, got 3"):
         run("predict", tmp_path / "out")
     with pytest.raises(ValueError, match=r"experiment: the experiment in .* has 'predict', got 'compare'"):
         run("compare", tmp_path / "out")
+    (tmp_path / "out" / "settings.json").write_text(json.dumps({**settings, "version": "0.0.9"}))
+    with pytest.raises(ValueError, match=r"version: the experiment in .* has '0.0.9', got"):
+        run("predict", tmp_path / "out")
 
 
 def test_the_command(tmp_path):

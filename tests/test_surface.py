@@ -60,7 +60,7 @@ MAY_USE: dict[str, set[str]] = {
     "_probe_measures": {"_backend", "_gradient_arrays", "_probe_arrays", "_validate"},
     "grad_norms": {"_backend", "_conv_geometry", "_gradient_arrays", "_probe_arrays", "_validate"},
     "scoring": {"_probe_measures", "accounting", "_files", "_validate", "__version__"},
-    "experiments": {"torch", "accounting", "evaluation", "forget_sets", "datasets", "_files", "_validate"},
+    "experiments": {"torch", "accounting", "evaluation", "forget_sets", "datasets", "_files", "_validate", "_version"},
     "cli": {
         "experiments",
         "scoring",

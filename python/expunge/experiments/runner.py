@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from expunge._files import read_json, write_atomic
 from expunge._validate import choice, count
+from expunge._version import __version__
 from expunge.experiments import barrier, compare, predict
 from expunge.experiments.page import write_page
 from expunge.experiments.settings import Settings
@@ -92,7 +93,7 @@ def run_experiment(
     FileExistsError
         If the folder holds something else.
     ValueError
-        If it holds the experiment with other settings.
+        If it holds the experiment with other settings, or pieces that another version of expunge made.
 
     Examples
     --------
@@ -107,7 +108,7 @@ def run_experiment(
     count("seeds", seeds, low=1)
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     n_workers = 1 if place != "cpu" else count("workers", workers if workers is not None else _cores(), low=1)
-    out = _prepared(Path(folder), {"experiment": name, **settings.to_dict()}, overwrite)
+    out = _prepared(Path(folder), {"experiment": name, "version": __version__, **settings.to_dict()}, overwrite)
     context = Context(settings, out, place)
     load(settings)  # refuses what it can before any work
     levels = kind.noise_levels(settings)
