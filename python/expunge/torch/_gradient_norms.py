@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -189,9 +189,8 @@ def _parameters_to_follow(model: nn.Module) -> list[nn.Parameter]:
             )
         for key, parameter in module._parameters.items():
             if parameter is not None and parameter.requires_grad and id(parameter) not in found:
-                if type(parameter) is not nn.Parameter or parameter.device.type not in ("cpu", "cuda"):
-                    _refuse(model, module, key, parameter)
-                if not parameter.is_floating_point():
+                plain = type(parameter) is nn.Parameter and parameter.is_floating_point()
+                if not plain or parameter.device.type not in ("cpu", "cuda"):
                     _refuse(model, module, key, parameter)
                 found[id(parameter)] = parameter
         waiting.extend(child for child in reversed(module._modules.values()) if child is not None)
@@ -202,7 +201,7 @@ def _place(model: nn.Module, module: nn.Module) -> str:
     return next(name for name, other in model.named_modules() if other is module) or "the model"
 
 
-def _refuse(model: nn.Module, module: nn.Module, key: str, parameter: nn.Parameter) -> None:
+def _refuse(model: nn.Module, module: nn.Module, key: str, parameter: nn.Parameter) -> NoReturn:
     name = f"{_place(model, module)}.{key}" if module is not model else key
     if parameter.device.type not in ("cpu", "cuda"):
         raise UnsupportedLayerError(f"{name}: it is on {parameter.device}; kernels run on the CPU and on CUDA")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
@@ -73,9 +74,9 @@ def linear_squares(
 ) -> tuple[Tensor, Tensor]:
     """Return squared norms for weight and bias, inputs (B, ..., d_in), gradients of outputs (B, ..., d_out)."""
     a, g = as_array(activations, half=True), as_array(output_grads, half=True)
-    if isinstance(a, np.ndarray) and a.ndim <= 3:  # the kernel checks what it is given; the public function costs more
+    if isinstance(a, np.ndarray):  # the kernel checks what it is given; the public function costs more
         squares = np.empty((2, a.shape[0]))
-        a, g = (a[:, None], g[:, None]) if a.ndim == 2 else (a, g)
+        a, g = (x.reshape(x.shape[0], math.prod(x.shape[1:-1]), x.shape[-1]) for x in (a, g))
         _run(core.linear_grad_norms, a, g, bias, True, squares, threads=threads)
         return _both(squares)
     found = _run(grad_norms.linear_grad_norms, a, g, bias=bias, squared=True, per_parameter=True, threads=threads)
