@@ -15,8 +15,8 @@ from tqdm import tqdm
 
 from expunge._files import write_atomic
 from expunge.certificates import VerificationError
-from expunge.cli.deletion import quote_json
 from expunge.cli.files import overwrite_option, ready
+from expunge.cli.quote import quote_json
 from expunge.datasets import load, random_cosine_features
 from expunge.estimators import LangevinRidgeClassifier, Quote
 from expunge.plotting import plot_noise

@@ -7,11 +7,13 @@ from typing import Any
 import click
 
 from expunge import __version__
-from expunge.cli.deletion import fit, quote, unlearn
 from expunge.cli.demo import demo
 from expunge.cli.experiments import experiment
+from expunge.cli.fit import fit
+from expunge.cli.quote import quote
 from expunge.cli.records import keygen, ledger, verify
 from expunge.cli.scoring import score
+from expunge.cli.unlearn import unlearn
 
 __all__ = ["main"]
 

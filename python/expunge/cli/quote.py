@@ -1,0 +1,138 @@
+"""``expunge quote``: the cost of forgetting each record."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from expunge._files import write_atomic
+from expunge.cli.files import load_model, overwrite_option, parse_indices, ready, staged
+from expunge.cli.options import check_ending, delta_option, epsilon_option, method_option
+from expunge.datasets import load_targets
+from expunge.estimators import Quote
+from expunge.plotting import plot_noise
+
+__all__ = ["quote", "quote_json", "save_quote"]
+
+
+def save_quote(quote: Quote, path: str | Path, *, overwrite: bool) -> None:
+    """Write a quote as Parquet, JSON or a picture, by the ending of its name."""
+    ending = Path(path).suffix.lower()
+    if ending == ".parquet":
+        quote.to_parquet(path, overwrite=overwrite)
+    elif ending in (".png", ".svg", ".pdf"):
+        plot_noise([quote], path=path, overwrite=overwrite)
+    else:
+        write_atomic(path, quote_json(quote).encode(), overwrite=overwrite)
+
+
+def quote_json(quote: Quote) -> str:
+    """Return a quote as JSON text: what was asked for, and one object per record or group."""
+
+    def plain(value: Any) -> Any:
+        # JSON has no infinity: null says that no noise (or no steps) reaches the target.
+        return value.item() if not isinstance(value.item(), float) or np.isfinite(value) else None
+
+    columns = {
+        quote.unit: quote.indices,
+        "noise_std": quote.noise_std,
+        "n_steps": quote.n_steps,
+        "mu": quote.mu,
+        "epsilon": quote.epsilon,
+        "error": quote.error,
+        "certified": quote.certified,
+    }
+    values = {
+        "format": "expunge-quote",
+        "version": 1,
+        "method": quote.method,
+        "status": quote.status,
+        "epsilon": quote.target_epsilon,
+        "delta": quote.target_delta,
+        f"{quote.unit}s": [
+            {name: plain(value) for name, value in zip(columns, row, strict=True)}
+            for row in zip(*columns.values(), strict=True)
+        ],
+    }
+    return json.dumps(values, allow_nan=False) + "\n"
+
+
+def _check_extras(paths: tuple[str, ...]) -> None:
+    """Miss an optional package before the work, not after it."""
+    for path in paths:
+        package, extra = ("pyarrow", "parquet") if path.lower().endswith(".parquet") else ("matplotlib", "plot")
+        if not path.lower().endswith(".json") and find_spec(package) is None:
+            raise ImportError(f"writing {path} needs {package}: pip install 'expunge[{extra}]'")
+
+
+@click.command()
+@click.argument("model", type=click.Path())
+@epsilon_option
+@delta_option
+@click.option("--n-steps", type=int, help="Unlearning steps [default: 30]; the least noise is quoted.")
+@click.option("--noise-std", type=float, help="Noise per unlearning step instead; the fewest steps are quoted.")
+@method_option
+@click.option("--indices", help="Rows of the first fit, as in 3,7,10-12 [default: all that remain].")
+@click.option("--groups", type=click.Path(), help="File with one group number per row; groups are quoted together.")
+@click.option("-o", "--output", "outputs", multiple=True, type=click.Path(), help="A .parquet, .json or .png file.")
+@overwrite_option
+def quote(
+    model: str,
+    epsilon: float,
+    delta: float,
+    n_steps: int | None,
+    noise_std: float | None,
+    method: str,
+    indices: str | None,
+    groups: str | None,
+    outputs: tuple[str, ...],
+    overwrite: bool,
+) -> None:
+    """Say what forgetting each record of MODEL would cost."""
+    for path in outputs:
+        check_ending(path, (".parquet", ".json", ".png", ".svg", ".pdf"))
+    _check_extras(outputs)
+    ready(outputs, overwrite=overwrite)
+    rows = parse_indices(indices)
+    ids = None if groups is None else load_targets(groups)
+    found = load_model(model).quote(
+        epsilon=epsilon,
+        delta=delta,
+        n_steps=30 if n_steps is None and noise_std is None else n_steps,
+        noise_std=noise_std,
+        method=method,
+        indices=rows,
+        groups=ids,
+    )
+    with staged(outputs, overwrite=overwrite) as places:
+        for path, place in zip(outputs, places, strict=True):
+            # The ending decides the format, and the temporary name must keep it.
+            assert place is not None
+            named = place.with_name(place.name + Path(path).suffix)
+            save_quote(found, named, overwrite=False)
+            named.replace(place)
+    for line in _quote_lines(found, fixed_noise=noise_std is not None):
+        click.echo(line)
+    for path in outputs:
+        click.echo(f"written  {path}")
+
+
+def _quote_lines(found: Quote, *, fixed_noise: bool) -> list[str]:
+    values = found.n_steps if fixed_noise else found.noise_std
+    what = "unlearning steps" if fixed_noise else "noise per step"
+    low, middle, high = (f"{value:.4g}" for value in np.quantile(values, [0.05, 0.5, 0.95], method="higher"))
+    error = f", relative error up to {found.error.max():.1g}" if found.status == "estimate" else ""
+    lines = [
+        f"{len(found)} {found.unit}s, method {found.method} ({found.status}{error})",
+        f"{what}  5% {low}   median {middle}   95% {high}",
+    ]
+    if (free := int((values == 0).sum())) > 0:
+        lines.append(f"{free} need nothing: the learning noise hides them already")
+    if (lost := int((~np.isfinite(found.noise_std)).sum())) > 0:
+        lines.append(f"{lost} cannot be hidden by any noise at this target")
+    return lines
