@@ -17,6 +17,7 @@ from expunge import __version__
 from expunge.certificates import Certificate
 from expunge.cli import main
 from expunge.cli.files import parse_indices
+from expunge.cli.main import COMMANDS
 from expunge.estimators import LangevinRidge, LangevinRidgeClassifier, ReleasedRidgeClassifier
 
 FIT = ["fit", "iris", "--n-steps", "20", "--noise-std", "0.002"]
@@ -73,6 +74,33 @@ def test_version_and_help():
     assert run("--version").output.strip() == f"expunge, version {__version__}"
     for command in ([], ["fit"], ["quote"], ["unlearn"], ["verify"], ["keygen"], ["ledger"], ["demo"]):
         assert "Usage:" in run(*command, "--help").output
+
+
+HEAVY = {"scipy", "sklearn", "pandas", "pyarrow", "matplotlib", "cryptography", "torch", "numpy", "tqdm"}
+
+
+@pytest.mark.parametrize("argument", ["--version", "--help"])
+def test_the_command_line_starts_without_the_library(argument):
+    code = f"""
+import sys
+from expunge.cli import main
+try:
+    main([{argument!r}])
+finally:
+    print(*sorted(sys.modules), file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name.split(".")[0] for name in done.stderr.split()}
+    assert {"click", "expunge"} <= loaded
+    assert not loaded & HEAVY
+
+
+def test_the_list_of_commands_says_what_their_help_says():
+    for name, (_, text) in COMMANDS.items():
+        command = main.get_command(None, name)
+        assert command.name == name
+        assert " ".join(command.help.split()).startswith(text.rstrip("."))
+        assert text in " ".join(run("--help").output.split())
 
 
 def test_fit_writes_a_model_that_loads(tmp_path):

@@ -5,17 +5,22 @@ Estimators are importable from here; privacy arithmetic is in `expunge.accountin
 at once in `expunge.ridge` and `expunge.langevin`, claims in `expunge.certificates`.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from expunge._errors import DeviceError
 from expunge._version import __version__
-from expunge.certificates import Certificate, VerificationError
-from expunge.estimators import (
-    LangevinRidge,
-    LangevinRidgeClassifier,
-    Quote,
-    ReleasedRidge,
-    ReleasedRidgeClassifier,
-    Unlearned,
-)
+
+if TYPE_CHECKING:
+    from expunge.certificates import Certificate, VerificationError
+    from expunge.estimators import (
+        LangevinRidge,
+        LangevinRidgeClassifier,
+        Quote,
+        ReleasedRidge,
+        ReleasedRidgeClassifier,
+        Unlearned,
+    )
 
 __all__ = [
     "Certificate",
@@ -29,3 +34,20 @@ __all__ = [
     "VerificationError",
     "__version__",
 ]
+
+# Imported when first asked for: `expunge --version` shall not wait for SciPy and scikit-learn.
+_UNITS = ("accounting", "calibration", "certificates", "estimators", "langevin", "ridge")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _UNITS:
+        return import_module(f"expunge.{name}")
+    if name not in __all__:
+        raise AttributeError(f"module 'expunge' has no attribute {name!r}")
+    place = "certificates" if name in ("Certificate", "VerificationError") else "estimators"
+    value = globals()[name] = getattr(import_module(f"expunge.{place}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_UNITS})

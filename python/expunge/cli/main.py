@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 import click
 
 from expunge import __version__
-from expunge.cli.demo import demo
-from expunge.cli.experiments import experiment
-from expunge.cli.fit import fit
-from expunge.cli.quote import quote
-from expunge.cli.records import keygen, ledger, verify
-from expunge.cli.scoring import score
-from expunge.cli.unlearn import unlearn
 
-__all__ = ["main"]
+__all__ = ["COMMANDS", "main"]
+
+COMMANDS = {
+    "demo": ("demo", "Learn the digits, ask what forgetting each would cost, forget one and prove it."),
+    "fit": ("fit", "Learn a ridge model from DATA."),
+    "quote": ("quote", "Say what forgetting each record of MODEL would cost."),
+    "unlearn": ("unlearn", "Delete rows from MODEL and certify it."),
+    "verify": ("records", "Recompute the claim of CERTIFICATE from DATA."),
+    "keygen": ("records", "Make an Ed25519 key pair to sign certificates with."),
+    "ledger": ("records", "Look at the ledger of deletions."),
+    "score": ("scoring", "Score every record of SOURCE."),
+    "experiment": ("experiments", "Run an experiment on small networks and write its results."),
+}
+"""Command -> its module below ``expunge.cli``, and the line it has in ``expunge --help``."""
 
 
 class _BadInput(click.ClickException):
@@ -25,7 +32,20 @@ class _BadInput(click.ClickException):
 
 
 class _Group(click.Group):
-    """Turns every error of the library into one line on stderr and exit code 2."""
+    """Imports a command when it is called, and turns every error of the library into one line and exit code 2."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = getattr(import_module(f"expunge.cli.{COMMANDS[cmd_name][0]}"), cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -47,7 +67,3 @@ def one_line(error: BaseException) -> str:
 @click.version_option(__version__, prog_name="expunge")
 def main() -> None:
     """Learn ridge models that can forget a record, and prove that they did."""
-
-
-for command in (demo, fit, quote, unlearn, verify, keygen, ledger, score, experiment):
-    main.add_command(command)
