@@ -8,7 +8,7 @@ QUIET   := --quiet --quiet --disable-pip-version-check
 # Directories are listed too: their times change when a file is added or removed.
 SOURCES := $(shell find csrc python -not -name '__pycache__' -not -name '*.pyc') CMakeLists.txt pyproject.toml
 
-.PHONY: demo test bench gpu-check lint types clean
+.PHONY: demo test mutation bench gpu-check lint types clean
 .DEFAULT_GOAL := test
 
 demo: $(VENV)/.demo
@@ -16,6 +16,10 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# Breaks the package one line at a time: make mutation ARGS='--room accounting --sample 200 --seed 1'
+mutation: $(VENV)/.dev
+	PYTHONPATH=tests $(BIN)/python -m mutation $(ARGS)
 
 bench: $(VENV)/.dev
 	for script in bench/bench_*.py; do $(BIN)/python "$$script" || exit 1; done

@@ -1,0 +1,184 @@
+"""Break the package one line at a time, run the tests that run the line, and report the changes none of them notices."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import hashlib
+import importlib.util
+import json
+import os
+import platform
+import random
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+
+from tqdm.auto import tqdm
+
+from mutation.justified import Justified
+from mutation.mutants import Mutant, mutants
+from mutation.report import Outcome, write_report
+from mutation.rooms import ROOMS
+from mutation.workshop import Baseline, Workshop, measure, preload, trees
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = ROOT / "python" / "expunge"
+
+
+def changed_lines(base: str) -> dict[str, set[int]]:
+    """Return the lines of each source file that differ from the commit ``base``."""
+    diff = subprocess.run(
+        ["git", "diff", "-U0", base, "--", "python/expunge"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    found: dict[str, set[int]] = {}
+    file = ""
+    for line in diff.splitlines():
+        if line.startswith("+++ "):
+            file = line.removeprefix("+++ b/python/expunge/")
+        elif match := re.match(r"@@ -\S+ \+(\d+)(?:,(\d+))? @@", line):
+            start, count = int(match[1]), int(match[2] or 1)
+            found.setdefault(file, set()).update(range(start, start + count))
+    return found
+
+
+def all_mutants(room: str) -> list[Mutant]:
+    """Return every mutant of a room, in the order of files and lines."""
+    files = sorted({path for pattern in ROOMS[room].sources for path in SOURCES.glob(pattern)})
+    return [m for path in files for m in mutants(str(path.relative_to(SOURCES)), path.read_text(encoding="utf-8"))]
+
+
+def test_arguments(room: str) -> list[str]:
+    """Return what pytest is told to run for a room: its test files, and the examples of its own modules."""
+    files = sorted({path for pattern in ROOMS[room].tests for path in (ROOT / "tests").glob(pattern)})
+    sources = sorted({path for pattern in ROOMS[room].sources for path in SOURCES.glob(pattern)})
+    return [f"tests/{path.name}" for path in files] + [f"python/expunge/{p.relative_to(SOURCES)}" for p in sources]
+
+
+def digest_of_project() -> str:
+    """Return a digest of the package and its tests: verdicts hold for these alone."""
+    found = hashlib.sha256()
+    for folder in ("python/expunge", "tests"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            if "mutation" not in path.parts:
+                found.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return found.hexdigest()[:16]
+
+
+def read_verdicts(path: Path) -> dict[str, dict[str, Any]]:
+    """Return the verdicts of a run that was stopped; a torn last line is left out."""
+    found = {}
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        found[entry.pop("key")] = entry
+    return found
+
+
+def package_folder() -> Path:
+    """Return the folder of the package whose compiled modules are used, without importing it."""
+    found = importlib.util.find_spec("expunge")
+    if found is None or not found.submodule_search_locations:
+        raise SystemExit("expunge is not installed: run 'make test' first, or 'pip install .'")
+    for place in found.submodule_search_locations:
+        if list(Path(place).glob("_core*.so")):
+            return Path(place)
+    raise SystemExit("expunge is installed without its compiled module: pip install .")
+
+
+def options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="mutation", description=__doc__)
+    parser.add_argument("--room", action="append", choices=sorted(ROOMS), help="may be repeated; all where left out")
+    parser.add_argument("--file", help="only sources whose path below python/expunge has this in it")
+    parser.add_argument(
+        "--sample", type=int, help="this many mutants of each room, drawn by --seed; all where left out"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--changed-lines", metavar="COMMIT", help="only lines that differ from this commit")
+    parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1))
+    parser.add_argument("--out", type=Path, default=ROOT / "build" / "mutation", help="verdicts and report go here")
+    parser.add_argument("--fresh", action="store_true", help="forget the verdicts of a run that was stopped")
+    parser.add_argument("--list", action="store_true", help="count the mutants, run nothing")
+    return parser.parse_args()
+
+
+def choose(room: str, chosen: argparse.Namespace) -> tuple[list[Mutant], int]:
+    """Return the mutants of a room that are tried, and how many there are."""
+    found = all_mutants(room)
+    total = len(found)
+    if chosen.file:
+        found = [m for m in found if chosen.file in m.file]
+    if chosen.changed_lines:
+        lines = changed_lines(chosen.changed_lines)
+        found = [m for m in found if m.line in lines.get(m.file, ())]
+    if chosen.sample is not None and chosen.sample < len(found):
+        keys = {m.key for m in random.Random(chosen.seed).sample(sorted(found, key=lambda m: m.key), chosen.sample)}
+        found = [m for m in found if m.key in keys]
+    return found, total
+
+
+def main() -> int:
+    chosen = options()
+    picked = {room: choose(room, chosen) for room in chosen.room or sorted(ROOMS)}
+    for room, (found, total) in picked.items():
+        print(f"{room}: {len(found)} of {total} mutants")
+    if chosen.list:
+        return 0
+    package = package_folder()
+    preload()
+    chosen.out.mkdir(parents=True, exist_ok=True)
+    state = digest_of_project()
+    notes = chosen.out / f"verdicts-{state}.jsonl"
+    if chosen.fresh:
+        notes.unlink(missing_ok=True)
+    known = read_verdicts(notes)
+    outcomes: list[Outcome] = []
+    with trees(ROOT, package, max(1, chosen.jobs)) as copies, notes.open("a") as file:
+        for room, (found, total) in picked.items():
+            left = [m for m in found if m.key not in known]
+            if left:
+                baseline = _baseline(room, state, copies[0], chosen.out)
+                bar = tqdm(Workshop(list(copies), baseline).run(left), total=len(left), desc=room)
+                for mutant, verdict in bar:
+                    known[mutant.key] = verdict
+                    file.write(json.dumps({"key": mutant.key, **verdict}) + "\n")
+                    file.flush()
+            outcomes.append(Outcome(room, total, [(m, known[m.key]) for m in found]))
+    how = {
+        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        "python": platform.python_version(),
+        "state": state,
+        "sample": chosen.sample,
+        "seed": chosen.seed if chosen.sample is not None else None,
+        "file": chosen.file,
+        "changed_lines": chosen.changed_lines,
+    }
+    originals = {m.file: (SOURCES / m.file).read_text(encoding="utf-8") for o in outcomes for m, _ in o.verdicts}
+    left = write_report(chosen.out, how, outcomes, Justified.read(), originals)
+    print((chosen.out / "report.txt").read_text())
+    return 1 if left else 0
+
+
+def _baseline(room: str, state: str, tree: Path, out: Path) -> Baseline:
+    """Return what the room's tests do on the unchanged package, measured once for each state of the project."""
+    path = out / f"lines-{room}-{state}.json"
+    if path.exists():
+        return Baseline(*json.loads(path.read_text()))
+    print(f"{room}: running its tests on the unchanged package", flush=True)
+    baseline = measure(tree, test_arguments(room))
+    broken = [test for test in baseline.failed if test in baseline.seconds or "::" in test]
+    if broken:
+        print(f"{room}: {len(broken)} tests fail or are skipped without any change and are left out")
+    path.write_text(json.dumps([baseline.seconds, baseline.lines, baseline.failed]))
+    return baseline
+
+
+if __name__ == "__main__":
+    sys.exit(main())

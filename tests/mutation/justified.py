@@ -1,0 +1,39 @@
+"""Survivors that no test can notice, or need not, each with its reason; matched by content, not by line number."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from mutation.mutants import Mutant
+
+PLACE = Path(__file__).with_name("justified.json")
+
+
+@dataclass(frozen=True)
+class Justified:
+    """The entries of ``justified.json``: ``file``, ``function``, ``before``, ``after`` and ``reason``.
+
+    ``before`` and ``after`` are the changed lines without their indentation. An entry may leave ``after`` out: then every
+    change of that line is meant.
+    """
+
+    entries: tuple[dict[str, str], ...]
+
+    @classmethod
+    def read(cls, path: Path = PLACE) -> Justified:
+        """Read the file; an entry without a reason is rejected."""
+        entries = tuple(json.loads(path.read_text(encoding="utf-8")))
+        for entry in entries:
+            if not {"file", "function", "before", "reason"} <= set(entry) or len(entry["reason"].split()) < 4:
+                raise ValueError(f"an entry of {path.name} needs file, function, before and a reason, got {entry}")
+        return cls(entries)
+
+    def reason(self, mutant: Mutant) -> str | None:
+        """Return why the mutant may live, or None."""
+        for entry in self.entries:
+            place = (mutant.file, mutant.function, mutant.before) == (entry["file"], entry["function"], entry["before"])
+            if place and mutant.after == entry.get("after", mutant.after):
+                return entry["reason"]
+        return None

@@ -1,0 +1,155 @@
+"""The mutation tester finds what it should: planted survivors live, everything else is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mutation.justified import Justified
+from mutation.mutants import mutants
+from mutation.rooms import ROOMS
+
+TESTS = Path(__file__).resolve().parent
+SOURCES = TESTS.parent / "python" / "expunge"
+
+SMALL = '''
+"""A package of one function."""
+
+SLACK = 1e-9
+
+
+def capped(x, *, limit=10):
+    """Return x, at most limit."""
+    if not x >= 0:
+        raise ValueError("x must be at least 0")
+    return min(x, limit) * (1 + SLACK)
+
+
+def unseen(x):
+    return x + 1
+'''
+WATCHFUL = """
+import pytest
+from expunge.small import capped
+
+def test_capped():
+    assert capped(3) == 3 * (1 + 1e-9)
+    assert capped(11) == 10 * (1 + 1e-9)
+    assert capped(0) == 0
+    with pytest.raises(ValueError):
+        capped(-1)
+"""
+CHILD = """
+import sys, json
+from pathlib import Path
+from mutation.mutants import mutants
+from mutation.workshop import Workshop, measure, trees
+
+root = Path(sys.argv[1])
+text = (root / "python/expunge/small.py").read_text()
+with trees(root, root, 1) as copies:
+    baseline = measure(copies[0], ["tests/test_small.py"])
+    found = [(m.change, m.function, v["verdict"]) for m, v in Workshop(copies, baseline).run(mutants("small.py", text))]
+    unchanged = (copies[0] / "python/expunge/small.py").read_text() == text
+print(json.dumps({"found": found, "failed": baseline.failed, "unchanged": unchanged}))
+"""
+
+
+def changes(text: str) -> set[tuple[str, str]]:
+    return {(mutant.change, mutant.after) for mutant in mutants("a.py", text)}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
+def test_planted_survivors_live_and_all_others_are_killed(tmp_path: Path) -> None:
+    package = tmp_path / "python" / "expunge"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / "small.py").write_text(SMALL)
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "test_small.py").write_text(WATCHFUL)
+    (tmp_path / "pyproject.toml").write_text('[tool.pytest.ini_options]\naddopts = "--import-mode=importlib"\n')
+    run = subprocess.run(
+        [sys.executable, "-c", CHILD, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(TESTS)},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    answer = json.loads(run.stdout)
+    assert answer["failed"] == []
+    assert answer["unchanged"]
+    verdicts = {(change, function): verdict for change, function, verdict in answer["found"]}
+    assert verdicts["+ -> -", "unseen"] == "survived"
+    assert {function for (_, function), verdict in verdicts.items() if verdict != "killed"} == {"unseen"}
+    for change in ("not removed", ">= -> >", ">= -> <", "raise removed", "min -> max", "1 -> 2", "10 -> 11"):
+        assert verdicts[change, "capped"] == "killed"
+    assert verdicts["1e-9 -> 0.0", ""] == "killed"
+
+
+@pytest.mark.parametrize(
+    ("before", "change", "after"),
+    [
+        ("f(x < y)", "< -> <=", "f(x <= y)"),
+        ("f(x < y)", "< -> >=", "f(x >= y)"),
+        ("f((a) - (b))", "- -> +", "f((a) + (b))"),
+        ("x *= 2", "*= -> /=", "x /= 2"),
+        ("x = a and b", "and -> or", "x = a or b"),
+        ("x = a is not b", "is not -> is", "x = a is b"),
+        ("x = not a", "not removed", "x = (a)"),
+        ("x = -a", "- removed", "x = (a)"),
+        ("x = True", "True -> False", "x = False"),
+        ("x = 1e-12", "1e-12 -> 0.0", "x = 0.0"),
+        ("x = np.maximum(a, b)", "maximum -> minimum", "x = np.minimum(a, b)"),
+        ("x = np.nextafter(a, np.inf)", "inf -> -inf", "x = np.nextafter(a, (-np.inf))"),
+        ("x = np.nextafter(a, np.inf)", "nextafter(x) -> x", "x = (a)"),
+        ("x = f(a, b=1, c=2)", "b= dropped", "x = f(a, c=2)"),
+        ("x = f(a, b=1, c=2)", "c= dropped", "x = f(a, b=1)"),
+        ("check(a)", "call of check removed", "pass"),
+        ("raise ValueError('no')", "raise removed", "pass"),
+        ("def f(): return x", "return None", "def f(): return None"),
+        ("x = 'é' if a < b else c", "< -> <=", "x = 'é' if a <= b else c"),
+    ],
+)
+def test_each_change_is_made_in_its_place(before: str, change: str, after: str) -> None:
+    assert (change, after) in changes(before)
+
+
+def test_text_for_people_and_for_type_checkers_is_left_alone() -> None:
+    text = '"""Doc 1."""\nimport a\n__all__ = ["b"]\nx: Literal[1]\n\n\n@f(1)\ndef g(): ...\n'
+    assert changes(text) == set()
+    assert changes("raise ValueError('a', 1)") == {("raise removed", "pass")}
+
+
+def test_a_mutant_is_named_by_content() -> None:
+    source = "x = a < b\ny = a < b\n"
+    keys = [mutant.key for mutant in mutants("a.py", source)]
+    moved = [mutant.key for mutant in mutants("a.py", "\n\nz = 'a'\n" + source)]
+    assert len(set(keys)) == len(keys)
+    assert set(keys) <= set(moved)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_room_has_sources_and_tests(room: str) -> None:
+    for pattern in ROOMS[room].sources:
+        assert list(SOURCES.glob(pattern)), pattern
+    for pattern in ROOMS[room].tests:
+        assert list(TESTS.glob(pattern)), pattern
+
+
+def test_every_justified_survivor_is_still_a_mutant() -> None:
+    kept = Justified.read()
+    for entry in kept.entries:
+        found = mutants(entry["file"], (SOURCES / entry["file"]).read_text(encoding="utf-8"))
+        assert any(Justified((entry,)).reason(mutant) for mutant in found), entry
+
+
+def test_a_survivor_without_a_reason_is_rejected(tmp_path: Path) -> None:
+    path = tmp_path / "justified.json"
+    path.write_text(json.dumps([{"file": "a.py", "function": "f", "before": "x", "reason": "fine"}]))
+    with pytest.raises(ValueError, match="needs file, function, before and a reason"):
+        Justified.read(path)
