@@ -100,6 +100,11 @@ def choice(name: str, value: Any, options: Sequence[str]) -> str:
 
 def row_indices(name: str, value: Any, n_rows: int) -> NDArray[np.int64]:
     """Return ``value`` (an int or a sequence of ints) as distinct row numbers in [0, n_rows), in the order given."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name} must not be a masked array: say which rows are meant without a mask")
+    for one in value if isinstance(value, (list, tuple)) else ():
+        if isinstance(one, (bool, np.bool_, np.ma.MaskedArray)):  # NumPy would read a boolean among integers as 0 or 1
+            raise TypeError(f"{name} must hold integers, got {one!r}")
     array = np.atleast_1d(np.asarray(value))
     if array.size == 0:
         raise ValueError(f"{name} must name at least one row, got none")

@@ -36,10 +36,15 @@ def quote_json(quote: Quote) -> str:
 
     def plain(value: Any) -> Any:
         # JSON has no infinity: null says that no noise (or no steps) reaches the target.
-        return value.item() if not isinstance(value.item(), float) or np.isfinite(value) else None
+        value = value.item() if isinstance(value, np.generic) else value
+        return value if not isinstance(value, float) or np.isfinite(value) else None
+
+    names = quote.indices.tolist()
+    if any(isinstance(name, int) and abs(name) > 2**53 for name in names):
+        names = [str(name) for name in names]  # many readers of JSON take numbers through float64
 
     columns = {
-        quote.unit: quote.indices,
+        quote.unit: names,
         "noise_std": quote.noise_std,
         "n_steps": quote.n_steps,
         "mu": quote.mu,

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from expunge.accounting.ridge_law import Phase
+from expunge.estimators._records import RecordIds
 from expunge.langevin import standard_normals
 
 __all__ = ["History", "Normals", "noisy_steps", "os_normals", "seeded_normals"]
@@ -39,6 +40,8 @@ class History:
         Learning, then one phase per deletion.
     conditions : tuple of str
         What a certificate has to add to its claim.
+    ids : RecordIds or None
+        Ids of the rows, if the first fit had any.
     """
 
     design: Array
@@ -48,6 +51,7 @@ class History:
     step_size: float
     phases: tuple[Phase, ...]
     conditions: tuple[str, ...]
+    ids: RecordIds | None = None
 
     @property
     def removed(self) -> tuple[int, ...]:

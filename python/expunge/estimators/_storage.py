@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from expunge._files import FileFormatError, parse_json, write_atomic
 from expunge.accounting.ridge_law import Phase
 from expunge.estimators._history import History
+from expunge.estimators._records import ROW_NUMBERS, RecordIds
 
 __all__ = ["load_released", "load_working", "save_released", "save_working"]
 
@@ -69,6 +70,18 @@ def _unpack_labels(name: str, arrays: dict[str, NDArray[Any]], header: dict[str,
     return np.array(header[name], dtype=object) if name in header else arrays[name]
 
 
+def _written_ids(ids: RecordIds) -> dict[str, Any]:
+    # Integers as text: JSON numbers are exact in Python, but not everywhere.
+    return {} if ids.origin == ROW_NUMBERS else {"values": [str(one) for one in ids.values]}
+
+
+def _read_ids(stored: dict[str, Any], n: int) -> RecordIds:
+    if stored["origin"] == ROW_NUMBERS:
+        return RecordIds(tuple(range(n)), ROW_NUMBERS)
+    values = stored["values"] if stored["kind"] == "string" else [int(text) for text in stored["values"]]
+    return RecordIds(tuple(values), stored["origin"])
+
+
 def save_working(model: Any, path: str | Path, *, overwrite: bool) -> Path:
     """Write a working estimator, history included."""
     history: History | None = model._history
@@ -98,6 +111,8 @@ def save_working(model: Any, path: str | Path, *, overwrite: bool) -> Path:
         _pack_labels("labels", history.labels, arrays, header)
         header["alpha"] = history.alpha.hex()
         header["conditions"] = list(history.conditions)
+        if history.ids is not None:
+            header["ids"] = {"origin": history.ids.origin, "kind": history.ids.kind, **_written_ids(history.ids)}
         header["phases"] = [
             {"n_steps": phase.n_steps, "noise_std": phase.noise_std.hex(), "removed": list(phase.removed)}
             for phase in history.phases
@@ -134,6 +149,7 @@ def load_working(cls: type[Any], path: str | Path) -> Any:
                 model.step_size_,
                 phases,
                 tuple(header["conditions"]),
+                _read_ids(header["ids"], len(arrays["design"])) if "ids" in header else None,
             )
     except (KeyError, TypeError, ValueError) as error:
         raise FileFormatError(f"path: the model at {path} lacks or misstates a field: {error!r}") from None

@@ -14,12 +14,13 @@ from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 
 from expunge._files import write_atomic
-from expunge._validate import choice, count, number, row_indices
+from expunge._validate import choice, count, number
 from expunge.accounting import gdp_mu
 from expunge.accounting.ridge_law import Phase, RidgeDeletion
 from expunge.accounting.ridge_shifted import UniformBound, sensitivities, tracked_mu
 from expunge.calibration import HEADROOM, smallest_noise, smallest_steps
 from expunge.estimators._history import History
+from expunge.estimators._records import RecordIds, as_array, exact_ids, selected_rows
 from expunge.ridge import (
     ExactQuotes,
     LearningLaw,
@@ -46,8 +47,8 @@ class Quote:
 
     Attributes
     ----------
-    indices : ndarray of int64 (or of str, for groups with such ids)
-        The record quoted, or the group's id.
+    indices : ndarray of int64 (for ids and groups also of uint64, or of Python integers or strings)
+        What is quoted: the record's row in the first fit, the id, or the group.
     noise_std : ndarray of float64
         Noise per unlearning step; 0 where the learning noise already suffices, ``inf`` where no noise does.
     n_steps : ndarray of int64
@@ -66,7 +67,7 @@ class Quote:
     target_epsilon, target_delta : float
         What was asked for.
     unit : str
-        "record" or "group".
+        "record", "id" or "group".
     """
 
     indices: NDArray[Any]
@@ -97,8 +98,10 @@ class Quote:
         )
 
     def _columns(self) -> dict[str, NDArray[Any]]:
+        # Integers of more than 64 bits have no column type of their own.
+        names = self.indices if self.indices.dtype.kind != "O" else np.array([str(name) for name in self.indices])
         return {
-            self.unit: self.indices,
+            self.unit: names,
             "noise_std": self.noise_std,
             "n_steps": self.n_steps,
             "mu": self.mu,
@@ -113,7 +116,7 @@ class Quote:
             import pandas as pd
         except ImportError:
             raise ImportError("to_frame needs pandas: pip install pandas") from None
-        frame = pd.DataFrame(self._columns())
+        frame = pd.DataFrame({**self._columns(), self.unit: self.indices})
         frame.attrs.update(self._claim())
         return frame
 
@@ -127,7 +130,9 @@ class Quote:
         }
 
     def to_parquet(self, path: str | Path, *, overwrite: bool = False) -> Path:
-        """Write the quote to a Parquet file, whole or not at all (needs ``expunge[parquet]``).
+        """Write the quote to a Parquet file (needs ``expunge[parquet]``), whole or not at all, for its owner only.
+
+        Ids that are integers of more than 64 bits are written as text.
 
         Raises
         ------
@@ -143,7 +148,7 @@ class Quote:
         table = table.replace_schema_metadata({f"expunge.{key}": str(value) for key, value in self._claim().items()})
         buffer = io.BytesIO()
         parquet.write_table(table, buffer)
-        write_atomic(path, buffer.getvalue(), overwrite=overwrite)
+        write_atomic(path, buffer.getvalue(), overwrite=overwrite, mode=0o600)
         return Path(path)
 
 
@@ -276,31 +281,37 @@ def shifted_epsilon(mu: float, delta: float, *, at_most: float) -> float:
     return high
 
 
-def _units(history: History, indices: Any, groups: Any) -> tuple[NDArray[Any], list[NDArray[np.int64]] | None]:
-    """Return the ids to quote, and per id its rows when quoting groups."""
-    n = len(history.design)
-    remaining = history.remaining
-    rows = remaining if indices is None else row_indices("indices", indices, n)
-    gone = np.intersect1d(rows, np.array(history.removed, dtype=np.int64))
-    if gone.size:
-        raise ValueError(f"indices must name records still in use, got {gone[0]}, which was deleted before")
-    if groups is None:
-        return rows, None
-    ids = np.asarray(groups)
-    if ids.shape != (n,):
-        raise ValueError(f"groups must hold one id per row of the first fit, shape ({n},), got shape {ids.shape}")
-    if ids.dtype.kind == "O" and all(isinstance(value, str) for value in ids):
-        ids = ids.astype(np.str_)
-    if ids.dtype.kind not in "iuU":
-        raise TypeError(f"groups must hold integer or string ids, got dtype {ids.dtype}")
-    names, codes = np.unique(ids[remaining], return_inverse=True)
+def _units(
+    history: History, *, indices: Any, ids: Any, rows: Any, by_id: bool, groups: Any
+) -> tuple[str, NDArray[Any], list[NDArray[np.int64]] | None]:
+    """Return what is quoted ("record", "id" or "group"), its names, and per name its rows unless it is one row."""
+    n, remaining, removed = len(history.design), history.remaining, history.removed
+    if indices is None and ids is None and rows is None:
+        chosen = remaining
+    else:
+        chosen = selected_rows(history.ids, n=n, removed=removed, indices=indices, ids=ids, rows=rows)
+    if groups is None and not by_id and ids is None:
+        return "record", chosen, None
+    if groups is not None:
+        if by_id:
+            raise TypeError("quote takes one of by_id and groups, got both")
+        values = tuple(exact_ids("groups", groups))
+        if len(values) != n:
+            raise ValueError(f"groups must hold one id per row of the first fit, {n}, got {len(values)}")
+        unit, known = "group", RecordIds(values, "groups")
+    elif history.ids is None:
+        raise ValueError("by_id needs ids, and this model has none: fit with record_ids=, or pass groups=")
+    else:
+        unit, known = "id", history.ids
+    asked = known.find("ids", ids) if unit == "id" and ids is not None else known.codes[chosen].tolist()
+    wanted = list(dict.fromkeys(asked))
+    codes = known.codes[remaining]
     order = np.argsort(codes, kind="stable")
-    by_code = np.split(remaining[order], np.cumsum(np.bincount(codes))[:-1])
-    wanted = list(dict.fromkeys(np.searchsorted(names, ids[rows]).tolist()))
-    members = [by_code[code] for code in wanted]
+    ends = np.searchsorted(codes[order], np.arange(len(known.names) + 1))
+    members = [remaining[order[ends[code] : ends[code + 1]]] for code in wanted]
     if max(map(len, members)) >= remaining.size:
-        raise ValueError("groups must leave at least one record, got a group that is all of them")
-    return names[wanted], members
+        raise ValueError(f"{unit}s must leave at least one record, got one that is all of them")
+    return unit, as_array([known.names[code] for code in wanted]), members
 
 
 def quote(
@@ -312,6 +323,9 @@ def quote(
     noise_std: float | None,
     method: str,
     indices: ArrayLike | None,
+    ids: Any,
+    rows: ArrayLike | None,
+    by_id: bool,
     groups: ArrayLike | None,
     law: LearningLaw | None,
     threads: int | None,
@@ -324,23 +338,22 @@ def quote(
         raise ValueError("quote needs exactly one of n_steps and noise_std, got " + ("both" if n_steps else "neither"))
     n_steps = None if n_steps is None else count("n_steps", n_steps, low=1)
     noise_std = None if noise_std is None else number("noise_std", noise_std, low=0, open_low=True)
-    ids, members = _units(history, indices, groups)
+    unit, names, members = _units(history, indices=indices, ids=ids, rows=rows, by_id=by_id, groups=groups)
     target = {"epsilon": epsilon, "delta": delta, "n_steps": n_steps, "noise_std": noise_std}
-    unit = "record" if members is None else "group"
-    with tqdm(total=len(ids), unit=unit, desc=f"quote ({method})", disable=None, leave=False) as bar:
+    with tqdm(total=len(names), unit=unit, desc=f"quote ({method})", disable=None, leave=False) as bar:
         if law is None or (members is not None and method == "uniform"):
-            return _dense_quote(history, ids, members, target, method, unit, bar)
+            return _dense_quote(history, names, members, target, method, unit, bar)
         options = {**target, "threads": threads, "progress": bar.update}
         found: ExactQuotes | ShiftedQuotes
         if members is None and method == "exact":
-            found = exact_quotes(law, ids, **options)
+            found = exact_quotes(law, names, **options)
         elif members is None:
-            found = shifted_quotes(law, ids, uniform=method == "uniform", **options)
+            found = shifted_quotes(law, names, uniform=method == "uniform", **options)
         elif method == "exact":
             found = exact_group_quotes(law, members, **options)
         else:
             found = shifted_group_quotes(law, members, **options)
-    return _from_kernel(found, ids, target, method, unit, history.design.shape[1])
+    return _from_kernel(found, names, target, method, unit, history.design.shape[1])
 
 
 def _from_kernel(

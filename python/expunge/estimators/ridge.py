@@ -14,12 +14,13 @@ from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from expunge._validate import choice, count, number, row_indices
+from expunge._validate import choice, count, number
 from expunge.accounting import GaussianPair
 from expunge.accounting.ridge_law import STEP_SIZE_SLACK, Phase, deletion_pair, smoothness
 from expunge.certificates import Certificate, RidgeRun
 from expunge.estimators import _storage
 from expunge.estimators._history import SEED_CONDITION, History, noisy_steps, os_normals, seeded_normals
+from expunge.estimators._records import RecordIds, ids_of_fit, selected_rows
 from expunge.estimators.quotes import METHODS, DeletionCost, Quote, quote
 from expunge.estimators.released import Released, ReleasedRidge, ReleasedRidgeClassifier
 from expunge.ridge import LearningLaw
@@ -75,7 +76,7 @@ class _LangevinRidgeBase(BaseEstimator):  # type: ignore[misc]
 
     # --- learning ------------------------------------------------------------------------------
 
-    def _learn(self: Self, X: Array, labels: NDArray[Any], targets: Array) -> Self:
+    def _learn(self: Self, X: Array, labels: NDArray[Any], targets: Array, ids: RecordIds | None) -> Self:
         alpha = number("alpha", self.alpha, low=0, open_low=True)
         phase = Phase(count("n_steps", self.n_steps, low=1), number("noise_std", self.noise_std, low=0))
         design = np.empty((X.shape[0], X.shape[1] + bool(self.fit_intercept)))
@@ -100,7 +101,7 @@ class _LangevinRidgeBase(BaseEstimator):  # type: ignore[misc]
         self.n_iter_ = phase.n_steps
         self._single_output = labels.ndim == 1 and self._kind == "LangevinRidge"
         conditions = () if seed is None else (SEED_CONDITION,)
-        self._history: History | None = History(design, labels, targets, alpha, step_size, (phase,), conditions)
+        self._history: History | None = History(design, labels, targets, alpha, step_size, (phase,), conditions, ids)
         self._no_history_reason = ""
         self._law_cache: LearningLaw | None = None
         return self
@@ -185,6 +186,9 @@ class _LangevinRidgeBase(BaseEstimator):  # type: ignore[misc]
         noise_std: float | None = None,
         method: str = "exact",
         indices: ArrayLike | None = None,
+        ids: Any = None,
+        rows: ArrayLike | None = None,
+        by_id: bool = False,
         groups: ArrayLike | None = None,
         threads: int | None = None,
     ) -> Quote:
@@ -200,21 +204,28 @@ class _LangevinRidgeBase(BaseEstimator):  # type: ignore[misc]
             Noise per unlearning step (> 0); the fewest steps are returned. Give exactly one of the two.
         method : {"exact", "shifted", "uniform"}
             From the exact Gaussian laws; from the per-record bound by shifted interpolation ([BAC26], section 3 of
-            arXiv 2602.15602, repaired); from the worst case over all training records, whatever ``indices`` says.
+            arXiv 2602.15602, repaired); from the worst case over all training records, whichever are quoted.
             The last two spend delta/10 on the residuals' high-probability bound and need
             e^epsilon < 10; above, their noise is ``inf``.
+        ids : int, str or sequence of them, optional
+            People to quote: ids of the first fit, all rows of one id together. At most one of ``ids``, ``rows`` and
+            ``indices`` is given; all that remain are quoted when none is.
+        rows : array-like of int, optional
+            Rows to quote: positions in the first fit.
         indices : array-like of int, optional
-            Rows of the first fit to quote; all that remain when omitted.
+            The same as ``rows``; refused where the model has ids, since a number could mean either.
+        by_id : bool, default False
+            Quote all rows of one id together, one entry per id among those asked for; ``ids`` always does.
         groups : array-like of int or str, shape (n,), optional
-            One id per row of the first fit; rows of one id are quoted together, and the quote has one entry per id
-            among ``indices``.
+            One group per row of the first fit (exact integers or strings); rows of one group are quoted together, and
+            the quote has one entry per group among those asked for.
         threads : int, optional
             Cores to use; EXPUNGE_NUM_THREADS or all of them when omitted.
 
         Returns
         -------
         Quote
-            In the order of ``indices``. Exact quotes come from truncated Krylov spaces and say *estimate*, with their
+            In the order asked for. Exact quotes come from truncated Krylov spaces and say *estimate*, with their
             error; `unlearn` never truncates.
 
         Raises
@@ -242,27 +253,37 @@ class _LangevinRidgeBase(BaseEstimator):  # type: ignore[misc]
             noise_std=noise_std,
             method=method,
             indices=indices,
+            ids=ids,
+            rows=rows,
+            by_id=by_id,
             groups=groups,
             law=self._law(history),
             threads=threads,
         )
 
-    def _rows_to_delete(self, history: History, indices: Any) -> NDArray[np.int64]:
-        rows = row_indices("indices", indices, len(history.design))
-        gone = np.intersect1d(rows, np.array(history.removed, dtype=np.int64))
-        if gone.size:
-            raise ValueError(f"indices must name records still in use, got {gone[0]}, which was deleted before")
-        if len(rows) + len(history.removed) >= len(history.design):
-            raise ValueError("indices must leave at least one record, got all that remain")
-        return rows
+    def _rows_to_delete(self, history: History, indices: Any, ids: Any, rows: Any) -> NDArray[np.int64]:
+        n, removed = len(history.design), history.removed
+        found = selected_rows(history.ids, n=n, removed=removed, indices=indices, ids=ids, rows=rows)
+        if len(found) + len(removed) >= n:
+            name = "indices" if indices is not None else "ids" if ids is not None else "rows"
+            raise ValueError(f"{name} must leave at least one record, got all that remain")
+        return found
 
-    def privacy_profile(self, indices: ArrayLike, *, n_steps: int = 0, noise_std: float = 0.0) -> GaussianPair:
-        """Return the exact Gaussian pair of deleting ``indices``, by dense float64 algebra.
+    def privacy_profile(
+        self,
+        indices: ArrayLike | None = None,
+        *,
+        ids: Any = None,
+        rows: ArrayLike | None = None,
+        n_steps: int = 0,
+        noise_std: float = 0.0,
+    ) -> GaussianPair:
+        """Return the exact Gaussian pair of deleting records, by dense float64 algebra.
 
         Parameters
         ----------
-        indices : int or array-like of int
-            Row or rows of the first fit to delete together.
+        indices, ids, rows : int, str or sequence of them
+            Records to delete together, as for `unlearn`.
         n_steps : int
             Unlearning steps; 0 is the pair at the end of learning.
         noise_std : float
@@ -277,7 +298,7 @@ class _LangevinRidgeBase(BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         ValueError
-            If there is no noise at all, or on an index outside the data, repeated or already deleted.
+            If there is no noise at all, or on records that are not there, repeated or already deleted.
 
         Examples
         --------
@@ -289,8 +310,7 @@ class _LangevinRidgeBase(BaseEstimator):  # type: ignore[misc]
         True
         """
         history = self._require_history()
-        rows = self._rows_to_delete(history, indices)
-        deleted = tuple(sorted({*history.removed, *rows.tolist()}))
+        deleted = tuple(sorted({*history.removed, *self._rows_to_delete(history, indices, ids, rows).tolist()}))
         last = Phase(count("n_steps", n_steps), number("noise_std", noise_std, low=0), deleted)
         return deletion_pair(
             history.design,
@@ -304,14 +324,28 @@ class _LangevinRidgeBase(BaseEstimator):  # type: ignore[misc]
     # --- forgetting ----------------------------------------------------------------------------
 
     def unlearn(
-        self, indices: ArrayLike, *, epsilon: float, delta: float, n_steps: int, method: str = "exact"
+        self,
+        indices: ArrayLike | None = None,
+        *,
+        ids: Any = None,
+        rows: ArrayLike | None = None,
+        epsilon: float,
+        delta: float,
+        n_steps: int,
+        method: str = "exact",
     ) -> Unlearned:
         """Forget records: noisy steps on the remaining data, with the least noise that certifies (epsilon, delta).
 
         Parameters
         ----------
         indices : int or array-like of int
-            Row or rows of the first fit to delete together.
+            Row or rows of the first fit to delete together, where they are the only numbers a record has: a model
+            fitted with ``record_ids``, or on a table whose index is not 0..n-1, refuses them, since 7 could mean the
+            id or the position. Give exactly one of ``indices``, ``ids`` and ``rows``.
+        ids : int, str or sequence of them
+            Whom to delete: ids of the first fit, all remaining rows of each. An id named twice is deleted once.
+        rows : int or array-like of int
+            Positions in the first fit.
         epsilon, delta : float
             The claim: epsilon >= 0, 0 < delta < 1, both directions.
         n_steps : int
@@ -328,7 +362,10 @@ class _LangevinRidgeBase(BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         ValueError
-            On an argument out of range, or when no noise reaches the target.
+            On an argument out of range, on an id or row that is not there or was deleted before, on ``indices`` that
+            could be ids, or when no noise reaches the target.
+        TypeError
+            On none or several of ``indices``, ``ids`` and ``rows``; on ids of another kind (7 is not "7").
         RuntimeError
             After `forget_history`.
 
@@ -345,14 +382,22 @@ class _LangevinRidgeBase(BaseEstimator):  # type: ignore[misc]
         >>> result.certificate.status
         'certified'
         >>> report = result.certificate.verify(X, y / 100, result.model)
+
+        With ids:
+
+        >>> names = [f"customer {i // 2}" for i in range(442)]
+        >>> model = LangevinRidge(noise_std=0.5).fit(X, y / 100, record_ids=names)
+        >>> result = model.unlearn(ids="customer 7", epsilon=1.0, delta=1e-5, n_steps=20)
+        >>> result.certificate.run.deleted
+        (14, 15)
         """
         history = self._require_history()
-        rows = self._rows_to_delete(history, indices)
+        chosen = self._rows_to_delete(history, indices, ids, rows)
         epsilon = number("epsilon", epsilon, low=0)
         delta = number("delta", delta, low=0, high=1, open_low=True, open_high=True)
         n_steps = count("n_steps", n_steps, low=1)
         choice("method", method, METHODS)
-        cost = DeletionCost(history, rows.tolist(), method=method, epsilon=epsilon, delta=delta)
+        cost = DeletionCost(history, chosen.tolist(), method=method, epsilon=epsilon, delta=delta)
         noise = cost.smallest_noise(n_steps, start=max(history.phases[0].noise_std, 1e-3))
         if not np.isfinite(noise):
             raise ValueError(f"epsilon = {epsilon:g}, delta = {delta:g} cannot be reached by any noise ({method=!s})")
@@ -408,16 +453,16 @@ class _LangevinRidgeBase(BaseEstimator):  # type: ignore[misc]
             conditions=history.conditions,
         )
 
-    def downdate(self, indices: ArrayLike) -> Released:
-        """Return the ridge optimum without ``indices``, downdated exactly: the zero-noise baseline.
+    def downdate(self, indices: ArrayLike | None = None, *, ids: Any = None, rows: ArrayLike | None = None) -> Released:
+        """Return the ridge optimum without some records, downdated exactly: the zero-noise baseline.
 
         Sherman-Morrison-Woodbury on the factor of H = X^T X + alpha I: no dynamics, no noise and no privacy claim; the
         model that forgetting should stay close to.
 
         Parameters
         ----------
-        indices : int or array-like of int
-            Row or rows of the first fit to leave out (earlier deletions stay out).
+        indices, ids, rows : int, str or sequence of them
+            Records to leave out, as for `unlearn` (earlier deletions stay out).
 
         Returns
         -------
@@ -432,18 +477,18 @@ class _LangevinRidgeBase(BaseEstimator):  # type: ignore[misc]
         [0.0, 0.5, 0.5]
         """
         history = self._require_history()
-        rows = self._rows_to_delete(history, indices)
+        chosen = self._rows_to_delete(history, indices, ids, rows)
         keep = history.remaining
         design, targets = history.design[keep], history.targets[keep]
         gram = design.T @ design
         gram[np.diag_indices_from(gram)] += history.alpha
         factor = linalg.cho_factor(gram, overwrite_a=True)
         optimum = linalg.cho_solve(factor, design.T @ targets)
-        gone = history.design[rows]
+        gone = history.design[chosen]
         spread = linalg.cho_solve(factor, gone.T)
         # H - X_G^T X_G >= alpha I, so I - X_G H^-1 X_G^T is positive definite.
-        capacity = np.eye(len(rows)) - gone @ spread
-        residual = gone @ optimum - history.targets[rows]
+        capacity = np.eye(len(chosen)) - gone @ spread
+        residual = gone @ optimum - history.targets[chosen]
         return self._release(optimum + spread @ linalg.solve(capacity, residual, assume_a="pos"))
 
     # --- letting go ----------------------------------------------------------------------------
@@ -585,12 +630,37 @@ class LangevinRidge(RegressorMixin, _LangevinRidgeBase):  # type: ignore[misc]
     _kind = "LangevinRidge"
     _released = ReleasedRidge
 
-    def fit(self, X: ArrayLike, y: ArrayLike) -> LangevinRidge:
-        """Learn from records ``X`` (n, d) and targets ``y`` (n,) or (n, q)."""
+    def fit(self, X: ArrayLike, y: ArrayLike, record_ids: Any = None) -> LangevinRidge:
+        """Learn from records ``X`` (n, d) and targets ``y`` (n,) or (n, q).
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d)
+            Features. The index of a pandas table is kept as ids of the records, unless it is 0..n-1.
+        y : array-like of shape (n,) or (n, q)
+            Targets.
+        record_ids : sequence of int or of str, length n, optional
+            Whose row each is: integers of any size or strings, never converted. All rows of one id are one person,
+            deleted and quoted together by ``ids=``. Kept in the working model and its file only: released models and
+            certificates hold none.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        TypeError
+            If ids are floats, booleans, missing, masked or of both kinds.
+        ValueError
+            If there is not one id per row, or ``y`` is a pandas column of the same labels as ``X`` in another order.
+        """
+        table, column = X, y
         X, y = validate_data(self, X, y, dtype=np.float64, multi_output=True, y_numeric=True)
+        ids = ids_of_fit(table, column, record_ids, np.shape(X)[0])
         labels = np.array(y, dtype=np.float64)
         targets = labels.reshape(len(labels), -1)
-        return self._learn(np.asarray(X), labels, np.ascontiguousarray(targets))
+        return self._learn(np.asarray(X), labels, np.ascontiguousarray(targets), ids)
 
     def predict(self, X: ArrayLike) -> Array:
         """Return predictions, shape (n,) or (n, n_outputs)."""
@@ -630,16 +700,18 @@ class LangevinRidgeClassifier(ClassifierMixin, _LangevinRidgeBase):  # type: ign
     _kind = "LangevinRidgeClassifier"
     _released = ReleasedRidgeClassifier
 
-    def fit(self, X: ArrayLike, y: ArrayLike) -> LangevinRidgeClassifier:
-        """Learn from records ``X`` (n, d) and class labels ``y`` (n,)."""
+    def fit(self, X: ArrayLike, y: ArrayLike, record_ids: Any = None) -> LangevinRidgeClassifier:
+        """Learn from records ``X`` (n, d) and class labels ``y`` (n,); ``record_ids`` as for `LangevinRidge.fit`."""
+        table, column = X, y
         X, y = validate_data(self, X, y, dtype=np.float64)
+        ids = ids_of_fit(table, column, record_ids, np.shape(X)[0])
         check_classification_targets(y)
         self.classes_, codes = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(f"y must hold at least 2 classes, got one class: {self.classes_[0]!r}")
         targets = np.zeros((len(codes), len(self.classes_)))
         targets[np.arange(len(codes)), codes] = 1.0
-        return self._learn(np.asarray(X), np.array(y), targets)
+        return self._learn(np.asarray(X), np.array(y), targets, ids)
 
     def decision_function(self, X: ArrayLike) -> Array:
         """Return one score per class, shape (n, n_classes); for two classes their difference, shape (n,)."""

@@ -1,0 +1,263 @@
+"""Whose row is whose: ids of the records of the first fit, exact integers or strings, and the rows they name."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from expunge._validate import row_indices
+
+__all__ = ["Id", "RecordIds", "as_array", "exact_ids", "ids_of_fit", "selected_rows"]
+
+Id = int | str
+
+# Where ids come from; for rows numbered 0..n-1 by their table an id and a position are the same.
+GIVEN, INDEX, ROW_NUMBERS = "record_ids", "index", "row numbers"
+
+
+def _exact(name: str, value: Any, place: str) -> Id:
+    """Return one id as a Python int or str, or raise."""
+    if isinstance(value, str):
+        if not value:
+            raise ValueError(f"{name} must not hold an empty id, got one{place}")
+        return str.__str__(value)
+    if isinstance(value, Integral) and not isinstance(value, (bool, np.bool_)):
+        return operator.index(value)
+    got = "a missing value" if value is None or value != value or value is np.ma.masked else repr(value)
+    raise TypeError(f"{name} must hold integers or strings, got {got} ({type(value).__name__}){place}")
+
+
+def exact_ids(name: str, value: Any) -> list[Id]:
+    """Return ids as Python integers or strings, all of one kind, whatever they come in; nothing goes through float64.
+
+    Raises
+    ------
+    TypeError
+        If one is neither an integer nor a string (booleans, floats, dates, None and NaN included), if both kinds
+        occur, or if the array is masked.
+    ValueError
+        If there is none, one is empty text, or the array has more than one dimension.
+    """
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name} must not be a masked array: say which ids are meant without a mask")
+    if isinstance(value, (str, bytes, np.generic)) or np.ndim(_shape_only(value)) == 0:
+        value = [value[()] if isinstance(value, np.ndarray) else value]
+    if not isinstance(value, (list, tuple, range)):
+        # Tables and their columns: of numbers as they are, of anything else as Python objects.
+        array = np.asarray(value)
+        if array.ndim != 1:
+            raise ValueError(f"{name} must be one-dimensional, got shape {array.shape}")
+        if array.dtype.kind not in "iuUO":
+            raise TypeError(f"{name} must hold integers or strings, got dtype {array.dtype}")
+        value = array.tolist()
+    if not len(value):
+        raise ValueError(f"{name} must hold at least one id, got none")
+    found = [_exact(name, one, f" at position {i}" if len(value) > 1 else "") for i, one in enumerate(value)]
+    kinds = {isinstance(one, str) for one in found}
+    if len(kinds) > 1:
+        odd = next(i for i, one in enumerate(found) if isinstance(one, str) != isinstance(found[0], str))
+        raise TypeError(
+            f"{name} must be all integers or all strings, got {found[0]!r} and, at position {odd}, {found[odd]!r}"
+        )
+    return found
+
+
+def _shape_only(value: Any) -> Any:
+    """Stand in for a value when asking for its number of dimensions, so that no list is converted for it."""
+    return [None] if isinstance(value, (list, tuple, range)) else value
+
+
+def as_array(ids: Sequence[Id]) -> NDArray[Any]:
+    """Return ids as the narrowest exact array: int64, uint64, or Python objects."""
+    numbers = [one for one in ids if not isinstance(one, str)]
+    for dtype in (np.int64, np.uint64) if numbers else ():
+        if np.iinfo(dtype).min <= min(numbers) and max(numbers) <= np.iinfo(dtype).max:
+            return np.array(numbers, dtype=dtype)
+    result = np.empty(len(ids), dtype=object)
+    result[:] = ids
+    return result
+
+
+@dataclass(frozen=True)
+class RecordIds:
+    """One id per row of the first fit; all rows of one id are one person.
+
+    Attributes
+    ----------
+    values : tuple of int or tuple of str, length n
+        Exact, in the order of the rows.
+    origin : str
+        "record_ids", "index" (of a table) or "row numbers" (a table numbered 0..n-1: an id is a position).
+    """
+
+    values: tuple[Id, ...]
+    origin: str
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def kind(self) -> str:
+        """``"string"`` or ``"integer"``."""
+        return "string" if isinstance(self.values[0], str) else "integer"
+
+    @cached_property
+    def _numbers(self) -> dict[Id, int]:
+        """Number of each distinct id, by first appearance."""
+        return {one: number for number, one in enumerate(dict.fromkeys(self.values))}
+
+    @cached_property
+    def codes(self) -> NDArray[np.int64]:
+        """Number of each row's id, shape (n,)."""
+        return np.fromiter((self._numbers[one] for one in self.values), dtype=np.int64, count=len(self.values))
+
+    @cached_property
+    def names(self) -> list[Id]:
+        """Distinct ids, by number."""
+        return list(self._numbers)
+
+    def find(self, name: str, ids: Any) -> list[int]:
+        """Return the numbers of ids, each once, in the order given.
+
+        Raises
+        ------
+        TypeError
+            If they are not of this model's kind: 7 is not "7".
+        ValueError
+            Naming the first that no row has.
+        """
+        wanted = exact_ids(name, ids)
+        if isinstance(wanted[0], str) != (self.kind == "string"):
+            raise TypeError(f"{name} must hold {self.kind}s, as the ids of this model are, got {wanted[0]!r}")
+        for one in wanted:
+            if one not in self._numbers:
+                raise ValueError(f"{name} must be ids of the first fit, got {one!r}, which no record has")
+        return list(dict.fromkeys(self._numbers[one] for one in wanted))
+
+    def rows(self, name: str, ids: Any, *, removed: Sequence[int]) -> NDArray[np.int64]:
+        """Return the rows still in use of ids, sorted.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `find`; also for an id all of whose rows were deleted before.
+        """
+        wanted = self.find(name, ids)
+        left = np.ones(len(self.values), dtype=bool)
+        left[list(removed)] = False
+        rows = np.flatnonzero(np.isin(self.codes, wanted) & left)
+        for number in sorted(set(wanted) - set(self.codes[rows].tolist()), key=wanted.index):
+            raise ValueError(f"{name} must name records still in use, got {self.names[number]!r}, deleted before")
+        return rows
+
+
+def ids_of_fit(X: Any, y: Any, record_ids: Any, n: int) -> RecordIds | None:
+    """Return the ids of the rows of a fit: those given, else the index of a table, else None.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `exact_ids`; if there is not one id per row; or if ``y`` is a table of the same labels in another order.
+    """
+    index = _index(X)
+    labels = None if index is None else index.tolist()
+    if labels is not None and (other := _index(y)) is not None:
+        theirs = other.tolist()
+        if theirs != labels and len(theirs) == len(labels) and _same_labels(theirs, labels):
+            raise ValueError(
+                "y must be in the order of X, got an index with the same labels in another order: pass y.loc[X.index], "
+                "or y.to_numpy() if the rows do belong together as they stand"
+            )
+    if record_ids is not None:
+        given = tuple(exact_ids("record_ids", record_ids))
+        if len(given) != n:
+            raise ValueError(f"record_ids must hold one id per row of X, {n}, got {len(given)}")
+        return RecordIds(given, GIVEN)
+    if labels is None:
+        return None
+    if labels == list(range(n)) and not any(isinstance(one, bool) for one in labels[:2]):
+        return RecordIds(tuple(labels), ROW_NUMBERS)
+    try:
+        return RecordIds(tuple(exact_ids("the index of X", index)), INDEX)
+    except (TypeError, ValueError) as error:
+        raise type(error)(
+            f"{error}; pass record_ids=, or X.reset_index(drop=True) to name records by position"
+        ) from None
+
+
+def _index(table: Any) -> Any:
+    """Return the index of a pandas table or column, or None."""
+    return table.index if hasattr(table, "iloc") and hasattr(table, "index") else None
+
+
+def _same_labels(one: list[Any], other: list[Any]) -> bool:
+    try:
+        return sorted(one) == sorted(other)
+    except TypeError:  # labels that have no order
+        return False
+
+
+def selected_rows(
+    known: RecordIds | None, *, n: int, removed: Sequence[int], indices: Any = None, ids: Any = None, rows: Any = None
+) -> NDArray[np.int64]:
+    """Return the rows that one of three ways to name them means.
+
+    Parameters
+    ----------
+    known : RecordIds or None
+        Ids of the first fit.
+    n : int
+        Rows of the first fit.
+    removed : sequence of int
+        Rows deleted before.
+    indices : int or sequence of int, optional
+        Positions, where positions are the only numbers a record has.
+    ids, rows : optional
+        Ids of the first fit; positions.
+
+    Raises
+    ------
+    TypeError, ValueError
+        On none or several of the three, on ids or positions that do not exist or were deleted before, and on
+        ``indices`` that could mean an id.
+    """
+    given = [name for name, value in (("indices", indices), ("ids", ids), ("rows", rows)) if value is not None]
+    if len(given) != 1:
+        raise TypeError(f"records must be named by one of ids and rows, got {' and '.join(given) or 'neither'}")
+    if ids is not None:
+        if known is None:
+            raise ValueError(
+                "ids must be known from fit, and this model has none: fit with record_ids=, or say rows= for positions"
+            )
+        return known.rows("ids", ids, removed=removed)
+    name, value = ("rows", rows) if indices is None else ("indices", indices)
+    if indices is not None:
+        _refuse_ambiguous(known, indices)
+    found = row_indices(name, value, n)
+    gone = np.intersect1d(found, np.array(removed, dtype=np.int64))
+    if gone.size:
+        raise ValueError(f"{name} must name records still in use, got {gone[0]}, which was deleted before")
+    return found
+
+
+def _refuse_ambiguous(known: RecordIds | None, indices: Any) -> None:
+    if known is not None and known.origin != ROW_NUMBERS:
+        first = np.ravel(np.asarray(indices, dtype=object))[:1].tolist()
+        what = repr(first[0]) if first else "a number"
+        source = "the index of X" if known.origin == INDEX else "record_ids"
+        raise ValueError(
+            f"indices are ambiguous, because this model has ids (from {source}): {what} could mean the id or the "
+            f"position; say ids= for ids or rows= for positions in the first fit"
+        )
+    if known is None and hasattr(indices, "get_indexer"):
+        raise ValueError(
+            "indices must be positions, got the labels of a table's index, and this model was fitted without one: "
+            "fit with record_ids= and say ids=, or say rows= with positions in the first fit"
+        )
