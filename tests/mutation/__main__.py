@@ -1,4 +1,4 @@
-"""Break the package one line at a time, run the tests that run the line, and report the changes none of them notices."""
+"""Break the package one line at a time, run the tests that run the line, report the changes none of them notices."""
 
 from __future__ import annotations
 
@@ -15,9 +15,6 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
-
-for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(_name, "1")
 
 from tqdm.auto import tqdm
 

@@ -15,8 +15,8 @@ PLACE = Path(__file__).with_name("justified.json")
 class Justified:
     """The entries of ``justified.json``: ``file``, ``function``, ``before``, ``after`` and ``reason``.
 
-    ``before`` and ``after`` are the changed lines without their indentation. An entry may leave ``after`` out: then every
-    change of that line is meant.
+    ``before`` and ``after`` are the changed lines without their indentation. An entry may leave ``after`` out: then
+    every change of that line is meant.
     """
 
     entries: tuple[dict[str, str], ...]

@@ -175,10 +175,8 @@ class _Finder:
                 self.edit(*place, other, f"{symbol} -> {other}")  # type: ignore[misc]
 
     def visit_binop(self, node: ast.BinOp) -> None:
-        if (
-            type(node.op) not in ARITHMETIC
-            or (isinstance(node.left, (ast.Constant, ast.JoinedStr))
-            and isinstance(getattr(node.left, "value", ""), str))
+        if type(node.op) not in ARITHMETIC or (
+            isinstance(node.left, (ast.Constant, ast.JoinedStr)) and isinstance(getattr(node.left, "value", ""), str)
         ):
             return
         symbol, other = ARITHMETIC[type(node.op)]

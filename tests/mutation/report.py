@@ -25,23 +25,24 @@ def write_report(
     out: Path, how: dict[str, Any], outcomes: list[Outcome], justified: Justified, originals: dict[str, str]
 ) -> int:
     """Write ``report.json`` and ``report.txt``, and return how many survivors have no reason to live."""
-    rooms, survivors = [], []
+    rooms: list[dict[str, Any]] = []
+    survivors: list[dict[str, Any]] = []
     for outcome in outcomes:
         counts = Counter(verdict["verdict"] for _, verdict in outcome.verdicts)
         lived = [mutant for mutant, verdict in outcome.verdicts if verdict["verdict"] != "killed"]
-        for mutant in lived:
-            survivors.append(
-                {
-                    "room": outcome.room,
-                    "place": f"python/expunge/{mutant.file}:{mutant.line}",
-                    "function": mutant.function,
-                    "change": mutant.change,
-                    "before": mutant.before,
-                    "after": mutant.after,
-                    "reason": justified.reason(mutant),
-                    "diff": mutant.diff(originals[mutant.file]),
-                }
-            )
+        survivors += [
+            {
+                "room": outcome.room,
+                "place": f"python/expunge/{mutant.file}:{mutant.line}",
+                "function": mutant.function,
+                "change": mutant.change,
+                "before": mutant.before,
+                "after": mutant.after,
+                "reason": justified.reason(mutant),
+                "diff": mutant.diff(originals[mutant.file]),
+            }
+            for mutant in lived
+        ]
         rooms.append(
             {
                 "room": outcome.room,
@@ -62,11 +63,11 @@ def write_report(
 def _text(how: dict[str, Any], rooms: list[dict[str, Any]], survivors: list[dict[str, Any]]) -> str:
     lines = ["Mutation run: " + ", ".join(f"{k} {v}" for k, v in how.items() if v is not None), ""]
     lines.append(f"{'room':<14}{'mutants':>9}{'tried':>8}{'killed':>8}{'justified':>11}{'survived':>10}")
-    for room in rooms:
-        lines.append(
-            f"{room['room']:<14}{room['mutants']:>9}{room['tried']:>8}{room['killed']:>8}"
-            f"{room['justified']:>11}{room['survived']:>10}"
-        )
+    lines += [
+        f"{room['room']:<14}{room['mutants']:>9}{room['tried']:>8}{room['killed']:>8}"
+        f"{room['justified']:>11}{room['survived']:>10}"
+        for room in rooms
+    ]
     for title, kept in (("Survivors", False), ("Justified survivors", True)):
         chosen = [s for s in survivors if (s["reason"] is not None) == kept]
         if chosen:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Room:
-    """Sources (patterns below ``python/expunge``) and the test files (patterns below ``tests``) that answer for them."""
+    """Sources (patterns below ``python/expunge``) and the tests (patterns below ``tests``) that answer for them."""
 
     sources: tuple[str, ...]
     tests: tuple[str, ...]

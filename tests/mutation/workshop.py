@@ -24,11 +24,13 @@ from mutation.mutants import Mutant
 
 MEMORY = 8 << 30  # a mutant must not take the machine with it
 _PRELOADED = "ignore:Module already imported so cannot be rewritten:pytest.PytestAssertRewriteWarning"
-_SLOWER, _GRACE = 5, 30  # a mutant's tests may take so many times their seconds, and so many seconds
+_SLOWER, _GRACE = 5, 12  # a mutant's tests may take so many times their seconds, and so many seconds
 
 
 def preload() -> None:
     """Import what the tests need, but nothing of this package: children inherit it and start at once."""
+    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, "1")  # mutants run side by side
     for name in ("numpy", "scipy.linalg", "scipy.special", "scipy.optimize", "scipy.stats", "sklearn.datasets"):
         __import__(name)
     for name in ("hypothesis", "mpmath", "pandas", "pyarrow", "matplotlib", "click", "tqdm", "cryptography"):
