@@ -1,0 +1,185 @@
+"""Questions to a learned model: what a deletion would cost, and what it would hide."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from expunge._validate import count, number
+from expunge.accounting import GaussianPair
+from expunge.accounting.ridge_law import Phase, deletion_pair
+from expunge.estimators._fitting import FittedRidge
+from expunge.estimators._history import History
+from expunge.estimators._records import selected_rows
+from expunge.estimators.quotes import Quote, quote
+from expunge.ridge import LearningLaw
+
+__all__ = ["AskedRidge"]
+
+Array = NDArray[np.float64]
+
+
+class AskedRidge(FittedRidge):
+    """A learned model that quotes deletions."""
+
+    def _law(self, history: History) -> LearningLaw | None:
+        """Return the law shared by all first deletions, or None once there is a deletion behind the model."""
+        if len(history.phases) > 1:
+            return None
+        if self._law_cache is None:
+            phase = history.phases[0]
+            self._law_cache = LearningLaw(
+                history.design,
+                history.targets,
+                alpha=history.alpha,
+                step_size=history.step_size,
+                n_steps=phase.n_steps,
+                noise_std=phase.noise_std,
+            )
+        return self._law_cache
+
+    def quote(
+        self,
+        *,
+        epsilon: float,
+        delta: float,
+        n_steps: int | None = None,
+        noise_std: float | None = None,
+        method: str = "exact",
+        indices: ArrayLike | None = None,
+        ids: Any = None,
+        rows: ArrayLike | None = None,
+        by_id: bool = False,
+        groups: ArrayLike | None = None,
+        threads: int | None = None,
+    ) -> Quote:
+        """Return what forgetting each record would cost.
+
+        Parameters
+        ----------
+        epsilon, delta : float
+            Target of the deletion: epsilon >= 0, 0 < delta < 1.
+        n_steps : int, optional
+            Unlearning steps (>= 1); the smallest noise per step is returned.
+        noise_std : float, optional
+            Noise per unlearning step (> 0); the fewest steps are returned. Give exactly one of the two.
+        method : {"exact", "shifted", "uniform"}
+            From the exact Gaussian laws; from the per-record bound by shifted interpolation ([BAC26], section 3 of
+            arXiv 2602.15602, repaired); from the worst case over all training records, whichever are quoted.
+            The last two spend delta/10 on the residuals' high-probability bound and need
+            e^epsilon < 10; above, their noise is ``inf``.
+        ids : int, str or sequence of them, optional
+            People to quote: ids of the first fit, all rows of one id together. At most one of ``ids``, ``rows`` and
+            ``indices`` is given; all that remain are quoted when none is.
+        rows : array-like of int, optional
+            Rows to quote: positions in the first fit.
+        indices : array-like of int, optional
+            The same as ``rows``; refused where the model has ids, since a number could mean either.
+        by_id : bool, default False
+            Quote all rows of one id together, one entry per id among those asked for; ``ids`` always does.
+        groups : array-like of int or str, shape (n,), optional
+            One group per row of the first fit (exact integers or strings); rows of one group are quoted together, and
+            the quote has one entry per group among those asked for.
+        threads : int, optional
+            Cores to use; EXPUNGE_NUM_THREADS or all of them when omitted.
+
+        Returns
+        -------
+        Quote
+            In the order asked for. Exact quotes come from truncated Krylov spaces and say *estimate*, with their
+            error; `unlearn` never truncates.
+
+        Raises
+        ------
+        ValueError
+            On an argument out of range.
+        RuntimeError
+            After `forget_history`.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_diabetes
+        >>> X, y = load_diabetes(return_X_y=True)
+        >>> model = LangevinRidge(noise_std=0.5, random_state=0).fit(X, y / 100)
+        >>> quote = model.quote(epsilon=1.0, delta=1e-5, n_steps=20)
+        >>> len(quote)
+        442
+        """
+        history = self._require_history()
+        return quote(
+            history,
+            epsilon=epsilon,
+            delta=delta,
+            n_steps=n_steps,
+            noise_std=noise_std,
+            method=method,
+            indices=indices,
+            ids=ids,
+            rows=rows,
+            by_id=by_id,
+            groups=groups,
+            law=self._law(history),
+            threads=threads,
+        )
+
+    def _rows_to_delete(self, history: History, indices: Any, ids: Any, rows: Any) -> NDArray[np.int64]:
+        n, removed = len(history.design), history.removed
+        found = selected_rows(history.ids, n=n, removed=removed, indices=indices, ids=ids, rows=rows)
+        if len(found) + len(removed) >= n:
+            name = "indices" if indices is not None else "ids" if ids is not None else "rows"
+            raise ValueError(f"{name} must leave at least one record, got all that remain")
+        return found
+
+    def privacy_profile(
+        self,
+        indices: ArrayLike | None = None,
+        *,
+        ids: Any = None,
+        rows: ArrayLike | None = None,
+        n_steps: int = 0,
+        noise_std: float = 0.0,
+    ) -> GaussianPair:
+        """Return the exact Gaussian pair of deleting records, by dense float64 algebra.
+
+        Parameters
+        ----------
+        indices, ids, rows : int, str or sequence of them
+            Records to delete together, as for `unlearn`.
+        n_steps : int
+            Unlearning steps; 0 is the pair at the end of learning.
+        noise_std : float
+            Noise per unlearning step; 0 is the pair at the end of learning.
+
+        Returns
+        -------
+        GaussianPair
+            ``.delta(epsilon)``, ``.epsilon(delta)``, ``.renyi(order)``; P is this model's law, Q the law of the run
+            that never saw the rows (nor any deleted before).
+
+        Raises
+        ------
+        ValueError
+            If there is no noise at all, or on records that are not there, repeated or already deleted.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_diabetes
+        >>> X, y = load_diabetes(return_X_y=True)
+        >>> model = LangevinRidge(noise_std=0.5, random_state=0).fit(X, y / 100)
+        >>> pair = model.privacy_profile(3, n_steps=20, noise_std=0.5)
+        >>> bool(pair.delta(1.0) < pair.delta(0.1) < 1)
+        True
+        """
+        history = self._require_history()
+        deleted = tuple(sorted({*history.removed, *self._rows_to_delete(history, indices, ids, rows).tolist()}))
+        last = Phase(count("n_steps", n_steps), number("noise_std", noise_std, low=0), deleted)
+        return deletion_pair(
+            history.design,
+            history.targets,
+            alpha=history.alpha,
+            step_size=history.step_size,
+            phases=(*history.phases, last),
+            deleted=deleted,
+        )
