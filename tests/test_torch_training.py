@@ -3,10 +3,12 @@
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+import zipfile
 
 import numpy as np
 import pytest
@@ -26,6 +28,7 @@ from expunge.torch import (  # noqa: E402
     run_to_run_noise,
     train,
 )
+from expunge.torch.training.folder import RunFolder  # noqa: E402
 from expunge.torch.training.sampling import Batches  # noqa: E402
 from expunge.torch.training.schedule import checkpoint_steps, window_ends  # noqa: E402
 
@@ -391,6 +394,64 @@ def test_nothing_is_overwritten_and_nothing_foreign_continued(tmp_path):
     (tmp_path / "run" / "columns" / "2.npz").write_bytes(b"PK\x03\x04")
     with pytest.raises(FileFormatError, match=r"2\.npz is truncated or damaged"):
         TrainingRun.load(tmp_path / "run")
+
+
+def test_no_bit_of_a_folder_can_flip_unnoticed(tmp_path):
+    x, y = data()
+    train(network(), (x, y), folder=tmp_path / "run", keep="both", noise_std=0.01, **SETTINGS)
+    place = RunFolder(tmp_path / "run")
+    place.write_state(network(), {"step": 3}, {"a": np.arange(4)})
+
+    def read_all():
+        run = TrainingRun.load(place.path)
+        run.final_weights()
+        place.read_state()
+        for k in range(run.marks.size):
+            run.weights(k)
+
+    read_all()
+    files = [file for file in place.path.rglob("*") if file.is_file()]
+    assert {"run.json", "final.pt", "state.pt", "summary.npz", "0.npz", "00000.pt"} <= {file.name for file in files}
+    rng = np.random.default_rng(0)
+    for file in files:
+        assert file.stat().st_mode & 0o777 == 0o600
+        whole = file.read_bytes()
+        places = {0, len(whole) - 1, len(whole) - 72, len(whole) - 73, *rng.integers(0, len(whole), 12).tolist()}
+        for at in places:
+            torn = bytearray(whole)
+            torn[at] ^= 1 << int(rng.integers(8))
+            if bytes(torn).upper() == whole.upper():
+                continue  # 1e-05 and 1E-05
+            file.write_bytes(torn)
+            with pytest.raises(FileFormatError, match=re.escape(file.name)):
+                read_all()
+        file.write_bytes(whole)
+    read_all()
+
+
+def test_a_folder_without_digests_loads_with_a_warning(tmp_path):
+    x, y = data()
+    run = train(network(), (x, y), folder=tmp_path / "run", noise_std=0.01, **SETTINGS)
+    for file in (tmp_path / "run").rglob("*.*"):
+        if file.suffix in (".npz", ".pt"):
+            assert zipfile.is_zipfile(file)
+            file.write_bytes(file.read_bytes()[:-73] + b"\0\0")
+        elif file.suffix == ".json":
+            values = json.loads(file.read_text())
+            del values["digest"]
+            file.write_text(json.dumps({**values, "format": 1}))
+    with pytest.warns(UserWarning, match="carries no digest"):
+        loaded = TrainingRun.load(tmp_path / "run")
+    np.testing.assert_array_equal(loaded.privacy_losses(), run.privacy_losses())
+
+
+def test_pytorch_and_numpy_read_the_files_themselves(tmp_path):
+    x, y = data()
+    run = train(network(), (x, y), folder=tmp_path / "run", noise_std=0.01, **SETTINGS)
+    final = torch.load(tmp_path / "run" / "final.pt", weights_only=True)
+    assert all(torch.equal(final[name], value) for name, value in run.final_weights().items())
+    with np.load(tmp_path / "run" / "columns" / "0.npz") as archive:
+        assert "grad_norms" in archive.files
 
 
 # --- refusals -----------------------------------------------------------------------------------------

@@ -1,15 +1,18 @@
 """A run's folder: ``run.json``, a file of values per column, and either the state to go on from or the final weights.
 
-Every file is whole or absent. The folder holds no intermediate weights but the last state, and that goes when the run
+Every file is whole or absent, carries a digest that is compared when it is read, and is for its owner alone: norms and
+weights tell of single records. The folder holds no intermediate weights but the last state, and that goes when the run
 ends, unless weights are to be kept: they still contain every record they were trained on.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
 import pickle
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -20,11 +23,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from expunge._files import FileFormatError, read_json, write_atomic
+from expunge._sealed import read_sealed, sealed
 
 __all__ = ["RunFolder", "describe_model"]
 
-FORMAT = 1
+FORMAT = 2  # 1 had no digests
 _RUN, _STATE, _FINAL = "run.json", "state.pt", "final.pt"
+_OWNER_ONLY = 0o600
 
 
 def describe_model(model: nn.Module) -> dict[str, Any]:
@@ -86,30 +91,38 @@ class RunFolder:
     def read(self) -> dict[str, Any]:
         """Return the description."""
         saved = read_json(self.path / _RUN, what="training run")
-        if not isinstance(saved, dict) or saved.get("format") != FORMAT:
+        if not isinstance(saved, dict) or saved.get("format") not in (1, FORMAT):
             raise FileFormatError(f"folder: {self.path / _RUN} is not a training run of format {FORMAT}")
+        if saved["format"] == 1:
+            warnings.warn(
+                f"{self.path / _RUN} carries no digest (an earlier version wrote it): damage goes unnoticed",
+                stacklevel=3,
+            )
+        elif saved.pop("digest", None) != _digest(saved):
+            raise FileFormatError(f"folder: {self.path / _RUN} is damaged: its values are not those of its digest")
         return saved
 
     def write(self, description: dict[str, Any]) -> None:
         """Replace the description."""
-        text = json.dumps({"format": FORMAT, **description}, indent=1) + "\n"
-        write_atomic(self.path / _RUN, text.encode(), overwrite=True)
+        values = {**description, "format": FORMAT}
+        text = json.dumps({**values, "digest": _digest(values)}, indent=1) + "\n"
+        write_atomic(self.path / _RUN, text.encode(), overwrite=True, mode=_OWNER_ONLY)
 
     def write_arrays(self, name: str, values: dict[str, NDArray[Any]]) -> None:
         """Keep arrays under a name: a number for the values at one of the places they are collected."""
         (self.path / "columns").mkdir(exist_ok=True)
         buffer = io.BytesIO()
         np.savez(buffer, **values)  # type: ignore[arg-type]
-        write_atomic(self.path / "columns" / f"{name}.npz", buffer.getvalue(), overwrite=True)
+        _write(self.path / "columns" / f"{name}.npz", buffer)
 
     def read_arrays(self, name: str) -> dict[str, NDArray[Any]]:
         """Return the arrays `write_arrays` kept."""
         file = self.path / "columns" / f"{name}.npz"
         try:
-            with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
+            with np.load(io.BytesIO(read_sealed(file)), allow_pickle=False) as archive:
                 return {key: archive[key] for key in archive.files}
-        except FileNotFoundError:
-            raise FileFormatError(f"folder: {file} is missing") from None
+        except FileFormatError:
+            raise
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise FileFormatError(f"folder: {file} is truncated or damaged ({error})") from None
 
@@ -148,15 +161,24 @@ class RunFolder:
     def _put(self, file: Path, value: Any) -> None:
         buffer = io.BytesIO()
         torch.save(value, buffer)
-        write_atomic(file, buffer.getvalue(), overwrite=True)
+        _write(file, buffer)
 
     def _get(self, file: Path) -> Any:
         try:
-            return torch.load(file, map_location="cpu", weights_only=True)
-        except FileNotFoundError:
-            raise FileFormatError(f"folder: {file} is missing") from None
+            return torch.load(io.BytesIO(read_sealed(file)), map_location="cpu", weights_only=True)
+        except FileFormatError:
+            raise
         except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
             raise FileFormatError(f"folder: {file} is truncated or damaged ({error})") from None
+
+
+def _write(file: Path, buffer: io.BytesIO) -> None:
+    write_atomic(file, sealed(buffer.getvalue()), overwrite=True, mode=_OWNER_ONLY)
+
+
+def _digest(values: dict[str, Any]) -> str:
+    """Return the digest of a description, the same before it is written and after it is read."""
+    return hashlib.sha256(json.dumps(json.loads(json.dumps(values)), sort_keys=True).encode()).hexdigest()
 
 
 def _on_cpu(model: nn.Module) -> dict[str, torch.Tensor]:
