@@ -17,6 +17,7 @@ from expunge.certificates import (
     Certificate,
     CertificateError,
     RidgeRun,
+    Sources,
     VerificationError,
     certificate_schema,
     coefficients_of,
@@ -50,6 +51,7 @@ def problem(*, classifier=False, fit_intercept=True, deleted=(4,), n_steps=6, un
         n_outputs=3 if classifier else 2,
         phases=phases,
         deleted=tuple(deleted),
+        sources=Sources(step_size="given", noise_std="given", classes="given" if classifier else "none"),
     )
     targets = (y[:, None] == np.array(run.classes)[None, :]).astype(float) if classifier else y
     coefficients = rng.normal(size=(design.shape[1], targets.shape[1]))
@@ -257,6 +259,13 @@ def other_values(path, value):
         "method": ["shifted", "uniform"],
         "status": ["conditional", "estimate"],
         "conditions": [["learning seed known to whoever set it"]],
+        "notes": [["the noise is fine"]],
+        "claim.direction": ["P|Q" if value == "Q|P" else "Q|P"],
+        "run.sources.step_size": ["data"],
+        "run.sources.noise_std": ["data", "grid"],
+        "run.sources.classes": ["data", "given"],
+        "run.sources.norm_bound": [1.0],
+        "run.sources.n_bound": [20],
         "run.estimator": ["LangevinRidgeClassifier"],
         "run.classes": [["a", "b"]],
         "run.phases[0].removed": [[4], [3, 4]],
@@ -279,8 +288,14 @@ def other_values(path, value):
 COMPUTED = {"claim.delta", "claim.delta_pq", "claim.delta_qp"}
 BLAMED = {
     "claim.epsilon": COMPUTED,
+    "claim.delta_pq": {"claim.delta_pq", "claim.direction"},
+    "claim.delta_qp": {"claim.delta_qp", "claim.direction"},
     "method": {"claim.delta_s"},
     "status": {"conditions", "status"},
+    "run.sources.step_size": {"conditions"},
+    "run.sources.noise_std": {"conditions", "notes"},
+    "run.sources.norm_bound": {"run.sources"},
+    "run.sources.n_bound": {"run.sources"},
     "run.estimator": {"run.classes"},
     "run.alpha": COMPUTED | {"run.step_size"},
     "run.fit_intercept": COMPUTED | {"run.step_size"},
@@ -337,6 +352,9 @@ def test_a_field_of_the_wrong_kind_is_refused_by_name(case, wrong):
         allowed = {
             "claim.delta_s": wrong is None,
             "conditions": wrong == [],
+            "notes": wrong == [],
+            "run.sources.norm_bound": wrong is None,
+            "run.sources.n_bound": wrong is None,
             "run.classes": wrong is None,
             "run.phases[0].removed": wrong == [],
             "run.fit_intercept": wrong is True,
@@ -369,7 +387,7 @@ def test_missing_and_extra_fields_are_refused_by_name(case, key):
         assert caught.value.field == name_of((*path, "surplus"))
 
 
-@pytest.mark.parametrize("version", [0, 2, 1.0, "1", None, True])
+@pytest.mark.parametrize("version", [0, 3, 1.0, "1", None, True])
 def test_an_unknown_version_is_refused(case, version):
     with pytest.raises(CertificateError, match="version") as caught:
         Certificate.from_json(replaced(case[3], ("version",), version))

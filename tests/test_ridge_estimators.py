@@ -13,6 +13,7 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 
 from expunge import LangevinRidge, LangevinRidgeClassifier, ReleasedRidge, ReleasedRidgeClassifier
 from expunge.accounting import gdp_delta
+from expunge.certificates import CONDITIONS
 from expunge.estimators._history import noisy_steps, os_normals
 from expunge.langevin import langevin_chains
 
@@ -90,7 +91,9 @@ def test_downdate_of_a_group_equals_a_fresh_solve(classifier):
 
 def test_step_size_and_classes_are_constants_of_the_first_fit(classifier):
     rows = np.flatnonzero(classifier._history.labels == "c")
-    result = classifier.unlearn(rows, epsilon=3.0, delta=1e-3, n_steps=5)
+    with pytest.raises(ValueError, match=r"run\.classes: holds 'c'"):
+        classifier.unlearn(rows, epsilon=3.0, delta=1e-3, n_steps=5)  # the class list would tell that there was a "c"
+    result = classifier.unlearn(rows[1:], epsilon=3.0, delta=1e-3, n_steps=5)
     assert result.model.step_size_ == classifier.step_size_
     assert list(result.model.classes_) == ["a", "b", "c"]
     assert result.model.coef_.shape == (3, 4)
@@ -281,9 +284,11 @@ def test_unlearn_certifies_and_verifies(diabetes, model, method, rows):
     assert model.privacy_profile(rows, n_steps=10, noise_std=noise).delta(1.0) <= 1e-5
 
 
-def test_without_a_seed_the_certificate_is_certified(diabetes):
+def test_constants_computed_from_the_data_make_the_certificate_conditional(diabetes):
     model = LangevinRidge(alpha=0.1, n_steps=40, noise_std=0.1).fit(*diabetes)
-    assert model.unlearn(0, **TARGET, n_steps=5).certificate.status == "certified"
+    certificate = model.unlearn(0, **TARGET, n_steps=5).certificate
+    assert certificate.status == "conditional"
+    assert set(certificate.conditions) == {CONDITIONS["step_size"], CONDITIONS["noise_std"]}
 
 
 def test_unlearn_takes_about_the_quoted_noise(model):

@@ -22,8 +22,9 @@ from scipy import linalg
 
 from expunge._backend import one_blas_thread
 from expunge.accounting.gaussian_pair import GaussianPair
+from expunge.accounting.noise_floor import noise_floor
 
-__all__ = ["STEP_SIZE_SLACK", "LawPair", "Phase", "RidgeDeletion", "deletion_pair", "smoothness"]
+__all__ = ["STEP_SIZE_SLACK", "LawPair", "Phase", "RidgeDeletion", "deletion_pair", "phase_floors", "smoothness"]
 
 Array = NDArray[np.float64]
 
@@ -202,6 +203,24 @@ class RidgeDeletion:
             raise ValueError(f"phases must remove only deleted rows, got row {min(extra)}")
         return np.array(sorted(set(self.deleted) - set(phase.removed)), dtype=np.int64)
 
+    def floors(self, phases: Sequence[Phase]) -> tuple[float, ...]:
+        """Return the least noise of each phase that is noise; see `phase_floors`."""
+        q = self.targets.shape[1]
+        mean_p, mean_q = np.zeros((self.design.shape[1], q)), np.zeros((self.design.shape[1], q))
+        result = []
+        for phase in phases:
+            own = self.reference if self.present(phase).size == 0 else self.basis(phase.removed)
+            end_p = self._noise_free(own, mean_p, phase.n_steps)
+            end_q = self._noise_free(self.reference, mean_q, phase.n_steps)
+            result.append(noise_floor(mean_p, mean_q, end_p, end_q))
+            mean_p, mean_q = end_p, end_q
+        return tuple(result)
+
+    def _noise_free(self, basis: Basis, mean: Array, n_steps: int) -> Array:
+        power, total = _powers(basis.a, n_steps)
+        start = basis.vectors.T @ mean
+        return np.asarray(basis.vectors @ (power[:, None] * start + self.step_size * total[:, None] * basis.moment))
+
     def run(self, phases: Sequence[Phase]) -> LawPair:
         """Return both laws after ``phases``, started at theta = 0."""
         state = self.start
@@ -335,3 +354,47 @@ def deletion_pair(
     """
     deletion = RidgeDeletion(design, targets, alpha=alpha, step_size=step_size, deleted=deleted)
     return deletion.pair(deletion.run(deletion.effective_phases(phases)))
+
+
+def phase_floors(
+    design: Array,
+    targets: Array,
+    *,
+    alpha: float,
+    step_size: float,
+    phases: Sequence[Phase],
+    deleted: Sequence[int] = (),
+) -> tuple[float, ...]:
+    """Return the least noise of each phase that float64 does not lose at the size of the parameters.
+
+    The size is that of the noise-free parameters at the start and the end of the phase, of the run and of the reference
+    run, whichever is largest: known to whoever holds the data, before any noise is drawn. The noise of the phases does
+    not enter.
+
+    Parameters
+    ----------
+    design, targets, alpha, step_size, phases
+        As in `deletion_pair`.
+    deleted : sequence of int
+        Rows the reference run never saw; without any the two runs are one.
+
+    Returns
+    -------
+    tuple of float
+        One floor per phase: `expunge.accounting.noise_floor.noise_floor` of those parameters. Noise above 0 and below
+        it is no noise.
+
+    Raises
+    ------
+    ValueError
+        As `RidgeDeletion`, and if a parameter overflows.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> run = [Phase(n_steps=1000, noise_std=0.5), Phase(n_steps=5, noise_std=1.0, removed=(0,))]
+    >>> floors = phase_floors(np.eye(3), np.ones((3, 1)), alpha=1.0, step_size=0.5, phases=run, deleted=[0])
+    >>> floors == (2.0**-31, 2.0**-31)
+    True
+    """
+    return RidgeDeletion(design, targets, alpha=alpha, step_size=step_size, deleted=deleted).floors(phases)

@@ -2,6 +2,7 @@
 
 from expunge.accounting.ridge_law import Phase
 from expunge.certificates.certificate import Certificate, Digests, Signature
+from expunge.certificates.constants import CONDITIONS, GRID_NOTE, UNKNOWN_SOURCES, Sources
 from expunge.certificates.digest import features_digest, model_digest, record_digest, targets_digest
 from expunge.certificates.keys import generate_key_pair, load_private_key, load_public_key
 from expunge.certificates.run import RidgeRun
@@ -9,12 +10,16 @@ from expunge.certificates.schema import CertificateError, VerificationError, cer
 from expunge.certificates.verification import VerificationReport, coefficients_of
 
 __all__ = [
+    "CONDITIONS",
+    "GRID_NOTE",
+    "UNKNOWN_SOURCES",
     "Certificate",
     "CertificateError",
     "Digests",
     "Phase",
     "RidgeRun",
     "Signature",
+    "Sources",
     "VerificationError",
     "VerificationReport",
     "certificate_schema",

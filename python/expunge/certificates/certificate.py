@@ -21,14 +21,15 @@ from expunge._version import __version__
 from expunge.certificates import verification
 from expunge.certificates.digest import features_digest, model_digest, record_digest, targets_digest
 from expunge.certificates.run import RidgeRun
-from expunge.certificates.schema import CertificateError, VerificationError, certificate_schema, check
+from expunge.certificates.schema import VERSIONS, CertificateError, VerificationError, certificate_schema, check
 from expunge.certificates.verification import VerificationReport, coefficients_of
 
 __all__ = ["Certificate", "Digests", "Signature"]
 
-_SCHEMA = certificate_schema()
+_SCHEMAS = {version: certificate_schema(version=version) for version in VERSIONS}
+_SCHEMA = _SCHEMAS[VERSIONS[-1]]
 _FORMAT = _SCHEMA["properties"]["format"]["const"]
-_VERSION = _SCHEMA["properties"]["version"]["const"]
+_KIND = _SCHEMA["properties"]["kind"]["const"]
 _REFERENCE = _SCHEMA["properties"]["claim"]["properties"]["reference"]["const"]
 _CANNOT_SHOW = _SCHEMA["properties"]["cannot_show"]["const"]
 _CONFIDENTIALITY = _SCHEMA["properties"]["confidentiality"]["const"]
@@ -76,9 +77,12 @@ class Certificate:
     method : str
         ``"exact"``, ``"shifted"`` or ``"uniform"``.
     status : str
-        ``"certified"``, ``"conditional"`` (it holds if all of ``conditions`` do) or ``"estimate"`` (no certificate).
+        ``"certified"``, ``"conditional"`` (it rests on ``conditions``) or ``"estimate"`` (no certificate). That of a
+        version 1 certificate is as it was issued; `standing` says what it is worth.
     conditions : tuple of str
-        What a conditional certificate rests on.
+        What a conditional certificate rests on: among them every constant of the run that was taken from the data.
+    notes : tuple of str
+        What a reader must know besides.
     run : RidgeRun
         The inputs of the run.
     digests : Digests
@@ -89,6 +93,8 @@ class Certificate:
         Who issued it, and when (UTC, ISO 8601).
     signature : Signature or None
         Over the canonical JSON of everything else.
+    version : int
+        Version of the format: 2, or 1 for a certificate issued before constants had sources.
 
     Raises
     ------
@@ -111,6 +117,8 @@ class Certificate:
     library_version: str
     issued_at: str
     signature: Signature | None = None
+    notes: tuple[str, ...] = ()
+    version: int = VERSIONS[-1]
 
     def __post_init__(self) -> None:
         for name in ("epsilon", "delta", "delta_pq", "delta_qp", "delta_s"):
@@ -118,7 +126,28 @@ class Certificate:
             if isinstance(value, (int, np.integer, np.floating)) and not isinstance(value, bool):
                 object.__setattr__(self, name, float(value))  # one JSON text for one number
         object.__setattr__(self, "conditions", tuple(self.conditions))
+        object.__setattr__(self, "notes", tuple(self.notes))
         _check_format(self.to_dict())
+        if self.version == 1 and (self.notes or self.run.sources.step_size != "data"):
+            raise CertificateError("version", "must be 2 for a certificate with notes or sources, got 1")
+
+    @property
+    def kind(self) -> str:
+        """What kind of run is certified: ``"ridge"``."""
+        return str(_KIND)
+
+    @property
+    def direction(self) -> str:
+        """Which of the two computed deltas is the larger, and binds: ``"P|Q"`` or ``"Q|P"``."""
+        return verification.binding(self.delta_pq, self.delta_qp)
+
+    def standing(self) -> verification.Standing:
+        """Return status, conditions and notes as they have to be read now.
+
+        Those of the certificate itself, but for version 1: it does not say where its constants come from, so that it is
+        conditional whatever it says.
+        """
+        return verification.standing(self)
 
     # --- making one ----------------------------------------------------------------------------
 
@@ -157,9 +186,10 @@ class Certificate:
         delta_s : float, optional
             For the methods "shifted" and "uniform", in (0, delta); ``delta / 10`` if not given.
         status : {"certified", "conditional", "estimate"}, optional
-            "certified" has no conditions, "conditional" at least one; if not given, whichever fits ``conditions``.
+            "certified" has no conditions, "conditional" at least one; if not given, whichever fits.
         conditions : sequence of str
-            What the claim rests on.
+            What the claim rests on, besides the constants that ``run.sources`` says were taken from the data: those
+            are always added.
 
         Returns
         -------
@@ -176,10 +206,11 @@ class Certificate:
         Examples
         --------
         >>> import numpy as np
-        >>> from expunge.certificates import Certificate, Phase, RidgeRun
+        >>> from expunge.certificates import Certificate, Phase, RidgeRun, Sources
         >>> phases = (Phase(n_steps=10, noise_std=0.5), Phase(n_steps=5, noise_std=1.0, removed=(0,)))
         >>> run = RidgeRun(estimator="LangevinRidge", alpha=1.0, fit_intercept=False, step_size=0.25, classes=None,
-        ...                n_records=3, n_features=3, n_outputs=1, phases=phases, deleted=(0,))
+        ...                n_records=3, n_features=3, n_outputs=1, phases=phases, deleted=(0,),
+        ...                sources=Sources(step_size="given", noise_std="given", classes="none"))
         >>> certificate = Certificate.create(X=np.eye(3), y=np.ones(3), model=np.zeros((3, 1)), run=run,
         ...                                  epsilon=1.0, delta=1e-3)
         >>> certificate.verify(np.eye(3), np.ones(3)).certified
@@ -194,6 +225,7 @@ class Certificate:
         if rows and not 0 <= min(rows) <= max(rows) < len(np.asarray(X)):
             raise VerificationError("run.deleted", f"must be within [0, {len(np.asarray(X))}), got {run.deleted!r}")
         record = record_digest(np.asarray(X)[rows], np.asarray(y)[rows], salt=salt)
+        rests_on = (*run.sources.conditions(), *(c for c in conditions if c not in run.sources.conditions()))
         draft = cls(
             epsilon=epsilon,
             delta=delta,
@@ -202,8 +234,9 @@ class Certificate:
             delta_s=delta / 10 if delta_s is None and method != "exact" else delta_s,
             neighbouring_relation="REMOVE_ONE" if len(rows) == 1 else "REMOVE_GROUP",
             method=method,
-            status=("conditional" if conditions else "certified") if status is None else status,
-            conditions=tuple(conditions),
+            status=("conditional" if rests_on else "certified") if status is None else status,
+            conditions=rests_on,
+            notes=run.sources.notes(),
             run=run,
             digests=Digests(X=features, y=targets, record=record, model=model_digest(parameters)),
             salt=salt.hex(),
@@ -221,14 +254,16 @@ class Certificate:
     def to_dict(self) -> dict[str, Any]:
         """Return the certificate as JSON values, in the order of the schema."""
         signature = self.signature
-        return {
+        values: dict[str, Any] = {
             "format": _FORMAT,
-            "version": _VERSION,
+            "version": self.version,
+            "kind": self.kind,
             "claim": {
                 "epsilon": self.epsilon,
                 "delta": self.delta,
                 "delta_pq": self.delta_pq,
                 "delta_qp": self.delta_qp,
+                "direction": self.direction,
                 "delta_s": self.delta_s,
                 "neighbouring_relation": self.neighbouring_relation,
                 "reference": _REFERENCE,
@@ -236,6 +271,7 @@ class Certificate:
             "method": self.method,
             "status": self.status,
             "conditions": list(self.conditions),
+            "notes": list(self.notes),
             "run": self.run.to_dict(),
             "digests": {
                 "X": self.digests.X,
@@ -252,6 +288,9 @@ class Certificate:
             if signature is None
             else {"algorithm": signature.algorithm, "public_key": signature.public_key, "value": signature.value},
         }
+        if self.version == 1:  # to the byte what was issued and signed then
+            del values["kind"], values["notes"], values["claim"]["direction"], values["run"]["sources"]
+        return values
 
     def canonical_json(self) -> bytes:
         """Return what is signed: compact ASCII JSON with sorted keys of everything but the signature."""
@@ -279,10 +318,10 @@ class Certificate:
 
         Examples
         --------
-        >>> Certificate.from_json('{"format": "expunge-certificate", "version": 2}')
+        >>> Certificate.from_json('{"format": "expunge-certificate", "version": 3}')
         Traceback (most recent call last):
         ...
-        expunge.certificates.schema.CertificateError: version: must be 1, the version this library reads, got 2
+        expunge.certificates.schema.CertificateError: version: must be 1 or 2, the versions this library reads, got 3
         """
         try:
             values = parse_json(text, what="certificate", allow_nan=True)
@@ -290,7 +329,7 @@ class Certificate:
             raise CertificateError("json", str(error)) from None
         _check_format(values)
         claim, signature = values["claim"], values["signature"]
-        return cls(
+        result = cls(
             epsilon=claim["epsilon"],
             delta=claim["delta"],
             delta_pq=claim["delta_pq"],
@@ -300,13 +339,20 @@ class Certificate:
             method=values["method"],
             status=values["status"],
             conditions=tuple(values["conditions"]),
-            run=RidgeRun.from_dict(values["run"]),
+            run=_run_of(values["run"]),
             digests=Digests(**values["digests"]),
             salt=values["salt"],
             library_version=values["library_version"],
             issued_at=values["issued_at"],
             signature=None if signature is None else Signature(**signature),
+            notes=tuple(values.get("notes", ())),
+            version=values["version"],
         )
+        if claim.get("direction", result.direction) != result.direction:
+            raise CertificateError(
+                "claim.direction", f"must be {result.direction!r}, as the deltas say, got {claim['direction']!r}"
+            )
+        return result
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write the certificate as JSON, whole or not at all, readable by its owner only (it is confidential).
@@ -419,13 +465,15 @@ class Certificate:
         """Return a few lines for a person."""
         rows = ", ".join(map(str, self.run.deleted[:8])) + (", ..." if len(self.run.deleted) > 8 else "")
         last = self.run.phases[-1]
+        now = self.standing()
         lines = [
-            f"{self.status}: {len(self.run.deleted)} of {self.run.n_records} records deleted (rows {rows})",
+            f"{now.status}: {len(self.run.deleted)} of {self.run.n_records} records deleted (rows {rows})",
             f"  claim    epsilon = {self.epsilon:g}, delta = {self.delta:g}, {self.neighbouring_relation}",
-            f"  computed delta(P|Q) = {self.delta_pq:.3g}, delta(Q|P) = {self.delta_qp:.3g}, method {self.method}",
+            f"  computed delta(P|Q) = {self.delta_pq:.3g}, delta(Q|P) = {self.delta_qp:.3g} ({self.direction} binds), "
+            f"method {self.method}",
             f"  run      {self.run.estimator}, {len(self.run.phases)} phases; last: {last.n_steps} steps with "
             f"noise_std = {last.noise_std:g}",
-            *(f"  if       {condition}" for condition in self.conditions),
+            *(f"  {label}  {condition}" for label, condition in verification.reading(now)),
             f"  issued   {self.issued_at} by expunge {self.library_version}, "
             + ("unsigned" if self.signature is None else f"signed by {self.signature.public_key[:16]}..."),
             f"  {_CONFIDENTIALITY}",
@@ -436,14 +484,25 @@ class Certificate:
         return f"<Certificate\n{self.summary()}>"
 
 
+def _run_of(values: dict[str, Any]) -> RidgeRun:
+    try:
+        run = RidgeRun.from_dict(values)
+    except ValueError as error:
+        raise CertificateError("run.sources" if "sources" in str(error) else "run", str(error)) from None
+    if values.get("sources", run.sources.to_dict()) != run.sources.to_dict():
+        raise CertificateError("run.sources.classes", "must be 'none' for a run without classes")
+    return run
+
+
 def _check_format(values: Any) -> None:
     if isinstance(values, dict):
         if values.get("format") != _FORMAT:
             raise CertificateError("format", f"must be {_FORMAT!r}, got {values.get('format')!r}")
         version = values.get("version")
-        if type(version) is not int or version != _VERSION:
-            raise CertificateError("version", f"must be {_VERSION}, the version this library reads, got {version!r}")
-    check(values, _SCHEMA)
+        if type(version) is not int or version not in VERSIONS:
+            known = " or ".join(map(str, VERSIONS))
+            raise CertificateError("version", f"must be {known}, the versions this library reads, got {version!r}")
+    check(values, _SCHEMAS.get(values["version"], _SCHEMA) if isinstance(values, dict) else _SCHEMA)
     try:
         datetime.strptime(values["issued_at"], "%Y-%m-%dT%H:%M:%SZ")
     except ValueError:

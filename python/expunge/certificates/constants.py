@@ -11,14 +11,20 @@ from typing import Any
 
 from expunge import _validate
 
-__all__ = ["CONDITIONS", "GRID_NOTE", "Sources"]
+__all__ = ["CONDITIONS", "GRID_NOTE", "UNKNOWN_SOURCES", "Sources"]
 
 # One sentence per constant; `Sources.conditions` and every reader of certificates use these words.
 CONDITIONS = {
     "step_size": "the step size was computed from data that held the deleted records",
     "noise_std": "the noise level was calibrated to the deleted records",
     "classes": "the class list was taken from data that held the deleted records",
+    "last_of_class": "no record of some class is left, and the class list still names it",
 }
+
+UNKNOWN_SOURCES = (
+    "a version 1 certificate does not say where step size, noise levels and classes come from: they may have been "
+    "computed from data that held the deleted records"
+)
 
 GRID_NOTE = (
     "the noise level is the smallest of a public grid that suffices; which one it is depends on the deleted records"
@@ -49,6 +55,11 @@ class Sources:
     n_bound : int or None
         Asserted bound on the number of records.
 
+    Raises
+    ------
+    TypeError, ValueError
+        On construction, for an unknown word, a bound out of range, or bounds without ``"bounded"`` (and the reverse).
+
     Examples
     --------
     >>> Sources(step_size="given", noise_std="given", classes="none").conditions()
@@ -64,12 +75,13 @@ class Sources:
     def __post_init__(self) -> None:
         for name, options in _OPTIONS.items():
             _validate.choice(f"sources.{name}", getattr(self, name), options)
-        if (self.step_size == "bounded") != (self.norm_bound is not None and self.n_bound is not None):
-            raise ValueError("sources need norm_bound and n_bound with step_size 'bounded', and only then")
+        needed = self.step_size == "bounded"
+        if (self.norm_bound is not None) != needed or (self.n_bound is not None) != needed:
+            raise ValueError("sources need both norm_bound and n_bound with step_size 'bounded', and only then")
         if self.norm_bound is not None and self.n_bound is not None:
-            bound = _validate.number("norm_bound", self.norm_bound, low=0, open_low=True)
+            bound = _validate.number("sources.norm_bound", self.norm_bound, low=0, open_low=True)
             object.__setattr__(self, "norm_bound", bound)
-            object.__setattr__(self, "n_bound", _validate.count("n_bound", self.n_bound, low=1))
+            object.__setattr__(self, "n_bound", _validate.count("sources.n_bound", self.n_bound, low=1))
 
     def conditions(self) -> tuple[str, ...]:
         """Return what a certificate with these constants rests on, one sentence per constant taken from the data."""

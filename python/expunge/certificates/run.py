@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import operator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from expunge import _validate
-from expunge.accounting.ridge_law import STEP_SIZE_SLACK, Phase, deletion_pair, smoothness
+from expunge.accounting.ridge_law import STEP_SIZE_SLACK, Phase, RidgeDeletion, deletion_pair, smoothness
 from expunge.accounting.ridge_shifted import shifted_claim
+from expunge.certificates.constants import Sources
 from expunge.certificates.digest import labels
 from expunge.certificates.schema import VerificationError
 
-__all__ = ["Deltas", "RidgeRun", "check_run", "design_of", "recompute", "targets_of"]
+__all__ = ["Deltas", "RidgeRun", "check_classes", "check_run", "design_of", "lost_classes", "recompute", "targets_of"]
 
 Label = str | int | float | bool
+
+# The norm of a row is rounded a few times; a bound that equals it must be accepted.
+_NORM_SLACK = 1e-12
 
 
 def _label(value: Any) -> Label:
@@ -51,6 +55,8 @@ class RidgeRun:
         Rows of the first fit's data that the reference run never saw.
     theta0 : str
         Starting point; ``"zeros"`` is the only one.
+    sources : Sources
+        Where the constants come from; without a word, from data that held the deleted records.
 
     Raises
     ------
@@ -77,6 +83,7 @@ class RidgeRun:
     phases: tuple[Phase, ...]
     deleted: tuple[int, ...]
     theta0: str = "zeros"
+    sources: Sources = field(default_factory=Sources)
 
     def __post_init__(self) -> None:
         def put(name: str, value: object) -> None:
@@ -96,6 +103,10 @@ class RidgeRun:
             put("classes", tuple(_label(value) for value in self.classes))
         put("phases", tuple(_clean_phase(i, phase) for i, phase in enumerate(self.phases)))
         put("deleted", tuple(operator.index(row) for row in self.deleted))
+        if not isinstance(self.sources, Sources):
+            raise TypeError(f"sources must be a Sources, got {type(self.sources).__name__}")
+        if self.classes is None and self.sources.classes == "data":
+            put("sources", replace(self.sources, classes="none"))  # there is no class list to give anything away
 
     def to_dict(self) -> dict[str, Any]:
         """Return the run as JSON values, in the order of the schema."""
@@ -114,15 +125,17 @@ class RidgeRun:
                 for phase in self.phases
             ],
             "deleted": list(self.deleted),
+            "sources": self.sources.to_dict(),
         }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> RidgeRun:
-        """Return the run of JSON values that the schema has accepted."""
+        """Return the run of JSON values that the schema has accepted; version 1 names no sources."""
         phases = tuple(
             Phase(phase["n_steps"], float(phase["noise_std"]), tuple(phase["removed"])) for phase in values["phases"]
         )
-        return cls(**{**values, "phases": phases, "deleted": tuple(values["deleted"])})
+        sources = Sources(**values.get("sources", {}))
+        return cls(**{**values, "phases": phases, "deleted": tuple(values["deleted"]), "sources": sources})
 
 
 def _clean_phase(i: int, phase: Phase) -> Phase:
@@ -256,10 +269,56 @@ def check_run(run: RidgeRun, design: NDArray[np.float64], targets: NDArray[np.fl
     limit = 1.0 / smoothness(design, alpha=run.alpha)
     if not 0 < run.step_size <= limit * (1 + STEP_SIZE_SLACK):
         raise VerificationError("run.step_size", f"must be > 0 and at most 1/L = {limit!r}, got {run.step_size!r}")
+    if run.sources.step_size == "bounded":
+        _check_bounds(run, design)
+    _check_noise(run, design, targets)
+
+
+def _check_bounds(run: RidgeRun, design: NDArray[np.float64]) -> None:
+    """Check the bounds a user asserted, of which the step size is made, against the data."""
+    norm_bound, n_bound = run.sources.norm_bound, run.sources.n_bound
+    assert norm_bound is not None
+    assert n_bound is not None
+    if run.n_records > n_bound:
+        raise VerificationError("run.sources.n_bound", f"must be at least the {run.n_records} records, got {n_bound}")
+    norms = np.linalg.norm(design, axis=1)
+    longest = int(np.argmax(norms))
+    if not norms[longest] <= norm_bound * (1 + _NORM_SLACK):
+        raise VerificationError(
+            "run.sources.norm_bound",
+            f"must be at least the norm of every row, got {norm_bound!r}, but row {longest} has {norms[longest]!r}",
+        )
+    limit = 1.0 / (n_bound * norm_bound**2 + run.alpha)
+    if not run.step_size <= limit * (1 + STEP_SIZE_SLACK):
+        raise VerificationError(
+            "run.step_size", f"must be at most 1/(n_bound norm_bound^2 + alpha) = {limit!r}, got {run.step_size!r}"
+        )
+
+
+def _check_noise(run: RidgeRun, design: NDArray[np.float64], targets: NDArray[np.float64]) -> None:
+    """Check that noise is either none or noise: not lost in the rounding of the parameters it is added to."""
+    deletion = RidgeDeletion(design, targets, alpha=run.alpha, step_size=run.step_size, deleted=run.deleted)
+    for i, (phase, floor) in enumerate(zip(run.phases, deletion.floors(run.phases), strict=True)):
+        if phase.noise_std != 0 and not phase.noise_std >= floor:
+            raise VerificationError(
+                f"run.phases[{i}].noise_std",
+                f"must be 0 or at least {floor!r}, the resolution of float64 at the size of the parameters of phase "
+                f"{i}, got {phase.noise_std!r}",
+            )
+
+
+def lost_classes(run: RidgeRun, targets: NDArray[np.float64]) -> tuple[Label, ...]:
+    """Return the classes of which the deletion leaves no record, though there was one."""
+    if run.classes is None:
+        return ()
+    kept = np.ones(len(targets), dtype=bool)
+    kept[list(run.deleted)] = False
+    before, after = targets.sum(axis=0), targets[kept].sum(axis=0)
+    return tuple(label for label, had, has in zip(run.classes, before, after, strict=True) if had > 0 and not has > 0)
 
 
 def check_classes(run: RidgeRun) -> None:
-    """Check that a classifier, and only a classifier, has distinct classes.
+    """Check that a classifier, and only a classifier, has distinct classes, and that their source is said.
 
     Raises
     ------
@@ -271,6 +330,9 @@ def check_classes(run: RidgeRun) -> None:
         raise VerificationError("run.classes", f"must be {needed} for {run.estimator}, got {run.classes!r}")
     if run.classes is not None and len(set(run.classes)) != len(run.classes):
         raise VerificationError("run.classes", f"must be distinct, got {run.classes!r}")
+    if (run.sources.classes == "none") != (run.classes is None):
+        needed = "'none'" if run.classes is None else "'given' or 'data'"
+        raise VerificationError("run.sources.classes", f"must be {needed}, got {run.sources.classes!r}")
 
 
 def _check_rows(field: str, rows: tuple[int, ...], n_records: int) -> None:

@@ -11,7 +11,7 @@ from functools import lru_cache
 from importlib import resources
 from typing import Any
 
-__all__ = ["CertificateError", "VerificationError", "certificate_schema", "check"]
+__all__ = ["VERSIONS", "CertificateError", "VerificationError", "certificate_schema", "check"]
 
 
 class CertificateError(ValueError):
@@ -32,20 +32,36 @@ class VerificationError(CertificateError):
     """A certificate does not hold: ``field`` names what refutes it, the message what came and what was needed."""
 
 
-@lru_cache(maxsize=1)
-def _schema_text() -> str:
-    return resources.files("expunge.certificates").joinpath("certificate-v1.schema.json").read_text(encoding="utf-8")
+VERSIONS = (1, 2)
 
 
-def certificate_schema() -> dict[str, Any]:
-    """Return the JSON schema (draft 2020-12) of a version 1 certificate, as a new dictionary.
+@lru_cache(maxsize=len(VERSIONS))
+def _schema_text(version: int) -> str:
+    name = f"certificate-v{version}.schema.json"
+    return resources.files("expunge.certificates").joinpath(name).read_text(encoding="utf-8")
+
+
+def certificate_schema(*, version: int = VERSIONS[-1]) -> dict[str, Any]:
+    """Return the JSON schema (draft 2020-12) of a certificate, as a new dictionary.
+
+    Parameters
+    ----------
+    version : int, default=2
+        Version of the format; version 1 is read, but no longer issued.
+
+    Raises
+    ------
+    ValueError
+        If there is no such version.
 
     Examples
     --------
     >>> certificate_schema()["properties"]["version"]
-    {'const': 1}
+    {'const': 2}
     """
-    schema: dict[str, Any] = json.loads(_schema_text())
+    if version not in VERSIONS:
+        raise ValueError(f"version must be one of {VERSIONS}, got {version!r}")
+    schema: dict[str, Any] = json.loads(_schema_text(version))
     return schema
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hmac
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from numpy.typing import ArrayLike, NDArray
 
 from expunge import _validate
+from expunge.certificates.constants import CONDITIONS, UNKNOWN_SOURCES
 from expunge.certificates.digest import features_digest, model_digest, record_digest, targets_digest
-from expunge.certificates.run import Deltas, check_classes, check_run, design_of, recompute, targets_of
+from expunge.certificates.run import Deltas, check_classes, check_run, design_of, lost_classes, recompute, targets_of
 from expunge.certificates.schema import CertificateError, VerificationError, certificate_schema, check
 
 if TYPE_CHECKING:
@@ -27,6 +28,32 @@ AGREEMENT = 1e-6
 FAR_BELOW = 1e-12
 
 
+class Standing(NamedTuple):
+    """Status, conditions and notes of a certificate as they have to be read now."""
+
+    status: str
+    conditions: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def standing(certificate: Certificate) -> Standing:
+    """Return how a certificate has to be read now; version 1 never says where its constants come from."""
+    c = certificate
+    if c.version > 1:
+        return Standing(c.status, c.conditions, c.notes)
+    return Standing("conditional" if c.status == "certified" else c.status, (*c.conditions, UNKNOWN_SOURCES), c.notes)
+
+
+def reading(now: Standing) -> list[tuple[str, str]]:
+    """Return every condition and note with the word it is introduced by, for a summary."""
+    return [("but    ", text) for text in now.conditions] + [("note   ", text) for text in now.notes]
+
+
+def binding(delta_pq: float, delta_qp: float) -> str:
+    """Return the direction whose delta is the larger."""
+    return "Q|P" if delta_qp > delta_pq else "P|Q"
+
+
 @dataclass(frozen=True)
 class VerificationReport:
     """What a verification has shown.
@@ -38,13 +65,15 @@ class VerificationReport:
     delta_pq, delta_qp : float
         Recomputed from the data.
     method, status : str
-        As in the certificate.
+        As in the certificate; a version 1 certificate is ``"conditional"`` at best.
     conditions : tuple of str
-        What a conditional certificate rests on.
+        What a conditional certificate rests on, every constant taken from the data by name.
     model_checked : bool
         Whether a model was compared with the certificate.
     signature : str
         ``"none"``, ``"unknown key"`` (nothing was changed since somebody signed) or ``"trusted key"``.
+    notes : tuple of str
+        What a reader must know besides the conditions.
     """
 
     epsilon: float
@@ -56,18 +85,25 @@ class VerificationReport:
     conditions: tuple[str, ...]
     model_checked: bool
     signature: str
+    notes: tuple[str, ...] = ()
 
     @property
     def certified(self) -> bool:
         """True if the claim holds without conditions."""
         return self.status == "certified"
 
+    @property
+    def direction(self) -> str:
+        """Which of the two recomputed deltas is the larger, and binds: ``"P|Q"`` or ``"Q|P"``."""
+        return binding(self.delta_pq, self.delta_qp)
+
     def summary(self) -> str:
         """Return a few lines for a person."""
+        now = Standing(self.status, self.conditions, self.notes)
         lines = [
             f"holds ({self.status}, {self.method}): epsilon = {self.epsilon:g}, delta = {self.delta:g}",
-            f"  recomputed delta(P|Q) = {self.delta_pq:.3g}, delta(Q|P) = {self.delta_qp:.3g}",
-            *(f"  if {condition}" for condition in self.conditions),
+            f"  recomputed delta(P|Q) = {self.delta_pq:.3g}, delta(Q|P) = {self.delta_qp:.3g} ({self.direction} binds)",
+            *(f"  {label.strip()}: {text}" for label, text in reading(now)),
             f"  data as certified; model {'as certified' if self.model_checked else 'not compared'}; "
             f"signature: {self.signature}",
         ]
@@ -141,6 +177,8 @@ def check_status(certificate: Certificate, *, allow_estimate: bool = False) -> N
         raise VerificationError("conditions", f"must be empty when certified, got {list(c.conditions)}")
     if c.status == "conditional" and not c.conditions:
         raise VerificationError("conditions", "must name at least one when conditional, got none")
+    if c.version > 1:
+        _names_its_sources(c)
     if c.method == "exact" and c.delta_s is not None:
         raise VerificationError("claim.delta_s", f"must be null for method 'exact', got {c.delta_s}")
     if c.method != "exact" and (c.delta_s is None or not 0 < c.delta_s < c.delta):
@@ -150,6 +188,17 @@ def check_status(certificate: Certificate, *, allow_estimate: bool = False) -> N
         raise VerificationError(
             "claim.neighbouring_relation",
             f"must be {relation} for {len(c.run.deleted)} deleted record(s), got {c.neighbouring_relation}",
+        )
+
+
+def _names_its_sources(certificate: Certificate) -> None:
+    c = certificate
+    for condition in c.run.sources.conditions():
+        if condition not in c.conditions:
+            raise VerificationError("conditions", f"must say that {condition}, because run.sources does; it is missing")
+    if c.notes != c.run.sources.notes():
+        raise VerificationError(
+            "notes", f"must be {list(c.run.sources.notes())}, as run.sources says, got {list(c.notes)}"
         )
 
 
@@ -171,6 +220,13 @@ def recomputed(certificate: Certificate, X: ArrayLike, y: ArrayLike) -> Deltas:
     except ValueError as error:
         raise VerificationError("run.classes", str(error)) from None
     check_run(run, design, targets)
+    lost = lost_classes(run, targets)
+    if c.version > 1 and run.sources.classes == "data" and lost and CONDITIONS["last_of_class"] not in c.conditions:
+        raise VerificationError(
+            "run.classes",
+            f"holds {lost[0]!r}, of which the deletion leaves no record: the class list would give the record away. "
+            f"Give the classes beforehand, or accept the condition {CONDITIONS['last_of_class']!r}",
+        )
     rows = list(run.deleted)
     salt = bytes.fromhex(c.salt)
     _same_digest(
@@ -245,7 +301,7 @@ def verify(
     """
     c = certificate
     try:
-        check(c.to_dict(), certificate_schema())
+        check(c.to_dict(), certificate_schema(version=c.version))
     except CertificateError as error:
         raise VerificationError(error.field, str(error).removeprefix(f"{error.field}: ")) from None
     check_status(c)
@@ -259,14 +315,16 @@ def verify(
         c.verify_signature(public_key)
     else:
         c._check_own_signature()
+    now = standing(c)
     return VerificationReport(
         epsilon=c.epsilon,
         delta=c.delta,
         delta_pq=deltas.pq,
         delta_qp=deltas.qp,
         method=c.method,
-        status=c.status,
-        conditions=c.conditions,
+        status=now.status,
+        conditions=now.conditions,
+        notes=now.notes,
         model_checked=model is not None,
         signature="trusted key" if public_key is not None else "none" if c.signature is None else "unknown key",
     )
