@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike
 from expunge._files import FileFormatError, parse_json, read_text, write_atomic
 from expunge._version import __version__
 from expunge.certificates import verification
+from expunge.certificates.constants import Sources
 from expunge.certificates.digest import features_digest, model_digest, record_digest, targets_digest
 from expunge.certificates.run import RidgeRun
 from expunge.certificates.schema import VERSIONS, CertificateError, VerificationError, certificate_schema, check
@@ -128,7 +129,7 @@ class Certificate:
         object.__setattr__(self, "conditions", tuple(self.conditions))
         object.__setattr__(self, "notes", tuple(self.notes))
         _check_format(self.to_dict())
-        if self.version == 1 and (self.notes or self.run.sources.step_size != "data"):
+        if self.version == 1 and (self.notes or self.run.sources not in (Sources(), Sources(classes="none"))):
             raise CertificateError("version", "must be 2 for a certificate with notes or sources, got 1")
 
     @property
