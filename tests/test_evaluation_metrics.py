@@ -59,7 +59,8 @@ except ImportError as error:
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.strip() == "expunge.evaluation.networks needs PyTorch: pip install 'expunge[torch]'"
+    wanted = "expunge.evaluation.networks needs PyTorch: pip install '.[torch]' in a checkout of Expunge"
+    assert result.stdout.strip() == wanted
 
 
 def test_predictions_are_those_of_softmax():

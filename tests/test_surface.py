@@ -40,6 +40,7 @@ MAY_USE: dict[str, set[str]] = {
     "_version": set(),
     "_files": set(),
     "_sealed": {"_files"},
+    "_extras": set(),
     "_cifar_pickle": {"_files", "_validate"},
     "privacy": {"_backend", "_validate"},
     "ridge": {"_backend", "_errors", "_validate"},
@@ -48,8 +49,9 @@ MAY_USE: dict[str, set[str]] = {
     "accounting": {"_backend", "_validate"},
     "calibration": {"accounting", "_validate"},
     "certificates": {"calibration", "accounting", "_files", "_validate", "_version"},
-    "estimators": {"certificates", "calibration", "accounting", "ridge", "langevin", "_files", "_validate"},
+    "estimators": {"_extras", "certificates", "calibration", "accounting", "ridge", "langevin", "_files", "_validate"},
     "torch": {
+        "_extras",
         "_backend",
         "grad_norms",
         "langevin",
@@ -60,10 +62,10 @@ MAY_USE: dict[str, set[str]] = {
         "_sealed",
         "_validate",
     },
-    "evaluation": {"accounting", "_files", "_validate"},
-    "plotting": {"_files", "_validate"},
+    "evaluation": {"_extras", "accounting", "_files", "_validate"},
+    "plotting": {"_extras", "_files", "_validate"},
     "scaling": {"_validate"},
-    "datasets": {"_cifar_pickle", "_files", "_validate"},
+    "datasets": {"_extras", "_cifar_pickle", "_files", "_validate"},
     "ledger": {"certificates", "_files", "_validate"},
     "forget_sets": {"_files", "_validate"},
     "_conv_geometry": {"_backend", "_validate"},
@@ -71,9 +73,20 @@ MAY_USE: dict[str, set[str]] = {
     "_probe_arrays": {"_backend", "_gradient_arrays"},
     "_probe_measures": {"_backend", "_gradient_arrays", "_probe_arrays", "_validate"},
     "grad_norms": {"_backend", "_conv_geometry", "_gradient_arrays", "_probe_arrays", "_validate"},
-    "scoring": {"_probe_measures", "accounting", "_files", "_validate", "__version__"},
-    "experiments": {"torch", "accounting", "evaluation", "forget_sets", "datasets", "_files", "_validate", "_version"},
+    "scoring": {"_extras", "_probe_measures", "accounting", "_files", "_validate", "__version__"},
+    "experiments": {
+        "_extras",
+        "torch",
+        "accounting",
+        "evaluation",
+        "forget_sets",
+        "datasets",
+        "_files",
+        "_validate",
+        "_version",
+    },
     "cli": {
+        "_extras",
         "experiments",
         "scoring",
         "estimators",
@@ -409,4 +422,10 @@ import expunge.torch
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode
-    assert "ImportError: expunge.torch needs PyTorch: pip install 'expunge[torch]'" in result.stderr
+    assert "ImportError: expunge.torch needs PyTorch: pip install '.[torch]' in a checkout of Expunge" in result.stderr
+
+
+def test_no_error_advises_to_install_from_a_package_index() -> None:
+    # Expunge is on none: `expunge._extras.how_to_install` says what works.
+    for path in SOURCES.rglob("*.py"):
+        assert not re.search(r"pip install ['\"]?expunge", path.read_text(encoding="utf-8")), path

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from expunge._cifar_pickle import load_batch
+from expunge._extras import how_to_install
 from expunge._validate import count, number, real_array
 
 __all__ = ["BUNDLED", "Dataset", "load", "load_targets", "random_cosine_features"]
@@ -432,7 +433,7 @@ def _parquet(path: Path, target_column: str | int | None, features_only: bool) -
         import pyarrow as pa
         from pyarrow import parquet
     except ImportError:
-        raise ImportError("reading Parquet needs pyarrow: pip install 'expunge[parquet]'") from None
+        raise ImportError(f"reading Parquet needs pyarrow: {how_to_install('parquet')}") from None
     if path.stat().st_size == 0:
         raise ValueError("is empty")
     try:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from expunge._extras import how_to_install
 from expunge._files import write_atomic
 from expunge.certificates import VerificationError
 from expunge.cli.files import overwrite_option, ready
@@ -142,7 +143,7 @@ def _run(folder: Path, quotes_name: str, *, has_plot: bool, started: float) -> N
         )
         click.echo(f"\nThe picture          {folder / 'noise.png'}")
     else:
-        click.echo("\nFor the picture      pip install 'expunge[plot]'")
+        click.echo(f"\nFor the picture      {how_to_install('plot')}")
     click.echo(
         f"Check it yourself    expunge verify {folder / 'certificate.json'} {folder / 'training.npz'} "
         f"--model {folder / 'released.npz'}"

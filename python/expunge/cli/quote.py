@@ -10,6 +10,7 @@ from typing import Any
 import click
 import numpy as np
 
+from expunge._extras import how_to_install
 from expunge._files import write_atomic
 from expunge.cli.files import load_model, overwrite_option, parse_indices, ready, staged
 from expunge.cli.options import check_ending, delta_option, epsilon_option, method_option
@@ -72,7 +73,7 @@ def _check_extras(paths: tuple[str, ...]) -> None:
     for path in paths:
         package, extra = ("pyarrow", "parquet") if path.lower().endswith(".parquet") else ("matplotlib", "plot")
         if not path.lower().endswith(".json") and find_spec(package) is None:
-            raise ImportError(f"writing {path} needs {package}: pip install 'expunge[{extra}]'")
+            raise ImportError(f"writing {path} needs {package}: {how_to_install(extra)}")
 
 
 @click.command()

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 
+from expunge._extras import how_to_install
 from expunge._files import write_atomic
 from expunge._validate import choice, count, number
 from expunge.accounting import gdp_mu
@@ -143,7 +144,7 @@ class Quote:
             import pyarrow as pa
             from pyarrow import parquet
         except ImportError:
-            raise ImportError("to_parquet needs pyarrow: pip install 'expunge[parquet]'") from None
+            raise ImportError(f"to_parquet needs pyarrow: {how_to_install('parquet')}") from None
         table = pa.table(self._columns())
         table = table.replace_schema_metadata({f"expunge.{key}": str(value) for key, value in self._claim().items()})
         buffer = io.BytesIO()

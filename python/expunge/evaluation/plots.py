@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
+from expunge._extras import how_to_install
 from expunge._files import write_atomic
 from expunge._validate import real_array
 from expunge.evaluation.bands import Band
@@ -239,7 +240,7 @@ def _figure(width: float, height: float) -> Figure:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
-        raise ImportError("pictures need matplotlib: pip install 'expunge[plot]'") from None
+        raise ImportError(f"pictures need matplotlib: {how_to_install('plot')}") from None
     # Not pyplot: no display, no registry of figures, nothing of the caller's changed.
     figure = Figure(figsize=(width, height), dpi=150, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)

@@ -3,10 +3,12 @@
 Needs ``expunge[torch,plot,parquet]``.
 """
 
+from expunge._extras import how_to_install
+
 try:
     import torch as _torch  # noqa: F401
 except ImportError as error:
-    raise ImportError("expunge.experiments needs PyTorch: pip install 'expunge[torch,plot,parquet]'") from error
+    raise ImportError(f"expunge.experiments needs PyTorch: {how_to_install('torch,plot,parquet')}") from error
 
 from expunge.experiments.runner import EXPERIMENTS, run_experiment
 from expunge.experiments.settings import Settings, preset

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from expunge._extras import how_to_install
 from expunge.accounting import LogFit
 from expunge.experiments.settings import Settings
 
@@ -26,7 +27,7 @@ def _figure(width: float, height: float) -> Figure:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
-        raise ImportError("pictures need matplotlib: pip install 'expunge[plot]'") from None
+        raise ImportError(f"pictures need matplotlib: {how_to_install('plot')}") from None
     figure = Figure(figsize=(width, height), dpi=150, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     return figure

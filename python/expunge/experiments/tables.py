@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import spearmanr, t
 
+from expunge._extras import how_to_install
 from expunge._files import write_atomic
 
 __all__ = ["finite", "mean_interval", "rank_correlation", "spread_words", "write_parquet"]
@@ -22,7 +23,7 @@ def write_parquet(path: Path, rows: Sequence[dict[str, Any]]) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError:
-        raise ImportError("results need pyarrow: pip install 'expunge[parquet]'") from None
+        raise ImportError(f"results need pyarrow: {how_to_install('parquet')}") from None
     sink = pa.BufferOutputStream()
     table = pa.Table.from_pylist(list(rows)).replace_schema_metadata({"status": "estimate"})
     pq.write_table(table, sink)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import spearmanr
 
+from expunge._extras import how_to_install
 from expunge._validate import real_array
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def _figure(width: float, height: float) -> Figure:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
-        raise ImportError("pictures need matplotlib: pip install 'expunge[plot]'") from None
+        raise ImportError(f"pictures need matplotlib: {how_to_install('plot')}") from None
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure

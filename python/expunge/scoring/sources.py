@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from expunge._extras import how_to_install
+
 __all__ = ["BadRowError", "Block", "Columns", "Part", "list_files", "list_parts", "read_blocks"]
 
 
@@ -213,7 +215,7 @@ def _parquet(file: Path) -> Any:
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError:
-        raise ImportError("Parquet files need pyarrow: pip install 'expunge[parquet]'") from None
+        raise ImportError(f"Parquet files need pyarrow: {how_to_install('parquet')}") from None
     try:
         return pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20)
     except pa.ArrowInvalid as error:

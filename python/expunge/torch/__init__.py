@@ -3,10 +3,12 @@
 Needs ``expunge[torch]``.
 """
 
+from expunge._extras import how_to_install
+
 try:
     import torch as _torch  # noqa: F401
 except ImportError as error:
-    raise ImportError("expunge.torch needs PyTorch: pip install 'expunge[torch]'") from error
+    raise ImportError(f"expunge.torch needs PyTorch: {how_to_install('torch')}") from error
 
 from expunge.torch._errors import UnsupportedLayerError
 from expunge.torch._gradient_norms import GradNorms

@@ -1,9 +1,11 @@
 """Measurements that need PyTorch networks: predictions, Gaussian poisons, loss barriers. Needs ``expunge[torch]``."""
 
+from expunge._extras import how_to_install
+
 try:
     import torch as _torch  # noqa: F401
 except ImportError as error:
-    raise ImportError("expunge.evaluation.networks needs PyTorch: pip install 'expunge[torch]'") from error
+    raise ImportError(f"expunge.evaluation.networks needs PyTorch: {how_to_install('torch')}") from error
 
 from expunge.evaluation.networks.barriers import loss_barrier, pairwise_barriers, reset_batch_norm
 from expunge.evaluation.networks.matching import Matching, match_weights
