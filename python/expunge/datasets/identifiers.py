@@ -1,0 +1,97 @@
+"""Ids of records and of persons: whole numbers and text, exactly as they were written."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["exact_ids", "ids_of_text"]
+
+_WHOLE = re.compile(r"-?(0|[1-9][0-9]*)")
+
+
+def exact_ids(ids: ArrayLike) -> NDArray[Any]:
+    """Return ids as 64-bit integers, or as text where one of them is text or exceeds 64 bits; two never become one.
+
+    Parameters
+    ----------
+    ids : array-like of shape (n,)
+        Integers of any size (NumPy's or Python's) or strings.
+
+    Returns
+    -------
+    ndarray of shape (n,), int64 or str
+
+    Raises
+    ------
+    TypeError
+        For floating-point numbers (large ids may have been merged in them), booleans, missing values and mixtures.
+    ValueError
+        If there is more than one dimension, or an empty string.
+
+    Examples
+    --------
+    >>> exact_ids([9007199254740992, 9007199254740993]).tolist()
+    [9007199254740992, 9007199254740993]
+    >>> exact_ids([2**64, 1]).tolist()
+    ['18446744073709551616', '1']
+    """
+    if isinstance(ids, np.ma.MaskedArray) and np.ma.is_masked(ids):
+        raise TypeError("ids must be whole numbers or text, got a masked entry")
+    # NumPy would make floats of integers on both sides of 2^63.
+    array: NDArray[Any] = ids if isinstance(ids, np.ndarray) else np.array(ids, dtype=object)
+    if array.ndim != 1:
+        raise ValueError(f"ids must have one dimension, got shape {array.shape}")
+    if array.dtype.kind == "O":
+        values = array.tolist()
+        if all(isinstance(value, str) for value in values):
+            array = np.array(values, dtype=np.str_)
+        elif all(isinstance(value, (int, np.integer)) and not isinstance(value, bool) for value in values):
+            return _whole([int(value) for value in values])
+        else:
+            kinds = sorted({type(value).__name__ for value in values})
+            raise TypeError(f"ids must be all whole numbers or all text, got {', '.join(kinds)}")
+    if array.dtype.kind in "iu":
+        big = array.dtype == np.uint64 and bool((array >= 2**63).any())
+        return array.astype(np.str_) if big else array.astype(np.int64)
+    if array.dtype.kind != "U":
+        hint = ", which merge large ids: store whole numbers or text" if array.dtype.kind == "f" else ""
+        raise TypeError(f"ids must be whole numbers or text, got dtype {array.dtype}{hint}")
+    if (array == "").any():
+        raise ValueError(f"ids must not be empty, got '' at index {int((array == '').argmax())}")
+    return array
+
+
+def _whole(values: list[int]) -> NDArray[Any]:
+    if all(-(2**63) <= value < 2**63 for value in values):
+        return np.array(values, dtype=np.int64)
+    return np.array([str(value) for value in values], dtype=np.str_)
+
+
+def ids_of_text(cells: Sequence[str]) -> NDArray[Any]:
+    """Return the ids that text cells hold: integers if all are written as such, else the text ("007" is not "7").
+
+    Raises
+    ------
+    ValueError
+        If all are numbers and some have a point or an exponent: whoever wrote them may have rounded.
+    """
+    if all(_WHOLE.fullmatch(cell) for cell in cells):
+        return _whole([int(cell) for cell in cells])
+    numbers = [_is_float(cell) for cell in cells]
+    if all(numbers) and any(not cell.lstrip("+-").isdigit() for cell in cells):
+        odd = next(cell for cell in cells if not cell.lstrip("+-").isdigit())
+        raise ValueError(f"holds {odd!r}, a number that may have been rounded; write ids as whole numbers or as text")
+    return np.array(cells, dtype=np.str_)
+
+
+def _is_float(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
