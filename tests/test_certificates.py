@@ -743,12 +743,26 @@ def test_a_file_system_without_links_still_refuses_an_existing_file(tmp_path, mo
     assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("a", b"1")]
 
 
-def test_writing_through_a_link_changes_the_file_it_names(tmp_path):
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_link_is_neither_replaced_nor_written_through(tmp_path, overwrite):
     (tmp_path / "file").write_bytes(b"1")
-    (tmp_path / "link").symlink_to(tmp_path / "file")
-    _files.write_atomic(tmp_path / "link", b"2", overwrite=True)
-    assert (tmp_path / "link").is_symlink()
-    assert (tmp_path / "file").read_bytes() == b"2"
+    for target in ("file", "nowhere"):
+        link = tmp_path / f"link to {target}"
+        link.symlink_to(tmp_path / target)
+        with pytest.raises((FileExistsError, ValueError), match=link.name):
+            _files.write_atomic(link, b"2", overwrite=overwrite)
+        assert link.is_symlink()
+    assert (tmp_path / "file").read_bytes() == b"1"
+    assert not (tmp_path / "nowhere").exists()
+    with pytest.raises((FileExistsError, ValueError), match=tmp_path.name):
+        _files.write_atomic(tmp_path, b"2", overwrite=overwrite)
+
+
+def test_a_replaced_file_is_for_its_owner_alone_whatever_it_was_before(tmp_path):
+    (tmp_path / "file").write_bytes(b"1")
+    (tmp_path / "file").chmod(0o644)
+    _files.write_atomic(tmp_path / "file", b"2", overwrite=True)
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o600
 
 
 def test_a_name_taken_during_the_write_is_not_overwritten(tmp_path, monkeypatch):

@@ -10,14 +10,19 @@ import secrets
 from pathlib import Path
 from typing import Any
 
-__all__ = ["FileFormatError", "parse_json", "read_json", "read_text", "write_atomic"]
+__all__ = ["CONFIDENTIAL", "PUBLIC", "FileFormatError", "parse_json", "read_json", "read_text", "write_atomic"]
+
+# Permission bits of new files, before the process's umask.
+CONFIDENTIAL, PUBLIC = 0o600, 0o666
 
 
 class FileFormatError(ValueError):
     """A file is truncated, not what it should be, or holds what its format refuses."""
 
 
-def write_atomic(path: str | os.PathLike[str], data: bytes, *, overwrite: bool = False, mode: int = 0o666) -> None:
+def write_atomic(
+    path: str | os.PathLike[str], data: bytes, *, overwrite: bool = False, mode: int = CONFIDENTIAL
+) -> None:
     """Write ``data`` to ``path`` so that the file is either whole or untouched.
 
     The bytes go to a temporary file in the same folder, are flushed to the disk, and then take the name in one step.
@@ -31,8 +36,9 @@ def write_atomic(path: str | os.PathLike[str], data: bytes, *, overwrite: bool =
         The whole content.
     overwrite : bool, default=False
         Replace an existing file. Without it an existing file is refused, also one that appears meanwhile.
-    mode : int, default=0o666
-        Permission bits of the new file, before the process's umask.
+    mode : int, default=0o600
+        Permission bits of the new file, before the process's umask, whatever those of a replaced file were: almost
+        everything this library writes tells something of single records.
 
     Raises
     ------
@@ -40,6 +46,8 @@ def write_atomic(path: str | os.PathLike[str], data: bytes, *, overwrite: bool =
         If ``path`` exists and ``overwrite`` is False.
     FileNotFoundError
         If the folder of ``path`` does not exist.
+    ValueError
+        If ``path`` is a symbolic link or anything else that is not a file.
 
     Examples
     --------
@@ -50,10 +58,14 @@ def write_atomic(path: str | os.PathLike[str], data: bytes, *, overwrite: bool =
     ...     file.read_bytes()
     b'whole'
     """
-    target = Path(os.path.realpath(path)) if overwrite else Path(path)  # a link stays a link when it is written through
+    target = Path(path)
     refusal = f"path: {target} exists already; pass overwrite=True to replace it"
     if not overwrite and os.path.lexists(target):
         raise FileExistsError(refusal)
+    if target.is_symlink():
+        raise ValueError(f"path: {target} is a symbolic link to {os.path.realpath(target)}; name the file itself")
+    if os.path.lexists(target) and not target.is_file():
+        raise ValueError(f"path: {target} must be the name of a file")
     if not target.parent.is_dir():
         raise FileNotFoundError(f"path: the folder {target.parent} does not exist")
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")

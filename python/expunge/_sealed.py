@@ -6,12 +6,13 @@ The digest is in the file, so that both are replaced in one step; PyTorch and Nu
 from __future__ import annotations
 
 import hashlib
+import os
 import warnings
 from pathlib import Path
 
 from expunge._files import FileFormatError
 
-__all__ = ["read_sealed", "sealed"]
+__all__ = ["is_sealed", "read_sealed", "sealed"]
 
 _LABEL = b"sha256 "
 _COMMENT = len(_LABEL) + 64
@@ -61,3 +62,28 @@ def read_sealed(path: Path) -> bytes:
     if body[-2:] != _COMMENT.to_bytes(2, "little") or comment != _LABEL + hashlib.sha256(original).hexdigest().encode():
         raise FileFormatError(f"folder: {path} is truncated or damaged: its bytes are not those of its digest")
     return data
+
+
+def is_sealed(path: str | os.PathLike[str]) -> bool:
+    """Return whether a file carries a digest, after comparing it with the file's bytes, which are read piece by piece.
+
+    Raises
+    ------
+    FileFormatError
+        If the bytes are not those of the digest.
+    """
+    with open(path, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(size - _COMMENT - 2, 0))
+        end = file.read()
+        if end[:2] != _COMMENT.to_bytes(2, "little") or not end[2:].startswith(_LABEL):
+            return False
+        file.seek(0)
+        digest, left = hashlib.sha256(), size - _COMMENT - 2
+        while left and (chunk := file.read(min(left, 2**20))):
+            digest.update(chunk)
+            left -= len(chunk)
+    digest.update(b"\0\0")
+    if end[2:] != _LABEL + digest.hexdigest().encode():
+        raise FileFormatError("is damaged: its bytes are not those of its digest")
+    return True

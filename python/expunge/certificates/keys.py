@@ -8,7 +8,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from expunge._files import read_text, write_atomic
+from expunge._files import PUBLIC, read_text, write_atomic
 
 __all__ = ["generate_key_pair", "load_private_key", "load_public_key"]
 
@@ -61,8 +61,8 @@ def generate_key_pair(
     private = private_key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, protection)
     public_key = private_key.public_key()
     public = public_key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
-    write_atomic(private_path, private, overwrite=overwrite, mode=0o600)
-    write_atomic(public_path, public, overwrite=overwrite)
+    write_atomic(private_path, private, overwrite=overwrite)
+    write_atomic(public_path, public, overwrite=overwrite, mode=PUBLIC)
     return private_key, public_key
 
 

@@ -13,10 +13,10 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from expunge._files import FileFormatError, parse_json
 from expunge.certificates import model_digest
 from expunge.datasets import Dataset, load, random_cosine_features
 from expunge.estimators import LangevinRidge, LangevinRidgeClassifier, ReleasedRidge, ReleasedRidgeClassifier
+from expunge.estimators._storage import load_any
 
 __all__ = [
     "data_options",
@@ -29,12 +29,8 @@ __all__ = [
     "staged",
 ]
 
-_KINDS = {
-    ("working", "LangevinRidge"): LangevinRidge,
-    ("working", "LangevinRidgeClassifier"): LangevinRidgeClassifier,
-    ("released", "ReleasedRidge"): ReleasedRidge,
-    ("released", "ReleasedRidgeClassifier"): ReleasedRidgeClassifier,
-}
+_WORKING = {"LangevinRidge": LangevinRidge, "LangevinRidgeClassifier": LangevinRidgeClassifier}
+_RELEASED = {"ReleasedRidge": ReleasedRidge, "ReleasedRidgeClassifier": ReleasedRidgeClassifier}
 
 
 def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -82,14 +78,7 @@ def read_data(
 
 def load_model(path: str, *, released: bool = False) -> Any:
     """Return the model of a file; one that was released only if asked for."""
-    kind: tuple[Any, Any] = ("working", "LangevinRidge")
-    # Whatever is wrong with the file, the reader of models says it better.
-    with contextlib.suppress(Exception), open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-        header = parse_json(archive["header.json"].tobytes().decode(), what="header")
-        kind = (header.get("form"), header.get("kind"))
-    if kind[0] == "released" and not released:
-        raise FileFormatError(f"{path} holds a released model, which has no history: give the working model")
-    return _KINDS.get(kind, LangevinRidge).load(path)
+    return load_any(path, working=_WORKING, released=_RELEASED if released else {})
 
 
 def model_digests(model: Any) -> list[str]:

@@ -1,10 +1,13 @@
-"""Models on disk: one ``.npz`` of plain arrays with a JSON header; nothing is ever unpickled."""
+"""Models on disk: one ``.npz`` of plain arrays with a JSON header; nothing is ever unpickled.
+
+The file carries the SHA-256 digest of its own bytes, so that a flipped bit is found. Version 1 had no digest and is
+still read. Whatever a file says is checked before a model is made of it.
+"""
 
 from __future__ import annotations
 
 import io
 import json
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,47 +15,67 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from expunge._files import FileFormatError, parse_json, write_atomic
+from expunge._archive import read_arrays
+from expunge._files import CONFIDENTIAL, PUBLIC, FileFormatError, parse_json, write_atomic
+from expunge._sealed import is_sealed, sealed
 from expunge.accounting.ridge_law import Phase
+from expunge.estimators import _stored
 from expunge.estimators._history import History
 from expunge.estimators._records import ROW_NUMBERS, RecordIds
 
-__all__ = ["load_released", "load_working", "save_released", "save_working"]
+__all__ = [
+    "load_any",
+    "load_released",
+    "load_working",
+    "released_bytes",
+    "save_released",
+    "save_working",
+    "working_bytes",
+]
 
-_FORMAT_VERSION = 1
+_VERSION, _VERSIONS = 2, (1, 2)
 _HEADER = "header.json"
+# More than any model that fits a computer; a file can declare no more than it holds in any case.
+_MAX_BYTES = 2**40
 
 
-def _write(path: str | Path, header: dict[str, Any], arrays: Mapping[str, NDArray[Any]], *, overwrite: bool) -> Path:
+def _bytes(header: dict[str, Any], arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    text = json.dumps({"version": _VERSION, **header}, allow_nan=False)
     buffer = io.BytesIO()
-    text = json.dumps({"version": _FORMAT_VERSION, **header}, allow_nan=False)
-    # savez adds a suffix to bare names only; the header travels as bytes so that one file is the whole model.
-    members: dict[str, Any] = {_HEADER: np.frombuffer(text.encode(), dtype=np.uint8), **arrays}
+    # The header travels as bytes so that one file is the whole model.
+    members: dict[str, Any] = {_HEADER: np.frombuffer(text.encode("ascii"), dtype=np.uint8), **arrays}
     np.savez(buffer, **members)
-    write_atomic(path, buffer.getvalue(), overwrite=overwrite)
-    return Path(path)
+    return sealed(buffer.getvalue())
 
 
-def _read(path: str | Path, kind: str, form: str) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     what = f"model at {path}"
+    arrays = read_arrays(path, what="model", max_bytes=_MAX_BYTES)
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ValueError("it holds a single array")
-            arrays = {name: archive[name] for name in archive.files}
-        header = parse_json(arrays.pop(_HEADER).tobytes().decode(), what=f"header of the {what}")
-    except FileNotFoundError:
-        raise FileNotFoundError(f"path: there is no model at {path}") from None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, TypeError) as error:
+        has_digest = is_sealed(path)
+    except FileFormatError as error:
+        raise FileFormatError(f"path: the {what} {error}") from None
+    header_bytes = arrays.pop(_HEADER, None)
+    if header_bytes is None:
+        raise FileFormatError(f"path: the {what} is not a model of this library: it holds no {_HEADER}")
+    try:
+        header = parse_json(header_bytes.tobytes().decode(), what=f"header of the {what}")
+    except ValueError as error:
         raise FileFormatError(f"path: the {what} is truncated or not a model of this library: {error}") from None
     version = header.get("version") if isinstance(header, dict) else None
-    if version != _FORMAT_VERSION:
-        raise FileFormatError(f"path: the {what} has version {version!r}, this library reads version {_FORMAT_VERSION}")
+    if version not in _VERSIONS or isinstance(version, bool):
+        read = " and ".join(map(str, _VERSIONS))
+        raise FileFormatError(f"path: the {what} has version {version!r}, this library reads versions {read}")
+    if version > 1 and not has_digest:
+        raise FileFormatError(f"path: the {what} is damaged: it carries no digest of its bytes")
+    return header, arrays
+
+
+def _expect(header: Mapping[str, Any], path: str | Path, *, kind: str, form: str) -> None:
     if (header.get("kind"), header.get("form")) != (kind, form):
         raise FileFormatError(
-            f"path: the {what} holds a {header.get('form')} {header.get('kind')}, expected a {form} {kind}"
+            f"path: the model at {path} holds a {header.get('form')} {header.get('kind')}, expected a {form} {kind}"
         )
-    return header, arrays
 
 
 def _pack_labels(name: str, labels: NDArray[Any], arrays: dict[str, NDArray[Any]], header: dict[str, Any]) -> None:
@@ -66,38 +89,45 @@ def _pack_labels(name: str, labels: NDArray[Any], arrays: dict[str, NDArray[Any]
         arrays[name] = labels
 
 
-def _unpack_labels(name: str, arrays: dict[str, NDArray[Any]], header: dict[str, Any]) -> NDArray[Any]:
-    return np.array(header[name], dtype=object) if name in header else arrays[name]
+def _unpack_labels(name: str, arrays: dict[str, NDArray[Any]], header: dict[str, Any]) -> NDArray[Any] | None:
+    if name not in header:
+        return arrays.pop(name, None)
+    values = header[name]
+    if not isinstance(values, list) or not all(isinstance(value, (str, int, float)) for value in values):
+        raise ValueError(f"{name} must be a list of strings or numbers")
+    result = np.empty(len(values), dtype=object)
+    result[:] = values
+    return result
 
 
 def _written_ids(ids: RecordIds) -> dict[str, Any]:
     # Integers as text: JSON numbers are exact in Python, but not everywhere.
-    return {} if ids.origin == ROW_NUMBERS else {"values": [str(one) for one in ids.values]}
+    values = {} if ids.origin == ROW_NUMBERS else {"values": [str(one) for one in ids.values]}
+    return {"origin": ids.origin, "kind": ids.kind, **values}
 
 
-def _read_ids(stored: dict[str, Any], n: int) -> RecordIds:
-    if stored["origin"] == ROW_NUMBERS:
-        return RecordIds(tuple(range(n)), ROW_NUMBERS)
-    values = stored["values"] if stored["kind"] == "string" else [int(text) for text in stored["values"]]
-    return RecordIds(tuple(values), stored["origin"])
+def _plain(value: Any) -> Any:
+    """Return a constructor's parameter as a JSON value."""
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    return value
 
 
-def save_working(model: Any, path: str | Path, *, overwrite: bool) -> Path:
-    """Write a working estimator, history included."""
+def working_bytes(model: Any) -> bytes:
+    """Return the file of a working estimator, history included."""
     history: History | None = model._history
     arrays = {"theta": model._theta}
     header: dict[str, Any] = {
         "kind": model._kind,
         "form": "working",
-        "params": {
-            "alpha": float(model.alpha),
-            "n_steps": int(model.n_steps),
-            "noise_std": float(model.noise_std),
-            "step_size": model.step_size if isinstance(model.step_size, str) else float(model.step_size),
-            "fit_intercept": bool(model.fit_intercept),
-        },
+        "params": {key: _plain(value) for key, value in model.get_params().items() if key != "random_state"},
         "step_size": float(model.step_size_).hex(),
         "n_features": int(model.n_features_in_),
+        "n_iter": int(model.n_iter_),
         "single_output": bool(model._single_output),
         "no_history_reason": model._no_history_reason,
         "has_history": history is not None,
@@ -112,65 +142,120 @@ def save_working(model: Any, path: str | Path, *, overwrite: bool) -> Path:
         header["alpha"] = history.alpha.hex()
         header["conditions"] = list(history.conditions)
         if history.ids is not None:
-            header["ids"] = {"origin": history.ids.origin, "kind": history.ids.kind, **_written_ids(history.ids)}
+            header["ids"] = _written_ids(history.ids)
         header["phases"] = [
             {"n_steps": phase.n_steps, "noise_std": phase.noise_std.hex(), "removed": list(phase.removed)}
             for phase in history.phases
         ]
-    return _write(path, header, arrays, overwrite=overwrite)
+    return _bytes(header, arrays)
+
+
+def save_working(model: Any, path: str | Path, *, overwrite: bool) -> Path:
+    """Write a working estimator, history included, readable by its owner only."""
+    write_atomic(path, working_bytes(model), overwrite=overwrite, mode=CONFIDENTIAL)
+    return Path(path)
 
 
 def load_working(cls: type[Any], path: str | Path) -> Any:
     """Read a working estimator of class ``cls``."""
-    header, arrays = _read(path, cls._kind, "working")
+    header, arrays = _read(path)
+    _expect(header, path, kind=cls._kind, form="working")
+    return _working(cls, path, header, arrays)
+
+
+def _working(cls: type[Any], path: str | Path, header: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Any:
     try:
-        model = cls(**header["params"])
+        params = {key: tuple(value) if isinstance(value, list) else value for key, value in header["params"].items()}
+        model = cls(**params)
         model._theta = arrays["theta"]
         model.step_size_ = float.fromhex(header["step_size"])
-        model.n_features_in_ = header["n_features"]
-        model.n_iter_ = header["params"]["n_steps"]
-        model._single_output = header["single_output"]
-        model._no_history_reason = header["no_history_reason"]
+        model.n_features_in_ = _stored.whole("n_features", header["n_features"], low=1)
+        model.n_iter_ = _stored.whole("n_iter", header.get("n_iter", params["n_steps"]), low=1)
+        model._single_output = _stored.flag("single_output", header["single_output"])
+        model._no_history_reason = _stored.text("no_history_reason", header["no_history_reason"])
         model._law_cache, model._history = None, None
-        if "classes" in header or "classes" in arrays:
-            model.classes_ = _unpack_labels("classes", arrays, header)
+        classes = _unpack_labels("classes", arrays, header)
+        if classes is not None:
+            model.classes_ = classes
         if "feature_names" in header:
             model.feature_names_in_ = np.array(header["feature_names"], dtype=object)
-        if header["has_history"]:
-            phases = tuple(
-                Phase(phase["n_steps"], float.fromhex(phase["noise_std"]), tuple(phase["removed"]))
-                for phase in header["phases"]
-            )
+        if _stored.flag("has_history", header["has_history"]):
+            labels = _unpack_labels("labels", arrays, header)
+            if labels is None:
+                raise KeyError("labels")
             model._history = History(
                 arrays["design"],
-                _unpack_labels("labels", arrays, header),
+                labels,
                 arrays["targets"],
                 float.fromhex(header["alpha"]),
                 model.step_size_,
-                phases,
+                tuple(_phase(phase) for phase in header["phases"]),
                 tuple(header["conditions"]),
-                _read_ids(header["ids"], len(arrays["design"])) if "ids" in header else None,
+                _stored.ids(header["ids"], len(arrays["design"])) if "ids" in header else None,
             )
-    except (KeyError, TypeError, ValueError) as error:
-        raise FileFormatError(f"path: the model at {path} lacks or misstates a field: {error!r}") from None
+        _stored.check_working(model)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise FileFormatError(f"path: the model at {path} lacks or misstates a field: {_said(error)}") from None
     return model
 
 
-def save_released(model: Any, path: str | Path, *, overwrite: bool) -> Path:
-    """Write a released model."""
+def _phase(stored: dict[str, Any]) -> Phase:
+    removed = tuple(_stored.whole("removed", row) for row in stored["removed"])
+    return Phase(
+        _stored.whole("n_steps of a phase", stored["n_steps"], low=1), float.fromhex(stored["noise_std"]), removed
+    )
+
+
+def _said(error: Exception) -> str:
+    return f"no {error.args[0]}" if isinstance(error, KeyError) else str(error)
+
+
+def released_bytes(model: Any) -> bytes:
+    """Return the file of a released model."""
     arrays = {"coef": model.coef_, "intercept": np.asarray(model.intercept_)}
     header: dict[str, Any] = {"kind": type(model).__name__, "form": "released"}
     if hasattr(model, "classes_"):
         _pack_labels("classes", model.classes_, arrays, header)
-    return _write(path, header, arrays, overwrite=overwrite)
+    return _bytes(header, arrays)
+
+
+def save_released(model: Any, path: str | Path, *, overwrite: bool) -> Path:
+    """Write a released model."""
+    write_atomic(path, released_bytes(model), overwrite=overwrite, mode=PUBLIC)
+    return Path(path)
 
 
 def load_released(cls: type[Any], path: str | Path) -> Any:
     """Read a released model of class ``cls``."""
-    header, arrays = _read(path, cls.__name__, "released")
+    header, arrays = _read(path)
+    _expect(header, path, kind=cls.__name__, form="released")
+    return _released(cls, path, header, arrays)
+
+
+def _released(cls: type[Any], path: str | Path, header: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Any:
     try:
+        classes = _unpack_labels("classes", arrays, header)
         intercept = arrays["intercept"]
-        classes = _unpack_labels("classes", arrays, header) if "classes" in header or "classes" in arrays else None
+        _stored.check_released(arrays["coef"], intercept, classes, needs_classes=cls.__name__.endswith("Classifier"))
         return cls._from_parts(arrays["coef"], float(intercept) if intercept.ndim == 0 else intercept, classes)
-    except KeyError as error:
-        raise FileFormatError(f"path: the model at {path} lacks the field {error}") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise FileFormatError(f"path: the model at {path} lacks or misstates a field: {_said(error)}") from None
+
+
+def load_any(path: str | Path, *, working: Mapping[str, type[Any]], released: Mapping[str, type[Any]]) -> Any:
+    """Read a model of any of the given kinds, by name.
+
+    Raises
+    ------
+    FileNotFoundError, FileFormatError
+        As `load_working` and `load_released`; also for a form of which no kind is given.
+    """
+    header, arrays = _read(path)
+    kind, form = header.get("kind"), header.get("form")
+    if form == "released" and not released:
+        raise FileFormatError(f"path: {path} holds a released model, which has no history: give the working model")
+    if form == "working" and isinstance(kind, str) and kind in working:
+        return _working(working[kind], path, header, arrays)
+    if form == "released" and isinstance(kind, str) and kind in released:
+        return _released(released[kind], path, header, arrays)
+    raise FileFormatError(f"path: the model at {path} holds a {form} {kind}, which is not known here")

@@ -149,7 +149,7 @@ class Quote:
         table = table.replace_schema_metadata({f"expunge.{key}": str(value) for key, value in self._claim().items()})
         buffer = io.BytesIO()
         parquet.write_table(table, buffer)
-        write_atomic(path, buffer.getvalue(), overwrite=overwrite, mode=0o600)
+        write_atomic(path, buffer.getvalue(), overwrite=overwrite)
         return Path(path)
 
 

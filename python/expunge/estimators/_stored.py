@@ -1,0 +1,158 @@
+"""Checks of what a model file says: a model that no fit and no deletion could have made is refused by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from expunge.accounting.ridge_law import STEP_SIZE_SLACK, Phase, smoothness
+from expunge.estimators._history import History
+from expunge.estimators._records import GIVEN, INDEX, ROW_NUMBERS, RecordIds, exact_ids
+
+__all__ = ["check_released", "check_working", "flag", "ids", "text", "whole"]
+
+
+def whole(name: str, value: Any, *, low: int = 0) -> int:
+    """Return a JSON integer of at least ``low``."""
+    if type(value) is not int or value < low:
+        raise ValueError(f"{name} must be a whole number >= {low}, got {value!r}")
+    return value
+
+
+def flag(name: str, value: Any) -> bool:
+    """Return a JSON boolean."""
+    if type(value) is not bool:
+        raise ValueError(f"{name} must be true or false, got {value!r}")
+    return value
+
+
+def text(name: str, value: Any) -> str:
+    """Return a JSON string."""
+    if type(value) is not str:
+        raise ValueError(f"{name} must be text, got {value!r}")
+    return value
+
+
+def ids(stored: dict[str, Any], n: int) -> RecordIds:
+    """Return the ids of ``n`` rows."""
+    origin, kind = stored["origin"], stored["kind"]
+    if origin == ROW_NUMBERS:
+        return RecordIds(tuple(range(n)), ROW_NUMBERS)
+    if origin not in (GIVEN, INDEX) or kind not in ("integer", "string"):
+        raise ValueError(f"ids must be integers or strings from record_ids or an index, got {kind!r} from {origin!r}")
+    values = [text("an id", value) for value in stored["values"]]
+    found = exact_ids("ids", values if kind == "string" else [int(value) for value in values])
+    if len(found) != n:
+        raise ValueError(f"ids must be one per row, {n}, got {len(found)}")
+    return RecordIds(tuple(found), origin)
+
+
+def _floats(name: str, array: NDArray[Any], shape: tuple[int | None, ...]) -> None:
+    wanted = " x ".join("any" if length is None else str(length) for length in shape)
+    if array.dtype != np.float64 or array.ndim != len(shape):
+        raise ValueError(f"{name} must be float64 of {len(shape)} dimension(s), got {array.dtype} of {array.ndim}")
+    if any(length not in (None, got) for length, got in zip(shape, array.shape, strict=True)) or 0 in array.shape:
+        raise ValueError(f"{name} must have shape {wanted}, got {' x '.join(map(str, array.shape))}")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} must be finite")
+
+
+def _positive(name: str, value: float, *, zero: bool = False) -> None:
+    if not (np.isfinite(value) and (value >= 0 if zero else value > 0)):
+        raise ValueError(f"{name} must be finite and {'>= 0' if zero else '> 0'}, got {value!r}")
+
+
+def _classes(classes: NDArray[Any] | None, n_outputs: int, *, needed: bool) -> None:
+    if (classes is not None) != needed:
+        raise ValueError(f"classes must {'be there' if needed else 'be absent'} for this kind of model")
+    if classes is None:
+        return
+    if classes.ndim != 1 or len(classes) != n_outputs:
+        raise ValueError(f"classes must be one per output, {n_outputs}, got shape {classes.shape}")
+    if len(set(classes.tolist())) < len(classes):
+        raise ValueError("classes must be distinct")
+
+
+def check_working(model: Any) -> None:
+    """Check a working model as read, or raise ValueError (or TypeError) with the name of what is wrong."""
+    theta = model._theta
+    intercept = bool(model.fit_intercept)
+    columns = model.n_features_in_ + intercept
+    _floats("theta", theta, (columns, None))
+    _positive("step_size", model.step_size_)
+    _classes(getattr(model, "classes_", None), theta.shape[1], needed=model._kind.endswith("Classifier"))
+    if model._single_output and (theta.shape[1] != 1 or hasattr(model, "classes_")):
+        raise ValueError("single_output must be false for classes and for several outputs")
+    names = getattr(model, "feature_names_in_", None)
+    if names is not None and (names.shape != (model.n_features_in_,) or not all(type(name) is str for name in names)):
+        raise ValueError(f"feature_names must be one text per feature, {model.n_features_in_}")
+    if model._history is not None:
+        _check_history(model, model._history, intercept=intercept)
+
+
+def _check_history(model: Any, history: History, *, intercept: bool) -> None:
+    columns, outputs = model._theta.shape
+    _floats("design", history.design, (None, columns))
+    n = len(history.design)
+    _floats("targets", history.targets, (n, outputs))
+    if intercept and not (history.design[:, -1] == 1).all():
+        raise ValueError("design must end in the constant column 1")
+    _positive("alpha", history.alpha)
+    limit = 1.0 / smoothness(history.design, alpha=history.alpha)
+    if not history.step_size <= limit * (1 + STEP_SIZE_SLACK):
+        raise ValueError(f"step_size must be at most 1/L = {limit!r} of the design, got {history.step_size!r}")
+    if not all(type(one) is str for one in history.conditions):
+        raise ValueError("conditions must be texts")
+    _check_phases(history.phases, n)
+    if not np.array_equal(_targets(model, history.labels, n), history.targets):
+        raise ValueError("targets must be those of the labels")
+    if history.ids is not None and len(history.ids) != n:
+        raise ValueError(f"ids must be one per row, {n}, got {len(history.ids)}")
+
+
+def _targets(model: Any, labels: NDArray[Any], n: int) -> NDArray[np.float64]:
+    """Return what the loss sees of the labels."""
+    if len(labels.shape) not in (1, 2) or len(labels) != n:
+        raise ValueError(f"labels must be one per row, {n}, got shape {labels.shape}")
+    if not hasattr(model, "classes_"):
+        if labels.dtype != np.float64 or model._single_output != (labels.ndim == 1):
+            raise ValueError(f"labels must be float64 of as many dimensions as predictions, got {labels.dtype}")
+        return labels.reshape(n, -1)
+    if labels.ndim != 1:
+        raise ValueError(f"labels must be one class per row, got shape {labels.shape}")
+    column = {label: j for j, label in enumerate(model.classes_.tolist())}
+    codes = [column.get(label, -1) for label in labels.tolist()]
+    if min(codes) < 0:
+        raise ValueError(f"labels must be among the classes, got {labels[codes.index(-1)]!r}")
+    result = np.zeros((n, len(column)))
+    result[np.arange(n), codes] = 1.0
+    return result
+
+
+def _check_phases(phases: tuple[Phase, ...], n: int) -> None:
+    if not phases:
+        raise ValueError("phases must hold at least the learning, got none")
+    before: set[int] = set()
+    for i, phase in enumerate(phases):
+        _positive(f"noise_std of phase {i}", phase.noise_std, zero=True)
+        removed = set(phase.removed)
+        if list(phase.removed) != sorted(removed) or any(row >= n for row in removed) or len(removed) >= n:
+            raise ValueError(f"removed of phase {i} must be sorted rows below {n}, each once, and not all")
+        if (i == 0 and removed) or not before <= removed or (i > 0 and before == removed):
+            raise ValueError(f"removed of phase {i} must be none while learning and more with every deletion")
+        before = removed
+
+
+def check_released(
+    coef: NDArray[Any], intercept: NDArray[Any], classes: NDArray[Any] | None, *, needs_classes: bool
+) -> None:
+    """Check a released model as read, or raise ValueError with the name of what is wrong."""
+    single = coef.ndim == 1
+    if single and needs_classes:
+        raise ValueError("coef must have one row per class")
+    _floats("coef", coef, (None,) if single else (None, None))
+    outputs = 1 if single else len(coef)
+    _floats("intercept", intercept, () if single else (outputs,))
+    _classes(classes, outputs, needed=needs_classes)
