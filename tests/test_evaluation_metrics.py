@@ -172,6 +172,36 @@ def test_patience_counts_recordings_in_a_row():
     assert time_to_unlearn(steps, values, band).step is None
 
 
+@given(curves, st.integers(1, 4))
+def test_with_patience_the_words_say_whether_the_curve_left(values, patience):
+    band = Band(0.25, 0.75, 0.5, 2, "range")
+    steps = 5 * np.arange(len(values)) + 2
+    found = time_to_unlearn(steps, values, band, metric="UA", patience=patience)
+    inside = [0.25 <= v <= 0.75 for v in values]
+    starts = [k for k in range(len(values) - patience + 1) if all(inside[k : k + patience])]
+    assert found.step == (int(steps[starts[0]]) if starts else None)
+    outside = [int(steps[k]) for k in range(starts[0], len(values)) if not inside[k]] if starts else []
+    assert found.left == (outside[0] if outside else None)
+    text, stayed = str(found), bool(starts) and not outside
+    assert ("from step" in text or "nothing to forget" in text) == stayed
+    if outside:
+        assert f"does not stay: it left at step {outside[0]}; at the last recorded step, {steps[-1]}, it is" in text
+    assert found.measured().note == text
+    assert (found.step is None) == text.startswith("never reached")
+
+
+def test_a_stay_that_ended_is_said():
+    band = Band(0.0, 1.0, 0.5, 2, "range")
+    brief = time_to_unlearn([0, 5, 10, 15], [2.0, 0.5, 2.0, 2.0], band, metric="UA", patience=1)
+    assert (brief.step, brief.left) == (5, 10)
+    assert str(brief) == (
+        "UA comes inside the band of retrained models [0, 1] (range) at step 5 (outside at step 0) for the one "
+        "recording that patience asks for, but does not stay: it left at step 10; at the last recorded step, 15, it is "
+        "2, 1 above the band"
+    )
+    assert "nothing to forget" not in str(time_to_unlearn([0, 5], [0.5, 2.0], band, patience=1))
+
+
 def test_bad_curves_are_refused():
     band = Band(0.0, 1.0, 0.5, 2, "range")
     with pytest.raises(ValueError, match="steps must be >= 0 and increase"):
@@ -309,13 +339,37 @@ def test_a_convex_path_has_no_barrier_and_bad_paths_are_refused():
     with pytest.raises(ValueError, match="increase from 0 to 1"):
         barrier_from_losses(t[1:], t[1:])
     high, low = barrier_from_losses([0, 0.5, 1], [0, 1, 0]), barrier_from_losses([0, 0.5, 1], [0, 0.25, 0])
-    assert "stays high" in barrier_verdict(high, baseline=[low, low])
     assert "no higher" in barrier_verdict(low, baseline=[low])
     assert "no higher" in barrier_verdict(high, baseline=[low], tolerance=0.8)
+    assert "no higher" in barrier_verdict(high, baseline=[low] * 40, tolerance=0.8)
     with pytest.raises(ValueError, match="matched as the barrier is"):
         barrier_verdict(high, baseline=[barrier_from_losses([0, 0.5, 1], [0, 1, 0], matched=True)])
     row = high.measured(baseline=[low, low])
     assert (row.value, row.reference, row.in_band) == (1.0, 0.25, False)
+    assert "by chance in 33% of cases" in row.note
+    assert "2 pairs of retrained models" in str(row.band)
+
+
+def of_height(value):
+    return barrier_from_losses([0, 0.5, 1], [0, value, 0])
+
+
+@pytest.mark.parametrize("n_pairs", [1, 3, 10, 18, 19, 45])
+def test_exchangeable_barriers_stay_high_in_no_more_than_5_percent_of_cases(n_pairs):
+    rng = np.random.default_rng(n_pairs)
+    drawn = rng.exponential(size=(1000, n_pairs + 1))
+    said = [barrier_verdict(of_height(row[0]), baseline=[of_height(v) for v in row[1:]]) for row in drawn]
+    n_high = sum("stays high" in text for text in said)
+    if n_pairs < 19:
+        assert n_high == 0
+        # The chance is said with the verdict, and is the share of cases in which such a barrier is found.
+        highest = [text for text in said if "above" in text]
+        assert all(f"by chance in {100 / (n_pairs + 1):.2g}% of cases" in text for text in highest)
+        assert stats.binomtest(len(highest), 1000, 1 / (n_pairs + 1)).pvalue > 1e-4
+    else:
+        ranks = (n_pairs + 1) // 20
+        assert stats.binomtest(n_high, 1000, ranks / (n_pairs + 1)).pvalue > 1e-4
+        assert all("by chance in" in text for text in said if "stays high" in text)
 
 
 def test_audit_stays_below_the_truth_and_finds_something():

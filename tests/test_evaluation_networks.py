@@ -340,10 +340,57 @@ def test_batch_norm_is_reset_to_the_data(digits):
     assert reset_batch_norm(model, digits, batch_size=len(digits[0]))
     values = model.features[0](digits[0])
     torch.testing.assert_close(model.features[1].running_mean, values.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(model.features[1].running_var, values.var((0, 2, 3)), rtol=1e-4, atol=1e-5)
+    variance = values.var((0, 2, 3), unbiased=False)
+    torch.testing.assert_close(model.features[1].running_var, variance, rtol=1e-5, atol=1e-6)
     assert (model.training, model.features[1].training, model.features[5].training) == (True, True, False)
     assert model.features[1].momentum == 0.1
+    assert not model.features[1]._forward_pre_hooks
     assert reset_batch_norm(mlp(input_shape=(1, 8, 8)), digits) is False
+
+
+def test_batch_statistics_count_every_record_once():
+    model = nn.Sequential(nn.BatchNorm1d(1)).double()
+    x = torch.zeros(514, 1, dtype=torch.float64)
+    x[512:] = 4.0
+    assert reset_batch_norm(model, (x, torch.zeros(514)))
+    assert float(model[0].running_mean) == pytest.approx(8 / 514, rel=1e-12)
+    assert float(model[0].running_var) == pytest.approx(32 / 514 - (8 / 514) ** 2, rel=1e-12)
+    # As after one batch of all records: normalised by the running statistics, they have mean 0 and variance 1.
+    y = model.eval()(x).detach()
+    assert abs(float(y.mean())) < 1e-12
+    assert float(y.var(unbiased=False)) == pytest.approx(1, rel=1e-3)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 16, 47])
+def test_batch_statistics_do_not_depend_on_the_batch_size(batch_size):
+    model = shaken(resnet18(width=4, norm="batch"))
+    data = images(3, 8, 8, n=48), torch.zeros(48, dtype=torch.int64)
+    assert reset_batch_norm(model, data, batch_size=48)
+    whole = {k: v.clone() for k, v in model.state_dict().items()}
+    shaken(model)
+    assert reset_batch_norm(model, data, batch_size=batch_size)
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, whole[name], rtol=1e-9, atol=1e-12, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_batch_statistics_of_a_layer_called_twice_and_of_one_never_called():
+    torch.manual_seed(0)
+    twice = Calls(
+        lambda m, x: m.norm(m.a(m.norm(x))), norm=nn.BatchNorm1d(4), a=nn.Linear(4, 4), idle=nn.BatchNorm1d(4)
+    )
+    twice.idle.running_mean.fill_(7.0)
+    x = torch.randn(30, 4)
+    assert reset_batch_norm(twice, (x, torch.zeros(30)), batch_size=30)
+    inputs = torch.cat([x, twice.a(F.batch_norm(x, None, None, twice.norm.weight, twice.norm.bias, training=True))])
+    torch.testing.assert_close(twice.norm.running_mean, inputs.mean(0), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(twice.norm.running_var, inputs.var(0, unbiased=False), rtol=1e-5, atol=1e-6)
+    assert twice.idle.running_mean.tolist() == [7.0] * 4
+
+
+def test_running_statistics_of_instance_normalisation_are_refused():
+    model = nn.Sequential(nn.BatchNorm2d(2), nn.InstanceNorm2d(2, track_running_stats=True))
+    with pytest.raises(ValueError, match="running statistics of instance normalisation, as '1' does"):
+        reset_batch_norm(model, (torch.randn(4, 2, 3, 3), torch.zeros(4)))
 
 
 def test_barriers_refuse_a_wrong_specification_and_other_architectures(digits):

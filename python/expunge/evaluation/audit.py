@@ -75,7 +75,7 @@ def audited_epsilon(runs_p: ArrayLike, runs_q: ArrayLike, *, delta: float, confi
     >>> import numpy as np
     >>> rng = np.random.default_rng(0)
     >>> found = audited_epsilon(rng.standard_normal(20_000) + 1.0, rng.standard_normal(20_000), delta=1e-3)
-    >>> 1.0 < found.epsilon < 3.6, found.side  # mu = 1: epsilon(1e-3) is 3.56
+    >>> 1.0 < found.epsilon <= 3.14, found.side  # mu = 1: epsilon(1e-3) is 3.139
     (True, 'above')
     """
     p, q = (real_array(n, v, ndim=1, allow_infinite=True) for n, v in (("runs_p", runs_p), ("runs_q", runs_q)))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,6 +15,7 @@ from expunge.evaluation.metrics import METRICS, Measured
 __all__ = ["LossBarrier", "barrier_from_losses", "barrier_verdict"]
 
 Array = NDArray[np.float64]
+_CHANCE = 0.05  # up to which a barrier is called high
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,16 @@ class LossBarrier:
     barrier: float
     at: float
     matched: bool
-    status: ClassVar[str] = "estimate"
+    status: str = field(default="estimate", init=False)
 
     def measured(self, *, baseline: Sequence[LossBarrier] = ()) -> Measured:
         """Return the barrier as a `Measured`, beside those of ``baseline``: pairs of retrained models."""
         values = [one.barrier for one in baseline]
-        band = reference_band(values, method="range") if len(values) > 1 else None
+        band = None
+        if len(values) > 1:
+            band = replace(
+                reference_band(values, method="range"), rule=f"range of {len(values)} pairs of retrained models"
+            )
         return Measured(
             METRICS["loss barrier"], self.barrier, reference=float(np.mean(values)) if values else None, band=band,
             note=barrier_verdict(self, baseline=baseline) if values else "no pair of retrained models to compare with",
@@ -96,37 +100,64 @@ def barrier_from_losses(t: ArrayLike, losses: ArrayLike, *, matched: bool = Fals
 def barrier_verdict(barrier: LossBarrier, *, baseline: Sequence[LossBarrier], tolerance: float = 0.0) -> str:
     """Return in plain words how a barrier to a retrained model compares with those between retrained models.
 
+    The words hold the chance that a barrier of a retrained model comes so high among K others: (1 + how many of them
+    are as high) / (K + 1), the p-value of a permutation test of K + 1 exchangeable barriers. "Stays high" is said only
+    if it is 5% at most, which takes at least 19 pairs. Pairs that share a model are not independent: for them the true
+    chance is larger.
+
     Parameters
     ----------
     barrier : LossBarrier
         Between the model under test and a retrained one.
     baseline : sequence of LossBarrier
-        Between pairs of retrained models; one at least.
+        Between pairs of retrained models; at least one.
     tolerance : float, default 0
-        How far above the highest of them still counts as among them, >= 0.
+        How far below the barrier one of them still counts as equally high, >= 0.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    ValueError
+        If there is no baseline, or some barriers are matched and some are not.
 
     Examples
     --------
     >>> high = barrier_from_losses([0, 0.5, 1], [0.1, 0.9, 0.1])
     >>> low = barrier_from_losses([0, 0.5, 1], [0.1, 0.2, 0.1])
+    >>> print(barrier_verdict(high, baseline=[low] * 19))
+    the barrier stays high: 0.8, above all 19 between pairs of retrained models (up to 0.1); by chance in 5% of cases
     >>> print(barrier_verdict(high, baseline=[low]))
-    the barrier stays high: 0.8, above the highest of 1 between retrained models (0.1)
+    the barrier is 0.8, above the only one between retrained models (0.1), as by chance in 50% of cases: not enough to call it high
     >>> print(barrier_verdict(low, baseline=[high]))
     the barrier is 0.1, no higher than between retrained models (up to 0.8, 1 pair)
-    """
+    """  # noqa: E501
     if not baseline:
         raise ValueError("baseline must hold at least one barrier between retrained models, got none")
     tolerance = number("tolerance", tolerance, low=0)
     if any(one.matched != barrier.matched for one in baseline):
         raise ValueError("baseline must be matched as the barrier is: all by weight matching, or none")
-    highest = max(one.barrier for one in baseline)
-    pairs = f"{len(baseline)} pair{'s' if len(baseline) > 1 else ''}"
-    if barrier.barrier > highest + tolerance:
+    n, value, highest = len(baseline), barrier.barrier, max(one.barrier for one in baseline)
+    as_high = sum(one.barrier + tolerance >= value for one in baseline)
+    chance = (1 + as_high) / (n + 1)
+    if as_high == 0:
+        where = f"above all {n} between pairs of" if n > 1 else "above the only one between"
+        of_these = f"{where} retrained models ({'up to ' if n > 1 else ''}{highest:.3g})"
+    else:
+        of_these = f"above {n - as_high} of {n} between pairs of retrained models (up to {highest:.3g})"
+    if chance <= _CHANCE:
         kind = " after matching" if barrier.matched else ""
+        return f"the barrier stays high{kind}: {value:.3g}, {of_these}; by chance in {_percent(chance)} of cases"
+    if value > highest + tolerance:
         return (
-            f"the barrier stays high{kind}: {barrier.barrier:.3g}, above the highest of {len(baseline)} between "
-            f"retrained models ({highest:.3g})"
+            f"the barrier is {value:.3g}, {of_these}, as by chance in {_percent(chance)} of cases: not enough to call "
+            "it high"
         )
-    return (
-        f"the barrier is {barrier.barrier:.3g}, no higher than between retrained models (up to {highest:.3g}, {pairs})"
-    )
+    pairs = f"{n} pair{'s' if n > 1 else ''}"
+    return f"the barrier is {value:.3g}, no higher than between retrained models (up to {highest:.3g}, {pairs})"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g}%"

@@ -96,7 +96,9 @@ METRICS: dict[str, Metric] = {
             "an upper bound: a better matching may lower it",
         ),
         Metric(
-            "time to unlearn", "first recorded step from which a metric is in the retrained band and stays there",
+            "time to unlearn",
+            "first recorded step from which a metric is in the retrained band and stays there: to the end, or for as "
+            "many recordings as patience asks",
             "lower", "the band of retrained models", "(the recorded step before, this one]",
             "depends on the metric, the band's width and the steps recorded",
         ),

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -23,7 +22,7 @@ class UnlearningTime:
     Attributes
     ----------
     step : int or None
-        The first recorded step from which the metric is inside; None if it never came to stay.
+        The first recorded step of the stay; None if the metric never came to stay.
     previous : int or None
         The recorded step before it: the true time lies in (previous, step].
     first_entry : int or None
@@ -34,6 +33,10 @@ class UnlearningTime:
         The metric there.
     band : Band
     metric : str
+    patience : int or None
+        How many recordings in a row counted as a stay; None if all up to the last had to.
+    left : int or None
+        The first recorded step outside the band after ``step``: a stay that ended. Always None without ``patience``.
     """
 
     step: int | None
@@ -43,29 +46,41 @@ class UnlearningTime:
     last_value: float
     band: Band
     metric: str
-    status: ClassVar[str] = "estimate"
+    patience: int | None = None
+    left: int | None = None
+    status: str = field(default="estimate", init=False)
 
     @property
     def reached(self) -> bool:
-        """Whether the metric entered the band and stayed."""
+        """Whether the metric entered the band and stayed, for ``patience`` recordings or to the end."""
         return self.step is not None
 
     def __str__(self) -> str:
         where = f"the band of retrained models {self.band}"
-        if self.step is not None:
-            if self.previous is None:
-                return (
-                    f"{self.metric} is inside {where} from the first recorded step, {self.step}: by this metric there "
-                    "is nothing to forget"
-                )
-            return f"{self.metric} is inside {where} from step {self.step} on (outside at step {self.previous})"
+        end = f"at the last recorded step, {self.last_step}, it is {self.last_value:.4g}"
         side = "above" if self.last_value > self.band.high else "below"
         gap = max(self.last_value - self.band.high, self.band.low - self.last_value)
-        end = f"at the last recorded step, {self.last_step}, it is {self.last_value:.4g}"
-        end += f", {gap:.4g} {side} the band" if gap > 0 else ", inside, but for too few recordings"
-        if self.first_entry is None:
-            return f"never reached: {self.metric} does not enter {where}; {end}"
-        return f"never reached: {self.metric} enters {where} at step {self.first_entry} but does not stay; {end}"
+        end += f", {gap:.4g} {side} the band" if gap > 0 else ", inside"
+        if self.step is None:
+            if self.first_entry is None:
+                return f"never reached: {self.metric} does not enter {where}; {end}"
+            few = "" if gap > 0 else ", but for too few recordings"
+            return (
+                f"never reached: {self.metric} enters {where} at step {self.first_entry} but does not stay; {end}{few}"
+            )
+        before = "the first recorded one" if self.previous is None else f"outside at step {self.previous}"
+        if self.left is not None:
+            recordings = "one recording" if self.patience == 1 else f"{self.patience} recordings in a row"
+            return (
+                f"{self.metric} comes inside {where} at step {self.step} ({before}) for the {recordings} that patience "
+                f"asks for, but does not stay: it left at step {self.left}; {end}"
+            )
+        if self.previous is None:
+            return (
+                f"{self.metric} is inside {where} from the first recorded step, {self.step}: by this metric there "
+                "is nothing to forget"
+            )
+        return f"{self.metric} is inside {where} from step {self.step} on ({before})"
 
     def measured(self) -> Measured:
         """Return the time as a `Measured`, infinite if never reached."""
@@ -82,6 +97,9 @@ def time_to_unlearn(
 ) -> UnlearningTime:
     """Return the first recorded step from which a metric is inside the band and stays there.
 
+    A stay lasts up to the last recording, or, with ``patience``, for that many recordings in a row at least. A stay of
+    the second kind may end: then ``left`` says when, and so do the words.
+
     Parameters
     ----------
     steps : array-like of int, shape (n,)
@@ -93,8 +111,8 @@ def time_to_unlearn(
     metric : str
         Its name, for the words.
     patience : int, optional
-        How many recordings in a row count as staying. By default all up to the last: a noisy metric that leaves at the
-        end was not reached.
+        How many recordings in a row count as staying, >= 1. By default all up to the last: a noisy metric that leaves
+        at the end was not reached.
 
     Returns
     -------
@@ -113,6 +131,9 @@ def time_to_unlearn(
     20
     >>> print(time_to_unlearn([0, 10], [1.0, 0.90], band, metric="UA").step)
     None
+    >>> brief = time_to_unlearn([0, 10, 20], [1.0, 0.82, 0.95], band, patience=1)
+    >>> brief.step, brief.left
+    (10, 20)
     """
     if not isinstance(band, Band):
         raise TypeError(f"band must be a Band (see reference_band), got {type(band).__name__}")
@@ -129,6 +150,7 @@ def time_to_unlearn(
     inside = band.holds(curve)
     first = int(np.argmax(inside)) if inside.any() else None
     start = _stays(inside, patience)
+    outside_again = at[:0] if start is None else at[start:][~inside[start:]]
     return UnlearningTime(
         step=None if start is None else int(at[start]),
         previous=None if not start else int(at[start - 1]),
@@ -137,6 +159,8 @@ def time_to_unlearn(
         last_value=float(curve[-1]),
         band=band,
         metric=metric,
+        patience=patience,
+        left=int(outside_again[0]) if outside_again.size else None,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Sequence
 from itertools import combinations
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
 from tqdm.auto import tqdm
 
 from expunge._validate import count
@@ -23,10 +25,52 @@ from expunge.evaluation.networks.tracing import permutation_spec
 __all__ = ["loss_barrier", "pairwise_barriers", "reset_batch_norm"]
 
 
+class _Enough(Exception):  # noqa: N818 - a signal, not an error
+    """The layer that is measured has seen this batch: the rest of the model need not run."""
+
+
+class _Meter:
+    """Mean and population variance of what enters one layer of batch normalisation, over all batches.
+
+    While it is attached, each call of the layer is normalised by that call's own statistics.
+    """
+
+    def __init__(self, layer: _BatchNorm) -> None:
+        self.layer = layer
+        self.n_calls = 0
+        self.size = 0
+        self.mean: Tensor | float = 0.0
+        self.squares: Tensor | float = 0.0
+
+    def __call__(self, layer: nn.Module, args: tuple[Any, ...]) -> None:
+        values = args[0].detach().double().transpose(0, 1).flatten(1)
+        size, mean = values.shape[1], values.mean(1)
+        squares = (values - mean[:, None]).square().sum(1)
+        self._write(mean, squares / size)
+        # Merged by their sizes: a batch counts by its records (Chan, Golub, LeVeque 1983).
+        away, total = mean - self.mean, self.size + size
+        self.squares = self.squares + squares + away.square() * (self.size * size / total)
+        self.mean, self.size = self.mean + away * (size / total), total
+        self.n_calls += 1
+
+    def _write(self, mean: Tensor, variance: Tensor) -> None:
+        for buffer, value in ((self.layer.running_mean, mean), (self.layer.running_var, variance)):
+            if buffer is not None:
+                buffer.copy_(value)
+
+    def finish(self) -> None:
+        """Write what was found over all batches; a layer that was never called keeps what it has."""
+        if self.size and isinstance(self.mean, Tensor) and isinstance(self.squares, Tensor):
+            self._write(self.mean, self.squares / self.size)
+
+
 def reset_batch_norm(model: nn.Module, data: Any, *, batch_size: int = 512) -> bool:
     """Set the running statistics of batch normalisation to those of ``data``; return whether there are any.
 
     Interpolated weights have other activations than either end, and statistics between the ends' are wrong for them.
+    Each layer gets the mean and the population variance of its inputs over all records, every record counting once
+    whatever batch it came in, with the layers before it already set. Data of several batches are run once for each
+    layer, up to that layer.
 
     Parameters
     ----------
@@ -34,33 +78,74 @@ def reset_batch_norm(model: nn.Module, data: Any, *, batch_size: int = 512) -> b
         Its statistics change, nothing else.
     data : torch.utils.data.Dataset of (input, label), or (inputs, labels)
     batch_size : int
+        Records held at a time; no influence on the result, unless a layer is called several times in one pass.
+
+    Raises
+    ------
+    ValueError
+        If instance normalisation keeps running statistics: those are not reset.
 
     Examples
     --------
     >>> model = nn.Sequential(nn.BatchNorm1d(1))
-    >>> reset_batch_norm(model, (torch.tensor([[1.0], [3.0]]), torch.zeros(2)))
+    >>> reset_batch_norm(model, (torch.tensor([[1.0], [3.0], [8.0]]), torch.zeros(3)), batch_size=2)
     True
     >>> model[0].running_mean.tolist()
-    [2.0]
+    [4.0]
     """
-    layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
-    if not layers:
+    for name, module in model.named_modules():
+        if isinstance(module, _InstanceNorm) and module.running_mean is not None:
+            raise ValueError(f"model must not keep running statistics of instance normalisation, as {name!r} does")
+    meters = {m: _Meter(m) for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None}
+    if not meters:
         return False
     dataset = as_dataset(data)
-    momenta = [layer.momentum for layer in layers]
     with evaluating(model), torch.no_grad():
-        for layer in layers:
-            layer.reset_running_stats()
-            layer.momentum = None  # a plain average over batches
-            layer.training = True
-        try:
-            for x, _ in batches(dataset, model, batch_size):
-                if len(x) > 1:
-                    model(x)
-        finally:
-            for layer, momentum in zip(layers, momenta, strict=True):
-                layer.momentum = momentum
+        if len(dataset) <= count("batch_size", batch_size, low=1):  # type: ignore[arg-type]
+            _measure(model, dataset, list(meters.values()), batch_size)
+        else:
+            for layer, n_calls in _calls(model, dataset, list(meters)).items():
+                _measure(model, dataset, [meters[layer]], batch_size, stop_after=n_calls)
     return True
+
+
+def _calls(model: nn.Module, dataset: Any, layers: list[_BatchNorm]) -> dict[_BatchNorm, int]:
+    """How often each layer is called on two records, in the order of first calls."""
+    found: dict[_BatchNorm, int] = {}
+
+    def seen(layer: _BatchNorm, _: Any) -> None:
+        found[layer] = found.get(layer, 0) + 1
+
+    handles = [layer.register_forward_pre_hook(seen) for layer in layers]
+    try:
+        model(next(batches(dataset, model, 2))[0])
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+def _measure(
+    model: nn.Module, dataset: Any, meters: Sequence[_Meter], batch_size: int, *, stop_after: int | None = None
+) -> None:
+    def enough(*_: Any) -> None:
+        calls[0] += 1
+        if calls[0] == stop_after:
+            raise _Enough
+
+    handles = [meter.layer.register_forward_pre_hook(meter) for meter in meters]
+    if stop_after is not None:
+        handles.append(meters[0].layer.register_forward_pre_hook(enough))
+    try:
+        for x, _ in batches(dataset, model, batch_size):
+            calls = [0]
+            with contextlib.suppress(_Enough):
+                model(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for meter in meters:
+        meter.finish()
 
 
 def _between(a: dict[str, Tensor], b: dict[str, Tensor], t: float) -> dict[str, Tensor]:
