@@ -89,7 +89,7 @@ def _operator(name: str) -> Any:
     return apply
 
 
-for _name in ("add", "sub", "mul", "truediv", "matmul", "eq", "ne", "gt", "lt", "ge", "le", "or", "and"):
+for _name in ("add", "sub", "mul", "truediv", "eq", "ne", "gt", "lt", "ge", "le", "or", "and"):
     setattr(Array, f"__{_name}__", _operator(f"__{_name}__"))
 
 
@@ -100,8 +100,9 @@ def _function(name: str) -> Any:
     return apply
 
 
-asarray, ascontiguousarray, broadcast_to, where = (
-    _function(name) for name in ("array", "ascontiguousarray", "broadcast_to", "where")
+# No ``@``: a library may round its factors there, and does not where it is asked for a product.
+asarray, ascontiguousarray, broadcast_to, where, matmul = (
+    _function(name) for name in ("array", "ascontiguousarray", "broadcast_to", "where", "matmul")
 )
 
 

@@ -14,13 +14,17 @@ int device_count() {
   return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
 }
 
-// Waits for a stream: for libraries that cannot be told which stream an array is written on.
-void synchronize(std::uintptr_t stream) {
+// Waits for a stream of a device: for libraries that cannot be told which stream an array is written on.
+void synchronize(std::uintptr_t stream, int device) {
   expunge::bindings::require_device();
   cudaError_t error;
   {
     pybind11::gil_scoped_release release;
-    error = cudaStreamSynchronize(reinterpret_cast<cudaStream_t>(stream));
+    int before = device;
+    error = cudaGetDevice(&before);
+    if (error == cudaSuccess) error = cudaSetDevice(device);
+    if (error == cudaSuccess) error = cudaStreamSynchronize(reinterpret_cast<cudaStream_t>(stream));
+    if (before != device) cudaSetDevice(before);
   }
   if (error != cudaSuccess) expunge::bindings::throw_device_error(cudaGetErrorString(error));
 }
@@ -34,7 +38,7 @@ PYBIND11_MODULE(_cuda, module) {
 #endif
   module.doc() = "CUDA kernels of Expunge. Private: use the functions of the expunge package.";
   module.def("device_count", &device_count);
-  module.def("synchronize", &synchronize, pybind11::arg("stream"));
+  module.def("synchronize", &synchronize, pybind11::arg("stream"), pybind11::arg("device") = 0);
   expunge::bindings::bind_privacy_cuda(module);
   expunge::bindings::bind_ridge_cuda(module);
   expunge::bindings::bind_grad_norms_cuda(module);

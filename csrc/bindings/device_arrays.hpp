@@ -32,15 +32,35 @@ inline bool is_ours(dlpack::Device device) {
   throw py::error_already_set();
 }
 
+// "13.0" of 13000.
+inline std::string cuda_version_text(int version) {
+  return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
+}
+
+// What keeps the runtime that is linked in from running on this driver; empty where nothing does. A runtime needs a
+// driver of its own major version or newer.
+inline std::string driver_problem() {
+  int runtime = 0, driver = 0;
+  if (cudaRuntimeGetVersion(&runtime) != cudaSuccess || cudaDriverGetVersion(&driver) != cudaSuccess) return "";
+  if (driver == 0) return "no driver was found";
+  if (driver / 1000 >= runtime / 1000) return "";
+  return "the driver is for CUDA " + cuda_version_text(driver) + ", and this build of expunge needs one for CUDA " +
+         cuda_version_text(runtime) + ": update the driver, or build expunge with a CUDA toolkit of version " +
+         std::to_string(driver / 1000);
+}
+
 // Fails unless there is a device to run on.
 inline void require_device() {
   static bool found = false;  // a device does not come or go while a process runs
   if (found) return;
+  std::string problem = driver_problem();
   int count = 0;
-  const cudaError_t error = cudaGetDeviceCount(&count);
-  if (error != cudaSuccess || count == 0)
-    throw_device_error(std::string("arrays on a CUDA device need an NVIDIA GPU and its driver: ") +
-                       (error != cudaSuccess ? cudaGetErrorString(error) : "no device was found"));
+  if (problem.empty()) {
+    const cudaError_t error = cudaGetDeviceCount(&count);
+    if (error != cudaSuccess) problem = cudaGetErrorString(error);
+    else if (count == 0) problem = "no device was found";
+  }
+  if (!problem.empty()) throw_device_error("arrays on a CUDA device need an NVIDIA GPU and its driver: " + problem);
   found = true;
 }
 
@@ -113,7 +133,7 @@ class Array {
   }
 
   // Versioned exchange says whether the array is read-only. Stream -1: the work runs on the caller's own stream, which
-  // orders it after what made the array; nothing needs to wait.
+  // orders it after what made the array; nothing needs to wait. _array_libraries.py says this as each library has it.
   static py::object ask(const py::object& exchange) {
     using namespace py::literals;
     const py::tuple version = py::make_tuple(1, 0);

@@ -28,15 +28,13 @@
 #define EXPUNGE_UNROLL(n) EXPUNGE_PRAGMA(GCC unroll n)
 #endif
 
-// Unrolls the next loop n times.
-#define EXPUNGE_PRAGMA(text) _Pragma(#text)
-#if defined(__CUDACC__)
-#define EXPUNGE_UNROLL(n) EXPUNGE_PRAGMA(unroll n)
+// Memory that this pointer alone reaches. Not so on a device: other lanes write there, and what __restrict__ promises
+// would let the compiler keep values across a barrier.
+#if defined(EXPUNGE_DEVICE_CODE)
+#define EXPUNGE_RESTRICT
 #else
-#define EXPUNGE_UNROLL(n) EXPUNGE_PRAGMA(GCC unroll n)
-#endif
-
 #define EXPUNGE_RESTRICT __restrict__
+#endif
 
 namespace expunge {
 

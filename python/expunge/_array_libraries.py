@@ -7,14 +7,52 @@ from __future__ import annotations
 
 import importlib
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Library", "library_of"]
+__all__ = ["EXCHANGES", "Exchange", "Library", "library_of"]
 
 Shape = tuple[int, ...]
+
+
+class Exchange(NamedTuple):
+    """How a library's ``__dlpack__`` is asked for memory that kernels use on the library's own stream.
+
+    Nothing has to wait: the stream orders kernels after what made the array, or the array has been waited for.
+    """
+
+    stream: int | None  # what says so: -1 by the standard; None where the library takes every number for a handle
+    flags_writable: bool  # whether an array that may be written to is not flagged read-only by versioned exchange
+
+
+# JAX waits on the host for None, and its runtime reads any other number as a pointer to a stream.
+EXCHANGES = {
+    "torch": Exchange(stream=-1, flags_writable=True),
+    "cupy": Exchange(stream=-1, flags_writable=True),
+    "jax": Exchange(stream=None, flags_writable=False),
+}
+_STANDARD = Exchange(stream=-1, flags_writable=True)
+
+
+class _Exchanged:
+    """An array as kernels ask for it: the binding names -1 or nothing, the library hears what it understands."""
+
+    def __init__(self, array: Any, exchange: Exchange, *, written: bool) -> None:
+        self._array = array
+        self._exchange = exchange
+        self._written = written
+
+    def __dlpack_device__(self) -> Any:
+        return self._array.__dlpack_device__()
+
+    def __dlpack__(self, **options: Any) -> Any:
+        if options.get("stream") is not None:
+            options["stream"] = self._exchange.stream
+        if self._written and not self._exchange.flags_writable:
+            options.pop("max_version", None)
+        return self._array.__dlpack__(**options)
 
 
 class Library(Protocol):
@@ -60,8 +98,8 @@ class Library(Protocol):
     def concatenate(self, arrays: list[Any], axis: int) -> Any:
         """Return arrays joined along an axis."""
 
-    def written(self, array: Any) -> Any:
-        """Return what a kernel is given to write into the array."""
+    def exchanged(self, array: Any, *, written: bool) -> Any:
+        """Return what a kernel is given for the array, to write into it or to read it alone."""
 
     def stream(self) -> int:
         """Return the stream the library puts work on now."""
@@ -110,7 +148,7 @@ class _NumPyLike:
         return array.transpose(axes)
 
     def product(self, left: Any, right: Any) -> Any:
-        return left @ right
+        return self._xp.matmul(left, right)
 
     def stack(self, arrays: list[Any]) -> Any:
         return self._xp.stack(arrays)
@@ -118,8 +156,8 @@ class _NumPyLike:
     def concatenate(self, arrays: list[Any], axis: int) -> Any:
         return self._xp.concatenate(arrays, axis=axis)
 
-    def written(self, array: Any) -> Any:
-        return array
+    def exchanged(self, array: Any, *, written: bool) -> Any:
+        return _Exchanged(array, EXCHANGES.get(self.name, _STANDARD), written=written)
 
     def stream(self) -> int:
         cuda = getattr(self._xp, "cuda", None)
@@ -127,6 +165,23 @@ class _NumPyLike:
 
     def current(self) -> AbstractContextManager[Any]:
         return self.device if hasattr(self.device, "__enter__") else nullcontext()
+
+
+class _CuPy(_NumPyLike):
+    """CuPy."""
+
+    _PLAIN = 1  # cupy's COMPUTE_TYPE_DEFAULT: no conversion of float32 factors, whatever CUPY_TF32 says
+
+    def product(self, left: Any, right: Any) -> Any:
+        core: Any = getattr(self._xp, "_core", None)
+        if not hasattr(core, "set_compute_type") or not hasattr(core, "get_compute_type"):
+            return super().product(left, right)
+        before = core.get_compute_type(left.dtype)
+        try:
+            core.set_compute_type(left.dtype, self._PLAIN)
+            return super().product(left, right)
+        finally:
+            core.set_compute_type(left.dtype, before)
 
 
 class _Torch:
@@ -168,13 +223,15 @@ class _Torch:
 
     def product(self, left: Any, right: Any) -> Any:
         matmul = self._torch.backends.cuda.matmul
-        before = matmul.allow_tf32
+        # Newer releases refuse to read the old name once the new one has been set.
+        name, exact = ("fp32_precision", "ieee") if hasattr(matmul, "fp32_precision") else ("allow_tf32", False)
+        before = getattr(matmul, name)
         try:
-            matmul.allow_tf32 = False
+            setattr(matmul, name, exact)
             with self._torch.autocast(left.device.type, enabled=False), self._torch.no_grad():
                 return left @ right
         finally:
-            matmul.allow_tf32 = before
+            setattr(matmul, name, before)
 
     def stack(self, arrays: list[Any]) -> Any:
         return self._torch.stack(arrays)
@@ -182,28 +239,18 @@ class _Torch:
     def concatenate(self, arrays: list[Any], axis: int) -> Any:
         return self._torch.cat(arrays, dim=axis)
 
-    def written(self, array: Any) -> Any:
-        return array
+    def exchanged(self, array: Any, *, written: bool) -> Any:
+        return _Exchanged(array, EXCHANGES["torch"], written=written)
 
     def stream(self) -> int:
         return int(self._torch.cuda.current_stream(self.device).cuda_stream)
 
     def current(self) -> AbstractContextManager[Any]:
-        return nullcontext()
-
-
-class _Unversioned:
-    """A new JAX array, exchanged without the flag that calls every JAX array read-only."""
-
-    def __init__(self, array: Any) -> None:
-        self._array = array
-
-    def __dlpack_device__(self) -> Any:
-        return self._array.__dlpack_device__()
-
-    def __dlpack__(self, **options: Any) -> Any:
-        options.pop("max_version", None)
-        return self._array.__dlpack__(**options)
+        # arrays are exchanged on the current device alone
+        if self.device.type != "cuda":
+            return nullcontext()
+        context: AbstractContextManager[Any] = self._torch.cuda.device(self.device)
+        return context
 
 
 class _Jax:
@@ -258,8 +305,8 @@ class _Jax:
     def concatenate(self, arrays: list[Any], axis: int) -> Any:
         return self._jnp.concatenate(arrays, axis=axis)
 
-    def written(self, array: Any) -> Any:
-        return _Unversioned(array)
+    def exchanged(self, array: Any, *, written: bool) -> Any:
+        return _Exchanged(array, EXCHANGES["jax"], written=written)
 
     def stream(self) -> int:
         return 0
@@ -276,7 +323,7 @@ def library_of(array: Any) -> Library:
     if root in ("jax", "jaxlib"):
         return _Jax(array)
     if root == "cupy":
-        return _NumPyLike(importlib.import_module("cupy"), array)
+        return _CuPy(importlib.import_module("cupy"), array)
     if hasattr(array, "__array_namespace__"):
         return _NumPyLike(array.__array_namespace__(), array)
     raise TypeError(f"device arrays must be CuPy's, PyTorch's or JAX's, got {type(array)}")

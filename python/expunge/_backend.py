@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import weakref
 from contextlib import AbstractContextManager
 from functools import lru_cache
 from types import ModuleType
@@ -104,10 +105,11 @@ class DevicePlace:
 
     on_host = False
 
-    def __init__(self, module: ModuleType, library: Library) -> None:
+    def __init__(self, module: ModuleType, library: Library, number: int = 0) -> None:
         self._module = module
+        self._number = number
         self.library = library
-        self._writable: list[Any] = []
+        self._writable: list[weakref.ref[Any]] = []
 
     def empty(self, shape: tuple[int, ...], dtype: str) -> Any:
         with self.library.current():
@@ -119,11 +121,13 @@ class DevicePlace:
 
     def written_here(self, array: Any) -> Any:
         """Return an array that nobody else has, after noting that kernels of this call may write into it."""
-        self._writable.append(array)
+        self._writable = [*(known for known in self._writable if known() is not None), weakref.ref(array)]
         return array
 
     def _exchanged(self, value: Any) -> Any:
-        return self.library.written(value) if any(value is array for array in self._writable) else value
+        if not hasattr(value, "__dlpack__") or isinstance(value, np.ndarray):
+            return value
+        return self.library.exchanged(value, written=any(value is known() for known in self._writable))
 
     def run(
         self,
@@ -148,7 +152,7 @@ class DevicePlace:
             named = {name: self._exchanged(value) for name, value in settings.items()}
             getattr(self._module, kernel)(*given, **named, stream=stream)
             if self.library.waits:
-                self._module.synchronize(stream=stream)
+                self._module.synchronize(stream=stream, device=self._number)
 
 
 _HOST = _Host()
@@ -201,4 +205,4 @@ def place(**arrays: Any) -> _Host | DevicePlace:
                 f"{name} must be an array of the same library on the same device as {first}, "
                 f"{type(arrays[first])} on DLPack device {kind}; got {type(value)} on {where}"
             )
-    return DevicePlace(_device_module(kind[0]), library_of(arrays[first]))
+    return DevicePlace(_device_module(kind[0]), library_of(arrays[first]), kind[1])

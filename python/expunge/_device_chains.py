@@ -94,8 +94,8 @@ def matmul_chains(
     targets_by_output = library.contiguous(library.transposed(targets, (1, 0)), (q, n))
     gram = moment = None
     if loss == "ridge" and not clip:
-        gram = X_T @ X + library.asarray(alpha * np.eye(p, dtype=dtype))
-        moment = library.contiguous(library.transposed(X_T @ targets, (1, 0)), (q, p))
+        gram = library.product(X_T, X) + library.asarray(alpha * np.eye(p, dtype=dtype))
+        moment = library.contiguous(library.transposed(library.product(X_T, targets), (1, 0)), (q, p))
     by_output = library.transposed(start, (0, 2, 1) if len(start.shape) == 3 else (1, 0))
     size = min(n_chains, max(1, _WORK_ELEMENTS // (q * (p if gram is not None else max(n, p)))))
     blocks = []
@@ -112,11 +112,12 @@ def matmul_chains(
                 break
             flat = theta.reshape(count * q, p)
             if gram is not None:
-                gradient = flat @ gram
+                gradient = library.product(flat, gram)
             else:
-                linear = place.written_here(library.contiguous((flat @ X_T).reshape(count, q, n), (count, q, n)))
+                linear = library.product(flat, X_T).reshape(count, q, n)
+                linear = place.written_here(library.contiguous(linear, (count, q, n)))
                 place.run("langevin_residuals", linear, targets_by_output, row_norm, loss=loss, clip=clip)
-                gradient = linear.reshape(count * q, n) @ X
+                gradient = library.product(linear.reshape(count * q, n), X)
             place.run(
                 "langevin_tail",
                 theta,

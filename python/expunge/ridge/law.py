@@ -119,7 +119,7 @@ class LearningLaw:
                 return self.design.T @ self.design, self.design.T @ self.targets
         library = self._place.library
         rows = library.transposed(self.design, (1, 0))
-        gram, products = library.host(rows @ self.design), library.host(rows @ self.targets)
+        gram, products = (library.host(library.product(rows, factor)) for factor in (self.design, self.targets))
         # arrays on a device are not read, but their products are NaN or infinite where they are not finite
         if not np.isfinite(gram).all():
             raise ValueError("design must be finite and small enough for X^T X to be finite")
@@ -146,8 +146,8 @@ class LearningLaw:
         """Return the named records in the eigenbasis, shape (len(records), n_features)."""
         rows = _validate.row_indices("records", records, self.n_records)
         if isinstance(self._place, _backend.DevicePlace):
-            shape = (rows.size, self.n_features)
-            there: Float64 = self._place.library.contiguous(self.design[rows] @ self._vectors_there, shape)
+            library, shape = self._place.library, (rows.size, self.n_features)
+            there: Float64 = library.contiguous(library.product(self.design[rows], self._vectors_there), shape)
             return there
         with one_blas_thread():
             out: Float64 = np.ascontiguousarray(self.design[rows] @ self.eigenvectors)
@@ -170,8 +170,7 @@ class LearningLaw:
         return self._residual_means(rows, self.projected(rows))
 
     def _residual_means(self, rows: Int64, projected: Float64) -> Float64:
-        with one_blas_thread():
-            table = projected @ self._means_there
+        table = self._product(projected, self._means_there)
         out: Float64 = table.reshape(rows.size, self.n_steps, self.n_outputs)
         out -= self.targets[rows][:, None, :]
         return out
@@ -201,8 +200,15 @@ class LearningLaw:
         weights = self.noise_std**2 * sums
         if isinstance(self._place, _backend.DevicePlace):
             weights = self._place.library.asarray(weights)
+        return self._product(projected * projected, weights)
+
+    def _product(self, left: Float64, right: Float64) -> Float64:
+        """Return the matrix product where the records lie, in float64 whatever a library is told to do elsewhere."""
+        if isinstance(self._place, _backend.DevicePlace):
+            there: Float64 = self._place.library.product(left, right)
+            return there
         with one_blas_thread():
-            out: Float64 = (projected * projected) @ weights
+            out: Float64 = left @ right
         return out
 
     def _blocks(self, rows: Int64) -> Iterator[tuple[slice, Int64, Float64]]:

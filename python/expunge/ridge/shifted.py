@@ -83,12 +83,8 @@ def _lowest(law: LearningLaw, projected: Float64, threads: int | None) -> Float6
     out = place.empty((projected.shape[0],), "float64")
     slack = 4.0 * law.n_features * EPS * float(law.eigenvalues[-1])
     given = law._spectrum_there, projected, law.alpha, slack
-    place.run("ridge_smallest_eigenvalues", *given, _written(place, out), threads=threads)
+    place.run("ridge_smallest_eigenvalues", *given, out, threads=threads)
     return _host(place, out)
-
-
-def _written(place: Place, array: Any) -> Any:
-    return place.library.written(array) if isinstance(place, _backend.DevicePlace) else array
 
 
 def _host(place: Place, array: Any) -> Float64:
@@ -277,7 +273,7 @@ def _solve_shifted(
         goal.noise,
         goal.solve_steps,
         float(gdp_mu(goal.epsilon, np.array([room]))[0]),
-        *(_written(place, out) for out in outs),
+        *outs,
         threads=threads,
         workspace={"n": contraction.size, "n_steps": law.n_steps},
     )
