@@ -72,7 +72,7 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_version_and_help():
     assert run("--version").output.strip() == f"expunge, version {__version__}"
-    for command in ([], ["fit"], ["quote"], ["unlearn"], ["verify"], ["keygen"], ["ledger"], ["demo"]):
+    for command in ([], *([name] for name in COMMANDS)):
         assert "Usage:" in run(*command, "--help").output
 
 
@@ -179,6 +179,151 @@ def test_keys_with_a_password(learned):
         "--ask-password", input="secret\n")  # fmt: skip
     run("verify", "c.json", "iris", "--public-key", "k.pub.pem")
     assert Path("k.pem").stat().st_mode & 0o077 == 0
+
+
+# --- people's own tables -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def people() -> str:
+    """Write a table as people have it and bounds for it; return the options that read it."""
+    rng = np.random.default_rng(0)
+    n = 90
+    age, income = rng.integers(18, 90, n), rng.uniform(0, 90_000, n).round(2)
+    bought = np.where(age / 90 + income / 90_000 + rng.normal(0, 0.1, n) > 1, "yes", "no")
+    rows = [f"{i},CUST-{i // 2},{age[i]},{income[i]},{bool(i % 3)},{bought[i]}" for i in range(n)]
+    Path("people.csv").write_text("\n".join([",customer,age,income,member,bought", *rows]) + "\n")
+    Path("bounds.csv").write_text("feature,low,high\nincome,0,100000\nage,0,120\nmember,0,1\n")
+    return ["people.csv", "--id-column", "customer", "--bounds", "bounds.csv"]
+
+
+def test_a_table_is_fitted_evaluated_and_predicted_by_its_names(people):
+    shown = run("fit", *people, "-o", "m.npz", "--released", "r.npz", "--noise-std", "1e-4").output
+    assert "reading y as 2 classes: no, yes" in shown
+    assert "column 'Unnamed: 0' is a row index" in shown
+    assert "learned from 90 records about 45 ids of 3 features" in shown
+    model = LangevinRidgeClassifier.load("m.npz")
+    assert model.feature_names_in_.tolist() == ["age", "income", "member"]
+    accuracy = re.search(r"training accuracy  (\S+)", shown).group(1)
+    for reading in (people, ["people.csv", "--bounds", "bounds.csv"]):  # the ids need not be named again
+        shown = run("evaluate", "m.npz", *reading).output
+        assert f"accuracy {accuracy} on 90 records" in shown
+        counts = dict(re.findall(r"^  (no|yes) +(\d+)", shown, flags=re.MULTILINE))
+        assert sum(map(int, counts.values())) == 90
+    # columns in another order, and no targets
+    lines = [line.split(",") for line in Path("people.csv").read_text().splitlines()]
+    Path("new.csv").write_text("\n".join(",".join([row[4], row[3], row[1], row[2]]) for row in lines) + "\n")
+    run("predict", "m.npz", "new.csv", "--bounds", "bounds.csv", "--id-column", "customer", "-o", "p.csv")
+    table = [line.split(",") for line in Path("p.csv").read_text().splitlines()]
+    assert table[0] == ["customer", "prediction"]
+    assert [row[0] for row in table[1:3]] == ["CUST-0", "CUST-0"]
+    right = np.mean([row[1] == line[5] for row, line in zip(table[1:], lines[1:], strict=True)])
+    assert f"{right:.3f}" == accuracy
+    run("predict", "m.npz", "new.csv", "--bounds", "bounds.csv", "-o", "p.csv", "--overwrite")
+    assert Path("p.csv").read_text().splitlines()[1].split(",")[0] == "0"
+
+
+def test_people_are_quoted_by_id_exactly(people):
+    run("fit", *people, "-o", "m.npz")
+    run("quote", "m.npz", *TARGET, "--id", "CUST-7", "--id", "CUST-3", "-o", "q.json")
+    asked = json.loads(Path("q.json").read_text())["ids"]
+    assert [one["id"] for one in asked] == ["CUST-7", "CUST-3"]
+    assert "45 ids" in run("quote", "m.npz", *TARGET, "--by-id").output
+    refused("quote", "m.npz", "--id", "CUST-99", match="'CUST-99', which no record has")
+    for name, groups in (("g.csv", "group\n" + "CUST-1\n" * 45 + "CUST-2\n" * 45), ("h.csv", "a\n" * 45 + "b\n" * 45)):
+        Path(name).write_text(groups)
+        assert "2 groups" in run("quote", "m.npz", *TARGET, "--groups", name).output
+    Path("g.csv").write_text("".join(f"{9007199254740992 + i // 45}\n" for i in range(90)))
+    assert "2 groups" in run("quote", "m.npz", *TARGET, "--groups", "g.csv").output
+    numbered = Path("people.csv").read_text().replace("CUST-", "90071992547409")
+    Path("people.csv").write_text(numbered)
+    run("fit", *people, "-o", "n.npz")
+    assert "1 ids" in run("quote", "n.npz", *TARGET, "--id", "900719925474092").output
+    refused("quote", "n.npz", "--id", "CUST-1", match="whole numbers, as the ids of this model are, got 'CUST-1'")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (["--bounds", "none.csv"], "there is no file none.csv"),
+        (["--bounds", "few.csv"], "few.csv: says nothing of the feature 'income'"),
+        (["--bounds", "more.csv"], "more.csv: names 'size', which is none of the features age, income, member"),
+        (["--bounds", "twice.csv"], "names the feature 'age' twice"),
+        (
+            ["--bounds", "tight.csv"],
+            r"tight.csv: X must lie within .* of feature age: .* or give --clip",
+        ),
+        (["--divide-by", "few.csv"], "few.csv: features: there is no column 'divide_by'"),
+        (["--divide-by", "none.csv"], "divide_by must be a number or a file that exists"),
+        (["--divide-by", "2", "--bounds", "few.csv"], "exclude each other"),
+        (["--clip"], "--clip needs --bounds"),
+        (["--features", "age,size"], "there is no column 'size'"),
+        (["--task", "regress"], "holds text"),
+        (["--drop", "member", "--features", "member"], "named by drop already"),
+    ],
+)
+def test_tables_and_constants_that_do_not_fit_are_refused(people, arguments, match):
+    Path("few.csv").write_text("feature,low,high\nage,0,120\n")
+    Path("more.csv").write_text(Path("bounds.csv").read_text() + "size,0,1\n")
+    Path("twice.csv").write_text(Path("bounds.csv").read_text() + "age,0,1\n")
+    Path("tight.csv").write_text(Path("bounds.csv").read_text().replace("120", "60"))
+    refused("fit", *people[:3], *arguments, "-o", "m.npz", match=match)
+
+
+def test_bounds_taken_from_data_say_so(people):
+    shown = run("bounds", *people[:3], "--target-column", "bought", "-o", "b.csv").output
+    assert "depend on every record" in shown
+    assert "the bounds in b.csv were taken from data" in run("fit", *people[:4], "b.csv", "-o", "m.npz").output
+    known = re.sub(",source|,data", "", Path("b.csv").read_text())
+    Path("b.csv").write_text(known)
+    assert "taken from data" not in run("fit", *people[:4], "b.csv", "-o", "m.npz", "--overwrite").output
+
+
+def test_division_by_one_constant_per_feature_is_division(people):
+    Path("d.csv").write_text("feature,divide_by\nage,100\nincome,1e5\nmember,2\n")
+    run("fit", *people[:3], "--divide-by", "d.csv", "-o", "m.npz", "--random-state", "1")
+    table = [line.split(",") for line in Path("people.csv").read_text().splitlines()[1:]]
+    X = np.array([[float(row[2]) / 100, float(row[3]) / 1e5, (row[4] == "True") / 2] for row in table])
+    model = LangevinRidgeClassifier(random_state=1).fit(X, [row[5] for row in table])
+    np.testing.assert_allclose(LangevinRidgeClassifier.load("m.npz").coef_, model.coef_, rtol=1e-12, atol=1e-15)
+
+
+def test_a_regression_is_evaluated(tmp_path):
+    run("fit", "diabetes", "--n-steps", "50", "-o", "d.npz")
+    shown = run("evaluate", "d.npz", "diabetes").output
+    assert re.search(r"R\^2 -?\d\.\d{3} on 442 records", shown)
+    refused("evaluate", "d.npz", "iris", match="there is no column 'age', .*; the model was fitted with it")
+    run(*FIT, "-o", "m.npz")
+    np.savez("three.npz", X=np.ones((5, 3)), y=np.zeros(5))
+    refused("evaluate", "m.npz", "three.npz", match="three.npz: the model takes 4 features, got 3")
+    np.savez("text.npz", X=np.ones((2, 4)), y=np.array(["a", "b"]))
+    refused("evaluate", "m.npz", "text.npz", match="the model's classes are 0, 1, 2, the data's are 'a', 'b'")
+
+
+def test_verification_takes_the_options_of_fit(people):
+    run("fit", *people, "-o", "m.npz")
+    LangevinRidgeClassifier.load("m.npz").unlearn(ids=["CUST-3"], epsilon=1.0, delta=1e-3, n_steps=5).certificate.save(
+        "c.json"
+    )
+    assert run("verify", "c.json", *people).output.startswith("VERIFIED")
+    refused("verify", "c.json", *people[:3], match="digests.X", code=1)
+
+
+def test_a_certificate_is_shown_without_data(learned):
+    shown = run("show", learned / "c1.json").output
+    assert "claim    epsilon = 1, delta = 0.001" in shown
+    assert "signature  holds" in shown
+    assert "--public-key says whether" in shown
+    key = learned / "key.pub.pem"
+    assert "(the key given)" in run("show", learned / "c1.json", "--public-key", key).output
+    values = json.loads((learned / "c1.json").read_text())
+    Path("c.json").write_text(json.dumps({**values, "issued_at": "2020-01-01T00:00:00Z"}))
+    assert "REFUSED  signature" in run("show", "c.json", code=1).stderr
+    Path("c.json").write_text(json.dumps({**values, "signature": None}))
+    assert "signature  none" in run("show", "c.json").output
+    assert "REFUSED  signature" in run("show", "c.json", "--public-key", key, code=1).stderr
+    run("keygen", "other.pem", "other.pub.pem")
+    assert "must be by key" in run("show", learned / "c1.json", "--public-key", "other.pub.pem", code=1).stderr
 
 
 # --- what is refused -----------------------------------------------------------------------------

@@ -262,13 +262,13 @@ def test_ids_are_never_merged(folder, ids):
     found = load_ids(folder / "ids.csv")
     assert [str(one) for one in found.tolist()] == [str(one) for one in ids]
     assert np.array_equal(exact_ids(ids), found)
-    assert found.dtype == np.int64 or found.dtype.kind == "U"
+    assert found.dtype == (np.int64 if all(-(2**63) <= one < 2**63 for one in ids) else object)
 
 
 def test_ids_of_every_source_are_exact_or_refused(tmp_path):
     big = np.array([2**63 + 1, 2**63 + 2], dtype=np.uint64)
     np.save(tmp_path / "g.npy", big)
-    assert load_ids(tmp_path / "g.npy").tolist() == [str(2**63 + 1), str(2**63 + 2)]
+    assert load_ids(tmp_path / "g.npy").tolist() == [2**63 + 1, 2**63 + 2]
     np.savez(tmp_path / "a.npz", X=np.ones((2, 1)), who=np.array([2**53, 2**53 + 1]))
     assert load(tmp_path / "a.npz", id_column="who").ids.tolist() == [2**53, 2**53 + 1]
     np.save(tmp_path / "g.npy", big.astype(np.float64))

@@ -5,26 +5,22 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
-from numpy.typing import NDArray
 
 from expunge.certificates import model_digest
-from expunge.datasets import Dataset, load, random_cosine_features
 from expunge.estimators import LangevinRidge, LangevinRidgeClassifier, ReleasedRidge, ReleasedRidgeClassifier
 from expunge.estimators._storage import load_any
 
 __all__ = [
-    "data_options",
     "load_model",
     "model_digests",
     "overwrite_option",
     "parse_indices",
-    "read_data",
     "ready",
     "staged",
 ]
@@ -33,47 +29,7 @@ _WORKING = {"LangevinRidge": LangevinRidge, "LangevinRidgeClassifier": LangevinR
 _RELEASED = {"ReleasedRidge": ReleasedRidge, "ReleasedRidgeClassifier": ReleasedRidgeClassifier}
 
 
-def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that say how data are read."""
-    options = [
-        click.option("--target", type=click.Path(), help="A second file, with the targets."),
-        click.option("--target-column", help="Column or array of the targets: a name or a position [default: last]."),
-        click.option(
-            "--divide-by", type=float, default=1.0, show_default=True, help="A constant to divide features by."
-        ),
-        click.option("--cosine-features", type=int, help="Replace the features by this many random cosines."),
-        click.option(
-            "--cosine-scale", type=float, default=1.0, show_default=True, help="Inverse width of the cosines."
-        ),
-        click.option("--cosine-seed", type=int, default=0, show_default=True, help="Their seed."),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace files that exist.")
-
-
-def read_data(
-    source: str,
-    *,
-    target: str | None,
-    target_column: str | None,
-    divide_by: float,
-    cosine_features: int | None,
-    cosine_scale: float,
-    cosine_seed: int,
-) -> tuple[Dataset, NDArray[Any]]:
-    """Return the data set, its features mapped, and its targets, which must be there."""
-    data = load(source, target=target, target_column=target_column, divide_by=divide_by)
-    if data.y is None:
-        raise ValueError(f"{source}: holds no targets; give --target or --target-column")
-    if cosine_features is not None:
-        features = random_cosine_features(data.X, n_features=cosine_features, scale=cosine_scale, seed=cosine_seed)
-        data = Dataset(features, data.y, data.name)
-    assert data.y is not None
-    return data, data.y
 
 
 def load_model(path: str, *, released: bool = False) -> Any:

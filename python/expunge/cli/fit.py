@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 from typing import Any
 
 import click
+import numpy as np
 
-from expunge.cli.files import data_options, overwrite_option, read_data, ready, staged
+from expunge.cli.files import overwrite_option, ready, staged
 from expunge.cli.options import check_ending
+from expunge.cli.reading import data_options, read_data
+from expunge.datasets import Task
 from expunge.estimators import LangevinRidge, LangevinRidgeClassifier
 
 __all__ = ["fit"]
@@ -23,12 +27,20 @@ __all__ = ["fit"]
     type=click.Choice(["auto", "classify", "regress"]),
     default="auto",
     show_default=True,
-    help="auto: whole-number targets are classes.",
+    help="auto: text, booleans and whole numbers in few values are classes.",
 )
+@click.option("--classes", help="All classes there can be, as in a,b,c, known beforehand [default: those in the data].")
 @click.option("--alpha", type=float, default=1.0, show_default=True, help="L2 penalty.")
 @click.option("--n-steps", type=int, default=300, show_default=True, help="Learning steps.")
 @click.option("--noise-std", type=float, default=0.01, show_default=True, help="Noise per learning step.")
-@click.option("--step-size", default="auto", show_default=True, help="A number, or auto for 1/L.")
+@click.option(
+    "--step-size",
+    default="auto",
+    show_default=True,
+    help="A number; auto for 1/L of the data; bounded for 1/(n_bound norm_bound^2 + alpha).",
+)
+@click.option("--norm-bound", type=float, help="With bounded: no row's norm exceeds this (the constant 1 included).")
+@click.option("--n-bound", type=int, help="With bounded: there are no more records than this.")
 @click.option("--no-intercept", is_flag=True, help="Fit no intercept.")
 @click.option("--random-state", type=int, help="Seed; certificates are then conditional on its secrecy.")
 @overwrite_option
@@ -37,26 +49,37 @@ def fit(
     output: str,
     released: str | None,
     task: str,
+    classes: str | None,
     alpha: float,
     n_steps: int,
     noise_std: float,
     step_size: str,
+    norm_bound: float | None,
+    n_bound: int | None,
     no_intercept: bool,
     random_state: int | None,
     overwrite: bool,
     **reading: Any,
 ) -> None:
-    """Learn a ridge model from DATA: a file, or the name of a set that ships with scikit-learn."""
+    """Learn a ridge model from DATA: a file, or the name of a set that ships with scikit-learn.
+
+    A certificate is plain "certified" only if no constant of the run was computed from the data: give --step-size (a
+    number, or bounded), and --classes for a classifier.
+    """
     for path in (output, released):
         check_ending(path, (".npz",))
     ready([output, released], overwrite=overwrite)
     try:
-        step: float | str = step_size if step_size == "auto" else float(step_size)
+        step: float | str = step_size if step_size in ("auto", "bounded") else float(step_size)
     except ValueError:
-        raise ValueError(f"step_size must be a number or auto, got {step_size!r}") from None
-    records, y = read_data(data, **reading)
-    classify = task == "classify" or (task == "auto" and y.dtype.kind == "i" and y.ndim == 1)
-    estimator = LangevinRidgeClassifier if classify else LangevinRidge
+        raise ValueError(f"step_size must be a number or auto (or bounded), got {step_size!r}") from None
+    records, found = read_data(data, task=task, **reading)
+    constants: dict[str, Any] = {"norm_bound": norm_bound, "n_bound": n_bound}
+    if classes is not None:
+        constants["classes"] = _classes(classes, found)
+    estimator = LangevinRidgeClassifier if found.classify else LangevinRidge
+    for note in (*records.notes, found.sentence):
+        click.echo(note)
     model = estimator(
         alpha=alpha,
         n_steps=n_steps,
@@ -64,16 +87,36 @@ def fit(
         step_size=step,
         fit_intercept=not no_intercept,
         random_state=random_state,
-    ).fit(records.X, y)
-    score = model.score(records.X, y)
+        **{name: value for name, value in constants.items() if value is not None},
+    ).fit(records.X, found.y, record_ids=records.ids)
+    score = model.score(records.X, found.y)
+    if records.names is not None:
+        # As if fitted with a table: predict and evaluate find their columns by name.
+        model.feature_names_in_ = np.array(records.names, dtype=object)
     with staged([output, released], overwrite=overwrite) as (place, public):
         assert place is not None
         model.save(place)
         if public is not None:
             model.release().save(public)
     n, d = records.X.shape
-    click.echo(f"learned from {n} records of {d} features in {n_steps} steps")
-    click.echo(f"{'training accuracy' if classify else 'training R^2'}  {score:.3f}")
+    people = "" if records.ids is None else f" about {len(set(records.ids.tolist())):,} ids"
+    click.echo(f"learned from {n} records{people} of {d} features in {n_steps} steps")
+    click.echo(f"{'training accuracy' if found.classify else 'training R^2'}  {score:.3f}")
+    for condition in getattr(model, "conditions_", ()):
+        click.echo(f"certificates will be conditional: {condition}")
     click.echo(f"model  {output}  (confidential: it holds the data)")
     if released is not None:
         click.echo(f"predict-only model  {released}")
+
+
+def _classes(text: str, found: Task) -> list[Any]:
+    """Return the classes of ``a,b,c``, of the kind that the labels are."""
+    if not found.classify:
+        raise ValueError("--classes need classes, and the targets are a number: pass --task classify as well")
+    names = [name.strip() for name in next(csv.reader([text], skipinitialspace=True))]
+    if found.y.dtype.kind == "U":
+        return names
+    try:
+        return [int(name) for name in names]
+    except ValueError:
+        raise ValueError(f"classes must be whole numbers, as the labels are, got {text!r}") from None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import warnings
+from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
@@ -17,6 +20,10 @@ COMMANDS = {
     "quote": ("quote", "Say what forgetting each record of MODEL would cost."),
     "unlearn": ("unlearn", "Delete rows from MODEL and certify it."),
     "verify": ("records", "Recompute the claim of CERTIFICATE from DATA."),
+    "show": ("show", "Print what CERTIFICATE claims, and by whom it is signed."),
+    "predict": ("predicting", "Write what MODEL, working or released, predicts for each row of DATA."),
+    "evaluate": ("predicting", "Say how well MODEL, working or released, predicts the targets of DATA."),
+    "bounds": ("bounds", "Write the smallest and largest values of DATA's features."),
     "keygen": ("records", "Make an Ed25519 key pair to sign certificates with."),
     "ledger": ("records", "Look at the ledger of deletions."),
     "score": ("scoring", "Score every record of SOURCE."),
@@ -49,12 +56,25 @@ class _Group(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with _plain_warnings():
+                return super().invoke(ctx)
         except (ValueError, TypeError, OSError, ImportError, RuntimeError, MemoryError) as error:
             # click's own exits are RuntimeErrors; a closed pipe is click's to handle.
             if isinstance(error, (click.exceptions.Exit, click.exceptions.Abort, BrokenPipeError)):
                 raise
             raise _BadInput(one_line(error)) from None
+
+
+@contextlib.contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Print the library's warnings as lines for a person, on stderr, when the command is done."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        try:
+            yield
+        finally:
+            for text in dict.fromkeys(" ".join(str(one.message).split()) for one in caught):
+                click.echo(f"warning  {text}", err=True)
 
 
 def one_line(error: BaseException) -> str:

@@ -13,8 +13,9 @@ import numpy as np
 from expunge._extras import how_to_install
 from expunge._files import write_atomic
 from expunge.cli.files import load_model, overwrite_option, parse_indices, ready, staged
+from expunge.cli.identifiers import named_rows, parse_ids
 from expunge.cli.options import check_ending, delta_option, epsilon_option, method_option
-from expunge.datasets import load_targets
+from expunge.datasets import load_ids
 from expunge.estimators import Quote
 from expunge.plotting import plot_noise
 
@@ -83,8 +84,12 @@ def _check_extras(paths: tuple[str, ...]) -> None:
 @click.option("--n-steps", type=int, help="Unlearning steps [default: 30]; the least noise is quoted.")
 @click.option("--noise-std", type=float, help="Noise per unlearning step instead; the fewest steps are quoted.")
 @method_option
+@click.option("--id", "ids", multiple=True, help="An id to quote, all its rows together; repeat for several.")
+@click.option("--by-id", is_flag=True, help="Quote each id, all its rows together.")
 @click.option("--indices", help="Rows of the first fit, as in 3,7,10-12 [default: all that remain].")
-@click.option("--groups", type=click.Path(), help="File with one group number per row; groups are quoted together.")
+@click.option(
+    "--groups", type=click.Path(), help="File with one group per row, a whole number or text; quoted together."
+)
 @click.option("-o", "--output", "outputs", multiple=True, type=click.Path(), help="A .parquet, .json or .png file.")
 @overwrite_option
 def quote(
@@ -94,6 +99,8 @@ def quote(
     n_steps: int | None,
     noise_std: float | None,
     method: str,
+    ids: tuple[str, ...],
+    by_id: bool,
     indices: str | None,
     groups: str | None,
     outputs: tuple[str, ...],
@@ -105,15 +112,18 @@ def quote(
     _check_extras(outputs)
     ready(outputs, overwrite=overwrite)
     rows = parse_indices(indices)
-    ids = None if groups is None else load_targets(groups)
-    found = load_model(model).quote(
+    before = load_model(model)
+    n_rows = len(before._require_history().design)
+    found = before.quote(
         epsilon=epsilon,
         delta=delta,
         n_steps=30 if n_steps is None and noise_std is None else n_steps,
         noise_std=noise_std,
         method=method,
-        indices=rows,
-        groups=ids,
+        ids=parse_ids(before, ids),
+        groups=None if groups is None else load_ids(groups, n_rows=n_rows),
+        by_id=by_id,
+        **named_rows(before, rows),
     )
     with staged(outputs, overwrite=overwrite) as places:
         for path, place in zip(outputs, places, strict=True):

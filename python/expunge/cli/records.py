@@ -7,13 +7,14 @@ from typing import Any
 import click
 
 from expunge.certificates import Certificate, VerificationError, generate_key_pair, load_public_key
-from expunge.cli.files import data_options, load_model, model_digests, overwrite_option, read_data
+from expunge.cli.files import load_model, model_digests, overwrite_option
+from expunge.cli.reading import data_options, read_data
 from expunge.ledger import Ledger, LedgerError
 
-__all__ = ["keygen", "ledger", "verify"]
+__all__ = ["keygen", "ledger", "refuse", "verify"]
 
 
-def _refuse(reason: object) -> None:
+def refuse(reason: object) -> None:
     """Say why something does not hold and leave with exit code 1."""
     click.echo(f"REFUSED  {' '.join(str(reason).split())}", err=True)
     raise click.exceptions.Exit(1)
@@ -26,15 +27,18 @@ def _refuse(reason: object) -> None:
 @click.option("--model", type=click.Path(), help="The released or working model, to be compared with the certificate.")
 @click.option("--public-key", type=click.Path(), help="Whose signature is required (PEM).")
 def verify(certificate: str, data: str, model: str | None, public_key: str | None, **reading: Any) -> None:
-    """Recompute the claim of CERTIFICATE from DATA, deleted rows included. Exit code 1 if it does not hold."""
+    """Recompute the claim of CERTIFICATE from DATA, deleted rows included. Exit code 1 if it does not hold.
+
+    DATA and the options that say how it is read are those of fit.
+    """
     key = None if public_key is None else load_public_key(public_key)
     released = None if model is None else load_model(model, released=True)
     proof = Certificate.load(certificate)
-    records, y = read_data(data, **reading)
+    records, task = read_data(data, task="regress" if proof.run.classes is None else "classify", **reading)
     try:
-        report = proof.verify(records.X, y, released, public_key=key)
+        report = proof.verify(records.X, task.y, released, public_key=key)
     except VerificationError as error:
-        _refuse(error)
+        refuse(error)
     else:
         click.echo(f"VERIFIED  {report.summary()}")
 
@@ -67,7 +71,7 @@ def show(path: str) -> None:
     try:
         entries, total = book.entries(), book.total()
     except LedgerError as error:
-        _refuse(error)
+        refuse(error)
         return
     for entry in entries:
         click.echo(
@@ -91,7 +95,7 @@ def check(path: str, head: str | None, model: str | None) -> None:
         book.check(head=head, model=last if last in digests else digests[0])
         found = book.head()
     except LedgerError as error:
-        _refuse(error)
+        refuse(error)
         return
     click.echo(f"UNBROKEN  {len(entries)} deletion(s)")
     click.echo(f"head  {found}  (keep it elsewhere: --head sees lines cut from the end)")

@@ -15,7 +15,7 @@ _WHOLE = re.compile(r"-?(0|[1-9][0-9]*)")
 
 
 def exact_ids(ids: ArrayLike) -> NDArray[Any]:
-    """Return ids as 64-bit integers, or as text where one of them is text or exceeds 64 bits; two never become one.
+    """Return ids exactly: 64-bit integers, Python integers where one is larger, or text; two never become one.
 
     Parameters
     ----------
@@ -24,7 +24,7 @@ def exact_ids(ids: ArrayLike) -> NDArray[Any]:
 
     Returns
     -------
-    ndarray of shape (n,), int64 or str
+    ndarray of shape (n,), int64, object (Python integers) or str
 
     Raises
     ------
@@ -38,7 +38,7 @@ def exact_ids(ids: ArrayLike) -> NDArray[Any]:
     >>> exact_ids([9007199254740992, 9007199254740993]).tolist()
     [9007199254740992, 9007199254740993]
     >>> exact_ids([2**64, 1]).tolist()
-    ['18446744073709551616', '1']
+    [18446744073709551616, 1]
     """
     if isinstance(ids, np.ma.MaskedArray) and np.ma.is_masked(ids):
         raise TypeError("ids must be whole numbers or text, got a masked entry")
@@ -57,7 +57,7 @@ def exact_ids(ids: ArrayLike) -> NDArray[Any]:
             raise TypeError(f"ids must be all whole numbers or all text, got {', '.join(kinds)}")
     if array.dtype.kind in "iu":
         big = array.dtype == np.uint64 and bool((array >= 2**63).any())
-        return array.astype(np.str_) if big else array.astype(np.int64)
+        return array.astype(object) if big else array.astype(np.int64)
     if array.dtype.kind != "U":
         hint = ", which merge large ids: store whole numbers or text" if array.dtype.kind == "f" else ""
         raise TypeError(f"ids must be whole numbers or text, got dtype {array.dtype}{hint}")
@@ -67,9 +67,8 @@ def exact_ids(ids: ArrayLike) -> NDArray[Any]:
 
 
 def _whole(values: list[int]) -> NDArray[Any]:
-    if all(-(2**63) <= value < 2**63 for value in values):
-        return np.array(values, dtype=np.int64)
-    return np.array([str(value) for value in values], dtype=np.str_)
+    fits = all(-(2**63) <= value < 2**63 for value in values)
+    return np.array(values, dtype=np.int64 if fits else object)
 
 
 def ids_of_text(cells: Sequence[str]) -> NDArray[Any]:

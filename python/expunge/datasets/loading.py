@@ -51,7 +51,7 @@ class Dataset:
         Where they came from.
     feature_names : tuple of str, or None
         Names of the columns of ``X``, where the source names them one by one.
-    ids : ndarray of shape (n,), int64 or str, or None
+    ids : ndarray of shape (n,), int64, object (Python integers beyond 64 bits) or str, or None
         Who each record is about, exactly; None unless asked for.
     target_name : str or None
         Column of the targets.
@@ -228,8 +228,7 @@ def load_ids(
 
     Returns
     -------
-    ndarray of shape (n,), int64 or str
-        Text also where a whole number exceeds 64 bits.
+    ndarray of shape (n,), int64, object (Python integers, where one exceeds 64 bits) or str
 
     Raises
     ------

@@ -24,7 +24,7 @@ class Column(Protocol):
         ...
 
     def ids(self) -> NDArray[Any]:
-        """Return int64 or str, exactly as written, none missing, shape (n,)."""
+        """Return whole numbers or str, exactly as written, none missing, shape (n,)."""
         ...
 
 

@@ -1,0 +1,49 @@
+"""``expunge bounds``: a draft of the bounds that features are scaled with."""
+
+from __future__ import annotations
+
+import csv
+import io
+import warnings
+from typing import Any
+
+import click
+import numpy as np
+
+from expunge._files import write_atomic
+from expunge.cli.files import overwrite_option, ready
+from expunge.cli.options import check_ending
+from expunge.cli.reading import data_options, read_records
+from expunge.scaling import ConstantScaler
+
+__all__ = ["bounds"]
+
+
+@click.command()
+@click.argument("data")
+@click.option("-o", "--output", required=True, type=click.Path(), help="Where the table goes (.csv).")
+@data_options
+@overwrite_option
+def bounds(data: str, output: str, overwrite: bool, **reading: Any) -> None:
+    """Write the smallest and largest values of DATA's features, to be replaced by bounds that you know.
+
+    Bounds taken from the data depend on every record, also on one deleted later; no certificate covers that. Put the
+    limits you know in their place, and remove the column "source".
+    """
+    check_ending(output, (".csv",))
+    ready([output], overwrite=overwrite)
+    if reading["bounds"] is not None:
+        raise ValueError("--bounds does not apply to bounds")
+    records = read_records(data, **reading)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # said below, and in the file
+        scaler = ConstantScaler.from_data(records.X)
+    names = records.names or tuple(map(str, range(records.X.shape[1])))
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["feature", "low", "high", "source"])
+    limits = np.column_stack([scaler.low, scaler.high]).tolist()
+    table.writerows([name, *limit, "data"] for name, limit in zip(names, limits, strict=True))
+    write_atomic(output, text.getvalue().encode(), overwrite=overwrite)
+    click.echo(f"bounds of {len(names)} features  {output}")
+    click.echo("They depend on every record in the data. Replace them by limits you know; remove the column source.")

@@ -1,0 +1,124 @@
+"""``expunge predict`` and ``expunge evaluate``: a model, working or released, on data."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import Any
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+from expunge._files import write_atomic
+from expunge.cli.files import load_model, overwrite_option, ready
+from expunge.cli.options import check_ending
+from expunge.cli.reading import Records, data_options, read_data, read_records
+
+__all__ = ["evaluate", "predict"]
+
+
+def _model(path: str) -> tuple[Any, tuple[str, ...] | None]:
+    """Return a model that takes arrays, and the names of its features."""
+    model = load_model(path, released=True)
+    names = getattr(model, "feature_names_in_", None)
+    if names is not None:
+        del model.feature_names_in_  # columns are put in their order here; scikit-learn would ask for a DataFrame
+    return model, None if names is None else tuple(map(str, names))
+
+
+def _check_width(model: Any, records: Records, source: str) -> None:
+    needed, got = int(model.n_features_in_), records.X.shape[1]
+    if needed != got:
+        raise ValueError(
+            f"{source}: the model takes {needed} features, got {got}: choose by --features, --drop, --target-column"
+        )
+
+
+@click.command()
+@click.argument("model", type=click.Path())
+@click.argument("data")
+@click.option("-o", "--output", required=True, type=click.Path(), help="Where the predictions go (.csv).")
+@data_options
+@overwrite_option
+def predict(model: str, data: str, output: str, overwrite: bool, **reading: Any) -> None:
+    """Write what MODEL, working or released, predicts for each row of DATA.
+
+    Columns are found by the names that the model was fitted with; targets need not be there. Say --divide-by, --bounds
+    and --cosine-features as at fit.
+    """
+    check_ending(output, (".csv",))
+    ready([output], overwrite=overwrite)
+    fitted, names = _model(model)
+    records = read_records(data, with_target=False, names=names, **reading)
+    _check_width(fitted, records, data)
+    found = fitted.predict(records.X)
+    write_atomic(output, _table(found, records.ids, reading["id_column"]).encode(), overwrite=overwrite)
+    click.echo(f"{len(found):,} predictions  {output}")
+
+
+def _table(found: NDArray[Any], ids: NDArray[Any] | None, id_name: str | None) -> str:
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    several = found.ndim == 2
+    names = [f"prediction_{j}" for j in range(found.shape[1])] if several else ["prediction"]
+    table.writerow([id_name if ids is not None else "row", *names])
+    keys = range(len(found)) if ids is None else ids.tolist()
+    rows = found.tolist() if several else [[value] for value in found.tolist()]
+    table.writerows([key, *row] for key, row in zip(keys, rows, strict=True))
+    return text.getvalue()
+
+
+@click.command()
+@click.argument("model", type=click.Path())
+@click.argument("data")
+@data_options
+def evaluate(model: str, data: str, **reading: Any) -> None:
+    """Say how well MODEL, working or released, predicts the targets of DATA: accuracy, in all and by class, or R^2."""
+    fitted, names = _model(model)
+    classes = getattr(fitted, "classes_", None)
+    records, task = read_data(data, task="regress" if classes is None else "classify", names=names, **reading)
+    _check_width(fitted, records, data)
+    found = fitted.predict(records.X)
+    for line in _errors(task.y, found) if classes is None else _accuracies(task.y, found, classes):
+        click.echo(line)
+
+
+def _accuracies(y: NDArray[Any], found: NDArray[Any], classes: NDArray[Any]) -> list[str]:
+    if (y.dtype.kind in "iu") != (np.asarray(classes.tolist()).dtype.kind in "iufb"):
+        raise ValueError(
+            f"the model's classes are {_some(classes)}, the data's are {_some(np.unique(y))}: "
+            "is this the column of targets?"
+        )
+    right = found == y
+    width = max(len(str(name)) for name in ("class", *np.unique(y).tolist()))
+    lines = [f"accuracy {right.mean():.3f} on {len(y):,} records", f"  {'class':<{width}}  records  accuracy"]
+    lines += [
+        f"  {name!s:<{width}}  {int((y == name).sum()):7,d}  {right[y == name].mean():8.3f}"
+        for name in np.unique(y).tolist()
+    ]
+    if (unknown := int((~np.isin(y, np.asarray(classes.tolist()))).sum())) > 0:
+        lines.append(f"{unknown:,} records are of classes that the model does not know; they count as wrong")
+    return lines
+
+
+def _some(classes: NDArray[Any]) -> str:
+    return ", ".join(map(repr, classes[:5].tolist())) + (", ..." if len(classes) > 5 else "")
+
+
+def _errors(y: NDArray[Any], found: NDArray[Any]) -> list[str]:
+    if y.shape != found.shape:
+        raise ValueError(f"the model predicts shape {found.shape}, the data's targets have shape {y.shape}")
+    wrong = (found - y).reshape(len(y), -1)
+    spread = (y - y.mean(axis=0)).reshape(len(y), -1)
+    total = (spread**2).sum(axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        explained = 1 - (wrong**2).sum(axis=0) / total
+    shown = [
+        f"{value:.3f}" if whole > 0 else "undefined (all targets are equal)"
+        for value, whole in zip(explained, total, strict=True)
+    ]
+    return [
+        f"R^2 {', '.join(shown)} on {len(y):,} records",
+        f"typical error (root mean square) {', '.join(f'{value:.4g}' for value in np.sqrt((wrong**2).mean(axis=0)))}",
+    ]
