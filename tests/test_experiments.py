@@ -1,5 +1,6 @@
 """Experiments at a tiny size: what they write, going on, and what they say in plain words."""
 
+import html
 import json
 import math
 import re
@@ -63,10 +64,10 @@ def test_an_experiment_writes_rows_pictures_and_one_self_contained_page(tmp_path
 def test_a_second_call_goes_on_piece_by_piece(tmp_path, monkeypatch):
     done, inner = [], runner._work
 
-    def stopping(name, context, piece):
+    def stopping(name, context, piece, workers):
         if len(done) == 2:
             raise KeyboardInterrupt
-        inner(name, context, piece)
+        inner(name, context, piece, workers)
         done.append(piece.key)
 
     monkeypatch.setattr(runner, "_work", stopping)
@@ -89,6 +90,44 @@ def test_a_second_call_goes_on_piece_by_piece(tmp_path, monkeypatch):
     assert "quick look" not in (tmp_path / "cut" / "index.html").read_text()
     for name, content in kept.items():
         assert (tmp_path / "cut" / "pieces" / name).read_bytes() == content
+
+
+def test_workers_change_no_result_and_are_noted(tmp_path):
+    torch.set_num_threads(2)  # a caller's own setting neither matters nor is lost
+    one = run_experiment("compare", TINY, tmp_path / "one", workers=1, progress=False)
+    assert torch.get_num_threads() == 2
+    two = run_experiment("compare", TINY, tmp_path / "two", workers=2, progress=False)
+    assert one["measures"] == two["measures"]
+    assert (one["workers"], two["workers"]) == ([1], [2])
+    for piece in (tmp_path / "one" / "pieces").iterdir():
+        other = json.loads((tmp_path / "two" / "pieces" / piece.name).read_text())
+        assert json.loads(piece.read_text()) == {**other, "workers": 1}
+
+
+def test_results_of_two_machines_do_not_mix(tmp_path, monkeypatch):
+    found = run("compare", tmp_path / "out")
+    page = (tmp_path / "out" / "index.html").read_text()
+    for value in found["environment"].values():
+        assert html.escape(str(value)) in page
+    assert html.escape(found["command"]) in page
+    assert {"processor", "instruction_set", "threads_per_worker", "torch"} <= found["environment"].keys()
+    before = (tmp_path / "out" / "findings.json").read_bytes()
+    monkeypatch.setattr(runner, "processor", lambda: "another")
+    with pytest.raises(
+        ValueError, match=r"environment, processor: the experiment in .* got 'another'; they do not mix"
+    ):
+        run("compare", tmp_path / "out", seeds=2)
+    monkeypatch.undo()
+    monkeypatch.setattr(runner, "THREADS", 2)
+    with pytest.raises(ValueError, match=r"environment, threads_per_worker: the experiment in .* has 1, got 2"):
+        run("compare", tmp_path / "out", seeds=2)
+    assert (tmp_path / "out" / "findings.json").read_bytes() == before
+    settings = json.loads((tmp_path / "out" / "settings.json").read_text())
+    del settings["environment"]  # as earlier versions wrote it
+    (tmp_path / "out" / "settings.json").write_text(json.dumps(settings))
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match=r"environment, processor: the experiment in .* has None"):
+        run("compare", tmp_path / "out")
 
 
 def test_folders_of_others_are_refused(tmp_path):
@@ -184,9 +223,38 @@ def barrier_rows(before, after, between):
 
 def test_a_barrier_that_stays_high_is_said():
     found, _ = barrier.findings(TINY, barrier_rows(1.0, 0.9, 0.3), n_seeds=3)
-    assert all("stays high" in text for text in found["words"])
-    found, _ = barrier.findings(TINY, barrier_rows(1.0, 0.3, 0.3), n_seeds=3)
-    assert all("no higher than between retrained models" in text for text in found["words"])
+    assert all("stays higher than between retrained models" in text for text in found["words"])
+    found, _ = barrier.findings(TINY, barrier_rows(1.0, 0.1, 0.3), n_seeds=3)
+    assert all("lower than between retrained models" in text for text in found["words"])
+
+
+def test_a_difference_that_cannot_be_told_says_which_could_have_been():
+    rows = barrier_rows(1.0, 0.3, 0.3)
+    for row in rows:
+        if row["kind"] == "unlearned" and row["step"] == 10:
+            row["barrier"] += 0.1 * (row["seed"] - 1)
+    found, _ = barrier.findings(TINY, rows, n_seeds=3)
+    half = 4.302653 * 0.1 / math.sqrt(3)
+    assert all(f"No difference can be told, one of {half:.2g} could have been" in text for text in found["words"])
+    found, _ = barrier.findings(TINY, [row for row in rows if row["seed"] == 0], n_seeds=1)
+    assert all("One seed says nothing about chance" in text for text in found["words"])
+
+    rows = [
+        prediction(seed=seed, measure=name, steps_to_unlearn=steps, shared_with_privacy_loss=1)
+        for name in compare.NAMES
+        for seed, steps in enumerate([5, 10, 15] if name == "privacy_loss" else [10, 10, 10])
+    ]
+    found, _ = compare.findings(TINY, rows, n_seeds=3)
+    assert any("no difference can be told, one of 12 steps could have been" in text for text in found["words"])
+    assert "No order of the measures can be told." in found["words"]
+
+    rows = [
+        prediction(seed=seed, set=k, privacy_loss=1.0 + k, steps_to_unlearn=10 * (k if seed else 3 - k))
+        for seed in range(3)
+        for k in range(3)
+    ]
+    found, _ = predict.findings(TINY, rows, n_seeds=3)
+    assert "no ranking can be told, a mean of" in found["words"][0]
 
 
 def test_measures_are_ordered_and_compared_over_seeds():
@@ -198,7 +266,8 @@ def test_measures_are_ordered_and_compared_over_seeds():
         for seed in range(5)
     ]  # fmt: skip
     found, _ = compare.findings(TINY, rows, n_seeds=5)
-    assert found["words"][0].startswith("Longest to forget first: privacy loss (42 steps), average gradient norm")
+    assert found["words"][0].startswith("Mean steps to forget: privacy loss 42, average gradient norm 32")
+    assert "With 4 intervals, up to one such table in 5 shows a difference where there is none." in found["words"]
     assert any("Privacy loss against random records: +40 steps" in text and "longer" in text for text in found["words"])
 
 

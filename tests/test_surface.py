@@ -42,6 +42,7 @@ MAY_USE: dict[str, set[str]] = {
     "_archive": {"_files"},
     "_sealed": {"_files"},
     "_extras": set(),
+    "_machine": set(),
     "_cifar_pickle": {"_files", "_validate"},
     "privacy": {"_backend", "_validate"},
     "ridge": {"_backend", "_errors", "_validate"},
@@ -87,6 +88,7 @@ MAY_USE: dict[str, set[str]] = {
     "grad_norms": {"_backend", "_conv_geometry", "_gradient_arrays", "_probe_arrays", "_validate"},
     "scoring": {"_extras", "_probe_measures", "accounting", "_files", "_validate", "__version__"},
     "experiments": {
+        "_machine",
         "_extras",
         "torch",
         "accounting",

@@ -23,7 +23,11 @@ __all__ = ["experiment"]
 @click.option("--epochs", type=int, help="Passes of training.")
 @click.option("--metric", type=click.Choice(["confidence", "accuracy", "loss"]), help="Of the forget set.")
 @click.option("--device", help="Such as cpu or cuda.  [default: a GPU when there is one]")
-@click.option("--workers", type=int, help="Processes of one thread each, on the CPU.  [default: all cores]")
+@click.option(
+    "--workers",
+    type=int,
+    help="Processes of one thread each, on the CPU; they change no result.  [default: as many as cores]",
+)
 @click.option("--overwrite", is_flag=True, help="Throw away the results in the folder.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def experiment(

@@ -151,12 +151,10 @@ def _words(part: str, label: str, one: dict[str, Any], n_seeds: int) -> str:
     if n_seeds > 1:
         differences = np.subtract(after["per_seed"], between["per_seed"])
         mean, low, high = mean_interval(differences)
-        text += f" After less between: {mean:+.3g} (95% interval over seeds {low:+.3g} to {high:+.3g})."
-        stays = low > 0
-    else:
-        stays = after["mean"] > between["highest"]
-    if stays:
-        return (
-            text + " The barrier stays high: the model is not connected to retrained ones as they are to one another."
-        )
-    return text + " It is no higher than between retrained models, as far as can be told."
+        text += f" After less between: {mean:+.3g} (95% interval over {n_seeds} seeds {low:+.3g} to {high:+.3g})."
+        if low > 0:
+            return text + " The barrier stays higher than between retrained models."
+        if high < 0:
+            return text + " It is lower than between retrained models."
+        return text + f" No difference can be told, one of {mean - low:.2g} could have been."
+    return text + " One seed says nothing about chance."

@@ -99,15 +99,20 @@ def findings(
             }
         )
     order = sorted(table, key=lambda one: -one["mean_steps"])
-    longest = ", ".join(f"{one['label']} ({one['mean_steps']:.0f} steps)" for one in order)
-    words = [f"Longest to forget first: {longest}."]
+    means = ", ".join(f"{one['label']} {one['mean_steps']:.0f}" for one in order)
+    words = [f"Mean steps to forget: {means}."]
     if n_seeds > 1:
-        words += [_pair(table[0], other) for other in table[1:]]
+        pairs = [_pair(table[0], other) for other in table[1:]]
+        words += [text for text, _ in pairs]
+        words.append(_together(sum(told for _, told in pairs), len(pairs)))
+    else:
+        words.append("One seed says nothing about the order of the measures.")
     missed = [one for one in table if one["never_reached"]]
     for one in missed:
         words.append(
             f"{one['label']}: {one['never_reached']} of {n_seeds} runs never came to stay in the band of retrained "
-            f"models; they count as the most steps there were, {rows[0]['most_steps']}, so that its mean is too low."
+            f"models; they count as the most steps there were, {rows[0]['most_steps']}: its mean, and with it every "
+            "difference to it, rests on that number."
         )
     flat = {text for row in rows if (text := spread_words([row["run_privacy_loss_q05"], row["run_privacy_loss_q95"]]))}
     figures = {
@@ -126,19 +131,28 @@ def _time(row: dict[str, Any]) -> float:
     return float(row["steps_to_unlearn"] if row["reached"] else row["most_steps"])
 
 
-def _pair(first: dict[str, Any], other: dict[str, Any]) -> str:
-    """Compare two measures seed by seed."""
+def _pair(first: dict[str, Any], other: dict[str, Any]) -> tuple[str, bool]:
+    """Compare two measures seed by seed, and say whether a difference can be told."""
     differences = np.subtract(first["steps_per_seed"], other["steps_per_seed"])
     mean, low, high = mean_interval(differences)
     if low > 0:
         verdict = "longer"
     elif high < 0:
         verdict = "shorter"
+    elif not differences.any():
+        verdict = "the same in every seed"
     else:
-        verdict = "no difference that can be told"
+        verdict = f"no difference can be told, one of {mean - low:.0f} steps could have been"
     shared = np.mean(other["shared_with_privacy_loss"])
     where = f"95% interval over seeds {low:+.0f} to {high:+.0f}"
-    return (
-        f"Privacy loss against {other['label']}: {mean:+.0f} steps ({where}), {verdict}; "
+    text = (
+        f"Privacy loss against {other['label']}: {mean:+.0f} steps ({where}): {verdict}; "
         f"{shared:.1f} records in common on average."
     )
+    return text, not low <= 0 <= high
+
+
+def _together(told: int, pairs: int) -> str:
+    if not told:
+        return "No order of the measures can be told."
+    return f"With {pairs} intervals, up to one such table in {20 // pairs} shows a difference where there is none."

@@ -38,7 +38,6 @@ def write_page(
     *,
     title: str,
     question: str,
-    command: str | None,
 ) -> None:
     """Write ``index.html`` with everything inlined."""
     seeds = findings["n_seeds"]
@@ -71,8 +70,13 @@ def write_page(
         if name != "data_folder"
     ]
     parts.append("</table></div>")
-    if command:
-        parts.append(f"<h2>Command</h2><p><code>{escape(command)}</code></p>")
+    workers = ", ".join(map(str, findings["workers"]))
+    parts += ["<h2>Command and machine</h2>", f"<p><code>{escape(findings['command'])}</code></p>", "<table>"]
+    parts += [
+        f"<tr><th>{escape(name.replace('_', ' '))}</th><td>{escape(str(value))}</td></tr>"
+        for name, value in {**findings["environment"], "workers": workers}.items()
+    ]
+    parts.append("</table><p>Another processor or version rounds differently, and times to unlearn change with it.</p>")
     parts.append(
         '<p class="lead">Everything here is an estimate: privacy losses stand on one training run each, the band on a '
         "few retrained models, and a metric inside it certifies nothing. All rows are in "

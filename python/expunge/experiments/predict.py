@@ -132,9 +132,21 @@ def _words(noise: float, level: dict[str, Any], fit: LogFit | None, n_seeds: int
         same = "no set reached its band" if level["never_reached"] == level["n_sets"] else "all sets took equally long"
         return f"At noise {noise:g}: {same}; there is no ranking to compare with privacy loss."
     low, high = level["rank_correlation_interval"]
-    where = f" (95% interval over {n_seeds} seeds: {low:.2f} to {high:.2f})" if low is not None else ""
-    text = f"At noise {noise:g}: rank correlation of privacy loss and time to unlearn {correlation:.2f}{where}."
-    return text if fit is None else f"{text} Log fit of the sets that got there: {fit.summary()}."
+    text = f"At noise {noise:g}: rank correlation of privacy loss and time to unlearn {correlation:.2f}"
+    if low is None:
+        text += "; one seed says nothing about chance."
+    else:
+        text += f" (95% interval over {n_seeds} seeds: {low:.2f} to {high:.2f})"
+        if low <= 0.0 <= high:
+            text += f"; no ranking can be told, a mean of {correlation - low:.2f} could have been."
+        else:
+            text += "."
+    if fit is None:
+        return text
+    return (
+        f"{text} Log fit of the {fit.n} sets that got there: R^2 {fit.r_squared:.2f}; sets of one seed share a "
+        "training run, so that its intervals are too narrow to tell a slope by."
+    )
 
 
 def _missed_words(noise: float, rows: Sequence[dict[str, Any]], n: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -14,10 +15,12 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from expunge._files import read_json, write_atomic
+from expunge._machine import processor
 from expunge._validate import choice, count
 from expunge._version import __version__
 from expunge.experiments import barrier, compare, predict
@@ -30,6 +33,7 @@ from expunge.experiments.work import Context, base_run
 __all__ = ["EXPERIMENTS", "run_experiment"]
 
 EXPERIMENTS = {"predict": predict, "compare": compare, "barrier": barrier}
+THREADS = 1  # of each worker: results do not depend on how many workers there are
 _OURS = ("settings.json", "results.parquet", "index.html", "findings.json")
 
 
@@ -75,11 +79,12 @@ def run_experiment(
     device : str, optional
         A GPU if there is one, by default.
     workers : int, optional
-        Processes of one thread each, on the CPU; all cores by default.
+        Processes of one thread each, on the CPU; as many as there are cores by default, one on a GPU. How many there
+        are changes no result, and is noted with each.
     overwrite : bool
         Throw away what is in the folder.
     command : str, optional
-        Shown on the page.
+        What was typed, shown on the page; this call where left out.
     progress : bool
         Show a bar, on a terminal.
 
@@ -93,7 +98,8 @@ def run_experiment(
     FileExistsError
         If the folder holds something else.
     ValueError
-        If it holds the experiment with other settings, or pieces that another version of expunge made.
+        If it holds the experiment with other settings, or pieces that another version, processor, device or number
+        of threads made: results change with rounding, so those of two machines are not mixed.
 
     Examples
     --------
@@ -108,7 +114,9 @@ def run_experiment(
     count("seeds", seeds, low=1)
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     n_workers = 1 if place != "cpu" else count("workers", workers if workers is not None else _cores(), low=1)
-    out = _prepared(Path(folder), {"experiment": name, "version": __version__, **settings.to_dict()}, overwrite)
+    made = environment(place)
+    described = {"experiment": name, "version": __version__, **settings.to_dict(), "environment": made}
+    out = _prepared(Path(folder), described, overwrite)
     context = Context(settings, out, place)
     load(settings)  # refuses what it can before any work
     levels = kind.noise_levels(settings)
@@ -120,7 +128,7 @@ def run_experiment(
     with bar, _pool(n_workers) as start:
         for seed in range(seeds):  # one after the other: what is interrupted leaves whole seeds
             trainings = [partial(_train, context, *one) for one in needed if one[0] == seed]
-            measurements = [partial(_work, name, context, piece) for piece in left if piece.seed == seed]
+            measurements = [partial(_work, name, context, piece, n_workers) for piece in left if piece.seed == seed]
             for jobs in (trainings, measurements):
                 for job in start(jobs):
                     job()
@@ -128,14 +136,36 @@ def run_experiment(
     results = [read_json(_file(out, piece), what="result") for piece in pieces]
     rows = [row for result in results for row in result["rows"]]
     findings, figures = kind.findings(settings, rows, n_seeds=seeds)
-    findings = {"experiment": name, "status": "estimate", "n_seeds": seeds, **findings}
+    findings = {
+        "experiment": name,
+        "status": "estimate",
+        "n_seeds": seeds,
+        "command": command or f'run_experiment("{name}", settings, folder, seeds={seeds}, workers={n_workers})',
+        "environment": made,
+        "workers": sorted({result["workers"] for result in results}),
+        **findings,
+    }
     write_parquet(out / "results.parquet", rows)
     for file, figure in figures.items():
         figure.savefig(out / f".{file}.tmp", format="png")
         os.replace(out / f".{file}.tmp", out / file)
     write_atomic(out / "findings.json", (json.dumps(findings, indent=1) + "\n").encode(), overwrite=True)
-    write_page(out, findings, list(figures), settings, title=kind.TITLE, question=kind.QUESTION, command=command)
+    write_page(out, findings, list(figures), settings, title=kind.TITLE, question=kind.QUESTION)
     return findings
+
+
+def environment(device: str) -> dict[str, Any]:
+    """Return what results change with, settings aside: rounding differs between machines, versions and threads."""
+    return {
+        "processor": processor(),
+        "architecture": platform.machine(),
+        "instruction_set": torch.backends.cpu.get_cpu_capability(),
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
+        "threads_per_worker": THREADS,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "torch": torch.__version__,
+    }
 
 
 def _cores() -> int:
@@ -160,11 +190,15 @@ def _prepared(out: Path, described: dict[str, Any], overwrite: bool) -> Path:
             one.unlink(missing_ok=True)
     elif held:
         saved = read_json(file, what="experiment")
-        for name, value in described.items():
-            if saved.get(name) != value:
+        saved_by = saved.get("environment") or {}
+        was = {**saved, **{f"environment, {key}": value for key, value in saved_by.items()}}
+        now = {**described, **{f"environment, {key}": value for key, value in described["environment"].items()}}
+        del now["environment"]
+        for name, value in now.items():
+            if was.get(name) != value:
                 raise ValueError(
-                    f"{name}: the experiment in {out} has {saved.get(name)!r}, got {value!r}; choose another folder, "
-                    "or pass overwrite=True"
+                    f"{name}: the experiment in {out} has {was.get(name)!r}, got {value!r}; they do not mix: "
+                    "choose another folder, or pass overwrite=True"
                 )
         return out
     (out / "pieces").mkdir(parents=True, exist_ok=True)
@@ -179,26 +213,31 @@ def _train(context: Context, seed: int, noise_std: float) -> None:
     base_run(context, load(context.settings), seed=seed, noise_std=noise_std)
 
 
-def _work(name: str, context: Context, piece: Piece) -> None:
+def _work(name: str, context: Context, piece: Piece, workers: int) -> None:
     subject = load(context.settings)
     base = base_run(context, subject, seed=piece.seed, noise_std=piece.noise_std)
     rows = EXPERIMENTS[name].work(context, subject, base, piece.name, seed=piece.seed, noise_std=piece.noise_std)
-    text = json.dumps({"rows": rows}, allow_nan=False) + "\n"
+    text = json.dumps({"workers": workers, "rows": rows}, allow_nan=False) + "\n"
     write_atomic(_file(context.folder, piece), text.encode(), overwrite=True)
 
 
-def _one_thread() -> None:
-    torch.set_num_threads(1)
+def _few_threads() -> None:
+    torch.set_num_threads(THREADS)
 
 
 @contextmanager
 def _pool(workers: int) -> Iterator[Callable[[Sequence[Callable[[], None]]], Iterator[Callable[[], None]]]]:
     """Yield what turns jobs into calls that wait for them, in the order they end."""
     if workers == 1:
-        yield iter
+        before = torch.get_num_threads()
+        _few_threads()
+        try:
+            yield iter
+        finally:
+            torch.set_num_threads(before)
         return
     # A fresh interpreter each: torch does not survive a fork of a process that has threads.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_few_threads) as pool:
 
         def start(jobs: Sequence[Callable[[], None]]) -> Iterator[Callable[[], None]]:
             futures: list[Future[None]] = [pool.submit(job) for job in jobs]
