@@ -1,27 +1,34 @@
 import dataclasses
+import hashlib
 import itertools
 import json
 import multiprocessing
+import re
+import secrets
+import shutil
 import stat
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from expunge import _files
+from expunge._ledger_lines import hash_of as _hash
+from expunge._ledger_lines import read as _read
 from expunge.accounting.ridge_law import Phase, smoothness
 from expunge.certificates import Certificate, RidgeRun, model_digest
-from expunge.ledger import Ledger, LedgerError, _hash, _read
+from expunge.ledger import DeletionRequest, Ledger, LedgerError, record_id_digest
 
 START = model_digest(np.zeros((2, 1)))
 
 
-def certificates(n):
+def certificates(n, *, seed=3, rows=range(11)):
     """Return the certificates of n deletions in sequence, each of one more record."""
-    rng = np.random.default_rng(3)
+    rng = np.random.default_rng(seed)
     X, y = rng.normal(size=(12, 2)), rng.normal(size=12)
     result = []
     for k in range(1, n + 1):
-        phases = (Phase(20, 0.5), *(Phase(5, 0.8, tuple(range(j))) for j in range(1, k + 1)))
+        phases = (Phase(20, 0.5), *(Phase(5, 0.8, tuple(sorted(rows[:j]))) for j in range(1, k + 1)))
         run = RidgeRun(
             estimator="LangevinRidge",
             alpha=1.0,
@@ -32,7 +39,7 @@ def certificates(n):
             n_features=2,
             n_outputs=1,
             phases=phases,
-            deleted=tuple(range(k)),
+            deleted=tuple(sorted(rows[:k])),
         )
         coefficients = np.full((2, 1), float(k))
         result.append(
@@ -133,6 +140,8 @@ def test_an_edited_line_is_found(ledger):
                 "method": "uniform",
                 "status": "estimate",
                 "format": "ledger",
+                "phases": "0" * 64,
+                "requests": [{"number": "R-1", "date": None, "id": None}],
             }.get(name)
             if changed is None and isinstance(value, str):
                 changed = ("0" if value[0] != "0" else "1") + value[1:]
@@ -214,7 +223,7 @@ def test_what_may_not_be_entered(ledger, chain):
         ledger.append(chain[0].to_json(), model_before=last)
     ledger.path.write_bytes(data[:-1])
     with pytest.raises(LedgerError, match="line 5"):
-        ledger.append(dataclasses.replace(chain[0], delta=0.9), model_before=last)
+        ledger.append(further(chain), model_before=last)
     assert ledger.path.read_bytes() == data[:-1]
 
 
@@ -225,7 +234,7 @@ def test_a_failed_append_changes_nothing(ledger, chain, monkeypatch):
         raise OSError("no space left on device")
 
     for failing in ("fsync", "replace"):
-        fresh = dataclasses.replace(chain[0], delta=0.9)
+        fresh = further(chain)
         with monkeypatch.context() as patch:
             patch.setattr(_files.os, failing, fail)
             with pytest.raises(OSError, match="no space"):
@@ -234,32 +243,230 @@ def test_a_failed_append_changes_nothing(ledger, chain, monkeypatch):
         assert len(list(ledger.path.parent.iterdir())) == 1
 
 
-def _append_many(path, text, digest, first):
-    certificate = Certificate.from_json(text)
-    for i in range(10):
-        fresh = dataclasses.replace(certificate, delta=0.5 + (first + i) / 100)
-        Ledger(path).append(fresh, model_before=digest)
+def _append_all(path, texts, start):
+    certificates = [Certificate.from_json(text) for text in texts]
+    before, refused = start, 0
+    for certificate in certificates:
+        try:
+            Ledger(path).append(certificate, model_before=before)
+        except LedgerError:
+            refused += 1
+        before = certificate.digests.model
+    return refused
 
 
-def test_writers_at_once_lose_nothing(chain, tmp_path):
+def test_writers_at_once_enter_a_deletion_once(chain, tmp_path):
     pytest.importorskip("fcntl")
-    path, certificate = tmp_path / "model.ledger", chain[0]
-    context = multiprocessing.get_context("spawn")
-    model = certificate.digests.model
-    writers = [
-        context.Process(target=_append_many, args=(path, certificate.to_json(), model, 10 * k)) for k in range(2)
-    ]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join()
-        assert writer.exitcode == 0
+    path, texts = tmp_path / "model.ledger", [certificate.to_json() for certificate in chain]
+    with multiprocessing.get_context("spawn").Pool(3) as pool:
+        refused = pool.starmap(_append_all, [(path, texts, START)] * 3)
     ledger = Ledger(path)
     ledger.check()
-    assert len(ledger.entries()) == 20
+    assert [entry.certificate for entry in ledger.entries()] == [certificate.digest() for certificate in chain]
+    assert sum(refused) == 2 * len(chain)
+    assert [file.name for file in tmp_path.iterdir()] == ["model.ledger"]
 
 
-def test_permissions_are_kept(ledger, chain):
-    ledger.path.chmod(0o600)
-    ledger.append(dataclasses.replace(chain[0], delta=0.9), model_before=chain[-1].digests.model)
+def test_a_ledger_is_for_its_owner_alone_whatever_it_was_before(ledger, chain):
     assert stat.S_IMODE(ledger.path.stat().st_mode) == 0o600
+    ledger.path.chmod(0o644)
+    ledger.append(further(chain), model_before=chain[-1].digests.model)
+    assert stat.S_IMODE(ledger.path.stat().st_mode) == 0o600
+
+
+def test_a_link_is_not_followed(chain, tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises((LedgerError, ValueError, OSError)):
+        Ledger(tmp_path / "link").append(chain[0], model_before=START)
+    assert not (tmp_path / "elsewhere").exists()
+
+
+# --- lineage ------------------------------------------------------------------------------------
+
+
+def further(chain):
+    """Return the certificate of one more deletion after a chain's."""
+    return certificates(len(chain) + 1)[-1]
+
+
+def refuses(ledger, certificate, match, **options):
+    data = ledger.path.read_bytes()
+    with pytest.raises(LedgerError, match=match):
+        ledger.append(certificate, **{"model_before": ledger.entries()[-1].model_after, **options})
+    assert ledger.path.read_bytes() == data
+
+
+def test_a_deletion_is_entered_once_also_under_a_new_salt(ledger, chain):
+    for certificate in chain:
+        refuses(ledger, dataclasses.replace(certificate, salt="ab" * 32), "more than the 4 record")
+    first = dataclasses.replace(chain[0], salt="ab" * 32)
+    short = Ledger(ledger.path.parent / "short.ledger")
+    short.append(chain[0], model_before=START)
+    refuses(short, first, "more than the 1 record")
+    assert short.entries()[0].n_deleted == 1
+
+
+def test_fewer_deleted_records_than_before_are_refused(chain, tmp_path):
+    ledger = Ledger(tmp_path / "model.ledger")
+    ledger.append(chain[2], model_before=START)  # a ledger may begin with a model that has deletions behind it
+    refuses(ledger, chain[0], "more than the 3 record")
+    refuses(ledger, chain[2], "already")
+    ledger.append(chain[3], model_before=chain[2].digests.model)
+
+
+def test_a_deletion_must_not_be_left_out(ledger, chain):
+    more = certificates(6)
+    refuses(ledger, more[5], "one more deletion")
+    ledger.append(more[4], model_before=chain[-1].digests.model)
+    ledger.append(more[5], model_before=more[4].digests.model)
+
+
+def test_another_data_set_is_refused(ledger):
+    refuses(ledger, certificates(5, seed=4)[-1], "other data")
+
+
+def test_an_estimate_is_refused(ledger, chain):
+    refuses(ledger, dataclasses.replace(further(chain), status="estimate"), "estimate")
+
+
+def test_another_run_on_the_same_data_is_seen_with_the_salt(chain, tmp_path):
+    """With one deletion more than the last entry, but of other records: who has the working model sees it."""
+    salt = bytes(32)
+    for known in (True, False):
+        ledger = Ledger(tmp_path / f"{known}.ledger")
+        ledger.append(chain[0], model_before=START, salt=salt)
+        other = certificates(2, rows=(7, 3))[-1]
+        if known:
+            refuses(ledger, other, "another run", salt=salt)
+            ledger.append(chain[1], model_before=chain[0].digests.model, salt=salt)
+        else:
+            ledger.append(other, model_before=chain[0].digests.model)
+
+
+def chained(lines):
+    """Return lines of JSON values as a ledger with fitting hashes."""
+    previous, result = None, []
+    for values in lines:
+        values = {**values, **({} if previous is None else {"previous": previous})}
+        values["hash"] = _hash({name: value for name, value in values.items() if name != "hash"})
+        previous = values["hash"]
+        result.append(json.dumps(values, separators=(",", ":")).encode() + b"\n")
+    return b"".join(result)
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"model_before": "0" * 64}, "another model"),
+        ({"n_deleted": 2}, "counts 2 deleted records after 2"),
+        ({"n_deleted": 1}, "counts 1 deleted records after 2"),
+        ({"data": "0" * 64}, "other data or another run"),
+        ({"n_phases": 5}, "other data or another run"),
+        ({"entry": 4}, "does not follow"),
+        ({"epsilon": -1.0}, "epsilon"),
+        ({"requests": [{"number": 7, "date": None, "id": None}]}, "number"),
+        ({"phases": "short"}, "phases"),
+    ],
+)
+def test_a_chain_made_anew_must_still_be_about_one_run(ledger, changes, match):
+    lines = [json.loads(line) for line in ledger.path.read_bytes().splitlines()]
+    assert chained(lines) == ledger.path.read_bytes()
+    lines[3] = {**lines[3], **changes}
+    ledger.path.write_bytes(chained(lines))
+    with pytest.raises(LedgerError, match=match) as caught:
+        ledger.check()
+    assert caught.value.line == 4
+
+
+def test_a_version_1_line_does_not_follow_one_of_version_2(ledger):
+    lines = [json.loads(line) for line in ledger.path.read_bytes().splitlines()]
+    for name in ("data", "n_phases", "phases", "requests"):
+        del lines[4][name]
+    ledger.path.write_bytes(chained(lines))
+    with pytest.raises(LedgerError, match="version 1 after"):
+        ledger.check()
+
+
+# --- version 1 ----------------------------------------------------------------------------------
+
+GOLDEN = Path(__file__).parent / "golden" / "ledger-v1"
+
+
+@pytest.fixture
+def old(tmp_path):
+    """Return a ledger that version 1 wrote, and the certificates of its two deletions."""
+    shutil.copy(GOLDEN / "model.ledger", tmp_path)
+    return Ledger(tmp_path / "model.ledger"), [Certificate.load(GOLDEN / f"{k}.json") for k in (1, 2)]
+
+
+def test_a_ledger_of_version_1_is_read(old):
+    ledger, entered = old
+    entries = ledger.entries()
+    assert [entry.certificate for entry in entries] == [certificate.digest() for certificate in entered]
+    assert [entry.n_deleted for entry in entries] == [1, 2]
+    assert entries[0].data is None
+    assert entries[0].requests == ()
+    ledger.check(model=entered[-1].digests.model)
+
+
+def test_a_ledger_of_version_1_is_extended(old, chain):
+    ledger, entered = old
+    data = ledger.path.read_bytes()
+    model = entered[-1].digests.model
+    refuses(ledger, chain[0], "more than the 2 record")
+    refuses(ledger, chain[2], "model_before", model_before=START)
+    entry = ledger.append(chain[2], model_before=model, requests=[DeletionRequest(7, "R-1")], salt=bytes(32))
+    assert entry.n_deleted == 3
+    assert ledger.path.read_bytes().startswith(data)
+    ledger.append(chain[3], model_before=chain[2].digests.model)
+    ledger.check()
+
+
+# --- on whose request ---------------------------------------------------------------------------
+
+
+def test_an_entry_tells_of_a_person_by_a_salted_digest_alone(chain, tmp_path):
+    salt = secrets.token_bytes(32)
+    ledger = Ledger(tmp_path / "model.ledger")
+    requests = [
+        DeletionRequest("CUST-17", "R-2026-1", "2026-03-01"),
+        DeletionRequest(4711),
+        DeletionRequest(None, "R-3"),
+    ]
+    entry = ledger.append(chain[0], model_before=START, requests=requests, salt=salt)
+    ledger.append(chain[1], model_before=entry.model_after, salt=salt)
+    text = ledger.path.read_text()
+    assert "CUST-17" not in text
+    assert "4711" not in re.sub("[0-9a-f]{32,}", "", text)
+    assert salt.hex() not in text
+    for guess in (b"CUST-17", b'"CUST-17"', b"4711"):
+        assert hashlib.sha256(guess).hexdigest() not in text
+    assert [(one.number, one.date) for one in entry.requests] == [
+        ("R-2026-1", "2026-03-01"),
+        (None, None),
+        ("R-3", None),
+    ]
+    assert entry.requests[0].id == record_id_digest("CUST-17", salt=salt)
+    assert entry.requests[2].id is None
+    assert ledger.find("CUST-17", salt=salt) == ledger.find(4711, salt=salt) == ledger.entries()[:1]
+    assert ledger.find("4711", salt=salt) == ledger.find("CUST-18", salt=salt) == ()
+    assert ledger.find("CUST-17", salt=bytes(32)) == ()
+
+
+@pytest.mark.parametrize(
+    "request_of", [{"number": ""}, {"number": 7}, {"number": "a\nb"}, {"date": "01.03.2026"}, {"date": "soon"}]
+)
+def test_requests_are_checked(request_of):
+    with pytest.raises(ValueError, match=next(iter(request_of))):
+        DeletionRequest("p", **request_of)
+
+
+def test_plain_ids_are_never_entered(chain, tmp_path):
+    ledger = Ledger(tmp_path / "model.ledger")
+    for salt, match in ((None, "salt must be given"), (b"short", "32 bytes")):
+        with pytest.raises(ValueError, match=match):
+            ledger.append(chain[0], model_before=START, requests=[DeletionRequest("p")], salt=salt)
+    for bad in (1.5, True, None):
+        with pytest.raises(TypeError, match="record_id"):
+            record_id_digest(bad, salt=bytes(32))
+    assert not ledger.path.exists()

@@ -40,7 +40,9 @@ MAY_USE: dict[str, set[str]] = {
     "_version": set(),
     "_files": set(),
     "_archive": {"_files"},
+    "_places": set(),
     "_sealed": {"_files"},
+    "_transaction": {"_files"},
     "_extras": set(),
     "_machine": set(),
     "_cifar_pickle": {"_files", "_validate"},
@@ -50,7 +52,7 @@ MAY_USE: dict[str, set[str]] = {
     "langevin": {"_backend", "_device_chains", "_validate"},
     "accounting": {"_backend", "_validate"},
     "calibration": {"accounting", "_validate"},
-    "certificates": {"calibration", "accounting", "_files", "_validate", "_version"},
+    "certificates": {"calibration", "accounting", "_files", "_transaction", "_validate", "_version"},
     "estimators": {
         "_archive",
         "_extras",
@@ -79,7 +81,8 @@ MAY_USE: dict[str, set[str]] = {
     "plotting": {"_extras", "_files", "_validate"},
     "scaling": {"_validate"},
     "datasets": {"_extras", "_cifar_pickle", "_files", "_validate"},
-    "ledger": {"certificates", "_files", "_validate"},
+    "_ledger_lines": {"_files", "certificates"},
+    "ledger": {"_ledger_lines", "_transaction", "certificates"},
     "forget_sets": {"_files", "_validate"},
     "_conv_geometry": {"_backend", "_validate"},
     "_gradient_arrays": {"_array_libraries", "_backend", "_validate"},
@@ -118,7 +121,7 @@ MAY_USE: dict[str, set[str]] = {
 
 # Settings go by keyword: a positional parameter annotated as one of these is one, but for the names below.
 SETTINGS = re.compile(r"^(float|int|bool|str)( \| (float|int|bool|str|None))*$")
-SUBJECTS = {"data", "index", "n_blocks", "shape", "message", "field", "name", "text"}
+SUBJECTS = {"data", "record_id", "index", "n_blocks", "shape", "message", "field", "name", "text"}
 
 # Packages that may import torch; nothing outside them ever does.
 NEED_TORCH = ("expunge.torch", "expunge.evaluation.networks", "expunge.experiments")

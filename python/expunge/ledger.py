@@ -5,125 +5,81 @@ canonical JSON and the hash of the line before, so that a line that was edited, 
 named. Two things no chain can see by itself: lines missing from the end, and a chain made anew by somebody who rewrote
 the whole file. Keep `Ledger.head` elsewhere, or hold the released model against the last line, and `Ledger.check` sees
 those as well.
+
+An entry tells of a person by the digest of the record id under a salt that is in the working model alone. Who has that
+model finds the person's entries (`Ledger.find`); who has the ledger alone cannot try ids.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import json
 import os
-import re
 import secrets
-import stat
-from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import datetime, timezone
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from expunge._files import FileFormatError, parse_json, write_atomic
+from expunge._ledger_lines import (
+    HEX_64,
+    EnteredRequest,
+    LedgerEntry,
+    LedgerError,
+    hash_of,
+    header_line,
+    line_of,
+    now,
+    phases_digest,
+    read,
+    record_id_digest,
+)
+from expunge._transaction import Change, exclusive
 from expunge.certificates import Certificate
-from expunge.certificates.schema import CertificateError, check
 
-try:
-    import fcntl
-except ImportError:  # not a POSIX system: renames are still atomic, but two writers are not kept apart
-    fcntl = None  # type: ignore[assignment]
-
-__all__ = ["Ledger", "LedgerEntry", "LedgerError", "LedgerTotal"]
-
-_TAG = b"expunge-ledger-v1\0"
-_HASH = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
-_TIME = {"type": "string", "pattern": "^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$"}
-_HEADER: dict[str, Any] = {
-    "type": "object",
-    "additionalProperties": False,
-    "required": ["format", "version", "ledger", "created", "hash"],
-    "properties": {
-        "format": {"const": "expunge-ledger"},
-        "version": {"const": 1},
-        "ledger": {"type": "string", "pattern": "^[0-9a-f]{32}$"},
-        "created": _TIME,
-        "hash": _HASH,
-    },
-}
-_ENTRY: dict[str, Any] = {
-    "type": "object",
-    "additionalProperties": False,
-    "required": [
-        "entry", "time", "record", "n_deleted", "epsilon", "delta", "method", "status", "certificate", "model_before",
-        "model_after", "previous", "hash",
-    ],
-    "properties": {
-        "entry": {"type": "integer", "minimum": 1},
-        "time": _TIME,
-        "record": _HASH,
-        "n_deleted": {"type": "integer", "minimum": 1},
-        "epsilon": {"type": "number", "minimum": 0},
-        "delta": {"type": "number", "minimum": 0, "exclusiveMaximum": 1},
-        "method": {"enum": ["exact", "shifted", "uniform"]},
-        "status": {"enum": ["certified", "conditional", "estimate"]},
-        "certificate": _HASH,
-        "model_before": _HASH,
-        "model_after": _HASH,
-        "previous": _HASH,
-        "hash": _HASH,
-    },
-}  # fmt: skip
-
-
-class LedgerError(ValueError):
-    """A ledger is broken or may not be extended so.
-
-    Attributes
-    ----------
-    line : int or None
-        The line of the file, counted from 1, that breaks the chain; None if no line is to blame.
-    """
-
-    def __init__(self, message: str, *, line: int | None = None) -> None:
-        super().__init__(message if line is None else f"line {line}: {message}")
-        self.line = line
+__all__ = [
+    "DeletionRequest",
+    "EnteredRequest",
+    "Ledger",
+    "LedgerEntry",
+    "LedgerError",
+    "LedgerTotal",
+    "record_id_digest",
+]
 
 
 @dataclass(frozen=True)
-class LedgerEntry:
-    """One deletion.
+class DeletionRequest:
+    """Somebody's request to be forgotten.
 
     Attributes
     ----------
-    entry : int
-        Number of the entry, from 1.
-    time : str
-        When it was entered (UTC, ISO 8601).
-    record : str
-        Salted digest of all records deleted up to then; the salt is in the certificate, not here.
-    n_deleted : int
-        How many records that is.
-    epsilon, delta, method, status : float, float, str, str
-        The claim.
-    certificate : str
-        `Certificate.digest` of the certificate.
-    model_before, model_after : str
-        `expunge.certificates.model_digest` of the models.
-    previous, hash : str
-        Hash of the line before and of this one.
+    record_id : int, str or None
+        Whose; the ledger tells of it by its salted digest.
+    number : str or None
+        Under which number the request is filed. It goes into the ledger as it is, so it must not name the person.
+    date : str or None
+        When it was made, as ISO 8601: 2026-03-01 or 2026-03-01T12:00:00.
+
+    Raises
+    ------
+    ValueError
+        If number or date is empty text, or the date is no date.
     """
 
-    entry: int
-    time: str
-    record: str
-    n_deleted: int
-    epsilon: float
-    delta: float
-    method: str
-    status: str
-    certificate: str
-    model_before: str
-    model_after: str
-    previous: str
-    hash: str
+    record_id: int | str | None = None
+    number: str | None = None
+    date: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("number", self.number), ("date", self.date)):
+            if value is not None and (not isinstance(value, str) or not value.strip() or not value.isprintable()):
+                raise ValueError(f"{name} of a request must be printable text, got {value!r}")
+        if self.date is not None:
+            try:
+                datetime.fromisoformat(self.date)
+            except ValueError:
+                raise ValueError(f"date of a request must look like 2026-03-01, got {self.date!r}") from None
 
 
 @dataclass(frozen=True)
@@ -198,16 +154,18 @@ class Ledger:
         FileExistsError
             If ``path`` exists.
         """
-        header: dict[str, Any] = {
-            "format": "expunge-ledger",
-            "version": 1,
-            "ledger": secrets.token_hex(16),
-            "created": _now(),
-        }
-        write_atomic(path, _line({**header, "hash": _hash(header)}))
+        with exclusive([path]) as session:
+            session.commit([Change(path, header_line(secrets.token_hex(16)))])
         return cls(path)
 
-    def append(self, certificate: Certificate, *, model_before: str) -> LedgerEntry:
+    def append(
+        self,
+        certificate: Certificate,
+        *,
+        model_before: str,
+        requests: Sequence[DeletionRequest] = (),
+        salt: bytes | None = None,
+    ) -> LedgerEntry:
         """Enter a deletion, whole or not at all; a second writer waits.
 
         Parameters
@@ -217,6 +175,11 @@ class Ledger:
         model_before : str
             `expunge.certificates.model_digest` of the model before the deletion; from the second entry on it must be
             the last entry's ``model_after``, as a ledger follows one model.
+        requests : sequence of DeletionRequest
+            On whose request. Record ids are entered as digests, which needs the salt.
+        salt : bytes, optional
+            ``ledger_salt_`` of the working model. With it an entry also holds a digest of the run's phases, and the
+            next is held against it.
 
         Returns
         -------
@@ -225,45 +188,84 @@ class Ledger:
         Raises
         ------
         LedgerError
-            If the ledger is broken, is about another model, or holds this certificate already. Nothing is written.
+            If the ledger is broken, holds this certificate already, or the certificate does not continue the run of the
+            last entry: another model, other data, no more deleted records than before, phases that are not the last
+            one's and one more, or an estimate. Nothing is written.
         TypeError
             If ``certificate`` is not a Certificate.
         """
+        if not self.path.parent.is_dir():
+            raise FileNotFoundError(f"path: the folder {self.path.parent} does not exist")
+        with exclusive([self.path]) as session:
+            content, entry = self.extended(certificate, model_before=model_before, requests=requests, salt=salt)
+            session.commit([Change(self.path, content, replace=True)])
+        return entry
+
+    def extended(
+        self,
+        certificate: Certificate,
+        *,
+        model_before: str,
+        requests: Sequence[DeletionRequest] = (),
+        salt: bytes | None = None,
+    ) -> tuple[bytes, LedgerEntry]:
+        """Return the file's content with one more entry, and the entry; `append` without writing.
+
+        Raises
+        ------
+        LedgerError, TypeError
+            As `append`.
+        """
         if not isinstance(certificate, Certificate):
             raise TypeError(f"certificate must be a Certificate, got {type(certificate).__name__}")
-        if not isinstance(model_before, str) or not re.fullmatch("[0-9a-f]{64}", model_before):
+        if not isinstance(model_before, str) or not HEX_64.fullmatch(model_before):
             raise ValueError(f"model_before must be 64 hexadecimal characters, got {model_before!r}")
-        if not self.path.exists():
-            with contextlib.suppress(FileExistsError):
-                self.create(self.path)
-        with self._locked():
-            data = self.path.read_bytes()
-            previous, entries = _read(data)
-            if entries and entries[-1].model_after != model_before:
-                raise LedgerError(
-                    f"model_before must be {entries[-1].model_after}, the model of the last entry, got {model_before}"
-                )
-            digest = certificate.digest()
-            if any(entry.certificate == digest for entry in entries):
-                raise LedgerError(f"certificate {digest} has been entered already")
-            values: dict[str, Any] = {
-                "entry": len(entries) + 1,
-                "time": _now(),
-                "record": certificate.digests.record,
-                "n_deleted": len(certificate.run.deleted),
-                "epsilon": certificate.epsilon,
-                "delta": certificate.delta,
-                "method": certificate.method,
-                "status": certificate.status,
-                "certificate": digest,
-                "model_before": model_before,
-                "model_after": certificate.digests.model,
-                "previous": previous,
-            }
-            values["hash"] = _hash(values)
-            permissions = stat.S_IMODE(self.path.stat().st_mode)
-            write_atomic(self.path, data + _line(values), overwrite=True, mode=permissions)
-        return LedgerEntry(**values)
+        data = self.path.read_bytes() if os.path.lexists(self.path) else header_line(secrets.token_hex(16))
+        previous, entries = read(data)
+        phases = certificate.run.to_dict()["phases"]
+        values: dict[str, Any] = {
+            "entry": len(entries) + 1,
+            "time": now(),
+            "record": certificate.digests.record,
+            "n_deleted": len(certificate.run.deleted),
+            "epsilon": certificate.epsilon,
+            "delta": certificate.delta,
+            "method": certificate.method,
+            "status": certificate.standing().status,
+            "certificate": certificate.digest(),
+            "model_before": model_before,
+            "model_after": certificate.digests.model,
+            "data": _data_digest(certificate),
+            "n_phases": len(phases),
+            "phases": None if salt is None else phases_digest(phases, salt=salt),
+            "requests": [asdict(request) for request in _entered(requests, salt)],
+            "previous": previous,
+        }
+        if values["status"] == "estimate":
+            raise LedgerError("an estimate proves no deletion, and a ledger holds none")
+        if entries:
+            _check_lineage(entries, values, phases, salt)
+        values["hash"] = hash_of(values)
+        content = data + line_of(values)
+        return content, read(content)[1][-1]
+
+    def find(self, record_id: int | str, *, salt: bytes) -> tuple[LedgerEntry, ...]:
+        """Return the entries that tell of the deletion of a record id.
+
+        Parameters
+        ----------
+        record_id : int or str
+            Whose.
+        salt : bytes
+            ``ledger_salt_`` of the working model.
+
+        Raises
+        ------
+        LedgerError, FileNotFoundError
+            As `check`.
+        """
+        digest = record_id_digest(record_id, salt=salt)
+        return tuple(entry for entry in self.entries() if any(one.id == digest for one in entry.requests))
 
     def entries(self) -> tuple[LedgerEntry, ...]:
         """Return all entries, oldest first, after checking the chain.
@@ -275,7 +277,7 @@ class Ledger:
         FileNotFoundError
             If there is no such file.
         """
-        return _read(self._bytes())[1]
+        return read(self._bytes())[1]
 
     def head(self) -> str:
         """Return the hash of the last line: kept elsewhere, it shows later whether lines went missing from the end.
@@ -285,7 +287,7 @@ class Ledger:
         LedgerError, FileNotFoundError
             As `check`.
         """
-        return _read(self._bytes())[0]
+        return read(self._bytes())[0]
 
     def total(self) -> LedgerTotal:
         """Return the sum over all entries and the claim of the last one.
@@ -325,7 +327,7 @@ class Ledger:
             If there is no such file.
         """
         data = self._bytes()
-        last, entries = _read(data)
+        last, entries = read(data)
         if head is not None:
             known = {last, *(entry.previous for entry in entries)}
             if head not in known:
@@ -340,74 +342,50 @@ class Ledger:
         except FileNotFoundError:
             raise FileNotFoundError(f"path: there is no ledger at {self.path}") from None
 
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        if fcntl is None:
-            yield
-            return
-        while True:
-            descriptor = os.open(self.path, os.O_RDONLY)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-                # Whoever held the lock before has put a new file in its place; then this lock guards nothing.
-                if os.path.samestat(os.fstat(descriptor), os.stat(self.path)):
-                    yield
-                    return
-            finally:
-                os.close(descriptor)
+
+def _data_digest(certificate: Certificate) -> str:
+    """Return one digest of what the run learned from."""
+    digests = certificate.digests
+    return hashlib.sha256(b"expunge-ledger-data\0" + f"{digests.X} {digests.y}".encode("ascii")).hexdigest()
 
 
-def _now() -> str:
-    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _canonical(values: dict[str, Any]) -> bytes:
-    return json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
-
-
-def _hash(values: dict[str, Any]) -> str:
-    return hashlib.sha256(_TAG + _canonical(values)).hexdigest()
-
-
-def _line(values: dict[str, Any]) -> bytes:
-    return json.dumps(values, separators=(",", ":"), allow_nan=False).encode("ascii") + b"\n"
-
-
-def _read(data: bytes) -> tuple[str, tuple[LedgerEntry, ...]]:
-    """Return the last line's hash and the entries of a whole, unbroken ledger, or raise `LedgerError`."""
-    if not data:
-        raise LedgerError("must say what the file is, got an empty file", line=1)
-    lines = data.split(b"\n")
-    if lines[-1]:
-        raise LedgerError("is cut short: it does not end with a newline", line=len(lines))
-    lines.pop()
-    previous = _parsed(lines[0], _HEADER, 1)["hash"]
-    entries: list[LedgerEntry] = []
-    for number, text in enumerate(lines[1:], start=2):
-        values = _parsed(text, _ENTRY, number)
-        if values["entry"] != number - 1 or values["previous"] != previous:
-            raise LedgerError(
-                f"does not follow the line before it (entry {values['entry']}, needed {number - 1}): "
-                "a line was removed, added or moved",
-                line=number,
-            )
-        entry = LedgerEntry(**{**values, "epsilon": float(values["epsilon"]), "delta": float(values["delta"])})
-        if entries and entry.model_before != entries[-1].model_after:
-            raise LedgerError("is about another model than the line before it", line=number)
-        entries.append(entry)
-        previous = values["hash"]
-    return previous, tuple(entries)
-
-
-def _parsed(text: bytes, schema: dict[str, Any], number: int) -> dict[str, Any]:
-    try:
-        values = parse_json(text.decode("ascii"), what="line", allow_nan=True)
-        check(values, schema, field="")
-    except (UnicodeDecodeError, FileFormatError, CertificateError) as error:
-        raise LedgerError(f"is not an entry of this ledger: {error}", line=number) from None
-    result: dict[str, Any] = values
-    if _hash({key: value for key, value in result.items() if key != "hash"}) != result["hash"]:
-        raise LedgerError("was edited: its hash does not match its content", line=number)
-    if _line(result) != text + b"\n":
-        raise LedgerError("was edited: it is not written as this library writes it", line=number)
+def _entered(requests: Sequence[DeletionRequest], salt: bytes | None) -> list[EnteredRequest]:
+    result = []
+    for request in requests:
+        if not isinstance(request, DeletionRequest):
+            raise TypeError(f"requests must hold DeletionRequest, got {type(request).__name__}")
+        digest = None
+        if request.record_id is not None:
+            if salt is None:
+                raise ValueError("salt must be given (ledger_salt_ of the working model): a ledger holds no plain ids")
+            digest = record_id_digest(request.record_id, salt=salt)
+        result.append(EnteredRequest(request.number, request.date, digest))
     return result
+
+
+def _check_lineage(
+    entries: Sequence[LedgerEntry], values: dict[str, Any], phases: list[dict[str, Any]], salt: bytes | None
+) -> None:
+    """Check that an entry goes on where the last one ended."""
+    last = entries[-1]
+    if last.model_after != values["model_before"]:
+        raise LedgerError(
+            f"model_before must be {last.model_after}, the model of the last entry, got {values['model_before']}"
+        )
+    if any(entry.certificate == values["certificate"] for entry in entries):
+        raise LedgerError(f"certificate {values['certificate']} has been entered already")
+    if last.data is not None and last.data != values["data"]:
+        raise LedgerError("the certificate must be about the data of the last entry, got one about other data")
+    if not values["n_deleted"] > last.n_deleted:
+        raise LedgerError(
+            f"the certificate must be about more than the {last.n_deleted} record(s) deleted before, got "
+            f"{values['n_deleted']}: a deletion is entered once, and deletions add up"
+        )
+    before = len(phases[-2]["removed"]) if len(phases) > 1 else 0
+    if before != last.n_deleted or last.n_phases not in (None, len(phases) - 1):
+        raise LedgerError(
+            "the certificate's run must be the last entry's with one more deletion, got one of "
+            f"{len(phases)} phases that had deleted {before} record(s) before its last, needed {last.n_deleted}"
+        )
+    if salt is not None and last.phases is not None and last.phases != phases_digest(phases[:-1], salt=salt):
+        raise LedgerError("the certificate's run must be the last entry's with one more deletion, got another run")

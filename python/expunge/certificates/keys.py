@@ -8,7 +8,8 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from expunge._files import PUBLIC, read_text, write_atomic
+from expunge._files import PUBLIC, read_text
+from expunge._transaction import Change, exclusive
 
 __all__ = ["generate_key_pair", "load_private_key", "load_public_key"]
 
@@ -20,7 +21,7 @@ def generate_key_pair(
     overwrite: bool = False,
     password: bytes | None = None,
 ) -> tuple[Ed25519PrivateKey, Ed25519PublicKey]:
-    """Make a new Ed25519 key pair and write both halves as PEM; the private file is readable by its owner only.
+    """Make a new Ed25519 key pair and write both halves as PEM, or neither; the private file is for its owner alone.
 
     Parameters
     ----------
@@ -61,8 +62,16 @@ def generate_key_pair(
     private = private_key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, protection)
     public_key = private_key.public_key()
     public = public_key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
-    write_atomic(private_path, private, overwrite=overwrite)
-    write_atomic(public_path, public, overwrite=overwrite, mode=PUBLIC)
+    for path in (private_path, public_path):
+        if not os.path.isdir(os.path.dirname(os.path.abspath(path))):
+            raise FileNotFoundError(f"path: the folder {os.path.dirname(os.path.abspath(path))} does not exist")
+    with exclusive([private_path, public_path]) as session:
+        session.commit(
+            [
+                Change(private_path, private, replace=overwrite),
+                Change(public_path, public, replace=overwrite, mode=PUBLIC),
+            ]
+        )
     return private_key, public_key
 
 
