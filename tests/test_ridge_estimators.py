@@ -13,9 +13,13 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 
 from expunge import LangevinRidge, LangevinRidgeClassifier, ReleasedRidge, ReleasedRidgeClassifier
 from expunge.accounting import gdp_delta
+from expunge.accounting.ridge_law import Phase
 from expunge.certificates import CONDITIONS
-from expunge.estimators._history import noisy_steps, os_normals
+from expunge.estimators._dynamics import NormalEquations, os_normals
 from expunge.langevin import langevin_chains
+
+# Laws of deletions from few records, where noise costs much; the warning has tests of its own.
+pytestmark = pytest.mark.filterwarnings("ignore::expunge.NoiseWarning")
 
 TARGET = {"epsilon": 1.0, "delta": 1e-5}
 
@@ -91,7 +95,7 @@ def test_downdate_of_a_group_equals_a_fresh_solve(classifier):
 
 def test_step_size_and_classes_are_constants_of_the_first_fit(classifier):
     rows = np.flatnonzero(classifier._history.labels == "c")
-    with pytest.raises(ValueError, match=r"run\.classes: holds 'c'"):
+    with pytest.raises(ValueError, match="no record of class 'c'"):
         classifier.unlearn(rows, epsilon=3.0, delta=1e-3, n_steps=5)  # the class list would tell that there was a "c"
     result = classifier.unlearn(rows[1:], epsilon=3.0, delta=1e-3, n_steps=5)
     assert result.model.step_size_ == classifier.step_size_
@@ -285,7 +289,7 @@ def test_unlearn_certifies_and_verifies(diabetes, model, method, rows):
 
 
 def test_constants_computed_from_the_data_make_the_certificate_conditional(diabetes):
-    model = LangevinRidge(alpha=0.1, n_steps=40, noise_std=0.1).fit(*diabetes)
+    model = LangevinRidge(alpha=0.1, n_steps=80, noise_std=0.02).fit(*diabetes)
     certificate = model.unlearn(0, **TARGET, n_steps=5).certificate
     assert certificate.status == "conditional"
     assert set(certificate.conditions) == {CONDITIONS["step_size"], CONDITIONS["noise_std"]}
@@ -303,15 +307,9 @@ def test_unlearned_model_is_the_noisy_steps_on_what_remains(model):
     phase = result.model._history.phases[-1]
     keep = np.arange(60) != 8
     history = model._history
-    still = noisy_steps(
-        model._theta,
-        history.design[keep],
-        history.targets[keep],
-        alpha=history.alpha,
-        step_size=history.step_size,
-        phase=type(phase)(phase.n_steps, 0.0, phase.removed),
-        normals=os_normals,
-    )
+    equations = NormalEquations.of(history.design[keep], history.targets[keep], alpha=history.alpha)
+    silent = Phase(phase.n_steps, 0.0, phase.removed)
+    still = equations.steps(model._theta, step_size=history.step_size, phase=silent, normals=os_normals)
     draws = np.stack([model.unlearn(8, **TARGET, n_steps=10).model._theta for _ in range(40)])
     # Without contraction the noise would have variance K tau^2 per coordinate; with it, less.
     standard_error = phase.noise_std * np.sqrt(10 / 40)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from expunge.estimators import (
         LangevinRidge,
         LangevinRidgeClassifier,
+        NoiseWarning,
         Quote,
         ReleasedRidge,
         ReleasedRidgeClassifier,
@@ -27,6 +28,7 @@ __all__ = [
     "DeviceError",
     "LangevinRidge",
     "LangevinRidgeClassifier",
+    "NoiseWarning",
     "Quote",
     "ReleasedRidge",
     "ReleasedRidgeClassifier",

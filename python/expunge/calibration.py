@@ -19,7 +19,6 @@ __all__ = ["HEADROOM", "smallest_noise", "smallest_steps"]
 # recomputed with another BLAS or another order of summation.
 HEADROOM = 1e-9
 
-_MAX_DOUBLINGS = 400
 _MAX_STEPS = 1 << 40
 
 
@@ -34,7 +33,13 @@ def _log_ratio(value: float, goal: float) -> float:
 
 
 def smallest_noise(
-    delta_at: Callable[[float], float], *, delta: float, start: float = 1.0, tolerance: float = 1e-9
+    delta_at: Callable[[float], float],
+    *,
+    delta: float,
+    start: float = 1.0,
+    tolerance: float = 1e-9,
+    least: float = 1e-299,
+    most: float = 1e299,
 ) -> float:
     """Return the smallest noise standard deviation at which ``delta_at`` is at most ``delta``, rounded up.
 
@@ -48,12 +53,14 @@ def smallest_noise(
         First guess, > 0.
     tolerance : float
         Relative width at which the search stops.
+    least, most : float
+        Only noise between these is tried, 0 < least <= most.
 
     Returns
     -------
     float
         A value at which ``delta_at`` was evaluated and found <= delta (1 - 1e-9), within ``tolerance`` (relative) of
-        the smallest; ``inf`` if no noise suffices.
+        the smallest, or ``least`` if that suffices; ``inf`` if no noise up to ``most`` does.
 
     Raises
     ------
@@ -69,29 +76,35 @@ def smallest_noise(
     """
     delta = number("delta", delta, low=0, high=1, open_low=True, open_high=True)
     start = number("start", start, low=0, open_low=True)
+    least = number("least", least, low=0, open_low=True)
+    most = number("most", most, low=least)
     goal = delta * (1 - HEADROOM)
 
     def gap(log_noise: float) -> float:
-        return _log_ratio(delta_at(math.exp(log_noise)), goal)
+        return _log_ratio(delta_at(noise_at(log_noise)), goal)
 
-    high = math.log(start)
+    bottom, top = math.log(least), math.log(most)
+
+    def noise_at(log_noise: float) -> float:
+        # The ends are met to the bit, whatever exp and log round to.
+        return least if log_noise <= bottom else most if log_noise >= top else math.exp(log_noise)
+
+    high = min(max(math.log(start), bottom), top)
     at_high = gap(high)
     low, at_low = high, at_high
     stride = 0.05
-    for _ in range(_MAX_DOUBLINGS):
-        if at_high <= 0 < at_low:
-            break
+    while not at_high <= 0 < at_low:
         if at_high > 0:
-            low, at_low = high, at_high
-            high += stride
-            if high > 690:
+            if high >= top:
                 return math.inf
+            low, at_low = high, at_high
+            high = min(high + stride, top)
             at_high = gap(high)
         else:
+            if low <= bottom:
+                return least
             high, at_high = low, at_low
-            low -= stride
-            if low < -690:
-                return math.exp(high)
+            low = max(low - stride, bottom)
             at_low = gap(low)
         stride = min(2 * stride, 20.0)
     # Near its root log delta is nearly straight in log noise; the answer then steps outward until it passes.
@@ -99,8 +112,8 @@ def smallest_noise(
     for outward in (0.25, 0.5, 1.0):
         candidate = root + outward * tolerance
         if candidate < high and gap(candidate) <= 0:
-            return math.exp(candidate)
-    return math.exp(high)
+            return noise_at(candidate)
+    return noise_at(high)
 
 
 def smallest_steps(delta_at: Callable[[int], float], *, delta: float) -> int:

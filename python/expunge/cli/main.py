@@ -70,11 +70,9 @@ def _plain_warnings() -> Iterator[None]:
     """Print the library's warnings as lines for a person, on stderr, when the command is done."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        try:
-            yield
-        finally:
-            for text in dict.fromkeys(" ".join(str(one.message).split()) for one in caught):
-                click.echo(f"warning  {text}", err=True)
+        yield  # a command that fails has made nothing to warn of
+    for text in dict.fromkeys(" ".join(str(one.message).split()) for one in caught):
+        click.echo(f"warning  {text}", err=True)
 
 
 def one_line(error: BaseException) -> str:

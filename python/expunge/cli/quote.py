@@ -52,6 +52,7 @@ def quote_json(quote: Quote) -> str:
         "mu": quote.mu,
         "epsilon": quote.epsilon,
         "error": quote.error,
+        "direction": quote.direction,
         "certified": quote.certified,
     }
     values = {

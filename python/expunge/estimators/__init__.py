@@ -1,5 +1,6 @@
 """scikit-learn estimators that learn, quote and unlearn."""
 
+from expunge.estimators.noise_warning import NoiseWarning
 from expunge.estimators.quotes import Quote
 from expunge.estimators.released import ReleasedRidge, ReleasedRidgeClassifier
 from expunge.estimators.ridge import LangevinRidge, LangevinRidgeClassifier, Unlearned
@@ -7,6 +8,7 @@ from expunge.estimators.ridge import LangevinRidge, LangevinRidgeClassifier, Unl
 __all__ = [
     "LangevinRidge",
     "LangevinRidgeClassifier",
+    "NoiseWarning",
     "Quote",
     "ReleasedRidge",
     "ReleasedRidgeClassifier",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -11,19 +12,18 @@ from scipy import linalg
 
 from expunge._validate import choice, count, number
 from expunge.certificates import Certificate, RidgeRun
+from expunge.certificates.constants import CONDITIONS
 from expunge.estimators._asking import AskedRidge
-from expunge.estimators._history import History, noisy_steps, os_normals
-from expunge.estimators.quotes import METHODS, DeletionCost
+from expunge.estimators._cost import METHODS, DeletionCost, chosen_noise
+from expunge.estimators._dynamics import NormalEquations, os_normals
+from expunge.estimators._history import History
+from expunge.estimators.noise_warning import REHEARSALS, check_loss, warn_of_forgetting
 from expunge.estimators.released import Released
 
 __all__ = ["DeletingRidge", "Unlearned"]
 
 Array = NDArray[np.float64]
 Self = TypeVar("Self", bound="DeletingRidge")
-
-# Unlearning noise is never below this part of the largest coefficient: less could be rounded away in float64, and
-# more noise is never less private.
-_RESOLUTION = 2.0**-30
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,17 @@ class Unlearned:
         A new working model (confidential: it holds the history, deleted rows included). Publish ``model.release()``.
     certificate : Certificate
         The claim and everything needed to check it (confidential: its noise depends on the deleted record).
+    before, after : float
+        Training accuracy, or R^2, on the records that remain: of the model that was asked, and of the new one.
+    noise_free : float
+        The same of the ridge optimum of the records that remain: what forgetting without noise would leave.
     """
 
     model: Any
     certificate: Certificate
+    before: float
+    after: float
+    noise_free: float
 
 
 class DeletingRidge(AskedRidge):
@@ -54,9 +61,13 @@ class DeletingRidge(AskedRidge):
         epsilon: float,
         delta: float,
         n_steps: int,
+        noise_std: float | None = None,
+        noise_grid: ArrayLike | str | None = None,
         method: str = "exact",
+        last_of_class: str = "refuse",
+        max_loss: float | None = None,
     ) -> Unlearned:
-        """Forget records: noisy steps on the remaining data, with the least noise that certifies (epsilon, delta).
+        """Forget records: noisy steps on the remaining data, whose noise certifies (epsilon, delta).
 
         Parameters
         ----------
@@ -72,46 +83,72 @@ class DeletingRidge(AskedRidge):
             The claim: epsilon >= 0, 0 < delta < 1, both directions.
         n_steps : int
             Unlearning steps, >= 1.
+        noise_std : float, optional
+            Noise per step, fixed before the record was known: a constant that the certificate takes as *given*.
+            Refused, with what is needed, if it does not suffice.
+        noise_grid : sequence of float, or "powers", optional
+            Public values, or all powers of 2^(1/4); the smallest that suffices is used. Which one that is depends on
+            the deleted record, and the certificate notes it. At most one of ``noise_std`` and ``noise_grid``; with
+            neither, the smallest noise of all is used, and the certificate is *conditional*: the noise level was
+            calibrated to the deleted records.
         method : {"exact", "shifted", "uniform"}
             How the noise is calibrated, see `quote`. Never truncated here.
+        last_of_class : {"refuse", "conditional"}
+            What happens when no record of a class is left whose name came from the data (no ``classes=`` at fit): the
+            release would name the class of the deleted record. "conditional" deletes all the same, and the certificate
+            says so.
+        max_loss : float, optional
+            Refuse if forgetting leaves the model worse than the noise-free optimum by more than this (accuracy or R^2
+            on the records that remain). Decided on rehearsals with noise of their own before the real noise is drawn:
+            choosing among real draws would change the law that the certificate is about.
 
         Returns
         -------
         Unlearned
-            ``.model``, a new working model, and ``.certificate``. This model is unchanged. A later `unlearn` on the
-            result is certified against the run that never saw any of the deleted records.
+            ``.model``, a new working model, ``.certificate``, and what it cost: ``.before``, ``.after`` and
+            ``.noise_free``. This model is unchanged. A later `unlearn` on the result is certified against the run that
+            never saw any of the deleted records.
 
         Raises
         ------
         ValueError
             On an argument out of range, on an id or row that is not there or was deleted before, on ``indices`` that
-            could be ids, or when no noise reaches the target.
+            could be ids, on the last record of a class, on more loss than ``max_loss``, or when the noise given, or
+            any, does not reach the target.
         TypeError
             On none or several of ``indices``, ``ids`` and ``rows``; on ids of another kind (7 is not "7").
         RuntimeError
             After `forget_history`.
 
+        Warns
+        -----
+        NoiseWarning
+            If the new model is worse than the noise-free optimum by more than 3 points of accuracy, or .03 of R^2.
+
         Notes
         -----
         The steps' noise is drawn from the operating system's randomness and not kept, whatever ``random_state`` is.
+        Noise is never below 2^-30 of the largest noise-free parameter, where float64 would lose it.
 
         Examples
         --------
         >>> from sklearn.datasets import load_diabetes
         >>> X, y = load_diabetes(return_X_y=True)
-        >>> model = LangevinRidge(noise_std=0.5).fit(X, y / 100)
-        >>> result = model.unlearn(3, epsilon=1.0, delta=1e-5, n_steps=20)
-        >>> result.certificate.status  # step size and noise were computed from data that held the record
-        'conditional'
+        >>> model = LangevinRidge(noise_std=0.02, n_steps=1000, step_size=0.002).fit(X, y / 100)
+        >>> result = model.unlearn(3, epsilon=1.0, delta=1e-5, n_steps=20, noise_std=0.05)
+        >>> result.certificate.status
+        'certified'
         >>> report = result.certificate.verify(X, y / 100, result.model)
 
-        With ids:
+        With ids, and the noise calibrated to the person:
 
         >>> names = [f"customer {i // 2}" for i in range(442)]
-        >>> model = LangevinRidge(noise_std=0.5).fit(X, y / 100, record_ids=names)
+        >>> model = LangevinRidge(noise_std=0.02, n_steps=1000, step_size=0.002).fit(X, y / 100, record_ids=names)
         >>> result = model.unlearn(ids="customer 7", epsilon=1.0, delta=1e-5, n_steps=20)
         >>> result.certificate.run.deleted
         (14, 15)
+        >>> result.certificate.conditions
+        ('the noise level was calibrated to the deleted records',)
         """
         history = self._require_history()
         chosen = self._rows_to_delete(history, indices, ids, rows)
@@ -119,33 +156,55 @@ class DeletingRidge(AskedRidge):
         delta = number("delta", delta, low=0, high=1, open_low=True, open_high=True)
         n_steps = count("n_steps", n_steps, low=1)
         choice("method", method, METHODS)
+        choice("last_of_class", last_of_class, ("refuse", "conditional"))
+        max_loss = None if max_loss is None else number("max_loss", max_loss, low=0)
+        noise_std = None if noise_std is None else number("noise_std", noise_std, low=0)
+        if noise_std is not None and noise_grid is not None:
+            raise ValueError("unlearn takes at most one of noise_std and noise_grid, got both")
+        condition = self._lost_class(history, chosen, last_of_class)
         cost = DeletionCost(history, chosen.tolist(), method=method, epsilon=epsilon, delta=delta)
-        noise = cost.smallest_noise(n_steps, start=max(history.phases[0].noise_std, 1e-3))
-        if not np.isfinite(noise):
-            raise ValueError(f"epsilon = {epsilon:g}, delta = {delta:g} cannot be reached by any noise ({method=!s})")
-        if noise > 0:
-            noise = max(noise, _RESOLUTION * max(1.0, float(np.abs(self._theta).max())))
-        phase = cost.phase(n_steps, noise)
+        start = max(history.phases[0].noise_std, 1e-3)
+        noise = chosen_noise(cost, n_steps, start=start, noise_std=noise_std, noise_grid=noise_grid)
+        phase = cost.phase(n_steps, noise.noise_std)
         keep = np.ones(len(history.design), dtype=bool)
         keep[list(cost.deleted)] = False
-        theta = noisy_steps(
-            self._theta,
-            history.design[keep],
-            history.targets[keep],
-            alpha=history.alpha,
-            step_size=history.step_size,
-            phase=phase,
-            normals=os_normals,
-        )
-        model = self._successor(history.after(phase), theta)
-        return Unlearned(model, self._certificate(model, cost, epsilon=epsilon, delta=delta))
+        data = self._training_data(history.design[keep], history.targets[keep])
+        equations = NormalEquations.of(data.design, data.targets, alpha=history.alpha)
+        noise_free = data.score(equations.optimum())
+        steps = partial(equations.steps, self._theta, step_size=history.step_size, phase=phase, normals=os_normals)
+        if max_loss is not None:
+            check_loss(data, steps(copies=REHEARSALS), noise_free, max_loss=max_loss, phase=phase)
+        theta = steps()
+        before, after = data.score(self._theta), data.score(theta)
+        model = self._successor(history.after(phase, noise_source=noise.source, condition=condition), theta)
+        certificate = self._certificate(model, cost, epsilon=epsilon, delta=delta)
+        warn_of_forgetting(data, before=before, after=after, noise_free=noise_free, phase=phase)
+        return Unlearned(model, certificate, before, after, noise_free)
+
+    def _lost_class(self, history: History, chosen: NDArray[np.int64], last_of_class: str) -> str | None:
+        """Return the condition of a deletion that leaves no record of a class of the data, or refuse it."""
+        if history.sources.classes != "data":
+            return None
+        left = np.setdiff1d(history.remaining, chosen)
+        lost = np.flatnonzero(~history.targets[left].any(axis=0) & history.targets[chosen].any(axis=0))
+        if not lost.size:
+            return None
+        if last_of_class == "refuse":
+            raise ValueError(
+                f"the deletion leaves no record of class {self.classes_.tolist()[lost[0]]!r}, but the model and its "
+                "release would still name it: fit with classes= given, or ask for last_of_class='conditional'"
+            )
+        return CONDITIONS["last_of_class"]
 
     def _successor(self: Self, history: History, theta: Array) -> Self:
-        model = type(self)(**self.get_params())
-        for name in ("step_size_", "n_iter_", "n_features_in_", "classes_", "feature_names_in_", "_single_output"):
+        model = type(self)(**{**self.get_params(), **self._fitted})
+        for name in ("step_size_", "n_iter_", "n_features_in_", "_single_output"):
+            setattr(model, name, getattr(self, name))
+        for name in ("classes_", "feature_names_in_"):
             if hasattr(self, name):
-                setattr(model, name, getattr(self, name))
-        model._theta, model._history = theta, history
+                setattr(model, name, getattr(self, name).copy())
+        model._theta, model._history, model._fitted = theta, history, dict(self._fitted)
+        model._rests_on = history.rests_on
         model._no_history_reason, model._law_cache = "", None
         return model
 
@@ -155,14 +214,15 @@ class DeletingRidge(AskedRidge):
         run = RidgeRun(
             estimator=self._kind,
             alpha=history.alpha,
-            fit_intercept=bool(self.fit_intercept),
+            fit_intercept=self._fitted["fit_intercept"],
             step_size=history.step_size,
             classes=tuple(self.classes_.tolist()) if hasattr(self, "classes_") else None,
             n_records=n,
-            n_features=p - bool(self.fit_intercept),
+            n_features=p - self._fitted["fit_intercept"],
             n_outputs=history.targets.shape[1],
             phases=history.phases,
             deleted=cost.deleted,
+            sources=history.sources,
         )
         return Certificate.create(
             X=history.design[:, : run.n_features],
@@ -201,14 +261,12 @@ class DeletingRidge(AskedRidge):
         history = self._require_history()
         chosen = self._rows_to_delete(history, indices, ids, rows)
         keep = history.remaining
-        design, targets = history.design[keep], history.targets[keep]
-        gram = design.T @ design
-        gram[np.diag_indices_from(gram)] += history.alpha
-        factor = linalg.cho_factor(gram, overwrite_a=True)
-        optimum = linalg.cho_solve(factor, design.T @ targets)
+        equations = NormalEquations.of(history.design[keep], history.targets[keep], alpha=history.alpha)
+        factor = linalg.cho_factor(equations.hessian)
+        optimum = linalg.cho_solve(factor, equations.moment)
         gone = history.design[chosen]
         spread = linalg.cho_solve(factor, gone.T)
         # H - X_G^T X_G >= alpha I, so I - X_G H^-1 X_G^T is positive definite.
         capacity = np.eye(len(chosen)) - gone @ spread
         residual = gone @ optimum - history.targets[chosen]
-        return self._release(optimum + spread @ linalg.solve(capacity, residual, assume_a="pos"))
+        return self._release(optimum + spread @ linalg.solve(capacity, residual, assume_a="pos"), ())

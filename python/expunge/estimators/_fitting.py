@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -12,17 +13,25 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from expunge._validate import choice, count, number
-from expunge.accounting.ridge_law import STEP_SIZE_SLACK, Phase, smoothness
+from expunge.accounting.noise_floor import RESOLUTION
+from expunge.accounting.ridge_law import STEP_SIZE_SLACK, Phase, phase_floors, smoothness
+from expunge.certificates.constants import Sources
 from expunge.estimators import _storage
-from expunge.estimators._history import SEED_CONDITION, History, noisy_steps, os_normals, seeded_normals
+from expunge.estimators._cost import LARGEST_NOISE, LEAST_NOISE
+from expunge.estimators._dynamics import NormalEquations, os_normals, seeded_normals
+from expunge.estimators._history import SEED_CONDITION, History
 from expunge.estimators._records import RecordIds
-from expunge.estimators.released import Released
+from expunge.estimators.noise_warning import TrainingData, warn_of_learning
+from expunge.estimators.released import Released, linear_scores, refuse_masked
 from expunge.ridge import LearningLaw
 
 __all__ = ["FittedRidge"]
 
 Array = NDArray[np.float64]
 Self = TypeVar("Self", bound="FittedRidge")
+
+# The norm of a row is rounded a few times; a bound that equals it must be accepted.
+_NORM_SLACK = 1e-12
 
 
 class FittedRidge(BaseEstimator):  # type: ignore[misc]
@@ -38,6 +47,8 @@ class FittedRidge(BaseEstimator):  # type: ignore[misc]
         n_steps: int = 300,
         noise_std: float = 0.01,
         step_size: float | str = "auto",
+        norm_bound: float | None = None,
+        n_bound: int | None = None,
         fit_intercept: bool = True,
         random_state: Any = None,
     ) -> None:
@@ -45,40 +56,69 @@ class FittedRidge(BaseEstimator):  # type: ignore[misc]
         self.n_steps = n_steps
         self.noise_std = noise_std
         self.step_size = step_size
+        self.norm_bound = norm_bound
+        self.n_bound = n_bound
         self.fit_intercept = fit_intercept
         self.random_state = random_state
 
     # --- learning ------------------------------------------------------------------------------
 
-    def _learn(self: Self, X: Array, labels: NDArray[Any], targets: Array, ids: RecordIds | None) -> Self:
-        alpha = number("alpha", self.alpha, low=0, open_low=True)
-        phase = Phase(count("n_steps", self.n_steps, low=1), number("noise_std", self.noise_std, low=0))
-        design = np.empty((X.shape[0], X.shape[1] + bool(self.fit_intercept)))
-        design[:, : X.shape[1]] = X
-        if self.fit_intercept:
-            design[:, -1] = 1.0
-        limit = 1.0 / smoothness(design, alpha=alpha)
-        if isinstance(self.step_size, str):
-            choice("step_size", self.step_size, ("auto",))
-            step_size = limit
+    def _settings(self) -> dict[str, Any]:
+        """Return the parameters of a fit, checked: what the model keeps to until the next one."""
+        step_size, bounds = self.step_size, (self.norm_bound, self.n_bound)
+        if isinstance(step_size, str):
+            choice("step_size", step_size, ("auto", "bounded"))
         else:
-            step_size = number("step_size", self.step_size, low=0, open_low=True)
-            if step_size > limit * (1 + STEP_SIZE_SLACK):
-                raise ValueError(f"step_size must be at most 1/L = {limit!r} on this data, got {step_size!r}")
+            step_size = number("step_size", step_size, low=0, open_low=True)
+        if step_size == "bounded" and bounds[0] is None:
+            raise ValueError("norm_bound must be given with step_size='bounded': a bound on the norm of every row")
+        if step_size != "bounded" and bounds != (None, None):
+            raise ValueError(f"norm_bound and n_bound need step_size='bounded', got step_size={step_size!r}")
+        noise = number("noise_std", self.noise_std, low=0)
+        if 0 < noise < LEAST_NOISE or noise > LARGEST_NOISE:
+            raise ValueError(
+                f"noise_std must be 0 or between {LEAST_NOISE:g} and {LARGEST_NOISE:g}, beyond which its squares "
+                f"underflow or overflow float64, got {noise!r}"
+            )
+        return {
+            "alpha": number("alpha", self.alpha, low=0, open_low=True),
+            "n_steps": count("n_steps", self.n_steps, low=1),
+            "noise_std": noise,
+            "step_size": step_size,
+            "norm_bound": None if bounds[0] is None else number("norm_bound", bounds[0], low=0, open_low=True),
+            "n_bound": None if bounds[1] is None else count("n_bound", bounds[1], low=1),
+            "fit_intercept": bool(self.fit_intercept),
+        }
+
+    def _learn(self: Self, X: Array, labels: NDArray[Any], targets: Array, ids: RecordIds | None, **more: Any) -> Self:
+        """Learn; ``more`` are parameters of a subclass, and where its classes come from."""
+        settings, classes_source = self._settings(), more.pop("classes_source", "none")
+        design = np.empty((X.shape[0], X.shape[1] + settings["fit_intercept"]))
+        design[:, : X.shape[1]] = X
+        if settings["fit_intercept"]:
+            design[:, -1] = 1.0
+        equations = NormalEquations.of(design, targets, alpha=settings["alpha"])
+        step_size, sources = _step_size(settings, design, classes_source)
+        optimum = equations.optimum()
+        phase = Phase(settings["n_steps"], settings["noise_std"])
+        _check_noise(phase, design, targets, optimum, alpha=settings["alpha"], step_size=step_size)
         seed = self._seed()
         normals = os_normals if seed is None else seeded_normals(seed)
-        theta = np.zeros((design.shape[1], targets.shape[1]))
-        self._theta = noisy_steps(
-            theta, design, targets, alpha=alpha, step_size=step_size, phase=phase, normals=normals
-        )
-        self.step_size_ = step_size
-        self.n_iter_ = phase.n_steps
+        theta = equations.steps(np.zeros_like(optimum), step_size=step_size, phase=phase, normals=normals)
+        self._theta, self._fitted = theta, {**settings, **more}
+        self.step_size_, self.n_iter_ = step_size, phase.n_steps
         self._single_output = labels.ndim == 1 and self._kind == "LangevinRidge"
         conditions = () if seed is None else (SEED_CONDITION,)
-        self._history: History | None = History(design, labels, targets, alpha, step_size, (phase,), conditions, ids)
-        self._no_history_reason = ""
+        history = History(design, labels, targets, settings["alpha"], step_size, (phase,), conditions, ids, sources)
+        self._history: History | None = history
+        self._rests_on, self._no_history_reason = history.rests_on, ""
         self._law_cache: LearningLaw | None = None
+        data = self._training_data(design, targets)
+        warn_of_learning(data, theta, optimum, equations, settings=settings, step_size=step_size)
         return self
+
+    def _training_data(self, design: Array, targets: Array) -> TrainingData:
+        return TrainingData(design, targets, self._kind == "LangevinRidgeClassifier", self._fitted["fit_intercept"])
 
     def _seed(self) -> int | None:
         state = self.random_state
@@ -97,7 +137,7 @@ class FittedRidge(BaseEstimator):  # type: ignore[misc]
 
     @property
     def _intercept_row(self) -> Array:
-        return self._theta[-1] if self.fit_intercept else np.zeros(self._theta.shape[1])
+        return self._theta[-1] if self._fitted["fit_intercept"] else np.zeros(self._theta.shape[1])
 
     @property
     def coef_(self) -> Array:
@@ -116,16 +156,27 @@ class FittedRidge(BaseEstimator):  # type: ignore[misc]
 
     def _scores(self, X: ArrayLike) -> Array:
         check_is_fitted(self)
+        refuse_masked("X", X)
         rows: Array = validate_data(self, X, dtype=np.float64, reset=False)
-        return np.asarray(rows @ self._coef_rows.T + self._intercept_row, dtype=np.float64)
+        return linear_scores(rows, self._coef_rows, self._intercept_row)
 
     def __repr__(self, N_CHAR_MAX: int = 700) -> str:
         text: str = super().__repr__(N_CHAR_MAX=N_CHAR_MAX)
-        history = getattr(self, "_history", None)
-        if history is None:
+        if not hasattr(self, "_theta"):
+            return text
+        now = self.get_params()
+        changed = [name for name, value in self._fitted.items() if not _same(now[name], value)]
+        text += f"  <fitted with {', '.join(f'{name}={self._fitted[name]!r}' for name in changed)}>" if changed else ""
+        if (history := self._history) is None:
             return text
         deleted = f", {len(history.removed)} deleted" if history.removed else ""
         return f"{text}  <confidential: holds the history and data of {len(history.design)} records{deleted}>"
+
+    @property
+    def conditions_(self) -> tuple[str, ...]:
+        """What a certificate of this model rests on, besides the theorem: every constant taken from the data."""
+        check_is_fitted(self, "_theta")
+        return self._rests_on
 
     # --- history and release -------------------------------------------------------------------
 
@@ -135,16 +186,23 @@ class FittedRidge(BaseEstimator):  # type: ignore[misc]
             raise RuntimeError(f"this model holds no history: {self._no_history_reason}")
         return self._history
 
-    def _release(self, theta: Array) -> Released:
-        rows = np.ascontiguousarray(theta[: self.n_features_in_].T)
-        intercept = theta[-1].copy() if self.fit_intercept else np.zeros(theta.shape[1])
-        classes = self.classes_.copy() if hasattr(self, "classes_") else None
+    def _release(self, theta: Array, conditions: tuple[str, ...]) -> Released:
+        rows = np.array(theta[: self.n_features_in_].T, order="C")
+        intercept = theta[-1].copy() if self._fitted["fit_intercept"] else np.zeros(theta.shape[1])
+        parts: dict[str, Any] = {"conditions": conditions}
+        if hasattr(self, "classes_"):
+            parts["classes"] = self.classes_.copy()
+        if hasattr(self, "feature_names_in_"):
+            parts["feature_names"] = self.feature_names_in_.copy()
         if self._single_output:
-            return self._released._from_parts(rows[0], float(intercept[0]), classes)
-        return self._released._from_parts(rows, intercept, classes)
+            return self._released._from_parts(rows[0], float(intercept[0]), **parts)
+        return self._released._from_parts(rows, intercept, **parts)
 
     def release(self) -> Released:
         """Return a predict-only estimator that holds ``coef_`` and ``intercept_`` and nothing of the data.
+
+        It shares no memory with this model, keeps the names of the features, and says in ``conditions_`` which of the
+        run's constants came from the data: these can give a deleted record away to whoever sees the release.
 
         Returns
         -------
@@ -159,7 +217,7 @@ class FittedRidge(BaseEstimator):  # type: ignore[misc]
         (3,)
         """
         check_is_fitted(self)
-        return self._release(self._theta)
+        return self._release(self._theta, self._rests_on)
 
     def forget_history(self: Self) -> Self:
         """Drop the data and the record of the run; the model still predicts, but certifies nothing any more.
@@ -223,3 +281,51 @@ class FittedRidge(BaseEstimator):  # type: ignore[misc]
         """
         model: Self = _storage.load_working(cls, path)
         return model
+
+
+def _step_size(settings: dict[str, Any], design: Array, classes_source: str) -> tuple[float, Sources]:
+    """Return the step size of a fit and where its constants come from; no deletion has needed noise yet."""
+    alpha, chosen = settings["alpha"], settings["step_size"]
+    sources = Sources(step_size="data", noise_std="given", classes=classes_source)
+    limit = 1.0 / smoothness(design, alpha=alpha)
+    if chosen == "auto":
+        return limit, sources
+    if chosen != "bounded":
+        if chosen > limit * (1 + STEP_SIZE_SLACK):
+            raise ValueError(f"step_size must be at most 1/L = {limit!r} on this data, got {chosen!r}")
+        return chosen, replace(sources, step_size="given")
+    n, norm_bound, n_bound = len(design), settings["norm_bound"], settings["n_bound"]
+    norms = np.linalg.norm(design, axis=1)
+    longest = int(np.argmax(norms))
+    if not norms[longest] <= norm_bound * (1 + _NORM_SLACK):
+        column = ", constant column included," if settings["fit_intercept"] else ""
+        raise ValueError(
+            f"norm_bound must be at least the norm of every row, got {norm_bound!r}, but row {longest}{column} has "
+            f"norm {norms[longest]:.6g}"
+        )
+    if n_bound is not None and n > n_bound:
+        raise ValueError(f"n_bound must be at least the number of records, got {n_bound} for {n} records")
+    # A power of two says little about how many there are, but it is taken from the data.
+    assumed = 1 << (n - 1).bit_length() if n_bound is None else n_bound
+    if n_bound is not None:
+        sources = replace(sources, step_size="bounded", norm_bound=norm_bound, n_bound=n_bound)
+    return 1.0 / (assumed * norm_bound**2 + alpha), sources
+
+
+def _check_noise(
+    phase: Phase, design: Array, targets: Array, optimum: Array, *, alpha: float, step_size: float
+) -> None:
+    """Refuse learning noise that float64 loses at the size of the parameters."""
+    # The noise-free parameters are never longer than the optimum, so that most noise needs no closer look.
+    if phase.noise_std == 0 or phase.noise_std >= RESOLUTION * float(np.linalg.norm(optimum, axis=0).max()):
+        return
+    (floor,) = phase_floors(design, targets, alpha=alpha, step_size=step_size, phases=(phase,))
+    if phase.noise_std < floor:
+        raise ValueError(
+            f"noise_std must be 0 (no noise, and no guarantee from learning) or at least {floor:.3g}, below which "
+            f"float64 loses it at the size of these parameters, got {phase.noise_std!r}"
+        )
+
+
+def _same(value: Any, fitted: Any) -> bool:
+    return value is fitted or bool(np.array_equal(np.asarray(value), np.asarray(fitted)))

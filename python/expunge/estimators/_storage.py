@@ -19,6 +19,7 @@ from expunge._archive import read_arrays
 from expunge._files import CONFIDENTIAL, PUBLIC, FileFormatError, parse_json, write_atomic
 from expunge._sealed import is_sealed, sealed
 from expunge.accounting.ridge_law import Phase
+from expunge.certificates.constants import Sources
 from expunge.estimators import _stored
 from expunge.estimators._history import History
 from expunge.estimators._records import ROW_NUMBERS, RecordIds
@@ -35,6 +36,7 @@ __all__ = [
 
 _VERSION, _VERSIONS = 2, (1, 2)
 _HEADER = "header.json"
+_UNKNOWN = "saved by an earlier version, which did not record what its constants were computed from"
 # More than any model that fits a computer; a file can declare no more than it holds in any case.
 _MAX_BYTES = 2**40
 
@@ -124,7 +126,8 @@ def working_bytes(model: Any) -> bytes:
     header: dict[str, Any] = {
         "kind": model._kind,
         "form": "working",
-        "params": {key: _plain(value) for key, value in model.get_params().items() if key != "random_state"},
+        "params": {key: _plain(value) for key, value in model._fitted.items()},
+        "rests_on": list(model._rests_on),
         "step_size": float(model.step_size_).hex(),
         "n_features": int(model.n_features_in_),
         "n_iter": int(model.n_iter_),
@@ -141,6 +144,7 @@ def working_bytes(model: Any) -> bytes:
         _pack_labels("labels", history.labels, arrays, header)
         header["alpha"] = history.alpha.hex()
         header["conditions"] = list(history.conditions)
+        header["sources"] = history.sources.to_dict()
         if history.ids is not None:
             header["ids"] = _written_ids(history.ids)
         header["phases"] = [
@@ -167,6 +171,7 @@ def _working(cls: type[Any], path: str | Path, header: dict[str, Any], arrays: d
     try:
         params = {key: tuple(value) if isinstance(value, list) else value for key, value in header["params"].items()}
         model = cls(**params)
+        model._fitted = {key: value for key, value in model.get_params().items() if key != "random_state"}
         model._theta = arrays["theta"]
         model.step_size_ = float.fromhex(header["step_size"])
         model.n_features_in_ = _stored.whole("n_features", header["n_features"], low=1)
@@ -178,7 +183,7 @@ def _working(cls: type[Any], path: str | Path, header: dict[str, Any], arrays: d
         if classes is not None:
             model.classes_ = classes
         if "feature_names" in header:
-            model.feature_names_in_ = np.array(header["feature_names"], dtype=object)
+            model.feature_names_in_ = _stored.feature_names(header["feature_names"], model.n_features_in_)
         if _stored.flag("has_history", header["has_history"]):
             labels = _unpack_labels("labels", arrays, header)
             if labels is None:
@@ -192,11 +197,25 @@ def _working(cls: type[Any], path: str | Path, header: dict[str, Any], arrays: d
                 tuple(_phase(phase) for phase in header["phases"]),
                 tuple(header["conditions"]),
                 _stored.ids(header["ids"], len(arrays["design"])) if "ids" in header else None,
+                _sources(header, classify=classes is not None),
             )
+        known = (_UNKNOWN,) if model._history is None else model._history.rests_on
+        model._rests_on = tuple(_stored.text("rests_on", one) for one in header.get("rests_on", known))
         _stored.check_working(model)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise FileFormatError(f"path: the model at {path} lacks or misstates a field: {_said(error)}") from None
     return model
+
+
+def _sources(header: dict[str, Any], *, classify: bool) -> Sources:
+    """Return where constants come from; version 1 did not say, and only a step size could be given then."""
+    if "sources" in header:
+        return Sources(**header["sources"])
+    return Sources(
+        step_size="data" if isinstance(header["params"]["step_size"], str) else "given",
+        noise_std="data" if len(header["phases"]) > 1 else "given",
+        classes="data" if classify else "none",
+    )
 
 
 def _phase(stored: dict[str, Any]) -> Phase:
@@ -213,9 +232,11 @@ def _said(error: Exception) -> str:
 def released_bytes(model: Any) -> bytes:
     """Return the file of a released model."""
     arrays = {"coef": model.coef_, "intercept": np.asarray(model.intercept_)}
-    header: dict[str, Any] = {"kind": type(model).__name__, "form": "released"}
+    header: dict[str, Any] = {"kind": type(model).__name__, "form": "released", "conditions": list(model.conditions_)}
     if hasattr(model, "classes_"):
         _pack_labels("classes", model.classes_, arrays, header)
+    if hasattr(model, "feature_names_in_"):
+        header["feature_names"] = model.feature_names_in_.tolist()
     return _bytes(header, arrays)
 
 
@@ -237,7 +258,13 @@ def _released(cls: type[Any], path: str | Path, header: dict[str, Any], arrays: 
         classes = _unpack_labels("classes", arrays, header)
         intercept = arrays["intercept"]
         _stored.check_released(arrays["coef"], intercept, classes, needs_classes=cls.__name__.endswith("Classifier"))
-        return cls._from_parts(arrays["coef"], float(intercept) if intercept.ndim == 0 else intercept, classes)
+        return cls._from_parts(
+            arrays["coef"],
+            float(intercept) if intercept.ndim == 0 else intercept,
+            conditions=tuple(_stored.text("conditions", one) for one in header.get("conditions", (_UNKNOWN,))),
+            classes=classes,
+            feature_names=_stored.feature_names(header.get("feature_names"), arrays["coef"].shape[-1]),
+        )
     except (KeyError, TypeError, ValueError) as error:
         raise FileFormatError(f"path: the model at {path} lacks or misstates a field: {_said(error)}") from None
 

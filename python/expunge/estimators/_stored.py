@@ -11,7 +11,7 @@ from expunge.accounting.ridge_law import STEP_SIZE_SLACK, Phase, smoothness
 from expunge.estimators._history import History
 from expunge.estimators._records import GIVEN, INDEX, ROW_NUMBERS, RecordIds, exact_ids
 
-__all__ = ["check_released", "check_working", "flag", "ids", "text", "whole"]
+__all__ = ["check_released", "check_working", "feature_names", "flag", "ids", "text", "whole"]
 
 
 def whole(name: str, value: Any, *, low: int = 0) -> int:
@@ -33,6 +33,15 @@ def text(name: str, value: Any) -> str:
     if type(value) is not str:
         raise ValueError(f"{name} must be text, got {value!r}")
     return value
+
+
+def feature_names(stored: Any, n_features: int) -> NDArray[Any] | None:
+    """Return the names of the features, None where there are none."""
+    if stored is None:
+        return None
+    if type(stored) is not list or len(stored) != n_features or not all(type(name) is str for name in stored):
+        raise ValueError(f"feature_names must be one text per feature, {n_features}")
+    return np.array(stored, dtype=object)
 
 
 def ids(stored: dict[str, Any], n: int) -> RecordIds:
@@ -78,16 +87,13 @@ def _classes(classes: NDArray[Any] | None, n_outputs: int, *, needed: bool) -> N
 def check_working(model: Any) -> None:
     """Check a working model as read, or raise ValueError (or TypeError) with the name of what is wrong."""
     theta = model._theta
-    intercept = bool(model.fit_intercept)
+    intercept = bool(model._fitted["fit_intercept"])
     columns = model.n_features_in_ + intercept
     _floats("theta", theta, (columns, None))
     _positive("step_size", model.step_size_)
     _classes(getattr(model, "classes_", None), theta.shape[1], needed=model._kind.endswith("Classifier"))
     if model._single_output and (theta.shape[1] != 1 or hasattr(model, "classes_")):
         raise ValueError("single_output must be false for classes and for several outputs")
-    names = getattr(model, "feature_names_in_", None)
-    if names is not None and (names.shape != (model.n_features_in_,) or not all(type(name) is str for name in names)):
-        raise ValueError(f"feature_names must be one text per feature, {model.n_features_in_}")
     if model._history is not None:
         _check_history(model, model._history, intercept=intercept)
 

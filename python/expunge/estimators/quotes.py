@@ -5,21 +5,22 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from tqdm import tqdm
+from scipy import linalg
+from tqdm.auto import tqdm
 
 from expunge._extras import how_to_install
 from expunge._files import write_atomic
 from expunge._validate import choice, count, number
-from expunge.accounting import gdp_mu
-from expunge.accounting.ridge_law import Phase, RidgeDeletion
-from expunge.accounting.ridge_shifted import UniformBound, sensitivities, tracked_mu
-from expunge.calibration import HEADROOM, smallest_noise, smallest_steps
+from expunge.accounting.noise_floor import RESOLUTION
+from expunge.accounting.ridge_law import Phase, phase_floors
+from expunge.estimators._cost import LARGEST_NOISE, LEAST_NOISE, METHODS, DeletionCost, LostNoiseError
+from expunge.estimators._dynamics import NormalEquations
 from expunge.estimators._history import History
 from expunge.estimators._records import RecordIds, as_array, exact_ids, selected_rows
 from expunge.ridge import (
@@ -35,11 +36,9 @@ from expunge.ridge import (
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["METHODS", "DeletionCost", "Quote", "quote"]
+__all__ = ["Quote", "quote"]
 
 Array = NDArray[np.float64]
-
-METHODS = ("exact", "shifted", "uniform")
 
 
 @dataclass(frozen=True)
@@ -69,6 +68,9 @@ class Quote:
         What was asked for.
     unit : str
         "record", "id" or "group".
+    direction : ndarray of str
+        Which of the two deltas is the larger, and binds: "P|Q" (deletion against the run without the record) or "Q|P";
+        empty where no noise reaches the target.
     """
 
     indices: NDArray[Any]
@@ -82,6 +84,11 @@ class Quote:
     target_epsilon: float
     target_delta: float
     unit: str = "record"
+    direction: NDArray[np.str_] = field(default_factory=lambda: np.empty(0, dtype="<U3"))
+
+    def __post_init__(self) -> None:
+        if len(self.direction) != len(self.indices):
+            object.__setattr__(self, "direction", np.full(len(self.indices), "", dtype="<U3"))
 
     @property
     def status(self) -> str:
@@ -92,10 +99,14 @@ class Quote:
         return len(self.indices)
 
     def __repr__(self) -> str:
+        what = "steps" if (self.n_steps != self.n_steps[:1]).any() else "noise_std"
+        values = self.n_steps if what == "steps" else self.noise_std
+        low, middle, high = (_plainly(value) for value in np.quantile(values, [0.05, 0.5, 0.95], method="higher"))
+        unit = self.unit if len(self) == 1 else f"{self.unit}s"
+        error = f" within {self.error.max():.0e}" if self.status == "estimate" else ""
         return (
-            f"Quote({len(self)} {self.unit}s, method={self.method!r}, status={self.status!r}, "
-            f"(epsilon, delta)=({self.target_epsilon:g}, {self.target_delta:g}), "
-            f"median noise_std={np.median(self.noise_std):.4g})"
+            f"<Quote of {len(self)} {unit} for epsilon = {self.target_epsilon:g}, delta = {self.target_delta:g}: "
+            f"median {what} {middle} (5 % {low}, 95 % {high}); {self.method}, {self.status}{error}>"
         )
 
     def _columns(self) -> dict[str, NDArray[Any]]:
@@ -108,6 +119,7 @@ class Quote:
             "mu": self.mu,
             "epsilon": self.epsilon,
             "error": self.error,
+            "direction": self.direction,
             "status": np.where(self.certified, "certified", "estimate"),
         }
 
@@ -151,135 +163,6 @@ class Quote:
         parquet.write_table(table, buffer)
         write_atomic(path, buffer.getvalue(), overwrite=overwrite)
         return Path(path)
-
-
-class DeletionCost:
-    """Delta of one deletion (a record or a group) as a function of the last phase, by dense certified algebra.
-
-    Parameters
-    ----------
-    history : History
-        The run so far.
-    rows : sequence of int
-        Rows to delete next; the reference run never saw them nor any deleted before.
-    method : str
-        "exact", "shifted" or "uniform".
-    epsilon, delta : float
-        The target.
-    """
-
-    def __init__(self, history: History, rows: Sequence[int], *, method: str, epsilon: float, delta: float) -> None:
-        self._history, self.method = history, method
-        self.deleted = tuple(sorted({*history.removed, *(int(i) for i in rows)}))
-        self.epsilon, self.delta = epsilon, delta
-        self.delta_s = None if method == "exact" else delta / 10
-        self.deletion = RidgeDeletion(
-            history.design, history.targets, alpha=history.alpha, step_size=history.step_size, deleted=self.deleted
-        )
-        self._state = self.deletion.run(history.phases)
-        if method == "shifted":
-            self._sensitivities = sensitivities(self.deletion, history.phases, delta_s=delta / 10)
-        elif method == "uniform":
-            if len(history.phases) > 1:
-                raise ValueError("method='uniform' is defined for a first deletion only, and this model had one before")
-            self._uniform = UniformBound(
-                history.design,
-                history.targets,
-                alpha=history.alpha,
-                step_size=history.step_size,
-                learning=history.phases[0],
-                delta_s=delta / 10,
-                group_size=len(self.deleted),
-            )
-
-    def phase(self, n_steps: int, noise_std: float) -> Phase:
-        """Return the unlearning phase with the given steps and noise."""
-        return Phase(n_steps=n_steps, noise_std=noise_std, removed=self.deleted)
-
-    def _phases(self, n_steps: int, noise_std: float) -> tuple[Phase, ...]:
-        return self.deletion.effective_phases((*self._history.phases, self.phase(n_steps, noise_std)))
-
-    def pair(self, n_steps: int, noise_std: float) -> Any:
-        """Return the exact `GaussianPair` after ``n_steps`` of ``noise_std``."""
-        phases = self._phases(n_steps, noise_std)
-        if len(phases) == len(self._history.phases) + 1:
-            return self.deletion.pair(self.deletion.advance(self._state, phases[-1]))
-        return self.deletion.pair(self.deletion.run(phases))
-
-    def mu(self, n_steps: int, noise_std: float) -> float:
-        """Return the GDP parameter proved by shifted interpolation."""
-        phases = self._phases(n_steps, noise_std)
-        if self.method == "uniform":
-            return self._uniform.mu(phases)
-        return tracked_mu(self.deletion, phases, delta_s=self.delta / 10, known=self._sensitivities)
-
-    @property
-    def _mu_target(self) -> float:
-        """The mu at which gdp_delta(mu, epsilon) + e^epsilon delta_s = delta; 0 if delta_s alone is too much."""
-        left = self.delta * (1 - HEADROOM) - math.exp(self.epsilon) * self.delta / 10
-        return float(gdp_mu(self.epsilon, left)) if left > 0 else 0.0
-
-    def enough(self, n_steps: int, noise_std: float) -> bool:
-        """Return whether that phase reaches the target."""
-        return self.ratio(n_steps, noise_std) <= 1
-
-    def ratio(self, n_steps: int, noise_std: float) -> float:
-        """Return delta over its target (for bounds by mu: a monotone stand-in that is <= 1 exactly when it passes)."""
-        try:
-            if self.method == "exact":
-                return float(self.pair(n_steps, noise_std).delta(self.epsilon)) / (self.delta * (1 - HEADROOM))
-            mu, target = self.mu(n_steps, noise_std), self._mu_target
-        except ValueError:
-            if noise_std == 0 or n_steps == 0:  # no noise anywhere: no guarantee at any delta
-                return math.inf
-            raise
-        if mu == 0:
-            return 0.0
-        return math.exp(min(mu / target - 1.0, 700.0)) if target > 0 else math.inf
-
-    def smallest_noise(self, n_steps: int, *, start: float) -> float:
-        """Return the least noise for the target: 0 if the noise so far suffices, ``inf`` if none does."""
-        if self.enough(0, 0.0):
-            return 0.0
-        if self.method != "exact" and not self._mu_target > 0:
-            return math.inf
-        # The search wants a delta in (0, 1); a fixed 1/2 stands for "ratio 1" whatever the target is.
-        return smallest_noise(lambda noise: min(0.5 * self.ratio(n_steps, noise), 1e300), delta=0.5, start=start)
-
-    def smallest_steps(self, noise_std: float) -> int:
-        """Return the fewest steps at ``noise_std`` for the target."""
-        if self.enough(0, 0.0):
-            return 0
-        if self.method != "exact" and not self._mu_target > 0:
-            raise ValueError(f"epsilon = {self.epsilon:g} leaves nothing of delta once e^epsilon delta/10 is paid")
-        return smallest_steps(lambda steps: min(0.5 * self.ratio(steps, noise_std), 1e300), delta=0.5)
-
-    def reached(self, n_steps: int, noise_std: float) -> tuple[float, float]:
-        """Return (mu, epsilon) reached at the target delta."""
-        if not math.isfinite(noise_std):
-            return math.nan, math.inf
-        if self.method == "exact":
-            pair = self.pair(n_steps, noise_std)
-            epsilon = float(pair.epsilon(self.delta))
-            return float(gdp_mu(epsilon, self.delta)), epsilon
-        mu = self.mu(n_steps, noise_std)
-        return mu, shifted_epsilon(mu, self.delta, at_most=self.epsilon)
-
-
-def shifted_epsilon(mu: float, delta: float, *, at_most: float) -> float:
-    """Return an epsilon <= ``at_most`` with gdp_delta(mu, epsilon) + e^epsilon delta/10 <= delta, by bisection."""
-
-    def passes(epsilon: float) -> bool:
-        left = delta - math.exp(epsilon) * delta / 10
-        return left > 0 and mu <= float(gdp_mu(epsilon, left))
-
-    if passes(0.0):
-        return 0.0
-    low, high = 0.0, at_most
-    for _ in range(60):
-        middle = 0.5 * (low + high)
-        low, high = (low, middle) if passes(middle) else (middle, high)
-    return high
 
 
 def _units(
@@ -340,11 +223,19 @@ def quote(
     n_steps = None if n_steps is None else count("n_steps", n_steps, low=1)
     noise_std = None if noise_std is None else number("noise_std", noise_std, low=0, open_low=True)
     unit, names, members = _units(history, indices=indices, ids=ids, rows=rows, by_id=by_id, groups=groups)
-    target = {"epsilon": epsilon, "delta": delta, "n_steps": n_steps, "noise_std": noise_std}
+    start = max(history.phases[0].noise_std, 1e-3)
+    claim = _Claim(method, unit, epsilon, delta, n_steps, noise_std, start)
+    if noise_std is not None:
+        _refuse_lost(history, noise_std)
     with tqdm(total=len(names), unit=unit, desc=f"quote ({method})", disable=None, leave=False) as bar:
         if law is None or (members is not None and method == "uniform"):
-            return _dense_quote(history, names, members, target, method, unit, bar)
-        options = {**target, "threads": threads, "progress": bar.update}
+            table = _Table.empty(len(names))
+            for i, one in enumerate(names if members is None else members):
+                _ask(history, table, i, [one] if members is None else one, claim)
+                bar.update(1)
+            return table.quote(names, claim)
+        options: dict[str, Any] = {"epsilon": epsilon, "delta": delta, "n_steps": n_steps, "noise_std": noise_std}
+        options |= {"threads": threads, "progress": bar.update}
         found: ExactQuotes | ShiftedQuotes
         if members is None and method == "exact":
             found = exact_quotes(law, names, **options)
@@ -354,62 +245,143 @@ def quote(
             found = exact_group_quotes(law, members, **options)
         else:
             found = shifted_group_quotes(law, members, **options)
-    return _from_kernel(found, names, target, method, unit, history.design.shape[1])
+    return _from_kernel(history, law, found, names, members, claim)
+
+
+@dataclass
+class _Claim:
+    """What a quote is asked for, and where the next search for noise starts."""
+
+    method: str
+    unit: str
+    epsilon: float
+    delta: float
+    n_steps: int | None
+    noise_std: float | None
+    start: float
+
+
+def _refuse_lost(history: History, noise_std: float) -> None:
+    """Refuse noise that is lost whichever record is deleted: at the size the parameters have before."""
+    removed = history.removed
+    *_, floor = phase_floors(
+        history.design,
+        history.targets,
+        alpha=history.alpha,
+        step_size=history.step_size,
+        phases=(*history.phases, Phase(1, 0.0, removed)),
+        deleted=removed,
+    )
+    least = max(floor, LEAST_NOISE)
+    if not least <= noise_std <= LARGEST_NOISE:
+        raise ValueError(
+            f"noise_std must be between {least:.3g}, below which float64 loses it at the size of the parameters, and "
+            f"{LARGEST_NOISE:g}, got {noise_std!r}"
+        )
 
 
 def _from_kernel(
-    found: ExactQuotes | ShiftedQuotes, ids: Any, target: dict[str, Any], method: str, unit: str, width: int
+    history: History, law: LearningLaw, found: ExactQuotes | ShiftedQuotes, ids: Any, members: Any, claim: _Claim
 ) -> Quote:
     proved = np.isfinite(found.noise_std)
     error = np.zeros(len(ids))
     if isinstance(found, ExactQuotes):
-        proved &= found.rank >= width
+        proved &= found.rank >= history.design.shape[1]
         error = found.error
-    return Quote(
-        indices=ids,
+    table = _Table(
         noise_std=found.noise_std,
         n_steps=found.n_steps,
         mu=found.mu,
         epsilon=found.epsilon,
         error=error,
         certified=np.asarray(proved, dtype=bool),
-        method=method,
-        target_epsilon=target["epsilon"],
-        target_delta=target["delta"],
-        unit=unit,
+        direction=np.where(found.delta_qp > found.delta_pq, "Q|P", "P|Q"),
     )
+    table.direction[~np.isfinite(found.noise_std)] = ""
+    rows = [[row] for row in ids] if members is None else members
+    for i in np.flatnonzero(_may_be_lost(history, law, found.noise_std, members is None, ids)).tolist():
+        _ask(history, table, i, rows[i], claim)
+    return table.quote(ids, claim)
 
 
-def _dense_quote(
-    history: History, ids: Any, members: Any, target: dict[str, Any], method: str, unit: str, bar: Any
-) -> Quote:
-    """Quote one by one with the certificate's own algebra: for models with a deletion behind them."""
-    m = len(ids)
-    noise, steps = np.empty(m), np.empty(m, dtype=np.int64)
-    mu, reached = np.empty(m), np.empty(m)
-    start = max(history.phases[0].noise_std, 1e-3)
-    for i in range(m):
-        rows = [ids[i]] if members is None else members[i]
-        cost = DeletionCost(history, rows, method=method, epsilon=target["epsilon"], delta=target["delta"])
-        if target["noise_std"] is None:
-            steps[i] = target["n_steps"]
-            noise[i] = cost.smallest_noise(int(steps[i]), start=start)
-            start = noise[i] if 0 < noise[i] < math.inf else start
+def _may_be_lost(
+    history: History, law: LearningLaw, noise_std: Array, single: bool, rows: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Return where noise of learning or of the deletion may lie below the floor, by bounds that cost little.
+
+    Noise-free parameters of every run from zero are no longer than its optimum, in each column, and an optimum is no
+    longer than |Y| / (2 sqrt(alpha)); those of an unlearning phase lie within 3 such lengths.
+    """
+    crude = 3 * RESOLUTION * float(np.linalg.norm(history.targets, axis=0).max()) / (2 * math.sqrt(history.alpha))
+    learning = law.noise_std or math.inf
+    noise = np.minimum(np.where(noise_std > 0, noise_std, math.inf), learning)
+    suspect = noise < max(crude, LEAST_NOISE)
+    if not single or not suspect.any():
+        return suspect
+    # The optimum without record i is theta + H^-1 x r / (1 - x^T H^-1 x).
+    chosen = rows[suspect]
+    equations = NormalEquations.of(history.design, history.targets, alpha=history.alpha)
+    optimum, factor = equations.optimum(), linalg.cho_factor(equations.hessian)
+    design = history.design[chosen]
+    spread = linalg.cho_solve(factor, design.T)
+    left = np.maximum(1 - np.einsum("ij,ji->i", design, spread), history.alpha / law.eigenvalues[-1])
+    residual = np.linalg.norm(design @ optimum - history.targets[chosen], axis=1)
+    length = float(np.linalg.norm(optimum, axis=0).max())
+    without = length + np.linalg.norm(spread, axis=0) * residual / left
+    suspect[suspect] = noise[suspect] < np.maximum(1.001 * RESOLUTION * (length + 2 * without), LEAST_NOISE)
+    return suspect
+
+
+@dataclass
+class _Table:
+    """Columns of a quote while they are filled."""
+
+    noise_std: Array
+    n_steps: NDArray[np.int64]
+    mu: Array
+    epsilon: Array
+    error: Array
+    certified: NDArray[np.bool_]
+    direction: NDArray[np.str_]
+
+    @classmethod
+    def empty(cls, size: int) -> _Table:
+        floats = [np.zeros(size) for _ in range(4)]
+        noise, mu, epsilon, error = floats
+        steps, certified = np.zeros(size, dtype=np.int64), np.zeros(size, dtype=bool)
+        return cls(noise, steps, mu, epsilon, error, certified, np.full(size, "", dtype="<U3"))
+
+    def quote(self, ids: Any, claim: _Claim) -> Quote:
+        return Quote(
+            indices=ids,
+            **vars(self),
+            method=claim.method,
+            target_epsilon=claim.epsilon,
+            target_delta=claim.delta,
+            unit=claim.unit,
+        )
+
+
+def _ask(history: History, table: _Table, i: int, rows: Sequence[int], claim: _Claim) -> None:
+    """Fill one row of a quote with the certificate's own algebra."""
+    cost = DeletionCost(history, rows, method=claim.method, epsilon=claim.epsilon, delta=claim.delta)
+    try:
+        if claim.noise_std is None:
+            assert claim.n_steps is not None
+            noise, steps = cost.smallest_noise(claim.n_steps, start=claim.start), claim.n_steps
         else:
-            noise[i] = target["noise_std"]
-            steps[i] = cost.smallest_steps(float(noise[i]))
-        mu[i], reached[i] = cost.reached(int(steps[i]), float(noise[i]))
-        bar.update(1)
-    return Quote(
-        indices=ids,
-        noise_std=noise,
-        n_steps=steps,
-        mu=mu,
-        epsilon=reached,
-        error=np.zeros(m),
-        certified=np.isfinite(noise),
-        method=method,
-        target_epsilon=target["epsilon"],
-        target_delta=target["delta"],
-        unit=unit,
-    )
+            steps = cost.smallest_steps(claim.noise_std)
+            noise = claim.noise_std if steps and claim.noise_std >= cost.floor(steps) else math.inf if steps else 0.0
+    except LostNoiseError:  # of an earlier phase: whatever follows, this deletion cannot be certified
+        noise, steps = math.inf, claim.n_steps or -1
+    if math.isfinite(noise):
+        claim.start = noise or claim.start
+    reached = cost.reached(steps, noise)
+    table.noise_std[i], table.n_steps[i] = noise, steps if math.isfinite(noise) or claim.noise_std is None else -1
+    table.mu[i], table.epsilon[i], table.direction[i] = reached
+    table.error[i], table.certified[i] = 0.0, math.isfinite(noise)
+
+
+def _plainly(value: float) -> str:
+    """Return a number as a person would write it."""
+    return "0" if value == 0 else f"{value:.3g}"

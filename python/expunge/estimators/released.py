@@ -10,10 +10,32 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.utils.validation import validate_data
 
-__all__ = ["Released", "ReleasedRidge", "ReleasedRidgeClassifier"]
+__all__ = ["Released", "ReleasedRidge", "ReleasedRidgeClassifier", "linear_scores", "refuse_masked"]
 
 Array = NDArray[np.float64]
 Self = TypeVar("Self", bound="Released")
+
+
+def refuse_masked(name: str, value: Any) -> None:
+    """Refuse a masked array: what is under the mask would be read as if it were there."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name} must not be a masked array: leave out its masked rows, or fill them")
+
+
+def linear_scores(rows: Array, coef_rows: Array, intercept: Any) -> Array:
+    """Return rows (n, d) times coefficients (q, d) plus intercepts: shape (n, q), or (n,) for one row of coefficients.
+
+    Raises
+    ------
+    ValueError
+        If a score overflows float64.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        scores = np.asarray(rows @ coef_rows.T + intercept, dtype=np.float64)
+    if not np.isfinite(scores).all():
+        row = int(np.argwhere(~np.isfinite(scores))[0][0])
+        raise ValueError(f"X is too large: the prediction for row {row} overflows float64")
+    return scores
 
 
 class Released(BaseEstimator):  # type: ignore[misc]
@@ -21,17 +43,32 @@ class Released(BaseEstimator):  # type: ignore[misc]
 
     coef_: Array
     intercept_: float | Array
+    conditions_: tuple[str, ...]
 
     @classmethod
     def _from_parts(
-        cls: type[Self], coef: Array, intercept: float | Array, classes: NDArray[Any] | None = None
+        cls: type[Self],
+        coef: Array,
+        intercept: float | Array,
+        *,
+        conditions: tuple[str, ...],
+        classes: NDArray[Any] | None = None,
+        feature_names: NDArray[Any] | None = None,
     ) -> Self:
         model = cls()
         model.coef_, model.intercept_ = coef, intercept
+        model.conditions_ = conditions
         model.n_features_in_ = coef.shape[-1]
         if classes is not None:
             model.classes_ = classes
+        if feature_names is not None:
+            model.feature_names_in_ = feature_names
         return model
+
+    def __repr__(self, N_CHAR_MAX: int = 700) -> str:
+        text: str = super().__repr__(N_CHAR_MAX=N_CHAR_MAX)
+        conditions = getattr(self, "conditions_", ())
+        return f"{text}  <conditional: {'; '.join(conditions)}>" if conditions else text
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "coef_")
@@ -41,8 +78,9 @@ class Released(BaseEstimator):  # type: ignore[misc]
         raise TypeError("a released model cannot be fitted: fit LangevinRidge and call release()")
 
     def _scores(self, X: ArrayLike) -> Array:
+        refuse_masked("X", X)
         rows: Array = validate_data(self, X, dtype=np.float64, reset=False)
-        return np.asarray(rows @ self.coef_.T + self.intercept_, dtype=np.float64)
+        return linear_scores(rows, self.coef_, self.intercept_)
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Write coefficients to one ``.npz`` file (no pickle), whole or not at all."""
@@ -68,6 +106,8 @@ class ReleasedRidge(RegressorMixin, Released):  # type: ignore[misc]
     ----------
     coef_ : ndarray of shape (n_features,) or (n_outputs, n_features)
     intercept_ : float or ndarray of shape (n_outputs,)
+    conditions_ : tuple of str
+        What a certificate of this release rests on: constants of the run that were taken from the data.
 
     Examples
     --------
@@ -92,6 +132,8 @@ class ReleasedRidgeClassifier(ClassifierMixin, Released):  # type: ignore[misc]
     coef_ : ndarray of shape (n_classes, n_features)
     intercept_ : ndarray of shape (n_classes,)
     classes_ : ndarray of shape (n_classes,)
+    conditions_ : tuple of str
+        What a certificate of this release rests on: constants of the run that were taken from the data.
 
     Examples
     --------

@@ -1,0 +1,266 @@
+"""What one deletion costs: its delta as a function of the last phase, and the noise that meets a target."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from expunge._validate import real_array
+from expunge.accounting import gdp_mu
+from expunge.accounting.ridge_law import Phase, RidgeDeletion
+from expunge.accounting.ridge_shifted import UniformBound, sensitivities, tracked_mu
+from expunge.calibration import HEADROOM, smallest_noise, smallest_steps
+from expunge.estimators._history import History
+
+__all__ = [
+    "LARGEST_NOISE",
+    "LEAST_NOISE",
+    "METHODS",
+    "ChosenNoise",
+    "DeletionCost",
+    "LostNoiseError",
+    "Reached",
+    "chosen_noise",
+]
+
+METHODS = ("exact", "shifted", "uniform")
+
+# Between these, squares of the noise and sums of them over the steps neither underflow nor overflow float64.
+LEAST_NOISE, LARGEST_NOISE = 1e-140, 1e140
+
+
+class LostNoiseError(ValueError):
+    """Noise of an earlier phase is below the resolution of float64 at the size of the parameters."""
+
+
+class Reached(NamedTuple):
+    """What a deletion reaches at its delta: a Gaussian-DP parameter, an epsilon, and the direction that binds."""
+
+    mu: float
+    epsilon: float
+    direction: str
+
+
+class ChosenNoise(NamedTuple):
+    """Noise per unlearning step, and where it comes from, in the words of `expunge.certificates.constants.Sources`."""
+
+    noise_std: float
+    source: str
+
+
+class DeletionCost:
+    """Delta of one deletion (a record or a group) as a function of the last phase, by dense certified algebra.
+
+    Parameters
+    ----------
+    history : History
+        The run so far.
+    rows : sequence of int
+        Rows to delete next; the reference run never saw them nor any deleted before.
+    method : str
+        "exact", "shifted" or "uniform".
+    epsilon, delta : float
+        The target.
+    """
+
+    def __init__(self, history: History, rows: Sequence[int], *, method: str, epsilon: float, delta: float) -> None:
+        self._history, self.method = history, method
+        self.deleted = tuple(sorted({*history.removed, *(int(i) for i in rows)}))
+        self.epsilon, self.delta = epsilon, delta
+        self.delta_s = None if method == "exact" else delta / 10
+        self.deletion = RidgeDeletion(
+            history.design, history.targets, alpha=history.alpha, step_size=history.step_size, deleted=self.deleted
+        )
+        self._state = self.deletion.run(history.phases)
+        self._floors: dict[int, float] = {}
+        if method == "shifted":
+            self._sensitivities = sensitivities(self.deletion, history.phases, delta_s=delta / 10)
+        elif method == "uniform":
+            if len(history.phases) > 1:
+                raise ValueError("method='uniform' is defined for a first deletion only, and this model had one before")
+            self._uniform = UniformBound(
+                history.design,
+                history.targets,
+                alpha=history.alpha,
+                step_size=history.step_size,
+                learning=history.phases[0],
+                delta_s=delta / 10,
+                group_size=len(self.deleted),
+            )
+
+    def phase(self, n_steps: int, noise_std: float) -> Phase:
+        """Return the unlearning phase with the given steps and noise."""
+        return Phase(n_steps=n_steps, noise_std=noise_std, removed=self.deleted)
+
+    def _phases(self, n_steps: int, noise_std: float) -> tuple[Phase, ...]:
+        return self.deletion.effective_phases((*self._history.phases, self.phase(n_steps, noise_std)))
+
+    def pair(self, n_steps: int, noise_std: float) -> Any:
+        """Return the exact `GaussianPair` after ``n_steps`` of ``noise_std``."""
+        phases = self._phases(n_steps, noise_std)
+        if len(phases) == len(self._history.phases) + 1:
+            return self.deletion.pair(self.deletion.advance(self._state, phases[-1]))
+        return self.deletion.pair(self.deletion.run(phases))
+
+    def mu(self, n_steps: int, noise_std: float) -> float:
+        """Return the GDP parameter proved by shifted interpolation."""
+        phases = self._phases(n_steps, noise_std)
+        if self.method == "uniform":
+            return self._uniform.mu(phases)
+        return tracked_mu(self.deletion, phases, delta_s=self.delta / 10, known=self._sensitivities)
+
+    @property
+    def _mu_target(self) -> float:
+        """The mu at which gdp_delta(mu, epsilon) + e^epsilon delta_s = delta; 0 if delta_s alone is too much."""
+        left = self.delta * (1 - HEADROOM) - math.exp(min(self.epsilon, 700.0)) * self.delta / 10
+        return float(gdp_mu(self.epsilon, left)) if left > 0 else 0.0
+
+    def enough(self, n_steps: int, noise_std: float) -> bool:
+        """Return whether that phase reaches the target."""
+        return self.ratio(n_steps, noise_std) <= 1
+
+    def ratio(self, n_steps: int, noise_std: float) -> float:
+        """Return delta over its target (for bounds by mu: a monotone stand-in that is <= 1 exactly when it passes)."""
+        try:
+            if self.method == "exact":
+                return float(self.pair(n_steps, noise_std).delta(self.epsilon)) / (self.delta * (1 - HEADROOM))
+            mu, target = self.mu(n_steps, noise_std), self._mu_target
+        except ValueError:
+            if noise_std == 0 or n_steps == 0:  # no noise anywhere: no guarantee at any delta
+                return math.inf
+            raise
+        if mu == 0:
+            return 0.0
+        return math.exp(min(mu / target - 1.0, 700.0)) if target > 0 else math.inf
+
+    def floor(self, n_steps: int) -> float:
+        """Return the least noise of ``n_steps`` unlearning steps that float64 does not lose.
+
+        Raises
+        ------
+        LostNoiseError
+            If the noise of an earlier phase is lost already: nothing that follows can make up for it.
+        """
+        if n_steps in self._floors:
+            return self._floors[n_steps]
+        phases = (*self._history.phases, self.phase(n_steps, 0.0))
+        *before, last = self.deletion.floors(phases)
+        for i, (phase, floor) in enumerate(zip(phases, before, strict=False)):
+            if 0 < phase.noise_std < floor:
+                name = "learning" if i == 0 else f"deletion {i}"
+                raise LostNoiseError(
+                    f"noise_std = {phase.noise_std:.3g} of {name} is lost in the rounding of float64 at the size that "
+                    f"the parameters have without the records to delete (it takes {floor:.3g}): fit with more noise"
+                )
+        self._floors[n_steps] = max(last, LEAST_NOISE)
+        return self._floors[n_steps]
+
+    def smallest_noise(self, n_steps: int, *, start: float) -> float:
+        """Return the least noise for the target that is not below the floor.
+
+        0 if the noise so far suffices, ``inf`` if none does.
+        """
+        floor = self.floor(n_steps)
+        if self.enough(0, 0.0):
+            return 0.0
+        if self.method != "exact" and not self._mu_target > 0:
+            return math.inf
+
+        def share(noise: float) -> float:
+            return min(0.5 * self.ratio(n_steps, noise), 1e300)
+
+        # The search wants a delta in (0, 1); a fixed 1/2 stands for "ratio 1" whatever the target is.
+        return smallest_noise(share, delta=0.5, start=max(start, floor), least=floor, most=LARGEST_NOISE)
+
+    def smallest_steps(self, noise_std: float) -> int:
+        """Return the fewest steps at ``noise_std`` for the target."""
+        if self.enough(0, 0.0):
+            return 0
+        if self.method != "exact" and not self._mu_target > 0:
+            raise ValueError(f"epsilon = {self.epsilon:g} leaves nothing of delta once e^epsilon delta/10 is paid")
+        return smallest_steps(lambda steps: min(0.5 * self.ratio(steps, noise_std), 1e300), delta=0.5)
+
+    def reached(self, n_steps: int, noise_std: float) -> Reached:
+        """Return what is reached at the target delta."""
+        if not math.isfinite(noise_std):
+            return Reached(math.nan, math.inf, "")
+        if self.method == "exact":
+            pair = self.pair(n_steps, noise_std)
+            epsilon = float(pair.epsilon(self.delta))
+            forth, back = (float(pair.delta(epsilon, direction=way)) for way in ("pq", "qp"))
+            return Reached(float(gdp_mu(epsilon, self.delta)), epsilon, "Q|P" if back > forth else "P|Q")
+        mu = self.mu(n_steps, noise_std)
+        # Clipping costs delta_s in one direction and e^epsilon delta_s in the other.
+        return Reached(mu, shifted_epsilon(mu, self.delta, at_most=self.epsilon), "Q|P")
+
+
+def shifted_epsilon(mu: float, delta: float, *, at_most: float) -> float:
+    """Return an epsilon <= ``at_most`` with gdp_delta(mu, epsilon) + e^epsilon delta/10 <= delta, by bisection."""
+
+    def passes(epsilon: float) -> bool:
+        left = delta - math.exp(min(epsilon, 700.0)) * delta / 10
+        return left > 0 and mu <= float(gdp_mu(epsilon, left))
+
+    if passes(0.0):
+        return 0.0
+    low, high = 0.0, at_most
+    for _ in range(60):
+        middle = 0.5 * (low + high)
+        low, high = (low, middle) if passes(middle) else (middle, high)
+    return high
+
+
+def chosen_noise(
+    cost: DeletionCost, n_steps: int, *, start: float, noise_std: float | None, noise_grid: Any
+) -> ChosenNoise:
+    """Return the noise of a deletion: the one given, the smallest of a grid that suffices, or the smallest of all.
+
+    Raises
+    ------
+    ValueError
+        If the given noise, or all of the grid, does not suffice or is lost in the rounding of float64, with what is
+        needed; or if no noise reaches the target.
+    """
+    target = f"epsilon = {cost.epsilon:g}, delta = {cost.delta:g} in {n_steps} steps"
+    if noise_std is not None:
+        if _suffices(cost, n_steps, noise_std):
+            return ChosenNoise(noise_std, "given")
+        needed = cost.smallest_noise(n_steps, start=start)
+        raise ValueError(f"noise_std must be {_at_least(needed)} for {target}, got {noise_std!r}")
+    needed = cost.smallest_noise(n_steps, start=start)
+    if not math.isfinite(needed):
+        raise ValueError(f"{target} cannot be reached by any noise (method={cost.method!r})")
+    if noise_grid is None:
+        return ChosenNoise(needed, "data")
+    if isinstance(noise_grid, str):
+        if noise_grid != "powers":
+            raise ValueError(f"noise_grid must be 'powers' or a sequence of numbers, got {noise_grid!r}")
+        if needed == 0:
+            return ChosenNoise(0.0, "grid")
+        nearest = math.ceil(4 * math.log2(needed))
+        grid = [2.0 ** (power / 4) for power in range(nearest - 1, nearest + 3)]
+    else:
+        grid = sorted(set(np.atleast_1d(real_array("noise_grid", noise_grid, low=0, open_low=True)).ravel().tolist()))
+        if not grid:
+            raise ValueError("noise_grid must hold at least one number, got none")
+    for noise in grid:
+        # A value within the tolerance of the search below what it found may suffice as well.
+        if noise >= needed * (1 - 1e-6) and _suffices(cost, n_steps, noise):
+            return ChosenNoise(noise, "grid")
+    raise ValueError(f"noise_grid must hold a number {_at_least(needed)} for {target}, its largest is {grid[-1]!r}")
+
+
+def _suffices(cost: DeletionCost, n_steps: int, noise_std: float) -> bool:
+    if noise_std == 0:
+        return cost.enough(0, 0.0)
+    return cost.floor(n_steps) <= noise_std <= LARGEST_NOISE and cost.enough(n_steps, noise_std)
+
+
+def _at_least(needed: float) -> str:
+    if not math.isfinite(needed):
+        return "larger than any that can be"
+    # Rounded up, so that what is printed suffices.
+    return f"at least {float(f'{needed * (1 + 1e-3):.4g}'):g}" if needed > 0 else "0 or at least the floor"
