@@ -355,6 +355,178 @@ def test_bad_arguments_and_files_are_named(tmp_path):
         score_files(parquet, make_probe(), tmp_path / "p.parquet", progress=False)
 
 
+# --- shards --------------------------------------------------------------------------------------
+
+
+def write_shards(folder, X, y, sizes):
+    """Write rows into shards of these sizes, with labels in a folder and in one file."""
+    (folder / "shards").mkdir()
+    (folder / "labels").mkdir()
+    for name, rows in zip("abc", np.split(np.arange(len(y)), np.cumsum(sizes)[:-1]), strict=False):
+        np.save(folder / "shards" / f"{name}.npy", X[rows])
+        np.save(folder / "labels" / f"{name}.npy", y[rows])
+    np.save(folder / "all.npy", y)
+    return folder / "shards"
+
+
+@pytest.mark.parametrize("labels", ["labels", "all.npy"])
+@pytest.mark.parametrize("rows_per_part", [2, 7, 100])
+def test_every_shard_has_its_own_labels(tmp_path, labels, rows_per_part):
+    X, y = make_data(19)
+    source = write_shards(tmp_path, X, y, [8, 3, 8])
+    out = tmp_path / "o.parquet"
+    summary = score_files(
+        source, make_probe(), out, labels=tmp_path / labels, rows_per_part=rows_per_part, progress=False
+    )
+    assert summary.rows == 19
+    np.testing.assert_allclose(read(out)["loss"], score_records(X, y, make_probe())["loss"], rtol=1e-12)
+
+
+def test_labels_of_one_shard_never_serve_another(tmp_path):
+    X, y = make_data(4)
+    source = write_shards(tmp_path, X, y, [2, 2])
+    np.save(tmp_path / "two.npy", y[:2])
+    with pytest.raises(ValueError, match=r"two.npy must have 4 rows, as the 2 shards together, got shape \(2,\)"):
+        score_files(source, make_probe(), tmp_path / "o.parquet", labels=tmp_path / "two.npy", progress=False)
+    (tmp_path / "labels" / "b.npy").unlink()
+    with pytest.raises(FileNotFoundError, match=r"labels .*b\.npy does not exist"):
+        score_files(source, make_probe(), tmp_path / "o.parquet", labels=tmp_path / "labels", progress=False)
+    assert not list(tmp_path.glob("o.parquet*"))
+
+
+def test_endings_count_in_any_case_hidden_files_never_and_strange_ones_are_named(tmp_path):
+    X, y = make_data(30)
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    write_parquet(folder / "P.PARQUET", X[:20], y[:20])
+    write_parquet(folder / "q.parquet", X[20:], y[20:])
+    for name in ("._q.parquet", "_tmp.parquet", ".hidden", "_SUCCESS"):
+        (folder / name).write_bytes(b"no data")
+    common = {"source": folder, "probe": make_probe(), "out": tmp_path / "o.parquet", "progress": False}
+    assert score_files(**common).rows == 30
+    np.testing.assert_allclose(read(tmp_path / "o.parquet")["loss"], score_records(X, y, make_probe())["loss"])
+    for name in ("notes.txt", "q.parquet.tmp", "more"):
+        (folder / name).mkdir() if name == "more" else (folder / name).write_text("?")
+        with pytest.raises(ValueError, match=f"no .parquet shard: {name}; move it"):
+            score_files(**common, overwrite=True)
+        (folder / name).rename(tmp_path / name)
+
+
+@pytest.mark.parametrize("kinds", [("int32", "int64"), ("int16", "uint8"), ("string", "large_string")])
+def test_ids_of_one_kind_are_brought_to_one_type(tmp_path, kinds):
+    X, y = make_data(4)
+    (tmp_path / "s").mkdir()
+    for i, kind in enumerate(kinds):
+        ids = pa.array([str(2 * i), str(2 * i + 1)]).cast(getattr(pa, kind)())
+        lists = pa.FixedSizeListArray.from_arrays(pa.array(X[2 * i : 2 * i + 2].ravel()), D)
+        table = pa.table({"name": ids, "features": lists, "label": pa.array(y[2 * i : 2 * i + 2]).cast("int32")})
+        pq.write_table(table, tmp_path / "s" / f"{i}.parquet")
+    score_files(tmp_path / "s", make_probe(), tmp_path / "o.parquet", record_id="name", progress=False)
+    assert [str(one) for one in read(tmp_path / "o.parquet")["record"]] == ["0", "1", "2", "3"]
+
+
+def test_shards_that_do_not_belong_together_are_named_before_any_work(tmp_path, monkeypatch):
+    X, y = make_data(8)
+    (tmp_path / "s").mkdir()
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(X.ravel()), D)
+    good = {"name": pa.array(range(8)), "features": lists, "label": pa.array(y)}
+    pq.write_table(pa.table(good), tmp_path / "s" / "a.parquet")
+    monkeypatch.setattr("expunge.scoring.run._score_part", None)  # no record is scored
+    letters = pa.array(list("abcdefgh"))
+    short = pa.FixedSizeListArray.from_arrays(pa.array(X[:, :5].ravel()), 5)
+    for change, match in (
+        ({"name": letters}, r"a\.parquet has int64, .*b\.parquet has string"),
+        ({"name": pa.array(np.arange(8.0))}, r"b\.parquet must be whole numbers or text, got double"),
+        ({"features": lists.cast(pa.list_(pa.float32(), D))}, r"one dtype in all shards: .*a\.parquet.*b\.parquet"),
+        ({"features": short}, r"b\.parquet must have 6 features a row, got 5"),
+        ({"label": letters}, r"column label of .*b\.parquet must hold numbers, got string"),
+        ({"label": pa.array([[1]] * 8)}, "must hold one number a row for the softmax loss"),
+        ({"label": None}, r"b\.parquet must have the column label, got name, features"),
+        ({"features": letters}, "features must name 6 columns, got 1"),
+    ):
+        columns = {name: value for name, value in {**good, **change}.items() if value is not None}
+        pq.write_table(pa.table(columns), tmp_path / "s" / "b.parquet")
+        with pytest.raises((TypeError, ValueError), match=match):
+            score_files(tmp_path / "s", make_probe(), tmp_path / "o.parquet", record_id="name", progress=False)
+        assert not list(tmp_path.glob("o.parquet*"))
+    twice = pa.Table.from_arrays([*good.values(), good["label"]], names=[*good, "label"])
+    pq.write_table(twice, tmp_path / "s" / "b.parquet")
+    with pytest.raises(ValueError, match=r"b\.parquet has 2 columns of the name label"):
+        score_files(tmp_path / "s", make_probe(), tmp_path / "o.parquet", progress=False)
+
+
+@pytest.mark.parametrize(
+    ("labels", "match"),
+    [
+        (np.array(["a"] * 8), "must hold numbers, got dtype <U1: write classes as 0, 1, 2"),
+        (np.zeros((8, 2), dtype=int), r"must hold 1 number\(s\) a row for the softmax loss, got shape \(8, 2\)"),
+        (np.zeros(7, dtype=int), "must have 8 rows"),
+        (np.array(0), "must have 8 rows"),
+    ],
+)
+def test_labels_that_are_no_labels_are_named(tmp_path, labels, match):
+    X, y = make_data(8)
+    given = write_npy(tmp_path, X, y)
+    np.save(tmp_path / "y.npy", labels)
+    with pytest.raises((TypeError, ValueError), match=rf"labels .*y\.npy {match}"):
+        score_files(probe=make_probe(), out=tmp_path / "o.parquet", progress=False, **given)
+
+
+def test_booleans_are_labels_in_every_format_and_missing_integers_are_bad_rows(tmp_path):
+    X, y = make_data(8, c=2)
+    probe = make_probe(loss="logistic", c=1)
+    truth = score_records(X, y, probe)["loss"]
+    given = write_npy(tmp_path, X, y.astype(bool)[:, np.newaxis])
+    score_files(probe=probe, out=tmp_path / "n.parquet", progress=False, **given)
+    write_parquet(tmp_path / "d.parquet", X, y.astype(bool))
+    score_files(tmp_path / "d.parquet", probe, tmp_path / "p.parquet", progress=False)
+    for name in ("n.parquet", "p.parquet"):
+        np.testing.assert_allclose(read(tmp_path / name)["loss"], truth, rtol=1e-12)
+    columns = {f"f{j}": pa.array([2**62 + 1, None, 3], pa.int64()) for j in range(D)}
+    pq.write_table(pa.table({**columns, "label": [True, False, None]}), tmp_path / "i.parquet")
+    out = tmp_path / "q.parquet"
+    summary = score_files(
+        tmp_path / "i.parquet", probe, out, features=list(columns), on_bad_rows="null", progress=False
+    )
+    assert summary.bad_rows == 2
+
+
+def test_the_output_is_neither_an_input_nor_among_them_nor_a_link(tmp_path):
+    X, y = make_data(8)
+    source = write_shards(tmp_path, X, y, [4, 4])
+    write_parquet(tmp_path / "d.parquet", X, y)
+    whole = (tmp_path / "d.parquet").read_bytes()
+    (tmp_path / "link.parquet").symlink_to(tmp_path / "else.parquet")
+    os.link(tmp_path / "d.parquet", tmp_path / "second.parquet")
+    for out, data, labels, match in (
+        ("d.parquet", tmp_path / "d.parquet", None, "must not be source"),
+        ("second.parquet", tmp_path / "d.parquet", None, "must not be source"),
+        ("shards/o.parquet", source, tmp_path / "all.npy", "must not lie in source"),
+        ("labels/o.parquet", source, tmp_path / "labels", "must not lie in labels"),
+        ("all.npy", source, tmp_path / "all.npy", "must not be labels"),
+        ("link.parquet", tmp_path / "d.parquet", None, "symbolic link"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            score_files(data, make_probe(), tmp_path / out, labels=labels, overwrite=True, progress=False)
+    assert (tmp_path / "d.parquet").read_bytes() == whole
+    assert not list(tmp_path.rglob("*.parts"))
+    make_probe().save(tmp_path / "p.npz")
+    arguments = ["score", str(tmp_path / "d.parquet"), "--checkpoints", str(tmp_path / "p.npz"), "--overwrite"]
+    refused = CliRunner().invoke(main, [*arguments, "--out", str(tmp_path / "p.npz")])
+    assert refused.exit_code == 2
+    assert "must not be --checkpoints" in refused.output
+
+
+def test_a_damaged_column_is_named_by_its_file(tmp_path):
+    X, y = make_data(400)
+    place = write_parquet(tmp_path / "d.parquet", X, y, rows_per_group=400)
+    data = bytearray(place.read_bytes())
+    data[4:3000] = bytes(2996)  # pages, not the footer
+    place.write_bytes(data)
+    with pytest.raises(ValueError, match=r"d\.parquet cannot be read from row 0 on"):
+        score_files(place, make_probe(), tmp_path / "o.parquet", record_id="name", progress=False)
+
+
 def test_checkpoints_round_trip_and_refuse(tmp_path):
     probe = make_probe()
     probe.save(tmp_path / "p.npz")

@@ -89,7 +89,7 @@ MAY_USE: dict[str, set[str]] = {
     "_probe_arrays": {"_backend", "_gradient_arrays"},
     "_probe_measures": {"_backend", "_gradient_arrays", "_probe_arrays", "_validate"},
     "grad_norms": {"_backend", "_conv_geometry", "_gradient_arrays", "_probe_arrays", "_validate"},
-    "scoring": {"_extras", "_probe_measures", "accounting", "_files", "_validate", "__version__"},
+    "scoring": {"_extras", "_places", "_probe_measures", "accounting", "_files", "_validate", "__version__"},
     "experiments": {
         "_machine",
         "_extras",
@@ -114,6 +114,7 @@ MAY_USE: dict[str, set[str]] = {
         "plotting",
         "scaling",
         "_files",
+        "_places",
         "_validate",
     },
     "__init__": {"estimators", "certificates", "accounting", "calibration", "_errors", "_version"},

@@ -8,6 +8,8 @@ import click
 
 __all__ = ["score"]
 
+_PICTURES = ("privacy_loss.png", "proxies.png")
+
 
 @click.command()
 @click.argument("source", type=click.Path(path_type=Path))
@@ -17,7 +19,11 @@ __all__ = ["score"]
 @click.option("--features", multiple=True, help="Feature column(s) of a Parquet file.  [default: features]")
 @click.option("--label", default="label", show_default=True, help="Label column of a Parquet file.")
 @click.option("--record-id", help="Column that identifies a record.  [default: row number]")
-@click.option("--labels", type=click.Path(path_type=Path), help="Labels (.npy) of .npy data.")
+@click.option(
+    "--labels",
+    type=click.Path(path_type=Path),
+    help="Labels of .npy data: a .npy file (of all rows, for shards), or a folder with one for each shard.",
+)
 @click.option("--append-one", is_flag=True, help="Append a constant feature 1.")
 @click.option("--norms", is_flag=True, help="Also write the gradient norm at every checkpoint.")
 @click.option("--on-bad-rows", type=click.Choice(["stop", "null"]), default="stop", show_default=True)
@@ -52,8 +58,14 @@ def score(
 
     Writes one row per record: privacy loss (an estimate), proxies, rank. Interrupted runs continue where they stopped.
     """
+    from expunge._places import check_places
     from expunge.scoring import ProbeCheckpoints, score_files
 
+    pictures = None if plots is None else [plots / name for name in _PICTURES]
+    check_places(
+        outputs={"--out": out, "a picture": pictures},
+        inputs={"--checkpoints": checkpoints, "SOURCE": source, "--labels": labels},
+    )
     chosen = orders or (2.0,)
     summary = score_files(
         source,
@@ -94,7 +106,7 @@ def _draw(out: Path, order: float, folder: Path) -> None:
     table = pq.read_table(out, columns=[loss_name(order), *proxies]).drop_null()
     folder.mkdir(parents=True, exist_ok=True)
     losses = table.column(0).to_numpy()
-    plot_loss_distribution(losses, order=order, path=folder / "privacy_loss.png")
+    plot_loss_distribution(losses, order=order, path=folder / _PICTURES[0])
     plot_loss_against_proxies(
-        losses, {name: table.column(name).to_numpy() for name in proxies}, order=order, path=folder / "proxies.png"
+        losses, {name: table.column(name).to_numpy() for name in proxies}, order=order, path=folder / _PICTURES[1]
     )

@@ -53,7 +53,7 @@ def _accuracy(name: str, where: str, direction: str, caveat: str) -> Metric:
     return Metric(name, definition, direction, reference, "Clopper-Pearson over records", caveat)
 
 
-_OVER_RECORDS = "percentile bootstrap over records, this one model"
+_OVER_RECORDS = "score interval over records, this one model"
 
 METRICS: dict[str, Metric] = {
     metric.name: metric
@@ -76,12 +76,13 @@ METRICS: dict[str, Metric] = {
         Metric(
             "U-LiRA AUC",
             "AUC of the per-record Gaussian likelihood ratio of logit margins, unlearned against retrained models",
-            "reference", "0.5: what retrained models give against each other",
-            "percentile bootstrap over shadow models", "as strong as the number of shadow models; one fixed forget set",
+            "reference", "0.5: what models of one law give in expectation",
+            "score interval over the shadow models tested",
+            "as strong as the number of shadow models; one fixed forget set",
         ),
         Metric(
             "U-LiRA accuracy", "balanced accuracy of the sign of that log likelihood ratio", "reference",
-            "0.5: what retrained models give against each other", "percentile bootstrap over shadow models",
+            "0.5: what models of one law give in expectation", "score interval over the shadow models tested",
             "as strong as the number of shadow models; one fixed forget set",
         ),
         Metric(

@@ -20,23 +20,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from expunge import __version__
 from expunge._files import read_json, write_atomic
+from expunge._places import check_places
 from expunge._validate import choice, count, real_array
 from expunge.scoring.checkpoints import ProbeCheckpoints
 from expunge.scoring.measures import Scorer, loss_name, proxy_names, why_unscored
-from expunge.scoring.sources import (
-    BadRowError,
-    Block,
-    Columns,
-    Part,
-    feature_dtype,
-    list_files,
-    list_parts,
-    read_blocks,
-)
+from expunge.scoring.shards import Columns, Layout, Part, label_files, list_files, list_parts
+from expunge.scoring.sources import BadRowError, Block, read_blocks
 
 __all__ = ["ScoreSummary", "score_files"]
 
@@ -95,7 +88,8 @@ def score_files(
     Parameters
     ----------
     source : path-like
-        A Parquet file, a C-ordered two-dimensional ``.npy`` file, or a folder of such shards (one kind, by name).
+        A Parquet file, a C-ordered two-dimensional ``.npy`` file, or a folder of such shards (one kind, by name, the
+        ending in any case). Names that begin with a dot or an underscore are left out; other files are refused.
     probe : ProbeCheckpoints
         Checkpoints and training constants.
     out : path-like
@@ -107,7 +101,8 @@ def score_files(
     label, record_id : str
         For Parquet: the columns of the label and of the record's id; without ``record_id`` the row's number counts.
     labels : path-like, optional
-        For ``.npy``: the labels, a ``.npy`` file (for shards a folder with the same file names).
+        For ``.npy``: the labels, a folder with a ``.npy`` file of the same name for each shard, or one file with the
+        labels of all rows in the order of the shards.
     append_one : bool
         Append a constant feature 1 (the intercept's).
     keep_norms : bool
@@ -136,7 +131,8 @@ def score_files(
         If ``out`` exists and is not the result of this very run, or an unfinished run with other inputs or settings
         waits in ``<out>.parts``.
     TypeError, ValueError
-        If an argument or a file is not as described.
+        If an argument or a file is not as described, shards do not belong together (named before any work is done),
+        or ``out`` is an input, lies among the shards or is a link.
 
     Notes
     -----
@@ -168,20 +164,28 @@ def score_files(
     count("rows_per_part", rows_per_part, low=1)
     columns = Columns(tuple(features), label, record_id, None if labels is None else Path(labels), append_one)
     files = list_files(source)
-    parts = list_parts(files, columns, rows_per_part=rows_per_part)
-    dtypes = {feature_dtype(file, columns) for file in files}
-    if len(dtypes) > 1:
-        raise ValueError(f"source must have one dtype in all shards, got {sorted(map(str, dtypes))}")
-    settings = _settings(files, probe, columns, chosen, keep_norms, on_bad_rows, rows_per_part)
     target, folder = Path(out), Path(f"{out}.parts")
+    check_places(
+        outputs={"out": target, "the folder of parts": folder},
+        inputs={"source": source, "labels": labels, "shard": files},
+    )
+    parts, layout = list_parts(
+        files,
+        columns,
+        rows_per_part=rows_per_part,
+        n_features=probe.n_features,
+        loss=probe.loss,
+        n_outputs=probe.n_outputs,
+    )
+    settings = _settings(files, probe, columns, chosen, keep_norms, on_bad_rows, rows_per_part)
     done = _finished(target, settings)
     if done is not None and not folder.exists() and not overwrite:
         return ScoreSummary(target, done["rows"], done["bad_rows"], len(parts), len(parts), time.perf_counter() - begun)
     _prepare(target, folder, settings, overwrite=overwrite, restart=restart)
     with _only_one(folder):
         resumed = sum(_part_path(folder, i).exists() for i in range(len(parts)))
-        job = _Job(probe, columns, chosen, dtypes.pop(), keep_norms, on_bad_rows, threads)
-        scorer = Scorer(probe, orders=chosen, dtype=job.dtype, keep_norms=keep_norms, threads=threads)
+        job = _Job(probe, columns, layout, chosen, keep_norms, on_bad_rows, threads)
+        scorer = Scorer(probe, orders=chosen, dtype=layout.dtype, keep_norms=keep_norms, threads=threads)
         left = [i for i in range(len(parts)) if not _part_path(folder, i).exists()]
         total, kept = sum(part.rows for part in parts), sum(part.rows for i, part in enumerate(parts) if i not in left)
         with tqdm(
@@ -191,7 +195,7 @@ def score_files(
             with contextlib.closing(ahead), ThreadPoolExecutor(1) as writing:
                 for index, (part, blocks) in zip(left, ahead, strict=True):
                     _score_part(part, blocks, job, scorer, _part_path(folder, index), bar, writing)
-        bad = _assemble(folder, len(parts), total, target, loss_name(chosen[0]), settings, job)
+        bad = _assemble(folder, len(parts), total, target, loss_name(chosen[0]), settings, job, progress=progress)
     shutil.rmtree(folder)
     return ScoreSummary(target, total, bad, len(parts), resumed, time.perf_counter() - begun)
 
@@ -200,8 +204,8 @@ def score_files(
 class _Job:
     probe: ProbeCheckpoints
     columns: Columns
+    layout: Layout
     orders: list[float]
-    dtype: np.dtype[Any]
     keep_norms: bool
     on_bad_rows: str
     threads: int | None
@@ -210,13 +214,14 @@ class _Job:
     def block_rows(self) -> int:
         probe = self.probe
         numbers = probe.n_features + int(probe.weights.shape[0]) * (probe.n_outputs + 4)
-        return max(64, _BLOCK_BYTES // (int(self.dtype.itemsize) * numbers))
+        return max(64, _BLOCK_BYTES // (int(self.layout.dtype.itemsize) * numbers))
 
     def blocks(self, part: Part) -> Iterator[Block]:
         probe = self.probe
         return read_blocks(
             part,
             self.columns,
+            self.layout,
             n_features=probe.n_features,
             loss=probe.loss,
             n_outputs=probe.n_outputs,
@@ -237,10 +242,7 @@ def _settings(
     on_bad_rows: str,
     rows_per_part: int,
 ) -> str:
-    inputs = list(files)
-    if columns.labels_path is not None:
-        path = columns.labels_path
-        inputs += [path / file.name for file in files] if path.is_dir() else [path]
+    inputs = [*files, *label_files(files, columns)]
     described = {
         "version": __version__,
         "inputs": [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in inputs],
@@ -354,8 +356,6 @@ def _ahead(
 def _score_part(
     part: Part, blocks: Iterator[Block], job: _Job, scorer: Scorer, path: Path, bar: Any, writing: ThreadPoolExecutor
 ) -> None:
-    import pyarrow as pa
-
     temporary = path.with_suffix(".tmp")
     output = _PartWriter(temporary)
     pending: Future[None] | None = None
@@ -389,7 +389,7 @@ def _score_part(
     output.close()
     if rows != part.rows:
         temporary.unlink(missing_ok=True)
-        raise pa.ArrowInvalid(f"{part.file} gave {rows} rows where {part.rows} were promised")
+        raise ValueError(f"{part.file} gave {rows} rows where {part.rows} were promised")
     _publish(temporary, path)
 
 
@@ -443,7 +443,9 @@ def _encoding(names: Sequence[str]) -> dict[str, Any]:
     return {"compression": small, "use_dictionary": False}
 
 
-def _assemble(folder: Path, n_parts: int, total: int, target: Path, ranked: str, settings: str, job: _Job) -> int:
+def _assemble(
+    folder: Path, n_parts: int, total: int, target: Path, ranked: str, settings: str, job: _Job, *, progress: bool
+) -> int:
     """Write the parts and their ranks into one file and give it its name; return how many rows are bad."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -470,7 +472,7 @@ def _assemble(folder: Path, n_parts: int, total: int, target: Path, ranked: str,
         "loss": job.probe.loss,
         "steps": job.probe.steps.tolist(),
     }
-    for index in range(n_parts):
+    for index in tqdm(range(n_parts), unit="part", desc="rank", disable=not progress, file=sys.stderr, leave=False):
         for batch in pq.ParquetFile(_part_path(folder, index)).iter_batches(batch_size=65_536):
             column = batch.column(ranked)
             losses = column.to_numpy(zero_copy_only=False)

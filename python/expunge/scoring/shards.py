@@ -1,0 +1,312 @@
+"""The files of a data set: which they are, that they belong together, and the parts they are read in.
+
+Everything that can be told from names, headers and schemas is checked here, before a record is read.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from expunge._extras import how_to_install
+
+__all__ = ["Columns", "Layout", "Part", "label_files", "list_files", "list_parts", "npy_layout", "open_parquet"]
+
+_KINDS = (".parquet", ".npy")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What to read from a file: the feature columns (one list column or many scalar ones), label and record id."""
+
+    features: tuple[str, ...] = ("features",)
+    label: str = "label"
+    record_id: str | None = None
+    labels_path: Path | None = None  # for .npy data
+    append_one: bool = False  # a constant feature 1 after the others
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows [start, start + rows) of a file; for Parquet a whole row group."""
+
+    file: Path
+    start: int
+    rows: int
+    first_record: int  # number of the first row within the whole dataset
+    group: int = 0
+    labels: Path | None = None  # for .npy data: the file of the labels, and where those of the first row are
+    labels_start: int = 0
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What all shards agree on: the dtype that is scored, and the Arrow type of the record ids."""
+
+    dtype: np.dtype[Any]
+    id_type: Any = None
+
+
+def kind_of(file: Path) -> str:
+    """Return the ending of a file, in small letters."""
+    return file.suffix.lower()
+
+
+def list_files(source: str | os.PathLike[str]) -> list[Path]:
+    """Return the files of a dataset: the file itself, or all shards of a folder (one kind), by name.
+
+    Names that begin with a dot or an underscore are what other programs leave behind or are still writing: no data.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If there is nothing, or something that is no shard: leaving it out silently could leave out data.
+    """
+    path = Path(source)
+    if path.is_dir():
+        found = sorted(file for file in path.iterdir() if not file.name.startswith((".", "_")))
+        kinds = {kind_of(file) for file in found if file.is_file()} & set(_KINDS)
+        if len(kinds) != 1:
+            names = " and of ".join(sorted(kinds)) or "neither"
+            raise ValueError(f"source must be a folder of .parquet or of .npy shards, got {path} with files of {names}")
+        strange = [file.name for file in found if kind_of(file) not in kinds or not file.is_file()]
+        if strange:
+            more = f" and {len(strange) - 5} more" if len(strange) > 5 else ""
+            raise ValueError(
+                f"source {path} holds what is no {next(iter(kinds))} shard: {', '.join(strange[:5])}{more}; move it "
+                "away, or begin its name with an underscore to leave it out"
+            )
+        return found
+    if kind_of(path) not in _KINDS:
+        raise ValueError(f"source must be a .parquet or .npy file or a folder of them, got {path}")
+    if not path.is_file():
+        raise FileNotFoundError(f"source {path} does not exist")
+    return [path]
+
+
+# --- labels of .npy data -------------------------------------------------------------------------
+
+
+def label_files(files: Sequence[Path], columns: Columns) -> list[Path]:
+    """Return the files that hold the labels of ``.npy`` shards; none for Parquet.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If there are none, or one is missing.
+    """
+    if not files or kind_of(files[0]) != ".npy":
+        if columns.labels_path is not None:
+            raise ValueError(f"labels are a column of Parquet files, got a file of labels: {columns.labels_path}")
+        return []
+    path = columns.labels_path
+    if path is None:
+        raise ValueError(f"labels must name a .npy file (or a folder of them) for {files[0]}")
+    found = [path / file.name for file in files] if path.is_dir() else [path]
+    for one in found:
+        if not one.is_file():
+            raise FileNotFoundError(f"labels {one} does not exist")
+    return found
+
+
+def _check_labels(path: Path, rows: int, of: str, *, loss: str, n_outputs: int) -> None:
+    shape, _, dtype = npy_layout(path, "labels")[:3]
+    if dtype.kind not in "biuf":
+        raise TypeError(f"labels {path} must hold numbers, got dtype {dtype}: write classes as 0, 1, 2, ...")
+    if not shape or shape[0] != rows:
+        raise ValueError(f"labels {path} must have {rows} rows, as {of}, got shape {shape}")
+    width = int(np.prod(shape[1:], dtype=np.int64))
+    needed = n_outputs if loss == "squared" else 1
+    if len(shape) > 2 or width != needed:
+        raise ValueError(f"labels {path} must hold {needed} number(s) a row for the {loss} loss, got shape {shape}")
+
+
+# --- parts ---------------------------------------------------------------------------------------
+
+
+def list_parts(
+    files: Sequence[Path], columns: Columns, *, rows_per_part: int, n_features: int, loss: str, n_outputs: int
+) -> tuple[list[Part], Layout]:
+    """Return the parts in order, and what the shards agree on. They depend on the files and ``rows_per_part`` only.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the shard that does not fit the model, the labels or the other shards.
+    """
+    if kind_of(files[0]) == ".npy":
+        return _npy_parts(files, columns, rows_per_part, n_features - columns.append_one, loss, n_outputs)
+    return _parquet_parts(files, columns, n_features - columns.append_one, loss, n_outputs)
+
+
+def _npy_parts(
+    files: Sequence[Path], columns: Columns, rows_per_part: int, stored: int, loss: str, n_outputs: int
+) -> tuple[list[Part], Layout]:
+    if columns.record_id is not None:
+        raise ValueError("record_id names a column of Parquet files, and these are .npy: row numbers are the ids")
+    parts: list[Part] = []
+    dtypes: dict[np.dtype[Any], Path] = {}
+    labels = label_files(files, columns)
+    rows_of = []
+    for file in files:
+        shape, _, dtype, _ = npy_layout(file, "source")
+        if dtype.kind not in "fiu":
+            raise TypeError(f"source {file} must hold real numbers, got dtype {dtype}")
+        if len(shape) != 2 or shape[1] != stored:
+            raise ValueError(f"source {file} must have {stored} features a row, shape (rows, {stored}), got {shape}")
+        dtypes.setdefault(np.dtype(np.float64 if dtype.kind == "f" and dtype.itemsize == 8 else np.float32), file)
+        rows_of.append(shape[0])
+    one_for_all = len(labels) == 1 and len(files) > 1
+    if one_for_all:
+        _check_labels(labels[0], sum(rows_of), f"the {len(files)} shards together", loss=loss, n_outputs=n_outputs)
+    record = 0
+    for i, (file, n) in enumerate(zip(files, rows_of, strict=True)):
+        path = labels[0 if one_for_all else i]
+        if not one_for_all:
+            _check_labels(path, n, str(file), loss=loss, n_outputs=n_outputs)
+        for start in range(0, n, rows_per_part):
+            rows = min(rows_per_part, n - start)
+            at = (record if one_for_all else 0) + start
+            parts.append(Part(file, start, rows, record + start, labels=path, labels_start=at))
+        record += n
+    return parts, Layout(_one_dtype(dtypes))
+
+
+def _one_dtype(dtypes: dict[np.dtype[Any], Path]) -> np.dtype[Any]:
+    if len(dtypes) > 1:
+        (one, first), (other, second) = list(dtypes.items())[:2]
+        raise ValueError(
+            f"source must have one dtype in all shards: {first} is scored in {one}, {second} in {other}; "
+            "store both as float64, or both as float32"
+        )
+    return next(iter(dtypes))
+
+
+def _parquet_parts(
+    files: Sequence[Path], columns: Columns, stored: int, loss: str, n_outputs: int
+) -> tuple[list[Part], Layout]:
+    label_files(files, columns)
+    parts: list[Part] = []
+    dtypes: dict[np.dtype[Any], Path] = {}
+    ids: dict[Any, Path] = {}
+    record = 0
+    for file in files:
+        opened = open_parquet(file)
+        schema = opened.schema_arrow
+        dtypes.setdefault(_check_schema(file, schema, columns, stored, loss, n_outputs), file)
+        if columns.record_id is not None:
+            ids.setdefault(_id_type(file, schema.field(columns.record_id).type), file)
+        start = 0
+        for group in range(opened.metadata.num_row_groups):
+            rows = opened.metadata.row_group(group).num_rows
+            if rows:
+                parts.append(Part(file, start, rows, record + start, group))
+            start += rows
+        record += start
+    layout = Layout(_one_dtype(dtypes))
+    if len(ids) > 1:
+        (one, first), (other, second) = list(ids.items())[:2]
+        raise TypeError(
+            f"record ids in column {columns.record_id} must be of one kind in all shards: {first} has {one}, "
+            f"{second} has {other}"
+        )
+    return parts, replace(layout, id_type=next(iter(ids), None))
+
+
+def _check_schema(file: Path, schema: Any, columns: Columns, stored: int, loss: str, n_outputs: int) -> np.dtype[Any]:
+    """Return the dtype that a file's features are scored in; refuse what cannot be scored."""
+    import pyarrow as pa
+
+    wanted = [*columns.features, columns.label, *([columns.record_id] if columns.record_id else [])]
+    for name in wanted:
+        if (n := schema.names.count(name)) != 1:
+            problem = "must have the column" if n == 0 else f"has {n} columns of the name"
+            known = f", got {', '.join(schema.names[:20])}" if n == 0 else ": give them different names"
+            raise ValueError(f"source {file} {problem} {name}{known}")
+    types = [schema.field(name).type for name in columns.features]
+    lists = [one for one in types if is_list(one)]
+    if lists and len(types) > 1:
+        raise ValueError(f"features must be one list column or many scalar ones, got {list(map(str, types))} in {file}")
+    if not lists and len(types) != stored:
+        raise ValueError(f"features must name {stored} columns, got {len(types)}")
+    if lists and pa.types.is_fixed_size_list(types[0]) and types[0].list_size != stored:
+        raise ValueError(f"source {file} must have {stored} features a row, got {types[0].list_size}")
+    values = [one.value_type if is_list(one) else one for one in types]
+    if not all(pa.types.is_floating(one) or pa.types.is_integer(one) for one in values):
+        raise TypeError(f"features of {file} must hold real numbers, got {', '.join(sorted(set(map(str, values))))}")
+    _check_label_type(file, schema.field(columns.label).type, columns.label, loss, n_outputs)
+    return np.dtype(np.float64 if any(pa.types.is_float64(one) for one in values) else np.float32)
+
+
+def _check_label_type(file: Path, kind: Any, name: str, loss: str, n_outputs: int) -> None:
+    import pyarrow as pa
+
+    several = is_list(kind)
+    value = kind.value_type if several else kind
+    if not (pa.types.is_integer(value) or pa.types.is_floating(value) or pa.types.is_boolean(value)):
+        hint = "" if loss == "squared" else ": write classes as 0, 1, 2, ..."
+        raise TypeError(f"column {name} of {file} must hold numbers, got {kind}{hint}")
+    if several != (loss == "squared" and n_outputs > 1) and not (several and loss == "squared"):
+        needed = f"lists of {n_outputs} numbers" if loss == "squared" else "one number a row"
+        raise TypeError(f"column {name} of {file} must hold {needed} for the {loss} loss, got {kind}")
+
+
+def _id_type(file: Path, kind: Any) -> Any:
+    """Return the type in which ids are written: all signed integers as int64, all text as string."""
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if pa.types.is_integer(kind):
+        return kind if pa.types.is_uint64(kind) else pa.int64()
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return pa.string()
+    raise TypeError(f"record ids of {file} must be whole numbers or text, got {kind}")
+
+
+# --- opening -------------------------------------------------------------------------------------
+
+
+def npy_layout(file: Path, what: str) -> tuple[tuple[int, ...], int, np.dtype[Any], Path]:
+    """Return shape, where the values start, dtype and the file itself."""
+    try:
+        with file.open("rb") as stream:
+            version = np.lib.format.read_magic(stream)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, fortran, dtype = read(stream)
+            offset = stream.tell()
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{what} {file} is not a .npy file ({error})") from None
+    if dtype.hasobject or (fortran and len(shape) > 1):
+        raise ValueError(f"{what} {file} must hold numbers in C order, got dtype {dtype}, fortran_order={fortran}")
+    size = offset + int(np.prod(shape, dtype=object)) * dtype.itemsize
+    if file.stat().st_size < size:
+        raise ValueError(f"{what} {file} is truncated: {file.stat().st_size} bytes, its header promises {size}")
+    return shape, offset, dtype, file
+
+
+def open_parquet(file: Path) -> Any:
+    """Return an open Parquet file."""
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError:
+        raise ImportError(f"Parquet files need pyarrow: {how_to_install('parquet')}") from None
+    try:
+        return pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20)
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, (FileNotFoundError, PermissionError)):
+            raise
+        raise ValueError(f"{file} is not a whole Parquet file ({' '.join(str(error).split())})") from None
+
+
+def is_list(kind: Any) -> bool:
+    """Return whether an Arrow type is one of lists."""
+    import pyarrow as pa
+
+    return bool(pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind))
