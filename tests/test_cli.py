@@ -238,7 +238,7 @@ def test_people_are_quoted_by_id_exactly(people):
     numbered = Path("people.csv").read_text().replace("CUST-", "90071992547409")
     Path("people.csv").write_text(numbered)
     run("fit", *people, "-o", "n.npz")
-    assert "1 ids" in run("quote", "n.npz", *TARGET, "--id", "900719925474092").output
+    assert "1 id, " in run("quote", "n.npz", *TARGET, "--id", "900719925474092").output
     refused("quote", "n.npz", "--id", "CUST-1", match="whole numbers, as the ids of this model are, got 'CUST-1'")
 
 

@@ -144,5 +144,12 @@ def test_without_matplotlib_the_error_says_what_to_install(monkeypatch):
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(ImportError, match=r"expunge\[plot\]"):
+    with pytest.raises(ImportError, match=r"pip install '\.\[plot\]'"):
         plot_noise([quote()])
+
+
+@pytest.mark.parametrize(("zeros", "text"), [(1, "<1%"), (500, "50%"), (999, ">99%"), (1000, "100%")])
+def test_a_share_is_nothing_or_all_only_if_it_is(zeros, text):
+    noise = np.where(np.arange(1000) < zeros, 0.0, 0.1)
+    figure = plot_noise([quote(noise=noise)])
+    assert text in [one.get_text() for one in figure.axes[0].texts]

@@ -278,8 +278,9 @@ def _strip(axes: Axes, axis: _NoiseAxis, quote: _QuoteLike, values: Array, *, ba
     axes.axhline(base, color="#dddddd", linewidth=0.8, zorder=0)
     if n_none:
         axes.bar(axis.zero, 0.4, 0.1, bottom=base, color=colour, linewidth=0)
-        share = 100 * n_none / values.size
-        axes.text(axis.zero, base + 0.44, f"{share:.0f}%", ha="center", va="bottom", fontsize=9.5, color=colour)
+        axes.text(
+            axis.zero, base + 0.44, _share(n_none, values.size), ha="center", va="bottom", fontsize=9.5, color=colour
+        )
     if finite.size > values.size / 2:
         middle = float(np.median(values))
         place = float(axis(middle))
@@ -346,7 +347,7 @@ def _accuracy_panel(
 def _title(figure: Figure, quote: _QuoteLike) -> None:
     height = figure.get_size_inches()[1]
     claim = f"guarantee: epsilon = {quote.target_epsilon:g}, delta = {quote.target_delta:g}"
-    what = "record" if quote.unit == "record" else "group of records"
+    what = {"record": "record", "id": "person"}.get(quote.unit, "group of records")
     figure.text(
         0.02, 1 - 0.16 / height, f"How much noise does it take to forget one {what}?", fontsize=15,
         fontweight="bold", color=_INK, va="top",
@@ -355,6 +356,14 @@ def _title(figure: Figure, quote: _QuoteLike) -> None:
         0.02, 1 - 0.47 / height, f"Bars: how many {quote.unit}s need that noise ({claim}).", fontsize=10.5,
         color=_INK, va="top",
     )  # fmt: skip
+
+
+def _share(part: int, whole: int) -> str:
+    """Return a share in percent that is 0% or 100% only if it is nothing or all."""
+    percent = 100 * part / whole
+    if 0 < percent < 0.5:
+        return "<1%"
+    return ">99%" if 99.5 <= percent < 100 else f"{percent:.0f}%"
 
 
 def _bare(axes: Axes) -> None:

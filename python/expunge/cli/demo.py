@@ -11,7 +11,7 @@ from typing import Any
 import click
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from expunge._extras import how_to_install
 from expunge._files import write_atomic

@@ -142,14 +142,22 @@ def quote(
 def _quote_lines(found: Quote, *, fixed_noise: bool) -> list[str]:
     values = found.n_steps if fixed_noise else found.noise_std
     what = "unlearning steps" if fixed_noise else "noise per step"
-    low, middle, high = (f"{value:.4g}" for value in np.quantile(values, [0.05, 0.5, 0.95], method="higher"))
+    low, middle, high = (_shown(value) for value in np.quantile(values, [0.05, 0.5, 0.95], method="higher"))
     error = f", relative error up to {found.error.max():.1g}" if found.status == "estimate" else ""
+    n = len(found)
     lines = [
-        f"{len(found)} {found.unit}s, method {found.method} ({found.status}{error})",
+        f"{n} {found.unit}{'' if n == 1 else 's'}, method {found.method} ({found.status}{error})",
         f"{what}  5% {low}   median {middle}   95% {high}",
     ]
     if (free := int((values == 0).sum())) > 0:
-        lines.append(f"{free} need nothing: the learning noise hides them already")
+        lines.append(f"{free} {'needs' if free == 1 else 'need'} nothing: the learning noise hides them already")
     if (lost := int((~np.isfinite(found.noise_std)).sum())) > 0:
         lines.append(f"{lost} cannot be hidden by any noise at this target")
     return lines
+
+
+def _shown(value: float) -> str:
+    """Return a noise or a number of steps as a person would write it."""
+    if not np.isfinite(value):
+        return "impossible"
+    return f"{value:.4g}" if value >= 1e-12 or value == 0 else "below 1e-12"

@@ -96,6 +96,7 @@ def score(
 
 
 def _draw(out: Path, order: float, folder: Path) -> None:
+    import numpy as np
     import pyarrow.parquet as pq
 
     from expunge.scoring import plot_loss_against_proxies, plot_loss_distribution
@@ -106,6 +107,9 @@ def _draw(out: Path, order: float, folder: Path) -> None:
     table = pq.read_table(out, columns=[loss_name(order), *proxies]).drop_null()
     folder.mkdir(parents=True, exist_ok=True)
     losses = table.column(0).to_numpy()
+    if not (np.isfinite(losses) & (losses > 0)).any():
+        click.echo("no pictures: every privacy loss is 0 or infinite")
+        return
     plot_loss_distribution(losses, order=order, path=folder / _PICTURES[0])
     plot_loss_against_proxies(
         losses, {name: table.column(name).to_numpy() for name in proxies}, order=order, path=folder / _PICTURES[1]

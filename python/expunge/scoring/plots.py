@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import spearmanr
 
 from expunge._extras import how_to_install
+from expunge._files import write_atomic
 from expunge._validate import real_array
 
 if TYPE_CHECKING:
@@ -42,10 +44,9 @@ def _figure(width: float, height: float) -> Figure:
 
 def _save(figure: Figure, path: str | os.PathLike[str] | None) -> Figure:
     if path is not None:
-        target = Path(path)
-        temporary = target.with_name(f".{target.stem}.tmp{target.suffix}")
-        figure.savefig(temporary, dpi=150)
-        os.replace(temporary, target)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=Path(path).suffix.lower().lstrip(".") or "png", dpi=150)
+        write_atomic(path, buffer.getvalue(), overwrite=True)
     return figure
 
 
@@ -130,7 +131,8 @@ def plot_loss_against_proxies(
     Returns
     -------
     matplotlib.figure.Figure
-        Above 20,000 records the points are an even sample; correlations use all.
+        Above 20,000 records the points are an even sample; correlations use all. The title counts points that have no
+        place: infinite ones, and zeros where the axis is logarithmic.
 
     Raises
     ------
@@ -161,12 +163,14 @@ def plot_loss_against_proxies(
         axes = figure.add_subplot(rows, columns, place + 1)
         x, y = values[some], losses[some]
         axes.scatter(x, y, s=5 if some.size < 3000 else 2, color=_BLUE, alpha=0.35, linewidths=0, rasterized=True)
-        positive = (y > 0).any()
-        if positive:
+        if (y > 0).any():
             axes.set_yscale("log")
+        log_y = axes.get_yscale() == "log"
+        left_out = int((~(np.isfinite(x) & np.isfinite(y)) | ((y <= 0) & log_y)).sum())
         if name != "c_proxy" and (x > 0).all() and np.isfinite(x).all() and x.max() > 30 * x.min():
             axes.set_xscale("log")
-        axes.set_title(f"{_TITLES.get(name, name)}: rank correlation {text}", fontsize=10, color=_INK)
+        note = f" ({left_out:,} not drawn)" if left_out else ""
+        axes.set_title(f"{_TITLES.get(name, name)}: rank correlation {text}{note}", fontsize=10, color=_INK)
         if place % columns == 0:
             axes.set_ylabel("privacy loss" + ("" if order is None else f" at order {order:g}") + " (estimate)")
         axes.spines[["top", "right"]].set_visible(False)

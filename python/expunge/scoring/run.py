@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from expunge import __version__
-from expunge._files import read_json, write_atomic
+from expunge._files import CONFIDENTIAL, read_json, write_atomic
 from expunge._places import check_places
 from expunge._validate import choice, count, real_array
 from expunge.scoring.checkpoints import ProbeCheckpoints
@@ -288,7 +288,7 @@ def _prepare(target: Path, folder: Path, settings: str, *, overwrite: bool, rest
     else:
         if target.exists() and not overwrite:
             raise FileExistsError(f"out: {target} exists already; pass overwrite=True to replace it")
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)  # scores tell something of single records
         write_atomic(plan, json.dumps({"settings": settings}).encode(), overwrite=True)
     for stray in folder.glob("*.tmp"):
         stray.unlink()
@@ -404,6 +404,7 @@ class _PartWriter:
         import pyarrow.parquet as pq
 
         if self._writer is None:
+            self._path.touch(mode=CONFIDENTIAL)
             self._writer = pq.ParquetWriter(self._path, table.schema, compression="none", use_dictionary=False)
         self._writer.write_table(table)
 
@@ -461,6 +462,7 @@ def _assemble(
     values = values[:at]
     values.sort()
     temporary = folder / "whole.tmp"
+    temporary.touch(mode=CONFIDENTIAL)
     writer = None
     facts = {
         "status": "estimate",
