@@ -87,7 +87,7 @@ def test_reference_shifted_bounds(reference):
                 Phase(problem["unlearn_steps"], problem["unlearn_noise_std"], (i,)),
             ]
             deletion = RidgeDeletion(X, Y, alpha=problem["alpha"], step_size=problem["step_size"], deleted=[i])
-            steps = sensitivities(deletion, phases, delta_s=delta_s)[0]
+            steps = sensitivities(deletion, phases, delta_s=delta_s)[0].bound
             expected = np.array(record["residual_sensitivity_bound"])
             np.testing.assert_allclose(steps, expected, rtol=1e-11)
             assert np.all(steps >= expected * (1 - 1e-12))
@@ -211,7 +211,7 @@ def test_many_steps_are_a_closed_form_not_a_loop():
     X, Y = rng.standard_normal((20, 4)), rng.standard_normal((20, 1))
     run = {"alpha": 1.0, "step_size": 1 / smoothness(X, alpha=1.0), "learn": Phase(50, 0.1)}
     pair = pair_of(X, Y, run, n_steps=10**9, noise_std=1e-3)
-    assert pair.delta(0.0) < 1e-200  # both chains have reached the same stationary law
+    assert 0 < pair.delta(0.0) < 1e-130  # both chains have nearly, never quite, reached the same stationary law
 
 
 # --- pieces -------------------------------------------------------------------------------------

@@ -30,6 +30,11 @@ Array = NDArray[np.float64]
 
 # A step of exactly 1/L must be accepted however L was rounded.
 STEP_SIZE_SLACK = 1e-9
+# A variance below it, or a number beyond the other, would lose its digits (or itself) to the range of float64.
+_SMALLEST_VARIANCE, _LARGEST = 1e-250, 1e100
+_TINY = float(np.finfo(np.float64).tiny)
+# Below this size a computed shift may have underflowed: 1e-140, whose square is still a number.
+_LEAST_SHIFT = 2e-140
 _ONE_THREAD_WIDTH = 512
 
 
@@ -74,7 +79,9 @@ def smoothness(design: Array, *, alpha: float) -> float:
     1.5
     """
     n, p = design.shape
-    gram = design @ design.T if n < p else design.T @ design
+    with np.errstate(over="ignore", invalid="ignore"):
+        gram = design @ design.T if n < p else design.T @ design
+    _within_range("design", gram)
     size = gram.shape[0]
     top = linalg.eigvalsh(gram, subset_by_index=[size - 1, size - 1])[0]
     return max(float(top), 0.0) + alpha
@@ -83,6 +90,11 @@ def smoothness(design: Array, *, alpha: float) -> float:
 def _steady_blas(width: int) -> AbstractContextManager[Any]:
     """Keep small eigenproblems on one thread: more only wait for one another, for long on a busy machine."""
     return one_blas_thread() if width <= _ONE_THREAD_WIDTH else nullcontext()
+
+
+def _within_range(what: str, squares: Array) -> None:
+    if not np.isfinite(squares).all():
+        raise ValueError(f"{what} must have squares within the range of float64, got values that overflow")
 
 
 def _powers(a: Array, n_steps: int) -> tuple[Array, Array]:
@@ -168,17 +180,29 @@ class RidgeDeletion:
             raise ValueError(f"deleted must leave at least one record, got all {n}")
         if not self.alpha > 0:
             raise ValueError(f"alpha must be > 0, got {alpha}")
-        self._gram, self._moment = design.T @ design, design.T @ targets
-        top = linalg.eigvalsh(self._gram, subset_by_index=[p - 1, p - 1])[0]
+        with np.errstate(over="ignore", invalid="ignore"):
+            self._gram, self._moment = design.T @ design, design.T @ targets
+        _within_range("design", self._gram)
+        _within_range("targets", self._moment)
+        with _steady_blas(p):
+            top = linalg.eigvalsh(self._gram, subset_by_index=[p - 1, p - 1])[0]
         limit = 1.0 / (max(float(top), 0.0) + self.alpha)
         if not 0 < self.step_size <= limit * (1 + STEP_SIZE_SLACK):
             raise ValueError(f"step_size must be > 0 and at most 1/L = {limit!r}, got {step_size!r}")
+        self._last_basis: tuple[tuple[int, ...], Basis] | None = None
         self.reference = self.basis(self.deleted)
         q = targets.shape[1]
         self.start = LawPair(np.zeros((p, q)), np.zeros((p, q)), np.zeros(p), np.zeros((p, p)))
 
     def basis(self, removed: tuple[int, ...]) -> Basis:
         """Return the eigenbasis of H on the data without ``removed``."""
+        if self._last_basis is not None and self._last_basis[0] == removed:
+            return self._last_basis[1]
+        found = self._new_basis(removed)
+        self._last_basis = removed, found
+        return found
+
+    def _new_basis(self, removed: tuple[int, ...]) -> Basis:
         gone = self.design[list(removed)]
         gram = self._gram - gone.T @ gone
         gram[np.diag_indices_from(gram)] += self.alpha
@@ -235,7 +259,7 @@ class RidgeDeletion:
         present = self.present(phase)
         own = self.reference if present.size == 0 else self.basis(phase.removed)
         q_basis, eta, n_steps = self.reference, self.step_size, phase.n_steps
-        a_q, tau2 = q_basis.a, phase.noise_std**2
+        a_q, tau2 = q_basis.a, phase.noise_std * phase.noise_std
         power_q, _ = _powers(a_q, n_steps)
         _, geometric_q = _powers(a_q * a_q, n_steps)
         variance_q = power_q**2 * state.variance_q + tau2 * geometric_q
@@ -251,7 +275,7 @@ class RidgeDeletion:
             rows_q = self.design[present] @ q_basis.vectors
             rank = rows_p.T @ rows_q
             a, b = own.a[:, None], a_q[None, :]
-            of_power, _ = _divided_powers(a, b, n_steps)
+            of_power, of_total = _divided_powers(a, b, n_steps)
             _, of_geometric = _divided_powers(a * a, b * b, n_steps)
             # d/dh of a = 1 - eta h gives the factor -eta; a^2 - b^2 = (a + b)(a - b) the factor (a + b).
             jump = overlap.T @ (-eta * rank * of_power)
@@ -261,38 +285,44 @@ class RidgeDeletion:
                 right = jump @ covariance_p
                 difference = difference + right * power_q + right @ jump.T + power_q[:, None] * (covariance_p @ jump.T)
             difference = difference + tau2 * noise_part
-            shift = shift + self._drift(own, mean, rows_p, rows_q, self.targets[present], n_steps)
+            # The deleted rows' share of step k, -eta x (x^T M_k - y), carried on by A'^(N-1-k) and summed over k:
+            # sum of b^(N-1-k) a^k and of b^(N-1-k) (1 + a + ... + a^(k-1)) are the divided differences above.
+            _, total_q = _powers(a_q, n_steps)
+            pulled = (rank * of_power).T @ mean + eta * ((rank * of_total).T @ own.moment)
+            shift = shift - eta * (pulled - total_q[:, None] * (rows_q.T @ self.targets[present]))
         return LawPair(own.vectors @ end, shift, variance_q, 0.5 * (difference + difference.T))
 
-    def _drift(self, own: Basis, mean: Array, rows_p: Array, rows_q: Array, targets: Array, n_steps: int) -> Array:
-        """Sum over the phase of A'^(N-1-k) times the deleted rows' share of step k, reference eigenbasis."""
-        total = np.zeros_like(mean)
-        a_q = self.reference.a[:, None]
-        a_p = own.a[:, None]
-        current = mean
-        push = self.step_size * own.moment
-        for _ in range(n_steps):
-            residual = rows_p @ current - targets
-            total = a_q * total - self.step_size * (rows_q.T @ residual)
-            current = a_p * current + push
-        return total
-
     def pair(self, state: LawPair) -> GaussianPair:
-        """Return the Gaussian pair of the two laws.
+        """Return the Gaussian pair of the two laws, never closer than they are.
+
+        The laws come ever nearer to one another but are never the same, unless the deleted rows are all zeros: where
+        the difference is lost to underflow, a bound on it takes its place.
 
         Raises
         ------
         ValueError
-            If the reference law has no noise, or the pair is too ill-conditioned to be formed in float64.
+            If the reference law has no noise in some direction, or noise out of the range of float64, or the pair is
+            too ill-conditioned to be formed.
         """
-        if not state.variance_q.min() > 0:
-            raise ValueError("noise_std must be > 0 in learning or in the last phase: without noise nothing is hidden")
+        smallest, largest = float(state.variance_q.min()), float(state.variance_q.max())
+        if not _SMALLEST_VARIANCE <= smallest <= largest <= _LARGEST**2:
+            raise ValueError(
+                f"noise_std must leave variances between {_SMALLEST_VARIANCE:g} and {_LARGEST**2:g} in every direction "
+                f"at the end of the run, got {smallest:g} to {largest:g}: too little noise, or noise that later steps "
+                "without noise wipe out, hides nothing"
+            )
         scale = 1.0 / np.sqrt(state.variance_q)
         with _steady_blas(scale.size):
             excess, vectors = linalg.eigh(scale[:, None] * state.covariance_difference * scale)
         if not excess[0] > -1.0:
             raise ValueError(f"the pair is numerically singular (smallest excess variance {excess[0]:.3g}, need > -1)")
-        return GaussianPair(excess, vectors.T @ (scale[:, None] * state.mean_difference))
+        shift = vectors.T @ (scale[:, None] * state.mean_difference)
+        if np.any(self.design[list(self.deleted)]):
+            # What a sum of p products can lose to underflow, in units of the smallest standard deviation.
+            lost = max(_LEAST_SHIFT, 1e3 * excess.size * _TINY / np.sqrt(smallest))
+            shift[0, 0] += np.copysign(lost, shift[0, 0])
+            excess[excess == 0.0] = 1e3 * excess.size * _TINY / smallest
+        return GaussianPair(excess, shift)
 
     def effective_phases(self, phases: Sequence[Phase]) -> tuple[Phase, ...]:
         """Drop trailing phases that are the same noise-free map on both sides: they cannot increase delta."""

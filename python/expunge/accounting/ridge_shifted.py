@@ -8,20 +8,24 @@ good event replaced by a clipped step, which costs delta_s in one direction and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
 from expunge.accounting.gdp import gdp_delta
-from expunge.accounting.ridge_law import LawPair, Phase, RidgeDeletion
+from expunge.accounting.ridge_law import Basis, LawPair, Phase, RidgeDeletion, _powers
 from expunge.accounting.shifted import shifted_mu
 
 __all__ = [
     "ShiftedClaim",
+    "Steps",
     "UniformBound",
+    "n_blocks",
     "residual_norm_quantile",
     "sensitivities",
     "shifted_claim",
@@ -30,6 +34,12 @@ __all__ = [
 ]
 
 Array = NDArray[np.float64]
+
+# Steps of a phase that are bounded one by one; later ones in blocks that make 32 to a doubling of the time.
+_SINGLE_STEPS = 2048
+_BLOCKS_PER_DOUBLING = 32
+_TINY = float(np.finfo(np.float64).tiny)
+_LEAST_MU = 1e-140
 
 
 @dataclass(frozen=True)
@@ -46,8 +56,65 @@ class ShiftedClaim:
         return max(self.delta_pq, self.delta_qp)
 
 
-def sensitivities(deletion: RidgeDeletion, phases: Sequence[Phase], *, delta_s: float) -> list[Array]:
-    """Return, per phase and step, a bound on how far the step can separate the two runs (0 once the rows are gone).
+class Steps(NamedTuple):
+    """Bounds on how far steps can separate the two runs, over blocks of consecutive steps.
+
+    Attributes
+    ----------
+    length : ndarray of int64, shape (n_blocks,)
+        Steps of each block: 1 early in a phase, growing later on, when little changes any more.
+    bound : ndarray of float64, shape (n_blocks,)
+        Bound that holds at every step of the block.
+    """
+
+    length: NDArray[np.int64]
+    bound: Array
+
+
+class _Block(NamedTuple):
+    """One block of steps of a run in its eigenbasis: the state at its first step and how much it still changes."""
+
+    length: int
+    mean: Array  # (p, q), noise-free parameters before the first step
+    change: Array  # (p, q), absolute change up to the last step
+    power: Array  # (p,), a^k before the first step
+    drop: Array  # (p,), fall of that power up to the last step
+    geometric: Array  # (p,), sum of a^(2j) before the last step
+
+
+def _blocks(basis: Basis, mean: Array, n_steps: int, step_size: float) -> Iterator[_Block]:
+    """Yield the blocks of a phase that starts at ``mean``; the early steps one by one."""
+    push = step_size * basis.moment
+    a, still = basis.a, np.zeros_like(mean)
+    power, geometric, none = np.ones_like(a), np.zeros_like(a), np.zeros_like(a)
+    current = mean
+    for _ in range(min(n_steps, _SINGLE_STEPS)):
+        yield _Block(1, current, still, power, none, geometric)
+        current = a[:, None] * current + push
+        geometric = geometric + power * power
+        power = power * a
+    done = _SINGLE_STEPS
+    while done < n_steps:
+        length = min(max(done // _BLOCKS_PER_DOUBLING, 1), n_steps - done)
+        last_power, last_total = _powers(a, done + length - 1)
+        last = last_power[:, None] * mean + last_total[:, None] * push
+        yield _Block(
+            length, current, np.abs(last - current), power, np.abs(power - last_power),
+            _powers(a * a, done + length - 1)[1],
+        )  # fmt: skip
+        power, current = last_power * a, a[:, None] * last + push
+        done += length
+
+
+def n_blocks(n_steps: int) -> int:
+    """Return how many blocks a phase of ``n_steps`` has: its cost, which grows like the logarithm of long phases."""
+    if n_steps <= _SINGLE_STEPS:
+        return n_steps
+    return _SINGLE_STEPS + math.ceil(math.log(n_steps / _SINGLE_STEPS) / math.log1p(1 / (_BLOCKS_PER_DOUBLING + 1))) + 1
+
+
+def sensitivities(deletion: RidgeDeletion, phases: Sequence[Phase], *, delta_s: float) -> list[Steps]:
+    """Return, per phase, bounds on how far each step can separate the two runs (0 once the rows are gone).
 
     All bounds hold at once with probability at least 1 - delta_s along the true run (a union over rows and steps;
     theta_0 is known).
@@ -58,42 +125,60 @@ def sensitivities(deletion: RidgeDeletion, phases: Sequence[Phase], *, delta_s: 
     tail = delta_s / max(draws, 1)
     result, state = [], deletion.start
     for phase in phases:
-        norms = np.linalg.norm(deletion.design[deletion.present(phase)], axis=1)
-        result.append(deletion.step_size * (norms @ _residual_bounds(deletion, state, phase, tail)))
+        present = deletion.present(phase)
+        if present.size:
+            norms = np.linalg.norm(deletion.design[present], axis=1)
+            length, bounds = _residual_bounds(deletion, state, phase, tail)
+            result.append(Steps(length, deletion.step_size * (norms @ bounds)))
+        else:
+            result.append(_no_shift(phase))
         state = deletion.advance(state, phase)
     return result
 
 
-def _residual_bounds(deletion: RidgeDeletion, state: LawPair, phase: Phase, tail: float) -> Array:
-    """Return bounds (n_present, n_steps) on the residual norms of the deleted rows during one phase of the true run."""
+def _no_shift(phase: Phase) -> Steps:
+    """Return the steps of a phase that is the same on both sides: one block, if there are any."""
+    some = min(phase.n_steps, 1)
+    return Steps(np.full(some, phase.n_steps, dtype=np.int64), np.zeros(some))
+
+
+def _residual_bounds(
+    deletion: RidgeDeletion, state: LawPair, phase: Phase, tail: float
+) -> tuple[NDArray[np.int64], Array]:
+    """Return block lengths and bounds (n_present, n_blocks) on the deleted rows' residual norms along the true run."""
     present = deletion.present(phase)
-    distance = np.zeros((present.size, phase.n_steps))
-    variance = np.zeros_like(distance)
-    if not distance.size:
-        return distance
     own = deletion.basis(phase.removed)
-    rows = deletion.design[present] @ own.vectors
+    rows, targets = deletion.design[present] @ own.vectors, deletion.targets[present]
     rotation = deletion.reference.vectors.T @ own.vectors
     covariance = rotation.T @ (np.diag(state.variance_q) + state.covariance_difference) @ rotation
     started = bool(np.any(covariance))
-    mean, push = own.vectors.T @ state.mean_p, deletion.step_size * own.moment
-    power, geometric = np.ones_like(own.a), np.zeros_like(own.a)
-    for k in range(phase.n_steps):
-        distance[:, k] = np.linalg.norm(rows @ mean - deletion.targets[present], axis=1)
-        variance[:, k] = phase.noise_std**2 * (rows**2 @ geometric)
+    spread = np.sqrt(np.maximum(np.diag(covariance), 0.0))
+    lengths, distance, variance = [], [], []
+    for block in _blocks(own, own.vectors.T @ state.mean_p, phase.n_steps, deletion.step_size):
+        lengths.append(block.length)
+        distance.append(_distance(rows, targets, block))
+        now = phase.noise_std * phase.noise_std * (rows**2 @ block.geometric)
         if started:
-            scaled = rows * power
-            variance[:, k] += np.einsum("ij,ij->i", scaled @ covariance, scaled)
-        mean = own.a[:, None] * mean + push
-        geometric = geometric + power * power
-        power = power * own.a
+            scaled = rows * block.power
+            first = np.maximum(np.einsum("ij,ij->i", scaled @ covariance, scaled), 0.0)
+            # The covariance is a seminorm: what the block changes adds at most its parts, one by one.
+            now = now + (np.sqrt(first) + (np.abs(rows) * block.drop) @ spread) ** 2
+        variance.append(now)
     # Rounding of the recursion: a few units per step and per term of the products.
     slack = 8 * (phase.n_steps + own.a.size) * np.finfo(float).eps
-    return residual_norm_quantile(distance, variance, deletion.targets.shape[1], tail) * (1 + slack)
+    away, around = np.stack(distance, axis=1), np.stack(variance, axis=1)
+    bounds = residual_norm_quantile(away, around, deletion.targets.shape[1], tail) * (1 + slack)
+    return np.array(lengths, dtype=np.int64), bounds
+
+
+def _distance(rows: Array, targets: Array, block: _Block) -> Array:
+    """Return a bound on the norm of each row's noise-free residual in every step of a block."""
+    moved = np.linalg.norm(np.abs(rows) @ block.change, axis=1) if block.length > 1 else 0.0
+    return np.asarray(np.linalg.norm(rows @ block.mean - targets, axis=1) + moved)
 
 
 def tracked_mu(
-    deletion: RidgeDeletion, phases: Sequence[Phase], *, delta_s: float, known: Sequence[Array] | None = None
+    deletion: RidgeDeletion, phases: Sequence[Phase], *, delta_s: float, known: Sequence[Steps] | None = None
 ) -> float:
     """Return the GDP parameter of shifted interpolation with the deleted rows' own sensitivities.
 
@@ -101,18 +186,48 @@ def tracked_mu(
     """
     kept = deletion.effective_phases(phases)
     steps = list((sensitivities(deletion, kept, delta_s=delta_s) if known is None else known)[: len(kept)])
-    steps += [np.zeros(phase.n_steps) for phase in kept[len(steps) :]]
+    steps += [_no_shift(phase) for phase in kept[len(steps) :]]
     return _mu_of_path(kept, steps, _outward(deletion.contraction, deletion))
 
 
 def _outward(contraction: float, deletion: RidgeDeletion) -> float:
-    """Round a contraction factor up by the error of the eigenvalue it comes from."""
-    return contraction + 8.0 * int(deletion.design.shape[1]) * float(np.finfo(float).eps)
+    """Round a contraction factor up by the error of the eigenvalue it comes from, to at most 1: no step expands."""
+    return min(contraction + 8.0 * int(deletion.design.shape[1]) * float(np.finfo(float).eps), 1.0)
 
 
-def _mu_of_path(phases: Sequence[Phase], steps: Sequence[Array], contraction: float) -> float:
-    noise = np.concatenate([np.full(phase.n_steps, phase.noise_std) for phase in phases])
-    return float(shifted_mu(np.concatenate(steps), np.full(noise.size, contraction), noise))
+def _mu_of_path(phases: Sequence[Phase], steps: Sequence[Steps], contraction: float) -> float:
+    length = np.concatenate([part.length for part in steps]).astype(np.float64)
+    bound = np.concatenate([part.bound for part in steps])
+    noise = np.concatenate(
+        [np.full(part.length.size, phase.noise_std) for phase, part in zip(phases, steps, strict=True)]
+    )
+    mu = float(shifted_mu(*_merged(bound, noise, contraction, length)))
+    # Bounds of it that underflow are no claim of 0.
+    return max(mu, _LEAST_MU) if bound.any() else mu
+
+
+def _merged(bound: Array, noise: Array, contraction: float, length: Array) -> tuple[Array, Array, Array]:
+    """Return sensitivity, contraction and noise of blocks of equal steps, each as one step, rounded outward.
+
+    Within a block of a contraction c <= 1 the points (V, S) of the path are concave, so that only its two ends can be
+    on the greatest convex minorant: sum of c^j, c^length and the root of the sum of c^(2j) say it all.
+    """
+    if contraction == 0.0:
+        return bound, np.zeros_like(bound), noise
+    if contraction == 1.0:
+        once, power, twice = length, np.ones_like(length), length
+    else:
+        slope = math.log(contraction)
+        power = np.maximum(np.exp(length * slope), _TINY)
+        once = np.expm1(length * slope) / (contraction - 1.0)
+        twice = np.expm1(2.0 * length * slope) / math.expm1(2.0 * slope)
+    error = np.where(length > 1, 8.0 * np.finfo(float).eps * (1.0 + np.abs(np.log(power))), 0.0)
+    single = length == 1
+    return (
+        np.where(single, bound, bound * once * (1.0 + error)),
+        np.where(single, contraction, np.minimum(power * (1.0 + error), 1.0)),
+        np.where(single, noise, noise * np.sqrt(twice) * (1.0 - error)),
+    )
 
 
 def residual_norm_quantile(distance: Array, variance: Array, q: int, tail: float) -> Array:
@@ -199,7 +314,14 @@ def shifted_claim(
     else:
         mu = tracked_mu(deletion, phases, delta_s=delta_s)
     base = float(gdp_delta(mu, epsilon)) if np.isfinite(mu) else 1.0
-    return ShiftedClaim(mu, min(1.0, base + delta_s), min(1.0, base + float(np.exp(epsilon)) * delta_s))
+    # e^epsilon within one unit in the last place; past 700 it is beyond any delta_s that float64 knows.
+    grown = math.exp(epsilon) * (1.0 + 4.0 * np.finfo(float).eps) * delta_s if epsilon < 700.0 else 1.0
+    return ShiftedClaim(mu, _sum_up(base, delta_s), _sum_up(base, grown))
+
+
+def _sum_up(base: float, failure: float) -> float:
+    """Return the sum rounded up, at most 1."""
+    return min(1.0, math.nextafter(base + failure, math.inf))
 
 
 class UniformBound:
@@ -226,24 +348,22 @@ class UniformBound:
         norms = np.linalg.norm(design, axis=1)
         tail = delta_s / max(group_size * (learning.n_steps - 1), 1)
         q = targets.shape[1]
-        worst = np.zeros(learning.n_steps)
-        mean, push = np.zeros_like(basis.moment), step_size * basis.moment
-        power, geometric = np.ones_like(basis.a), np.zeros_like(basis.a)
         squares = rows**2
-        for k in range(learning.n_steps):
-            distance = np.linalg.norm(rows @ mean - targets, axis=1)
-            variance = learning.noise_std**2 * (squares @ geometric)
+        lengths, worst = [], []
+        start = np.zeros_like(basis.moment)
+        slack = 8 * (learning.n_steps + basis.a.size) * np.finfo(float).eps
+        for block in _blocks(basis, start, learning.n_steps, step_size):
+            distance = _distance(rows, targets, block)
+            variance = learning.noise_std * learning.noise_std * (squares @ block.geometric)
             # The cheap bound is enough to leave out records that cannot be the worst.
             spread = np.sqrt(variance)
             high = norms * (distance + spread * float(stats.chi.isf(tail, q)))
             low = norms * (distance + spread * float(stats.norm.isf(tail)))
             close = high >= low.max()
-            quantile = residual_norm_quantile(distance[close], variance[close], q, tail)
-            worst[k] = step_size * float(np.max(norms[close] * quantile))
-            mean = basis.a[:, None] * mean + push
-            geometric = geometric + power * power
-            power = power * basis.a
-        self._sensitivity = group_size * worst
+            quantile = residual_norm_quantile(distance[close], variance[close], q, tail) * (1 + slack)
+            lengths.append(block.length)
+            worst.append(step_size * float(np.max(norms[close] * quantile)))
+        self._steps = Steps(np.array(lengths, dtype=np.int64), group_size * np.array(worst))
         top = float(basis.values[-1])
         smallest = smallest_eigenvalues(basis.values, squares, floor=alpha).min()
         lowest = float(smallest) if group_size == 1 else alpha
@@ -254,7 +374,7 @@ class UniformBound:
         if len(phases) > 2 or phases[0] != self._learning:
             raise ValueError("method 'uniform' is defined for a first deletion: learning and one unlearning phase")
         kept = [phase for phase in phases if phase.n_steps and (phase.noise_std or phase is phases[0])]
-        steps = [self._sensitivity] + [np.zeros(phase.n_steps) for phase in kept[1:]]
+        steps = [self._steps] + [_no_shift(phase) for phase in kept[1:]]
         return _mu_of_path(kept, steps, self._contraction)
 
 
