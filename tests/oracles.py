@@ -412,6 +412,18 @@ def ridge_run_laws(X, Y, *, alpha, step_size, phases, deleted):
     return law(lambda removed: set(removed)), law(lambda removed: set(deleted))
 
 
+def ridge_run(design, targets, run, rng):
+    """The parameters that a run releases: its noisy steps, one by one."""
+    theta = np.zeros((design.shape[1], targets.shape[1]))
+    for phase in run.phases:
+        keep = np.setdiff1d(np.arange(len(design)), phase.removed)
+        rows, aims = design[keep], targets[keep]
+        for _ in range(phase.n_steps):
+            theta = theta - run.step_size * (rows.T @ (rows @ theta - aims) + run.alpha * theta)
+            theta = theta + phase.noise_std * rng.normal(size=theta.shape)
+    return theta
+
+
 def gaussian_renyi(law_p, law_q, order):
     """Renyi divergence of N(m_P, S_P (x) I_q) from N(m_Q, S_Q (x) I_q), from the textbook formula."""
     (mean_p, cov_p), (mean_q, cov_q) = law_p, law_q

@@ -10,8 +10,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import oracles
 from expunge import _files
-from expunge.accounting.ridge_law import Phase, deletion_pair, smoothness
+from expunge.accounting.ridge_law import Phase, RidgeDeletion, deletion_pair, smoothness
 from expunge.accounting.ridge_shifted import shifted_claim
 from expunge.certificates import (
     Certificate,
@@ -54,8 +55,7 @@ def problem(*, classifier=False, fit_intercept=True, deleted=(4,), n_steps=6, un
         sources=Sources(step_size="given", noise_std="given", classes="given" if classifier else "none"),
     )
     targets = (y[:, None] == np.array(run.classes)[None, :]).astype(float) if classifier else y
-    coefficients = rng.normal(size=(design.shape[1], targets.shape[1]))
-    return X, y, design, targets, coefficients, run
+    return X, y, design, targets, oracles.ridge_run(design, targets, run, rng), run
 
 
 def law(design, targets, run):
@@ -525,7 +525,6 @@ def test_a_claim_out_of_range_cannot_be_made(case, field, value):
 @pytest.mark.parametrize("direction", ["delta_pq", "delta_qp"])
 def test_the_recomputed_number_decides_and_nan_never_passes(case, monkeypatch, direction):
     X, y, _, certificate = case
-    from expunge.certificates import run as run_module
 
     class Broken:
         def delta(self, epsilon, direction="both"):
@@ -533,7 +532,7 @@ def test_the_recomputed_number_decides_and_nan_never_passes(case, monkeypatch, d
 
     for bad in (float("nan"), 1.0, -1e-9, certificate.delta * (1 + 1e-8)):
         values = (bad, 0.0) if direction == "delta_pq" else (0.0, bad)
-        monkeypatch.setattr(run_module, "deletion_pair", lambda *args, **named: Broken())
+        monkeypatch.setattr(RidgeDeletion, "pair", lambda *args: Broken())
         with pytest.raises(VerificationError) as caught:
             certificate.verify(X, y)
         assert caught.value.field == "claim.delta"

@@ -70,6 +70,11 @@ def number(
     allow_infinite: bool = False,
 ) -> float:
     """Return ``value`` as a float within the bounds, or raise."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        try:
+            value = float(value)  # NumPy has no type for integers of 64 bits and more
+        except OverflowError:
+            raise ValueError(f"{name} must be within the range of float64, got an integer that is not") from None
     array = real_array(
         name, value, low=low, high=high, open_low=open_low, open_high=open_high, allow_infinite=allow_infinite
     )

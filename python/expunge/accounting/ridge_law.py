@@ -24,14 +24,23 @@ from expunge._backend import one_blas_thread
 from expunge.accounting.gaussian_pair import GaussianPair
 from expunge.accounting.noise_floor import noise_floor
 
-__all__ = ["STEP_SIZE_SLACK", "LawPair", "Phase", "RidgeDeletion", "deletion_pair", "phase_floors", "smoothness"]
+__all__ = [
+    "LARGEST",
+    "STEP_SIZE_SLACK",
+    "LawPair",
+    "Phase",
+    "RidgeDeletion",
+    "deletion_pair",
+    "phase_floors",
+    "smoothness",
+]
 
 Array = NDArray[np.float64]
 
 # A step of exactly 1/L must be accepted however L was rounded.
 STEP_SIZE_SLACK = 1e-9
 # A variance below it, or a number beyond the other, would lose its digits (or itself) to the range of float64.
-_SMALLEST_VARIANCE, _LARGEST = 1e-250, 1e100
+_SMALLEST_VARIANCE, LARGEST = 1e-250, 1e100
 _TINY = float(np.finfo(np.float64).tiny)
 # Below this size a computed shift may have underflowed: 1e-140, whose square is still a number.
 _LEAST_SHIFT = 2e-140
@@ -305,9 +314,9 @@ class RidgeDeletion:
             too ill-conditioned to be formed.
         """
         smallest, largest = float(state.variance_q.min()), float(state.variance_q.max())
-        if not _SMALLEST_VARIANCE <= smallest <= largest <= _LARGEST**2:
+        if not _SMALLEST_VARIANCE <= smallest <= largest <= LARGEST**2:
             raise ValueError(
-                f"noise_std must leave variances between {_SMALLEST_VARIANCE:g} and {_LARGEST**2:g} in every direction "
+                f"noise_std must leave variances between {_SMALLEST_VARIANCE:g} and {LARGEST**2:g} in every direction "
                 f"at the end of the run, got {smallest:g} to {largest:g}: too little noise, or noise that later steps "
                 "without noise wipe out, hides nothing"
             )

@@ -5,9 +5,11 @@ from expunge.certificates.certificate import Certificate, Digests, Signature
 from expunge.certificates.constants import CONDITIONS, GRID_NOTE, UNKNOWN_SOURCES, Sources
 from expunge.certificates.digest import features_digest, model_digest, record_digest, targets_digest
 from expunge.certificates.keys import generate_key_pair, load_private_key, load_public_key
+from expunge.certificates.model import coefficients_of
+from expunge.certificates.policy import Policy
+from expunge.certificates.report import VerificationReport
 from expunge.certificates.run import RidgeRun
 from expunge.certificates.schema import CertificateError, VerificationError, certificate_schema
-from expunge.certificates.verification import VerificationReport, coefficients_of
 
 __all__ = [
     "CONDITIONS",
@@ -17,6 +19,7 @@ __all__ = [
     "CertificateError",
     "Digests",
     "Phase",
+    "Policy",
     "RidgeRun",
     "Signature",
     "Sources",

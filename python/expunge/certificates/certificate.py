@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -18,12 +19,15 @@ from numpy.typing import ArrayLike
 
 from expunge._files import FileFormatError, parse_json, read_text, write_atomic
 from expunge._version import __version__
-from expunge.certificates import verification
+from expunge.certificates import report, verification
 from expunge.certificates.constants import Sources
 from expunge.certificates.digest import features_digest, model_digest, record_digest, targets_digest
+from expunge.certificates.model import coefficients_of
+from expunge.certificates.policy import Policy
+from expunge.certificates.report import Standing, VerificationReport
 from expunge.certificates.run import RidgeRun
 from expunge.certificates.schema import VERSIONS, CertificateError, VerificationError, certificate_schema, check
-from expunge.certificates.verification import VerificationReport, coefficients_of
+from expunge.certificates.work import DEFAULT_BUDGET
 
 __all__ = ["Certificate", "Digests", "Signature"]
 
@@ -34,6 +38,8 @@ _KIND = _SCHEMA["properties"]["kind"]["const"]
 _REFERENCE = _SCHEMA["properties"]["claim"]["properties"]["reference"]["const"]
 _CANNOT_SHOW = _SCHEMA["properties"]["cannot_show"]["const"]
 _CONFIDENTIALITY = _SCHEMA["properties"]["confidentiality"]["const"]
+# Far more than any run needs that can be verified; nothing larger is read.
+MAX_BYTES = 2**25
 _SIGNATURE_TAG = b"expunge-certificate-signature-v1\0"
 _DIGEST_TAG = b"expunge-certificate-digest-v1\0"
 
@@ -140,15 +146,15 @@ class Certificate:
     @property
     def direction(self) -> str:
         """Which of the two computed deltas is the larger, and binds: ``"P|Q"`` or ``"Q|P"``."""
-        return verification.binding(self.delta_pq, self.delta_qp)
+        return report.binding(self.delta_pq, self.delta_qp)
 
-    def standing(self) -> verification.Standing:
+    def standing(self) -> Standing:
         """Return status, conditions and notes as they have to be read now.
 
         Those of the certificate itself, but for version 1: it does not say where its constants come from, so that it is
         conditional whatever it says.
         """
-        return verification.standing(self)
+        return report.standing(self)
 
     # --- making one ----------------------------------------------------------------------------
 
@@ -200,7 +206,8 @@ class Certificate:
         Raises
         ------
         VerificationError
-            If an assumption fails or a computed delta passes the claimed one (a relative 1e-9 apart).
+            If an assumption fails, a computed delta exceeds the claimed one (by more than a relative 1e-9), or the
+            model cannot have come from the run (``field == "model"``, see `verify`).
         TypeError, ValueError
             If an argument is of the wrong kind or out of range.
 
@@ -220,6 +227,8 @@ class Certificate:
         rows = list(run.deleted)
         salt = secrets.token_bytes(32)
         features, targets = features_digest(X), targets_digest(y)
+        if np.shape(y)[:1] != np.shape(X)[:1]:
+            raise VerificationError("run.n_records", f"X has shape {np.shape(X)} but y {np.shape(y)}: one row for each")
         parameters = coefficients_of(
             model, fit_intercept=run.fit_intercept, n_features=run.n_features, n_outputs=run.n_outputs
         )
@@ -245,9 +254,10 @@ class Certificate:
             issued_at=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         )
         verification.check_status(draft, allow_estimate=True)
-        deltas = verification.recomputed(draft, X, y)
-        result = replace(draft, delta_pq=deltas.pq, delta_qp=deltas.qp)
+        found = verification.recomputed(draft, X, y)
+        result = replace(draft, delta_pq=found.deltas.pq, delta_qp=found.deltas.qp)
         verification.check_model(result, model)
+        verification.plausible(result, found, model)
         return result
 
     # --- JSON ----------------------------------------------------------------------------------
@@ -324,6 +334,8 @@ class Certificate:
         ...
         expunge.certificates.schema.CertificateError: version: must be 1 or 2, the versions this library reads, got 3
         """
+        if len(text) > MAX_BYTES:
+            raise CertificateError("json", f"must have at most {MAX_BYTES} characters, got {len(text)}")
         try:
             values = parse_json(text, what="certificate", allow_nan=True)
         except FileFormatError as error:
@@ -374,9 +386,12 @@ class Certificate:
         FileNotFoundError
             If there is no such file.
         CertificateError
-            As `from_json`; ``"json"`` also for a file that is empty or not text.
+            As `from_json`; ``"json"`` also for a file that is empty, not text, or larger than 32 MiB.
         """
         try:
+            with contextlib.suppress(FileNotFoundError):  # said better by read_text
+                if os.stat(path).st_size > MAX_BYTES:
+                    raise CertificateError("json", f"path: the file at {path} must have at most {MAX_BYTES} bytes")
             text = read_text(path, what="certificate")
         except FileFormatError as error:
             raise CertificateError("json", str(error)) from None
@@ -431,7 +446,14 @@ class Certificate:
     # --- verifying -----------------------------------------------------------------------------
 
     def verify(
-        self, X: ArrayLike, y: ArrayLike, model: object = None, *, public_key: Ed25519PublicKey | None = None
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        model: object = None,
+        *,
+        public_key: Ed25519PublicKey | None = None,
+        policy: Policy | None = None,
+        budget: float = DEFAULT_BUDGET,
     ) -> VerificationReport:
         """Recompute the claim from the data and check everything else that can be checked.
 
@@ -445,10 +467,16 @@ class Certificate:
             As given to the first fit, deleted rows included, in the same order.
         model : fitted estimator or array-like, optional
             The released model - with ``coef_`` and ``intercept_``, or its parameters in the layout of
-            `expunge.certificates.model_digest` - to be compared with the certificate.
+            `expunge.certificates.model_digest` - to be compared with the certificate, and with P, the law of what the
+            run releases: below a two-sided p-value of 1e-12 it cannot have come from the run and is refused.
         public_key : Ed25519PublicKey, optional
             Whose signature is required. Without it a signature, if there is one, is checked against the key it brings
             along, which shows that nothing was changed since but not who signed.
+        policy : Policy, optional
+            What the certificate must be to be accepted; without one every true claim is.
+        budget : float, default=1e11
+            Most work to do, in estimated floating-point operations (about a minute of one core); more is refused, as
+            ``field == "budget"``, before any is done.
 
         Returns
         -------
@@ -460,7 +488,7 @@ class Certificate:
         VerificationError
             With ``field`` naming what refutes the certificate.
         """
-        return verification.verify(self, X, y, model, public_key=public_key)
+        return verification.verify(self, X, y, model, public_key=public_key, policy=policy, budget=budget)
 
     def summary(self) -> str:
         """Return a few lines for a person."""
@@ -474,7 +502,7 @@ class Certificate:
             f"method {self.method}",
             f"  run      {self.run.estimator}, {len(self.run.phases)} phases; last: {last.n_steps} steps with "
             f"noise_std = {last.noise_std:g}",
-            *(f"  {label}  {condition}" for label, condition in verification.reading(now)),
+            *(f"  {label}  {condition}" for label, condition in report.reading(now)),
             f"  issued   {self.issued_at} by expunge {self.library_version}, "
             + ("unsigned" if self.signature is None else f"signed by {self.signature.public_key[:16]}..."),
             f"  {_CONFIDENTIALITY}",

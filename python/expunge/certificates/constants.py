@@ -81,7 +81,10 @@ class Sources:
         if self.norm_bound is not None and self.n_bound is not None:
             bound = _validate.number("sources.norm_bound", self.norm_bound, low=0, open_low=True)
             object.__setattr__(self, "norm_bound", bound)
-            object.__setattr__(self, "n_bound", _validate.count("sources.n_bound", self.n_bound, low=1))
+            count = _validate.count("sources.n_bound", self.n_bound, low=1)
+            if count >= 2**53:
+                raise ValueError(f"sources.n_bound must be < 2^53, got {count}")
+            object.__setattr__(self, "n_bound", count)
 
     def conditions(self) -> tuple[str, ...]:
         """Return what a certificate with these constants rests on, one sentence per constant taken from the data."""

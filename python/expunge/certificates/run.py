@@ -10,18 +10,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from expunge import _validate
-from expunge.accounting.ridge_law import STEP_SIZE_SLACK, Phase, RidgeDeletion, deletion_pair, smoothness
+from expunge.accounting.ridge_law import Phase, RidgeDeletion
 from expunge.accounting.ridge_shifted import shifted_claim
 from expunge.certificates.constants import Sources
 from expunge.certificates.digest import labels
-from expunge.certificates.schema import VerificationError
 
-__all__ = ["Deltas", "RidgeRun", "check_classes", "check_run", "design_of", "lost_classes", "recompute", "targets_of"]
+__all__ = ["Deltas", "Label", "RidgeRun", "design_of", "recompute", "targets_of"]
 
 Label = str | int | float | bool
-
-# The norm of a row is rounded a few times; a bound that equals it must be accepted.
-_NORM_SLACK = 1e-12
 
 
 def _label(value: Any) -> Label:
@@ -198,41 +194,41 @@ class Deltas(NamedTuple):
     qp: float
 
 
-def recompute(
-    run: RidgeRun,
-    design: NDArray[np.float64],
-    targets: NDArray[np.float64],
-    *,
-    method: str,
-    epsilon: float,
-    delta_s: float | None,
-) -> Deltas:
+def recompute(run: RidgeRun, deletion: RidgeDeletion, *, method: str, epsilon: float, delta_s: float | None) -> Deltas:
     """Return both deltas of a run at ``epsilon``, computed from the data (delta_s included where there is one).
+
+    Parameters
+    ----------
+    run : RidgeRun
+        The inputs of the run.
+    deletion : RidgeDeletion
+        The same run's constants and deleted rows, with the data.
+    method, epsilon, delta_s
+        As in a certificate.
 
     Raises
     ------
     ValueError
-        If the run gives no guarantee (no noise, step size too large, a singular pair).
+        If the run gives no guarantee (no noise, a singular pair).
 
     Examples
     --------
     >>> phases = (Phase(n_steps=10, noise_std=0.5), Phase(n_steps=5, noise_std=1.0, removed=(0,)))
     >>> run = RidgeRun(estimator="LangevinRidge", alpha=1.0, fit_intercept=False, step_size=0.25, classes=None,
     ...                n_records=3, n_features=3, n_outputs=1, phases=phases, deleted=(0,))
-    >>> deltas = recompute(run, np.eye(3), np.ones((3, 1)), method="exact", epsilon=1.0, delta_s=None)
+    >>> deletion = RidgeDeletion(np.eye(3), np.ones((3, 1)), alpha=1.0, step_size=0.25, deleted=(0,))
+    >>> deltas = recompute(run, deletion, method="exact", epsilon=1.0, delta_s=None)
     >>> max(deltas) < 1e-3
     True
     """
     if method == "exact":
-        pair = deletion_pair(
-            design, targets, alpha=run.alpha, step_size=run.step_size, phases=run.phases, deleted=run.deleted
-        )
+        pair = deletion.pair(deletion.run(deletion.effective_phases(run.phases)))
         return Deltas(float(pair.delta(epsilon, direction="pq")), float(pair.delta(epsilon, direction="qp")))
     if delta_s is None:
         raise ValueError(f"delta_s must be given for method {method!r}, got None")
     claim = shifted_claim(
-        design,
-        targets,
+        deletion.design,
+        deletion.targets,
         alpha=run.alpha,
         step_size=run.step_size,
         phases=run.phases,
@@ -242,124 +238,3 @@ def recompute(
         uniform=method == "uniform",
     )
     return Deltas(float(claim.delta_pq), float(claim.delta_qp))
-
-
-def check_run(run: RidgeRun, design: NDArray[np.float64], targets: NDArray[np.float64]) -> None:
-    """Check a run against its data and every assumption of the theorem.
-
-    Raises
-    ------
-    VerificationError
-        Naming the field that breaks an assumption.
-    """
-    n_features = design.shape[1] - run.fit_intercept
-    for name, got, needed in (
-        ("n_records", run.n_records, design.shape[0]),
-        ("n_features", run.n_features, n_features),
-        ("n_outputs", run.n_outputs, targets.shape[1]),
-    ):
-        if got != needed:
-            raise VerificationError(f"run.{name}", f"must be {needed}, as in the data, got {got}")
-    if targets.shape[0] != design.shape[0]:
-        raise VerificationError("run.n_records", f"X has {design.shape[0]} rows but y has {targets.shape[0]}")
-    _check_rows("run.deleted", run.deleted, run.n_records)
-    if len(run.deleted) >= run.n_records:
-        raise VerificationError("run.deleted", f"must leave at least one record, got all {run.n_records}")
-    _check_phases(run)
-    limit = 1.0 / smoothness(design, alpha=run.alpha)
-    if not 0 < run.step_size <= limit * (1 + STEP_SIZE_SLACK):
-        raise VerificationError("run.step_size", f"must be > 0 and at most 1/L = {limit!r}, got {run.step_size!r}")
-    if run.sources.step_size == "bounded":
-        _check_bounds(run, design)
-    _check_noise(run, design, targets)
-
-
-def _check_bounds(run: RidgeRun, design: NDArray[np.float64]) -> None:
-    """Check the bounds a user asserted, of which the step size is made, against the data."""
-    norm_bound, n_bound = run.sources.norm_bound, run.sources.n_bound
-    assert norm_bound is not None
-    assert n_bound is not None
-    if run.n_records > n_bound:
-        raise VerificationError("run.sources.n_bound", f"must be at least the {run.n_records} records, got {n_bound}")
-    norms = np.linalg.norm(design, axis=1)
-    longest = int(np.argmax(norms))
-    if not norms[longest] <= norm_bound * (1 + _NORM_SLACK):
-        raise VerificationError(
-            "run.sources.norm_bound",
-            f"must be at least the norm of every row, got {norm_bound!r}, but row {longest} has {norms[longest]!r}",
-        )
-    limit = 1.0 / (n_bound * norm_bound**2 + run.alpha)
-    if not run.step_size <= limit * (1 + STEP_SIZE_SLACK):
-        raise VerificationError(
-            "run.step_size", f"must be at most 1/(n_bound norm_bound^2 + alpha) = {limit!r}, got {run.step_size!r}"
-        )
-
-
-def _check_noise(run: RidgeRun, design: NDArray[np.float64], targets: NDArray[np.float64]) -> None:
-    """Check that noise is either none or noise: not lost in the rounding of the parameters it is added to."""
-    deletion = RidgeDeletion(design, targets, alpha=run.alpha, step_size=run.step_size, deleted=run.deleted)
-    for i, (phase, floor) in enumerate(zip(run.phases, deletion.floors(run.phases), strict=True)):
-        if phase.noise_std != 0 and not phase.noise_std >= floor:
-            raise VerificationError(
-                f"run.phases[{i}].noise_std",
-                f"must be 0 or at least {floor!r}, the resolution of float64 at the size of the parameters of phase "
-                f"{i}, got {phase.noise_std!r}",
-            )
-
-
-def lost_classes(run: RidgeRun, targets: NDArray[np.float64]) -> tuple[Label, ...]:
-    """Return the classes of which the deletion leaves no record, though there was one."""
-    if run.classes is None:
-        return ()
-    kept = np.ones(len(targets), dtype=bool)
-    kept[list(run.deleted)] = False
-    before, after = targets.sum(axis=0), targets[kept].sum(axis=0)
-    return tuple(label for label, had, has in zip(run.classes, before, after, strict=True) if had > 0 and not has > 0)
-
-
-def check_classes(run: RidgeRun) -> None:
-    """Check that a classifier, and only a classifier, has distinct classes, and that their source is said.
-
-    Raises
-    ------
-    VerificationError
-        Naming ``run.classes``.
-    """
-    if (run.classes is not None) != (run.estimator == "LangevinRidgeClassifier"):
-        needed = "a list" if run.classes is None else "null"
-        raise VerificationError("run.classes", f"must be {needed} for {run.estimator}, got {run.classes!r}")
-    if run.classes is not None and len(set(run.classes)) != len(run.classes):
-        raise VerificationError("run.classes", f"must be distinct, got {run.classes!r}")
-    if (run.sources.classes == "none") != (run.classes is None):
-        needed = "'none'" if run.classes is None else "'given' or 'data'"
-        raise VerificationError("run.sources.classes", f"must be {needed}, got {run.sources.classes!r}")
-
-
-def _check_rows(field: str, rows: tuple[int, ...], n_records: int) -> None:
-    if list(rows) != sorted(set(rows)):
-        raise VerificationError(field, f"must be sorted, without repetition, got {rows!r}")
-    if rows and not 0 <= rows[0] <= rows[-1] < n_records:
-        raise VerificationError(field, f"must be within [0, {n_records}), got {rows!r}")
-
-
-def _check_phases(run: RidgeRun) -> None:
-    if len(run.phases) < 2:
-        raise VerificationError("run.phases", f"must be learning and at least one deletion, got {len(run.phases)}")
-    before: set[int] = set()
-    for i, phase in enumerate(run.phases):
-        field = f"run.phases[{i}]"
-        if not phase.n_steps >= 1:
-            raise VerificationError(f"{field}.n_steps", f"must be >= 1, got {phase.n_steps}")
-        if not 0 <= phase.noise_std < float("inf"):
-            raise VerificationError(f"{field}.noise_std", f"must be finite and >= 0, got {phase.noise_std}")
-        _check_rows(f"{field}.removed", phase.removed, run.n_records)
-        if i == 0 and phase.removed:
-            raise VerificationError(f"{field}.removed", f"must be empty while learning, got {phase.removed!r}")
-        if not before <= set(phase.removed):
-            lost = sorted(before - set(phase.removed))
-            raise VerificationError(f"{field}.removed", f"must keep what was removed before, lost {lost}")
-        before = set(phase.removed)
-    if run.phases[-1].removed != run.deleted:
-        raise VerificationError(
-            "run.deleted", f"must be the rows absent in the last phase, {run.phases[-1].removed!r}, got {run.deleted!r}"
-        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -11,155 +11,30 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from numpy.typing import ArrayLike, NDArray
 
 from expunge import _validate
-from expunge.certificates.constants import CONDITIONS, UNKNOWN_SOURCES
+from expunge.accounting.ridge_law import RidgeDeletion
+from expunge.certificates import hints
+from expunge.certificates.assumptions import check_classes, check_noise, check_run, lost_classes
+from expunge.certificates.constants import CONDITIONS
 from expunge.certificates.digest import features_digest, model_digest, record_digest, targets_digest
-from expunge.certificates.run import Deltas, check_classes, check_run, design_of, lost_classes, recompute, targets_of
+from expunge.certificates.model import coefficients_of, p_value
+from expunge.certificates.policy import Policy
+from expunge.certificates.report import VerificationReport, standing
+from expunge.certificates.run import Deltas, design_of, recompute, targets_of
 from expunge.certificates.schema import CertificateError, VerificationError, certificate_schema, check
+from expunge.certificates.work import DEFAULT_BUDGET, check_budget
 
 if TYPE_CHECKING:
     from expunge.certificates.certificate import Certificate
 
-__all__ = ["VerificationReport", "check_model", "check_status", "coefficients_of", "recomputed", "verify"]
+__all__ = ["Recomputed", "check_model", "check_status", "recomputed", "verify"]
 
 # Slack of the comparison "recomputed <= claimed", for rounding between machines.
 CLAIM_SLACK = 1e-9
 # Recorded and recomputed deltas agree to this; this far below the claim they need not (tails are steep, or end).
 AGREEMENT = 1e-6
 FAR_BELOW = 1e-12
-
-
-class Standing(NamedTuple):
-    """Status, conditions and notes of a certificate as they have to be read now."""
-
-    status: str
-    conditions: tuple[str, ...]
-    notes: tuple[str, ...]
-
-
-def standing(certificate: Certificate) -> Standing:
-    """Return how a certificate has to be read now; version 1 never says where its constants come from."""
-    c = certificate
-    if c.version > 1:
-        return Standing(c.status, c.conditions, c.notes)
-    return Standing("conditional" if c.status == "certified" else c.status, (*c.conditions, UNKNOWN_SOURCES), c.notes)
-
-
-def reading(now: Standing) -> list[tuple[str, str]]:
-    """Return every condition and note with the word it is introduced by, for a summary."""
-    return [("but    ", text) for text in now.conditions] + [("note   ", text) for text in now.notes]
-
-
-def binding(delta_pq: float, delta_qp: float) -> str:
-    """Return the direction whose delta is the larger."""
-    return "Q|P" if delta_qp > delta_pq else "P|Q"
-
-
-@dataclass(frozen=True)
-class VerificationReport:
-    """What a verification has shown.
-
-    Attributes
-    ----------
-    epsilon, delta : float
-        The claim that holds.
-    delta_pq, delta_qp : float
-        Recomputed from the data.
-    method, status : str
-        As in the certificate; a version 1 certificate is ``"conditional"`` at best.
-    conditions : tuple of str
-        What a conditional certificate rests on, every constant taken from the data by name.
-    model_checked : bool
-        Whether a model was compared with the certificate.
-    signature : str
-        ``"none"``, ``"unknown key"`` (nothing was changed since somebody signed) or ``"trusted key"``.
-    notes : tuple of str
-        What a reader must know besides the conditions.
-    """
-
-    epsilon: float
-    delta: float
-    delta_pq: float
-    delta_qp: float
-    method: str
-    status: str
-    conditions: tuple[str, ...]
-    model_checked: bool
-    signature: str
-    notes: tuple[str, ...] = ()
-
-    @property
-    def certified(self) -> bool:
-        """True if the claim holds without conditions."""
-        return self.status == "certified"
-
-    @property
-    def direction(self) -> str:
-        """Which of the two recomputed deltas is the larger, and binds: ``"P|Q"`` or ``"Q|P"``."""
-        return binding(self.delta_pq, self.delta_qp)
-
-    def summary(self) -> str:
-        """Return a few lines for a person."""
-        now = Standing(self.status, self.conditions, self.notes)
-        lines = [
-            f"holds ({self.status}, {self.method}): epsilon = {self.epsilon:g}, delta = {self.delta:g}",
-            f"  recomputed delta(P|Q) = {self.delta_pq:.3g}, delta(Q|P) = {self.delta_qp:.3g} ({self.direction} binds)",
-            *(f"  {label.strip()}: {text}" for label, text in reading(now)),
-            f"  data as certified; model {'as certified' if self.model_checked else 'not compared'}; "
-            f"signature: {self.signature}",
-        ]
-        return "\n".join(lines)
-
-
-def coefficients_of(model: Any, *, fit_intercept: bool, n_features: int, n_outputs: int) -> NDArray[np.float64]:
-    """Return the parameters (n_columns, n_outputs) of a fitted linear model, or of an array already in that layout.
-
-    Parameters
-    ----------
-    model : fitted estimator or array-like
-        An estimator has ``coef_`` of shape (n_features,) or (n_outputs, n_features) and, if ``fit_intercept``,
-        ``intercept_``. An array has shape (n_columns, n_outputs), or (n_columns,) for one output.
-    fit_intercept : bool
-        Whether the last row is the intercept.
-    n_features, n_outputs : int
-        Shape of the run.
-
-    Returns
-    -------
-    ndarray of shape (n_columns, n_outputs), float64
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not fit, a value is not finite, or there is an intercept where none was fitted.
-
-    Examples
-    --------
-    >>> coefficients_of([[1.0], [2.0]], fit_intercept=True, n_features=1, n_outputs=1)
-    array([[1.],
-           [2.]])
-    """
-    n_columns = n_features + int(fit_intercept)
-    if hasattr(model, "coef_"):
-        coefficients = _validate.real_array("model.coef_", model.coef_)
-        if coefficients.size != n_features * n_outputs or coefficients.ndim not in (1, 2):
-            raise ValueError(f"model.coef_ must have shape {(n_outputs, n_features)}, got {coefficients.shape}")
-        if coefficients.ndim == 2 and coefficients.shape != (n_outputs, n_features):
-            raise ValueError(f"model.coef_ must have shape {(n_outputs, n_features)}, got {coefficients.shape}")
-        result = coefficients.reshape(n_outputs, n_features).T
-        intercept = _validate.real_array("model.intercept_", getattr(model, "intercept_", 0.0)).ravel()
-        if not fit_intercept:
-            if np.any(intercept != 0):
-                raise ValueError("model.intercept_ must be 0, because the run fitted none")
-            return np.ascontiguousarray(result)
-        if intercept.size != n_outputs:
-            raise ValueError(f"model.intercept_ must have {n_outputs} entries, got {intercept.size}")
-        return np.vstack([result, intercept[np.newaxis, :]])
-    array = _validate.real_array("model", model)
-    if array.ndim == 1 and n_outputs == 1:
-        array = array[:, np.newaxis]
-    if array.shape != (n_columns, n_outputs):
-        raise ValueError(f"model must have shape {(n_columns, n_outputs)}, got {array.shape}")
-    return array
+# A step size this close to 1/L of the data was hardly chosen without them.
+SAME_STEP_SIZE = 1e-12
 
 
 def check_status(certificate: Certificate, *, allow_estimate: bool = False) -> None:
@@ -202,7 +77,15 @@ def _names_its_sources(certificate: Certificate) -> None:
         )
 
 
-def recomputed(certificate: Certificate, X: ArrayLike, y: ArrayLike) -> Deltas:
+class Recomputed(NamedTuple):
+    """What a verification recomputes: both deltas, the problem they belong to, and what looks wrong about it."""
+
+    deltas: Deltas
+    deletion: RidgeDeletion
+    warnings: tuple[str, ...]
+
+
+def recomputed(certificate: Certificate, X: ArrayLike, y: ArrayLike) -> Recomputed:
     """Check the data and the run's assumptions and return both deltas, each within the claim.
 
     Raises
@@ -211,15 +94,14 @@ def recomputed(certificate: Certificate, X: ArrayLike, y: ArrayLike) -> Deltas:
         Naming the field that is refuted.
     """
     c, run = certificate, certificate.run
-    _same_digest("digests.X", "X", c.digests.X, lambda: features_digest(X))
-    _same_digest("digests.y", "y", c.digests.y, lambda: targets_digest(y))
     check_classes(run)
+    _check_data(c, X, y)
     design = design_of(X, fit_intercept=run.fit_intercept)
     try:
         targets = targets_of(y, classes=run.classes)
     except ValueError as error:
         raise VerificationError("run.classes", str(error)) from None
-    check_run(run, design, targets)
+    limit = check_run(run, design, targets)
     lost = lost_classes(run, targets)
     if c.version > 1 and run.sources.classes == "data" and lost and CONDITIONS["last_of_class"] not in c.conditions:
         raise VerificationError(
@@ -236,16 +118,60 @@ def recomputed(certificate: Certificate, X: ArrayLike, y: ArrayLike) -> Deltas:
         lambda: record_digest(np.asarray(X)[rows], np.asarray(y)[rows], salt=salt),
     )
     try:
-        deltas = recompute(run, design, targets, method=c.method, epsilon=c.epsilon, delta_s=c.delta_s)
+        deletion = RidgeDeletion(design, targets, alpha=run.alpha, step_size=run.step_size, deleted=run.deleted)
+        check_noise(run, deletion)
+        deltas = recompute(run, deletion, method=c.method, epsilon=c.epsilon, delta_s=c.delta_s)
+    except VerificationError:
+        raise
     except (ValueError, ArithmeticError, np.linalg.LinAlgError) as error:
         raise VerificationError("run.phases", f"the claim cannot be computed: {error}") from None
-    limit = c.delta * (1 + CLAIM_SLACK)
+    most = c.delta * (1 + CLAIM_SLACK)
     for direction, value in (("delta(P|Q)", deltas.pq), ("delta(Q|P)", deltas.qp)):
-        if not 0 <= value <= limit:  # NaN lands here
+        if not 0 <= value <= most:  # NaN lands here
             raise VerificationError(
                 "claim.delta", f"recomputed {direction} at epsilon = {c.epsilon!r} is {value!r}, claimed {c.delta!r}"
             )
-    return deltas
+    return Recomputed(deltas, deletion, _warnings(c, design, targets, limit))
+
+
+def _check_data(certificate: Certificate, X: ArrayLike, y: ArrayLike) -> None:
+    c = certificate
+
+    def features() -> str:
+        return hints.features_hint(X, c.digests.X, c.run, targets_match=_matches(c.digests.y, y))
+
+    _same_digest("digests.X", "X", c.digests.X, lambda: features_digest(X), features)
+    _same_digest(
+        "digests.y", "y", c.digests.y, lambda: targets_digest(y), lambda: hints.targets_hint(y, c.digests.y, c.run)
+    )
+
+
+def _matches(needed: str, y: ArrayLike) -> bool:
+    try:
+        return targets_digest(y) == needed
+    except (TypeError, ValueError):
+        return False
+
+
+def _warnings(
+    certificate: Certificate, design: NDArray[np.float64], targets: NDArray[np.float64], limit: float
+) -> tuple[str, ...]:
+    """Return what looks wrong about a run without refuting it."""
+    run = certificate.run
+    result = []
+    whole = np.ascontiguousarray(np.column_stack([design, targets]) + 0.0)  # -0.0 becomes 0.0
+    gone = {whole[row].tobytes(): row for row in run.deleted}
+    deleted = set(run.deleted)
+    stays = ((i, row.tobytes()) for i, row in enumerate(whole) if i not in deleted)
+    copies = [(i, gone[values]) for i, values in stays if values in gone]
+    if copies:
+        more = f" ({len(copies)} such rows in all)" if len(copies) > 1 else ""
+        result.append(
+            f"row {copies[0][0]}, which stays, is an exact copy of the deleted row {copies[0][1]}{more}: whose is it?"
+        )
+    if run.sources.step_size == "given" and abs(run.step_size - limit) <= SAME_STEP_SIZE * limit:
+        result.append("the step size is said to be given, but equals 1/L of the data: was it not computed from them?")
+    return tuple(result)
 
 
 def check_model(certificate: Certificate, model: Any) -> None:
@@ -270,13 +196,39 @@ def check_model(certificate: Certificate, model: Any) -> None:
         raise VerificationError("run.classes", f"must be the model's {list(classes)!r}, got {list(run.classes)!r}")
 
 
-def _same_digest(field: str, what: str, needed: str, compute: Any) -> None:
+def plausible(certificate: Certificate, found: Recomputed, model: Any) -> float:
+    """Return the p-value of the model's parameters under P.
+
+    Raises
+    ------
+    VerificationError
+        With ``field == "model"``, if they cannot have come from the run.
+    """
+    run = certificate.run
+    parameters = coefficients_of(
+        model, fit_intercept=run.fit_intercept, n_features=run.n_features, n_outputs=run.n_outputs
+    )
+    try:
+        return p_value(found.deletion, run.phases, parameters)
+    except VerificationError:
+        raise
+    except (ValueError, ArithmeticError, np.linalg.LinAlgError) as error:
+        raise VerificationError("model", f"its law under the run cannot be computed: {error}") from None
+
+
+def _same_digest(
+    field: str, what: str, needed: str, compute: Callable[[], str], hint: Callable[[], str] = lambda: ""
+) -> None:
     try:
         got = compute()
     except (TypeError, ValueError) as error:
         raise VerificationError(field, f"{what} is not what was certified: {error}") from None
     if not hmac.compare_digest(got, needed):
-        raise VerificationError(field, f"{what} is not what was certified: its digest is {got}, needed {needed}")
+        guess = hint()
+        raise VerificationError(
+            field,
+            f"{what} is not what was certified: its digest is {got}, needed {needed}" + (f"; {guess}" if guess else ""),
+        )
 
 
 def _agree(recorded: float, value: float, claimed: float) -> bool:
@@ -291,6 +243,8 @@ def verify(
     model: object = None,
     *,
     public_key: Ed25519PublicKey | None = None,
+    policy: Policy | None = None,
+    budget: float = DEFAULT_BUDGET,
 ) -> VerificationReport:
     """Verify a certificate; `Certificate.verify` describes it.
 
@@ -300,21 +254,30 @@ def verify(
         Naming the field that is refuted.
     """
     c = certificate
+    most = _validate.number("budget", budget, low=0, allow_infinite=True)
+    if policy is not None and not isinstance(policy, Policy):
+        raise TypeError(f"policy must be a Policy, got {type(policy).__name__}")
     try:
         check(c.to_dict(), certificate_schema(version=c.version))
     except CertificateError as error:
         raise VerificationError(error.field, str(error).removeprefix(f"{error.field}: ")) from None
     check_status(c)
-    deltas = recomputed(c, X, y)
+    if policy is not None:
+        policy.check(c)
+    if public_key is not None:
+        c.verify_signature(public_key)
+    check_budget(c.run, method=c.method, budget=most)
+    found = recomputed(c, X, y)
+    deltas = found.deltas
     for name, recorded, value in (("delta_pq", c.delta_pq, deltas.pq), ("delta_qp", c.delta_qp, deltas.qp)):
         if not _agree(recorded, value, c.delta):
             raise VerificationError(f"claim.{name}", f"recorded {recorded!r}, recomputed {value!r}: it was changed")
+    chance = None
     if model is not None:
         check_model(c, model)
-    if public_key is not None:
-        c.verify_signature(public_key)
-    else:
-        c._check_own_signature()
+        chance = plausible(c, found, model)
+    c._check_own_signature()
+    trusted = public_key is not None or (policy is not None and policy.public_key is not None)
     now = standing(c)
     return VerificationReport(
         epsilon=c.epsilon,
@@ -326,5 +289,7 @@ def verify(
         conditions=now.conditions,
         notes=now.notes,
         model_checked=model is not None,
-        signature="trusted key" if public_key is not None else "none" if c.signature is None else "unknown key",
+        p_value=chance,
+        warnings=found.warnings,
+        signature="trusted key" if trusted else "none" if c.signature is None else "unknown key",
     )

@@ -1,0 +1,81 @@
+"""What a reader of certificates accepts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from expunge import _validate
+from expunge.certificates.report import standing
+from expunge.certificates.schema import VerificationError
+
+if TYPE_CHECKING:
+    from expunge.certificates.certificate import Certificate
+
+__all__ = ["Policy"]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What a certificate must be to be accepted, over and above being true; what is not given is not asked for.
+
+    Attributes
+    ----------
+    max_epsilon, max_delta : float or None
+        Largest claim.
+    public_key : Ed25519PublicKey or None
+        Whose signature is required.
+    allow_conditional : bool
+        Whether a claim that rests on conditions will do. By default it will not.
+
+    Raises
+    ------
+    TypeError, ValueError
+        On construction, if a value is of the wrong kind or out of range.
+
+    Examples
+    --------
+    >>> Policy(max_epsilon=1.0, max_delta=1e-5).allow_conditional
+    False
+    """
+
+    max_epsilon: float | None = None
+    max_delta: float | None = None
+    public_key: Ed25519PublicKey | None = None
+    allow_conditional: bool = False
+
+    def __post_init__(self) -> None:
+        if self.max_epsilon is not None:
+            object.__setattr__(self, "max_epsilon", _validate.number("max_epsilon", self.max_epsilon, low=0))
+        if self.max_delta is not None:
+            object.__setattr__(self, "max_delta", _validate.number("max_delta", self.max_delta, low=0, high=1))
+        if self.public_key is not None and not isinstance(self.public_key, Ed25519PublicKey):
+            raise TypeError(f"public_key must be an Ed25519PublicKey, got {type(self.public_key).__name__}")
+        if not isinstance(self.allow_conditional, bool):
+            raise TypeError(f"allow_conditional must be True or False, got {self.allow_conditional!r}")
+
+    def check(self, certificate: Certificate) -> None:
+        """Refuse a certificate that asks for more than this policy allows; nothing is recomputed.
+
+        Raises
+        ------
+        VerificationError
+            With a field ``"policy.<what was violated>"``.
+        """
+        for name, value, most in (
+            ("max_epsilon", certificate.epsilon, self.max_epsilon),
+            ("max_delta", certificate.delta, self.max_delta),
+        ):
+            if most is not None and not value <= most:
+                raise VerificationError(f"policy.{name}", f"the claim must be at most {most!r}, got {value!r}")
+        now = standing(certificate)
+        if not self.allow_conditional and now.status != "certified":
+            reasons = "; ".join(now.conditions) or "an estimate certifies nothing"
+            raise VerificationError("policy.allow_conditional", f"must be certified, got {now.status}: {reasons}")
+        if self.public_key is not None:
+            try:
+                certificate.verify_signature(self.public_key)
+            except VerificationError as error:
+                raise VerificationError("policy.public_key", str(error)) from None

@@ -1,0 +1,104 @@
+"""What a verification says: how a certificate has to be read, and what was recomputed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from expunge.certificates.constants import UNKNOWN_SOURCES
+
+if TYPE_CHECKING:
+    from expunge.certificates.certificate import Certificate
+
+__all__ = ["Standing", "VerificationReport", "binding", "reading", "standing"]
+
+
+class Standing(NamedTuple):
+    """Status, conditions and notes of a certificate as they have to be read now."""
+
+    status: str
+    conditions: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def standing(certificate: Certificate) -> Standing:
+    """Return how a certificate has to be read now; version 1 never says where its constants come from."""
+    c = certificate
+    if c.version > 1:
+        return Standing(c.status, c.conditions, c.notes)
+    return Standing("conditional" if c.status == "certified" else c.status, (*c.conditions, UNKNOWN_SOURCES), c.notes)
+
+
+def reading(now: Standing) -> list[tuple[str, str]]:
+    """Return every condition and note with the word it is introduced by, for a summary."""
+    return [("but    ", text) for text in now.conditions] + [("note   ", text) for text in now.notes]
+
+
+def binding(delta_pq: float, delta_qp: float) -> str:
+    """Return the direction whose delta is the larger."""
+    return "Q|P" if delta_qp > delta_pq else "P|Q"
+
+
+@dataclass(frozen=True)
+class VerificationReport:
+    """What a verification has shown.
+
+    Attributes
+    ----------
+    epsilon, delta : float
+        The claim that holds.
+    delta_pq, delta_qp : float
+        Recomputed from the data.
+    method, status : str
+        As in the certificate; a version 1 certificate is ``"conditional"`` at best.
+    conditions : tuple of str
+        What a conditional certificate rests on, every constant taken from the data by name.
+    model_checked : bool
+        Whether a model was compared with the certificate.
+    p_value : float or None
+        Two-sided p-value of the released parameters under P, the law that the data and the run give them; None without
+        a model. Uniform on (0, 1) for an honest run; below 1e-12 a model is refused.
+    signature : str
+        ``"none"``, ``"unknown key"`` (nothing was changed since somebody signed) or ``"trusted key"``.
+    notes : tuple of str
+        What a reader must know besides the conditions.
+    warnings : tuple of str
+        What looks wrong without refuting anything: a copy of a deleted row that stays in the data, a step size that is
+        said to be given but is the one that the data would give.
+    """
+
+    epsilon: float
+    delta: float
+    delta_pq: float
+    delta_qp: float
+    method: str
+    status: str
+    conditions: tuple[str, ...]
+    model_checked: bool
+    signature: str
+    notes: tuple[str, ...] = ()
+    p_value: float | None = None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def certified(self) -> bool:
+        """True if the claim holds without conditions."""
+        return self.status == "certified"
+
+    @property
+    def direction(self) -> str:
+        """Which of the two recomputed deltas is the larger, and binds: ``"P|Q"`` or ``"Q|P"``."""
+        return binding(self.delta_pq, self.delta_qp)
+
+    def summary(self) -> str:
+        """Return a few lines for a person."""
+        now = Standing(self.status, self.conditions, self.notes)
+        model = "not compared" if self.p_value is None else f"as certified (p-value {self.p_value:.3g} under P)"
+        lines = [
+            f"holds ({self.status}, {self.method}): epsilon = {self.epsilon:g}, delta = {self.delta:g}",
+            f"  recomputed delta(P|Q) = {self.delta_pq:.3g}, delta(Q|P) = {self.delta_qp:.3g} ({self.direction} binds)",
+            *(f"  {label.strip()}: {text}" for label, text in reading(now)),
+            f"  data as certified; model {model}; signature: {self.signature}",
+            *(f"  warning: {text}" for text in self.warnings),
+        ]
+        return "\n".join(lines)

@@ -1,0 +1,71 @@
+"""How much work a verification takes, estimated before any of it is done."""
+
+from __future__ import annotations
+
+import math
+
+from expunge.accounting.ridge_shifted import n_blocks
+from expunge.certificates.run import RidgeRun
+from expunge.certificates.schema import VerificationError
+
+__all__ = ["DEFAULT_BUDGET", "check_budget", "estimated_work"]
+
+# About a minute or two of one core.
+DEFAULT_BUDGET = 1e11
+# Operations that the interpreter could have done during one call into a library, and the like: measured, then rounded.
+_CALL = 2e5
+_QUANTILE = 1e5
+_PROFILE = 2e5
+
+
+def estimated_work(run: RidgeRun, *, method: str) -> float:
+    """Return about how many floating-point operations the verification of a run takes.
+
+    Linear in records; cubic in columns, times the number of different versions of the data; proportional to the number
+    of phases, and to the logarithm of their steps.
+
+    Examples
+    --------
+    >>> from expunge.certificates import Phase
+    >>> phases = (Phase(n_steps=10**7, noise_std=0.5), Phase(n_steps=5, noise_std=1.0, removed=(0,)))
+    >>> run = RidgeRun(estimator="LangevinRidge", alpha=1.0, fit_intercept=False, step_size=0.25, classes=None,
+    ...                n_records=3, n_features=3, n_outputs=1, phases=phases, deleted=(0,))
+    >>> estimated_work(run, method="exact") < 1e8
+    True
+    """
+    n, p, q = float(run.n_records), float(run.n_features + run.fit_intercept), float(run.n_outputs)
+    m = float(len(run.deleted))
+    work = n * (p + q) * 200 + 3 * n * p * p + 5 * n * p * q + 100 * p**3 + p * _PROFILE + 10 * _CALL
+    previous: tuple[int, ...] | None = None
+    for phase in run.phases:
+        present = max(m - len(phase.removed), 0.0)
+        log = math.log2(phase.n_steps + 1.0)
+        each = _CALL + 200 * m + p * p * q * 10 + p * log * 20
+        if present:
+            each += p * p * log * 30 + 12 * p**3 + present * p * (p + q) * 4
+            if phase.removed != previous:
+                each += 25 * p**3 + len(phase.removed) * p * (p + q) * 4
+        work += 3 * each
+        if method == "shifted" and present:
+            work += n_blocks(phase.n_steps) * (present * (p * (p + q) * 4 + _QUANTILE) + _CALL)
+        previous = phase.removed
+    if method == "uniform":
+        work += n_blocks(run.phases[0].n_steps) * (n * (p * q * 4 + p * 4 + 50) + 10 * _CALL)
+    return work
+
+
+def check_budget(run: RidgeRun, *, method: str, budget: float) -> None:
+    """Refuse a verification that takes more than ``budget`` operations.
+
+    Raises
+    ------
+    VerificationError
+        With ``field == "budget"``.
+    """
+    work = estimated_work(run, method=method)
+    if not work <= budget:
+        raise VerificationError(
+            "budget",
+            f"verification takes about {work:.2g} operations ({len(run.phases)} phases, {run.n_records} records, "
+            f"{run.n_features} features), more than {budget:.2g}; pass a larger budget to do it all the same",
+        )
