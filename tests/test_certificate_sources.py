@@ -252,3 +252,19 @@ def test_the_direction_that_binds_is_the_larger_delta():
     assert f"({bigger} binds)" in certificate.summary()
     report = certificate.verify(*problem()[:2])
     assert report.direction == bigger
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_every_version_ever_written_loads_and_verifies(version):
+    certificate, data = golden(version)
+    assert certificate.version == version
+    assert certificate.kind == "ridge"
+    assert certificate.to_json() == (GOLDEN / f"certificate-v{version}.json").read_text()
+    assert certificate.digest() == data["digest"]
+    key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(data["public_key"]))
+    report = certificate.verify(data["X"], data["y"], data["model"], public_key=key)
+    assert report.signature == "trusted key"
+    assert report.p_value > 1e-6
+    assert report.status == {1: "conditional", 2: "certified"}[version]
+    assert report.notes == {1: (), 2: (GRID_NOTE,)}[version]
+    assert report.direction == "Q|P"

@@ -38,6 +38,8 @@ Array = NDArray[np.float64]
 # Steps of a phase that are bounded one by one; later ones in blocks that make 32 to a doubling of the time.
 _SINGLE_STEPS = 2048
 _BLOCKS_PER_DOUBLING = 32
+# Records whose quantiles are formed together.
+_SETTLED = 1 << 16
 _TINY = float(np.finfo(np.float64).tiny)
 _LEAST_MU = 1e-140
 
@@ -349,21 +351,37 @@ class UniformBound:
         tail = delta_s / max(group_size * (learning.n_steps - 1), 1)
         q = targets.shape[1]
         squares = rows**2
-        lengths, worst = [], []
-        start = np.zeros_like(basis.moment)
         slack = 8 * (learning.n_steps + basis.a.size) * np.finfo(float).eps
-        for block in _blocks(basis, start, learning.n_steps, step_size):
+        most, least = float(stats.chi.isf(tail, q)), float(stats.norm.isf(tail))
+        lengths: list[int] = []
+        worst: list[Array] = []
+        pending: list[tuple[Array, Array, Array]] = []
+        waiting = 0
+
+        def settle() -> None:
+            # One call for many blocks: the quantile's own cost is small beside that of a call.
+            norm, distance, variance = (np.concatenate(parts) for parts in zip(*pending, strict=True))
+            reached = norm * residual_norm_quantile(distance, variance, q, tail) * (1 + slack)
+            starts = np.cumsum([0, *(len(part[0]) for part in pending[:-1])])
+            worst.append(np.maximum.reduceat(reached, starts))
+            pending.clear()
+
+        for block in _blocks(basis, np.zeros_like(basis.moment), learning.n_steps, step_size):
             distance = _distance(rows, targets, block)
             variance = learning.noise_std * learning.noise_std * (squares @ block.geometric)
             # The cheap bound is enough to leave out records that cannot be the worst.
             spread = np.sqrt(variance)
-            high = norms * (distance + spread * float(stats.chi.isf(tail, q)))
-            low = norms * (distance + spread * float(stats.norm.isf(tail)))
-            close = high >= low.max()
-            quantile = residual_norm_quantile(distance[close], variance[close], q, tail) * (1 + slack)
+            close = norms * (distance + spread * most) >= (norms * (distance + spread * least)).max()
             lengths.append(block.length)
-            worst.append(step_size * float(np.max(norms[close] * quantile)))
-        self._steps = Steps(np.array(lengths, dtype=np.int64), group_size * np.array(worst))
+            pending.append((norms[close], distance[close], variance[close]))
+            waiting += int(close.sum())
+            if waiting > _SETTLED:
+                settle()
+                waiting = 0
+        if pending:
+            settle()
+        bound = step_size * group_size * np.concatenate(worst)
+        self._steps = Steps(np.array(lengths, dtype=np.int64), bound)
         top = float(basis.values[-1])
         smallest = smallest_eigenvalues(basis.values, squares, floor=alpha).min()
         lowest = float(smallest) if group_size == 1 else alpha

@@ -39,7 +39,7 @@ _REFERENCE = _SCHEMA["properties"]["claim"]["properties"]["reference"]["const"]
 _CANNOT_SHOW = _SCHEMA["properties"]["cannot_show"]["const"]
 _CONFIDENTIALITY = _SCHEMA["properties"]["confidentiality"]["const"]
 # Far more than any run needs that can be verified; nothing larger is read.
-MAX_BYTES = 2**25
+MAX_BYTES = 2**24
 _SIGNATURE_TAG = b"expunge-certificate-signature-v1\0"
 _DIGEST_TAG = b"expunge-certificate-digest-v1\0"
 
@@ -386,7 +386,7 @@ class Certificate:
         FileNotFoundError
             If there is no such file.
         CertificateError
-            As `from_json`; ``"json"`` also for a file that is empty, not text, or larger than 32 MiB.
+            As `from_json`; ``"json"`` also for a file that is empty, not text, or larger than 16 MiB.
         """
         try:
             with contextlib.suppress(FileNotFoundError):  # said better by read_text

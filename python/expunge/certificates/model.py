@@ -93,7 +93,8 @@ def p_value(deletion: RidgeDeletion, phases: Sequence[Phase], parameters: NDArra
         If the law leaves the range of float64.
     """
     state, rounding = _law_and_rounding(deletion, phases)
-    residual = deletion.reference.vectors.T @ (parameters - state.mean_p)
+    with np.errstate(over="ignore", invalid="ignore"):
+        residual = deletion.reference.vectors.T @ (parameters - state.mean_p)
     covariance = np.diag(state.variance_q) + state.covariance_difference
     spread = np.sqrt(np.maximum(np.diag(covariance), 0.0))
     if not np.isfinite(spread).all() or not np.isfinite(residual).all():
@@ -112,7 +113,8 @@ def p_value(deletion: RidgeDeletion, phases: Sequence[Phase], parameters: NDArra
     _must_agree(whitened[flat], within[flat], deviation[flat])
     if flat.all():
         return 1.0
-    total = float(np.sum((whitened[~flat] / deviation[~flat, None]) ** 2))
+    with np.errstate(over="ignore"):  # infinitely far has probability 0
+        total = float(np.sum((whitened[~flat] / deviation[~flat, None]) ** 2))
     freedom = int(np.sum(~flat)) * parameters.shape[1]
     lower, upper = float(stats.chi2.cdf(total, freedom)), float(stats.chi2.sf(total, freedom))
     result = min(1.0, 2.0 * min(lower, upper))
