@@ -22,7 +22,7 @@ mutation: $(VENV)/.dev
 	PYTHONPATH=tests $(BIN)/python -m mutation $(ARGS)
 
 bench: $(VENV)/.dev
-	for script in bench/bench_*.py; do $(BIN)/python "$$script" || exit 1; done
+	$(BIN)/python bench/run_all.py
 
 # On a machine with an NVIDIA GPU, with the interpreter that has PyTorch there: builds, tests, times. No network.
 gpu-check:
@@ -39,7 +39,7 @@ clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(BIN)/python:
-	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 10) else "Expunge needs Python >= 3.10; set PYTHON=")'
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 10) else "needs Python >= 3.10; set PYTHON=")'
 	$(PYTHON) -m venv $(VENV)
 
 # One wheel serves both environments, so that demo and test do not compile twice.

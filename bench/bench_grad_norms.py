@@ -19,6 +19,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from expunge import _backend
+from expunge._extras import how_to_install
 from expunge._probe_measures import probe_measures
 from expunge.grad_norms import (
     conv_grad_norms,
@@ -307,7 +308,7 @@ def main() -> int:
         if options.part not in (None, part):
             continue
         if part == "models" and find_spec("torch") is None:
-            print("models: left out, they need expunge[torch]")
+            print(f"models: skipped: need torch: {how_to_install('torch')}")
             continue
         path, found = run()
         goals += found

@@ -1,39 +1,73 @@
 """What forgetting one MNIST record costs in accuracy: the three calibrations of the unlearning noise, side by side.
 
-8,000 records, 256 random cosine features, one-hot ridge. Writes JSON and a picture to ``bench/results/``. Run
-``python bench/bench_mnist_ridge.py [folder with the MNIST IDX files]``.
+8,000 records, 256 random cosine features, one-hot ridge. Times nothing; checks the quotes and the chains first. Writes
+JSON and a picture to ``bench/results/``. Run ``python bench/bench_mnist_ridge.py FOLDER``, FOLDER being that of the
+MNIST test images; EXPUNGE_DATA can name it as well.
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import threadpoolctl
 
 import timing
-from bench_ridge import ALPHA, DATA, LEARN_STEPS, NOISE, TARGET, UNLEARN_STEPS, mnist_features
+from bench_ridge import (
+    ALPHA,
+    DATA,
+    LEARN_STEPS,
+    NOISE,
+    TARGET,
+    UNLEARN_STEPS,
+    dense_noise,
+    learning_law,
+    mnist_features,
+)
 from expunge import LangevinRidgeClassifier
 from expunge.langevin import langevin_chains
 from expunge.plotting import plot_noise
+from expunge.ridge import LearningLaw
 
 RUNS = 5
 FORGOTTEN = 0
 METHODS = ("uniform", "shifted", "exact")
 
 
+def check_quotes(uniform: np.ndarray, shifted: np.ndarray, exact: np.ndarray, *, law: LearningLaw) -> None:
+    """Hold the quotes against each other, and three of them against dense NumPy."""
+    assert (exact <= shifted * (1 + 1e-6)).all(), "an exact quote exceeds its bound"
+    assert (shifted <= uniform * (1 + 1e-6)).all(), "a bound of one record exceeds that of all"
+    with threadpoolctl.threadpool_limits(1):
+        for row in np.flatnonzero(exact)[:3]:
+            np.testing.assert_allclose(exact[row], dense_noise(law, int(row)), rtol=1e-6)
+
+
+def check_chain(X: np.ndarray, targets: np.ndarray, steps: dict[str, Any]) -> None:
+    """Hold three steps without noise against the same steps in NumPy."""
+    theta = np.zeros((X.shape[1], targets.shape[1]))
+    for _ in range(3):
+        theta = theta - steps["step_size"] * (X.T @ (X @ theta - targets) + steps["alpha"] * theta)
+    chain = langevin_chains(X, targets, n_steps=3, noise_std=0.0, seed=0, **{**steps, "n_chains": 1})[0]
+    np.testing.assert_allclose(chain, theta, rtol=0, atol=1e-10 * np.abs(theta).max())
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("data", nargs="?", type=Path, default=DATA)
-    features, labels = mnist_features(parser.parse_args().data)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", nargs="?", type=Path, default=DATA, help="folder of the MNIST test images")
+    features, labels = mnist_features(timing.mnist_folder(parser.parse_args().data))
     train, test = features[:8000], features[8000:]
     targets = np.eye(10)[labels[:8000]]
     settings = {"alpha": ALPHA, "n_steps": LEARN_STEPS, "noise_std": NOISE, "fit_intercept": False}
     model = LangevinRidgeClassifier(**settings, random_state=0).fit(train, labels[:8000])
     quotes = [model.quote(method=name, **TARGET) for name in METHODS]
+    check_quotes(*(quote.noise_std for quote in quotes), law=learning_law(train, labels[:8000]))
     medians = {quote.method: float(np.median(quote.noise_std)) for quote in quotes}
 
     steps = {"alpha": ALPHA, "step_size": model.step_size_, "n_chains": RUNS}
+    check_chain(train, targets, steps)
     learned = langevin_chains(train, targets, n_steps=LEARN_STEPS, noise_std=NOISE, seed=1, **steps)
 
     def accuracy(chains: np.ndarray) -> float:

@@ -15,12 +15,15 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from expunge.grad_norms import probe_grad_norms
 from expunge.scoring import ProbeCheckpoints, score_files, score_records
-from timing import measure, table, write_results
+from timing import measure, need, table, write_results
+
+need("pyarrow", extra="parquet")
+
+import pyarrow as pa  # noqa: E402
+import pyarrow.parquet as pq  # noqa: E402
 
 FEATURES, CLASSES, GROUP = 512, 10, 20_000
 STREAMING_OF_MEMORY, STREAMING_OF_READER = 0.7, 0.8  # targets at 35 and at one checkpoint

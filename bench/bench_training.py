@@ -11,11 +11,14 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-import torch
-from torch import nn
+from timing import measure, need, table, write_results
 
-from expunge.torch import train
-from timing import measure, table, write_results
+need("torch", extra="torch")
+
+import torch  # noqa: E402
+from torch import nn  # noqa: E402
+
+from expunge.torch import train  # noqa: E402
 
 SCHEDULES = {"windows of two epochs": 4, "windows of half an epoch": 16}  # windows of the run
 N_RECORDS, EPOCHS = 4_096, 8

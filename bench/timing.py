@@ -1,4 +1,7 @@
-"""Fair timing: contenders of one table run interleaved in one process, and medians and ratios are reported."""
+"""Fair timing: contenders of one table run interleaved in one process, and medians and ratios are reported.
+
+Also what benchmarks share besides: leaving out by name what is missing, and results with where they come from.
+"""
 
 from __future__ import annotations
 
@@ -6,30 +9,62 @@ import json
 import os
 import platform
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
+import scipy
 
 import expunge
 from expunge import _backend
+from expunge._extras import how_to_install
+from expunge._machine import processor
 
 # Threads of the contender before may still be spinning for work; they would cost the next one a core.
 _SETTLE = 0.02
 
 RESULTS = Path(__file__).parent / "results"
+SKIPPED = 77  # exit status of a benchmark that lacks what it needs
+MNIST = ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz")
+
+
+def skip(reason: str) -> NoReturn:
+    """Leave a benchmark out, with a status that says so."""
+    print(f"skipped: {reason}")
+    sys.exit(SKIPPED)
+
+
+def need(package: str, *, extra: str) -> None:
+    """Leave the benchmark out if a package of an extra is not installed."""
+    if find_spec(package) is None:
+        skip(f"needs {package}: {how_to_install(extra)}")
+
+
+def mnist_folder(folder: Path) -> Path:
+    """Return a folder that holds the MNIST test images; leave the benchmark out if they are not there."""
+    missing = [name for name in MNIST if not (folder / name).is_file()]
+    if missing:
+        skip(f"needs {' and '.join(missing)} of MNIST: name their folder, as an argument or in EXPUNGE_DATA")
+    return folder
 
 
 def measure(
-    contenders: Mapping[str, Callable[[], object]], *, repeats: int = 7, awake: bool = False
+    contenders: Mapping[str, Callable[[], object]],
+    *,
+    repeats: int = 7,
+    awake: bool = False,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, float]:
     """Return the median seconds of each contender over ``repeats`` interleaved rounds, after one warm-up round.
 
     With ``awake`` each contender also runs once, untimed, right before it is timed: cores that slept while the threads
-    of the one before settled take milliseconds to come back, as long as a short contender itself.
+    of the one before settled take milliseconds to come back, as long as a short contender itself. With
+    ``clock=time.process_time`` the seconds are those of all cores together.
     """
     for run in contenders.values():
         run()
@@ -39,22 +74,30 @@ def measure(
             time.sleep(_SETTLE)
             if awake:
                 run()
-            start = time.perf_counter()
+            start = clock()
             run()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(clock() - start)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 def environment() -> dict[str, Any]:
-    """Return what a reader needs to judge the numbers; nothing that identifies a machine."""
+    """Return what a reader needs to judge the numbers: the kind of processor and the versions, and the command."""
     return {
         "expunge": expunge.__version__,
         "numpy": np.__version__,
+        "scipy": scipy.__version__,
         "python": platform.python_version(),
+        "processor": processor(),
         "architecture": platform.machine(),
         "isa": _backend.isa(),
         "threads": _backend.default_threads(),
+        "command": " ".join(["python", f"bench/{Path(sys.argv[0]).name}", *map(_plain, sys.argv[1:])]),
     }
+
+
+def _plain(argument: str) -> str:
+    """Return an argument as it goes into a file: folders are whoever's they are."""
+    return "FOLDER" if os.sep in argument else argument
 
 
 def write_results(name: str, rows: list[dict[str, Any]], **extra: Any) -> Path:

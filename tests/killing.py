@@ -29,8 +29,8 @@ class Killed(BaseException):
 def killed_at(number: int, moment: str) -> Iterator[list[str]]:
     """Let the ``number``-th call that writes be the last; yields the calls made until then.
 
-    A dead process writes nothing more, so that every later call fails as well; only closing files, which the kernel does
-    for the dead, still works.
+    A dead process writes nothing more, so that every later call fails as well; only closing files, which the kernel
+    does for the dead, still works.
     """
     made: list[str] = []
     dead = False

@@ -13,7 +13,9 @@ namespace py = pybind11;
 
 inline std::string shape_text(const py::array& array) {
   std::string text = "(";
-  for (py::ssize_t axis = 0; axis < array.ndim(); ++axis) text += (axis ? ", " : "") + std::to_string(array.shape(axis));
+  for (py::ssize_t axis = 0; axis < array.ndim(); ++axis) {
+    text += (axis ? ", " : "") + std::to_string(array.shape(axis));
+  }
   return text + (array.ndim() == 1 ? ",)" : ")");
 }
 
@@ -21,8 +23,8 @@ inline std::string shape_text(const py::array& array) {
 template <class T>
 const py::array& require(const py::array& array, const char* name, std::initializer_list<long> shape) {
   if (!py::dtype::of<T>().equal(array.dtype()))
-    throw py::type_error(std::string(name) + " must have dtype " + py::str(py::dtype::of<T>()).cast<std::string>() + ", got " +
-                         py::str(array.dtype()).cast<std::string>());
+    throw py::type_error(std::string(name) + " must have dtype " + py::str(py::dtype::of<T>()).cast<std::string>() +
+                         ", got " + py::str(array.dtype()).cast<std::string>());
   if (array.ndim() != static_cast<py::ssize_t>(shape.size()))
     throw py::value_error(std::string(name) + " must have " + std::to_string(shape.size()) + " dimensions, got shape " +
                           shape_text(array));
@@ -53,8 +55,8 @@ T* output(py::array& array, const char* name, std::initializer_list<long> shape)
 
 inline long length(const py::array& array, int axis, const char* name) {
   if (array.ndim() <= axis)
-    throw py::value_error(std::string(name) + " must have more than " + std::to_string(axis) + " dimensions, got shape " +
-                          shape_text(array));
+    throw py::value_error(std::string(name) + " must have more than " + std::to_string(axis) +
+                          " dimensions, got shape " + shape_text(array));
   return static_cast<long>(array.shape(axis));
 }
 

@@ -76,7 +76,8 @@ void standard_normals(py::array out, uint64_t seed, uint64_t chain, uint32_t ste
 
 long padded(long p) { return (p + langevin::kGramBlock - 1) / langevin::kGramBlock * langevin::kGramBlock; }
 
-void gram(const py::array& X, const py::array& targets, double alpha, py::array gram_out, py::array moment, int threads) {
+void gram(const py::array& X, const py::array& targets, double alpha, py::array gram_out, py::array moment,
+          int threads) {
   by_dtype(X, "X", [&](auto zero) {
     using T = decltype(zero);
     const long n = length(X, 0, "X"), p = length(X, 1, "X"), q = length(targets, 1, "targets");
@@ -140,7 +141,8 @@ void run_chains(const py::array& X, const py::array& targets, const py::object& 
   if (a.gram != nullptr && (a.loss != langevin::kRidge || threshold >= 0 || clip > 0))
     throw py::value_error("gram is for full-batch ridge without clipping");
   if (clip > 0 && a.row_norm == nullptr) throw py::value_error("row_norm is needed with clip");
-  if (threshold > INT64_C(0xffffffff)) throw py::value_error("threshold must be below 2**32, got " + std::to_string(threshold));
+  if (threshold > INT64_C(0xffffffff))
+    throw py::value_error("threshold must be below 2**32, got " + std::to_string(threshold));
   a.alpha = static_cast<T>(alpha);
   a.poisson = threshold >= 0;
   a.threshold = a.poisson ? static_cast<uint32_t>(threshold) : 0;

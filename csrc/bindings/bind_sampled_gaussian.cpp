@@ -24,7 +24,8 @@ void sampled_gaussian_rdp(const py::array& order, const py::array& noise_multipl
 
 void bind_sampled_gaussian(py::module_& module) {
   module.def("sampled_gaussian_rdp", &sampled_gaussian_rdp, py::arg("order"), py::arg("noise_multiplier"),
-             py::arg("sampling_probability"), py::kw_only(), py::arg("reverse"), py::arg("out"), py::arg("threads") = 0);
+             py::arg("sampling_probability"), py::kw_only(), py::arg("reverse"), py::arg("out"),
+             py::arg("threads") = 0);
 }
 
 }  // namespace expunge::bindings

@@ -5,9 +5,9 @@
 //   tile.multiply_add(a, lda, b, ldb);   // += A B for 16 x depth A and depth x 16 B, depth = tile.kDepth
 //   tile.store(c, ldc);                  // 16 x 16, row after row
 //
-// A whole warp calls, with the same arguments. kRows: element (i, k) of A at a[i * lda + k]; kColumns: at a[k * lda + i];
-// the same for (k, j) of B. Factors may lie in shared or global memory, 32-byte aligned, with leading dimensions that
-// are multiples of 8 elements (bfloat16) or 4 (float); c likewise.
+// A whole warp calls, with the same arguments. kRows: element (i, k) of A at a[i * lda + k]; kColumns: at a[k * lda +
+// i]; the same for (k, j) of B. Factors may lie in shared or global memory, 32-byte aligned, with leading dimensions
+// that are multiples of 8 elements (bfloat16) or 4 (float); c likewise.
 #pragma once
 
 #include "common/bfloat16.hpp"

@@ -1,6 +1,6 @@
-// The lanes that work on one item together: a warp in CUDA sources, a single lane elsewhere. Every lane runs the same code
-// and holds the same scalars; vectors are split, `for (long j = team::lane(); j < n; j += team::size)`. What one lane
-// writes the others may read after team::sync(). Internal linkage.
+// The lanes that work on one item together: a warp in CUDA sources, a single lane elsewhere. Every lane runs the same
+// code and holds the same scalars; vectors are split, `for (long j = team::lane(); j < n; j += team::size)`. What one
+// lane writes the others may read after team::sync(). Internal linkage.
 #pragma once
 
 #include "common/isa.hpp"

@@ -162,8 +162,8 @@ int read_default_threads() {
   char* end = nullptr;
   const long value = std::strtol(text, &end, 10);
   if (end == text || *end != '\0' || !(value >= 1 && value <= kMaxThreads))
-    throw std::runtime_error("EXPUNGE_NUM_THREADS must be an integer from 1 to " + std::to_string(kMaxThreads) + ", got '" +
-                             text + "'");
+    throw std::runtime_error("EXPUNGE_NUM_THREADS must be an integer from 1 to " + std::to_string(kMaxThreads) +
+                             ", got '" + text + "'");
   return static_cast<int>(value);
 }
 

@@ -63,8 +63,8 @@ EXPUNGE_UNROLL(16)
 inline long column_strips(long width) { return (width + kStripColumns - 1) / kStripColumns; }
 
 template <class T>
-cudaError_t launch_column_squares(const T* x, const T* grads, const ColumnSums& given, long examples, double* weight_parts,
-                                  double* bias_parts, cudaStream_t stream) {
+cudaError_t launch_column_squares(const T* x, const T* grads, const ColumnSums& given, long examples,
+                                  double* weight_parts, double* bias_parts, cudaStream_t stream) {
   const long strips = column_strips(given.width);
   if (examples * strips == 0) return cudaSuccess;
   const auto kernel = &column_squares<T>;

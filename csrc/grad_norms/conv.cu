@@ -298,8 +298,8 @@ cudaError_t conv_norms(const ConvNorms<T>& call, long examples, char* workspace,
     (problem, channels, plan.parts);
     status = launched();
   } else {
-    status = launch_squares<T, largest_tile<T>()>(problem, plan.product, plan.size, call.features, plan.shape.out_channels, plan.parts,
-                               plan.partial, stream);
+    status = launch_squares<T, largest_tile<T>()>(problem, plan.product, plan.size, call.features,
+                                                  plan.shape.out_channels, plan.parts, plan.partial, stream);
   }
   if (status != cudaSuccess) return status;
   if (call.bias) {

@@ -8,7 +8,8 @@
 namespace expunge::grad_norms {
 namespace {
 
-constexpr long kBlock = 256;  // terms summed in registers before they go to a wider or second sum; on the CPU they fit L1
+// Terms summed in registers before they go to a wider or second sum; on the CPU they fit L1.
+constexpr long kBlock = 256;
 
 // The form with fewer operations; ties go to the product, which never cancels.
 EXPUNGE_BODY bool gram_is_cheaper(long left, long right, long d_in, long d_out) {

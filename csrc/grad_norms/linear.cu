@@ -96,7 +96,9 @@ struct GramProblem {  // A1_i A2_i^T and G1_i G2_i^T
   __device__ __forceinline__ AlongRows<T> second_right(long item) const {
     return {outputs_2 + item * positions_2 * d_out, d_out, second_terms(), columns()};
   }
-  __device__ __forceinline__ double left_squares(long item, int r) const { return squares_in_1[item * positions_1 + r]; }
+  __device__ __forceinline__ double left_squares(long item, int r) const {
+    return squares_in_1[item * positions_1 + r];
+  }
   __device__ __forceinline__ double right_squares(long item, int c) const {
     return squares_in_2[item * positions_2 + c];
   }

@@ -46,7 +46,8 @@ struct ProbeCall {
   double* out;
 };
 
-// What the norm needs of the residual r of a record: |r|, sum_c r_c z_c, and a sum that is NaN if a logit is not finite.
+// What the norm needs of the residual r of a record: |r|, sum_c r_c z_c, and a sum that is NaN if a logit is not
+// finite.
 struct Residual {
   double norm, along, check;
 };

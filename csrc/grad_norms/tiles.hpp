@@ -71,8 +71,8 @@ EXPUNGE_INLINE void store(T* p, const typename Simd<T>::V& v) {
 template <class T>
 constexpr int kParts = sizeof(double) / sizeof(T);
 
-// GCC 12 converts 512 bits in pieces and glues them together. The zero-masked forms are the same instructions; the plain
-// ones make it warn about its own headers.
+// GCC 12 converts 512 bits in pieces and glues them together. The zero-masked forms are the same instructions; the
+// plain ones make it warn about its own headers.
 EXPUNGE_INLINE Vd to_double(const Simd<float>::Half& v) {
 #if defined(__AVX512F__)
   return reinterpret_cast<Vd>(_mm512_maskz_cvtps_pd(0xff, reinterpret_cast<__m256>(v)));
@@ -339,8 +339,8 @@ EXPUNGE_INLINE void tile_products(long terms, const A& rows, const T* columns, l
     }
 }
 
-// strip[row, column] (kTileColumns wide, float64) = sum_k a(k, row) panel[k, column] for the first n_tiles tiles. Of two
-// vectors of columns, tiles from row `narrow_from` on get the second alone.
+// strip[row, column] (kTileColumns wide, float64) = sum_k a(k, row) panel[k, column] for the first n_tiles tiles. Of
+// two vectors of columns, tiles from row `narrow_from` on get the second alone.
 template <int Vectors, class T, class RowsAt>
 EXPUNGE_INLINE void panel_products(const RowTiles& tiles, long n_tiles, long terms, const Panel<T>& panel,
                                    const RowsAt& rows_at, long narrow_from, double* strip) {

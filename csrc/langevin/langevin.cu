@@ -33,8 +33,8 @@ __global__ void normals_kernel(T* out, long count, uint64_t seed, uint64_t chain
   }
 }
 
-// Rows of the Gram matrix and of the moment: 32 columns at a time, eight blocks of records side by side, whose sums join
-// the total in the order of the records.
+// Rows of the Gram matrix and of the moment: 32 columns at a time, eight blocks of records side by side, whose sums
+// join the total in the order of the records.
 constexpr int kColumns = 32, kBlocks = 8;
 constexpr long kRecordBlock = 256;
 
@@ -171,7 +171,8 @@ cudaError_t gram(const T* X, const T* targets, long n, long p, long q, double al
   if (p == 0) return cudaSuccess;
   const long width = (p + kGramBlock - 1) / kGramBlock * kGramBlock + q;
   const dim3 grid(blocks_for(width, kColumns), static_cast<unsigned>(p));
-  EXPUNGE_LAUNCH(gram_kernel<T>, grid, dim3(kColumns, kBlocks), 0, stream)(X, targets, n, p, q, alpha, gram_out, moment);
+  EXPUNGE_LAUNCH(gram_kernel<T>, grid, dim3(kColumns, kBlocks), 0, stream)
+  (X, targets, n, p, q, alpha, gram_out, moment);
   return launched();
 }
 

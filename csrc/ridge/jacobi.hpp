@@ -114,8 +114,8 @@ EXPUNGE_HD EXPUNGE_OUTLINE static bool tridiagonal_ql(double* EXPUNGE_RESTRICT d
   return true;
 }
 
-// Implicit QL as above with one column, one rotation at a time, so that several can take turns: each rotation waits on a
-// square root and a division, which others can hide.
+// Implicit QL as above with one column, one rotation at a time, so that several can take turns: each rotation waits on
+// a square root and a division, which others can hide.
 struct TridiagonalQl {
   double* d;
   double* e;
@@ -208,10 +208,10 @@ EXPUNGE_HD static bool negligible_from(const double* a, long n, long k, double l
 // Columns a lane works on together: a few where it is alone, so that rows are read whole.
 constexpr long kColumns = team::size > 1 ? 1 : 16;
 
-// Eigenvalues (into d) of the symmetric n x n matrix a (destroyed), and columns <- W^T columns for a = W diag(d) W^T, to
-// an absolute error of a few 1e-14 of the largest entry. Householder tridiagonalisation, then QL; both act on the few
-// columns, so the eigenvectors are never formed. The matrices here have small numerical rank and their largest entries
-// first, so the reduction ends early. work: 3 n + 16 doubles. Lanes own columns of the matrix.
+// Eigenvalues (into d) of the symmetric n x n matrix a (destroyed), and columns <- W^T columns for a = W diag(d) W^T,
+// to an absolute error of a few 1e-14 of the largest entry. Householder tridiagonalisation, then QL; both act on the
+// few columns, so the eigenvectors are never formed. The matrices here have small numerical rank and their largest
+// entries first, so the reduction ends early. work: 3 n + 16 doubles. Lanes own columns of the matrix.
 EXPUNGE_HD EXPUNGE_OUTLINE static bool symmetric_eigen(double* EXPUNGE_RESTRICT a, long n, double* d, double* columns,
                                                        long width, double* work) {
   double* e = work;

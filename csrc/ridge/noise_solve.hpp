@@ -156,7 +156,8 @@ EXPUNGE_HD static inline void candidate(Unknown unknown, double log_value, doubl
 }
 
 // Safeguarded secant iteration on log delta as a function of the logarithm of the unknown; it falls in either unknown.
-// `start` is the first guess, `slope` an estimate of the derivative (0: none). On return `pair` is the pair of the answer.
+// `start` is the first guess, `slope` an estimate of the derivative (0: none). On return `pair` is the pair of the
+// answer.
 EXPUNGE_HD EXPUNGE_OUTLINE static Solution solve(const Reduced& in, Unknown unknown, double known, const Target& target,
                                                  double start, double slope, Pair* pair, double* scratch) {
   const double width = static_cast<double>(in.width);

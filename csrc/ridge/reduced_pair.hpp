@@ -1,4 +1,5 @@
-// Deletion of one record as a pair of Gaussians in the r dimensions of its Krylov space (theory: all n records at once).
+// Deletion of one record as a pair of Gaussians in the r dimensions of its Krylov space (theory: all n records at
+// once).
 #pragma once
 
 #include "ridge/spectral.hpp"
@@ -112,7 +113,8 @@ EXPUNGE_HD EXPUNGE_OUTLINE static bool jacobi_spectra(const double* diagonal, co
   return !team::any(failed);
 }
 
-// shift[j] = sum_k a_j^{steps-1-k} residual_k for some columns; four directions at once hide the latency of the recursion.
+// shift[j] = sum_k a_j^{steps-1-k} residual_k for some columns; four directions at once hide the latency of the
+// recursion.
 template <int Columns>
 EXPUNGE_HD EXPUNGE_OUTLINE static void push_residuals(const Reduced& out, const double* residuals, long steps,
                                                       long begin, long end) {

@@ -10,7 +10,8 @@ namespace expunge::ridge {
 namespace {
 
 // Smallest root of 1 - sum x_j^2 / (h_j - t), the lowest eigenvalue of H - x x^T, from below. The function is concave
-// and falling left of h_0, so an interval [low, high] with values >= 0 and < 0 shrinks onto the root; `low` is returned.
+// and falling left of h_0, so an interval [low, high] with values >= 0 and < 0 shrinks onto the root; `low` is
+// returned.
 EXPUNGE_HD EXPUNGE_OUTLINE static double lowest_root(const double* h, const double* x, long p, double floor_value,
                                                      double slack) {
   double all = 0.0;  // NaN anywhere has to come out as NaN, not as the floor

@@ -1,4 +1,5 @@
-// The emulator on kernels that are right and on kernels that are wrong: what a GPU would do, or an error that names them.
+// The emulator on kernels that are right and on kernels that are wrong: what a GPU would do, or an error that names
+// them.
 #define EXPUNGE_CUDA_EMULATION
 #include <stdio.h>
 #include <stdlib.h>

@@ -29,8 +29,10 @@ class GradNorms:
         Any model on the CPU or a CUDA device whose examples do not interact. A compiled one is refused: give what was
         compiled, and call that.
     loss_reduction : {"sum", "mean"}
-        How the loss that runs backward combines the examples' losses. With "mean" norms are multiplied by the number of
-        examples, so that they are those of the examples' own losses.
+        How the loss that runs backward combines the examples' losses. PyTorch's own losses are means unless they are
+        given ``reduction="sum"``: say "mean" for them, or every norm is too small by the number of examples, without
+        an error. With "mean" norms are multiplied by the number of examples, so that they are those of the examples'
+        own losses.
     param_grads : bool
         Whether parameters get their ``.grad``, as without the block. Scoring does not need them and is faster without.
     threads : int, optional
@@ -75,6 +77,13 @@ class GradNorms:
     >>> x = torch.tensor([[3.0, 4.0], [0.0, 1.0]], dtype=torch.float64)
     >>> with GradNorms(model) as g:
     ...     model(x).sum().backward()
+    ...     [round(norm, 6) for norm in g.norms().tolist()]
+    [5.09902, 1.414214]
+
+    The same with a mean loss, which is PyTorch's default:
+
+    >>> with GradNorms(model, loss_reduction="mean") as g:
+    ...     model(x).mean().backward()
     ...     [round(norm, 6) for norm in g.norms().tolist()]
     [5.09902, 1.414214]
     """
