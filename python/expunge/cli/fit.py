@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import warnings
 from typing import Any
 
 import click
@@ -12,7 +13,7 @@ from expunge.cli.files import overwrite_option, ready, staged
 from expunge.cli.options import check_ending
 from expunge.cli.reading import data_options, read_data
 from expunge.datasets import Task
-from expunge.estimators import LangevinRidge, LangevinRidgeClassifier
+from expunge.estimators import LangevinRidge, LangevinRidgeClassifier, NoiseWarning
 
 __all__ = ["fit"]
 
@@ -80,15 +81,19 @@ def fit(
     estimator = LangevinRidgeClassifier if found.classify else LangevinRidge
     for note in (*records.notes, found.sentence):
         click.echo(note)
-    model = estimator(
-        alpha=alpha,
-        n_steps=n_steps,
-        noise_std=noise_std,
-        step_size=step,
-        fit_intercept=not no_intercept,
-        random_state=random_state,
-        **{name: value for name, value in constants.items() if value is not None},
-    ).fit(records.X, found.y, record_ids=records.ids)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", NoiseWarning)
+        model = estimator(
+            alpha=alpha,
+            n_steps=n_steps,
+            noise_std=noise_std,
+            step_size=step,
+            fit_intercept=not no_intercept,
+            random_state=random_state,
+            **{name: value for name, value in constants.items() if value is not None},
+        ).fit(records.X, found.y, record_ids=records.ids)
+    for one in caught:
+        click.echo(f"warning  {_as_options(one.message, data)}", err=True)
     score = model.score(records.X, found.y)
     if records.names is not None:
         # As if fitted with a table: predict and evaluate find their columns by name.
@@ -107,6 +112,17 @@ def fit(
     click.echo(f"model  {output}  (confidential: it holds the data)")
     if released is not None:
         click.echo(f"predict-only model  {released}")
+
+
+def _as_options(warning: Any, data: str) -> str:
+    """Return a warning with its remedy in the words of this command."""
+    text = " ".join(str(warning).split())
+    if not isinstance(warning, NoiseWarning) or (not warning.settings and warning.bounds is None):
+        return text
+    options = [f"--{name.replace('_', '-')} {value}" for name, value in warning.settings.items()]
+    if warning.bounds is not None:
+        options.insert(0, f"--bounds (expunge bounds {data} writes a draft; put the bounds you know in their place)")
+    return f"{text.partition('; with ')[0]}; try {' '.join(options)}"
 
 
 def _classes(text: str, found: Task) -> list[Any]:

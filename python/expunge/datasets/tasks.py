@@ -73,7 +73,9 @@ def read_task(y: ArrayLike, *, task: str = "auto") -> Task:
     text = values.dtype.kind == "U"
     if task == "regress":
         if text:
-            raise ValueError(f"y holds text ({values.flat[0]!r}), which is no number: leave out --task regress")
+            raise ValueError(
+                f"y holds text ({values.ravel().tolist()[0]!r}), which is no number: leave out --task regress"
+            )
         return Task(values.astype(np.float64), False, "reading y as a number: regression")
     if values.ndim != 1:
         if task == "classify" or text:

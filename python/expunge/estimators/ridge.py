@@ -228,7 +228,7 @@ def _class_list(y: NDArray[Any], given: ArrayLike | None) -> tuple[NDArray[Any],
     if given is None:
         classes: NDArray[Any] = np.unique(y)
         if len(classes) < 2:
-            raise ValueError(f"y must hold at least 2 classes, got one class: {classes[0]!r}")
+            raise ValueError(f"y must hold at least 2 classes, got one class: {classes.tolist()[0]!r}")
         return classes, "data"
     values = list(given) if not isinstance(given, np.ndarray) else given.tolist()  # type: ignore[arg-type]
     texts = {isinstance(value, str) for value in values}
@@ -238,8 +238,10 @@ def _class_list(y: NDArray[Any], given: ArrayLike | None) -> tuple[NDArray[Any],
     if classes.ndim != 1 or len(classes) != len(values) or len(classes) < 2:
         raise ValueError(f"classes must be at least 2 distinct labels, got {given!r}")
     if texts != {y.dtype.kind == "U" or (y.dtype.kind == "O" and all(isinstance(label, str) for label in y))}:
-        raise ValueError(f"y must hold the labels given as classes, got labels of another kind: {y[0]!r}")
+        raise ValueError(f"y must hold the labels given as classes, got labels of another kind: {y.tolist()[0]!r}")
     foreign = ~np.isin(y, classes)
     if foreign.any():
-        raise ValueError(f"y must hold only the classes given, got {y[foreign][0]!r} at index {np.argmax(foreign)}")
+        raise ValueError(
+            f"y must hold only the classes given, got {y[foreign].tolist()[0]!r} at index {np.argmax(foreign)}"
+        )
     return classes.astype(y.dtype if y.dtype.kind == "O" else classes.dtype), "given"

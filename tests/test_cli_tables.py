@@ -1,0 +1,101 @@
+"""Constants that are given at fit reach the model and its certificates; what a model costs is said in options."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from expunge.cli import main
+from expunge.estimators import LangevinRidge, LangevinRidgeClassifier, NoiseWarning
+
+
+def run(*arguments: object, code: int = 0) -> Result:
+    result = CliRunner().invoke(main, [str(a) for a in arguments])
+    assert result.exit_code == code, f"{result.output}\n{result.exception!r}"
+    return result
+
+
+@pytest.fixture(autouse=True)
+def _fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(1)
+    X = rng.uniform(-1, 1, (80, 2))
+    rows = [f"{a},{b},{'yes' if a + b > 0 else 'no'}" for a, b in X.tolist()]
+    Path("a.csv").write_text("\n".join(["a,b,answer", *rows]) + "\n")
+
+
+def test_constants_that_are_given_leave_no_condition():
+    bounded = ["--step-size", "bounded", "--norm-bound", "2", "--n-bound", "100", "--noise-std", "1e-3"]
+    shown = run("fit", "a.csv", *bounded, "--classes", "no,yes,perhaps", "-o", "m.npz").output
+    assert "conditional" not in shown
+    model = LangevinRidgeClassifier.load("m.npz")
+    assert model.classes_.tolist() == ["no", "perhaps", "yes"]
+    assert model.step_size_ == pytest.approx(1 / (100 * 4 + 1), rel=1e-12)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NoiseWarning)  # 0.5 is far more than needed
+        result = model.unlearn(3, epsilon=1.0, delta=1e-3, n_steps=50, noise_std=0.5)
+    assert result.certificate.status == "certified"
+    shown = run("fit", "a.csv", "-o", "n.npz").output
+    assert shown.count("certificates will be conditional") == 2
+    assert "the class list was taken from data" in shown
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        (["--step-size", "bounded"], "norm_bound must be given with step_size='bounded'"),
+        (["--norm-bound", "2"], "need step_size='bounded'"),
+        (["--step-size", "bounded", "--norm-bound", "0.1", "--n-bound", "100"], "norm_bound"),
+        (["--step-size", "bounded", "--norm-bound", "2", "--n-bound", "7"], "n_bound"),
+        (["--classes", "no"], "only the classes given, got 'yes'|at least 2"),
+        (["--classes", "no,maybe"], "must hold only the classes given, got 'yes' at index"),
+        (["--target-column", "b", "--classes", "no,yes", "--drop", "answer"], "--classes need classes"),
+    ],
+)
+def test_constants_that_do_not_hold_are_refused(options, match):
+    result = run("fit", "a.csv", *options, "-o", "m.npz", code=2)
+    assert re.search(match, result.stderr)
+    assert not Path("m.npz").exists()
+
+
+def test_whole_number_classes_are_given_as_whole_numbers():
+    run("fit", "iris", "--classes", "0,1,2,3", "-o", "m.npz")
+    assert LangevinRidgeClassifier.load("m.npz").classes_.tolist() == [0, 1, 2, 3]
+    assert "must be whole numbers" in run("fit", "iris", "--classes", "a,b", "-o", "n.npz", code=2).stderr
+
+
+def test_a_model_ruined_by_noise_says_which_options_would_help():
+    result = run("fit", "wine", "-o", "m.npz")
+    assert re.search(r"^warning  training accuracy 0\.\d+", result.stderr)
+    assert "--bounds (expunge bounds wine writes a draft" in result.stderr
+    assert "ConstantScaler" not in result.stderr
+    run("bounds", "wine", "-o", "b.csv")
+    options = re.search(r"in their place\)(.*)$", result.stderr.strip()).group(1).split()
+    better = run("fit", "wine", "--bounds", "b.csv", *options, "-o", "better.npz")
+    assert "warning  training" not in better.stderr
+    assert float(re.search(r"training accuracy  (\S+)", better.output).group(1)) > 0.95
+
+
+def test_regression_targets_written_as_whole_floats_in_few_values_are_classes_unless_said_otherwise():
+    rows = "\n".join(f"{i / 60},{float(i % 3)}" for i in range(60))
+    Path("f.csv").write_text(f"x,y\n{rows}\n")
+    assert "reading y as 3 classes: 0, 1, 2" in run("fit", "f.csv", "-o", "m.npz").output
+    assert "reading y as a number" in run("fit", "f.csv", "--task", "regress", "-o", "r.npz").output
+    LangevinRidge.load("r.npz")
+    Path("f.csv").write_text("x,y\n" + "\n".join(f"{i / 60},{100 + i}" for i in range(60)) + "\n")
+    assert "pass --task regress" in run("fit", "f.csv", "-o", "p.npz", code=2).stderr
+
+
+def test_a_released_model_finds_its_columns_by_name():
+    run("fit", "a.csv", "-o", "m.npz", "--released", "r.npz")
+    lines = [line.split(",") for line in Path("a.csv").read_text().splitlines()]
+    Path("turned.csv").write_text("\n".join(",".join([row[2], row[1], row[0]]) for row in lines) + "\n")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        turned = run("evaluate", "r.npz", "turned.csv", "--target-column", "answer").output
+    assert turned == run("evaluate", "r.npz", "a.csv").output == run("evaluate", "m.npz", "a.csv").output
