@@ -61,6 +61,7 @@ def test_a_model_comes_back_as_it_was(files, name):
     again = type(model).load(working)
     assert again._history.phases == model._history.phases
     assert again._history.ids == model._history.ids
+    assert again.ledger_salt_ == model.ledger_salt_
     for field in ("design", "targets", "labels"):
         np.testing.assert_array_equal(getattr(again._history, field), getattr(model._history, field))
     np.testing.assert_array_equal(again._theta, model._theta)
@@ -214,6 +215,9 @@ def test_arrays_that_no_fit_could_have_made_are_refused_by_name(files, tmp_path,
         (("ids", "kind"), "integer", "."),
         (("ids", "origin"), "somewhere", "ids"),
         (("feature_names",), ["a"], "feature_names"),
+        (("salt",), "00" * 31, "salt"),
+        (("salt",), "zz", "."),
+        (("salt",), 7, "salt"),
     ],
 )
 def test_headers_that_no_fit_could_have_made_are_refused_by_name(files, tmp_path, keys, value, named):

@@ -114,6 +114,7 @@ MAY_USE: dict[str, set[str]] = {
         "plotting",
         "scaling",
         "_files",
+        "_transaction",
         "_places",
         "_validate",
     },

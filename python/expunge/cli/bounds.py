@@ -10,9 +10,9 @@ from typing import Any
 import click
 import numpy as np
 
-from expunge._files import write_atomic
-from expunge.cli.files import overwrite_option, ready
+from expunge.cli.files import overwrite_option
 from expunge.cli.options import check_ending
+from expunge.cli.outputs import Outputs
 from expunge.cli.reading import data_options, read_records
 from expunge.scaling import ConstantScaler
 
@@ -31,7 +31,10 @@ def bounds(data: str, output: str, overwrite: bool, **reading: Any) -> None:
     limits you know in their place, and remove the column "source".
     """
     check_ending(output, (".csv",))
-    ready([output], overwrite=overwrite)
+    inputs = {"DATA": data, "--target": reading["target"], "--bounds": reading["bounds"]}
+    outputs = Outputs({"--output": output}, inputs=inputs, overwrite=overwrite)
+    if outputs.begin():
+        return
     if reading["bounds"] is not None:
         raise ValueError("--bounds does not apply to bounds")
     records = read_records(data, **reading)
@@ -44,6 +47,6 @@ def bounds(data: str, output: str, overwrite: bool, **reading: Any) -> None:
     table.writerow(["feature", "low", "high", "source"])
     limits = np.column_stack([scaler.low, scaler.high]).tolist()
     table.writerows([name, *limit, "data"] for name, limit in zip(names, limits, strict=True))
-    write_atomic(output, text.getvalue().encode(), overwrite=overwrite)
+    outputs.write({"--output": text.getvalue().encode()})
     click.echo(f"bounds of {len(names)} features  {output}")
     click.echo("They depend on every record in the data. Replace them by limits you know; remove the column source.")

@@ -16,7 +16,8 @@ from tqdm.auto import tqdm
 from expunge._extras import how_to_install
 from expunge._files import write_atomic
 from expunge.certificates import VerificationError
-from expunge.cli.files import overwrite_option, ready
+from expunge.cli.files import overwrite_option
+from expunge.cli.outputs import Outputs
 from expunge.cli.quote import quote_json
 from expunge.datasets import load, random_cosine_features
 from expunge.estimators import LangevinRidgeClassifier, Quote
@@ -89,7 +90,9 @@ def demo(output: str, overwrite: bool) -> None:
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        ready([folder / name for name in names], overwrite=overwrite)
+        outputs = Outputs({name: str(folder / name) for name in names}, inputs={}, overwrite=overwrite)
+        outputs.recover()
+        outputs.check_free()
         _run(folder, quotes_name, has_plot=has_plot, started=started)
     except BaseException:
         if made and not any(folder.iterdir()):

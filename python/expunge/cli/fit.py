@@ -9,11 +9,14 @@ from typing import Any
 import click
 import numpy as np
 
-from expunge.cli.files import overwrite_option, ready, staged
+from expunge._files import PUBLIC
+from expunge.cli.files import overwrite_option
 from expunge.cli.options import check_ending
+from expunge.cli.outputs import Outputs
 from expunge.cli.reading import data_options, read_data
 from expunge.datasets import Task
 from expunge.estimators import LangevinRidge, LangevinRidgeClassifier, NoiseWarning
+from expunge.estimators._storage import released_bytes, working_bytes
 
 __all__ = ["fit"]
 
@@ -69,7 +72,13 @@ def fit(
     """
     for path in (output, released):
         check_ending(path, (".npz",))
-    ready([output, released], overwrite=overwrite)
+    outputs = Outputs(
+        {"--output": output, "--released": released},
+        inputs={"DATA": data, "--target": reading["target"], "--bounds": reading["bounds"]},
+        overwrite=overwrite,
+    )
+    if outputs.begin():
+        return
     try:
         step: float | str = step_size if step_size in ("auto", "bounded") else float(step_size)
     except ValueError:
@@ -98,11 +107,10 @@ def fit(
     if records.names is not None:
         # As if fitted with a table: predict and evaluate find their columns by name.
         model.feature_names_in_ = np.array(records.names, dtype=object)
-    with staged([output, released], overwrite=overwrite) as (place, public):
-        assert place is not None
-        model.save(place)
-        if public is not None:
-            model.release().save(public)
+    contents = {"--output": working_bytes(model)}
+    if released is not None:
+        contents["--released"] = released_bytes(model.release())
+    outputs.write(contents, modes={"--released": PUBLIC})
     n, d = records.X.shape
     people = "" if records.ids is None else f" about {len(set(records.ids.tolist())):,} ids"
     click.echo(f"learned from {n} records{people} of {d} features in {n_steps} steps")

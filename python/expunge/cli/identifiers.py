@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["named_rows", "parse_ids"]
+__all__ = ["parse_id", "parse_ids"]
+
+_WHOLE = re.compile("-?(?:0|[1-9][0-9]*)")
 
 
-def parse_ids(model: Any, texts: Sequence[str]) -> list[Any] | None:
-    """Return typed ids as the model has them, whole numbers or text; None if there are none."""
-    if not texts:
-        return None
+def parse_id(known: Any, text: str, *, place: str = "") -> int | str:
+    """Return an id as the model has it: text only matches a whole number where ids are whole numbers, digit for digit.
+
+    Parameters
+    ----------
+    known : RecordIds or None
+        The model's ids.
+    text : str
+        What was typed.
+    place : str
+        Where, for errors.
+    """
+    if known is None:
+        raise ValueError(
+            "ids must be known from fit, and this model has none: fit with --id-column, or name positions with --rows"
+        )
+    if known.kind == "string":
+        return text
+    if not _WHOLE.fullmatch(text):
+        raise ValueError(f"ids must be whole numbers, as the ids of this model are, got {text!r}{place}")
+    return int(text)
+
+
+def parse_ids(model: Any, texts: Sequence[str]) -> list[int | str] | None:
+    """Return typed ids as the model has them; None if there are none."""
     known = model._require_history().ids
-    if known is None or known.kind == "string":
-        return list(texts)
-    try:
-        return [int(text) for text in texts]
-    except ValueError:
-        odd = next(text for text in texts if not text.strip().lstrip("-").isdecimal())
-        raise ValueError(f"ids must be whole numbers, as the ids of this model are, got {odd!r}") from None
-
-
-def named_rows(model: Any, rows: list[int] | None) -> dict[str, Any]:
-    """Return the argument that names rows by position: a model with ids wants to be told so."""
-    return {"indices" if model._require_history().ids is None else "rows": rows}
+    return [parse_id(known, text) for text in texts] or None

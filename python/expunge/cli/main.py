@@ -18,7 +18,7 @@ COMMANDS = {
     "demo": ("demo", "Learn the digits, ask what forgetting each would cost, forget one and prove it."),
     "fit": ("fit", "Learn a ridge model from DATA."),
     "quote": ("quote", "Say what forgetting each record of MODEL would cost."),
-    "unlearn": ("unlearn", "Delete rows from MODEL and certify it."),
+    "unlearn": ("unlearn", "Delete records from MODEL and certify it."),
     "verify": ("records", "Recompute the claim of CERTIFICATE from DATA."),
     "show": ("show", "Print what CERTIFICATE claims, and by whom it is signed."),
     "predict": ("predicting", "Write what MODEL, working or released, predicts for each row of DATA."),

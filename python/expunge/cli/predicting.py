@@ -10,9 +10,9 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from expunge._files import write_atomic
-from expunge.cli.files import load_model, overwrite_option, ready
+from expunge.cli.files import load_model, overwrite_option
 from expunge.cli.options import check_ending
+from expunge.cli.outputs import Outputs
 from expunge.cli.reading import Records, data_options, read_data, read_records
 
 __all__ = ["evaluate", "predict"]
@@ -48,12 +48,15 @@ def predict(model: str, data: str, output: str, overwrite: bool, **reading: Any)
     and --cosine-features as at fit.
     """
     check_ending(output, (".csv",))
-    ready([output], overwrite=overwrite)
+    inputs = {"MODEL": model, "DATA": data, "--target": reading["target"], "--bounds": reading["bounds"]}
+    outputs = Outputs({"--output": output}, inputs=inputs, overwrite=overwrite)
+    if outputs.begin():
+        return
     fitted, names = _model(model)
     records = read_records(data, with_target=False, names=names, **reading)
     _check_width(fitted, records, data)
     found = fitted.predict(records.X)
-    write_atomic(output, _table(found, records.ids, reading["id_column"]).encode(), overwrite=overwrite)
+    outputs.write({"--output": _table(found, records.ids, reading["id_column"]).encode()})
     click.echo(f"{len(found):,} predictions  {output}")
 
 

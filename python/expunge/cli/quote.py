@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,26 +12,26 @@ import click
 import numpy as np
 
 from expunge._extras import how_to_install
-from expunge._files import write_atomic
-from expunge.cli.files import load_model, overwrite_option, parse_indices, ready, staged
-from expunge.cli.identifiers import named_rows, parse_ids
+from expunge.cli.files import load_model, overwrite_option, parse_indices
+from expunge.cli.identifiers import parse_ids
 from expunge.cli.options import check_ending, delta_option, epsilon_option, method_option
+from expunge.cli.outputs import Outputs
 from expunge.datasets import load_ids
 from expunge.estimators import Quote
 from expunge.plotting import plot_noise
 
-__all__ = ["quote", "quote_json", "save_quote"]
+__all__ = ["quote", "quote_bytes", "quote_json"]
 
 
-def save_quote(quote: Quote, path: str | Path, *, overwrite: bool) -> None:
-    """Write a quote as Parquet, JSON or a picture, by the ending of its name."""
-    ending = Path(path).suffix.lower()
+def quote_bytes(quote: Quote, ending: str) -> bytes:
+    """Return a quote as Parquet, JSON or a picture, by the ending of its file's name."""
+    if ending == ".json":
+        return quote_json(quote).encode()
     if ending == ".parquet":
-        quote.to_parquet(path, overwrite=overwrite)
-    elif ending in (".png", ".svg", ".pdf"):
-        plot_noise([quote], path=path, overwrite=overwrite)
-    else:
-        write_atomic(path, quote_json(quote).encode(), overwrite=overwrite)
+        return quote.parquet_bytes()
+    buffer = io.BytesIO()
+    plot_noise([quote]).savefig(buffer, format=ending.lstrip("."))
+    return buffer.getvalue()
 
 
 def quote_json(quote: Quote) -> str:
@@ -87,7 +88,8 @@ def _check_extras(paths: tuple[str, ...]) -> None:
 @method_option
 @click.option("--id", "ids", multiple=True, help="An id to quote, all its rows together; repeat for several.")
 @click.option("--by-id", is_flag=True, help="Quote each id, all its rows together.")
-@click.option("--indices", help="Rows of the first fit, as in 3,7,10-12 [default: all that remain].")
+@click.option("--rows", help="Rows of the first fit, as in 3,7,10-12 [default: all that remain].")
+@click.option("--indices", help="The same as --rows, where the model has no ids.")
 @click.option(
     "--groups", type=click.Path(), help="File with one group per row, a whole number or text; quoted together."
 )
@@ -102,6 +104,7 @@ def quote(
     method: str,
     ids: tuple[str, ...],
     by_id: bool,
+    rows: str | None,
     indices: str | None,
     groups: str | None,
     outputs: tuple[str, ...],
@@ -111,8 +114,12 @@ def quote(
     for path in outputs:
         check_ending(path, (".parquet", ".json", ".png", ".svg", ".pdf"))
     _check_extras(outputs)
-    ready(outputs, overwrite=overwrite)
-    rows = parse_indices(indices)
+    named = {f"--output {path}": path for path in outputs}
+    if len(named) < len(outputs):
+        raise ValueError(f"outputs must be different files, got {', '.join(outputs)}")
+    files = Outputs(named, inputs={"MODEL": model, "--groups": groups}, overwrite=overwrite)
+    if files.begin() and outputs:
+        return
     before = load_model(model)
     n_rows = len(before._require_history().design)
     found = before.quote(
@@ -124,15 +131,10 @@ def quote(
         ids=parse_ids(before, ids),
         groups=None if groups is None else load_ids(groups, n_rows=n_rows),
         by_id=by_id,
-        **named_rows(before, rows),
+        indices=parse_indices(indices),
+        rows=parse_indices(rows),
     )
-    with staged(outputs, overwrite=overwrite) as places:
-        for path, place in zip(outputs, places, strict=True):
-            # The ending decides the format, and the temporary name must keep it.
-            assert place is not None
-            named = place.with_name(place.name + Path(path).suffix)
-            save_quote(found, named, overwrite=False)
-            named.replace(place)
+    files.write({name: quote_bytes(found, Path(path).suffix.lower()) for name, path in named.items()})
     for line in _quote_lines(found, fixed_noise=noise_std is not None):
         click.echo(line)
     for path in outputs:

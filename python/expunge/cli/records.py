@@ -78,6 +78,10 @@ def show(path: str) -> None:
             f"{entry.entry:4d}  {entry.time}  record {entry.record[:12]}  gone {entry.n_deleted}  "
             f"epsilon {entry.epsilon:g}  delta {entry.delta:g}  {entry.method}, {entry.status}"
         )
+        for request in entry.requests:
+            number, date = request.number or "without a number", f" of {request.date}" if request.date else ""
+            person = "" if request.id is None else f"  id {request.id[:12]}"
+            click.echo(f"      request {number}{date}{person}")
     click.echo(total.summary())
 
 

@@ -3,69 +3,152 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
+import numpy as np
 
-from expunge.certificates import load_private_key
-from expunge.cli.files import load_model, model_digests, overwrite_option, parse_indices, ready, staged
+from expunge._files import PUBLIC
+from expunge._transaction import Change
+from expunge.certificates import (
+    Certificate,
+    features_digest,
+    load_private_key,
+    targets_digest,
+)
+from expunge.cli.files import load_model, model_digests, overwrite_option
 from expunge.cli.options import check_ending, delta_option, epsilon_option, method_option
+from expunge.cli.outputs import Outputs
+from expunge.cli.requests import read_whom
+from expunge.estimators._storage import released_bytes, working_bytes
 from expunge.ledger import Ledger
 
 __all__ = ["unlearn"]
 
+_MODELS = ("--output", "--released")
+
 
 @click.command()
 @click.argument("model", type=click.Path())
-@click.argument("indices")
+@click.argument("indices", required=False)
+@click.option("--id", "ids", multiple=True, help="Whom to delete, all rows of an id together; repeat for several.")
+@click.option("--requests", type=click.Path(), help="Table of requests: a column of ids; request, date if there.")
+@click.option("--request-id-column", help="Its column of ids.  [default: id, record_id or customer_id]")
+@click.option("--rows", help="Rows of the first fit, as in 3,7,10-12.")
+@click.option("--request", "number", help="Number under which the request is filed, for the ledger.")
+@click.option("--request-date", "date", help="When it was made, as in 2026-03-01, for the ledger.")
 @click.option("-o", "--output", required=True, type=click.Path(), help="Where the new working model goes (.npz).")
 @click.option("-c", "--certificate", required=True, type=click.Path(), help="Where the certificate goes (.json).")
 @click.option("--released", type=click.Path(), help="Also write the predict-only model there (.npz).")
 @epsilon_option
 @delta_option
 @click.option("--n-steps", type=int, default=30, show_default=True, help="Unlearning steps.")
+@click.option("--noise-std", type=float, help="Noise per step, fixed beforehand; refused if it does not suffice.")
+@click.option("--noise-grid", help="Least sufficient noise of a public grid: powers (of 2^(1/4)), or 0.1,0.2,0.5.")
 @method_option
+@click.option("--last-of-class", type=click.Choice(["refuse", "conditional"]), default="refuse", show_default=True,
+              help="What to do where no record of a class is left.")  # fmt: skip
+@click.option("--max-loss", type=float, help="Refuse if forgetting costs more training accuracy or R^2 than this.")
 @click.option("--key", type=click.Path(), help="Private key (PEM) to sign the certificate with.")
 @click.option("--ask-password", is_flag=True, help="Ask for the key's password.")
 @click.option("--ledger", "ledger_path", type=click.Path(), help="Enter the deletion in this ledger.")
 @overwrite_option
 def unlearn(
     model: str,
-    indices: str,
+    indices: str | None,
+    ids: tuple[str, ...],
+    requests: str | None,
+    request_id_column: str | None,
+    rows: str | None,
+    number: str | None,
+    date: str | None,
     output: str,
     certificate: str,
     released: str | None,
     epsilon: float,
     delta: float,
     n_steps: int,
+    noise_std: float | None,
+    noise_grid: str | None,
     method: str,
+    last_of_class: str,
+    max_loss: float | None,
     key: str | None,
     ask_password: bool,
     ledger_path: str | None,
     overwrite: bool,
 ) -> None:
-    """Delete rows from MODEL and certify it; INDICES are rows of the first fit, as in 3,7,10-12."""
+    """Delete records from MODEL and certify it.
+
+    Say whom by --id, by a file of --requests, or by --rows of the first fit, as in 3,7,10-12. INDICES are rows too,
+    where the model has no ids. A call that was interrupted is repeated as it was: it finishes what had been begun.
+    """
     for path in (output, released):
         check_ending(path, (".npz",))
     check_ending(certificate, (".json",))
-    outputs = [output, certificate, released]
-    ready(outputs, overwrite=overwrite)
-    rows = parse_indices(indices)
+    outputs = Outputs(
+        {"--output": output, "--certificate": certificate, "--released": released},
+        inputs={"MODEL": model, "--key": key, "--requests": requests},
+        overwrite=overwrite,
+        ledger=ledger_path,
+    )
+    if outputs.recover():
+        click.echo("finished what an earlier call had begun")
+        _say(Certificate.load(certificate), output, certificate, released, ledger_path)
+        return
+    before = load_model(model)
+    history = before._require_history()
+    whom = read_whom(
+        history,
+        indices=indices,
+        rows=rows,
+        ids=ids,
+        requests=requests,
+        id_column=request_id_column,
+        number=number,
+        date=date,
+    )
+    settings = {"epsilon": epsilon, "delta": delta, "n_steps": n_steps, "method": method}
+    if _is_done(outputs, before, whom.rows, settings, ledger_path) and (ledger_path is not None or not overwrite):
+        click.echo("done already: the files are those of this deletion")
+        _say(Certificate.load(certificate), output, certificate, released, ledger_path)
+        return
+    outputs.check_free()
     password = click.prompt("password of the key", hide_input=True).encode() if key and ask_password else None
     private_key = None if key is None else load_private_key(key, password=password)
     if ledger_path is not None and Path(ledger_path).exists():
-        Ledger(ledger_path).check()
-    before = load_model(model)
-    result = before.unlearn(rows, epsilon=epsilon, delta=delta, n_steps=n_steps, method=method)
+        _check_ledger(Ledger(ledger_path), before)
+    result = before.unlearn(
+        **whom.named,
+        **settings,
+        noise_std=noise_std,
+        noise_grid=_grid(noise_grid),
+        last_of_class=last_of_class,
+        max_loss=max_loss,
+    )
     proof = result.certificate if private_key is None else result.certificate.sign(private_key)
-    with staged(outputs, overwrite=overwrite) as (place, proof_place, public):
-        assert place is not None
-        assert proof_place is not None
-        result.model.save(place)
-        proof.save(proof_place)
-        if public is not None:
-            result.model.release().save(public)
-        if ledger_path is not None:
-            Ledger(ledger_path).append(proof, model_before=model_digests(before)[0])
+
+    def entry() -> list[Change]:
+        if ledger_path is None:
+            return []
+        content, _ = Ledger(ledger_path).extended(
+            proof, model_before=model_digests(before)[0], requests=whom.requests, salt=before.ledger_salt_
+        )
+        return [Change(ledger_path, content, replace=True)]
+
+    contents = {"--output": working_bytes(result.model), "--certificate": proof.to_json().encode("ascii")}
+    if released is not None:
+        contents["--released"] = released_bytes(result.model.release())
+    outputs.write(contents, modes={"--released": PUBLIC}, more=entry)
+    _say(proof, output, certificate, released, ledger_path)
+    kind = "accuracy" if hasattr(before, "classes_") else "R^2"
+    click.echo(
+        f"training {kind} on the records that remain: before {result.before:.3f}, after {result.after:.3f}, "
+        f"without noise {result.noise_free:.3f}"
+    )
+
+
+def _say(proof: Certificate, output: str, certificate: str, released: str | None, ledger_path: str | None) -> None:
     click.echo(proof.summary())
     click.echo(f"model  {output}  (confidential: it holds the data)")
     click.echo(f"certificate  {certificate}  (confidential)")
@@ -73,3 +156,49 @@ def unlearn(
         click.echo(f"predict-only model  {released}")
     if ledger_path is not None:
         click.echo(f"entered in  {ledger_path}")
+
+
+def _grid(text: str | None) -> str | list[float] | None:
+    if text is None or text == "powers":
+        return text
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"noise_grid must be powers, or numbers as in 0.1,0.2,0.5, got {text!r}") from None
+
+
+def _check_ledger(ledger: Ledger, before: Any) -> None:
+    """Find out before any work whether this model may be entered next."""
+    ledger.check()
+    entries = ledger.entries()
+    if entries and entries[-1].model_after not in model_digests(before):
+        raise ValueError(
+            f"{ledger.path}: the model must be the model of the last entry, {entries[-1].model_after}, got "
+            f"{model_digests(before)[0]}"
+        )
+
+
+def _is_done(
+    outputs: Outputs, before: Any, chosen: list[int], settings: dict[str, Any], ledger_path: str | None
+) -> bool:
+    """Return whether the files are those of this very deletion, done by an earlier call."""
+    if not all(place.is_file() for place in outputs.places.values()):
+        return False
+    history = before._require_history()
+    try:
+        proof = Certificate.load(outputs.places["--certificate"])
+        models = [load_model(str(place), released=True) for name, place in outputs.places.items() if name in _MODELS]
+        last = None if ledger_path is None else Ledger(ledger_path).entries()[-1]
+    except (ValueError, OSError, IndexError):
+        return False
+    run, digests = proof.run, proof.digests
+    asked = (settings["epsilon"], settings["delta"], settings["method"], settings["n_steps"])
+    X = np.ascontiguousarray(history.design[:, : before.n_features_in_])
+    return (
+        asked == (proof.epsilon, proof.delta, proof.method, run.phases[-1].n_steps)
+        and run.deleted == tuple(sorted({*history.removed, *chosen}))
+        and run.phases[:-1] == history.phases
+        and (digests.X, digests.y) == (features_digest(X), targets_digest(history.labels))
+        and all(digests.model in model_digests(one) for one in models)
+        and (last is None or (last.certificate == proof.digest() and last.model_before in model_digests(before)))
+    )

@@ -186,6 +186,14 @@ class FittedRidge(BaseEstimator):  # type: ignore[misc]
             raise RuntimeError(f"this model holds no history: {self._no_history_reason}")
         return self._history
 
+    @property
+    def ledger_salt_(self) -> bytes:
+        """32 secret bytes, the same from the first fit on, under which `Ledger.append` tells of record ids.
+
+        As confidential as the model: who has them can try ids against a ledger.
+        """
+        return self._require_history().salt
+
     def _release(self, theta: Array, conditions: tuple[str, ...]) -> Released:
         rows = np.array(theta[: self.n_features_in_].T, order="C")
         intercept = theta[-1].copy() if self._fitted["fit_intercept"] else np.zeros(theta.shape[1])

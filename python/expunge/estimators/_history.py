@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +42,8 @@ class History:
         Ids of the rows, if the first fit had any.
     sources : Sources
         Where the constants come from: that of the noise is the weakest of the deletions so far.
+    salt : bytes
+        32 secret bytes under which ledgers tell of ids; the same for every model of this run.
     """
 
     design: Array
@@ -51,6 +55,7 @@ class History:
     conditions: tuple[str, ...]
     ids: RecordIds | None = None
     sources: Sources = field(default_factory=Sources)
+    salt: bytes = field(default_factory=partial(secrets.token_bytes, 32), repr=False)
 
     @property
     def removed(self) -> tuple[int, ...]:

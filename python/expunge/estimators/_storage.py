@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,7 @@ def working_bytes(model: Any) -> bytes:
         header["alpha"] = history.alpha.hex()
         header["conditions"] = list(history.conditions)
         header["sources"] = history.sources.to_dict()
+        header["salt"] = history.salt.hex()
         if history.ids is not None:
             header["ids"] = _written_ids(history.ids)
         header["phases"] = [
@@ -198,6 +200,7 @@ def _working(cls: type[Any], path: str | Path, header: dict[str, Any], arrays: d
                 tuple(header["conditions"]),
                 _stored.ids(header["ids"], len(arrays["design"])) if "ids" in header else None,
                 _sources(header, classify=classes is not None),
+                _stored.salt(header["salt"]) if "salt" in header else secrets.token_bytes(32),
             )
         known = (_UNKNOWN,) if model._history is None else model._history.rests_on
         model._rests_on = tuple(_stored.text("rests_on", one) for one in header.get("rests_on", known))

@@ -11,7 +11,7 @@ from expunge.accounting.ridge_law import STEP_SIZE_SLACK, Phase, smoothness
 from expunge.estimators._history import History
 from expunge.estimators._records import GIVEN, INDEX, ROW_NUMBERS, RecordIds, exact_ids
 
-__all__ = ["check_released", "check_working", "feature_names", "flag", "ids", "text", "whole"]
+__all__ = ["check_released", "check_working", "feature_names", "flag", "ids", "salt", "text", "whole"]
 
 
 def whole(name: str, value: Any, *, low: int = 0) -> int:
@@ -33,6 +33,14 @@ def text(name: str, value: Any) -> str:
     if type(value) is not str:
         raise ValueError(f"{name} must be text, got {value!r}")
     return value
+
+
+def salt(stored: Any) -> bytes:
+    """Return the salt of ledgers."""
+    found = bytes.fromhex(text("salt", stored))
+    if len(found) != 32:
+        raise ValueError(f"salt must be 32 bytes, got {len(found)}")
+    return found
 
 
 def feature_names(stored: Any, n_features: int) -> NDArray[Any] | None:

@@ -142,6 +142,19 @@ class Quote:
             "unit": self.unit,
         }
 
+    def parquet_bytes(self) -> bytes:
+        """Return the content of a Parquet file (needs ``expunge[parquet]``)."""
+        try:
+            import pyarrow as pa
+            from pyarrow import parquet
+        except ImportError:
+            raise ImportError(f"to_parquet needs pyarrow: {how_to_install('parquet')}") from None
+        table = pa.table(self._columns())
+        table = table.replace_schema_metadata({f"expunge.{key}": str(value) for key, value in self._claim().items()})
+        buffer = io.BytesIO()
+        parquet.write_table(table, buffer)
+        return buffer.getvalue()
+
     def to_parquet(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Write the quote to a Parquet file (needs ``expunge[parquet]``), whole or not at all, for its owner only.
 
@@ -152,16 +165,7 @@ class Quote:
         FileExistsError
             If ``path`` exists and ``overwrite`` is false.
         """
-        try:
-            import pyarrow as pa
-            from pyarrow import parquet
-        except ImportError:
-            raise ImportError(f"to_parquet needs pyarrow: {how_to_install('parquet')}") from None
-        table = pa.table(self._columns())
-        table = table.replace_schema_metadata({f"expunge.{key}": str(value) for key, value in self._claim().items()})
-        buffer = io.BytesIO()
-        parquet.write_table(table, buffer)
-        write_atomic(path, buffer.getvalue(), overwrite=overwrite)
+        write_atomic(path, self.parquet_bytes(), overwrite=overwrite)
         return Path(path)
 
 

@@ -1,0 +1,139 @@
+"""What a command writes: refused before any work where it must not go, and written so that all of it is there or none.
+
+A command that was killed is called again: what it had decided to write is then found in place (`Outputs.recover`), and
+otherwise it begins anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from expunge._files import CONFIDENTIAL
+from expunge._places import check_places
+from expunge._transaction import Change, exclusive
+
+__all__ = ["Outputs"]
+
+
+class Outputs:
+    """The files of one call of a command.
+
+    Parameters
+    ----------
+    places : mapping of str to str or None
+        What is written, by the name of its option; None is left out.
+    inputs : mapping of str to str or None
+        What is read. What does not exist, such as the name of a bundled data set, is left out.
+    overwrite : bool
+        Whether files may be there already.
+    ledger : str or None
+        A ledger to be extended; it may be there in any case.
+    """
+
+    def __init__(
+        self,
+        places: Mapping[str, str | None],
+        *,
+        inputs: Mapping[str, str | None],
+        overwrite: bool,
+        ledger: str | None = None,
+    ) -> None:
+        self.places = {name: Path(place) for name, place in places.items() if place is not None}
+        self._inputs = {name: Path(place) for name, place in inputs.items() if place is not None}
+        self._overwrite = overwrite
+        self._ledger = None if ledger is None else Path(ledger)
+        self._word = self._word_of_call()
+
+    @property
+    def _all(self) -> dict[str, Path]:
+        return self.places if self._ledger is None else {**self.places, "--ledger": self._ledger}
+
+    def _word_of_call(self) -> str:
+        """Return a digest of what the command was asked for, its files included."""
+        context = click.get_current_context(silent=True)
+        asked: dict[str, Any] = {} if context is None else {**context.params, "command": context.command.name}
+        asked.pop("overwrite", None)
+        asked["places"] = {name: os.path.abspath(place) for name, place in self._all.items()}
+        for name, place in self._inputs.items():
+            if os.path.isfile(place):
+                status = os.stat(place)
+                asked[f"file of {name}"] = [os.path.realpath(place), status.st_size, status.st_mtime_ns]
+        return hashlib.sha256(json.dumps(asked, sort_keys=True, default=repr).encode()).hexdigest()
+
+    def recover(self) -> bool:
+        """Refuse places that are wrong whatever is there; end what was begun there, and say if this very call was.
+
+        Raises
+        ------
+        ValueError, OSError
+            Naming the place.
+        """
+        for place in self._all.values():
+            if not place.parent.is_dir():
+                raise FileNotFoundError(f"the folder {place.parent} does not exist")
+            if place.is_dir():
+                raise IsADirectoryError(f"{place} is a folder, needed the name of a file")
+        read = {name: place for name, place in self._inputs.items() if os.path.lexists(place)}
+        check_places(outputs=self._all, inputs=read)
+        for place in self._all.values():
+            if not os.access(place.parent, os.W_OK):
+                raise PermissionError(f"the folder {place.parent} cannot be written to")
+        with exclusive(self._all.values()) as session:
+            return self._word in session.finished
+
+    def check_free(self) -> None:
+        """Refuse to overwrite unasked.
+
+        Raises
+        ------
+        FileExistsError
+            Naming the file.
+        """
+        for place in self.places.values():
+            if os.path.lexists(place) and not self._overwrite:
+                raise FileExistsError(f"{place} exists already; pass --overwrite to replace it")
+
+    def begin(self) -> bool:
+        """Return whether an earlier call of the same has just been ended; if not, nothing stands in the way."""
+        if self.recover():
+            for place in self.places.values():
+                click.echo(f"finished what an earlier call had begun  {place}")
+            return True
+        self.check_free()
+        return False
+
+    def write(
+        self,
+        contents: Mapping[str, bytes],
+        *,
+        modes: Mapping[str, int] | None = None,
+        more: Callable[[], Sequence[Change]] = tuple,
+    ) -> None:
+        """Write all files, or none.
+
+        Parameters
+        ----------
+        contents : mapping of str to bytes
+            One for every place.
+        modes : mapping of str to int, optional
+            Permissions of those that are not for their owner alone.
+        more : callable
+            Further files, made while nobody else writes.
+        """
+        if not self._all:
+            return
+        modes = modes or {}
+        with exclusive(self._all.values()) as session:
+            self.check_free()
+            changes = [
+                Change(place, contents[name], replace=self._overwrite, mode=modes.get(name, CONFIDENTIAL))
+                for name, place in self.places.items()
+            ]
+            session.commit([*changes, *more()], word=self._word)
