@@ -91,6 +91,35 @@ def test_regression_targets_written_as_whole_floats_in_few_values_are_classes_un
     assert "pass --task regress" in run("fit", "f.csv", "-o", "p.npz", code=2).stderr
 
 
+def test_verification_keeps_to_a_policy():
+    given = ["--step-size", "bounded", "--norm-bound", "2", "--n-bound", "100", "--classes", "no,yes"]
+    run("fit", "a.csv", *given, "-o", "m.npz")
+    run("fit", "a.csv", "-o", "n.npz")
+    for model, certificate in (("m.npz", "m.json"), ("n.npz", "n.json")):
+        fitted = LangevinRidgeClassifier.load(model)
+        noise = fitted.quote(epsilon=1.0, delta=1e-3, n_steps=50, indices=[3]).noise_std[0]
+        options = {"noise_std": 1.5 * noise} if model == "m.npz" else {}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NoiseWarning)
+            result = fitted.unlearn(3, epsilon=1.0, delta=1e-3, n_steps=50, **options)
+        result.certificate.save(certificate)
+        result.model.save(f"after-{model}")
+    for options in ([], ["--max-epsilon", "1", "--max-delta", "1e-3"], ["--no-conditional"]):
+        shown = run("verify", "m.json", "a.csv", "--model", "after-m.npz", *options).output
+        assert shown.startswith("VERIFIED  holds (certified")
+        assert "p-value" in shown
+    assert "VERIFIED  holds (conditional" in run("verify", "n.json", "a.csv", "--allow-conditional").output
+    for certificate, options, field in (
+        ("m.json", ["--max-epsilon", "0.5"], "policy.max_epsilon"),
+        ("m.json", ["--max-delta", "1e-4"], "policy.max_delta"),
+        ("m.json", ["--budget", "10"], "budget"),
+        ("n.json", ["--max-epsilon", "1"], "policy.allow_conditional"),
+        ("n.json", ["--no-conditional"], "policy.allow_conditional"),
+        ("n.json", ["--divide-by", "2"], "digests.X: .*--divide-by, --bounds and --cosine-features as at fit"),
+    ):
+        assert re.match(f"REFUSED  {field}", run("verify", certificate, "a.csv", *options, code=1).stderr)
+
+
 def test_a_released_model_finds_its_columns_by_name():
     run("fit", "a.csv", "-o", "m.npz", "--released", "r.npz")
     lines = [line.split(",") for line in Path("a.csv").read_text().splitlines()]

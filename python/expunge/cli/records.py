@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from expunge.certificates import Certificate, VerificationError, generate_key_pair, load_public_key
+from expunge.certificates import Certificate, Policy, VerificationError, generate_key_pair, load_public_key
 from expunge.cli.files import load_model, model_digests, overwrite_option
 from expunge.cli.reading import data_options, read_data
 from expunge.ledger import Ledger, LedgerError
@@ -26,19 +26,44 @@ def refuse(reason: object) -> None:
 @data_options
 @click.option("--model", type=click.Path(), help="The released or working model, to be compared with the certificate.")
 @click.option("--public-key", type=click.Path(), help="Whose signature is required (PEM).")
-def verify(certificate: str, data: str, model: str | None, public_key: str | None, **reading: Any) -> None:
+@click.option("--max-epsilon", type=float, help="Refuse a claim with a larger epsilon.")
+@click.option("--max-delta", type=float, help="Refuse a claim with a larger delta.")
+@click.option(
+    "--allow-conditional/--no-conditional",
+    default=None,
+    help="Whether a claim that rests on conditions will do.  [default: unless --max-epsilon or --max-delta is given]",
+)
+@click.option("--budget", type=float, help="Refuse to spend more operations than this.  [default: 1e11]")
+def verify(
+    certificate: str,
+    data: str,
+    model: str | None,
+    public_key: str | None,
+    max_epsilon: float | None,
+    max_delta: float | None,
+    allow_conditional: bool | None,
+    budget: float | None,
+    **reading: Any,
+) -> None:
     """Recompute the claim of CERTIFICATE from DATA, deleted rows included. Exit code 1 if it does not hold.
 
     DATA and the options that say how it is read are those of fit.
     """
     key = None if public_key is None else load_public_key(public_key)
+    policy = None
+    if max_epsilon is not None or max_delta is not None or allow_conditional is not None:
+        policy = Policy(
+            max_epsilon=max_epsilon, max_delta=max_delta, public_key=key, allow_conditional=bool(allow_conditional)
+        )
     released = None if model is None else load_model(model, released=True)
     proof = Certificate.load(certificate)
     records, task = read_data(data, task="regress" if proof.run.classes is None else "classify", **reading)
+    more = {} if budget is None else {"budget": budget}
     try:
-        report = proof.verify(records.X, task.y, released, public_key=key)
+        report = proof.verify(records.X, task.y, released, public_key=key, policy=policy, **more)
     except VerificationError as error:
-        refuse(error)
+        how = "; say --id-column, --features, --drop, --divide-by, --bounds and --cosine-features as at fit"
+        refuse(f"{error}{how if error.field == 'digests.X' else ''}")
     else:
         click.echo(f"VERIFIED  {report.summary()}")
 
