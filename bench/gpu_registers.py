@@ -169,9 +169,8 @@ def table(sources: list[Path]) -> str:
     release = said.strip().splitlines()[-1 if "release" not in said else 3].strip()
     head = [
         "Registers a thread, bytes of spill stores/loads, bytes of shared memory a block and resident blocks a",
-        "multiprocessor, for compute capability 8.0 and 9.0; threads a block first (0: no launch bounds). "
-        "Said by ptxas,",
-        f"{release}: nothing was run.",
+        "multiprocessor, for compute capability 8.0 and 9.0; threads a block first (0: no launch bounds).",
+        f"Said by ptxas, {release}: nothing was run.",
         "",
         f"  thr. | {' | '.join(f'{c[0]}.{c[1]}  spills    shared blk' for c in MULTIPROCESSORS)} | kernel",
     ]

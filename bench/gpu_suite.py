@@ -1,43 +1,39 @@
 """Every CUDA kernel on the GPU beside the CPU's, on the calls of tests/kernel_calls.py. Needs no test framework.
 
-Run by gpu_check.py; ``--short`` keeps one call per kernel, for compute-sanitizer.
+Run by gpu_check.py; ``--short`` keeps one call per kernel, for compute-sanitizer and dry runs.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-import types
 from pathlib import Path
 
-os.environ["EXPUNGE_TEST_DEVICE"] = "cuda"
+EMULATED = "--emulated" in sys.argv
+if not EMULATED:
+    os.environ["EXPUNGE_TEST_DEVICE"] = "cuda"
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path[:0] = [str(ROOT / "bench"), str(ROOT / "tests")]
+
+from gpu_device import use_package  # noqa: E402
 
 # Bits that must agree: integer random words and what is made of them by single operations.
 EXACT = ("random_words", "standard_normals", "langevin_")
 
 
-def without_the_estimators(site: Path) -> None:
-    """Let ``expunge._backend`` import where scikit-learn, which the estimators need, is not installed."""
-    package = types.ModuleType("expunge")
-    package.__path__ = [str(site / "expunge")]
-    sys.modules["expunge"] = package
-
-
 def main() -> int:
     """Compare, print one line per call, and return the number of calls that differ."""
-    without_the_estimators(Path(sys.argv[1]))
+    use_package(Path(sys.argv[1]))
     import numpy as np
 
     import compiled
     import kernel_calls
 
-    gpu, cpu = compiled.AVAILABLE["cuda"], compiled.CPU
+    gpu, cpu = compiled.AVAILABLE["cuda_emul" if EMULATED else "cuda"], compiled.CPU
     assert kernel_calls.kernels_in_table() <= set(vars(gpu.module)), "a kernel of the table is missing on the GPU"
     labels = sorted(label for label in kernel_calls.CALLS if not compiled.on_cpu_only(label))
     if "--short" in sys.argv:
-        labels = [label for label in labels if ":" not in label]
+        labels = list({label.partition(":")[0]: label for label in reversed(labels)}.values())
     failures = 0
     for label in labels:
         for n in (7,) if "--short" in sys.argv else (0, 1, 37, 200):
