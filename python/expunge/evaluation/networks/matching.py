@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from expunge._validate import count
 from expunge.evaluation.networks.permutations import PermutationSpec, moved, random_permutations
+from expunge.evaluation.networks.verification import verify_permutation
 
 __all__ = ["Matching", "match_weights"]
 
@@ -22,7 +23,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Matching:
-    """Permutations found, and what they are worth.
+    """Permutations found, and what they are worth. An *estimate*: a better matching may exist.
 
     Attributes
     ----------
@@ -43,6 +44,7 @@ class Matching:
     distance_before: float
     n_sweeps: int
     converged: bool
+    status: str = field(default="estimate", init=False)
 
 
 def assignment(similarity: Array, blocks: int) -> NDArray[np.int64]:
@@ -113,6 +115,7 @@ def match_weights(
     model_b: nn.Module,
     spec: PermutationSpec,
     *,
+    inputs: Tensor | None = None,
     n_starts: int = 1,
     max_sweeps: int = 100,
     seed: int = 0,
@@ -128,6 +131,9 @@ def match_weights(
         Of one architecture.
     spec : PermutationSpec
         Of `permutation_spec`, or by hand.
+    inputs : Tensor, optional
+        A batch of real inputs, on which the permuted B must be the same function in float64. Without it a specification
+        by hand is not tested.
     n_starts : int, default 1
         The first start is B as it is, further ones are random; the closest result is kept.
     max_sweeps : int, default 100
@@ -143,7 +149,8 @@ def match_weights(
     Raises
     ------
     ValueError
-        If the models' states do not fit the specification or are not finite.
+        If the models' states do not fit the specification or are not finite, or the permuted B gives other outputs on
+        ``inputs`` than B.
 
     References
     ----------
@@ -188,6 +195,9 @@ def match_weights(
             best = value, orders, sweeps, not changed
     assert best is not None
     _, orders, sweeps, converged = best
+
+    if inputs is not None:
+        verify_permutation(model_b, spec, orders, inputs)
 
     def distance(permutations: Mapping[str, NDArray[np.int64]]) -> float:
         total = 0.0

@@ -16,6 +16,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from expunge.evaluation.networks.permutations import Axes, PermutationSpec
 from expunge.evaluation.networks.predict import evaluating
+from expunge.evaluation.networks.verification import refuse_hooks, refuse_shared_memory, verify_structure
 
 __all__ = ["permutation_spec"]
 
@@ -38,6 +39,12 @@ _POOLING = {
     "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_max_pool2d", "interpolate",
 }  # fmt: skip
 _PAIRWISE = {"add", "iadd", "add_", "sub", "isub", "sub_", "mul", "imul", "mul_", "truediv", "div"}
+
+_SPATIAL = (
+    *(((getattr(nn, f"Conv{d}d"), getattr(nn, f"ConvTranspose{d}d"), getattr(nn, f"InstanceNorm{d}d")), d)
+      for d in (1, 2, 3)),
+)  # fmt: skip
+_TORCH = ("torch", "torch.functional", "torch.nn.functional", "torch._C", "torch._C._nn", "_operator", "operator")
 
 _FIXED = "inputs and outputs stay"
 
@@ -92,7 +99,8 @@ class _Groups:
 class _Follower(fx.Interpreter):
     """Runs the traced model on an example and follows its groups of units from layer to layer.
 
-    An operation that is not understood pins the units it touches: they stay in their places, which is always right.
+    An operation without a rule of its own, or with a setting that its rule does not know, pins the units it touches:
+    they stay in their places, which is always right.
     """
 
     def __init__(self, traced: fx.GraphModule, known: set[int]) -> None:
@@ -166,6 +174,9 @@ class _Follower(fx.Interpreter):
         if source is None or len(node.all_input_nodes) != 1 or computed:  # a weight may be computed from others
             return self._unknown(node, module)
         label, ndim = self.labels.get(source), len(self._shape(source))
+        spatial = next((d for kind, d in _SPATIAL if isinstance(module, kind)), None)
+        if spatial is not None and ndim != spatial + 2:  # without a batch axis the axes have other meanings
+            return self._unknown(node, module)
         if isinstance(module, nn.Linear):
             return self._weighted(node, module, label, ndim - 1, result, into=1, out=0)
         if isinstance(module, _ConvTransposeNd):
@@ -291,7 +302,8 @@ class _Follower(fx.Interpreter):
                     **node.kwargs,
                 }
                 return self._flatten(node, label, shape, int(rest.get("start_dim", 0)), int(rest.get("end_dim", -1)))
-            if name in ("view", "reshape") and label.dim == 1 and result.ndim == 2 and result.shape[0] == shape[0]:
+            flat = result.ndim == 2 and result.shape[0] == shape[0] and result.numel() == shape.numel()
+            if name in ("view", "reshape") and label.dim == 1 and flat:
                 return self._flatten(node, label, shape, 1, -1)
             if name in ("transpose", "permute"):
                 return self._reordered(node, name, label, len(shape))
@@ -334,14 +346,22 @@ class _Follower(fx.Interpreter):
         return replace(label, dim=order.index(label.dim))
 
     def _reduced(self, node: fx.Node, label: _Label, ndim: int) -> _Label | None:
-        rest = dict(zip(("dim", "keepdim"), node.args[1:], strict=False)) | node.kwargs
-        dims = rest.get("dim")
-        if dims is None or isinstance(dims, fx.Node):
-            return None if dims is None else self._pinned(node, "reduced over axes that are not fixed")
-        gone = {int(d) % ndim for d in (dims if isinstance(dims, (tuple, list)) else (dims,))}
+        """Mean or sum: over all units nothing is left to move, over other axes the units stay apart."""
+        names = {"dim": "dim", "axis": "dim", "keepdim": "keepdim", "keepdims": "keepdim"}
+        given = list(zip(("dim", "keepdim"), node.args[1:], strict=False)) + list(node.kwargs.items())
+        rest = {names[key]: value for key, value in given if key in names}
+        dims, keep = rest.get("dim"), rest.get("keepdim", False)
+        dims = tuple(dims) if isinstance(dims, (tuple, list)) else dims if dims is None else (dims,)
+        if len(rest) < len(given) or len(node.args) > 3 or not isinstance(keep, bool):
+            return self._pinned(node, f"{_name(node)} with settings that are not understood")
+        if dims is None:
+            return None  # over everything
+        if not dims or not all(isinstance(d, int) for d in dims):
+            return self._pinned(node, "reduced over axes that are not fixed")
+        gone = {d % ndim for d in dims if isinstance(d, int)}
         if label.dim in gone:
             return None  # a sum over all units is the same in any order
-        return label if rest.get("keepdim") else replace(label, dim=label.dim - sum(d < label.dim for d in gone))
+        return label if keep else replace(label, dim=label.dim - sum(d < label.dim for d in gone))
 
 
 def _name(node: fx.Node) -> str:
@@ -351,8 +371,7 @@ def _name(node: fx.Node) -> str:
 
 def _known(node: fx.Node) -> bool:
     """Whether a function is torch's or Python's, not a caller's of the same name."""
-    home = "torch" if isinstance(node.target, str) else getattr(node.target, "__module__", None) or "torch"
-    return home.split(".")[0] in ("torch", "_operator", "operator", "builtins")
+    return isinstance(node.target, str) or (getattr(node.target, "__module__", None) or "torch") in _TORCH
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -366,8 +385,8 @@ def permutation_spec(model: nn.Module, example: Tensor) -> PermutationSpec:
     Linear layers, convolutions (depthwise ones too), Batch-, Group-, Instance-, Layer- and RMSNorm, elementwise
     functions, pooling, flattening, means, transpositions, sums and products (residual connections) are followed. Under
     GroupNorm whole norm groups change places, and units within them. Whatever is not understood, attention among it,
-    leaves the units it touches in their places: the result is right for any model that `torch.fx` can trace, but finds
-    less to permute.
+    leaves the units it touches in their places: less is found to permute. The result is then tested: in float64, with
+    random parameters and inputs, the model must be the same function with its units in random orders.
 
     Parameters
     ----------
@@ -384,7 +403,9 @@ def permutation_spec(model: nn.Module, example: Tensor) -> PermutationSpec:
     Raises
     ------
     ValueError
-        If the model cannot be traced: write its specification by hand (`PermutationSpec.by_hand`).
+        If the model cannot be traced, a module has forward hooks or a replaced ``forward``, two parameters share
+        memory, or the model with its units in another order is another function: write its specification by hand
+        (`PermutationSpec.by_hand`).
 
     Examples
     --------
@@ -393,6 +414,8 @@ def permutation_spec(model: nn.Module, example: Tensor) -> PermutationSpec:
     >>> spec.axes["4.weight"], spec.norm_groups
     ((None, ('0.weight', 4)), {'0.weight': 2})
     """
+    refuse_hooks(model)
+    refuse_shared_memory(_tensors(model))
     with evaluating(model), torch.no_grad():
         try:
             traced = fx.symbolic_trace(model)
@@ -410,7 +433,9 @@ def permutation_spec(model: nn.Module, example: Tensor) -> PermutationSpec:
     for root in {groups.root(g) for g in range(len(groups.parent))}:
         if len(groups.blocks[root]) > 1:
             groups.pin(root, f"GroupNorms of {sorted(groups.blocks[root])} groups on the same units")
-    return _collected(model, follower)
+    spec = _collected(model, follower)
+    verify_structure(model, spec, example)
+    return spec
 
 
 def _collected(model: nn.Module, follower: _Follower) -> PermutationSpec:
