@@ -276,6 +276,7 @@ def test_zero_is_claimed_only_for_a_record_that_did_nothing():
     assert certificate.delta_pq > 0
     assert certificate.delta_qp > 0
     X[4] = 0.0
+    assert "e-324" not in issue(*problem(phases=run.phases), model=model, epsilon=1.0, delta=1e-9).summary()
     nothing = issue(X, y, run, model=model, epsilon=0.0, delta=0.0)
     assert nothing.verify(X, y).delta == nothing.delta_pq == nothing.delta_qp == 0.0
 

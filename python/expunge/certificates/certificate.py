@@ -498,8 +498,8 @@ class Certificate:
         lines = [
             f"{now.status}: {len(self.run.deleted)} of {self.run.n_records} records deleted (rows {rows})",
             f"  claim    epsilon = {self.epsilon:g}, delta = {self.delta:g}, {self.neighbouring_relation}",
-            f"  computed delta(P|Q) = {self.delta_pq:.3g}, delta(Q|P) = {self.delta_qp:.3g} ({self.direction} binds), "
-            f"method {self.method}",
+            f"  computed delta(P|Q) = {report.shown(self.delta_pq)}, delta(Q|P) = {report.shown(self.delta_qp)} "
+            f"({self.direction} binds), method {self.method}",
             f"  run      {self.run.estimator}, {len(self.run.phases)} phases; last: {last.n_steps} steps with "
             f"noise_std = {last.noise_std:g}",
             *(f"  {label}  {condition}" for label, condition in report.reading(now)),

@@ -10,7 +10,7 @@ from expunge.certificates.constants import UNKNOWN_SOURCES
 if TYPE_CHECKING:
     from expunge.certificates.certificate import Certificate
 
-__all__ = ["Standing", "VerificationReport", "binding", "reading", "standing"]
+__all__ = ["Standing", "VerificationReport", "binding", "reading", "shown", "standing"]
 
 
 class Standing(NamedTuple):
@@ -32,6 +32,11 @@ def standing(certificate: Certificate) -> Standing:
 def reading(now: Standing) -> list[tuple[str, str]]:
     """Return every condition and note with the word it is introduced by, for a summary."""
     return [("but    ", text) for text in now.conditions] + [("note   ", text) for text in now.notes]
+
+
+def shown(delta: float) -> str:
+    """Return a delta as a person would write it; what float64 can hardly hold is a bound, not a value."""
+    return f"{delta:.3g}" if delta == 0.0 or delta >= 1e-300 else "below 1e-300"
 
 
 def binding(delta_pq: float, delta_qp: float) -> str:
@@ -96,7 +101,8 @@ class VerificationReport:
         model = "not compared" if self.p_value is None else f"as certified (p-value {self.p_value:.3g} under P)"
         lines = [
             f"holds ({self.status}, {self.method}): epsilon = {self.epsilon:g}, delta = {self.delta:g}",
-            f"  recomputed delta(P|Q) = {self.delta_pq:.3g}, delta(Q|P) = {self.delta_qp:.3g} ({self.direction} binds)",
+            f"  recomputed delta(P|Q) = {shown(self.delta_pq)}, delta(Q|P) = {shown(self.delta_qp)} "
+            f"({self.direction} binds)",
             *(f"  {label.strip()}: {text}" for label, text in reading(now)),
             f"  data as certified; model {model}; signature: {self.signature}",
             *(f"  warning: {text}" for text in self.warnings),
