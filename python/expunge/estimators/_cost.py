@@ -29,7 +29,7 @@ __all__ = [
 METHODS = ("exact", "shifted", "uniform")
 
 # Between these, squares of the noise and sums of them over the steps neither underflow nor overflow float64.
-LEAST_NOISE, LARGEST_NOISE = 1e-140, 1e140
+LEAST_NOISE, LARGEST_NOISE = 1e-120, 1e90
 
 
 class LostNoiseError(ValueError):
@@ -101,9 +101,11 @@ class DeletionCost:
     def pair(self, n_steps: int, noise_std: float) -> Any:
         """Return the exact `GaussianPair` after ``n_steps`` of ``noise_std``."""
         phases = self._phases(n_steps, noise_std)
-        if len(phases) == len(self._history.phases) + 1:
-            return self.deletion.pair(self.deletion.advance(self._state, phases[-1]))
-        return self.deletion.pair(self.deletion.run(phases))
+        longer = len(phases) == len(self._history.phases) + 1
+        state = self.deletion.advance(self._state, phases[-1]) if longer else self.deletion.run(phases)
+        if not all(np.isfinite(part).all() for part in (state.mean_difference, state.covariance_difference)):
+            raise ValueError("X and y must be divided by constants: the law of this deletion overflows float64")
+        return self.deletion.pair(state)
 
     def mu(self, n_steps: int, noise_std: float) -> float:
         """Return the GDP parameter proved by shifted interpolation."""
@@ -232,7 +234,8 @@ def chosen_noise(
         raise ValueError(f"noise_std must be {_at_least(needed)} for {target}, got {noise_std!r}")
     needed = cost.smallest_noise(n_steps, start=start)
     if not math.isfinite(needed):
-        raise ValueError(f"{target} cannot be reached by any noise (method={cost.method!r})")
+        why = "" if cost.method == "exact" else f": method {cost.method!r} needs e^epsilon < 10, 'exact' does not"
+        raise ValueError(f"{target} cannot be reached by any noise{why}")
     if noise_grid is None:
         return ChosenNoise(needed, "data")
     if isinstance(noise_grid, str):

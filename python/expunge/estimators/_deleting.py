@@ -8,13 +8,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import linalg
 
 from expunge._validate import choice, count, number
 from expunge.certificates import Certificate, RidgeRun
 from expunge.certificates.constants import CONDITIONS
 from expunge.estimators._asking import AskedRidge
-from expunge.estimators._cost import METHODS, DeletionCost, chosen_noise
+from expunge.estimators._cost import LARGEST_NOISE, METHODS, DeletionCost, chosen_noise
 from expunge.estimators._dynamics import NormalEquations, os_normals
 from expunge.estimators._history import History
 from expunge.estimators.noise_warning import REHEARSALS, check_loss, warn_of_forgetting
@@ -158,7 +157,7 @@ class DeletingRidge(AskedRidge):
         choice("method", method, METHODS)
         choice("last_of_class", last_of_class, ("refuse", "conditional"))
         max_loss = None if max_loss is None else number("max_loss", max_loss, low=0)
-        noise_std = None if noise_std is None else number("noise_std", noise_std, low=0)
+        noise_std = None if noise_std is None else number("noise_std", noise_std, low=0, high=LARGEST_NOISE)
         if noise_std is not None and noise_grid is not None:
             raise ValueError("unlearn takes at most one of noise_std and noise_grid, got both")
         condition = self._lost_class(history, chosen, last_of_class)
@@ -236,10 +235,9 @@ class DeletingRidge(AskedRidge):
         )
 
     def downdate(self, indices: ArrayLike | None = None, *, ids: Any = None, rows: ArrayLike | None = None) -> Released:
-        """Return the ridge optimum without some records, downdated exactly: the zero-noise baseline.
+        """Return the ridge optimum without some records, solved exactly: the zero-noise baseline.
 
-        Sherman-Morrison-Woodbury on the factor of H = X^T X + alpha I: no dynamics, no noise and no privacy claim; the
-        model that forgetting should stay close to.
+        No dynamics, no noise and no privacy claim; the model that forgetting should stay close to.
 
         Parameters
         ----------
@@ -260,13 +258,6 @@ class DeletingRidge(AskedRidge):
         """
         history = self._require_history()
         chosen = self._rows_to_delete(history, indices, ids, rows)
-        keep = history.remaining
+        keep = np.setdiff1d(history.remaining, chosen)
         equations = NormalEquations.of(history.design[keep], history.targets[keep], alpha=history.alpha)
-        factor = linalg.cho_factor(equations.hessian)
-        optimum = linalg.cho_solve(factor, equations.moment)
-        gone = history.design[chosen]
-        spread = linalg.cho_solve(factor, gone.T)
-        # H - X_G^T X_G >= alpha I, so I - X_G H^-1 X_G^T is positive definite.
-        capacity = np.eye(len(chosen)) - gone @ spread
-        residual = gone @ optimum - history.targets[chosen]
-        return self._release(optimum + spread @ linalg.solve(capacity, residual, assume_a="pos"), ())
+        return self._release(equations.optimum(), ())

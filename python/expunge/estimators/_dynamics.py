@@ -45,6 +45,7 @@ class NormalEquations:
 
     hessian: Array
     moment: Array
+    alpha: float
 
     @classmethod
     def of(cls, design: Array, targets: Array, *, alpha: float) -> NormalEquations:
@@ -65,11 +66,19 @@ class NormalEquations:
                     f"{np.abs(data).max():.3g}): divide {name} by a constant, for features with ConstantScaler"
                 )
         hessian[np.diag_indices_from(hessian)] += alpha
-        return cls(hessian, moment)
+        return cls(hessian, moment, alpha)
 
     def optimum(self) -> Array:
         """Return the noise-free optimum H^-1 b, shape (p, q)."""
-        return np.asarray(linalg.cho_solve(linalg.cho_factor(self.hessian), self.moment), dtype=np.float64)
+        return self.solve(self.moment)
+
+    def solve(self, right: Array) -> Array:
+        """Return H^-1 times ``right`` (p, m)."""
+        try:
+            return np.asarray(linalg.cho_solve(linalg.cho_factor(self.hessian), right), dtype=np.float64)
+        except linalg.LinAlgError:  # alpha is lost beside X^T X, but no eigenvalue is below it
+            values, vectors = linalg.eigh(self.hessian)
+            return np.asarray(vectors @ ((vectors.T @ right) / np.maximum(values, self.alpha)[:, None]))
 
     def steps(self, theta: Array, *, step_size: float, phase: Phase, normals: Normals, copies: int = 1) -> Array:
         """Return theta after ``phase.n_steps`` steps theta - eta (H theta - b) + noise_std xi.

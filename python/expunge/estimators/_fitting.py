@@ -331,7 +331,7 @@ def _check_noise(
     if phase.noise_std < floor:
         raise ValueError(
             f"noise_std must be 0 (no noise, and no guarantee from learning) or at least {floor:.3g}, below which "
-            f"float64 loses it at the size of these parameters, got {phase.noise_std!r}"
+            f"float64 loses it at the size of these parameters, got {phase.noise_std!r}; or divide y by a constant"
         )
 
 

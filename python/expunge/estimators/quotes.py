@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import linalg
 from tqdm.auto import tqdm
 
 from expunge._extras import how_to_install
@@ -325,9 +324,9 @@ def _may_be_lost(
     # The optimum without record i is theta + H^-1 x r / (1 - x^T H^-1 x).
     chosen = rows[suspect]
     equations = NormalEquations.of(history.design, history.targets, alpha=history.alpha)
-    optimum, factor = equations.optimum(), linalg.cho_factor(equations.hessian)
+    optimum = equations.optimum()
     design = history.design[chosen]
-    spread = linalg.cho_solve(factor, design.T)
+    spread = equations.solve(design.T)
     left = np.maximum(1 - np.einsum("ij,ji->i", design, spread), history.alpha / law.eigenvalues[-1])
     residual = np.linalg.norm(design @ optimum - history.targets[chosen], axis=1)
     length = float(np.linalg.norm(optimum, axis=0).max())
