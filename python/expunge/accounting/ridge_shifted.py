@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -46,11 +46,12 @@ _LEAST_MU = 1e-140
 
 @dataclass(frozen=True)
 class ShiftedClaim:
-    """A bound by shifted interpolation: GDP parameter and the two deltas, failure probability included."""
+    """A certified bound by shifted interpolation: GDP parameter and the two deltas, failure probability included."""
 
     mu: float
     delta_pq: float
     delta_qp: float
+    status: str = field(default="certified", init=False)
 
     @property
     def delta(self) -> float:

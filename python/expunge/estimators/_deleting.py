@@ -47,6 +47,11 @@ class Unlearned:
     after: float
     noise_free: float
 
+    @property
+    def status(self) -> str:
+        """What the certificate says: "certified" or "conditional"."""
+        return self.certificate.status
+
 
 class DeletingRidge(AskedRidge):
     """A learned model that forgets records."""

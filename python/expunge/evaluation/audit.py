@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -43,7 +42,7 @@ class Audit:
     n_q: int
     delta: float
     confidence: float
-    status: ClassVar[str] = "estimate"
+    status: str = field(default="estimate", init=False)
 
 
 def audited_epsilon(runs_p: ArrayLike, runs_q: ArrayLike, *, delta: float, confidence: float = 0.95) -> Audit:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,7 +15,7 @@ __all__ = ["Band", "reference_band"]
 
 @dataclass(frozen=True)
 class Band:
-    """A closed interval of a metric's values on retrained models.
+    """A closed interval of a metric's values on retrained models. An *estimate*.
 
     Attributes
     ----------
@@ -33,6 +33,7 @@ class Band:
     mean: float
     n_models: int
     rule: str
+    status: str = field(default="estimate", init=False)
 
     def holds(self, values: ArrayLike) -> NDArray[np.bool_]:
         """Return whether each value is inside; NaN is not."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -47,7 +46,7 @@ class GaussianUnlearningScore:
     n_used: int
     n_zero: int
     confidence: float
-    status: ClassVar[str] = "estimate"
+    status: str = field(default="estimate", init=False)
 
     def __str__(self) -> str:
         low, high = self.interval

@@ -54,7 +54,7 @@ def _scores(name: str, value: ArrayLike) -> Array:
 
 
 def auc(positive: ArrayLike, negative: ArrayLike) -> float:
-    """Return the probability that a positive's score is above a negative's, a tie counting one half.
+    """Return the probability that a positive's score is above a negative's, a tie counting one half. An *estimate*.
 
     Parameters
     ----------

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from expunge._validate import number
 from expunge.evaluation.bands import Band
@@ -135,7 +135,7 @@ class Measured:
     reference: float | None = None
     band: Band | None = None
     note: str = ""
-    status: ClassVar[str] = "estimate"
+    status: str = field(default="estimate", init=False)
 
     def __post_init__(self) -> None:
         number(self.metric.name, self.value, allow_infinite=True)
@@ -204,7 +204,7 @@ class Report(Sequence[Measured]):
 
     measured: tuple[Measured, ...]
     title: str = ""
-    status: ClassVar[str] = "estimate"
+    status: str = field(default="estimate", init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "measured", tuple(self.measured))

@@ -19,7 +19,7 @@ _SETS = {"UA": "forget", "RA": "retain", "TA": "test"}
 
 
 def proportion_interval(*, successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Return the Clopper-Pearson interval of a proportion.
+    """Return the Clopper-Pearson interval of a proportion. An *estimate*: it is about further records, not of privacy.
 
     Parameters
     ----------

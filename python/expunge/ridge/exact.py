@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -51,6 +51,7 @@ class ExactQuotes:
     delta_qp: Float64
     error: Float64
     rank: Int64
+    status: str = field(default="estimate", init=False)
 
 
 def _exp_up(log_value: Float64) -> Float64:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,7 @@ class ShiftedQuotes:
     mu: Float64
     delta_pq: Float64
     delta_qp: Float64
+    status: str = field(default="certified", init=False)
 
 
 def smallest_eigenvalues(law: LearningLaw, records: ArrayLike, *, threads: int | None = None) -> Float64:

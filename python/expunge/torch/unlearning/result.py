@@ -19,7 +19,7 @@ __all__ = ["UnlearningCurve", "UnlearningRun"]
 
 @dataclass(frozen=True, eq=False)
 class UnlearningCurve:
-    """Metrics along the way.
+    """Metrics along the way. *Estimates*.
 
     Attributes
     ----------
@@ -31,10 +31,15 @@ class UnlearningCurve:
 
     steps: NDArray[np.int64]
     values: dict[str, NDArray[np.float64]]
+    status: str = field(default="estimate", init=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the curve as JSON values."""
-        return {"steps": self.steps.tolist(), "values": {k: v.tolist() for k, v in self.values.items()}}
+        return {
+            "status": self.status,
+            "steps": self.steps.tolist(),
+            "values": {k: v.tolist() for k, v in self.values.items()},
+        }
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
