@@ -3,6 +3,7 @@
 import math
 from fractions import Fraction
 
+import mpmath
 import numpy as np
 import pytest
 from hypothesis import given
@@ -133,6 +134,43 @@ def test_sequential_pair_equals_explicit_recursion(problem, data):
     if math.isfinite(expected):
         slack = 1e-12 * max(1.0, np.linalg.cond(law_q[1])) ** 0.5
         assert pair.renyi(1.05, direction="pq") == pytest.approx(expected, rel=1e-6, abs=slack)
+
+
+def exact_shift(X, Y, *, alpha, step_size, phases, deleted):
+    """Length of the whitened shift, step by step in 50 digits."""
+    matrix, p = mpmath.matrix, X.shape[1]
+
+    def law(dropped_in):
+        mean, covariance = mpmath.zeros(p, Y.shape[1]), mpmath.zeros(p, p)
+        for phase in phases:
+            keep = [i for i in range(len(X)) if i not in dropped_in(phase.removed)]
+            rows, aims = matrix(X[keep].tolist()), matrix(Y[keep].tolist())
+            step = mpmath.eye(p) - mpmath.mpf(step_size) * (rows.T * rows + mpmath.mpf(alpha) * mpmath.eye(p))
+            push = mpmath.mpf(step_size) * (rows.T * aims)
+            for _ in range(phase.n_steps):
+                mean = step * mean + push
+                covariance = step * covariance * step + mpmath.mpf(phase.noise_std) ** 2 * mpmath.eye(p)
+        return mean, covariance
+
+    (mean_p, _), (mean_q, covariance_q) = law(set), law(lambda removed: set(deleted))
+    return mpmath.norm(mpmath.cholesky(covariance_q) ** -1 * (mean_p - mean_q))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_shift_is_rounded_up_and_little(seed):
+    rng = np.random.default_rng(seed)
+    X, Y = rng.standard_normal((9, 2)), rng.standard_normal((9, 2))
+    alpha, deleted = 0.3, ((0,), (0, 3))[seed % 2]
+    run = {
+        "alpha": alpha,
+        "step_size": (1.0, 0.3, 0.01)[seed % 3] / smoothness(X, alpha=alpha),
+        "phases": [Phase(80, 0.1), Phase(5, 0.2, deleted[:1]), Phase(20, 0.05, deleted)],
+        "deleted": deleted,
+    }
+    with mpmath.workdps(50):
+        length = exact_shift(X, Y, **run)
+        found = mpmath.norm(mpmath.matrix(deletion_pair(X, Y, **run).shift.tolist()))
+        assert length <= found <= length * (1 + mpmath.mpf("1e-12"))
 
 
 # --- laws ---------------------------------------------------------------------------------------
@@ -303,3 +341,32 @@ def test_uniform_bound_covers_every_record_and_only_a_first_deletion():
         assert tracked_mu(deletion, phases, delta_s=1e-6) <= bound.mu(phases) * (1 + 1e-9)
     with pytest.raises(ValueError, match="uniform"):
         bound.mu([learn, Phase(1, 0.1, (0,)), Phase(1, 0.1, (0, 1))])
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_contraction_is_rounded_up(seed):
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((7, 3)) * np.array([1.0, 1.0, (1.0, 1e-5)[seed % 2]])
+    alpha = (1e-9, 0.3)[seed % 3 == 0]
+    eta = (1.0, 0.1)[seed % 2] / smoothness(X, alpha=alpha)
+    deletion = RidgeDeletion(X, np.zeros((7, 1)), alpha=alpha, step_size=eta, deleted=[0])
+    with mpmath.workdps(50):
+        rows = mpmath.matrix(X[1:].tolist())
+        values = mpmath.eigsy(rows.T * rows + mpmath.mpf(alpha) * mpmath.eye(3), eigvals_only=True)
+        smallest = min(values[i] for i in range(3))
+        true = 1 - mpmath.mpf(eta) * smallest
+        assert true <= ridge_shifted._outward(deletion.contraction, deletion) <= true + mpmath.mpf("1e-13")
+
+
+def test_no_eigenvalue_falls_below_the_penalty_and_no_step_expands():
+    """A Gram matrix of rank 1 has computed eigenvalues of either sign; true ones are at least alpha."""
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        X = np.outer(rng.standard_normal(6), rng.standard_normal(5)) * 30.0
+        eta = (1 + 0.9e-9) / smoothness(X, alpha=1e-13)
+        deletion = RidgeDeletion(X, np.ones((6, 1)), alpha=1e-13, step_size=eta, deleted=[0])
+        assert deletion.reference.values.min() >= 1e-13
+        for basis in (deletion.reference, deletion.basis(())):
+            assert np.all(basis.a <= 1.0)
+            assert np.all(basis.a >= -1e-8)
+        assert ridge_shifted._outward(deletion.contraction, deletion) <= 1.0

@@ -1,6 +1,7 @@
 """The shifted bound of a ridge deletion over long phases: blocks of steps, merged steps, the price of its events."""
 
 import math
+from fractions import Fraction
 
 import mpmath
 import numpy as np
@@ -106,10 +107,37 @@ def test_the_event_costs_delta_s_one_way_and_e_to_the_epsilon_as_much_the_other(
     phases, delta_s = [Phase(20, 0.5), Phase(10, 0.5, (0,))], 1e-5
     claim = shifted_claim(X, Y, **run, phases=phases, deleted=[0], epsilon=epsilon, delta_s=delta_s, uniform=uniform)
     base = float(gdp_delta(claim.mu, epsilon))
-    assert claim.delta_pq >= base + delta_s
-    assert claim.delta_qp >= base + math.exp(epsilon) * delta_s
+    with mpmath.workdps(50):
+        assert mpmath.mpf(claim.delta_pq) >= mpmath.mpf(base) + mpmath.mpf(delta_s)
+        assert mpmath.mpf(claim.delta_qp) >= mpmath.mpf(base) + mpmath.exp(epsilon) * mpmath.mpf(delta_s)
     assert claim.delta_pq == pytest.approx(base + delta_s, rel=1e-12)
     assert claim.delta_qp == pytest.approx(base + math.exp(epsilon) * delta_s, rel=1e-12)
+
+
+@given(st.floats(0, 1), st.floats(1e-300, 1))
+def test_the_two_parts_of_a_claim_are_added_upward(base, failure):
+    total = ridge_shifted._sum_up(base, failure)
+    assert Fraction(total) >= min(Fraction(1), Fraction(base) + Fraction(failure))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_without_noise_the_bound_is_the_true_distance_rounded_up(seed):
+    """Then nothing is left to chance, and the bound cannot hide in the slack of a quantile."""
+    rng = np.random.default_rng(seed)
+    X, Y = rng.normal(size=(8, 2)), rng.normal(size=(8, 2))
+    run = {"alpha": 0.2, "step_size": 0.3 / smoothness(X, alpha=0.2)}
+    phase = Phase(40, 0.0)
+    own = sensitivities(RidgeDeletion(X, Y, **run, deleted=[0]), [phase], delta_s=1e-6)[0].bound
+    worst = UniformBound(X, Y, **run, learning=phase, delta_s=1e-6)._steps.bound
+    with mpmath.workdps(40):
+        rows, aims, eta = mpmath.matrix(X.tolist()), mpmath.matrix(Y.tolist()), mpmath.mpf(run["step_size"])
+        mean = mpmath.zeros(2, 2)
+        for k in range(phase.n_steps):
+            residual = rows * mean - aims
+            steps = [eta * mpmath.norm(rows[i, :]) * mpmath.norm(residual[i, :]) for i in range(8)]
+            for bound, true in ((own[k], steps[0]), (worst[k], max(steps))):
+                assert true <= mpmath.mpf(bound) <= true * (1 + mpmath.mpf("1e-11"))
+            mean = mean - eta * (rows.T * residual + mpmath.mpf(0.2) * mean)
 
 
 def test_an_epsilon_beyond_the_exponential_is_no_overflow():

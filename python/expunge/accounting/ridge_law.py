@@ -154,6 +154,7 @@ class LawPair:
     mean_difference: Array  # (p, q), reference eigenbasis
     variance_q: Array  # (p,), the reference covariance is diagonal there
     covariance_difference: Array  # (p, p), reference eigenbasis
+    n_steps: int  # so far: roundings of the powers grow with it
 
 
 class RidgeDeletion:
@@ -201,7 +202,7 @@ class RidgeDeletion:
         self._last_basis: tuple[tuple[int, ...], Basis] | None = None
         self.reference = self.basis(self.deleted)
         q = targets.shape[1]
-        self.start = LawPair(np.zeros((p, q)), np.zeros((p, q)), np.zeros(p), np.zeros((p, p)))
+        self.start = LawPair(np.zeros((p, q)), np.zeros((p, q)), np.zeros(p), np.zeros((p, p)), 0)
 
     def basis(self, removed: tuple[int, ...]) -> Basis:
         """Return the eigenbasis of H on the data without ``removed``."""
@@ -299,7 +300,7 @@ class RidgeDeletion:
             _, total_q = _powers(a_q, n_steps)
             pulled = (rank * of_power).T @ mean + eta * ((rank * of_total).T @ own.moment)
             shift = shift - eta * (pulled - total_q[:, None] * (rows_q.T @ self.targets[present]))
-        return LawPair(own.vectors @ end, shift, variance_q, 0.5 * (difference + difference.T))
+        return LawPair(own.vectors @ end, shift, variance_q, 0.5 * (difference + difference.T), state.n_steps + n_steps)
 
     def pair(self, state: LawPair) -> GaussianPair:
         """Return the Gaussian pair of the two laws, never closer than they are.
@@ -326,6 +327,8 @@ class RidgeDeletion:
         if not excess[0] > -1.0:
             raise ValueError(f"the pair is numerically singular (smallest excess variance {excess[0]:.3g}, need > -1)")
         shift = vectors.T @ (scale[:, None] * state.mean_difference)
+        # A longer shift is never harder to see; the powers behind it are rounded about once a step.
+        shift *= 1.0 + 4.0 * np.finfo(np.float64).eps * (state.n_steps + 8.0 * excess.size)
         if np.any(self.design[list(self.deleted)]):
             # What a sum of p products can lose to underflow, in units of the smallest standard deviation.
             lost = max(_LEAST_SHIFT, 1e3 * excess.size * _TINY / np.sqrt(smallest))
