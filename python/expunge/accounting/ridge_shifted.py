@@ -40,6 +40,7 @@ _SINGLE_STEPS = 2048
 _BLOCKS_PER_DOUBLING = 32
 # Records whose quantiles are formed together.
 _SETTLED = 1 << 16
+_EPS = float(np.finfo(np.float64).eps)
 _TINY = float(np.finfo(np.float64).tiny)
 _LEAST_MU = 1e-140
 
@@ -79,6 +80,7 @@ class _Block(NamedTuple):
 
     length: int
     mean: Array  # (p, q), noise-free parameters before the first step
+    error: Array  # (p, q), bound on their rounding
     change: Array  # (p, q), absolute change up to the last step
     power: Array  # (p,), a^k before the first step
     drop: Array  # (p,), fall of that power up to the last step
@@ -90,9 +92,16 @@ def _blocks(basis: Basis, mean: Array, n_steps: int, step_size: float) -> Iterat
     push = step_size * basis.moment
     a, still = basis.a, np.zeros_like(mean)
     power, geometric, none = np.ones_like(a), np.zeros_like(a), np.zeros_like(a)
-    current = mean
-    for _ in range(min(n_steps, _SINGLE_STEPS)):
-        yield _Block(1, current, still, power, none, geometric)
+    current, largest = mean, np.abs(mean)
+    with np.errstate(divide="ignore"):
+        memory = 1.0 / (1.0 - a)[:, None]  # steps over which a rounding is felt
+
+    def rounding(k: int) -> Array:
+        return 4.0 * _EPS * np.minimum(memory, k + 1.0) * largest
+
+    for k in range(min(n_steps, _SINGLE_STEPS)):
+        largest = np.maximum(largest, np.abs(current))
+        yield _Block(1, current, rounding(k), still, power, none, geometric)
         current = a[:, None] * current + push
         geometric = geometric + power * power
         power = power * a
@@ -101,8 +110,9 @@ def _blocks(basis: Basis, mean: Array, n_steps: int, step_size: float) -> Iterat
         length = min(max(done // _BLOCKS_PER_DOUBLING, 1), n_steps - done)
         last_power, last_total = _powers(a, done + length - 1)
         last = last_power[:, None] * mean + last_total[:, None] * push
+        largest = np.maximum(largest, np.abs(last))
         yield _Block(
-            length, current, np.abs(last - current), power, np.abs(power - last_power),
+            length, current, rounding(done + length), np.abs(last - current), power, np.abs(power - last_power),
             _powers(a * a, done + length - 1)[1],
         )  # fmt: skip
         power, current = last_power * a, a[:, None] * last + push
@@ -176,8 +186,11 @@ def _residual_bounds(
 
 def _distance(rows: Array, targets: Array, block: _Block) -> Array:
     """Return a bound on the norm of each row's noise-free residual in every step of a block."""
-    moved = np.linalg.norm(np.abs(rows) @ block.change, axis=1) if block.length > 1 else 0.0
-    return np.asarray(np.linalg.norm(rows @ block.mean - targets, axis=1) + moved)
+    sizes = np.abs(rows)
+    # What the residual may be off by: its own products, and the parameters'. It may be far smaller than they are.
+    each = 4.0 * _EPS * (rows.shape[1] + 2.0)
+    off = sizes @ (block.change + block.error + each * np.abs(block.mean)) + each * np.abs(targets)
+    return np.asarray(np.linalg.norm(rows @ block.mean - targets, axis=1) + np.linalg.norm(off, axis=1))
 
 
 def tracked_mu(
