@@ -391,6 +391,18 @@ def test_targets_that_are_hardly_classes_are_refused_with_the_remedy(y, task, ma
         read_task(y, task=task)
 
 
+@pytest.mark.usefixtures("reader")
+def test_tables_of_excel_and_of_unnamed_frames(tmp_path):
+    (tmp_path / "a.csv").write_text("sep=|\na|b\n1,2|3\nx|4\n")
+    with pytest.raises(ValueError, match=r"line 3, column 1 \('a'\) must hold a number, got '1,2'"):
+        load(tmp_path / "a.csv")
+    (tmp_path / "a.csv").write_text("sep=;\r\na;b\r\n1;3\r\n2;4\r\n")
+    assert load(tmp_path / "a.csv").X.tolist() == [[1], [2]]
+    (tmp_path / "a.csv").write_text(",0,1,2\n4,5,6,0\n9,7,8,1\n")
+    found = load(tmp_path / "a.csv")
+    assert (found.X.tolist(), found.y.tolist()) == ([[5, 6], [7, 8]], [0, 1])
+
+
 def test_csv_header_of_counted_columns_is_a_header(tmp_path):
     (tmp_path / "a.csv").write_text("0,1,target\n5,6,1\n7,8,0\n")
     assert load(tmp_path / "a.csv", target_column="target").X.tolist() == [[5, 6], [7, 8]]
@@ -577,6 +589,10 @@ def test_bad_parquet_is_refused_with_its_column(tmp_path):
         parquet.write_table(pa.table(columns), tmp_path / "a.parquet")
         with pytest.raises(ValueError, match=message):
             load(tmp_path / "a.parquet")
+    twice = pa.Table.from_arrays([pa.array([1.0])] * 3, names=["a", "y", "a"])
+    parquet.write_table(twice, tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match="columns must have different names, got 'a' for columns 1 and 3"):
+        load(tmp_path / "a.parquet")
 
 
 # --- the feature map -----------------------------------------------------------------------------

@@ -61,10 +61,13 @@ def read_delimited(data: bytes, path: Path, *, header: bool | None = None, decim
         raise ValueError(f"line {line} is not UTF-8 text: save the table as CSV in UTF-8") from None
     if not text.strip():
         raise ValueError("is empty")
-    delimiter = _delimiter(text)
+    announced = re.match(r"sep=(.)\r?\n", text)  # as Excel writes and reads it
+    if announced is not None:
+        text, data = text[5:], data[len(text[:5].encode()) :]  # the end of its line stays, and lines keep their numbers
+    delimiter = _delimiter(text) if announced is None else announced[1]
     first = _first_rows(text, delimiter)
     if header is None:
-        header = _is_header(first[0], alone=len(first) == 1)
+        header = _is_header(first[0])
     names, index = _names(first[0]) if header else (None, ())
     if header and len(first) == 1:
         one_word = len(first[0]) == 1
@@ -114,10 +117,13 @@ def _number(cell: str) -> float | None:
         return None
 
 
-def _is_header(cells: list[str], *, alone: bool) -> bool:
+def _is_header(cells: list[str]) -> bool:
     """Return whether the first line names columns; what could be either is refused."""
     is_name = [cell != "" and _number(cell) is None and cell.lower() not in _BOOLEANS for cell in cells]
+    counted = [str(j) for j in range(len(cells) - 1)]
     if not any(is_name):
+        if len(cells) > 1 and cells[0] == "" and cells[1:] == counted:
+            return True
         if "" in cells:
             raise ValueError(f"line 1, column {cells.index('') + 1} is empty")
         return False
@@ -206,7 +212,7 @@ class _Cells:
                     if len(row) != self.width:
                         raise ValueError(
                             f"line {reader.line_num} has {len(row)} cells, the first line has {self.width} "
-                            f"({_NAMES[self.delimiter]} between them)"
+                            f"({_NAMES.get(self.delimiter, self.delimiter)} between them)"
                         )
                     rows.append(row)
                     lines.append(reader.line_num)

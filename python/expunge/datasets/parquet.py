@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from expunge._extras import how_to_install
 from expunge.datasets.identifiers import exact_ids
-from expunge.datasets.tables import Table
+from expunge.datasets.tables import Table, check_names
 
 __all__ = ["read_parquet"]
 
@@ -38,6 +38,7 @@ def read_parquet(path: Path) -> Table:
     try:
         # Through a file object: a path would also be tried as a folder of partitions.
         with path.open("rb") as file:
+            check_names(parquet.read_schema(file).names)
             table = parquet.read_table(file)
     except pa.ArrowException as error:
         raise ValueError(f"is truncated or no Parquet file: {' '.join(str(error).split())}") from None

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ArrayColumn", "Chosen", "Column", "Table", "choose"]
+__all__ = ["ArrayColumn", "Chosen", "Column", "Table", "check_names", "choose", "stacked"]
 
 
 class Column(Protocol):
@@ -26,6 +26,15 @@ class Column(Protocol):
     def ids(self) -> NDArray[Any]:
         """Return whole numbers or str, exactly as written, none missing, shape (n,)."""
         ...
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Refuse columns of one name."""
+    places: dict[str, int] = {}
+    for j, name in enumerate(names):
+        first = places.setdefault(name, j)
+        if first != j:
+            raise ValueError(f"columns must have different names, got {name!r} for columns {first + 1} and {j + 1}")
 
 
 @dataclass(frozen=True)
@@ -49,11 +58,7 @@ class Table:
     large: bool = False
 
     def __post_init__(self) -> None:
-        places: dict[str, int] = {}
-        for j, name in enumerate(self.names or ()):
-            first = places.setdefault(name, j)
-            if first != j:
-                raise ValueError(f"columns must have different names, got {name!r} for columns {first + 1} and {j + 1}")
+        check_names(self.names or ())
 
     def position(self, option: str, column: str | int) -> int:
         """Return the position of a column given by its name, or by its position (from the end if negative)."""
