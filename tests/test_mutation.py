@@ -122,6 +122,7 @@ def test_each_change_is_made_in_its_place(before: str, change: str, after: str) 
 def test_text_for_people_and_for_type_checkers_is_left_alone() -> None:
     text = '"""Doc 1."""\nimport a\n__all__ = ["b"]\nx: Literal[1]\n\n\n@f(1)\ndef g(): ...\n'
     assert changes(text) == set()
+    assert changes("x = f(a, stacklevel=2)") == set()
     assert changes("raise ValueError('a', 1)") == {("raise removed", "pass")}
 
 

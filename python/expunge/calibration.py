@@ -23,13 +23,14 @@ _MAX_STEPS = 1 << 40
 
 
 def _log_ratio(value: float, goal: float) -> float:
-    """Return log(value / goal), positive exactly when value > goal; NaN raises."""
+    """Return log(value / goal), positive exactly when value > goal and negative otherwise; NaN raises."""
     if math.isnan(value):
         raise ArithmeticError("delta_at returned NaN: nothing can be certified")
     if not value > 0:
         return -1e3  # finite, for the root finder; log delta never falls below -745
     ratio = math.log(value) - math.log(goal)
-    return max(ratio, 5e-324) if value > goal else min(ratio, 0.0)
+    # Never 0: the root finder would stop there, also where delta meets the goal long after it first does.
+    return max(ratio, 5e-324) if value > goal else min(ratio, -5e-324)
 
 
 def smallest_noise(

@@ -172,7 +172,8 @@ def _baseline(room: str, state: str, tree: Path, out: Path) -> Baseline:
     baseline = measure(tree, test_arguments(room))
     broken = [test for test in baseline.failed if test in baseline.seconds or "::" in test]
     if broken:
-        print(f"{room}: {len(broken)} tests fail or are skipped without any change and are left out")
+        some = ", ".join(broken[:5]) + (", ..." if len(broken) > 5 else "")
+        print(f"{room}: {len(broken)} tests fail or are skipped without any change and are left out: {some}")
     path.write_text(json.dumps([baseline.seconds, baseline.lines, baseline.failed]))
     return baseline
 

@@ -120,6 +120,10 @@ def _header(node: ast.stmt) -> tuple[int, int]:
     return node.lineno, node.end_lineno or node.lineno
 
 
+# Keywords of what is shown to people: which line a warning names, what a progress bar says.
+_SHOWN = {"stacklevel", "desc", "unit", "dynamic_ncols", "leave"}
+
+
 class _Finder:
     def __init__(self, text: str) -> None:
         self.source = _Source(text)
@@ -146,6 +150,8 @@ class _Finder:
             if name in ("annotation", "returns", "decorator_list", "type_params", "exc", "cause", "op", "ops"):
                 continue  # messages of errors are for people; types and decorators are checked by mypy
             for child in value if isinstance(value, list) else [value]:
+                if isinstance(child, ast.keyword) and child.arg in _SHOWN:
+                    continue
                 if isinstance(child, ast.AST) and not isinstance(child, ast.JoinedStr):
                     before = self.span
                     self.walk(child)
@@ -222,7 +228,7 @@ class _Finder:
         if ROUNDING.search(name) and node.args and not isinstance(node.args[0], ast.Starred):
             self.replace(node, f"({self.source.of(node.args[0])})", f"{name}(x) -> x")
         for i, keyword in enumerate(node.keywords):
-            if keyword.arg is None:
+            if keyword.arg is None or keyword.arg in _SHOWN:
                 continue
             low, high = self.source.start(keyword), self.source.end(keyword)
             others = [*node.args, *node.keywords]
