@@ -95,6 +95,22 @@ finally:
     assert not loaded & HEAVY
 
 
+LIGHT = ["fit", "quote", "verify", "show", "predict", "evaluate", "bounds", "keygen", "ledger", "score", "experiment"]
+
+
+def test_the_help_of_a_command_does_not_wait_for_the_library():
+    code = f"""
+import sys
+from expunge.cli import main
+for name in {LIGHT!r}:
+    main([name, "--help"], standalone_mode=False)
+print(*sorted(sys.modules), file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.count("Usage:") == len(LIGHT)
+    assert not {name.split(".")[0] for name in done.stderr.split()} & (HEAVY - {"numpy", "tqdm"})
+
+
 def test_the_list_of_commands_says_what_their_help_says():
     for name, (_, text) in COMMANDS.items():
         command = main.get_command(None, name)

@@ -14,7 +14,6 @@ from expunge.cli.files import overwrite_option
 from expunge.cli.options import check_ending
 from expunge.cli.outputs import Outputs
 from expunge.cli.reading import data_options, read_records
-from expunge.scaling import ConstantScaler
 
 __all__ = ["bounds"]
 
@@ -30,6 +29,8 @@ def bounds(data: str, output: str, overwrite: bool, **reading: Any) -> None:
     Bounds taken from the data depend on every record, also on one deleted later; no certificate covers that. Put the
     limits you know in their place, and remove the column "source".
     """
+    from expunge.scaling import ConstantScaler
+
     check_ending(output, (".csv",))
     inputs = {"DATA": data, "--target": reading["target"], "--bounds": reading["bounds"]}
     outputs = Outputs({"--output": output}, inputs=inputs, overwrite=overwrite)

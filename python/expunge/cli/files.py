@@ -7,10 +7,6 @@ from typing import Any
 import click
 import numpy as np
 
-from expunge.certificates import model_digest
-from expunge.estimators import LangevinRidge, LangevinRidgeClassifier, ReleasedRidge, ReleasedRidgeClassifier
-from expunge.estimators._storage import load_any
-
 __all__ = [
     "load_model",
     "model_digests",
@@ -18,20 +14,23 @@ __all__ = [
     "parse_indices",
 ]
 
-_WORKING = {"LangevinRidge": LangevinRidge, "LangevinRidgeClassifier": LangevinRidgeClassifier}
-_RELEASED = {"ReleasedRidge": ReleasedRidge, "ReleasedRidgeClassifier": ReleasedRidgeClassifier}
-
-
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace files that exist.")
 
 
 def load_model(path: str, *, released: bool = False) -> Any:
     """Return the model of a file; one that was released only if asked for."""
-    return load_any(path, working=_WORKING, released=_RELEASED if released else {})
+    from expunge.estimators import LangevinRidge, LangevinRidgeClassifier, ReleasedRidge, ReleasedRidgeClassifier
+    from expunge.estimators._storage import load_any
+
+    working: dict[str, Any] = {one.__name__: one for one in (LangevinRidge, LangevinRidgeClassifier)}
+    public: dict[str, Any] = {one.__name__: one for one in (ReleasedRidge, ReleasedRidgeClassifier)}
+    return load_any(path, working=working, released=public if released else {})
 
 
 def model_digests(model: Any) -> list[str]:
     """Return the digest of a model's parameters; two for a released model that may or may not fit an intercept."""
+    from expunge.certificates import model_digest
+
     rows = np.atleast_2d(model.coef_).T
     intercept = np.atleast_1d(model.intercept_)[np.newaxis, :]
     fits_intercept = getattr(model, "fit_intercept", None)

@@ -15,8 +15,6 @@ from expunge.cli.options import check_ending
 from expunge.cli.outputs import Outputs
 from expunge.cli.reading import data_options, read_data
 from expunge.datasets import Task
-from expunge.estimators import LangevinRidge, LangevinRidgeClassifier, NoiseWarning
-from expunge.estimators._storage import released_bytes, working_bytes
 
 __all__ = ["fit"]
 
@@ -70,6 +68,9 @@ def fit(
     A certificate is plain "certified" only if no constant of the run was computed from the data: give --step-size (a
     number, or bounded), and --classes for a classifier.
     """
+    from expunge.estimators import LangevinRidge, LangevinRidgeClassifier, NoiseWarning
+    from expunge.estimators._storage import released_bytes, working_bytes
+
     for path in (output, released):
         check_ending(path, (".npz",))
     outputs = Outputs(
@@ -124,6 +125,8 @@ def fit(
 
 def _as_options(warning: Any, data: str) -> str:
     """Return a warning with its remedy in the words of this command."""
+    from expunge.estimators import NoiseWarning
+
     text = " ".join(str(warning).split())
     if not isinstance(warning, NoiseWarning) or (not warning.settings and warning.bounds is None):
         return text

@@ -6,7 +6,7 @@ import io
 import json
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
@@ -17,8 +17,10 @@ from expunge.cli.identifiers import parse_ids
 from expunge.cli.options import check_ending, delta_option, epsilon_option, method_option
 from expunge.cli.outputs import Outputs
 from expunge.datasets import load_ids
-from expunge.estimators import Quote
 from expunge.plotting import plot_noise
+
+if TYPE_CHECKING:
+    from expunge.estimators import Quote
 
 __all__ = ["quote", "quote_bytes", "quote_json"]
 

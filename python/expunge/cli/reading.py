@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from expunge.datasets import Dataset, Task, load, random_cosine_features, read_task
-from expunge.scaling import ConstantScaler
 
 __all__ = ["Records", "data_options", "read_data", "read_records"]
 
@@ -145,6 +144,8 @@ def _mapped(
         return data.X / _divisor(data, divide_by), ()
     if divide_by != "1":
         raise ValueError("--bounds and --divide-by exclude each other, got both")
+    from expunge.scaling import ConstantScaler
+
     constants = _constants(bounds, ("low", "high"), data)
     scaler = ConstantScaler(constants[:, 0], constants[:, 1], outside="clip" if clip else "refuse")
     try:

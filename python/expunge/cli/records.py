@@ -6,10 +6,8 @@ from typing import Any
 
 import click
 
-from expunge.certificates import Certificate, Policy, VerificationError, generate_key_pair, load_public_key
 from expunge.cli.files import load_model, model_digests, overwrite_option
 from expunge.cli.reading import data_options, read_data
-from expunge.ledger import Ledger, LedgerError
 
 __all__ = ["keygen", "ledger", "refuse", "verify"]
 
@@ -49,6 +47,8 @@ def verify(
 
     DATA and the options that say how it is read are those of fit.
     """
+    from expunge.certificates import Certificate, Policy, VerificationError, load_public_key
+
     key = None if public_key is None else load_public_key(public_key)
     policy = None
     if max_epsilon is not None or max_delta is not None or allow_conditional is not None:
@@ -75,6 +75,8 @@ def verify(
 @overwrite_option
 def keygen(private: str, public: str, ask_password: bool, overwrite: bool) -> None:
     """Make an Ed25519 key pair to sign certificates with: files PRIVATE and PUBLIC."""
+    from expunge.certificates import generate_key_pair
+
     password = None
     if ask_password:
         password = click.prompt("password", hide_input=True, confirmation_prompt=True).encode()
@@ -92,6 +94,8 @@ def ledger() -> None:
 @click.argument("path", type=click.Path())
 def show(path: str) -> None:
     """List the deletions of the ledger at PATH and what they add up to."""
+    from expunge.ledger import Ledger, LedgerError
+
     book = Ledger(path)
     try:
         entries, total = book.entries(), book.total()
@@ -116,6 +120,8 @@ def show(path: str) -> None:
 @click.option("--model", type=click.Path(), help="The model as it is now: the last entry must be about it.")
 def check(path: str, head: str | None, model: str | None) -> None:
     """Check that the ledger at PATH is whole and unbroken. Exit code 1 if it is not."""
+    from expunge.ledger import Ledger, LedgerError
+
     digests = [None] if model is None else model_digests(load_model(model, released=True))
     book = Ledger(path)
     try:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import click
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from expunge.certificates import Certificate, VerificationError, load_public_key
 from expunge.cli.records import refuse
 
 __all__ = ["show"]
@@ -19,6 +17,10 @@ def show(certificate: str, public_key: str | None) -> None:
 
     The claim itself is not checked: that takes the data, see expunge verify.
     """
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    from expunge.certificates import Certificate, VerificationError, load_public_key
+
     key = None if public_key is None else load_public_key(public_key)
     proof = Certificate.load(certificate)
     click.echo(proof.summary())
