@@ -143,7 +143,7 @@ def test_more_work_than_the_budget_is_refused_before_it_starts(monkeypatch):
     many = tuple(Phase(1, 0.3, (4,)) for _ in range(20_000))
     long = dataclasses.replace(certificate, run=dataclasses.replace(run, phases=(run.phases[0], *many)))
     with pytest.raises(VerificationError) as caught:
-        long.verify(X, y, budget=1e10)
+        long.verify(X, y, budget=1e11)
     assert caught.value.field == "budget"
     wide = dataclasses.replace(certificate, run=dataclasses.replace(run, n_features=10_000))
     with pytest.raises(VerificationError) as caught:
@@ -152,6 +152,14 @@ def test_more_work_than_the_budget_is_refused_before_it_starts(monkeypatch):
     for bad in (-1.0, float("nan"), "much"):
         with pytest.raises((TypeError, ValueError), match="budget"):
             certificate.verify(X, y, budget=bad)
+
+
+def test_the_default_budget_admits_large_problems_and_no_flood_of_phases():
+    run = problem()[2]
+    large = dataclasses.replace(run, n_records=100_000, n_features=1000, n_outputs=10)
+    assert estimated_work(large, method="exact") < DEFAULT_BUDGET
+    flood = dataclasses.replace(run, phases=(run.phases[0], *[run.phases[1]] * 100_000))
+    assert estimated_work(flood, method="exact") > DEFAULT_BUDGET
 
 
 @pytest.mark.parametrize("growth", ["n_records", "n_features", "n_outputs", "phases"])

@@ -474,7 +474,7 @@ class Certificate:
             along, which shows that nothing was changed since but not who signed.
         policy : Policy, optional
             What the certificate must be to be accepted; without one every true claim is.
-        budget : float, default=1e11
+        budget : float, default=1e12
             Most work to do, in estimated floating-point operations (about a minute of one core); more is refused, as
             ``field == "budget"``, before any is done.
 

@@ -152,16 +152,15 @@ def _law_and_rounding(deletion: RidgeDeletion, phases: Sequence[Phase]) -> tuple
         size = max(size, float(np.abs(state.mean_p).max(initial=0.0)) + 10.0 * spread)
         each = 4.0 * (p + np.sqrt(n)) * np.finfo(np.float64).eps * size
         if deletion.present(phase).size:  # another eigenbasis: only the overall contraction is known
-            rounding = contraction**phase.n_steps * rounding + each * _geometric(contraction, phase.n_steps)
+            rounding = contraction**phase.n_steps * rounding + each * float(_memory(contraction, phase.n_steps))
             result = np.full(p, rounding)
         else:
-            result = np.array([power * before for power, before in zip(a**phase.n_steps, result, strict=True)])
-            result += each * np.array([_geometric(float(value), phase.n_steps) for value in a])
+            result = a**phase.n_steps * result + each * _memory(a, phase.n_steps)
             rounding = float(np.max(result)) * np.sqrt(p)
     return state, result
 
 
-def _geometric(a: float, n_steps: int) -> float:
-    """Return 1 + a + ... + a^(n_steps - 1) for a at most 1."""
-    a = max(a, 0.0)
-    return float(n_steps) if 1.0 - a <= 0.0 else min(float(n_steps), 1.0 / (1.0 - a))
+def _memory(a: NDArray[np.float64] | float, n_steps: int) -> NDArray[np.float64]:
+    """Return a bound on 1 + a + ... + a^(n_steps - 1) for a at most 1."""
+    with np.errstate(divide="ignore"):
+        return np.minimum(float(n_steps), 1.0 / (1.0 - np.maximum(a, 0.0)))

@@ -10,12 +10,13 @@ from expunge.certificates.schema import VerificationError
 
 __all__ = ["DEFAULT_BUDGET", "check_budget", "estimated_work"]
 
-# About a minute or two of one core.
-DEFAULT_BUDGET = 1e11
-# Operations that the interpreter could have done during one call into a library, and the like: measured, then rounded.
-_CALL = 2e5
-_QUANTILE = 1e5
-_PROFILE = 2e5
+# About a minute or two of one core that does dense algebra at 10 per nanosecond.
+DEFAULT_BUDGET = 1e12
+# What else takes time, in operations that could have been done meanwhile: measured, then rounded up.
+_CALL = 5e5
+_PHASE = 5e6
+_QUANTILE = 3e5
+_PROFILE = 5e5
 
 
 def estimated_work(run: RidgeRun, *, method: str) -> float:
@@ -40,7 +41,7 @@ def estimated_work(run: RidgeRun, *, method: str) -> float:
     for phase in run.phases:
         present = max(m - len(phase.removed), 0.0)
         log = math.log2(phase.n_steps + 1.0)
-        each = _CALL + 200 * m + p * p * q * 10 + p * log * 20
+        each = _PHASE + 200 * m + p * p * q * 10 + p * log * 20
         if present:
             each += p * p * log * 30 + 12 * p**3 + present * p * (p + q) * 4
             if phase.removed != previous:
