@@ -7,7 +7,15 @@ import pytest
 
 pytest.importorskip("matplotlib", reason="pictures need expunge[plot]")
 
-from expunge.evaluation import METRICS, Measured, Report, barrier_from_losses, reference_band
+from expunge.evaluation import (
+    METRICS,
+    Measured,
+    Report,
+    barrier_from_losses,
+    predictions_from_logits,
+    reference_band,
+    unlearning_report,
+)
 from expunge.evaluation.plots import plot_barriers, plot_reports, plot_unlearning
 
 BAND = reference_band([0.80, 0.84], method="range")
@@ -39,6 +47,30 @@ def test_a_time_never_reached_is_written_out():
     never = Report((Measured(METRICS["time to unlearn"], math.inf),))
     axes = plot_reports({"a": never}, metrics=["time to unlearn"]).axes[0]
     assert [t.get_text() for t in axes.texts] == ["never"]
+    assert list(axes.get_xticks()) == []
+
+
+def test_bands_of_accuracies_end_at_0_and_1():
+    band = reference_band([0.02, 0.3], limits=(0, 1))
+    assert (band.low, band.high < 1) == (0.0, True)
+    assert reference_band([0.9, 1.0], limits=(0, 1)).high == 1.0
+    assert reference_band([1.0], tolerance=0.1, limits=(0, 1)).high == 1.0
+    with pytest.raises(ValueError, match=r"values must be within limits, \[0, 1\], got 0.5 to 1.1"):
+        reference_band([0.5, 1.1], limits=(0, 1))
+    with pytest.raises(ValueError, match="limits must be"):
+        reference_band([0.5, 0.6], limits=(1, 0))
+    records = {
+        name: predictions_from_logits(np.eye(3)[[0, 1, 2, 0]], [0, 1, 2, k])
+        for k, name in enumerate(("forget", "retain", "test"))
+    }
+    other = {name: predictions_from_logits(np.eye(3)[[0, 1, 2, 0]], [0, 1, 2, 0]) for name in records}
+    for row in unlearning_report(records, retrained=[records, other]):
+        assert 0 <= row.band.low <= row.band.high <= 1
+
+
+def test_steps_are_whole_numbers_on_the_axis():
+    axes = plot_unlearning({"easy": ([0, 1, 2], [1.0, 0.9, 0.82])}, BAND).axes[0]
+    assert all(float(tick).is_integer() for tick in axes.get_xticks())
 
 
 def test_curves_say_when_they_arrive():

@@ -4,6 +4,7 @@ import html
 import json
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,6 +20,8 @@ from click.testing import CliRunner
 from expunge import __version__
 from expunge.cli import main
 from expunge.experiments import EXPERIMENTS, barrier, compare, predict, preset, run_experiment, runner
+from expunge.experiments.page import _table
+from expunge.experiments.pictures import plot_prediction
 from expunge.experiments.settings import Settings
 from expunge.experiments.subjects import build, load
 from expunge.experiments.tables import mean_interval, rank_correlation, spread_words
@@ -102,6 +105,29 @@ def test_workers_change_no_result_and_are_noted(tmp_path):
     for piece in (tmp_path / "one" / "pieces").iterdir():
         other = json.loads((tmp_path / "two" / "pieces" / piece.name).read_text())
         assert json.loads(piece.read_text()) == {**other, "workers": 1}
+
+
+def test_tables_have_no_cells_of_dashes_and_no_column_of_nothing(tmp_path):
+    run("compare", tmp_path / "out")
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "–" not in page
+    assert "<th>interval</th>" not in page  # one seed has none
+    rows = [{"a": [None, None], "b": [0.5, None], "c": 1}, {"a": [None, None], "b": [0.25, 0.75], "c": None}]
+    found = "".join(_table(rows))
+    assert "<th>a</th>" not in found
+    assert "<td>0.5, none</td><td>1</td>" in found
+    assert "<td>0.25, 0.75</td><td>none</td>" in found
+
+
+def test_noise_levels_without_a_place_on_the_axis_have_no_panel():
+    settings = replace(TINY, noise_stds=(0.002, 0.02))
+    rows = [
+        {"noise_std": noise, "privacy_loss": loss, "reached": True, "steps_to_unlearn": 3, "most_steps": 10}
+        for noise, loss in ((0.002, math.inf), (0.02, 0.5), (0.02, 0.0), (0.02, 2.0))
+    ]
+    figure = plot_prediction(rows, settings, {0.002: None, 0.02: None})
+    assert [axes.get_title() for axes in figure.axes] == ["noise 0.02 per step"]
+    assert "2 of 4 sets: privacy loss 0 or infinite, not drawn" in figure.get_suptitle()
 
 
 def test_results_of_two_machines_do_not_mix(tmp_path, monkeypatch):

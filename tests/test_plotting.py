@@ -83,7 +83,26 @@ def test_profiles_are_drawn_in_both_directions(tmp_path):
 
 def test_a_profile_of_nothing_is_drawn_too():
     silent = SimpleNamespace(delta=lambda epsilon, direction: np.zeros(len(epsilon)))
-    assert plot_profile(silent, [0.0, 1.0]).axes[0].get_yscale() == "linear"
+    figure = plot_profile(silent, [0.0, 1.0])
+    axes = figure.axes[0]
+    assert axes.get_yscale() == "linear"
+    # No scale with negative deltas, no legend of lines that are not there: words.
+    assert (axes.lines[:], axes.get_legend(), list(axes.get_yticks())) == ([], None, [])
+    assert "delta is 0 at every epsilon drawn" in texts(figure)
+
+
+def test_noise_below_the_axis_is_about_0_and_not_a_number():
+    said = texts(plot_noise([quote(noise=[4.94e-324] * 3), quote("uniform", [0.5] * 3)]))
+    assert "e-324" not in said
+    assert "about 0" in said
+
+
+def test_a_strip_without_bars_says_why_and_has_no_scale():
+    figure = plot_noise([quote(noise=[np.inf] * 3)])
+    assert "no noise hides any of them" in texts(figure)
+    assert list(figure.axes[0].get_xticks()) == []
+    nothing_needed = plot_noise([quote(noise=[0.0] * 3)]).axes[0]
+    assert [text.get_text() for text in nothing_needed.get_xticklabels()] == ["none"]
 
 
 def test_nothing_global_is_changed(tmp_path):

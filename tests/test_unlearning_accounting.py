@@ -376,6 +376,12 @@ def test_the_fit_recovers_a_line(seed):
     np.testing.assert_allclose(fit.predict(losses), slope * np.log(losses) + intercept, rtol=1e-9)
 
 
+def test_a_negative_intercept_is_subtracted():
+    losses = np.array([2.0, 4.0, 8.0])
+    assert "log(privacy loss) - 10.76 from" in fit_log_steps(losses, 30 * np.log(losses) - 10.76).summary()
+    assert "log(privacy loss) + 10.76 from" in fit_log_steps(losses, 30 * np.log(losses) + 10.76).summary()
+
+
 def test_intervals_cover_the_truth_about_as_often_as_they_say():
     rng = np.random.default_rng(0)
     losses, hits, inside = np.exp(rng.normal(0, 1, 10)), 0, 0

@@ -198,16 +198,20 @@ def plot_profile(
         delta = np.asarray(pair.delta(grid, direction=direction), dtype=np.float64)
         visible = np.where(delta > 0, delta, np.nan)
         drawn.append(visible)
-        axes.plot(grid, visible, color=colour, linestyle=style, linewidth=2.2, label=text)
+        if np.isfinite(visible).any():
+            axes.plot(grid, visible, color=colour, linestyle=style, linewidth=2.2, label=text)
     _bare(axes)
     axes.spines["left"].set_visible(True)
     if np.isfinite(drawn).any():
         axes.set_yscale("log")
+        axes.legend(frameon=False, fontsize=10, labelcolor=_INK)
+    else:
+        axes.set_yticks([])
+        axes.text(0.5, 0.5, "delta is 0 at every epsilon drawn", ha="center", transform=axes.transAxes, color=_INK)
     axes.set_xlim(grid[0], grid[-1])
     axes.grid(color="#e6e6e6", linewidth=0.8)
     axes.set_xlabel("epsilon", fontsize=11, color=_INK)
     axes.set_ylabel("delta", fontsize=11, color=_INK)
-    axes.legend(frameon=False, fontsize=10, labelcolor=_INK)
     figure.text(0.03, 0.955, "Privacy profile of the deletion", fontsize=14, fontweight="bold", color=_INK, va="top")
     figure.text(0.03, 0.885, "the claim at each epsilon is the larger delta", fontsize=10.5, color=_INK, va="top")
     _save(figure, path, overwrite)
@@ -226,7 +230,8 @@ class _NoiseAxis:
         self.zero = self.low - 0.3
         small = every[every < 10**self.low]
         self._has_zero = small.size > 0
-        self._zero_name = "about 0" if small.any() else "none"
+        self.zero_name = "about 0" if small.any() else "none"
+        self._any_positive = positive.size > 0
 
     def __call__(self, noise: ArrayLike) -> Array:
         values = np.asarray(noise, dtype=np.float64)
@@ -239,10 +244,10 @@ class _NoiseAxis:
             (float(np.log10(m * 10.0**k)), f"{m * 10.0**k:g}")
             for k in range(int(np.floor(self.low)), int(np.ceil(self.high)) + 1)
             for m in (1, 3)
-            if self.low <= np.log10(m * 10.0**k) <= self.high
+            if self._any_positive and self.low <= np.log10(m * 10.0**k) <= self.high
         ]
         if self._has_zero:
-            ticks.insert(0, (self.zero, self._zero_name))
+            ticks.insert(0, (self.zero, self.zero_name))
         axes.set_xlim(self.zero - 0.12 if self._has_zero else self.low, self.high)
         axes.set_xticks([place for place, _ in ticks] if labelled else [])
         axes.set_xticks([], minor=True)
@@ -288,9 +293,15 @@ def _strip(axes: Axes, axis: _NoiseAxis, quote: _QuoteLike, values: Array, *, ba
         axes.plot([place], [base], marker=marker, markersize=7, color=colour, markeredgecolor="white", zorder=3)
         word = "" if quote.method == "uniform" else "median "
         near_edge = place > axis.high - 0.15 * (axis.high - axis.low)
+        said = f"{word}{middle:.2g}" if place >= axis.low else axis.zero_name
         axes.text(
-            place + (0.02 if near_edge else 0), base + 0.66, word + (f"{middle:.2g}" if middle > 0 else "none"),
+            place + (0.02 if near_edge else 0), base + 0.66, said,
             ha="right" if near_edge else "center", va="bottom", fontsize=10.5, color=colour,
+        )  # fmt: skip
+    if not finite.size:
+        axes.text(
+            0.5, base + 0.3, "no noise hides any of them", ha="center", va="center", fontsize=10.5, color=colour,
+            transform=axes.get_yaxis_transform(),
         )  # fmt: skip
     status = "" if quote.status == "certified" else f" ({quote.status})"
     lost = values.size - finite.size

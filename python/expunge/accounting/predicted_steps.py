@@ -146,8 +146,9 @@ class LogFit:
     def summary(self) -> str:
         """Return the fit in plain words."""
         low, high = self.slope_interval
+        sign = "-" if self.intercept < 0 else "+"
         text = (
-            f"steps = {self.slope:.4g} log(privacy loss) + {self.intercept:.4g} from {self.n} points "
+            f"steps = {self.slope:.4g} log(privacy loss) {sign} {abs(self.intercept):.4g} from {self.n} points "
             f"(slope {low:.4g} to {high:.4g} at {self.confidence:.0%}, R^2 {self.r_squared:.3f}); estimate"
         )
         if low <= 0.0 <= high:

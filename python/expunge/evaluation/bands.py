@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -45,7 +46,13 @@ class Band:
 
 
 def reference_band(
-    values: ArrayLike, *, method: str = "std", k: float = 2.0, confidence: float = 0.95, tolerance: float = 0.0
+    values: ArrayLike,
+    *,
+    method: str = "std",
+    k: float = 2.0,
+    confidence: float = 0.95,
+    tolerance: float = 0.0,
+    limits: tuple[float, float] = (-math.inf, math.inf),
 ) -> Band:
     """Return the band of a metric from its values on retrained models.
 
@@ -64,6 +71,8 @@ def reference_band(
         In (0, 1); for "prediction".
     tolerance : float, default 0
         Least half width, >= 0. A single retrained model has a band only through it, with any method.
+    limits : (float, float)
+        Smallest and largest value the metric can have, such as (0, 1) of an accuracy: the band ends there.
 
     Returns
     -------
@@ -72,7 +81,7 @@ def reference_band(
     Raises
     ------
     ValueError
-        If there is no value, one that is not finite, or a single one without tolerance.
+        If there is no value, one that is not finite or outside ``limits``, or a single one without tolerance.
 
     Examples
     --------
@@ -82,6 +91,8 @@ def reference_band(
     [0.8, 0.84] (range of 3 retrained models)
     >>> print(reference_band([0.82], tolerance=0.01))
     [0.81, 0.83] (one retrained model +- 0.01)
+    >>> print(reference_band([0.97, 0.99], limits=(0, 1)))
+    [0.9517, 1] (mean +- 2 std of 2 retrained models)
     """
     found = np.atleast_1d(real_array("values", values))
     if found.ndim != 1 or found.size == 0:
@@ -90,11 +101,17 @@ def reference_band(
     k = number("k", k, low=0, open_low=True)
     confidence = number("confidence", confidence, low=0, high=1, open_low=True, open_high=True)
     tolerance = number("tolerance", tolerance, low=0)
+    least, most = (float(end) for end in limits)
+    if not least < most:
+        raise ValueError(f"limits must be (smallest, largest), got {limits}")
+    if not ((least <= found) & (found <= most)).all():
+        raise ValueError(f"values must be within limits, [{least:g}, {most:g}], got {found.min():g} to {found.max():g}")
     n, mean = int(found.size), float(found.mean())
     if n == 1:
         if not tolerance > 0:
             raise ValueError("values must hold at least 2 retrained models unless tolerance is > 0, got 1")
-        return Band(mean - tolerance, mean + tolerance, mean, 1, f"one retrained model +- {tolerance:g}")
+        low, high, rule = mean - tolerance, mean + tolerance, f"one retrained model +- {tolerance:g}"
+        return Band(max(low, least), min(high, most), mean, 1, rule)
     if method == "std":
         half = k * float(found.std(ddof=1))
         low, high, rule = mean - half, mean + half, f"mean +- {k:g} std of {n} retrained models"
@@ -106,4 +123,4 @@ def reference_band(
     if tolerance > 0:
         low, high = min(low, mean - tolerance), max(high, mean + tolerance)
         rule += f", at least +- {tolerance:g}"
-    return Band(low, high, mean, n, rule)
+    return Band(max(low, least), min(high, most), mean, n, rule)

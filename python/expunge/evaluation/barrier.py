@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -50,9 +51,8 @@ class LossBarrier:
         values = [one.barrier for one in baseline]
         band = None
         if len(values) > 1:
-            band = replace(
-                reference_band(values, method="range"), rule=f"range of {len(values)} pairs of retrained models"
-            )
+            rule = f"range of {len(values)} pairs of retrained models"
+            band = replace(reference_band(values, method="range", limits=(0.0, math.inf)), rule=rule)
         return Measured(
             METRICS["loss barrier"], self.barrier, reference=float(np.mean(values)) if values else None, band=band,
             note=barrier_verdict(self, baseline=baseline) if values else "no pair of retrained models to compare with",

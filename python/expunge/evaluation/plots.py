@@ -101,6 +101,8 @@ def _one_metric(axes: Axes, name: str, found: Sequence[Measured], labels: Sequen
             axes.plot(one.interval, [place, place], color=_COLOURS[1 if outside else 0], linewidth=2.5, alpha=0.6)
         marker, colour = ("D", _COLOURS[1]) if outside else ("o", _COLOURS[0])
         axes.plot([one.value], [place], marker=marker, markersize=7, color=colour, markeredgecolor="white")
+    if not any(np.isfinite(one.value) for one in found):
+        axes.set_xticks([])
     axes.set_ylim(-0.6, len(found) - 0.4)
     axes.set_yticks(places, labels if labels is not None else [""] * len(found))
     axes.tick_params(axis="y", length=0)
@@ -149,6 +151,8 @@ def plot_unlearning(
     if not curves:
         raise ValueError("curves must hold at least one curve, got none")
     figure = _figure(7.2, 4.0)
+    from matplotlib.ticker import MaxNLocator
+
     axes = figure.add_subplot()
     axes.axhspan(band.low, band.high, color=_BAND, alpha=0.55, linewidth=0, label=f"retrained: {band.rule}")
     for k, (name, (steps, values)) in enumerate(curves.items()):
@@ -162,6 +166,7 @@ def plot_unlearning(
         if found.step is not None:
             at = float(real_array("values", values)[np.asarray(steps) == found.step][0])
             axes.plot([found.step], [at], marker="o", markersize=8, color=colour, markeredgecolor="white", zorder=3)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("unlearning step")
     axes.set_ylabel(metric)
     axes.set_title("Time to unlearn: first step inside the band that stays (estimates)", fontsize=10.5, color=_INK)

@@ -50,7 +50,7 @@ def _band(
         return None, None
     band = None
     if len(values) > 1 or tolerance > 0:
-        band = reference_band(values, method=method, k=k, confidence=confidence, tolerance=tolerance)
+        band = reference_band(values, method=method, k=k, confidence=confidence, tolerance=tolerance, limits=(0.0, 1.0))
     return float(np.mean(values)), band
 
 

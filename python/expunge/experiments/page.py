@@ -87,16 +87,28 @@ def write_page(
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> list[str]:
-    names = [name for name in rows[0] if not isinstance(rows[0][name], dict) and name not in ("measure", "log_fit")]
+    names = [
+        name
+        for name in rows[0]
+        if not isinstance(rows[0][name], dict)
+        and name not in ("measure", "log_fit")
+        and any(_told(row[name]) for row in rows)  # a column of which nothing is known says nothing
+    ]
     out = ["<h2>Numbers</h2>", "<div class='scroll'><table>"]
     out.append("<tr>" + "".join(f"<th>{escape(name.replace('_', ' '))}</th>" for name in names) + "</tr>")
     out += ["<tr>" + "".join(f"<td>{escape(_text(row[name]))}</td>" for name in names) + "</tr>" for row in rows]
     return [*out, "</table></div>"]
 
 
+def _told(value: Any) -> bool:
+    return any(map(_told, value)) if isinstance(value, list) else value is not None
+
+
 def _text(value: Any) -> str:
+    if not _told(value):
+        return "none"
     if isinstance(value, float):
         return f"{value:.3g}" if abs(value) < 1e4 else f"{value:.0f}"
     if isinstance(value, list):
         return ", ".join(_text(one) for one in value)
-    return "–" if value is None else str(value)
+    return str(value)

@@ -43,13 +43,18 @@ def _bare(axes: Axes) -> None:
 
 def plot_prediction(rows: Sequence[dict[str, Any]], settings: Settings, fits: Mapping[float, LogFit | None]) -> Figure:
     """Return time to unlearn against average privacy loss, one panel per noise level."""
-    figure = _figure(1.2 + 3.4 * len(settings.noise_stds), 4.0)
+    from matplotlib.ticker import LogLocator
+
+    drawn = [row for row in rows if row["privacy_loss"] > 0.0 and np.isfinite(row["privacy_loss"])]
+    # No panel for a noise level at which no set has a place on a logarithmic axis.
+    levels = [noise for noise in settings.noise_stds if any(row["noise_std"] == noise for row in drawn)]
+    figure = _figure(1.2 + 3.4 * max(len(levels), 1), 4.0)
     top = max(row["most_steps"] for row in rows)
     first = None
-    for k, noise in enumerate(settings.noise_stds):
-        axes = figure.add_subplot(1, len(settings.noise_stds), k + 1, sharey=first)
+    for k, noise in enumerate(levels):
+        axes = figure.add_subplot(1, len(levels), k + 1, sharey=first)
         first = first or axes
-        some = [row for row in rows if row["noise_std"] == noise]
+        some = [row for row in drawn if row["noise_std"] == noise]
         reached = [row for row in some if row["reached"]]
         missed = [row for row in some if not row["reached"]]
         colour = _COLOURS[k % len(_COLOURS)]
@@ -70,6 +75,9 @@ def plot_prediction(rows: Sequence[dict[str, Any]], settings: Settings, fits: Ma
             low, high = fit.prediction_interval(at)
             axes.fill_between(at, low, np.minimum(high, top), color=_INK, alpha=0.07, linewidth=0)
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter("")
         axes.set_ylim(-0.04 * top, 1.1 * top)
         axes.set_xlabel(f"mean privacy loss of the set, order {settings.order:g}")
         axes.set_title(f"noise {noise:g} per step", fontsize=10, color=_INK)
@@ -77,7 +85,9 @@ def plot_prediction(rows: Sequence[dict[str, Any]], settings: Settings, fits: Ma
             axes.set_ylabel("steps until in the retrained band")
         axes.legend(frameon=False, fontsize=8.5, loc="upper left", bbox_to_anchor=(0.0, 0.95))
         _bare(axes)
-    figure.suptitle("Time to unlearn against privacy loss (estimates)", fontsize=11, color=_INK)
+    left = len(rows) - len(drawn)
+    note = f"\n{left} of {len(rows)} sets: privacy loss 0 or infinite, not drawn" if left else ""
+    figure.suptitle(f"Time to unlearn against privacy loss (estimates){note}", fontsize=11, color=_INK)
     return figure
 
 
@@ -85,6 +95,8 @@ def plot_curves(
     rows: Sequence[dict[str, Any]], settings: Settings, *, name: Callable[[dict[str, Any]], str], title: str
 ) -> Figure:
     """Return the metric of each set over unlearning steps, each beside its own band of retrained models."""
+    from matplotlib.ticker import MaxNLocator
+
     columns = min(4, len(rows))
     lines = -(-len(rows) // columns)
     figure = _figure(2.9 * columns, 0.5 + 2.4 * lines)
@@ -95,6 +107,7 @@ def plot_curves(
         axes.axhspan(row["band_low"], row["band_high"], color=_BAND, alpha=0.6, linewidth=0)
         axes.axhline(row["metric_retrained"], color=_INK, linewidth=0.8, linestyle=(0, (2, 2)))
         axes.plot(row["curve_steps"], row["curve"], color=_COLOURS[0], linewidth=1.5)
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         if row["reached"]:
             at = row["curve"][row["curve_steps"].index(row["steps_to_unlearn"])]
             axes.plot([row["steps_to_unlearn"]], [at], marker="o", color=_COLOURS[1], markeredgecolor="white", zorder=3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,7 +106,8 @@ def accuracy(context: Context, x: torch.Tensor, y: torch.Tensor) -> Callable[[nn
 
 def band_of(context: Context, values: list[float]) -> Band:
     """Return where retrained models are."""
-    return reference_band(values, method="std", k=2.0, tolerance=context.settings.tolerance)
+    limits = (0.0, math.inf if context.settings.metric == "loss" else 1.0)
+    return reference_band(values, method="std", k=2.0, tolerance=context.settings.tolerance, limits=limits)
 
 
 def measure_set(

@@ -169,6 +169,10 @@ def plot_loss_against_proxies(
         left_out = int((~(np.isfinite(x) & np.isfinite(y)) | ((y <= 0) & log_y)).sum())
         if name != "c_proxy" and (x > 0).all() and np.isfinite(x).all() and x.max() > 30 * x.min():
             axes.set_xscale("log")
+        if left_out == x.size:
+            axes.text(0.5, 0.5, "no record has a place here", ha="center", transform=axes.transAxes)
+            axes.set_xticks([])
+            axes.set_yticks([])
         note = f" ({left_out:,} not drawn)" if left_out else ""
         axes.set_title(f"{_TITLES.get(name, name)}: rank correlation {text}{note}", fontsize=10, color=_INK)
         if place % columns == 0:
