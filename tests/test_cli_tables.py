@@ -120,6 +120,14 @@ def test_verification_keeps_to_a_policy():
         assert re.match(f"REFUSED  {field}", run("verify", certificate, "a.csv", *options, code=1).stderr)
 
 
+def test_a_deletion_that_costs_says_so_in_a_plain_line():
+    run("fit", "a.csv", "-o", "m.npz")
+    target = ["--epsilon", "1", "--delta", "1e-3", "--noise-std", "5"]
+    result = run("unlearn", "m.npz", "3", *target, "-o", "n.npz", "-c", "c.json")
+    assert re.search(r"^warning  training accuracy on what remains 0\.\d+", result.stderr, flags=re.MULTILINE)
+    assert "NoiseWarning" not in result.stderr
+
+
 def test_a_released_model_finds_its_columns_by_name():
     run("fit", "a.csv", "-o", "m.npz", "--released", "r.npz")
     lines = [line.split(",") for line in Path("a.csv").read_text().splitlines()]

@@ -238,6 +238,14 @@ ODD += ['"7"', '"a""b"', "1,5", "٣", "1e", "--1", "-0"]
 CELLS = st.one_of(st.integers(-(10**20), 10**20).map(str), FINITE.map(repr), st.sampled_from(ODD))
 
 
+@pytest.mark.usefixtures("reader")
+@pytest.mark.parametrize("cell", ["0x10", "1_0", "1e", "--1", "++1", "1d5", "0b1", "1 2", "- 1"])
+def test_what_is_no_number_in_python_is_none_to_any_reader(tmp_path, cell):
+    (tmp_path / "a.csv").write_text(f"a,b\n{cell},1\n")
+    with pytest.raises(ValueError, match=r"line 2, column 1 \('a'\) must hold a number"):
+        load(tmp_path / "a.csv")
+
+
 @given(st.lists(st.tuples(CELLS, CELLS), min_size=1, max_size=5), st.sampled_from(",;"))
 def test_both_readers_agree_on_every_table(folder, rows, delimiter):
     pytest.importorskip("pyarrow", reason="pyarrow is not installed")
