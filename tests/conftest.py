@@ -29,7 +29,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 KERNEL_FILES = {
     "test_boundary",
     "test_cuda",
-    "test_emulator",
+    "test_float_mode",
     "test_gaussian_pair",
     "test_gdp",
     "test_grad_norms",

@@ -77,9 +77,9 @@ def path_mu(sensitivity, contraction, noise_std, fractions):
     return math.sqrt(total)
 
 
-def hockey_stick_line(excess, shift, epsilon):
+def hockey_stick_line(excess, shift, epsilon, digits=80):
     """delta(P | Q) for P = N(shift, 1 + excess), Q = N(0, 1): the set where p > e^epsilon q is one or two intervals."""
-    with mpmath.workdps(80):
+    with mpmath.workdps(digits):
         e, d, epsilon = mpmath.mpf(excess), mpmath.mpf(shift), mpmath.mpf(epsilon)
         v = 1 + e
         # log p/q - epsilon = a x^2 + b x + c

@@ -4,6 +4,7 @@ import json
 import math
 from pathlib import Path
 
+import mpmath
 import numpy as np
 import pytest
 from hypothesis import given
@@ -129,6 +130,40 @@ def test_extreme_arguments_stay_certified(device, mu, epsilon):
     top = at(device, gdp_epsilon)(mu, 1e-5)
     assert top == math.inf or at(device, gdp_delta)(mu, top) <= 1e-5
     assert at(device, gdp_delta)(at(device, gdp_mu)(epsilon, 1e-5), epsilon) <= 1e-5
+
+
+@on_every_device
+@pytest.mark.parametrize("mu", [1e149, 1e150, 1e152, 1.3e154, 1.8e154])
+@pytest.mark.parametrize("delta", [1e-300, 1e-5, 0.1, 0.9])
+def test_a_large_epsilon_is_finite_while_floats_last(device, mu, delta):
+    epsilon = at(device, gdp_epsilon)(mu, delta)
+    with mpmath.workdps(200):
+        # The quantile is nothing beside mu: epsilon = mu^2/2 to 100 digits.
+        square = mpmath.mpf(mu) ** 2 / 2
+        assert square * (1 - mpmath.mpf(10) ** -100) <= epsilon <= square * (1 + mpmath.mpf(10) ** -12)
+    assert at(device, gdp_delta)(mu, epsilon) <= delta
+
+
+@on_every_device
+@pytest.mark.parametrize("mu", [1e3, 1e7, 1e10, 1e13, 1e16, 1e30, 1e100])
+def test_delta_around_one_half_is_never_below_the_truth(device, mu):
+    # epsilon / mu - mu / 2 cancels: what is left of it is the rounding of epsilon / mu.
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        epsilon = mu * mu / 2 * (1 + rng.integers(-4, 5) * 2.0**-53) + mu * rng.normal()
+        with mpmath.workdps(260):
+            half, ratio = mpmath.mpf(mu) / 2, mpmath.mpf(epsilon) / mpmath.mpf(mu)
+            exact = mpmath.ncdf(half - ratio) if abs(half - ratio) < 100 else mpmath.mpf(int(half > ratio))
+            # e^epsilon Phi(-b), less than exp(-a^2/2) / (b sqrt(2 pi)): nothing beside it unless mu is small
+            exact -= mpmath.exp(-((half - ratio) ** 2) / 2) / ((half + ratio) * mpmath.sqrt(2 * mpmath.pi))
+        assert at(device, gdp_delta)(mu, epsilon) >= exact
+
+
+@on_every_device
+def test_epsilons_beyond_the_floats_are_infinite(device):
+    assert at(device, gdp_epsilon)(2e154, 0.1) == math.inf
+    assert at(device, gdp_epsilon)(1e300, 1e-5) == math.inf
+    assert at(device, gdp_epsilon)(1e300, 1.0) == 0.0
 
 
 def test_shapes_broadcast_and_scalars_are_floats():

@@ -5,6 +5,7 @@ import json
 import math
 from pathlib import Path
 
+import mpmath
 import numpy as np
 import pytest
 from hypothesis import given
@@ -13,7 +14,7 @@ from scipy.integrate import quad
 
 import oracles
 from emulated import at, on_every_device
-from expunge.accounting import gdp_epsilon
+from expunge.accounting import gdp_delta, gdp_epsilon
 from expunge.accounting.rdp import (
     Estimate,
     RenyiFilter,
@@ -214,6 +215,32 @@ def test_continuous_order_finds_the_best(mu, delta):
     assert scan * (1 - 1e-7) <= epsilon <= scan * (1 + 1e-5) + 1e-12
     assert epsilon >= gdp_epsilon(mu, delta) * (1 - 1e-12)
     assert rdp_to_epsilon(curve, (1.5, 1e8), delta) >= epsilon * (1 - 1e-5)
+
+
+@given(st.floats(-8, 1.5).map(lambda x: 10.0**x), st.floats(-6, 3).map(lambda x: 1 + 10.0**x), st.floats(-12, -1e-3))
+def test_no_order_claims_less_than_the_exact_gaussian(mu, order, log_delta):
+    # Deltas around the total variation distance, where epsilon turns 0, and others.
+    distance = float(gdp_delta(mu, 0.0))
+    for delta in (10.0**log_delta, distance * (1 - 1e-9), min(distance * 1.01, 1.0), min(distance * 1.7, 1.0)):
+        epsilon = rdp_to_epsilon(order * mu**2 / 2, order, delta)
+        assert epsilon >= 0.0
+        assert oracles.gdp_delta_mpmath(mu, epsilon) <= mpmath.mpf(delta) * (1 + mpmath.mpf(10) ** -30)
+
+
+@given(st.floats(-15, 1).map(lambda x: 10.0**x), st.floats(-6, 3).map(lambda x: 1 + 10.0**x))
+def test_epsilon_is_zero_from_the_total_variation_distance_on(rdp, order):
+    with mpmath.workdps(40):
+        distance = mpmath.sqrt(min(-mpmath.expm1(-mpmath.mpf(rdp)), mpmath.mpf(rdp) / 2))
+        assert rdp_to_epsilon(rdp, order, float(distance * (1 + mpmath.mpf(10) ** -14))) == 0.0
+        below = float(distance * (1 - mpmath.mpf(10) ** -14))
+        plain = rdp + math.log1p(-1 / order) - (math.log(below) + math.log(order)) / (order - 1)
+        assert rdp_to_epsilon(rdp, order, below) == pytest.approx(max(plain, 0.0), abs=1e-9 * (1 + abs(plain)))
+
+
+def test_small_divergences_at_orders_near_one():
+    assert rdp_to_epsilon(1e-6, 1.1, 0.01) == 0.0
+    assert rdp_to_epsilon(1e-6, 1.1, 1e-4) > 30.0
+    assert rdp_to_epsilon(5e-324, 1.1, 1e-200) > 0.0  # the square of delta is below every positive number
 
 
 def test_continuous_order_on_the_sampled_gaussian():

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 import compiled
+import conftest
 import expunge
 import oracles
 from expunge import _backend
@@ -46,7 +47,6 @@ MAY_USE: dict[str, set[str]] = {
     "_extras": set(),
     "_machine": set(),
     "_cifar_pickle": {"_files", "_validate"},
-    "privacy": {"_backend", "_validate"},
     "ridge": {"_backend", "_errors", "_validate"},
     "_device_chains": {"_backend"},
     "langevin": {"_backend", "_device_chains", "_validate"},
@@ -345,6 +345,18 @@ def test_imports_point_one_way(path: Path) -> None:
     used = {name.split(".")[1] for name in imports_of(path) if name.startswith("expunge.")}
     used -= {"__version__", unit(path)}
     assert used <= MAY_USE[unit(path)], f"{path.name} imports {sorted(used - MAY_USE[unit(path)])}"
+
+
+def test_the_import_rules_name_units_that_exist() -> None:
+    units = {unit(path) for path in PYTHON_FILES} | {"_core", "_cuda", "_cuda_emul"}
+    assert set(MAY_USE) <= units
+    for name, used in MAY_USE.items():
+        assert used - {"__version__"} <= units, name
+
+
+def test_files_marked_as_kernel_tests_exist() -> None:
+    tests = {path.stem for path in Path(__file__).parent.glob("test_*.py")}
+    assert tests >= conftest.KERNEL_FILES
 
 
 def test_the_import_rules_have_no_cycle() -> None:

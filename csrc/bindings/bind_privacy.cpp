@@ -5,6 +5,7 @@
 #include <new>
 
 #include "bindings/arrays.hpp"
+#include "bindings/visible.hpp"
 #include "common/thread_pool.hpp"
 
 namespace expunge::bindings {
@@ -15,14 +16,17 @@ using Elementwise = void (*)(const double*, const double*, double*, long, long);
 // Grains are multiples of every vector width, so that an item's lane never depends on the thread count.
 constexpr long kGdpGrain = 256;
 
-void elementwise(Elementwise kernel, const py::array& a, const py::array& b, py::array& out, const char* a_name,
-                 const char* b_name, int threads) {
+enum class Rounded { up, down };
+
+void elementwise(Elementwise kernel, Rounded rounded, const py::array& a, const py::array& b, py::array& out,
+                 const char* a_name, const char* b_name, int threads) {
   const long n = length(a, 0, a_name);
   const double* a_data = input<double>(a, a_name, {n});
   const double* b_data = input<double>(b, b_name, {n});
   double* out_data = output<double>(out, "out", {n});
   py::gil_scoped_release release;
   parallel_ranges(n, kGdpGrain, threads, [&](long begin, long end) { kernel(a_data, b_data, out_data, begin, end); });
+  if (rounded == Rounded::up) keep_visible(out_data, n);
 }
 
 // Runs body(begin, end, workspace) over ranges with `doubles` of scratch each; false if scratch could not be had.
@@ -52,6 +56,7 @@ void shifted_mu(const py::array& sensitivity, const py::array& contraction, cons
     enough = with_workspace(rows, 16, 3 * steps, threads, [&](long begin, long end, double* workspace) {
       kernel(s, c, tau, steps, mu, workspace, begin, end);
     });
+    keep_visible(mu, rows);
   }
   if (!enough) throw std::bad_alloc();
 }
@@ -82,6 +87,7 @@ void pair_delta(const py::array& excess, const py::array& squared_shift, double 
     enough = with_workspace(n, 8, 2 * pairs.m, threads, [&](long begin, long end, double* workspace) {
       kernel(pairs, epsilons, swapped, deltas, errors, flags, workspace, begin, end);
     });
+    keep_visible(deltas, n);
   }
   if (!enough) throw std::bad_alloc();
 }
@@ -99,6 +105,7 @@ void pair_epsilon(const py::array& excess, const py::array& squared_shift, doubl
     enough = with_workspace(n, 1, 2 * pairs.m, threads, [&](long begin, long end, double* workspace) {
       kernel(pairs, deltas, swapped, epsilons, workspace, begin, end);
     });
+    keep_visible(epsilons, n);
   }
   if (!enough) throw std::bad_alloc();
 }
@@ -116,6 +123,7 @@ void pair_renyi(const py::array& excess, const py::array& squared_shift, double 
     enough = with_workspace(n, 64, 2 * pairs.m, threads, [&](long begin, long end, double* workspace) {
       kernel(pairs, orders, swapped, divergences, workspace, begin, end);
     });
+    keep_visible(divergences, n);
   }
   if (!enough) throw std::bad_alloc();
 }
@@ -126,19 +134,19 @@ void bind_privacy(py::module_& module) {
   module.def(
       "gdp_delta",
       [](const py::array& mu, const py::array& epsilon, py::array out, int threads) {
-        elementwise(privacy::table().gdp_delta, mu, epsilon, out, "mu", "epsilon", threads);
+        elementwise(privacy::table().gdp_delta, Rounded::up, mu, epsilon, out, "mu", "epsilon", threads);
       },
       py::arg("mu"), py::arg("epsilon"), py::arg("out"), py::kw_only(), py::arg("threads") = 0);
   module.def(
       "gdp_epsilon",
       [](const py::array& mu, const py::array& delta, py::array out, int threads) {
-        elementwise(privacy::table().gdp_epsilon, mu, delta, out, "mu", "delta", threads);
+        elementwise(privacy::table().gdp_epsilon, Rounded::up, mu, delta, out, "mu", "delta", threads);
       },
       py::arg("mu"), py::arg("delta"), py::arg("out"), py::kw_only(), py::arg("threads") = 0);
   module.def(
       "gdp_mu",
       [](const py::array& epsilon, const py::array& delta, py::array out, int threads) {
-        elementwise(privacy::table().gdp_mu, epsilon, delta, out, "epsilon", "delta", threads);
+        elementwise(privacy::table().gdp_mu, Rounded::down, epsilon, delta, out, "epsilon", "delta", threads);
       },
       py::arg("epsilon"), py::arg("delta"), py::arg("out"), py::kw_only(), py::arg("threads") = 0);
   module.def("shifted_mu", &shifted_mu, py::arg("sensitivity"), py::arg("contraction"), py::arg("noise_std"),

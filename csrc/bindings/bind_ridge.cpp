@@ -4,6 +4,7 @@
 
 #include "bindings/arrays.hpp"
 #include "bindings/ridge_setting.hpp"
+#include "common/float_mode.hpp"
 #include "common/thread_pool.hpp"
 
 namespace expunge::bindings {
@@ -78,6 +79,7 @@ void solve_reduced(const py::array& eigenvalues, const py::array& difference, co
   const py::gil_scoped_release release;
   const ridge::Table& kernels = ridge::table();
   const std::unique_ptr<double[]> workspace(new double[static_cast<size_t>(kernels.quote_workspace(r, q))]);
+  const IeeeArithmetic ieee;
   kernels.solve_reduced(in, space, out, workspace.get());
 }
 

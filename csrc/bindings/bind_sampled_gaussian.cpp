@@ -1,6 +1,7 @@
 #include "bindings/bind_sampled_gaussian.hpp"
 
 #include "bindings/arrays.hpp"
+#include "bindings/visible.hpp"
 #include "common/thread_pool.hpp"
 #include "privacy/sampled_gaussian.hpp"
 
@@ -18,6 +19,7 @@ void sampled_gaussian_rdp(const py::array& order, const py::array& noise_multipl
   py::gil_scoped_release release;
   parallel_ranges(n, 32, threads,
                   [&](long begin, long end) { table.rdp(begin, end, reverse, a, s, q, result); });
+  keep_visible(result, n);
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include "bindings/bind_privacy.hpp"
 #include "bindings/bind_ridge.hpp"
 #include "bindings/bind_sampled_gaussian.hpp"
+#include "common/float_mode.hpp"
 #include "common/isa.hpp"
 #include "common/thread_pool.hpp"
 
@@ -18,6 +19,14 @@ PYBIND11_MODULE(_core, module) {
   expunge::default_threads();
   module.def("isa", [] { return expunge::isa_name(expunge::active_isa()); });
   module.def("default_threads", &expunge::default_threads);
+  // The calling thread's floating-point mode, as the processor spells it: sets it, and returns what it was.
+  module.def("_exchange_float_mode", [](std::uint64_t mode) {
+    const std::uint64_t before = expunge::float_mode();
+    expunge::set_float_mode(mode);
+    return before;
+  });
+  module.attr("_IEEE_MODE") = expunge::kIeeeMode;
+  module.attr("_FLUSHING") = expunge::kFlushing;
   // Addresses of a function with GOMP_parallel's signature; 0 is the own pool.
   module.def("exchange_thread_team", [](std::uintptr_t address) {
     return reinterpret_cast<std::uintptr_t>(

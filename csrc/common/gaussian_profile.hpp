@@ -18,7 +18,7 @@ namespace team = expunge::team;
 
 struct ProfileResult {
   double log_delta;       // log of delta(P | Q) at epsilon; -inf where delta is exactly 0
-  double relative_error;  // estimated error of delta relative to delta, quadrature and rounding together
+  double relative_error;  // bound on the error of delta relative to delta: quadrature, tail and rounding together
   int converged;          // 0: log_delta is the Chernoff-type upper bound instead (or NaN if the input was)
   double saddle;          // -d log delta / d epsilon, to a few per cent where converged
 };
@@ -35,27 +35,41 @@ struct ProfilePair {
   double pole;        // 1 / max positive e, or +inf
   double max_loss;    // supremum of log(dP/dQ), or +inf
   int trivial;        // P = Q
-  int valid;          // 0: NaN, infinite or e <= -1 somewhere
+  int valid;          // 0: NaN, an infinite excess or e <= -1 somewhere
+  int overflows;      // an excess or a squared shift leaves the floats: only delta <= 1 is known
+  const double* origin;  // excesses before swap_roles, or null; 1 + e loses digits near e = -1, 1 + origin does not
 };
+
+constexpr double kLargestExcess = 1e300;  // its inverse and its products with small numbers stay normal
+constexpr double kRoundoff = 1.1102230246251565e-16;  // of one operation, relative
 
 struct ProfileSlopes {
   double k1, k2, k3, k4;  // derivatives of K at a real w
 };
 
-EXPUNGE_HD static ProfilePair profile_pair(const double* e, const double* d2, long m, double rest_d2, double q) {
-  ProfilePair pair{e, d2, m, rest_d2, q, 0.0, 0.0, HUGE_VAL, 0.0, 1, 1};
+// log1p of excess j.
+EXPUNGE_HD static inline double profile_log1p(const ProfilePair& pair, long j) {
+  return pair.origin ? -log1p(pair.origin[j]) : log1p(pair.e[j]);
+}
+
+EXPUNGE_HD static ProfilePair profile_pair(const double* e, const double* d2, long m, double rest_d2, double q,
+                                           const double* origin) {
+  ProfilePair pair{e, d2, m, rest_d2, q, 0.0, 0.0, HUGE_VAL, 0.0, 1, 1, 0, origin};
   double top = 0.0;
   double loss = 0.0;
   bool unbounded = rest_d2 > 0.0;
   bool trivial = rest_d2 == 0.0;
-  bool valid = rest_d2 >= 0.0 && rest_d2 < HUGE_VAL && q > 0.0 && q < HUGE_VAL;
+  bool valid = rest_d2 >= 0.0 && q > 0.0 && q < HUGE_VAL;
+  bool overflows = rest_d2 == HUGE_VAL;
   for (long j = team::lane(); j < m; j += team::size) {
     const double ej = e[j];
     const double dj = d2[j];
-    valid = valid && ej > -1.0 && ej < HUGE_VAL && dj >= 0.0 && dj < HUGE_VAL;
+    // An exchanged excess may round to -1; its logarithm is known all the same.
+    valid = valid && (ej > -1.0 || (origin && ej == -1.0)) && ej < HUGE_VAL && dj >= 0.0;
+    overflows = overflows || dj == HUGE_VAL || ej > kLargestExcess || (origin && origin[j] > kLargestExcess);
     const double a = fabs(ej);
     const double series = ej * (1.0 - ej * (1.0 / 2 - ej * (1.0 / 3 - ej * (1.0 / 4 - ej * (1.0 / 5 - ej / 6)))));
-    const double term = a < 1e-3 ? series : log1p(ej);
+    const double term = a < 1e-3 ? series : profile_log1p(pair, j);
     pair.sum_log1p += term;
     pair.sum_abs += fabs(term);
     if (ej > top) top = ej;
@@ -68,6 +82,7 @@ EXPUNGE_HD static ProfilePair profile_pair(const double* e, const double* d2, lo
   unbounded = team::any(unbounded);
   trivial = !team::any(!trivial);
   valid = !team::any(!valid);
+  pair.overflows = team::any(overflows);
   pair.sum_log1p = team::sum(pair.sum_log1p);
   pair.sum_abs = team::sum(pair.sum_abs);
   if (top > 0.0) pair.pole = 1.0 / top;
@@ -114,15 +129,27 @@ EXPUNGE_HD static ProfileSlopes profile_slopes(const ProfilePair& pair, double w
   return {k1 + half * (r1 - pair.sum_log1p), k2 + half * r2, 3.0 * k3 + 2.0 * half * r3, 12.0 * k4 + 6.0 * half * r4};
 }
 
-// K at a real w in [0, pole); *size grows by the sum of the magnitudes that were added.
-EXPUNGE_HD static double profile_log_moment(const ProfilePair& pair, double w, double* size) {
+// How far 1 - w e magnifies the rounding of w e, over the excesses: at a real w, and up to twice that plus one along the
+// contours used here.
+struct Magnification {
+  double sum, largest;
+};
+
+// K at a real w in [0, pole); *error grows by a bound on its rounding error.
+EXPUNGE_HD static double profile_log_moment(const ProfilePair& pair, double w, double* error,
+                                            Magnification* magnification) {
   double shift = team::leads() ? pair.rest_d2 : 0.0;
   double logs = 0.0;
   double magnitude = 0.0;
+  double sum = 0.0;
+  double largest = 0.0;
   for (long j = team::lane(); j < pair.m; j += team::size) {
     const double e = pair.e[j];
     const double x = w * e;
+    const double factor = fabs(x) / (1.0 - x);
     shift += pair.d2[j] / (1.0 - x);
+    sum += factor;
+    largest = factor > largest ? factor : largest;
     if (fabs(x) < 2e-3 && fabs(e) < 2e-3) {
       // The first-order terms of -log1p(-x) and -w log1p(e) cancel: add the rest, or a tiny excess drowns in rounding.
       const double up = x * x * (1.0 / 2 + x * (1.0 / 3 + x * (1.0 / 4 + x * (1.0 / 5 + x * (1.0 / 6 + x / 7)))));
@@ -131,16 +158,20 @@ EXPUNGE_HD static double profile_log_moment(const ProfilePair& pair, double w, d
       magnitude += up + down;
     } else {
       const double first = log1p(-x);
-      const double second = w * log1p(e);
+      const double second = w * profile_log1p(pair, j);
       logs += first + second;
-      magnitude += fabs(first) + fabs(second) + (x > 0.5 ? x / (1.0 - x) : 0.0);
+      magnitude += fabs(first) + fabs(second);
     }
   }
   shift = team::sum(shift);
   logs = team::sum(logs);
   magnitude = team::sum(magnitude);
+  magnification->sum = sum = team::sum(sum);
+  magnification->largest = largest = team::largest(largest);
   const double bend = 0.5 * w * (1.0 + w) * shift;
-  *size += bend + 0.5 * pair.q * magnitude;
+  const double terms = static_cast<double>(pair.m);
+  // Each sum of m terms rounds m times; an excess that swap_roles rounded twice counts three times in 1 - w e.
+  *error += kRoundoff * ((terms + 12.0 + 3.0 * largest) * bend + 0.5 * pair.q * ((terms + 6.0) * magnitude + 3.0 * sum));
   return bend - 0.5 * pair.q * logs;
 }
 
@@ -220,9 +251,20 @@ EXPUNGE_HD static inline double panel_node(int i, double* weight) {
 
 constexpr int kOrder = 8;  // lumped excesses enter as a power series up to (w e)^(kOrder - 1)
 
+// Twelve values each of 45/2 P_22 and 47/2 P_23, Legendre's polynomials, at the nodes from the middle outwards: with the
+// weights they give a panel's last two Legendre coefficients.
+EXPUNGE_TABLE double kLegendre22[12] = {
+    -0.484204927529, 1.43276445467, -2.32238795664, 3.11579174998, -3.77854698586, 4.27988553717,
+    -4.59309150422, 4.69517026081, -4.56509322763, 4.17863810336, -3.49258724342, 2.37832772717};
+EXPUNGE_TABLE double kLegendre23[12] = {
+    -3.86347990755, 3.83165640351, -3.76773804138, 3.6711378924, -3.54085317436, 3.37527924521,
+    -3.17187321921, 2.92652180105, -2.63225293423, 2.27625097513, -1.83138180953, 1.22146838584};
+
 struct PanelSum {
   double value;       // integral over the panel of Re(integrand dw / i), relative to its value at w0
-  double end_size;    // |integrand| at the last node
+  double noise;       // bound on the rounding error of `value`, in units of kRoundoff
+  double unresolved;  // error of the Gauss rule
+  double end_size;    // |w (1 + w) integrand| at the last node, relative to its value at w0
   double largest;     // largest |integrand| met
   double phase_rate;  // |d phase / dt| over the panel
 };
@@ -230,13 +272,14 @@ struct PanelSum {
 struct Contour {
   double w0, s, bend;  // w(t) = w0 + bend s (sqrt(1 + (t/s)^2) - 1) + i t
   double epsilon, exponent, rtol;  // exponent = K(w0) - w0 eps
+  Magnification magnification;     // at w0
 };
 
 EXPUNGE_HD EXPUNGE_OUTLINE static PanelSum profile_panel(const ProfilePair& pair, const Contour& path, double begin,
                                                          double width) {
   using vm::vd;
   vd wr[kBlocks], wi[kBlocks], tilt[kBlocks], weight[kBlocks];
-  vd pr[kBlocks], pi[kBlocks], turns[kBlocks], scale[kBlocks], sr[kBlocks], si[kBlocks];
+  vd pr[kBlocks], pi[kBlocks], turns[kBlocks], scale[kBlocks], sr[kBlocks], si[kBlocks], sa[kBlocks];
   for (int b = 0; b < kBlocks; ++b) {
     vd t;
     for (int lane = 0; lane < vm::kLanes; ++lane) {
@@ -252,7 +295,7 @@ EXPUNGE_HD EXPUNGE_OUTLINE static PanelSum profile_panel(const ProfilePair& pair
     wi[b] = t;
     tilt[b] = path.bend * x / h;
     pr[b] = vm::broadcast(1.0);
-    pi[b] = turns[b] = scale[b] = sr[b] = si[b] = vm::broadcast(0.0);
+    pi[b] = turns[b] = scale[b] = sr[b] = si[b] = sa[b] = vm::broadcast(0.0);
   }
   const double end_t = begin + width;
   const double end_x = end_t / path.s;
@@ -261,6 +304,8 @@ EXPUNGE_HD EXPUNGE_OUTLINE static PanelSum profile_panel(const ProfilePair& pair
   double shift_moment[kOrder] = {};
   double moment[kOrder] = {};
   double lumped = 0.0;
+  double lumped_d2 = 0.0;
+  double sum_e = 0.0;  // of the sizes of the lumped excesses
   int pending = 0;
   for (long j = 0; j < pair.m; ++j) {
     const double e = pair.e[j];
@@ -276,6 +321,8 @@ EXPUNGE_HD EXPUNGE_OUTLINE static PanelSum profile_panel(const ProfilePair& pair
         power *= e;
       }
       ++lumped;
+      lumped_d2 += d2;
+      sum_e += fabs(e);
       continue;
     }
     for (int b = 0; b < kBlocks; ++b) {
@@ -289,8 +336,10 @@ EXPUNGE_HD EXPUNGE_OUTLINE static PanelSum profile_panel(const ProfilePair& pair
       pr[b] = re;
       pi[b] = im;
       const vd factor = d2 / (vr * vr + vi * vi);
+      const vd across = factor * vi;
       sr[b] += factor * vr;
-      si[b] -= factor * vi;
+      si[b] -= across;
+      sa[b] += vm::abs(across);
     }
     if (++pending == 6) {
       pending = 0;
@@ -299,7 +348,16 @@ EXPUNGE_HD EXPUNGE_OUTLINE static PanelSum profile_panel(const ProfilePair& pair
   }
   const double half = 0.5 * pair.q;
   const double linear = half * (moment[1] - pair.sum_log1p);
-  PanelSum out{0.0, 0.0, 0.0, 0.0};
+  const double terms = static_cast<double>(pair.m);
+  // Roundings of each node's exponent and phase, by what they are proportional to (see the sums below).
+  const double of_shift = terms + 20.0 + 6.0 * path.magnification.largest;
+  const double of_w = half * (sum_e + pair.sum_abs) * (terms + 2.0) + 3.0 * fabs(linear - path.epsilon);
+  const double of_squares = half * (terms + 8.0) * moment[2];
+  const double fixed = 16.0 + 2.0 * fabs(path.exponent) +
+                       half * (12.0 * (terms - lumped) + 6.0 * path.magnification.sum);
+  double c22 = 0.0;
+  double c23 = 0.0;
+  PanelSum out{0.0, 0.0, 0.0, 0.0, 0.0, 0.0};
   double first_phase = 0.0;
   double last_phase = 0.0;
   for (int b = 0; b < kBlocks; ++b) {
@@ -346,24 +404,44 @@ EXPUNGE_HD EXPUNGE_OUTLINE static PanelSum profile_panel(const ProfilePair& pair
     const vd fi = (sine * cr - cosine * ci) * norm;
     const vd value = size * (fr + fi * tilt[b]) * weight[b];
     const vd absolute = size * vm::sqrt(norm * (1.0 + tilt[b] * tilt[b]));
+    const vd size_w = vm::abs(wr[b]) + wi[b];
+    const vd along = vm::abs(sr[b]) + sa[b] + (pair.rest_d2 + 1.34 * lumped_d2);
+    const vd roundings = of_shift * (vm::abs(zr) + vm::abs(zi)) * along + of_w * size_w + of_squares * (size_w * size_w) +
+                         2.0 * half * (vm::abs(log_size) + vm::abs(angle)) + fixed;
+    const vd noise = absolute * weight[b] * roundings;
     for (int lane = 0; lane < vm::kLanes; ++lane) {
-      out.value += vm::get(value, lane);
+      const int i = (static_cast<int>(team::lane()) * kBlocks + b) * vm::kLanes + lane;
+      const double share = vm::get(value, lane);
+      out.value += share;
+      out.noise += vm::get(noise, lane);
+      if (i < kPanel) {
+        const int k = i < 12 ? 11 - i : i - 12;
+        c22 += share * kLegendre22[k];
+        c23 += i < 12 ? -share * kLegendre23[k] : share * kLegendre23[k];
+      }
       if (!(vm::get(absolute, lane) <= out.largest)) out.largest = vm::get(absolute, lane);
     }
     if (b == 0) first_phase = vm::get(phase, 0);
     if (b == kBlocks - 1) {
       last_phase = vm::get(phase, vm::kLanes - 1);
-      out.end_size = vm::get(absolute, vm::kLanes - 1);
+      out.end_size = vm::get(size, vm::kLanes - 1);
     }
   }
   if (team::size > 1) {
     const int last = kPanel / vm::kLanes - 1;  // the lane with the last node
     out.value = team::sum(out.value);
+    out.noise = team::sum(out.noise);
+    c22 = team::sum(c22);
+    c23 = team::sum(c23);
     out.largest = team::largest(out.largest == out.largest ? out.largest : HUGE_VAL);
     first_phase = team::from_lane(first_phase, 0);
     last_phase = team::from_lane(last_phase, last);
     out.end_size = team::from_lane(out.end_size, last);
   }
+  // Coefficients of an analytic function fall geometrically: the 48th, which the rule misses, is near the square of the
+  // 24th over the first.
+  const double last = fabs(c22) + fabs(c23);
+  out.unresolved = out.largest > 0.0 ? 8.0 * last * last / (width * out.largest) : 0.0;
   out.phase_rate = fabs(last_phase - first_phase) / (width * kPanelReach);
   return out;
 }
@@ -380,29 +458,42 @@ EXPUNGE_HD static double loss_ceiling(const ProfilePair& pair) {
   return pair.max_loss + (8.0 + static_cast<double>(pair.m)) * 2.220446049250313e-16 * size;
 }
 
+// Bound on |exp(K)| on the vertical line above w = (wr, wi), over its value there. Each factor of exp(K) falls along a
+// vertical line but those whose Re v is negative, which rise towards a limit.
+EXPUNGE_HD static double rise_above(const ProfilePair& pair, double wr, double wi) {
+  double rise = 0.0;
+  for (long j = team::lane(); j < pair.m; j += team::size) {
+    const double e = pair.e[j], vr = 1.0 - e * wr, vi = e * wi;
+    if (vr < 0.0) rise -= 0.5 * pair.d2[j] * ((1.0 + e) / (e * e)) * (vr / (vr * vr + vi * vi));
+  }
+  return ::exp(team::sum(rise));
+}
+
 EXPUNGE_HD EXPUNGE_OUTLINE static ProfileResult profile_at(const ProfilePair& pair, double epsilon, double rtol,
                                                            int approximate) {
-  const double unit = 2.220446049250313e-16;
   if (!pair.valid || !(epsilon >= 0.0)) return {NAN, NAN, 0, 0.0};
   if (pair.trivial || epsilon == HUGE_VAL) return {-HUGE_VAL, 0.0, 1, 0.0};
+  if (pair.overflows) return {0.0, 1.0, 0, 1.0};
   if (pair.max_loss < HUGE_VAL) {
     if (epsilon > loss_ceiling(pair)) return {-HUGE_VAL, 0.0, 1, 0.0};
   }
   ProfileSlopes slopes;
   double w0 = profile_saddle(pair, epsilon, &slopes);
-  double size = w0 * epsilon;
-  double exponent = profile_log_moment(pair, w0, &size) - w0 * epsilon;
+  Magnification magnification;
+  double rounding = kRoundoff * (4.0 * w0 * epsilon + 16.0);
+  double exponent = profile_log_moment(pair, w0, &rounding, &magnification) - w0 * epsilon;
   // Every w below the pole gives a bound: where squares overflow at the saddle, a smaller one does.
-  const bool overflows = !(exponent < HUGE_VAL && size < HUGE_VAL);
-  while (!(exponent < HUGE_VAL && size < HUGE_VAL) && w0 > 2.0) {
+  const bool overflows = !(exponent < HUGE_VAL && rounding < HUGE_VAL);
+  while (!(exponent < HUGE_VAL && rounding < HUGE_VAL) && w0 > 2.0) {
     w0 = sqrt(w0);
-    size = w0 * epsilon;
-    exponent = profile_log_moment(pair, w0, &size) - w0 * epsilon;
+    rounding = kRoundoff * (4.0 * w0 * epsilon + 16.0);
+    exponent = profile_log_moment(pair, w0, &rounding, &magnification) - w0 * epsilon;
   }
-  if (!(exponent < HUGE_VAL && size < HUGE_VAL)) return {0.0, 1.0, 0, w0};
-  const double rounding = (2.0 + 0.05 * static_cast<double>(pair.m)) * unit * (size + 4.0);
+  if (!(exponent < HUGE_VAL && rounding < HUGE_VAL)) return {0.0, 1.0, 0, w0};
+  rounding += kRoundoff * 8.0 * fabs(exponent);
   const double bound = profile_bound(exponent, w0);
-  if (overflows) return {bound + rounding < 0.0 ? bound + rounding : 0.0, 1.0, 0, w0};
+  const double proved = bound + rounding < 0.0 ? bound + rounding : 0.0;
+  if (overflows) return {proved, 1.0, 0, w0};
   const double base = exponent - ::log(w0) - log1p(w0);
   const double a = 1.0 / w0;
   const double c = 1.0 / (1.0 + w0);
@@ -415,77 +506,98 @@ EXPUNGE_HD EXPUNGE_OUTLINE static ProfileResult profile_at(const ProfilePair& pa
     const double value = base - 0.5 * ::log(6.28318530717958647692528676656 * k2) + ::log(factor);
     return {value < bound ? value : bound, 0.02 + fix * fix, 1, w0};
   }
-  if (!(base >= -700.0)) return {bound + rounding < 0.0 ? bound + rounding : 0.0, 1.0, 0, w0};
+  if (!(base >= -700.0)) return {proved, 1.0, 0, w0};
   double s = 1.0 / sqrt(k2);
   const double gap = pair.pole - w0;
   const double cap = 10.0 * (gap < w0 ? gap : w0);
   if (s > cap) s = cap;
-  const double bends[3] = {0.0, 0.6, -0.6};
-  for (int side = 0; side < 3; ++side) {
-    const Contour path{w0, s, bends[side], epsilon, exponent, rtol};
+  // A vertical line first; then bent to the side on which the integrand falls in the end, then to the other.
+  const double side = pair.max_loss < HUGE_VAL ? -0.6 : 0.6;
+  const double bends[3] = {0.0, side, -side};
+  ProfileResult best{proved, 1.0, 0, w0};
+  for (int turn = 0; turn < 3; ++turn) {
+    const Contour path{w0, s, bends[turn], epsilon, exponent, rtol, magnification};
     double total = 0.0;
-    double positive = 0.0;
+    double error = 0.0;  // of the rule, absolute
+    double noise = 0.0;
     double t = 0.0;
     double width = 0.5 * s;
-    int quiet = 0;
-    const int panels = side == 0 ? 40 : 80;
+    const int panels = turn == 0 ? 40 : 80;
     for (int panel = 0; panel < panels; ++panel) {
       const PanelSum part = profile_panel(pair, path, t, width);
       if (!(part.largest <= 1e3)) break;
       total += part.value;
-      positive += fabs(part.value);
+      error += part.unresolved;
+      noise += part.noise;
       t += width;
-      quiet = part.end_size * t <= 0.1 * rtol * fabs(total) ? quiet + 1 : 0;
-      if (quiet == 2) {
-        const double relative = rtol + rounding * (positive / total);
+      // What lies beyond, continued vertically from here: there |exp(K - w eps)| falls, and 1/|w (1 + w)| leaves at most
+      // min(1/t, pi / (2 |Re w|)).
+      const double x = t / s;
+      const double wr = w0 + bends[turn] * s * (x * x / (sqrt(1.0 + x * x) + 1.0));
+      const double arc = 1.5707963267948966 * t < fabs(wr) ? 1.5707963267948966 / fabs(wr) : 1.0 / t;
+      double tail = part.end_size * (w0 * arc) * (1.0 + w0);
+      if (tail <= 0.1 * rtol * fabs(total)) {
+        if (turn > 0) tail *= 2.0 * rise_above(pair, wr, t);
         const double value = base + ::log(total / 3.14159265358979323846264338328);
-        if (!(total > 0.0) || !(value <= bound + 1e-6)) break;
-        return {value, relative, 1, w0};
+        const double relative = (error + tail + kRoundoff * noise) / total + 1e-3 * rtol * static_cast<double>(pair.m) +
+                                kRoundoff * (16.0 + 4.0 * fabs(exponent) + 4.0 * fabs(base));
+        if (!(total > 0.0) || !(relative < best.relative_error)) break;
+        best = {value, relative, 1, w0};
+        break;
       }
       width *= 1.6;
       if (part.phase_rate * width > 10.0) width = 10.0 / part.phase_rate;
     }
+    if (best.converged && best.relative_error <= 20.0 * rtol) break;
   }
-  return {bound + rounding < 0.0 ? bound + rounding : 0.0, 1.0, 0, w0};
+  // The Chernoff-type bound holds always: where rounding leaves the integral above it, it is the answer.
+  if (best.converged && !(best.log_delta + best.relative_error <= proved)) {
+    if (!(best.relative_error < 1e-9)) return {proved, 1.0, 0, w0};
+    if (best.log_delta > proved) best.log_delta = proved;
+  }
+  return best;
 }
 
 // delta(P | Q) at epsilon. rtol: wanted relative accuracy (1e-12 for certificates, 1e-8 for quotes).
 [[maybe_unused]] EXPUNGE_HD static ProfileResult gaussian_profile(const double* e, const double* d2, long m,
                                                                   double rest_d2, double q, double epsilon,
-                                                                  double rtol) {
-  return profile_at(profile_pair(e, d2, m, rest_d2, q), epsilon, rtol, 0);
+                                                                  double rtol, const double* origin) {
+  return profile_at(profile_pair(e, d2, m, rest_d2, q, origin), epsilon, rtol, 0);
 }
 
 // The saddle-point estimate of the same, two to three digits: to start a noise solve, never to claim.
 [[maybe_unused]] EXPUNGE_HD static ProfileResult gaussian_profile_approx(const double* e, const double* d2, long m,
-                                                                         double rest_d2, double q, double epsilon) {
-  return profile_at(profile_pair(e, d2, m, rest_d2, q), epsilon, 1e-2, 1);
+                                                                         double rest_d2, double q, double epsilon,
+                                                                         const double* origin) {
+  return profile_at(profile_pair(e, d2, m, rest_d2, q, origin), epsilon, 1e-2, 1);
 }
 
-// The pair with its roles exchanged, whitened by the other law; rest_d2 stays as it is. In place is allowed.
+// The pair with its roles exchanged, whitened by the other law; rest_d2 stays as it is. delta grows with every d2
+// (Anderson: level sets of both laws are symmetric and convex), so d2 is rounded up. Profiles need `e` as well: `origin`.
 [[maybe_unused]] EXPUNGE_HD static void swap_roles(const double* e, const double* d2, long m, double* e_out,
                                                    double* d2_out) {
   team::sync();
   for (long j = team::lane(); j < m; j += team::size) {
     const double scale = 1.0 / (1.0 + e[j]);
-    d2_out[j] = d2[j] * scale;
-    e_out[j] = -e[j] * scale;
+    const double up = d2[j] * scale * (1.0 + 4.0 * kRoundoff);
+    d2_out[j] = d2[j] > 0.0 && up < 1e-280 ? 1e-280 : up;
+    e_out[j] = e[j] < kLargestExcess ? -e[j] * scale : -1.0;
   }
   team::sync();
 }
 
 // Renyi divergence D_order(P | Q), order > 1; +inf where it diverges. *error: bound on the rounding error.
-[[maybe_unused]] EXPUNGE_HD static double gaussian_renyi(const double* e, const double* d2, long m, double rest_d2,
-                                                         double q, double order, double* error) {
-  const ProfilePair pair = profile_pair(e, d2, m, rest_d2, q);
+[[maybe_unused]] EXPUNGE_HD static double gaussian_renyi(const ProfilePair& pair, double order, double* error) {
   const double w = order - 1.0;
   *error = 0.0;
   if (!pair.valid || !(w > 0.0)) return NAN;
   if (pair.trivial) return 0.0;
-  if (!(w < pair.pole)) return HUGE_VAL;
-  double size = 0.0;
-  const double value = profile_log_moment(pair, w, &size) / w;
-  *error = 8.0 * 2.220446049250313e-16 * size / w;
+  if (pair.overflows || !(w < pair.pole)) return HUGE_VAL;
+  Magnification magnification;
+  double rounding = 0.0;
+  const double value = profile_log_moment(pair, w, &rounding, &magnification) / w;
+  if (!(value < HUGE_VAL && rounding < HUGE_VAL)) return HUGE_VAL;
+  *error = rounding / w + 4.0 * kRoundoff * fabs(value) + 4.9406564584124654e-324;
   return value > 0.0 ? value : 0.0;
 }
 

@@ -12,6 +12,8 @@
 #include <system_error>
 #include <thread>
 
+#include "common/float_mode.hpp"
+
 namespace expunge {
 namespace {
 
@@ -92,6 +94,7 @@ class Pool {
   }
 
   void serve(int rank, unsigned long seen) {
+    set_float_mode(kIeeeMode);  // a thread starts in the mode of whoever started it
     for (;;) {
       int spins = 0;
       while (generation_.load(std::memory_order_acquire) == seen) {
@@ -129,6 +132,7 @@ struct TeamJob {
   Job job;
   std::atomic<long> next{0};
   static void drain(void* context) {
+    const IeeeArithmetic ieee;
     TeamJob& self = *static_cast<TeamJob*>(context);
     for (;;) {
       const long index = self.next.fetch_add(1, std::memory_order_relaxed);
@@ -184,6 +188,7 @@ namespace detail {
 
 void run_tasks(long tasks, int threads, void (*task)(void*, long), void* context) {
   if (tasks <= 0) return;
+  const IeeeArithmetic ieee;
   if (threads <= 0) threads = default_threads();
   if (threads > kMaxThreads) threads = kMaxThreads;
   if (threads > tasks) threads = static_cast<int>(tasks);

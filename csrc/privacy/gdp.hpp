@@ -52,6 +52,11 @@ EXPUNGE_INLINE bool any(vi mask) {
   const vd square = smaller(a * a, vm::broadcast(1e300));
   const vd wobble = kUnit * smaller(2.0 * square + m * size, vm::broadcast(1e300));  // of the exponent a^2 / 2
   const vd density = kDensity * vm::exp(-0.5 * square);
+  // m was rounded before the subtraction: a is off by this much, however small it is, and log delta by at most
+  // 1 + |a| times that (|a| is in the wobble).
+  const vd off = 2.0 * kUnit * m;
+  const vd near = smaller(off, vm::broadcast(1e149));  // beyond, squares were cut as well: only delta <= 1 is known
+  const vd drift = vm::select((off > 1e100) & (off > 0.1 * size), vm::broadcast(1e301), near + 0.5 * near * near);
   const vi small = (mu < 0.5) & (epsilon < 2.0);
   const vi left = (a < 0.0) & (small == 0);
   vd gap = vm::broadcast(1.0), upper = gap, noise = gap, spread = gap;
@@ -97,7 +102,9 @@ EXPUNGE_INLINE bool any(vi mask) {
   const vd left_log = vm::select(miss < 1e-5, -miss * (1.0 + miss * (0.5 + miss / 3.0)),
                                  vm::log(vm::select(left, left_delta, vm::broadcast(0.5))));
   out.log_delta = vm::select(left, left_log, right_log);
-  out.relative = vm::select(left, kUnit * 3.0 + miss * (12.0 * kUnit + wobble) / left_delta, noise + wobble);
+  const vd left_drift = vm::select(off * (1.0 + size) < 0.1, 1.2 * off * density / left_delta, drift);
+  out.relative = vm::select(left, kUnit * 3.0 + miss * (12.0 * kUnit + wobble) / left_delta + left_drift,
+                            noise + wobble + drift);
   const vd flux = vm::select(left, density / left_delta, kHuge / gap);
   out.epsilon_slope = flux * upper;
   out.mu_slope = flux;
@@ -154,7 +161,8 @@ EXPUNGE_HD static inline double gdp_round_up(const GdpValue& value, int lane) {
       settled[lane] = 0.0;
       if (one_mu == 0.0 || one_delta >= 1.0) continue;
       settled[lane] = HUGE_VAL;
-      if (!(one_delta > 0.0) || !(one_mu < 1e150)) continue;
+      // epsilon <= mu^2/2 + mu sqrt(-2 log delta), and within a factor of 2 of it where mu is large.
+      if (!(one_delta > 0.0) || !(one_mu * (0.5 * one_mu + 40.0) < 1.7e308)) continue;
       vm::set(&mus, lane, one_mu);
       vm::set(&target, lane, one_delta);
       vm::set(&log_target, lane, ::log(one_delta));
@@ -202,6 +210,8 @@ EXPUNGE_HD static inline double gdp_round_up(const GdpValue& value, int lane) {
         if (!(step > 0.0)) step = relative;
         settled[lane] = vm::get(at, lane) + step / vm::get(value.epsilon_slope, lane);
         settled[lane] *= 1.0 + 4.0 * kUnit;
+        // Where rounding swamps the exponent, and with it this step: the bound from the start.
+        if (!(settled[lane] < vm::get(top, lane))) settled[lane] = vm::get(top, lane);
       }
       at = vm::select(open != 0, next, at);
     }

@@ -41,7 +41,7 @@ void pair_renyi(const Pairs& pairs, const double* order, bool swapped, double* d
   for (long row = begin; row < end; ++row) {
     if (row == begin || pairs.stride != 0) pair = row_pair(pairs, row, swapped, workspace);
     double error = 0.0;
-    divergence[row] = gaussian_renyi(pair.e, pair.d2, pair.m, pair.rest_d2, pair.q, order[row], &error);
+    divergence[row] = gaussian_renyi(pair, order[row], &error);
     divergence[row] += error;
   }
 }

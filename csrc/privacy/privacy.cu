@@ -78,7 +78,7 @@ __global__ void __launch_bounds__(kThreads) pair_renyi_kernel(Pairs pairs, const
                                                               double* divergence, long n, double* workspace) {
   for_pairs(pairs, swapped, workspace, n, [&](long row, const ProfilePair& pair) {
     double error = 0.0;
-    const double value = gaussian_renyi(pair.e, pair.d2, pair.m, pair.rest_d2, pair.q, order[row], &error);
+    const double value = gaussian_renyi(pair, order[row], &error);
     if (team::leads()) divergence[row] = value + error;
   });
 }

@@ -15,12 +15,14 @@ constexpr double kTolerance = 3e-13;
 EXPUNGE_HD static ProfilePair row_pair(const Pairs& pairs, long row, bool swapped, double* workspace) {
   const double* e = pairs.excess + row * pairs.stride;
   const double* d2 = pairs.squared_shift + row * pairs.stride;
+  const double* origin = nullptr;
   if (swapped) {
+    origin = e;
     swap_roles(e, d2, pairs.m, workspace, workspace + pairs.m);
     e = workspace;
     d2 = workspace + pairs.m;
   }
-  return profile_pair(e, d2, pairs.m, 0.0, pairs.columns);
+  return profile_pair(e, d2, pairs.m, 0.0, pairs.columns, origin);
 }
 
 // delta rounded up: the error of the profile, then of exp and of the smallest subnormal.

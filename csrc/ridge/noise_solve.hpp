@@ -31,8 +31,8 @@ EXPUNGE_HD static inline double not_a_number() { return __builtin_nan(""); }
 enum class Accuracy { approximate, decisive, exact };
 
 EXPUNGE_HD static inline double exact_log_delta(const double* e, const double* d2, long count, double rest,
-                                                double width, double epsilon) {
-  const ProfileResult result = gaussian_profile(e, d2, count, rest, width, epsilon, 1e-10);
+                                                double width, double epsilon, const double* origin) {
+  const ProfileResult result = gaussian_profile(e, d2, count, rest, width, epsilon, 1e-10, origin);
   return result.log_delta + (result.converged ? result.relative_error : 0.0);  // rounded outward
 }
 
@@ -45,8 +45,8 @@ EXPUNGE_HD EXPUNGE_OUTLINE static Profile both_directions(const double* e, const
   swap_roles(e, d2, count, swapped, swapped_d2);
   bool need_pq = accuracy == Accuracy::exact, need_qp = need_pq;
   if (accuracy != Accuracy::exact) {
-    const ProfileResult pq = gaussian_profile_approx(e, d2, count, rest, width, epsilon);
-    const ProfileResult qp = gaussian_profile_approx(swapped, swapped_d2, count, rest, width, epsilon);
+    const ProfileResult pq = gaussian_profile_approx(e, d2, count, rest, width, epsilon, nullptr);
+    const ProfileResult qp = gaussian_profile_approx(swapped, swapped_d2, count, rest, width, epsilon, e);
     out.log_pq = pq.log_delta;
     out.log_qp = qp.log_delta;
     if (accuracy == Accuracy::decisive) {
@@ -56,8 +56,8 @@ EXPUNGE_HD EXPUNGE_OUTLINE static Profile both_directions(const double* e, const
       need_qp = !(sure && out.log_qp < out.log_pq - 1.0);
     }
   }
-  if (need_pq) out.log_pq = exact_log_delta(e, d2, count, rest, width, epsilon);
-  if (need_qp) out.log_qp = exact_log_delta(swapped, swapped_d2, count, rest, width, epsilon);
+  if (need_pq) out.log_pq = exact_log_delta(e, d2, count, rest, width, epsilon, nullptr);
+  if (need_qp) out.log_qp = exact_log_delta(swapped, swapped_d2, count, rest, width, epsilon, e);
   out.exact_pq = need_pq;
   out.exact_qp = need_qp;
   out.worst = out.log_pq > out.log_qp ? out.log_pq : out.log_qp;
@@ -84,10 +84,11 @@ EXPUNGE_HD EXPUNGE_OUTLINE static Profile pair_profile(const Pair& pair, double 
 // Replaces what is still an estimate by the integral.
 EXPUNGE_HD EXPUNGE_OUTLINE static void complete_profile(const Pair& pair, double width, double epsilon, double* swapped,
                                                         Profile* profile) {
-  if (!profile->exact_pq) profile->log_pq = exact_log_delta(pair.e, pair.d2, pair.count, pair.rest, width, epsilon);
+  if (!profile->exact_pq) profile->log_pq = exact_log_delta(pair.e, pair.d2, pair.count, pair.rest, width, epsilon, nullptr);
   if (!profile->exact_qp) {
     swap_roles(pair.e, pair.d2, pair.count, swapped, swapped + pair.count);
-    profile->log_qp = exact_log_delta(swapped, swapped + pair.count, pair.count, pair.rest, width, epsilon);
+    profile->log_qp =
+        exact_log_delta(swapped, swapped + pair.count, pair.count, pair.rest, width, epsilon, pair.e);
   }
   profile->exact_pq = profile->exact_qp = true;
 }

@@ -20,9 +20,25 @@ from expunge import _core
 from expunge._array_libraries import Library, library_of
 from expunge._errors import DeviceError
 
-__all__ = ["Place", "core", "default_threads", "isa", "on_device", "one_blas_thread", "place"]
+__all__ = [
+    "FLUSHING",
+    "IEEE_MODE",
+    "Place",
+    "core",
+    "default_threads",
+    "exchange_float_mode",
+    "isa",
+    "on_device",
+    "one_blas_thread",
+    "place",
+]
 
 core = _core
+
+# The calling thread's floating-point mode: sets it and returns what it was; the standard one; the bits that flush.
+exchange_float_mode = _core._exchange_float_mode
+IEEE_MODE = _core._IEEE_MODE
+FLUSHING = _core._FLUSHING
 
 # DLPack's numbers for kinds of devices. Extensions are what the emulator's arrays call theirs.
 _CPU_KINDS = (1, 3)

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,11 @@ _Int64 = NDArray[np.int64]
 def isa() -> str: ...
 def default_threads() -> int: ...
 def exchange_thread_team(address: int, /) -> int: ...
+
+# The calling thread's floating-point mode.
+_exchange_float_mode: Callable[[int], int]
+_IEEE_MODE: int
+_FLUSHING: int
 
 # privacy
 def gdp_delta(mu: _Float64, epsilon: _Float64, out: _Float64, *, threads: int = 0) -> None: ...

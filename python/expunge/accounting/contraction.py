@@ -15,6 +15,8 @@ from numpy.typing import ArrayLike
 
 from expunge._validate import count, number, real_array
 from expunge.accounting._broadcast import Float64
+from expunge.accounting._float_mode import ieee_arithmetic
+from expunge.accounting.rdp_conversion import divergence_within_distance
 
 __all__ = ["contraction_rdp", "contraction_steps", "weak_triangle_rdp"]
 
@@ -22,6 +24,7 @@ _EPS = float(np.finfo(np.float64).eps)
 _MAX_STEPS = 2.0**53  # beyond it a float64 skips integers
 
 
+@ieee_arithmetic
 def contraction_rdp(
     rdp: ArrayLike,
     *,
@@ -134,6 +137,7 @@ def _log_shrink(constant: Float64, maps: Float64, noises: Float64) -> Float64:
     return shrink
 
 
+@ieee_arithmetic
 def contraction_steps(
     rdp: ArrayLike,
     *,
@@ -163,8 +167,8 @@ def contraction_steps(
     -------
     int, float or ndarray of float64
         The fewest steps, rounded outward; ``inf`` where no number of steps suffices (no noise, a map that expands so
-        fast that noise does not catch up, a starting divergence that is not known, an epsilon out of the order's
-        reach). For scalars an int, or the float ``inf``.
+        fast that noise does not catch up, a starting divergence that is not known). For scalars an int,
+        or the float ``inf``.
 
     Raises
     ------
@@ -264,7 +268,7 @@ def _log_product(steps: Float64, log_ratio: Float64, rate: float) -> Float64:
 
 
 def rdp_within(order: Float64, *, epsilon: float, delta: float) -> Float64:
-    """Return the largest divergence at each order that `rdp_to_epsilon` turns into epsilon, rounded down; else NaN."""
+    """Return the largest divergence at each order that `rdp_to_epsilon` turns into epsilon, rounded down."""
     with np.errstate(divide="ignore"):
         thin = np.where(order < 2.0, np.log(order - 1.0) - np.log(order), np.log1p(-1.0 / order))
         gain = (math.log(delta) + np.log(order)) / (order - 1.0)
@@ -272,9 +276,11 @@ def rdp_within(order: Float64, *, epsilon: float, delta: float) -> Float64:
             epsilon + np.abs(np.log(order - 1.0)) + np.log(order) + (abs(math.log(delta)) + np.log(order)) / (order - 1)
         )
     largest = epsilon - thin + gain - 8.0 * _EPS * size
-    return np.asarray(np.where(largest > 0.0, largest, np.nan), dtype=np.float64)
+    # Epsilon 0 is within, too, where the total variation distance is at most delta.
+    return np.asarray(np.maximum(largest, divergence_within_distance(np.asarray(delta))), dtype=np.float64)
 
 
+@ieee_arithmetic
 def weak_triangle_rdp(rdp_pr: ArrayLike, rdp_rq: ArrayLike, *, order: ArrayLike) -> float | Float64:
     """Return a bound of D(P | Q) through a third law R, rounded up.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,7 +14,11 @@ __all__ = ["Estimate"]
 class Estimate(np.ndarray[Any, np.dtype[np.float64]]):
     """A float64 array whose values are *estimates*: useful to rank and to plan with, never to certify.
 
-    An ordinary array otherwise; what is computed from it keeps the label.
+    An ordinary array otherwise. Numbers computed from it with NumPy keep the label: entries, slices, arithmetic,
+    reductions, ``concatenate``, ``where``, ``quantile`` and the like, as arrays of this type (a single number as one of
+    no dimensions). What is no estimated quantity does not carry it: indices (``argsort``), comparisons, integers.
+    ``float(x)``, ``x.item()``, ``x.tolist()`` and ``np.asarray(x)`` give plain numbers: leaving the label behind is
+    then said in the code.
 
     Attributes
     ----------
@@ -24,8 +29,11 @@ class Estimate(np.ndarray[Any, np.dtype[np.float64]]):
     --------
     >>> import numpy as np
     >>> from expunge.accounting import Estimate
-    >>> (2 * Estimate.of(np.array([0.5, 1.0]))).status
-    'estimate'
+    >>> loss = Estimate.of(np.array([0.5, 1.0]))
+    >>> (2 * loss).status, loss[0].status, np.quantile(loss, 0.9).status
+    ('estimate', 'estimate', 'estimate')
+    >>> type(loss > 0.7).__name__, type(np.argsort(loss)).__name__
+    ('ndarray', 'ndarray')
     """
 
     status: ClassVar[str] = "estimate"
@@ -34,3 +42,78 @@ class Estimate(np.ndarray[Any, np.dtype[np.float64]]):
     def of(cls, values: NDArray[np.float64]) -> Estimate:
         """Return a view of ``values`` that carries the label."""
         return np.asarray(values, dtype=np.float64).view(cls)
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, out: Any = None, **kwargs: Any) -> Any:
+        """Compute on plain arrays, then label what are still numbers."""
+        if out is not None:
+            kwargs["out"] = tuple(_plain(array) for array in out)
+        result = getattr(ufunc, method)(*map(_plain, inputs), **_plain(kwargs))
+        if out is None:
+            return _labelled(result)
+        return out if len(out) > 1 else out[0]
+
+    def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        """Do the same for every other function of NumPy."""
+        del types
+        result = func(*_plain(args), **_plain(kwargs))
+        given = kwargs.get("out")
+        return given if given is not None else _labelled(result)
+
+    def __getitem__(self, key: Any) -> Any:
+        """Return an entry or a slice, labelled."""
+        return _labelled(self.view(np.ndarray)[key])
+
+    def __iter__(self) -> Iterator[Any]:
+        """Iterate over labelled entries."""
+        return (self[i] for i in range(len(self)))
+
+    # Methods that NumPy does not route through the two protocols above.
+    def argsort(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the indices that sort, without the label."""
+        return self.view(np.ndarray).argsort(*args, **kwargs)
+
+    def argpartition(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the indices that partition, without the label."""
+        return self.view(np.ndarray).argpartition(*args, **kwargs)
+
+    def argmax(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the index of the largest, without the label."""
+        return self.view(np.ndarray).argmax(*args, **kwargs)
+
+    def argmin(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the index of the smallest, without the label."""
+        return self.view(np.ndarray).argmin(*args, **kwargs)
+
+    def searchsorted(self, *args: Any, **kwargs: Any) -> Any:
+        """Return insertion points, without the label."""
+        return self.view(np.ndarray).searchsorted(*_plain(args), **_plain(kwargs))
+
+    def round(self, *args: Any, **kwargs: Any) -> Any:
+        """Return rounded values, labelled."""
+        return _labelled(self.view(np.ndarray).round(*args, **_plain(kwargs)))
+
+    def astype(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the values in another dtype, labelled if that holds fractions."""
+        return _labelled(self.view(np.ndarray).astype(*args, **kwargs))
+
+
+def _plain(value: Any) -> Any:
+    """Return the arguments of a call with plain arrays in the place of labelled ones."""
+    if isinstance(value, Estimate):
+        return value.view(np.ndarray)
+    if isinstance(value, (list, tuple)) and type(value) in (list, tuple):
+        return type(value)(map(_plain, value))
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return value
+
+
+def _labelled(result: Any) -> Any:
+    """Return the results of a call with the label on what holds fractions."""
+    if isinstance(result, np.ndarray) and result.dtype.kind == "f":
+        return result.view(Estimate)
+    if isinstance(result, np.floating):
+        return np.asarray(result).view(Estimate)
+    if isinstance(result, (list, tuple)) and type(result) in (list, tuple):
+        return type(result)(map(_labelled, result))
+    return result

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 
 from expunge._validate import number, real_array
 from expunge.accounting._broadcast import Float64
+from expunge.accounting._float_mode import ieee_arithmetic
 
 __all__ = ["rdp_to_epsilon"]
 
@@ -23,6 +24,7 @@ def rdp_to_epsilon(rdp: Curve, order: tuple[float, float] | None, delta: float) 
 def rdp_to_epsilon(rdp: float, order: float, delta: float) -> float: ...
 @overload
 def rdp_to_epsilon(rdp: ArrayLike, order: ArrayLike, delta: ArrayLike) -> float | Float64: ...
+@ieee_arithmetic
 def rdp_to_epsilon(rdp: ArrayLike | Curve, order: ArrayLike | None, delta: ArrayLike) -> float | Float64:
     """Return the epsilon implied at ``delta`` by Renyi divergences, rounded up: the best over the orders given.
 
@@ -41,7 +43,8 @@ def rdp_to_epsilon(rdp: ArrayLike | Curve, order: ArrayLike | None, delta: Array
     -------
     float or ndarray of float64
         epsilon >= 0. Infinite where ``delta = 0`` (unless a divergence is 0) or no divergence is finite; 0 where
-        ``delta = 1``. For fixed orders only: choosing the order after seeing data is not covered.
+        ``delta`` is at least the total variation distance that the divergence allows, which 1 always is. For fixed
+        orders only: choosing the order after seeing data is not covered.
 
     Raises
     ------
@@ -50,7 +53,10 @@ def rdp_to_epsilon(rdp: ArrayLike | Curve, order: ArrayLike | None, delta: Array
 
     Notes
     -----
-    [CKS20], proposition 12: ``epsilon = rdp + log(1 - 1/order) - (log delta + log order)/(order - 1)``. One direction
+    [CKS20], proposition 12: ``epsilon = rdp + log(1 - 1/order) - (log delta + log order)/(order - 1)``. Epsilon 0 needs
+    a delta of at least the total variation distance, which is at most ``sqrt(rdp / 2)`` (Pinsker) and
+    ``sqrt(1 - exp(-rdp))`` (Bretagnolle and Huber), as the Kullback-Leibler divergence is at most the Renyi divergence
+    of any order above 1. One direction
     of divergence gives one direction of (epsilon, delta). Certified (if the divergences are), and never tighter than
     the exact profile. For a callable, powers of two of ``order - 1`` are searched, outward until the best is inside,
     then refined: the scale of the best order grows like ``1/mu``, and a fixed grid can be 39 times too large. Any
@@ -91,9 +97,18 @@ def rdp_to_epsilon(rdp: ArrayLike | Curve, order: ArrayLike | None, delta: Array
         epsilons = divergences + thin - gain
         epsilons = np.maximum(epsilons + 4.0 * np.finfo(np.float64).eps * size, 0.0)
     epsilons = np.where(np.isinf(divergences) | (targets == 0.0), np.inf, epsilons)
-    epsilons = np.where((divergences == 0.0) | (targets == 1.0), 0.0, epsilons)
+    epsilons = np.where(divergences <= divergence_within_distance(targets), 0.0, epsilons)
     best = epsilons.min(axis=-1) if choose else epsilons
     return best if best.ndim else float(best)
+
+
+def divergence_within_distance(distance: Float64) -> Float64:
+    """Return the largest Renyi divergence that bounds total variation by ``distance``, rounded down; infinite at 1."""
+    with np.errstate(divide="ignore", under="ignore"):
+        square = np.square(distance)
+        largest = np.maximum(2.0 * square, -np.log1p(-square)) * (1.0 - 8.0 * np.finfo(np.float64).eps)
+    # Where the square underflows its rounding is absolute: leave out a few of the smallest numbers.
+    return np.asarray(np.where(square < 1e-300, np.maximum(largest - 2e-323, 0.0), largest), dtype=np.float64)
 
 
 def _powers(first: int, last: int) -> Float64:

@@ -7,6 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from expunge._validate import count, number, real_array
 from expunge.accounting._broadcast import Float64
+from expunge.accounting._float_mode import ieee_arithmetic
 from expunge.accounting.rdp_conversion import rdp_to_epsilon
 from expunge.accounting.sampled_gaussian import sampled_gaussian_rdp
 
@@ -121,6 +122,7 @@ class RenyiFilter:
         """How many steps were charged."""
         return self._n_steps
 
+    @ieee_arithmetic
     def charge(
         self,
         grad_norms: ArrayLike,
