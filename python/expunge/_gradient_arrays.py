@@ -52,7 +52,7 @@ def floating(name: str, value: Any, *, like: tuple[str, Floating] | None = None,
     """
     if on_device(value):
         return _floating_on_device(name, value, like, half)
-    array = np.asarray(value)
+    array = _validate.unmasked(name, value)
     if array.dtype not in (np.float32, np.float64):
         raise TypeError(f"{name} must have dtype float32 or float64, got {array.dtype}")
     if like is not None and array.dtype != like[1].dtype:
@@ -107,7 +107,7 @@ def token_indices(name: str, value: Any, limit: int | None = None) -> Any:
         dimensions(name, tokens_there, 1, "(B, ...)")
         count = math.prod(tokens_there.shape[1:])
         return tokens_there.reshape(tokens_there.shape[0], count)
-    array = np.asarray(value)
+    array = _validate.unmasked(name, value)
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name} must hold integers, got dtype {array.dtype}")
     dimensions(name, array, 1, "(B, ...)")

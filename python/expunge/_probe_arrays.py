@@ -8,6 +8,7 @@ import numpy as np
 
 from expunge._backend import DevicePlace, on_device
 from expunge._gradient_arrays import Floating, floating, integers_on_device
+from expunge._validate import unmasked
 
 __all__ = ["probe_on_device", "probe_targets"]
 
@@ -46,7 +47,7 @@ def probe_targets(y: Any, loss: str, x: Floating, classes: int) -> Any:
         if tuple(targets.shape) != (n, classes) and (classes != 1 or tuple(targets.shape) != (n,)):
             raise ValueError(f"y must have shape {(n, classes)} to suit X and weights, got {tuple(targets.shape)}")
         return targets.reshape(n, classes)
-    labels: Any = integers_on_device("y", y) if on_device(y) else np.asarray(y)
+    labels: Any = integers_on_device("y", y) if on_device(y) else unmasked("y", y)
     if not on_device(y) and labels.dtype.kind not in "iub":
         raise TypeError(f"y must hold integers for loss={loss!r}, got dtype {labels.dtype}")
     if tuple(labels.shape) != (n,):

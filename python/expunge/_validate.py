@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["choice", "count", "number", "real_array", "row_indices"]
+__all__ = ["choice", "count", "number", "plain_array", "real_array", "row_indices", "unmasked"]
 
 
 def _bounds_text(low: float | None, high: float | None, open_low: bool, open_high: bool) -> str:
@@ -19,6 +19,37 @@ def _bounds_text(low: float | None, high: float | None, open_low: bool, open_hig
     if high is not None:
         parts.append(f"{'<' if open_high else '<='} {high:g}")
     return " and ".join(parts)
+
+
+def plain_array(name: str, value: Any) -> NDArray[Any]:
+    """Return ``value`` as an array of numbers; masked and sparse arrays and objects are refused by name."""
+    array = unmasked(name, value)
+    if array.dtype.kind == "O":
+        odd = next((one for one in array.reshape(-1) if not isinstance(one, (int, float, np.number))), None)
+        seen = f", such as {odd!r}" if odd is not None else ""
+        raise TypeError(f"{name} must hold numbers, got dtype object{seen}: fill or drop what is missing, then convert")
+    return array
+
+
+def unmasked(name: str, value: Any) -> NDArray[Any]:
+    """Return ``value`` as an array of whatever it holds, if NumPy reads all of it: no mask, nothing sparse, no gaps."""
+    _refuse_masks(name, value)
+    if hasattr(value, "toarray") and hasattr(value, "nnz"):
+        raise TypeError(f"{name} must be dense, got a sparse {type(value).__name__}: use .toarray()")
+    try:
+        return np.asarray(value)
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"{name} must be an array, got {type(value).__name__}: {error}") from None
+
+
+def _refuse_masks(name: str, value: Any) -> None:
+    """Refuse masked arrays, also inside lists: NumPy would read what they hide."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name} must not be a masked array: use .compressed() or .filled(value)")
+    if isinstance(value, (list, tuple)):
+        for one in value:
+            if isinstance(one, (list, tuple, np.ma.MaskedArray)):
+                _refuse_masks(name, one)
 
 
 def real_array(
@@ -33,7 +64,7 @@ def real_array(
     allow_infinite: bool = False,
 ) -> NDArray[np.float64]:
     """Return ``value`` as a C-contiguous float64 array of finite numbers within the bounds, or raise."""
-    array = np.asarray(value)
+    array = plain_array(name, value)
     if array.dtype.kind not in "fiub":
         raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
     array = np.ascontiguousarray(array, dtype=np.float64) if array.ndim else np.asarray(array, dtype=np.float64)
@@ -105,12 +136,10 @@ def choice(name: str, value: Any, options: Sequence[str]) -> str:
 
 def row_indices(name: str, value: Any, n_rows: int) -> NDArray[np.int64]:
     """Return ``value`` (an int or a sequence of ints) as distinct row numbers in [0, n_rows), in the order given."""
-    if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"{name} must not be a masked array: say which rows are meant without a mask")
     for one in value if isinstance(value, (list, tuple)) else ():
-        if isinstance(one, (bool, np.bool_, np.ma.MaskedArray)):  # NumPy would read a boolean among integers as 0 or 1
+        if isinstance(one, (bool, np.bool_)):  # NumPy would read a boolean among integers as 0 or 1
             raise TypeError(f"{name} must hold integers, got {one!r}")
-    array = np.atleast_1d(np.asarray(value))
+    array = np.atleast_1d(plain_array(name, value))
     if array.size == 0:
         raise ValueError(f"{name} must name at least one row, got none")
     if array.ndim != 1:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from expunge._files import FileFormatError, read_json, write_atomic
-from expunge._validate import count, number, real_array, row_indices
+from expunge._validate import count, number, real_array, row_indices, unmasked
 
 __all__ = ["ForgetSet", "bottom_forget_set", "quantile_forget_set", "random_forget_set", "top_forget_set"]
 
@@ -368,7 +368,7 @@ def _groups(labels: ArrayLike | None, n: int) -> list[Indices]:
     """Return the members of each class, ascending; one group without labels."""
     if labels is None:
         return [np.arange(n, dtype=np.int64)]
-    classes = np.asarray(labels)
+    classes = unmasked("labels", labels)
     if classes.shape != (n,):
         raise ValueError(f"labels must hold one class per record ({n}), got shape {classes.shape}")
     if classes.dtype.kind not in "iubUS":

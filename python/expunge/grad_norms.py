@@ -20,8 +20,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
-
 from expunge import _conv_geometry, _validate
 from expunge._backend import DevicePlace, on_device, place
 from expunge._gradient_arrays import (
@@ -35,6 +33,7 @@ from expunge._gradient_arrays import (
     token_indices,
 )
 from expunge._probe_arrays import probe_on_device, probe_targets
+from expunge._validate import unmasked
 
 __all__ = [
     "conv_grad_norms",
@@ -242,7 +241,7 @@ def embedding_grad_norms(
     array([20.])
     """
     where = place(indices=indices, output_grads=output_grads)
-    tokens = indices if on_device(indices) else np.asarray(indices)
+    tokens = indices if on_device(indices) else unmasked("indices", indices)
     flat = token_indices("indices", tokens)
     g = floating("output_grads", output_grads)
     dimensions("output_grads", g, 2, "(B, ..., d)")
@@ -318,7 +317,7 @@ def embedding_linear_grad_dots(
     c = floating("column_factors", column_factors, like=("embedding_grads", e))
     for name, array in (("embedding_grads", e), ("row_factors", r), ("column_factors", c)):
         dimensions(name, array, 2, "(B, ..., d)")
-    tokens = indices if on_device(indices) else np.asarray(indices)
+    tokens = indices if on_device(indices) else unmasked("indices", indices)
     flat = token_indices("indices", tokens, limit=r.shape[-1])
     matching("embedding_grads", e.shape[:-1], tokens.shape, "indices")
     matching("column_factors", c.shape[:-1], r.shape[:-1], "row_factors")

@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from expunge import _backend, _validate
 from expunge._backend import core, default_threads, one_blas_thread
 from expunge._device_chains import device_problem, matmul_chains
+from expunge._validate import unmasked
 
 __all__ = ["langevin_chains", "random_words", "standard_normals"]
 
@@ -189,7 +190,7 @@ def _targets(y: ArrayLike, loss: str, n: int, n_classes: int | None, dtype: np.d
         if values.ndim == 2 and values.shape[1] == 0:
             raise ValueError(f"y must have at least one column, got shape {values.shape}")
         return _as_dtype("y", values.reshape(n, -1), dtype)
-    labels = np.asarray(y)
+    labels = unmasked("y", y)
     if labels.shape != (n,):
         raise ValueError(f"y must have shape ({n},), got {labels.shape}")
     numbers = _validate.real_array("y", labels)
@@ -237,7 +238,7 @@ def _start(theta0: ArrayLike | None, n_chains: int, p: int, q: int, dtype: np.dt
 def _recorded(record: ArrayLike | None, n_steps: int) -> NDArray[np.int64]:
     if record is None:
         return np.array([n_steps], dtype=np.int64)
-    steps = np.asarray(record)
+    steps = unmasked("record", record)
     if steps.ndim != 1 or steps.size == 0:
         raise ValueError(f"record must be a non-empty one-dimensional sequence, got shape {steps.shape}")
     if steps.dtype.kind not in "iu":

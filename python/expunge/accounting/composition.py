@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import logsumexp
 
-from expunge._validate import choice, count, number, real_array
+from expunge._validate import choice, count, number, plain_array, real_array
 from expunge.accounting._broadcast import Float64
 from expunge.accounting.estimate import Estimate
 from expunge.accounting.privacy_loss import StepCost, quadrature_weights
@@ -169,7 +169,7 @@ def _sampled(steps: ArrayLike | None, n_steps: int | None, shape: tuple[int, ...
         return None
     if n_steps is None:
         raise ValueError("n_steps must be given with steps, got None")
-    given = np.asarray(steps)
+    given = plain_array("steps", steps)
     if given.shape not in (shape[-1:], shape):
         raise ValueError(f"steps must have shape {shape[-1:]} or that of grad_norms {shape}, got {given.shape}")
     quadrature_weights(given if given.ndim == 1 else given.reshape(-1, shape[-1]), n_steps=n_steps)  # checks them

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.interpolate import CubicSpline
 
-from expunge._validate import choice, count, number, real_array
+from expunge._validate import choice, count, number, plain_array, real_array
 from expunge.accounting._broadcast import Float64
 from expunge.accounting.estimate import Estimate
 from expunge.accounting.sampled_gaussian import sampled_gaussian_rdp
@@ -62,7 +62,7 @@ def quadrature_weights(steps: ArrayLike, *, n_steps: int) -> Float64:
     [[2.5, 3.5, 0.0], [2.0, 2.0, 2.0]]
     """
     total = count("n_steps", n_steps, low=1)
-    array = np.asarray(steps)
+    array = plain_array("steps", steps)
     if array.dtype.kind not in "iu":
         raise TypeError(f"steps must hold integers, got dtype {array.dtype}")
     if array.ndim not in (1, 2) or array.shape[-1] == 0:

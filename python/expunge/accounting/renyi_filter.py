@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from expunge._validate import count, number, real_array
+from expunge._validate import count, number, plain_array, real_array
 from expunge.accounting._broadcast import Float64
 from expunge.accounting._float_mode import ieee_arithmetic
 from expunge.accounting.rdp_conversion import rdp_to_epsilon
@@ -155,7 +155,7 @@ class RenyiFilter:
         """
         tau = self._noise_std if noise_std is None else number("noise_std", noise_std, low=0.0)
         eta = self._step_size if step_size is None else number("step_size", step_size, low=0.0, open_low=True)
-        given = np.asarray(grad_norms)
+        given = plain_array("grad_norms", grad_norms)
         if given.shape != self._active.shape:
             raise ValueError(f"grad_norms must have shape {self._active.shape}, got {given.shape}")
         live = np.flatnonzero(self._active)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import logsumexp
 
-from expunge._validate import real_array
+from expunge._validate import real_array, unmasked
 
 __all__ = ["Predictions", "predictions_from_logits"]
 
@@ -84,7 +84,7 @@ def predictions_from_logits(logits: ArrayLike, labels: ArrayLike) -> Predictions
     ([2.0, -2.0], [True, False])
     """
     scores = real_array("logits", logits, ndim=2)
-    truth: NDArray[Any] = np.asarray(labels)
+    truth: NDArray[Any] = unmasked("labels", labels)
     if truth.dtype.kind not in "iu":
         raise TypeError(f"labels must hold integers, got dtype {truth.dtype}")
     n, n_classes = scores.shape

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike
 
-from expunge._validate import count, real_array
+from expunge._validate import count, plain_array, real_array
 from expunge.evaluation.bands import Band
 from expunge.evaluation.metrics import METRICS, Measured
 
@@ -137,7 +137,7 @@ def time_to_unlearn(
     """
     if not isinstance(band, Band):
         raise TypeError(f"band must be a Band (see reference_band), got {type(band).__name__}")
-    at = np.asarray(steps)
+    at = plain_array("steps", steps)
     if at.dtype.kind not in "iu":
         raise TypeError(f"steps must hold integers, got dtype {at.dtype}")
     curve = real_array("values", values, ndim=1)

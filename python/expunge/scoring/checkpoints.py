@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from expunge._files import FileFormatError, write_atomic
-from expunge._validate import choice, count, number
+from expunge._validate import choice, count, number, unmasked
 from expunge.accounting import quadrature_weights
 
 __all__ = ["ProbeCheckpoints"]
@@ -79,7 +79,7 @@ class ProbeCheckpoints:
         sampling_probability: float,
         batch_size: float,
     ) -> None:
-        stack = np.asarray(weights)
+        stack = unmasked("weights", weights)
         if stack.dtype.kind not in "fiu":
             raise TypeError(f"weights must hold real numbers, got dtype {stack.dtype}")
         stack = np.ascontiguousarray(stack, dtype=np.float64)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from expunge._probe_measures import probe_measures
-from expunge._validate import real_array
+from expunge._validate import real_array, unmasked
 from expunge.accounting import StepCost, quadrature_weights
 from expunge.scoring.checkpoints import ProbeCheckpoints
 
@@ -135,11 +135,11 @@ def score_records(
     >>> {name: round(float(value[0]), 6) for name, value in scores.items()}["privacy_loss_2"]
     1.25
     """
-    features = np.asarray(X)
+    features = unmasked("X", X)
     for order in orders:
         real_array("orders", order, ndim=0, low=1.0, open_low=True)
     scorer = Scorer(probe, orders=orders, dtype=features.dtype, keep_norms=keep_norms, threads=threads)
-    scores, unscored = scorer(features, np.asarray(y))
+    scores, unscored = scorer(features, unmasked("y", y))
     if unscored.any():
         row = int(unscored.argmax())
         raise ValueError(f"X must be finite and its logits too, got row {row}: {why_unscored(features[row])}")
