@@ -10,6 +10,7 @@ import numpy as np
 from expunge import _validate
 from expunge._array_libraries import library_of
 from expunge._backend import on_device
+from expunge._validate import unmasked
 
 __all__ = [
     "Floating",
@@ -22,6 +23,7 @@ __all__ = [
     "padding_token",
     "thread_count",
     "token_indices",
+    "unmasked",
 ]
 
 Floating = Any  # NDArray of float32 or float64, or an array of that dtype on a device
@@ -52,7 +54,7 @@ def floating(name: str, value: Any, *, like: tuple[str, Floating] | None = None,
     """
     if on_device(value):
         return _floating_on_device(name, value, like, half)
-    array = _validate.unmasked(name, value)
+    array = unmasked(name, value)
     if array.dtype not in (np.float32, np.float64):
         raise TypeError(f"{name} must have dtype float32 or float64, got {array.dtype}")
     if like is not None and array.dtype != like[1].dtype:
@@ -107,7 +109,7 @@ def token_indices(name: str, value: Any, limit: int | None = None) -> Any:
         dimensions(name, tokens_there, 1, "(B, ...)")
         count = math.prod(tokens_there.shape[1:])
         return tokens_there.reshape(tokens_there.shape[0], count)
-    array = _validate.unmasked(name, value)
+    array = unmasked(name, value)
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name} must hold integers, got dtype {array.dtype}")
     dimensions(name, array, 1, "(B, ...)")

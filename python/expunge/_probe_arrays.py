@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 
 from expunge._backend import DevicePlace, on_device
-from expunge._gradient_arrays import Floating, floating, integers_on_device
-from expunge._validate import unmasked
+from expunge._gradient_arrays import Floating, floating, integers_on_device, unmasked
 
 __all__ = ["probe_on_device", "probe_targets"]
 
