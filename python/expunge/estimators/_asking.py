@@ -100,9 +100,10 @@ class AskedRidge(FittedRidge):
 
         Examples
         --------
+        >>> from expunge import LangevinRidge
         >>> from sklearn.datasets import load_diabetes
         >>> X, y = load_diabetes(return_X_y=True)
-        >>> model = LangevinRidge(noise_std=0.5, random_state=0).fit(X, y / 100)
+        >>> model = LangevinRidge(n_steps=1000, noise_std=0.02, random_state=0).fit(X, y / 100)
         >>> quote = model.quote(epsilon=1.0, delta=1e-5, n_steps=20)
         >>> len(quote)
         442
@@ -165,10 +166,11 @@ class AskedRidge(FittedRidge):
 
         Examples
         --------
+        >>> from expunge import LangevinRidge
         >>> from sklearn.datasets import load_diabetes
         >>> X, y = load_diabetes(return_X_y=True)
-        >>> model = LangevinRidge(noise_std=0.5, random_state=0).fit(X, y / 100)
-        >>> pair = model.privacy_profile(3, n_steps=20, noise_std=0.5)
+        >>> model = LangevinRidge(n_steps=1000, noise_std=0.02, random_state=0).fit(X, y / 100)
+        >>> pair = model.privacy_profile(3, n_steps=20, noise_std=0.05)
         >>> bool(pair.delta(1.0) < pair.delta(0.1) < 1)
         True
         """

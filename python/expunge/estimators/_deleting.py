@@ -136,6 +136,7 @@ class DeletingRidge(AskedRidge):
 
         Examples
         --------
+        >>> from expunge import LangevinRidge
         >>> from sklearn.datasets import load_diabetes
         >>> X, y = load_diabetes(return_X_y=True)
         >>> model = LangevinRidge(noise_std=0.02, n_steps=1000, step_size=0.002).fit(X, y / 100)
@@ -256,6 +257,7 @@ class DeletingRidge(AskedRidge):
 
         Examples
         --------
+        >>> from expunge import LangevinRidge
         >>> import numpy as np
         >>> X, y = np.eye(3), np.ones(3)
         >>> LangevinRidge(random_state=0, fit_intercept=False).fit(X, y).downdate(0).coef_.round(12).tolist()

@@ -219,6 +219,7 @@ class FittedRidge(BaseEstimator):  # type: ignore[misc]
 
         Examples
         --------
+        >>> from expunge import LangevinRidge
         >>> import numpy as np
         >>> released = LangevinRidge(random_state=0).fit(np.eye(3), np.ones(3)).release()
         >>> released.predict(np.eye(3)).shape
@@ -236,6 +237,7 @@ class FittedRidge(BaseEstimator):  # type: ignore[misc]
 
         Examples
         --------
+        >>> from expunge import LangevinRidge
         >>> import numpy as np
         >>> model = LangevinRidge(random_state=0).fit(np.eye(3), np.ones(3)).forget_history()
         >>> model.quote(epsilon=1.0, delta=1e-5, n_steps=5)

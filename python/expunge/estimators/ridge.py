@@ -76,7 +76,7 @@ class LangevinRidge(RegressorMixin, DeletingRidge):  # type: ignore[misc]
     --------
     >>> from sklearn.datasets import load_diabetes
     >>> X, y = load_diabetes(return_X_y=True)
-    >>> model = LangevinRidge(noise_std=0.5).fit(X, y / 100)
+    >>> model = LangevinRidge(n_steps=1000, noise_std=0.02).fit(X, y / 100)
     >>> result = model.unlearn(7, epsilon=1.0, delta=1e-5, n_steps=20)
     >>> predictions = result.model.release().predict(X)
     """
@@ -160,9 +160,11 @@ class LangevinRidgeClassifier(ClassifierMixin, DeletingRidge):  # type: ignore[m
     Examples
     --------
     >>> from sklearn.datasets import load_iris
+    >>> from expunge.scaling import ConstantScaler
     >>> X, y = load_iris(return_X_y=True)
-    >>> model = LangevinRidgeClassifier().fit(X, y)
-    >>> result = model.unlearn([0, 1], epsilon=1.0, delta=1e-5, n_steps=20)
+    >>> X = ConstantScaler(0, 8).fit_transform(X)  # no petal is longer than 8 cm
+    >>> model = LangevinRidgeClassifier(n_steps=1000).fit(X, y)
+    >>> result = model.unlearn([0, 1], epsilon=1.0, delta=1e-5, n_steps=50)
     >>> result.certificate.neighbouring_relation
     'REMOVE_GROUP'
     """
