@@ -10,6 +10,7 @@ from sklearn.linear_model import Ridge, RidgeClassifier
 from sklearn.metrics import r2_score
 
 from expunge import LangevinRidge, LangevinRidgeClassifier, NoiseWarning
+from expunge.estimators._dynamics import NormalEquations
 from expunge.estimators.noise_warning import TrainingData
 from expunge.scaling import ConstantScaler
 
@@ -83,13 +84,25 @@ def regression(n, d, noise, seed=0):
     return X, X @ np.ones(d) + noise * generator.normal(size=n)
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize(("n", "d"), [(24, 3), (60, 11), (400, 5), (400, 40), (1000, 10)])
+@pytest.mark.parametrize("classes", [0, 2, 3, 10])
+def test_what_luck_gains_is_no_gain(n, d, classes):
+    generator = np.random.default_rng(1)
+    for _ in range(50):
+        design = np.column_stack([generator.normal(size=(n, d)), np.ones(n)])
+        targets = np.eye(classes)[generator.permutation(n) % classes] if classes else generator.normal(size=(n, 1))
+        data = TrainingData(design, targets, bool(classes), True)
+        best = data.score(NormalEquations.of(design, targets, alpha=1.0).optimum())
+        assert not data.speaks(best)
+
+
+@pytest.mark.parametrize("seed", range(5))
 def test_chance_is_no_reason_to_warn(seed):
     """Few records, or targets of pure noise: what the optimum gains is luck, and losing it no loss."""
     generator = np.random.default_rng(seed)
     for n, d in ((10, 2), (24, 3), (60, 11), (400, 5)):
         X = generator.normal(size=(n, d))
-        for settings in ({}, {"noise_std": 0.5, "n_steps": 20}):
+        for settings in ({"random_state": 0}, {"random_state": 0, "noise_std": 0.5, "n_steps": 20}):
             assert fitted(LangevinRidge, X, generator.normal(size=n), **settings)[1] is None
             assert fitted(LangevinRidgeClassifier, X, generator.permutation(n) % 3, **settings)[1] is None
 
