@@ -326,20 +326,18 @@ def test_killed_at_any_call_the_same_command_ends_or_begins_anew(made, tmp_path,
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no such signal here")
-@pytest.mark.parametrize("call", ["os.replace", "os.unlink"])
-def test_a_process_that_is_really_killed(made, tmp_path, call):
+def test_a_process_that_is_really_killed(made, tmp_path):
     scene(made, tmp_path / "place")
-    name = call.removeprefix("os.")
     code = f"""
 import os, signal, sys
-real, count = os.{name}, 0
+real, count = os.replace, 0
 def last(*args, **named):
     global count
     count += 1
     if count == 3:
         os.kill(os.getpid(), signal.SIGKILL)
     return real(*args, **named)
-os.{name} = last
+os.replace = last
 from expunge.cli import main
 main({CALL!r})
 """
@@ -405,6 +403,17 @@ def test_a_repeated_deletion_is_neither_doubled_nor_refused(made, tmp_path):
     assert listing() == before
     refused(*[one if one != "CUST-3" else "CUST-4" for one in CALL], match="exists already")
     refused(*[one if one != "1e-3" else "1e-4" for one in CALL], match="exists already")
+
+
+def test_a_deletion_from_another_model_is_not_taken_for_done(made, tmp_path):
+    scene(made, tmp_path / "place")
+    call = [*CALL[: CALL.index("--ledger")], *TARGET]
+    run(*call)
+    assert "done already" in run(*call).output
+    for steps in (20, 21):  # learned anew, with the same settings or with others
+        run("fit", made / "text.csv", "--id-column", "customer_id", "--n-steps", steps, "--noise-std", "0.3",
+            "-o", "m0.npz", "--overwrite")  # fmt: skip
+        refused(*call, match="exists already")
 
 
 # --- where files may go -------------------------------------------------------------------------

@@ -161,6 +161,22 @@ def test_what_is_no_id_is_refused_by_name(bad):
         learned(range(N)).unlearn(ids=bad, **TARGET)
 
 
+def test_missing_ids_of_a_table_are_refused_by_name():
+    pd = pytest.importorskip("pandas")
+    for column in (
+        pd.Series([None, *map(str, range(N - 1))]),
+        pd.Series([None, *range(N - 1)], dtype="Int64"),
+        pd.Series([None, *map(str, range(N - 1))], dtype="string"),
+        pd.Series(pd.date_range("2020", periods=N)),
+        pd.Series(np.linspace(0, 1, N)),
+    ):
+        with pytest.raises(TypeError, match="record_ids"):
+            learned(column)
+    for column in (pd.Series(range(N), dtype="Int64"), pd.Series(map(str, range(N)), dtype="string")):
+        assert deleted(learned(column), ids=column.iloc[3]) == (3,)
+        assert deleted(learned(pd.Categorical(column)), ids=column[[3, 4]]) == (3, 4)
+
+
 @pytest.mark.parametrize("bad", [[""] * N, range(N - 1), range(N + 1), np.zeros((N, 1), dtype=int), []])
 def test_ids_of_the_wrong_shape_and_empty_ones_are_refused(bad):
     with pytest.raises(ValueError, match="record_ids"):

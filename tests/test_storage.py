@@ -14,10 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from expunge import LangevinRidge, LangevinRidgeClassifier, ReleasedRidge, ReleasedRidgeClassifier
+from expunge import LangevinRidge, LangevinRidgeClassifier, ReleasedRidge, ReleasedRidgeClassifier, _archive
 from expunge._archive import read_arrays
 from expunge._files import FileFormatError
+from expunge.datasets import load
 from expunge.estimators import _storage
+from expunge.scoring import ProbeCheckpoints
 
 GOLDEN = Path(__file__).parent / "golden" / "models-v1"
 KINDS = {kind.__name__: kind for kind in (LangevinRidge, LangevinRidgeClassifier)}
@@ -371,3 +373,17 @@ def test_arrays_come_out_as_they_went_in(tmp_path, order, dtype):
         np.testing.assert_array_equal(found, array)
         assert found.dtype.isnative
         assert found.shape == array.shape
+
+
+def test_data_and_checkpoints_that_inflate_are_refused(tmp_path, monkeypatch):
+    path = tmp_path / "bomb.npz"
+    np.savez_compressed(path, X=np.zeros((2000, 50)), y=np.zeros(2000))
+    assert load(path).X.shape == (2000, 50)
+    monkeypatch.setattr(_archive, "_LARGE", 2**16)
+    with pytest.raises(ValueError, match="'X' would take 800,128 bytes"):
+        load(path)
+    np.savez(path, X=np.zeros((2000, 50)), y=np.zeros(2000))
+    assert load(path).X.shape == (2000, 50)
+    np.savez_compressed(path, weights=np.zeros((200, 50, 10)))
+    with pytest.raises(FileFormatError, match="more than its own"):
+        ProbeCheckpoints.load(path)

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from expunge._files import FileFormatError
 
-__all__ = ["read_arrays"]
+__all__ = ["read_arrays", "refuse_inflation"]
 
 _CHUNK = 2**20
+_LARGE, _RATIO = 2**30, 100
 _PARSERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
@@ -74,6 +75,21 @@ def read_arrays(
         NotImplementedError, zipfile.BadZipFile, zlib.error,
     ) as error:  # fmt: skip
         raise FileFormatError(f"path: the {what} at {path} is truncated or damaged: {error}") from None
+
+
+def refuse_inflation(member: zipfile.ZipInfo, *, name: str) -> None:
+    """Refuse a compressed array that takes far more memory than its part of the file.
+
+    Raises
+    ------
+    FileFormatError
+        If it takes more than a GiB, and more than 100 times what the file holds of it.
+    """
+    if member.file_size > max(_LARGE, _RATIO * member.compress_size):
+        raise FileFormatError(
+            f"array {name!r} would take {member.file_size:,} bytes out of {member.compress_size:,}: "
+            "if it is what it should be, save it uncompressed (numpy.savez)"
+        )
 
 
 def _members(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -14,13 +15,14 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from expunge._extras import how_to_install
-from expunge._files import write_atomic
+from expunge._files import PUBLIC
 from expunge.certificates import VerificationError
 from expunge.cli.files import overwrite_option
 from expunge.cli.outputs import Outputs
 from expunge.cli.quote import quote_json
 from expunge.datasets import load, random_cosine_features
 from expunge.estimators import LangevinRidgeClassifier, Quote
+from expunge.estimators._storage import released_bytes, working_bytes
 from expunge.plotting import plot_noise
 
 __all__ = ["demo"]
@@ -91,16 +93,16 @@ def demo(output: str, overwrite: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         outputs = Outputs({name: str(folder / name) for name in names}, inputs={}, overwrite=overwrite)
-        outputs.recover()
-        outputs.check_free()
-        _run(folder, quotes_name, has_plot=has_plot, started=started)
+        if outputs.begin():
+            return
+        _run(folder, outputs, quotes_name, has_plot=has_plot, started=started)
     except BaseException:
         if made and not any(folder.iterdir()):
             folder.rmdir()
         raise
 
 
-def _run(folder: Path, quotes_name: str, *, has_plot: bool, started: float) -> None:
+def _run(folder: Path, outputs: Outputs, quotes_name: str, *, has_plot: bool, started: float) -> None:
     split = digits()
     model = LangevinRidgeClassifier().fit(split.X, split.y)
     before = float(model.score(split.X_test, split.y_test))
@@ -131,19 +133,20 @@ def _run(folder: Path, quotes_name: str, *, has_plot: bool, started: float) -> N
     click.echo(f"Certificate          {report.status.upper()}: epsilon = {report.epsilon:g}, delta = {report.delta:g}")
     click.echo(f"Certificate changed  {_tampered(result.certificate, split)}")
 
-    _save_quotes(folder / quotes_name, quotes)
-    result.certificate.save(folder / "certificate.json", overwrite=True)
-    result.model.save(folder / "model.npz", overwrite=True)
-    result.model.release().save(folder / "released.npz", overwrite=True)
-    _save_training(folder / "training.npz", split)
+    contents = {
+        quotes_name: _quotes(quotes_name, quotes),
+        "certificate.json": result.certificate.to_json().encode("ascii"),
+        "model.npz": working_bytes(result.model),
+        "released.npz": released_bytes(result.model.release()),
+        "training.npz": _training(split),
+    }
     if has_plot:
-        plot_noise(
-            [quotes[name] for name in METHODS],
-            accuracy=(grid, curve),
-            accuracy_before=before,
-            path=folder / "noise.png",
-            overwrite=True,
-        )
+        buffer = io.BytesIO()
+        figure = plot_noise([quotes[name] for name in METHODS], accuracy=(grid, curve), accuracy_before=before)
+        figure.savefig(buffer, format="png")
+        contents["noise.png"] = buffer.getvalue()
+    outputs.write(contents, modes={"released.npz": PUBLIC})
+    if has_plot:
         click.echo(f"\nThe picture          {folder / 'noise.png'}")
     else:
         click.echo(f"\nFor the picture      {how_to_install('plot')}")
@@ -163,14 +166,11 @@ def _tampered(certificate: Any, split: _Split) -> str:
     raise RuntimeError("a certificate that claims half the epsilon was accepted")
 
 
-def _save_quotes(path: Path, quotes: dict[str, Quote]) -> None:
-    """Write all three quotes into one table (or one JSON object by method)."""
-    if path.suffix == ".json":
+def _quotes(file: str, quotes: dict[str, Quote]) -> bytes:
+    """Return all three quotes as one table (or one JSON object by method)."""
+    if file.endswith(".json"):
         parts = (f'"{name}": {quote_json(quote).strip()}' for name, quote in quotes.items())
-        write_atomic(path, ("{" + ",\n".join(parts) + "}\n").encode(), overwrite=True)
-        return
-    import io
-
+        return ("{" + ",\n".join(parts) + "}\n").encode()
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -190,12 +190,10 @@ def _save_quotes(path: Path, quotes: dict[str, Quote]) -> None:
     )
     buffer = io.BytesIO()
     parquet.write_table(table, buffer)
-    write_atomic(path, buffer.getvalue(), overwrite=True)
+    return buffer.getvalue()
 
 
-def _save_training(path: Path, split: _Split) -> None:
-    import io
-
+def _training(split: _Split) -> bytes:
     buffer = io.BytesIO()
     np.savez(buffer, X=split.X, y=split.y)
-    write_atomic(path, buffer.getvalue(), overwrite=True)
+    return buffer.getvalue()

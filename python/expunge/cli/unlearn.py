@@ -197,6 +197,7 @@ def _is_done(
     return (
         asked == (proof.epsilon, proof.delta, proof.method, run.phases[-1].n_steps)
         and run.deleted == tuple(sorted({*history.removed, *chosen}))
+        and load_model(str(outputs.places["--output"])).ledger_salt_ == before.ledger_salt_
         and run.phases[:-1] == history.phases
         and (digests.X, digests.y) == (features_digest(X), targets_digest(history.labels))
         and all(digests.model in model_digests(one) for one in models)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from expunge._archive import refuse_inflation
 from expunge._cifar_pickle import load_batch
 
 __all__ = ["is_idx", "read_cifar_folder", "read_idx", "read_npy", "read_npz"]
@@ -59,8 +60,9 @@ def read_npz(
 
         def array(name: str) -> NDArray[Any]:
             with archive.open(f"{name}.npy") as file:
-                size = archive.getinfo(f"{name}.npy").file_size
-                return _array(file, size, f"array {name!r} is damaged or does not hold numbers")
+                member = archive.getinfo(f"{name}.npy")
+                refuse_inflation(member, name=name)
+                return _array(file, member.file_size, f"array {name!r} is damaged or does not hold numbers")
 
         features = _first(_X_NAMES, names)
         if features is None:

@@ -30,7 +30,8 @@ def _exact(name: str, value: Any, place: str) -> Id:
         return str.__str__(value)
     if isinstance(value, Integral) and not isinstance(value, (bool, np.bool_)):
         return operator.index(value)
-    got = "a missing value" if value is None or value != value or value is np.ma.masked else repr(value)
+    missing = value is None or value is np.ma.masked or type(value).__name__ in ("NAType", "NaTType")
+    got = "a missing value" if missing or (isinstance(value, float) and value != value) else repr(value)
     raise TypeError(f"{name} must hold integers or strings, got {got} ({type(value).__name__}){place}")
 
 

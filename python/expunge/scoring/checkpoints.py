@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from expunge._archive import read_arrays
 from expunge._files import FileFormatError, write_atomic
 from expunge._validate import choice, count, number, unmasked
 from expunge.accounting import quadrature_weights
@@ -20,6 +20,8 @@ __all__ = ["ProbeCheckpoints"]
 
 LOSSES = ("softmax", "logistic", "squared")
 _VERSION = 1
+# A file may take no more memory than this, nor this many times its own size.
+_MAX_BYTES, _MAX_RATIO = 2**40, 100
 _FIELDS = ("weights", "steps", "loss", "n_steps", "noise_std", "step_size", "sampling_probability", "batch_size")
 
 
@@ -160,20 +162,13 @@ class ProbeCheckpoints:
         """
         file = Path(path)
         try:
-            with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-                missing = [name for name in _FIELDS if name not in archive]
-                if missing:
-                    raise FileFormatError(f"{file} must hold {', '.join(_FIELDS)}; {', '.join(missing)} is missing")
-                version = (
-                    int(archive["expunge_probe_checkpoints"]) if "expunge_probe_checkpoints" in archive else _VERSION
-                )
-                values = {name: archive[name] for name in _FIELDS}
-        except (zipfile.BadZipFile, EOFError, KeyError, TypeError, AttributeError) as error:
+            values = read_arrays(file, what="file of checkpoints", max_bytes=_MAX_BYTES, max_ratio=_MAX_RATIO)
+        except FileFormatError as error:
             raise FileFormatError(f"{file} is not a whole .npz file of checkpoints ({error})") from None
-        except ValueError as error:
-            if isinstance(error, FileFormatError):
-                raise
-            raise FileFormatError(f"{file} is not a whole .npz file of checkpoints ({error})") from None
+        missing = [name for name in _FIELDS if name not in values]
+        if missing:
+            raise FileFormatError(f"{file} must hold {', '.join(_FIELDS)}; {', '.join(missing)} is missing")
+        version = int(values.get("expunge_probe_checkpoints", np.array(_VERSION)).reshape(-1)[0])
         if version != _VERSION:
             raise FileFormatError(f"{file} has version {version}, this library reads {_VERSION}")
         for name in _FIELDS[2:]:
