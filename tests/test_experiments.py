@@ -283,6 +283,18 @@ def test_a_difference_that_cannot_be_told_says_which_could_have_been():
     assert "no ranking can be told, a mean of" in found["words"][0]
 
 
+def test_a_seed_without_a_ranking_is_not_left_out():
+    rows = [
+        prediction(seed=seed, set=k, privacy_loss=1.0 + k, steps_to_unlearn=10 * k if seed else 0)
+        for seed in range(4)
+        for k in range(3)
+    ]
+    found, _ = predict.findings(TINY, rows, n_seeds=4)
+    assert found["levels"][0]["rank_correlation_per_seed"] == [None, 1.0, 1.0, 1.0]
+    assert found["levels"][0]["rank_correlation_mean"] == pytest.approx(0.75)
+    assert "all sets of 1 took equally long, which counts as 0" in found["words"][0]
+
+
 def test_measures_are_ordered_and_compared_over_seeds():
     rows = [
         prediction(

@@ -68,3 +68,15 @@ def test_numbers_of_the_readme_are_those_of_their_results() -> None:
     assert f"({found['accuracy_before']:.3f} before)" in text
     rows = re.findall(r"^\| the [^|]+\| ([\d.]+) \| ([\d.]+) \|$", text, flags=re.M)
     assert rows == [(f"{row['median_noise_std']:.3f}", f"{row['accuracy']:.3f}") for row in found["rows"]]
+
+
+@pytest.mark.parametrize("name", ["predict", "compare", "barrier"])
+def test_the_page_of_results_says_what_its_commands_said(name: str) -> None:
+    page = " ".join((ROOT / "docs" / "results.md").read_text(encoding="utf-8").split())
+    found = json.loads((ROOT / "docs" / "results" / f"{name}.json").read_text(encoding="utf-8"))
+    for words in found["words"]:
+        assert " ".join(words.split()) in page
+    assert found["command"] in page
+    for value in found["environment"].values():
+        assert str(value) in page
+    assert found["status"] == "estimate"

@@ -74,9 +74,11 @@ def findings(
         some = [row for row in rows if row["noise_std"] == noise]
         losses, times = _points(some)
         by_seed = [rank_correlation(*_points([r for r in some if r["seed"] == k])) for k in range(n_seeds)]
-        defined = [one for one in by_seed if np.isfinite(one)]
-        mean, low, high = mean_interval(defined) if defined else (np.nan, np.nan, np.nan)
-        if len(defined) > 1:
+        equal = sum(not np.isfinite(one) for one in by_seed)
+        # Seeds whose sets all took equally long have no ranking. Left out, they would make the mean look better.
+        counted = [one if np.isfinite(one) else 0.0 for one in by_seed]
+        mean, low, high = mean_interval(counted) if equal < n_seeds else (np.nan, np.nan, np.nan)
+        if n_seeds > 1:
             low, high = max(low, -1.0), min(high, 1.0)  # Student's t does not know where correlations end
         missed = sum(not row["reached"] for row in some)
         fits[noise] = _fit(some)
@@ -87,6 +89,7 @@ def findings(
                 "n_sets": len(some),
                 "rank_correlation_pooled": finite(rank_correlation(losses, times)),
                 "rank_correlation_per_seed": [finite(one) for one in by_seed],
+                "seeds_without_ranking": equal,
                 "rank_correlation_mean": finite(mean),
                 "rank_correlation_interval": [finite(low), finite(high)],
                 "never_reached": missed,
@@ -136,7 +139,10 @@ def _words(noise: float, level: dict[str, Any], fit: LogFit | None, n_seeds: int
     if low is None:
         text += "; one seed says nothing about chance."
     else:
-        text += f" (95% interval over {n_seeds} seeds: {low:.2f} to {high:.2f})"
+        text += f" (95% interval over {n_seeds} seeds: {low:.2f} to {high:.2f}"
+        if level["seeds_without_ranking"]:
+            text += f"; all sets of {level['seeds_without_ranking']} took equally long, which counts as 0"
+        text += ")"
         if low <= 0.0 <= high:
             text += f"; no ranking can be told, a mean of {correlation - low:.2f} could have been."
         else:
