@@ -7,7 +7,8 @@
 
 namespace expunge::bindings {
 
-// Where the calling thread reads subnormal numbers as 0, positive ones become the smallest normal number: up, as bounds may.
+// Where the calling thread reads subnormal numbers as 0, positive ones become the smallest normal number: up, as bounds
+// may.
 inline void keep_visible(double* values, long n) {
   const IeeeArithmetic ieee;
   if (!ieee.hides_subnormals()) return;

@@ -129,8 +129,8 @@ EXPUNGE_HD static ProfileSlopes profile_slopes(const ProfilePair& pair, double w
   return {k1 + half * (r1 - pair.sum_log1p), k2 + half * r2, 3.0 * k3 + 2.0 * half * r3, 12.0 * k4 + 6.0 * half * r4};
 }
 
-// How far 1 - w e magnifies the rounding of w e, over the excesses: at a real w, and up to twice that plus one along the
-// contours used here.
+// How far 1 - w e magnifies the rounding of w e, over the excesses: at a real w, and up to twice that plus one along
+// the contours used here.
 struct Magnification {
   double sum, largest;
 };
@@ -171,7 +171,8 @@ EXPUNGE_HD static double profile_log_moment(const ProfilePair& pair, double w, d
   const double bend = 0.5 * w * (1.0 + w) * shift;
   const double terms = static_cast<double>(pair.m);
   // Each sum of m terms rounds m times; an excess that swap_roles rounded twice counts three times in 1 - w e.
-  *error += kRoundoff * ((terms + 12.0 + 3.0 * largest) * bend + 0.5 * pair.q * ((terms + 6.0) * magnitude + 3.0 * sum));
+  *error +=
+      kRoundoff * ((terms + 12.0 + 3.0 * largest) * bend + 0.5 * pair.q * ((terms + 6.0) * magnitude + 3.0 * sum));
   return bend - 0.5 * pair.q * logs;
 }
 
@@ -251,8 +252,8 @@ EXPUNGE_HD static inline double panel_node(int i, double* weight) {
 
 constexpr int kOrder = 8;  // lumped excesses enter as a power series up to (w e)^(kOrder - 1)
 
-// Twelve values each of 45/2 P_22 and 47/2 P_23, Legendre's polynomials, at the nodes from the middle outwards: with the
-// weights they give a panel's last two Legendre coefficients.
+// Twelve values each of 45/2 P_22 and 47/2 P_23, Legendre's polynomials, at the nodes from the middle outwards: with
+// the weights they give a panel's last two Legendre coefficients.
 EXPUNGE_TABLE double kLegendre22[12] = {
     -0.484204927529, 1.43276445467, -2.32238795664, 3.11579174998, -3.77854698586, 4.27988553717,
     -4.59309150422, 4.69517026081, -4.56509322763, 4.17863810336, -3.49258724342, 2.37832772717};
@@ -406,8 +407,8 @@ EXPUNGE_HD EXPUNGE_OUTLINE static PanelSum profile_panel(const ProfilePair& pair
     const vd absolute = size * vm::sqrt(norm * (1.0 + tilt[b] * tilt[b]));
     const vd size_w = vm::abs(wr[b]) + wi[b];
     const vd along = vm::abs(sr[b]) + sa[b] + (pair.rest_d2 + 1.34 * lumped_d2);
-    const vd roundings = of_shift * (vm::abs(zr) + vm::abs(zi)) * along + of_w * size_w + of_squares * (size_w * size_w) +
-                         2.0 * half * (vm::abs(log_size) + vm::abs(angle)) + fixed;
+    const vd roundings = of_shift * (vm::abs(zr) + vm::abs(zi)) * along + of_w * size_w +
+                         of_squares * (size_w * size_w) + 2.0 * half * (vm::abs(log_size) + vm::abs(angle)) + fixed;
     const vd noise = absolute * weight[b] * roundings;
     for (int lane = 0; lane < vm::kLanes; ++lane) {
       const int i = (static_cast<int>(team::lane()) * kBlocks + b) * vm::kLanes + lane;
@@ -530,8 +531,8 @@ EXPUNGE_HD EXPUNGE_OUTLINE static ProfileResult profile_at(const ProfilePair& pa
       error += part.unresolved;
       noise += part.noise;
       t += width;
-      // What lies beyond, continued vertically from here: there |exp(K - w eps)| falls, and 1/|w (1 + w)| leaves at most
-      // min(1/t, pi / (2 |Re w|)).
+      // What lies beyond, continued vertically from here: there |exp(K - w eps)| falls, and 1/|w (1 + w)| leaves at
+      // most min(1/t, pi / (2 |Re w|)).
       const double x = t / s;
       const double wr = w0 + bends[turn] * s * (x * x / (sqrt(1.0 + x * x) + 1.0));
       const double arc = 1.5707963267948966 * t < fabs(wr) ? 1.5707963267948966 / fabs(wr) : 1.0 / t;
@@ -573,7 +574,8 @@ EXPUNGE_HD EXPUNGE_OUTLINE static ProfileResult profile_at(const ProfilePair& pa
 }
 
 // The pair with its roles exchanged, whitened by the other law; rest_d2 stays as it is. delta grows with every d2
-// (Anderson: level sets of both laws are symmetric and convex), so d2 is rounded up. Profiles need `e` as well: `origin`.
+// (Anderson: level sets of both laws are symmetric and convex), so d2 is rounded up. Profiles need `e` as well:
+// `origin`.
 [[maybe_unused]] EXPUNGE_HD static void swap_roles(const double* e, const double* d2, long m, double* e_out,
                                                    double* d2_out) {
   team::sync();

@@ -21,8 +21,9 @@ void run_tasks(long tasks, int threads, void (*task)(void* context, long index),
 }
 
 // Calls body(index) once for every index in [0, tasks), on at most `threads` threads (<= 0: default_threads()).
-// body must not throw, and runs in IEEE arithmetic whatever the mode of the calling thread. Indices are handed out dynamically, so results may not depend on which thread runs which.
-// A call from inside a running body, or while another Python thread holds the pool, runs serially.
+// body must not throw, and runs in IEEE arithmetic whatever the mode of the calling thread. Indices are handed out
+// dynamically, so results may not depend on which thread runs which. A call from inside a running body, or while
+// another Python thread holds the pool, runs serially.
 template <class Body>
 void parallel_for(long tasks, int threads, Body&& body) {
   using Plain = typename std::remove_reference<Body>::type;

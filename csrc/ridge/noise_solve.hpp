@@ -84,7 +84,8 @@ EXPUNGE_HD EXPUNGE_OUTLINE static Profile pair_profile(const Pair& pair, double 
 // Replaces what is still an estimate by the integral.
 EXPUNGE_HD EXPUNGE_OUTLINE static void complete_profile(const Pair& pair, double width, double epsilon, double* swapped,
                                                         Profile* profile) {
-  if (!profile->exact_pq) profile->log_pq = exact_log_delta(pair.e, pair.d2, pair.count, pair.rest, width, epsilon, nullptr);
+  if (!profile->exact_pq)
+    profile->log_pq = exact_log_delta(pair.e, pair.d2, pair.count, pair.rest, width, epsilon, nullptr);
   if (!profile->exact_qp) {
     swap_roles(pair.e, pair.d2, pair.count, swapped, swapped + pair.count);
     profile->log_qp =
