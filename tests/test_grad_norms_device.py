@@ -175,6 +175,7 @@ def test_what_leads_outside_an_array_is_nan_and_reads_nothing(kernel, name, valu
         ((2, 300, 40, 70), True),
         ((280, 3, 90, 70), False),  # tensor cores
         ((1, 258, 2080, 2080), True),  # with second sums
+        ((300, 19, 121, 115), False),  # rows of odd length are not copied sixteen bytes at a time
     ],
 )
 def test_bfloat16_factors_are_multiplied_exactly(shape, bias):
@@ -189,6 +190,23 @@ def test_bfloat16_factors_are_multiplied_exactly(shape, bias):
     module.linear_grad_norms(a, g, bias, False, out, workspace=scratch, stream=0)
     expected = oracles.linear_grad_norms(a.double().numpy(), g.double().numpy(), bias=bias)
     np.testing.assert_allclose(out.numpy(), expected, rtol=1e-5)
+
+
+@pytest.mark.skipif(torch is None, reason="NumPy has no bfloat16; torch is not installed")
+def test_sums_of_tensor_cores_drift_no_further_than_their_block_allows():
+    """Every step cuts digits off on the same side here: a second sum takes over after 256 terms on the emulator."""
+    terms, width = 514, 1100  # at least 264 tiles, which fill a device
+    module = AVAILABLE[DEVICE].module
+    torch.manual_seed(1)
+    a, g = (torch.rand(4, terms, width).bfloat16() for _ in range(2))  # no two terms cancel
+    sizes = {"examples": 4, "positions": terms, "d_in": width, "d_out": width, "bias": False, "itemsize": 2}
+    scratch = torch.full((module.linear_grad_norms_workspace(**sizes),), math.nan, dtype=torch.float64)
+    out = torch.full((4,), math.nan, dtype=torch.float64)
+    module.linear_grad_norms(a, g, False, False, out, workspace=scratch, stream=0)
+    expected = np.linalg.norm(a.double().mT.numpy() @ g.double().numpy(), axis=(1, 2))
+    drift = 1 - out.numpy() / expected
+    assert np.all(drift > 0)
+    assert np.all(drift <= 9 * 256 / 8 * 2.0**-23 + 3 * 2.0**-24)
 
 
 def test_results_are_the_callers_arrays():

@@ -38,6 +38,13 @@ struct Shape<float> {
 
 inline float factor(bfloat16 x) { return to_float(x); }
 
+// The nearest float that is not larger in magnitude: how tensor cores round their sums.
+inline float toward_zero(double x) {
+  const float y = static_cast<float>(x);
+  if (!(fabs(static_cast<double>(y)) > fabs(x)) || isinf(x)) return y;
+  return nextafterf(y, 0.0f);
+}
+
 // Rounded to the 10 bits of tf32, ties away from zero.
 inline float factor(float x) {
   const unsigned bits = __float_as_uint(x);
@@ -59,11 +66,14 @@ class Tile {
     const int row = lane() / 2, first = lane() % 2 * kElements;
     for (int e = 0; e < kElements; ++e) {
       const int column = first + e;
-      float sum = 0.0f;
-      for (int k = 0; k < kDepth; ++k)
-        sum += factor(order_a == kRows ? a[row * lda + k] : a[k * lda + row]) *
-               factor(order_b == kRows ? b[k * ldb + column] : b[column * ldb + k]);
-      value_[e] += sum;
+      // Half the depth at a time joins the sum, which is cut off.
+      for (int first_k = 0; first_k < kDepth; first_k += kDepth / 2) {
+        double sum = static_cast<double>(value_[e]);
+        for (int k = first_k; k < first_k + kDepth / 2; ++k)
+          sum += static_cast<double>(factor(order_a == kRows ? a[row * lda + k] : a[k * lda + row])) *
+                 static_cast<double>(factor(order_b == kRows ? b[k * ldb + column] : b[column * ldb + k]));
+        value_[e] = toward_zero(sum);
+      }
     }
     __syncwarp();  // the factors have been read by all
   }

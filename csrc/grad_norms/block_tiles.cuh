@@ -14,6 +14,8 @@ struct BlockTile {
   static constexpr int kTile = Tile;
   static constexpr int kMicro = Micro;
   static constexpr int kThreads = (Tile / Micro) * (Tile / Micro);
+  // Blocks of a multiprocessor that the compiler keeps registers free for; 0 leaves it the choice.
+  static constexpr int kResident = Tile == 64 ? 2 : 0;
   static constexpr int kTerms = Micro == 8 ? 8 : 16;  // of one slab
   static constexpr int kSums = Micro * Micro;         // of one thread
   static constexpr int kStride = Tile + 4;            // rows shifted by four banks, still whole 16-byte words
@@ -211,7 +213,7 @@ struct TileOfWork {
 // Sum of the squares of every tile of problem.left(item) x problem.right(item), to parts[item, tile]; with several
 // splits the sums themselves, to partial[item, tile, split]. Blocks stride over the work.
 template <class Tile, class Problem>
-__global__ void __launch_bounds__(Tile::kThreads) square_tiles(Problem problem, TileGrid grid, double* parts,
+__global__ void __launch_bounds__(Tile::kThreads, Tile::kResident) square_tiles(Problem problem, TileGrid grid, double* parts,
                                                                typename Tile::Sum* partial) {
   using A = typename Tile::Sum;
   EXPUNGE_SHARED(typename Tile::Shared, shared);
@@ -270,7 +272,7 @@ enum class PairForm : int {
 
 // Tiles of two products with the same rows and columns, multiplied entry by entry.
 template <PairForm Form, class Tile, class Problem>
-__global__ void __launch_bounds__(Tile::kThreads) pair_tiles(Problem problem, TileGrid grid, double* values,
+__global__ void __launch_bounds__(Tile::kThreads, Tile::kResident) pair_tiles(Problem problem, TileGrid grid, double* values,
                                                              double* spreads) {
   using A = typename Tile::Sum;
   EXPUNGE_SHARED(typename Tile::Shared, shared);

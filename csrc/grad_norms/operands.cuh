@@ -2,6 +2,7 @@
 // load(k, m, out) gives four elements next to one another in memory: of one term, or of one row along the terms.
 #pragma once
 
+#include "common/async_copy.cuh"
 #include "grad_norms/reductions.cuh"
 
 namespace expunge::grad_norms::device {
@@ -31,10 +32,11 @@ struct AcrossRows {
   const In* data;
   long stride;
   int terms, width;
-  bool whole;
+  bool whole, eight;
 
   __device__ __forceinline__ AcrossRows(const In* data_, long stride_, int terms_, int width_)
-      : data(data_), stride(stride_), terms(terms_), width(width_), whole(four_at_once(data_, stride_)) {}
+      : data(data_), stride(stride_), terms(terms_), width(width_), whole(four_at_once(data_, stride_)),
+        eight(stride_ % 8 == 0 && aligned(data_, 16)) {}
 
   template <class A>
   __device__ __forceinline__ void load(int k, int m, A (&out)[4]) const {
@@ -46,21 +48,18 @@ struct AcrossRows {
 EXPUNGE_UNROLL(16)
     for (int i = 0; i < 4; ++i) out[i] = k < terms && m + i < width ? widened<A>(p[i]) : A(0);
   }
-  // The same in the arrays' own type, for tensor cores.
-  __device__ __forceinline__ void load_raw(int k, int m, In (&out)[4]) const {
-    const In* p = data + k * stride + m;
-    if (whole && k < terms && m + 3 < width) {
-      constexpr int at_once = 16 / static_cast<int>(sizeof(In)) < 4 ? 16 / static_cast<int>(sizeof(In)) : 4;
-EXPUNGE_UNROLL(16)
-      for (int i = 0; i < 4; i += at_once) {
-        const Pack<In, at_once> values = *reinterpret_cast<const Pack<In, at_once>*>(p + i);
-EXPUNGE_UNROLL(16)
-        for (int j = 0; j < at_once; ++j) out[i + j] = values.v[j];
-      }
+  // Eight two-byte elements of one term on their way into shared memory, zeros past the matrix: there after a wait of
+  // async_copy and a barrier.
+  __device__ __forceinline__ void copy_eight(int k, int m, In* to) const {
+    static_assert(sizeof(In) == 2, "eight of them are one copy");
+    const int inside = k >= terms || m >= width ? 0 : width - m < 8 ? width - m : 8;
+    const In* from = data + (inside > 0 ? k * stride + m : 0);
+    if (eight) {
+      async_copy::copy(to, from, inside * static_cast<int>(sizeof(In)));
       return;
     }
-EXPUNGE_UNROLL(16)
-    for (int i = 0; i < 4; ++i) out[i] = k < terms && m + i < width ? p[i] : In{};
+EXPUNGE_UNROLL(8)
+    for (int i = 0; i < 8; ++i) to[i] = i < inside ? from[i] : In{};
   }
 };
 

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "common/async_copy.cuh"
 #include "common/gpu.cuh"
 #include "common/mma.cuh"
 
@@ -70,6 +71,36 @@ __global__ void three_dimensions(unsigned* to) {
   const unsigned block = blockIdx.x + gridDim.x * (blockIdx.y + gridDim.y * blockIdx.z);
   const unsigned thread = threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z);
   to[block * blockDim.x * blockDim.y * blockDim.z + thread] += 1;
+}
+
+// seen[0..2]: the first group before it landed, then beside the second, which has not; the second at the end.
+__global__ void copies(const float* from, float* to, float* seen) {
+  namespace async = expunge::async_copy;
+  EXPUNGE_SHARED(float, tile, [2][4 * 32]);
+  const int i = static_cast<int>(threadIdx.x);
+  for (int group = 0; group < 2; ++group) {
+    async::copy(&tile[group][4 * i], from + 4 * i, i % 5 * 4);  // zeros behind the first i % 5 numbers
+    async::commit();
+  }
+  if (i == 31) seen[0] = tile[0][4 * i];
+  async::wait<1>();
+  if (i == 31) seen[1] = tile[1][4 * i];
+  for (int j = 0; j < 4; ++j) to[4 * i + j] = tile[0][4 * i + j];
+  async::wait<0>();
+  if (i == 31) seen[2] = tile[1][4 * i];
+}
+
+__global__ void never_waits(const float* from) {
+  EXPUNGE_SHARED(float, tile, [4]);
+  expunge::async_copy::copy(tile, from, 16);
+  expunge::async_copy::commit();
+}
+
+__global__ void copies_unaligned(const float* from) {
+  EXPUNGE_SHARED(float, tile, [4]);
+  expunge::async_copy::copy(tile, from + 1, 16);
+  expunge::async_copy::commit();
+  expunge::async_copy::wait<0>();
 }
 
 __global__ void products(const expunge::bfloat16* a, const float* b, float* c) {
@@ -159,6 +190,18 @@ int main() {
       trace += dot;
     }
   CHECK(c[256] == static_cast<float>(trace));
+
+  alignas(16) float source[128];
+  float landed[128], seen[3];
+  for (int i = 0; i < 128; ++i) source[i] = 1.0f + static_cast<float>(i);
+  EXPUNGE_LAUNCH(copies, 1, 32, 0, nullptr)(source, landed, seen);
+  CHECK(cudaGetLastError() == cudaSuccess);
+  for (int i = 0; i < 128; ++i) CHECK(landed[i] == (i % 4 < i / 4 % 5 ? source[i] : 0.0f));
+  CHECK(isnan(seen[0]) && isnan(seen[1]) && seen[2] == source[124]);
+  EXPUNGE_LAUNCH(never_waits, 1, 1, 0, nullptr)(source);
+  expect_error("never_waits", "ends before its copies have landed");
+  EXPUNGE_LAUNCH(copies_unaligned, 1, 1, 0, nullptr)(source);
+  expect_error("copies_unaligned", "not aligned");
 
   EXPUNGE_LAUNCH(some_skip_the_barrier, 1, 64, 0, nullptr)();
   expect_error("some_skip_the_barrier", "has returned");

@@ -20,8 +20,16 @@ constexpr int kGarbage = 0xff;  // NaN as a float or double, -1 as an integer
 
 enum class State { ready, at_barrier, at_warp, done };
 
+struct Copy {
+  void* to;
+  const void* from;
+  size_t width, bytes, group;
+};
+
 struct Thread {
   Fiber fiber;
+  std::vector<Copy> copies;  // under way
+  size_t group = 0;          // that its next copy belongs to
   State state = State::done;
   uint3 index = {};
   int lane = 0;
@@ -87,9 +95,16 @@ void wait(State state, const char* file, int line) {
   leave(&current->fiber);
 }
 
+// Not part of thread_entry(), which never returns: AddressSanitizer would keep its frame for the next thread.
+__attribute__((noinline)) void require_landed() {
+  if (!current->copies.empty())
+    fail(cudaErrorLaunchFailure, "thread %u ends before its copies have landed", number(*current));
+}
+
 void thread_entry() {
   started(&current->fiber);
   thread_body(thread_context);
+  require_landed();
   current->state = State::done;
   leave_for_good(&current->fiber);
 }
@@ -188,6 +203,8 @@ void run_block() {
   for (const Shared& one : statics) memset(one.memory, kGarbage, one.bytes);
   for (unsigned i = 0; i < count; ++i) {
     threads[i].state = State::ready;
+    threads[i].copies.clear();
+    threads[i].group = 0;
     prepare(&threads[i].fiber, &thread_entry);
   }
   do {
@@ -293,6 +310,34 @@ uint64_t warp_operation(WarpOperation operation, unsigned mask, uint64_t value, 
 }
 
 int lane_number() { return current->lane; }
+
+void async_copy(void* to, const void* from, size_t width, size_t bytes) {
+  const auto address = [](const void* p) { return reinterpret_cast<uintptr_t>(p); };
+  if (address(to) % width != 0 || (bytes > 0 && address(from) % width != 0) || bytes > width) {
+    fail(cudaErrorLaunchFailure, "thread %u copies %zu of %zu bytes from or to memory that is not aligned for it",
+         number(*current), bytes, width);
+    return;
+  }
+  memset(to, kGarbage, width);
+  current->copies.push_back({to, from, width, bytes, current->group});
+}
+
+void async_commit() { ++current->group; }
+
+void async_wait(size_t groups_left) {
+  std::vector<Copy>& copies = current->copies;
+  const size_t landed = current->group > groups_left ? current->group - groups_left : 0;
+  size_t kept = 0;
+  for (const Copy& one : copies) {
+    if (one.group >= landed) {
+      copies[kept++] = one;
+      continue;
+    }
+    if (one.bytes > 0) memcpy(one.to, one.from, one.bytes);
+    memset(static_cast<char*>(one.to) + one.bytes, 0, one.width - one.bytes);
+  }
+  copies.resize(kept);
+}
 
 }  // namespace expunge::emulator
 

@@ -172,6 +172,11 @@ inline int shuffle_xor(int bits, int width) {
   return from > (lane | (width - 1)) ? lane : from;
 }
 
+// Copies of the calling thread that have not landed: see common/async_copy.cuh. `bytes` of `width` come from memory.
+void async_copy(void* to, const void* from, size_t width, size_t bytes);
+void async_commit();
+void async_wait(size_t groups_left);
+
 // Optional last arguments.
 inline int width_or(int width = 32) { return width; }
 inline unsigned mask_or(unsigned mask = 0xffffffffu) { return mask; }
