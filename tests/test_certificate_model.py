@@ -115,13 +115,13 @@ def test_directions_without_noise_must_agree_with_the_run_to_rounding():
     X, Y, _, _ = problem(TYPICAL)
     X = X * np.array([30.0, 1.0, 0.03])
     alpha = 0.5
-    phases = (Phase(60, 0.01), Phase(400, 0.0, (4,)))
+    phases = (Phase(60, 0.01), Phase(25, 0.0, (4,)))
     run = dataclasses.replace(
         problem(phases)[2], phases=phases, step_size=0.9 / smoothness(X, alpha=alpha), alpha=alpha
     )
     deletion = RidgeDeletion(X, Y, alpha=alpha, step_size=run.step_size, deleted=(4,))
     spread = np.sqrt(deletion.run(phases).variance_q)
-    assert spread.min() < 1e-100 < 1e-4 < spread.max()  # noise in some directions, none in others
+    assert 1e-60 < spread.min() < 1e-22 < 1e-4 < spread.max()  # noise in some directions, next to none in others
     theta = oracles.ridge_run(X, Y, run, np.random.default_rng(2))
     assert 1e-6 < p_value(deletion, phases, theta) <= 1
     strong = deletion.reference.vectors[:, [-1]]
