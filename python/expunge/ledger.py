@@ -7,7 +7,8 @@ the whole file. Keep `Ledger.head` elsewhere, or hold the released model against
 those as well.
 
 An entry tells of a person by the digest of the record id under a salt that is in the working model alone. Who has that
-model finds the person's entries (`Ledger.find`); who has the ledger alone cannot try ids.
+model finds the person's entries (`Ledger.find`); who has the ledger alone cannot try ids. The digest of the data is
+made without a secret: who knows all records of a run can tell that it was made from them.
 """
 
 from __future__ import annotations
