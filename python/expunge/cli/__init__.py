@@ -1,4 +1,4 @@
-"""The command line: ``expunge demo | fit | quote | unlearn | verify | show | predict | evaluate | ledger | score ...``."""
+"""The command line: ``expunge demo | fit | quote | unlearn | verify | show | predict | evaluate | ledger | score``."""
 
 from expunge.cli.main import main
 
