@@ -50,16 +50,16 @@ def all_mutants(room: str) -> list[Mutant]:
     return [m for path in files for m in mutants(str(path.relative_to(SOURCES)), path.read_text(encoding="utf-8"))]
 
 
-def test_arguments(room: str) -> list[str]:
+def test_arguments(room: str, only: list[str] | None) -> list[str]:
     """Return what pytest is told to run for a room: its test files, and the examples of its own modules."""
-    files = sorted({path for pattern in ROOMS[room].tests for path in (ROOT / "tests").glob(pattern)})
+    files = sorted({path for pattern in only or ROOMS[room].tests for path in (ROOT / "tests").glob(pattern)})
     sources = sorted({path for pattern in ROOMS[room].sources for path in SOURCES.glob(pattern)})
     return [f"tests/{path.name}" for path in files] + [f"python/expunge/{p.relative_to(SOURCES)}" for p in sources]
 
 
-def digest_of_project() -> str:
+def digest_of_project(only: list[str] | None) -> str:
     """Return a digest of the package and its tests: verdicts hold for these alone."""
-    found = hashlib.sha256()
+    found = hashlib.sha256(repr(only).encode())
     for folder in ("python/expunge", "tests"):
         for path in sorted((ROOT / folder).rglob("*.py")):
             if "mutation" not in path.parts:
@@ -97,6 +97,7 @@ def options() -> argparse.Namespace:
     parser.add_argument(
         "--sample", type=int, help="this many mutants of each room, drawn by --seed; all where left out"
     )
+    parser.add_argument("--tests", nargs="+", metavar="PATTERN", help="these test files alone, instead of the room's")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--changed-lines", metavar="COMMIT", help="only lines that differ from this commit")
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1))
@@ -131,7 +132,7 @@ def main() -> int:
     package = package_folder()
     preload()
     chosen.out.mkdir(parents=True, exist_ok=True)
-    state = digest_of_project()
+    state = digest_of_project(chosen.tests)
     notes = chosen.out / f"verdicts-{state}.jsonl"
     if chosen.fresh:
         notes.unlink(missing_ok=True)
@@ -141,7 +142,7 @@ def main() -> int:
         for room, (found, total) in picked.items():
             left = [m for m in found if m.key not in known]
             if left:
-                baseline = _baseline(room, state, copies[0], chosen.out)
+                baseline = _baseline(room, state, copies[0], chosen)
                 bar = tqdm(Workshop(list(copies), baseline).run(left), total=len(left), desc=room)
                 for mutant, verdict in bar:
                     known[mutant.key] = verdict
@@ -155,6 +156,7 @@ def main() -> int:
         "sample": chosen.sample,
         "seed": chosen.seed if chosen.sample is not None else None,
         "file": chosen.file,
+        "tests": " ".join(chosen.tests) if chosen.tests else None,
         "changed_lines": chosen.changed_lines,
     }
     originals = {m.file: (SOURCES / m.file).read_text(encoding="utf-8") for o in outcomes for m, _ in o.verdicts}
@@ -163,13 +165,13 @@ def main() -> int:
     return 1 if left else 0
 
 
-def _baseline(room: str, state: str, tree: Path, out: Path) -> Baseline:
+def _baseline(room: str, state: str, tree: Path, chosen: argparse.Namespace) -> Baseline:
     """Return what the room's tests do on the unchanged package, measured once for each state of the project."""
-    path = out / f"lines-{room}-{state}.json"
+    path = chosen.out / f"lines-{room}-{state}.json"
     if path.exists():
         return Baseline(*json.loads(path.read_text()))
     print(f"{room}: running its tests on the unchanged package", flush=True)
-    baseline = measure(tree, test_arguments(room))
+    baseline = measure(tree, test_arguments(room, chosen.tests))
     broken = [test for test in baseline.failed if test in baseline.seconds or "::" in test]
     if broken:
         some = ", ".join(broken[:5]) + (", ..." if len(broken) > 5 else "")
