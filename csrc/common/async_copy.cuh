@@ -1,6 +1,6 @@
 // Copies from global to shared memory that go on while a thread does something else, in groups that end in commit().
 //
-//   async_copy::copy(to, from, bytes);   // 16 bytes to shared memory, zeros behind the first `bytes`; both ends aligned
+// async_copy::copy(to, from, bytes);   // 16 bytes to shared memory, zeros behind the first `bytes`; both ends aligned
 //   async_copy::commit();
 //   async_copy::wait<2>();               // all of this thread's groups have landed, but for the latest two
 //

@@ -213,8 +213,8 @@ struct TileOfWork {
 // Sum of the squares of every tile of problem.left(item) x problem.right(item), to parts[item, tile]; with several
 // splits the sums themselves, to partial[item, tile, split]. Blocks stride over the work.
 template <class Tile, class Problem>
-__global__ void __launch_bounds__(Tile::kThreads, Tile::kResident) square_tiles(Problem problem, TileGrid grid, double* parts,
-                                                               typename Tile::Sum* partial) {
+__global__ void __launch_bounds__(Tile::kThreads, Tile::kResident)
+    square_tiles(Problem problem, TileGrid grid, double* parts, typename Tile::Sum* partial) {
   using A = typename Tile::Sum;
   EXPUNGE_SHARED(typename Tile::Shared, shared);
   EXPUNGE_DYNAMIC_SHARED(A, second);
@@ -272,8 +272,8 @@ enum class PairForm : int {
 
 // Tiles of two products with the same rows and columns, multiplied entry by entry.
 template <PairForm Form, class Tile, class Problem>
-__global__ void __launch_bounds__(Tile::kThreads, Tile::kResident) pair_tiles(Problem problem, TileGrid grid, double* values,
-                                                             double* spreads) {
+__global__ void __launch_bounds__(Tile::kThreads, Tile::kResident)
+    pair_tiles(Problem problem, TileGrid grid, double* values, double* spreads) {
   using A = typename Tile::Sum;
   EXPUNGE_SHARED(typename Tile::Shared, shared);
   const long work = grid.work();

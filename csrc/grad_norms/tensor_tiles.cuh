@@ -7,10 +7,11 @@
 namespace expunge::grad_norms::device {
 namespace {
 
-// Tensor cores add eight products at a time to a sum and cut the result off, so sums drift towards zero: each step by at
-// most nine units in the last place of what it adds up. After kTensorBlock terms they therefore go on in a second sum,
-// rounded to nearest. A sum of T terms errs by at most (9 kTensorBlock / 8) 2^-23 + (T / kTensorBlock) 2^-24, 1.4e-4, of
-// the sum of the magnitudes - when all errors have one sign; bfloat16 factors themselves are rounded to 2^-9.
+// Tensor cores add eight products at a time to a sum and cut the result off, so sums drift towards zero: each step by
+// at most nine units in the last place of what it adds up. After kTensorBlock terms they therefore go on in a second
+// sum, rounded to nearest. A sum of T terms errs by at most (9 kTensorBlock / 8) 2^-23 + (T / kTensorBlock) 2^-24,
+// 1.4e-4, of the sum of the magnitudes - when all errors have one sign; bfloat16 factors themselves are rounded to
+// 2^-9.
 #if defined(EXPUNGE_CUDA_EMULATION)
 constexpr long kTensorBlock = 256;  // tests reach the second sum in time
 #else
@@ -18,8 +19,8 @@ constexpr long kTensorBlock = 1024;
 #endif
 
 // 128 x 128 by eight warps, each 64 x 32 in 4 x 2 tiles of tensor cores. Slabs of factors go to shared memory as they
-// are, by copies of which three are under way while a fourth is multiplied; rows there are shifted by four banks against
-// one another. Two blocks share a multiprocessor.
+// are, by copies of which three are under way while a fourth is multiplied; rows there are shifted by four banks
+// against one another. Two blocks share a multiprocessor.
 struct TensorTile {
   using Sum = float;
   static constexpr bool kCanSplit = false;  // only the hardware knows which element a thread holds
