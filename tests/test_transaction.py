@@ -207,6 +207,21 @@ def begun(decides):
     return begin
 
 
+def test_names_reach_the_disk_before_the_journal_that_speaks_of_them(tmp_path, decides):
+    places(tmp_path)[0].write_bytes(OLD)
+    with killed_at(10**6, "before") as made:
+        write(tmp_path)
+    assert made[decides - 6 : decides] == ["fsync", "fsync", "open", "write", "fsync", "replace"]
+
+
+def test_every_folder_of_what_was_begun_is_locked(tmp_path, begun, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+    folder, real, locked = begun(tmp_path / "a"), fcntl.flock, []
+    monkeypatch.setattr(fcntl, "flock", lambda fd, how: (locked.append(os.fstat(fd).st_ino), real(fd, how)))
+    with exclusive([folder / "unrelated"]):
+        assert {folder.stat().st_ino, (folder / "other").stat().st_ino} <= set(locked)
+
+
 def test_a_file_changed_since_is_not_overwritten(tmp_path, begun):
     folder = begun(tmp_path / "a")
     places(folder)[0].write_bytes(b"somebody else's")
