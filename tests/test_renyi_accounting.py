@@ -265,6 +265,16 @@ def test_continuous_order_edges():
         rdp_to_epsilon(lambda a: 1.0, None, 1e-5)
 
 
+@pytest.mark.parametrize(
+    ("order", "sigma", "q"),
+    [(118.99, 2.771, 3.47e-4), (30.0, 1.0, 1e-3)],
+)
+def test_the_promised_slack_is_kept_at_large_orders(order, sigma, q):
+    truth = oracles.sampled_gaussian_rdp(order, sigma, q, "pq")
+    found = sampled_gaussian_rdp(order, sigma, q, direction="pq")
+    assert truth <= found <= truth * (1 + 1e-13 + 4e-15 * (order / sigma) ** 2)
+
+
 # --- privacy loss ----------------------------------------------------------------------------------------------------
 
 
@@ -405,6 +415,18 @@ def test_composition_per_record_and_best_exponent():
         assert float(alone.rdp) == pytest.approx(float(together.rdp[i]), rel=1e-12)
     fixed = [composition_rdp(norms, p=p, **common).rdp for p in (6.0, 11.0, 21.0)]
     assert all((together.rdp <= one * (1 + 1e-12)).all() for one in fixed)
+
+
+def test_composition_carries_where_its_bound_comes_from():
+    norms = np.random.default_rng(8).uniform(0, 2, (3, 4))
+    common = {**RUN, "order": 2.0, "sampling_probability": 1.0}
+    assert composition_rdp(norms, **common).bound_source == "given"
+    read_off = composition_rdp(norms, **{**common, "l2_bound": norms.max()}, bound_source="sample")
+    assert read_off.bound_source == "sample"
+    assert read_off.status == "estimate without a proved bound"
+    assert read_off.rdp == composition_rdp(norms, **common).rdp
+    with pytest.raises(ValueError, match="bound_source must be one of 'given', 'sample', got 'max'"):
+        composition_rdp(norms, **common, bound_source="max")
 
 
 def test_composition_refuses_unclipped_norms():

@@ -39,8 +39,11 @@ class CompositionRDP:
         ``"pq"``, ``"qp"`` or ``"both"`` (the larger of the two).
     n_runs : int
         Runs averaged over.
+    bound_source : str
+        Where ``l2_bound`` comes from: ``"given"`` or ``"sample"``.
     status : str
-        ``"estimate"``: an average over finitely many runs stands for an expectation, and is biased low.
+        ``"estimate"``: an average over finitely many runs stands for an expectation, and is biased low. With a bound
+        read off the sample ``"estimate without a proved bound"``: the expectations may then be infinite.
     """
 
     rdp: Estimate
@@ -48,6 +51,7 @@ class CompositionRDP:
     order: float
     direction: str
     n_runs: int
+    bound_source: str = "given"
     status: str = "estimate"
 
 
@@ -60,6 +64,7 @@ def composition_rdp(
     sampling_probability: float,
     batch_size: float,
     l2_bound: float,
+    bound_source: str = "given",
     direction: str = "both",
     p: ArrayLike | None = None,
     steps: ArrayLike | None = None,
@@ -79,6 +84,10 @@ def composition_rdp(
     l2_bound : float
         What gradients were clipped to. Without an almost-sure bound the expectations can be infinite while every
         average over runs is finite, so unclipped training is refused.
+    bound_source : {"given", "sample"}
+        ``"given"`` asserts that training clipped to ``l2_bound``, whatever the norms would have been. Say ``"sample"``
+        if the number was read off observed norms (their maximum, say), which bounds no other run: it cannot be told
+        from the norms themselves, and the result carries it.
     direction : {"both", "pq", "qp"}
         ``"pq"`` bounds the divergence of the law with the record from the law without it; ``"both"`` the larger.
     p : float or array_like of float, optional
@@ -94,7 +103,7 @@ def composition_rdp(
     Returns
     -------
     CompositionRDP
-        ``.rdp``, ``.p`` and ``.status == "estimate"``.
+        ``.rdp``, ``.p``, ``.bound_source`` and ``.status``, which begins with ``"estimate"``.
 
     Raises
     ------
@@ -123,6 +132,7 @@ def composition_rdp(
         raise ValueError(f"grad_norms must have shape (R, T) or (R, n, T), none of them 0, got shape {norms.shape}")
     alpha = number("order", order, low=1.0, open_low=True)
     bound = number("l2_bound", l2_bound, low=0.0, open_low=True)
+    source = choice("bound_source", bound_source, ("given", "sample"))
     if norms.max() > bound * (1.0 + 1e-6):
         raise ValueError(f"grad_norms must be at most l2_bound = {bound:g} (clip the gradients), got {norms.max():g}")
     tau = number("noise_std", noise_std, low=0.0, open_low=True)
@@ -158,6 +168,8 @@ def composition_rdp(
         order=alpha,
         direction=direction,
         n_runs=norms.shape[0],
+        bound_source=source,
+        status="estimate" if source == "given" else "estimate without a proved bound",
     )
 
 

@@ -64,7 +64,7 @@ def sampled_gaussian_rdp(
     Returns
     -------
     float or ndarray of float64
-        At least the true divergence and at most a relative ``1e-13 + 1e-15 (order/noise_multiplier)^2`` above it (see
+        At least the true divergence and at most a relative ``1e-13 + 4e-15 (order/noise_multiplier)^2`` above it (see
         Notes for where it is looser).
         Exactly 0 for an infinite noise multiplier or probability 0. Infinite for noise multiplier 0 with a positive
         probability, except in direction ``"qp"`` where it is ``-log(1 - q)``.
@@ -79,7 +79,8 @@ def sampled_gaussian_rdp(
     Notes
     -----
     Certified. The moment minus one is integrated as a sum of positive terms by the trapezoidal rule; the step and the
-    cuts carry proven error bounds below 1e-17 relative, rounding is covered by an outward factor of 1 + 2^-44.
+    cuts carry proven error bounds below 1e-17 relative, rounding is covered by an outward factor of 1 + 2^-44,
+    and that of exponents of size R, which is at most 2 (order/noise_multiplier)^2, by 2^-50 R and 2^-48 R/4.
     Looser but still upper bounds: divergences below 1e-290 read 1e-290 at most; below noise multiplier 0.02
     probabilities under 1e-12 count as 1e-12; where orders and noise are so extreme that the integral would take over
     260,000 nodes, Minkowski's bound ``order/(order-1) log(1 - q + q exp((order-1)/(2 s^2)))`` (or ``-log(1 - q)``)
