@@ -1,4 +1,4 @@
-"""Outward rounding as a law: bounds against exact rational or 50-digit arithmetic, close enough to see one lost slack."""
+"""Outward rounding as a law: bounds against exact or 50-digit arithmetic, close enough to see one lost slack."""
 
 from fractions import Fraction
 
@@ -6,7 +6,15 @@ import mpmath
 import numpy as np
 import pytest
 
-from expunge.accounting import GaussianPair, RenyiFilter, rdp_to_epsilon, renyi_filter, shifted_mu, weak_triangle_rdp
+from expunge.accounting import (
+    GaussianPair,
+    RenyiFilter,
+    contraction_rdp,
+    rdp_to_epsilon,
+    renyi_filter,
+    shifted_mu,
+    weak_triangle_rdp,
+)
 from expunge.accounting.contraction import rdp_within
 
 STEP = {"noise_std": 0.37, "step_size": 0.11, "batch_size": 7.3}
@@ -81,6 +89,33 @@ def test_what_a_filter_has_spent_is_summed_up(monkeypatch, cost):
     for step in range(1, 200):
         keeper.charge([1.0])
         assert Fraction(float(keeper.spent[0, 0])) >= step * Fraction(cost)
+
+
+def test_contraction_is_rounded_up_where_logarithms_are_large():
+    setting = {"order": 1.5, "contraction": 1.0}
+    for start in numbers(11, 300, -300, 300):
+        # Without noise nothing shrinks.
+        still = contraction_rdp(float(start), log_sobolev=1.0, noise_std=0.0, n_steps=1, **setting)
+        assert still[1] >= start
+    with mpmath.workdps(50):
+        for noise, ratio in zip(numbers(12, 300, -150, 150), numbers(13, 300, -1, 1), strict=True):
+            constant = np.array([float(noise) * float(noise) * float(ratio)])
+            found = contraction_rdp(1.0, log_sobolev=constant, noise_std=np.array([float(noise)]), **setting)
+            shrink = mpmath.log1p(mpmath.mpf(float(noise)) ** 2 / mpmath.mpf(constant[0]))
+            exact = mpmath.exp(-shrink / mpmath.mpf(1.5))
+            assert exact <= found[1] <= exact * (1 + mpmath.mpf(10) ** -11)
+
+
+@pytest.mark.parametrize("noise", [0.3, 0.7, 1.1])
+def test_many_contractions_are_rounded_up(noise):
+    steps = 3000
+    found = contraction_rdp(
+        1e300, order=1.001, log_sobolev=np.full(steps, 1.0), contraction=1.0, noise_std=noise / 2, n_steps=steps
+    )
+    with mpmath.workdps(50):
+        shrink = mpmath.log1p(mpmath.mpf(noise / 2) ** 2) / mpmath.mpf(1.001)
+        for k in range(0, steps, 50):
+            assert found[k] >= mpmath.mpf(1e300) * mpmath.exp(-k * shrink)
 
 
 def test_shifted_interpolation_is_rounded_up():
