@@ -134,6 +134,15 @@ def test_quoted_noise_that_is_lost_is_refused(model):
         model.quote(**TARGET, noise_std=1e-12)
 
 
+def test_given_noise_below_the_floor_is_refused_where_none_is_needed():
+    model = LangevinRidge(noise_std=0.5, random_state=0).fit(X, Y)
+    free = int(np.flatnonzero(model.quote(**TARGET, n_steps=10).noise_std == 0)[0])
+    with pytest.raises(ValueError, match="noise_std must be 0 or at least"):
+        model.unlearn(free, **TARGET, n_steps=10, noise_std=1e-12)
+    assert last_noise(model.unlearn(free, **TARGET, n_steps=10, noise_std=0.0)) == 0
+    assert last_noise(model.unlearn(free, **TARGET, n_steps=10, noise_grid=[1e-12, 0.25])) == 0.25
+
+
 # --- corners -------------------------------------------------------------------------------------
 
 

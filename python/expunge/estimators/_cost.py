@@ -231,7 +231,8 @@ def chosen_noise(
         if _suffices(cost, n_steps, noise_std):
             return ChosenNoise(noise_std, "given")
         needed = cost.smallest_noise(n_steps, start=start)
-        raise ValueError(f"noise_std must be {_at_least(needed)} for {target}, got {noise_std!r}")
+        enough = _at_least(needed) if needed > 0 else f"0 or at least {cost.floor(n_steps):.4g}"
+        raise ValueError(f"noise_std must be {enough} for {target}, got {noise_std!r}")
     needed = cost.smallest_noise(n_steps, start=start)
     if not math.isfinite(needed):
         why = "" if cost.method == "exact" else f": method {cost.method!r} needs e^epsilon < 10, 'exact' does not"
@@ -253,7 +254,8 @@ def chosen_noise(
         # A value within the tolerance of the search below what it found may suffice as well.
         if noise >= needed * (1 - 1e-6) and _suffices(cost, n_steps, noise):
             return ChosenNoise(noise, "grid")
-    raise ValueError(f"noise_grid must hold a number {_at_least(needed)} for {target}, its largest is {grid[-1]!r}")
+    enough = _at_least(max(needed, cost.floor(n_steps)))
+    raise ValueError(f"noise_grid must hold a number {enough} for {target}, its largest is {grid[-1]!r}")
 
 
 def _suffices(cost: DeletionCost, n_steps: int, noise_std: float) -> bool:
@@ -266,4 +268,4 @@ def _at_least(needed: float) -> str:
     if not math.isfinite(needed):
         return "larger than any that can be"
     # Rounded up, so that what is printed suffices.
-    return f"at least {float(f'{needed * (1 + 1e-3):.4g}'):g}" if needed > 0 else "0 or at least the floor"
+    return f"at least {float(f'{needed * (1 + 1e-3):.4g}'):g}"
