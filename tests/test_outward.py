@@ -106,16 +106,16 @@ def test_contraction_is_rounded_up_where_logarithms_are_large():
             assert exact <= found[1] <= exact * (1 + mpmath.mpf(10) ** -11)
 
 
-@pytest.mark.parametrize("noise", [0.3, 0.7, 1.1])
+@pytest.mark.parametrize("noise", [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8])
 def test_many_contractions_are_rounded_up(noise):
     steps = 3000
     found = contraction_rdp(
-        1e300, order=1.001, log_sobolev=np.full(steps, 1.0), contraction=1.0, noise_std=noise / 2, n_steps=steps
+        1.0, order=1.001, log_sobolev=np.full(steps, 1.0), contraction=1.0, noise_std=noise / 2, n_steps=steps
     )
     with mpmath.workdps(50):
         shrink = mpmath.log1p(mpmath.mpf(noise / 2) ** 2) / mpmath.mpf(1.001)
         for k in range(0, steps, 50):
-            assert found[k] >= mpmath.mpf(1e300) * mpmath.exp(-k * shrink)
+            assert found[k] >= mpmath.exp(-k * shrink)
 
 
 def test_shifted_interpolation_is_rounded_up():
