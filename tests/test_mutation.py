@@ -53,7 +53,7 @@ from mutation.workshop import Workshop, measure, trees
 root = Path(sys.argv[1])
 text = (root / "python/expunge/small.py").read_text()
 with trees(root, root, 1) as copies:
-    baseline = measure(copies[0], ["tests/test_small.py"])
+    baseline = measure(copies[0], ["tests/test_small.py"], ["small.py"])
     found = [(m.change, m.function, v["verdict"]) for m, v in Workshop(copies, baseline).run(mutants("small.py", text))]
     unchanged = (copies[0] / "python/expunge/small.py").read_text() == text
 print(json.dumps({"found": found, "failed": baseline.failed, "unchanged": unchanged}))

@@ -171,7 +171,8 @@ def _baseline(room: str, state: str, tree: Path, chosen: argparse.Namespace) -> 
     if path.exists():
         return Baseline(*json.loads(path.read_text()))
     print(f"{room}: running its tests on the unchanged package", flush=True)
-    baseline = measure(tree, test_arguments(room, chosen.tests))
+    files = {str(path.relative_to(SOURCES)) for pattern in ROOMS[room].sources for path in SOURCES.glob(pattern)}
+    baseline = measure(tree, test_arguments(room, chosen.tests), sorted(files))
     broken = [test for test in baseline.failed if test in baseline.seconds or "::" in test]
     if broken:
         some = ", ".join(broken[:5]) + (", ..." if len(broken) > 5 else "")

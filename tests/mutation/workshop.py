@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import builtins
 import contextlib
 import json
 import os
@@ -10,7 +12,6 @@ import shutil
 import signal
 import sys
 import tempfile
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
@@ -24,6 +25,7 @@ from mutation.mutants import Mutant
 
 MEMORY = 8 << 30  # a mutant must not take the machine with it
 _PRELOADED = "ignore:Module already imported so cannot be rewritten:pytest.PytestAssertRewriteWarning"
+_LISTENER = "_mutation_listener"
 _SLOWER, _GRACE = 5, 12  # a mutant's tests may take so many times their seconds, and so many seconds
 
 
@@ -51,37 +53,55 @@ def make_tree(root: Path, package: Path, place: Path) -> Path:
     return place
 
 
+def instrumented(file: str, text: str) -> str:
+    """Return a source whose functions note each of their lines as they run; nothing else is slowed down.
+
+    Line numbers are those of ``text``. Where nobody listens (in processes that tests start), nothing is noted.
+    """
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            continue
+        for inner in ast.walk(node):
+            for name in ("body", "orelse", "finalbody"):
+                block = getattr(inner, name, None)
+                if isinstance(block, list) and not isinstance(inner, ast.ClassDef):
+                    setattr(inner, name, [new for one in block for new in _noted(file, one)])
+    return ast.unparse(ast.fix_missing_locations(tree))
+
+
+def _noted(file: str, one: ast.stmt) -> list[ast.stmt]:
+    text = isinstance(one, ast.Expr) and isinstance(one.value, ast.Constant)
+    if text or getattr(one, "noted", False):
+        return [one]
+    one.noted = True  # type: ignore[attr-defined]
+    call = f"getattr(__import__('builtins'), '{_LISTENER}', id)({f'{file}:{one.lineno}'!r})"
+    (note,) = ast.parse(call).body
+    note.noted = True  # type: ignore[attr-defined]
+    return [note, one]
+
+
 class _Lines:
     """Notes the lines of the package that each test runs, how long it took, and whether it passed."""
 
-    def __init__(self, sources: Path) -> None:
-        self.prefix = str(sources) + os.sep
+    def __init__(self) -> None:
         self.lines: dict[str, set[str]] = defaultdict(set)
         self.seconds: dict[str, float] = {}
         self.failed: list[str] = []
-        self._hit: set[tuple[str, int]] = set()
-
-    def _enter(self, frame: Any, event: str, arg: Any) -> Any:
-        return self._step if frame.f_code.co_filename.startswith(self.prefix) else None
-
-    def _step(self, frame: Any, event: str, arg: Any) -> Any:
-        self._hit.add((frame.f_code.co_filename, frame.f_lineno))
-        return self._step
+        self._hit: set[str] = set()
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
         self._hit = set()
+        setattr(builtins, _LISTENER, self._hit.add)
         start = time.perf_counter()
-        threading.settrace(self._enter)
-        sys.settrace(self._enter)
         try:
             return (yield)
         finally:
-            sys.settrace(None)
-            threading.settrace(None)  # type: ignore[arg-type]
+            delattr(builtins, _LISTENER)
             self.seconds[item.nodeid] = time.perf_counter() - start
-            for name, line in self._hit:
-                self.lines[f"{name[len(self.prefix) :]}:{line}"].add(item.nodeid)
+            for spot in self._hit:
+                self.lines[spot].add(item.nodeid)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed or report.skipped:
@@ -157,13 +177,27 @@ class Baseline:
         return sorted(test for test in found if test in self.seconds)
 
 
-def measure(tree: Path, tests: list[str]) -> Baseline:
-    """Run ``tests`` on the unchanged package in ``tree``."""
+def measure(tree: Path, tests: list[str], files: Iterable[str]) -> Baseline:
+    """Run ``tests`` on the unchanged package in ``tree``, noting which of them run which lines of ``files``."""
+    originals = {tree / "python" / "expunge" / file: file for file in files}
+    texts = {path: path.read_text(encoding="utf-8") for path in originals}
+    for path, file in originals.items():
+        path.write_text(instrumented(file, texts[path]), encoding="utf-8")
+    try:
+        return _measured(tree, tests)
+    finally:
+        for path, text in texts.items():
+            path.write_text(text, encoding="utf-8")
+            for compiled in (path.parent / "__pycache__").glob(f"{path.stem}.*.pyc"):
+                compiled.unlink()
+
+
+def _measured(tree: Path, tests: list[str]) -> Baseline:
     log, answer = tree / "log.txt", tree / "answer.json"
 
     def work() -> tuple[int, Any]:
         sys.dont_write_bytecode = False  # the other copies start from these
-        notes = _Lines(tree / "python" / "expunge")
+        notes = _Lines()
         code = pytest.main(_arguments(tests), plugins=[notes])
         import expunge
 
