@@ -11,6 +11,7 @@ namespace {
 constexpr long kRecordBlock = 256;                    // records summed before they join the total, as on the CPU
 constexpr long kSharedBytes = 48 * 1024;              // what every device gives a block without asking
 constexpr long kDataBytes = 16 * 1024;                // of these, at most for data
+constexpr long kMostThreads = 128;                     // of a block
 constexpr long kWorkspaceBytes = 256L * 1024 * 1024;  // for parameters that do not fit
 
 // A vector of the chain of this thread: element i of all threads lies together.
@@ -177,7 +178,7 @@ __device__ T* copy_in(T* to, const T* from, long count, const T** where) {
 }
 
 template <class T>
-__global__ void chains_kernel(Chains<T> a, T* workspace, bool data_in_shared) {
+__global__ void __launch_bounds__(kMostThreads) chains_kernel(Chains<T> a, T* workspace, bool data_in_shared) {
   EXPUNGE_DYNAMIC_SHARED(T, shared);
   Data<T> data = {a.X, a.targets, a.row_norm, a.gram, a.moment};
   T* free_memory = shared;
@@ -230,7 +231,7 @@ long per_chain(long p, long q, bool gram) { return gram ? 2 * p * q : 3 * p * q 
 // Threads per block with which the chains' numbers fit in shared memory, or 0.
 long shared_threads(long p, long q, bool gram, long element_bytes) {
   const long bytes = per_chain(p, q, gram) * element_bytes;
-  for (long threads = 128; threads >= 32; threads /= 2)
+  for (long threads = kMostThreads; threads >= 32; threads /= 2)
     if (threads * bytes <= kSharedBytes - kDataBytes) return threads;
   return 0;
 }

@@ -9,7 +9,8 @@ namespace {
 
 constexpr unsigned kThreads = 256;
 
-__global__ void words_kernel(uint32_t* out, long blocks, uint64_t seed, uint64_t chain, uint32_t step) {
+__global__ void __launch_bounds__(kThreads)
+    words_kernel(uint32_t* out, long blocks, uint64_t seed, uint64_t chain, uint32_t step) {
   const long stride = static_cast<long>(gridDim.x) * blockDim.x;
   for (long block = static_cast<long>(blockIdx.x) * blockDim.x + threadIdx.x; block < blocks; block += stride) {
     uint32_t w[4];
@@ -20,7 +21,8 @@ __global__ void words_kernel(uint32_t* out, long blocks, uint64_t seed, uint64_t
 
 // A thread makes the normals of one Philox block: 4 in float32, 2 in float64.
 template <class T>
-__global__ void normals_kernel(T* out, long count, uint64_t seed, uint64_t chain, uint32_t step) {
+__global__ void __launch_bounds__(kThreads)
+    normals_kernel(T* out, long count, uint64_t seed, uint64_t chain, uint32_t step) {
   constexpr int per = Normals<T>::per_block;
   const long stride = static_cast<long>(gridDim.x) * blockDim.x, blocks = (count + per - 1) / per;
   for (long block = static_cast<long>(blockIdx.x) * blockDim.x + threadIdx.x; block < blocks; block += stride) {
@@ -33,45 +35,60 @@ __global__ void normals_kernel(T* out, long count, uint64_t seed, uint64_t chain
   }
 }
 
-// Rows of the Gram matrix and of the moment: 32 columns at a time, eight blocks of records side by side, whose sums
-// join the total in the order of the records.
-constexpr int kColumns = 32, kBlocks = 8;
+// Rows of the Gram matrix and of the moment, four at a time, so that a number that was read serves four products: 32
+// columns, eight blocks of records side by side, whose sums join the total in the order of the records.
+constexpr int kColumns = 32, kBlocks = 8, kGramRows = 4;
 constexpr long kRecordBlock = 256;
 
 template <class T>
-__global__ void gram_kernel(const T* X, const T* targets, long n, long p, long q, double alpha, T* gram, T* moment) {
-  EXPUNGE_SHARED(double, partial, [kBlocks][kColumns]);
+__global__ void __launch_bounds__(kColumns* kBlocks)
+    gram_kernel(const T* X, const T* targets, long n, long p, long q, double alpha, T* gram, T* moment) {
+  EXPUNGE_SHARED(double, partial, [kGramRows][kBlocks][kColumns]);
   const long padded = (p + kGramBlock - 1) / kGramBlock * kGramBlock;
-  const long i = blockIdx.y, column = static_cast<long>(blockIdx.x) * kColumns + threadIdx.x;
+  const long row = static_cast<long>(blockIdx.y) * kGramRows;
+  const long column = static_cast<long>(blockIdx.x) * kColumns + threadIdx.x;
+  const int rows = p - row < kGramRows ? static_cast<int>(p - row) : kGramRows;
   // Column j < p of X, nothing between p and its padding, then the targets.
   const T* source = column < p                                ? X + column
                     : column >= padded && column < padded + q ? targets + (column - padded)
                                                               : nullptr;
   const long width = column < p ? p : q;
-  double total = 0.0;
+  double total[kGramRows] = {};
   for (long first = 0; first < n; first += kBlocks * kRecordBlock) {
     const long start = first + threadIdx.y * kRecordBlock, stop = start + kRecordBlock < n ? start + kRecordBlock : n;
-    double sum = 0.0;
+    double sum[kGramRows] = {};
     if (source != nullptr)
-      for (long r = start; r < stop; ++r)
-        sum += static_cast<double>(X[r * p + i]) * static_cast<double>(source[r * width]);
-    partial[threadIdx.y][threadIdx.x] = sum;
+      for (long r = start; r < stop; ++r) {
+        const double value = static_cast<double>(source[r * width]);
+        EXPUNGE_UNROLL(4)
+        for (int k = 0; k < kGramRows; ++k)
+          if (k < rows) sum[k] += static_cast<double>(X[r * p + row + k]) * value;
+      }
+    EXPUNGE_UNROLL(4)
+    for (int k = 0; k < kGramRows; ++k) partial[k][threadIdx.y][threadIdx.x] = sum[k];
     __syncthreads();
     for (int block = 0; block < kBlocks; ++block)
-      if (first + block * kRecordBlock < n) total += partial[block][threadIdx.x];
+      if (first + block * kRecordBlock < n)
+        EXPUNGE_UNROLL(4)
+        for (int k = 0; k < kGramRows; ++k) total[k] += partial[k][block][threadIdx.x];
     __syncthreads();
   }
   if (threadIdx.y != 0) return;
-  if (column == i) total += alpha;
-  if (column < padded) gram[i * padded + column] = static_cast<T>(total);
-  else if (column < padded + q) moment[(column - padded) * p + i] = static_cast<T>(total);
+  EXPUNGE_UNROLL(4)
+  for (int k = 0; k < kGramRows; ++k) {
+    const long i = row + k;
+    if (k >= rows) continue;
+    if (column == i) total[k] += alpha;
+    if (column < padded) gram[i * padded + column] = static_cast<T>(total[k]);
+    else if (column < padded + q) moment[(column - padded) * p + i] = static_cast<T>(total[k]);
+  }
 }
 
 // A row per thread, summed in the order of its columns; rows are read whole through shared memory.
 constexpr int kRows = 128;
 
 template <class T>
-__global__ void row_norms_kernel(const T* X, long n, long p, T* out) {
+__global__ void __launch_bounds__(kRows) row_norms_kernel(const T* X, long n, long p, T* out) {
   EXPUNGE_SHARED(T, tile, [kRows][33]);
   for (long first = static_cast<long>(blockIdx.x) * kRows; first < n; first += static_cast<long>(gridDim.x) * kRows) {
     double square = 0.0;
@@ -95,7 +112,7 @@ constexpr unsigned kTailThreads = 128;
 
 // A block per chain, a thread per Philox block of its noise.
 template <class T>
-__global__ void tail_kernel(Tail<T> a, long n_chains) {
+__global__ void __launch_bounds__(kTailThreads) tail_kernel(Tail<T> a, long n_chains) {
   constexpr int per = Normals<T>::per_block;
   EXPUNGE_SHARED(T, sums, [16]);
   const long size = a.p * a.q;
@@ -133,7 +150,7 @@ __global__ void tail_kernel(Tail<T> a, long n_chains) {
 }
 
 template <class T>
-__global__ void residuals_kernel(Residuals<T> a, long n_chains) {
+__global__ void __launch_bounds__(kThreads) residuals_kernel(Residuals<T> a, long n_chains) {
   using P = Lanes<T>;
   const long stride = static_cast<long>(gridDim.x) * blockDim.x, n = a.n;
   for (long item = static_cast<long>(blockIdx.x) * blockDim.x + threadIdx.x; item < n_chains * n; item += stride) {
@@ -170,7 +187,7 @@ cudaError_t gram(const T* X, const T* targets, long n, long p, long q, double al
                  cudaStream_t stream) {
   if (p == 0) return cudaSuccess;
   const long width = (p + kGramBlock - 1) / kGramBlock * kGramBlock + q;
-  const dim3 grid(blocks_for(width, kColumns), static_cast<unsigned>(p));
+  const dim3 grid(blocks_for(width, kColumns), blocks_for(p, kGramRows));
   EXPUNGE_LAUNCH(gram_kernel<T>, grid, dim3(kColumns, kBlocks), 0, stream)
   (X, targets, n, p, q, alpha, gram_out, moment);
   return launched();
