@@ -44,7 +44,8 @@ MULTIPROCESSORS = {
 # Bytes of dynamic shared memory that launches ask for, where they may: kernel name -> (bytes, when).
 DYNAMIC: dict[str, list[tuple[str, int, str]]] = {
     "square_tiles": [
-        ("BlockTile<float, 128, 8>", 64 * 1024, "second sums"),
+        ("BlockTile<float, 128, 8, 128, 8>", 64 * 1024, "second sums"),
+        ("BlockTile<float, 128, 8, 64, 4>", 32 * 1024, "second sums"),
         ("TensorTile", 64 * 1024, "second sums"),
     ],
     "quote_kernel": [("", 48 * 1024, "largest record")],

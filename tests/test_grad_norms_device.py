@@ -49,6 +49,8 @@ def there(*arrays):
         (1, 260, 2080, 2080),  # as many tiles as fill a device: the largest ones, and second sums in shared memory
         (300, 3, 60, 90),  # tiles of many examples, larger than the matrices
         (3, 20, 33, 257),  # rows of odd length: nothing is aligned
+        (265, 3, 125, 62),  # tiles higher than wide
+        (133, 258, 200, 40),  # those, with second sums
         (1, 1, 3000, 5000),  # one position and long rows: a block for each
     ],
 )

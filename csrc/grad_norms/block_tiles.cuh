@@ -1,5 +1,5 @@
 // One block's tile of sum_k left(k, m) right(k, n): slabs of both operands pass through shared memory, twice buffered,
-// and every thread holds Micro x Micro sums.
+// and every thread holds MicroRows x MicroColumns sums.
 #pragma once
 
 #include "grad_norms/operands.cuh"
@@ -7,84 +7,94 @@
 namespace expunge::grad_norms::device {
 namespace {
 
-template <class A, int Tile, int Micro>
+// Rows and columns of a tile.
+struct TileShape {
+  int rows, columns;
+  __host__ __device__ long entries() const { return static_cast<long>(rows) * columns; }
+};
+
+template <class A, int Rows, int MicroRows, int Columns = Rows, int MicroColumns = MicroRows>
 struct BlockTile {
   using Sum = A;
   static constexpr bool kCanSplit = true;
-  static constexpr int kTile = Tile;
-  static constexpr int kMicro = Micro;
-  static constexpr int kThreads = (Tile / Micro) * (Tile / Micro);
+  static constexpr int kRows = Rows, kColumns = Columns;
+  static constexpr int kMicroRows = MicroRows, kMicroColumns = MicroColumns;
+  static constexpr int kThreads = (Rows / MicroRows) * (Columns / MicroColumns);
   // Blocks of a multiprocessor that the compiler keeps registers free for; 0 leaves it the choice.
-  static constexpr int kResident = Tile == 64 ? 2 : 0;
-  static constexpr int kTerms = Micro == 8 ? 8 : 16;  // of one slab
-  static constexpr int kSums = Micro * Micro;         // of one thread
-  static constexpr int kStride = Tile + 4;            // rows shifted by four banks, still whole 16-byte words
-  static constexpr int kFours = kTerms * Tile / 4 / kThreads;
-  // float32 sums of more than kBlock terms go on in a second sum. The larger tile has no registers left for it.
-  static constexpr bool kSecondInShared = Micro == 8;
+  static constexpr int kResident = Columns == 64 ? 2 : 0;
+  static constexpr int kTerms = MicroColumns == 8 ? 8 : 16;  // of one slab
+  static constexpr int kSums = MicroRows * MicroColumns;     // of one thread
+  // Slab rows are shifted by four banks, and still whole 16-byte words.
+  static constexpr int kLeftStride = Rows + 4, kRightStride = Columns + 4;
+  static constexpr int kLeftFours = kTerms * Rows / 4 / kThreads, kRightFours = kTerms * Columns / 4 / kThreads;
+  // float32 sums of more than kBlock terms go on in a second sum. The larger tiles have no registers left for it.
+  static constexpr bool kSecondInShared = kSums > 16;
   static constexpr bool kHasSecond = sizeof(A) == 4;
-  static_assert(kTerms * Tile % (4 * kThreads) == 0, "every thread moves whole groups of four");
+  static_assert(kTerms * Rows % (4 * kThreads) == 0 && kTerms * Columns % (4 * kThreads) == 0,
+                "every thread moves whole groups of four");
 
   struct Shared {
-    alignas(16) A left[2][kTerms][kStride];
-    alignas(16) A right[2][kTerms][kStride];
+    alignas(16) A left[2][kTerms][kLeftStride];
+    alignas(16) A right[2][kTerms][kRightStride];
     double scratch[kThreads / kWarp];
   };
   static constexpr long second_bytes(long terms) {
-    return kSecondInShared && kHasSecond && terms > kBlock ? static_cast<long>(sizeof(A)) * Tile * Tile : 0;
+    return kSecondInShared && kHasSecond && terms > kBlock ? static_cast<long>(sizeof(A)) * Rows * Columns : 0;
   }
 
   Shared& shared;
   A* second;  // dynamic shared memory of second_bytes
   int thread, row, column;
-  A sums[Micro][Micro];
+  A sums[MicroRows][MicroColumns];
 
   __device__ __forceinline__ BlockTile(Shared& shared_, A* second_)
       : shared(shared_),
         second(second_),
         thread(static_cast<int>(threadIdx.x)),
-        row(thread / (Tile / Micro)),
-        column(thread % (Tile / Micro)) {}
+        row(thread / (Columns / MicroColumns)),
+        column(thread % (Columns / MicroColumns)) {}
 
-  // Row (or, with `column`, column) of the tile that sums[i] belongs to: groups of four, half a tile apart.
+  // Row (or, with `column`, column) of a tile `along` long that sums[i] belongs to: groups of four, half a tile apart.
+  template <int along>
   __device__ __forceinline__ static int place(int thread_place, int i) {
-    return (i / 4) * (Tile / 2) + thread_place * 4 + i % 4;
+    return (i / 4) * (along / 2) + thread_place * 4 + i % 4;
   }
 
-  template <class Operand>
+  template <int along, class Operand, int fours>
   __device__ __forceinline__ static void fetch(const Operand& operand, int thread, int first_term, int first,
-                                               A (&values)[kFours][4]) {
+                                               A (&values)[fours][4]) {
 EXPUNGE_UNROLL(16)
-    for (int f = 0; f < kFours; ++f) {
+    for (int f = 0; f < fours; ++f) {
       const int group = thread + f * kThreads;
       if constexpr (Operand::along_terms)
         operand.load(first_term + group % (kTerms / 4) * 4, first + group / (kTerms / 4), values[f]);
       else
-        operand.load(first_term + group / (Tile / 4), first + group % (Tile / 4) * 4, values[f]);
+        operand.load(first_term + group / (along / 4), first + group % (along / 4) * 4, values[f]);
     }
   }
 
-  template <class Operand>
-  __device__ __forceinline__ static void keep(int thread, const A (&values)[kFours][4], A (&slab)[kTerms][kStride]) {
+  template <class Operand, int along, int fours>
+  __device__ __forceinline__ static void keep(int thread, const A (&values)[fours][4], A (&slab)[kTerms][along + 4]) {
 EXPUNGE_UNROLL(16)
-    for (int f = 0; f < kFours; ++f) {
+    for (int f = 0; f < fours; ++f) {
       const int group = thread + f * kThreads;
       if constexpr (Operand::along_terms) {
 EXPUNGE_UNROLL(16)
         for (int i = 0; i < 4; ++i) slab[group % (kTerms / 4) * 4 + i][group / (kTerms / 4)] = values[f][i];
       } else {
-        A* to = &slab[group / (Tile / 4)][group % (Tile / 4) * 4];
+        A* to = &slab[group / (along / 4)][group % (along / 4) * 4];
 EXPUNGE_UNROLL(16)
         for (int i = 0; i < 4; ++i) to[i] = values[f][i];
       }
     }
   }
 
-  __device__ __forceinline__ static void read(const A* slab_row, int thread_place, A (&out)[Micro]) {
+  template <int along, int micro>
+  __device__ __forceinline__ static void read(const A* slab_row, int thread_place, A (&out)[micro]) {
     constexpr int width = 16 / static_cast<int>(sizeof(A));
 EXPUNGE_UNROLL(16)
-    for (int i = 0; i < Micro; i += width) {
-      const Pack<A, width> values = *reinterpret_cast<const Pack<A, width>*>(slab_row + place(thread_place, i));
+    for (int i = 0; i < micro; i += width) {
+      const Pack<A, width> values = *reinterpret_cast<const Pack<A, width>*>(slab_row + place<along>(thread_place, i));
 EXPUNGE_UNROLL(16)
       for (int j = 0; j < width; ++j) out[i + j] = values.v[j];
     }
@@ -93,13 +103,13 @@ EXPUNGE_UNROLL(16)
   __device__ __forceinline__ void multiply(int buffer) {
 EXPUNGE_UNROLL(16)
     for (int k = 0; k < kTerms; ++k) {
-      A left[Micro], right[Micro];
-      read(shared.left[buffer][k], row, left);
-      read(shared.right[buffer][k], column, right);
+      A left[MicroRows], right[MicroColumns];
+      read<Rows>(shared.left[buffer][k], row, left);
+      read<Columns>(shared.right[buffer][k], column, right);
 EXPUNGE_UNROLL(16)
-      for (int i = 0; i < Micro; ++i)
+      for (int i = 0; i < MicroRows; ++i)
 EXPUNGE_UNROLL(16)
-        for (int j = 0; j < Micro; ++j) sums[i][j] += left[i] * right[j];
+        for (int j = 0; j < MicroColumns; ++j) sums[i][j] += left[i] * right[j];
     }
   }
 
@@ -110,15 +120,15 @@ EXPUNGE_UNROLL(16)
     A seconds[kHasSecond && !kSecondInShared ? kSums : 1];
     (void)seconds;
 EXPUNGE_UNROLL(16)
-    for (int i = 0; i < Micro; ++i)
+    for (int i = 0; i < MicroRows; ++i)
 EXPUNGE_UNROLL(16)
-      for (int j = 0; j < Micro; ++j) sums[i][j] = A(0);
-    A next_left[kFours][4] = {}, next_right[kFours][4] = {};
+      for (int j = 0; j < MicroColumns; ++j) sums[i][j] = A(0);
+    A next_left[kLeftFours][4] = {}, next_right[kRightFours][4] = {};
     if (first_term < last_term) {
-      fetch(left, thread, first_term, first_row, next_left);
-      fetch(right, thread, first_term, first_column, next_right);
-      keep<Left>(thread, next_left, shared.left[0]);
-      keep<Right>(thread, next_right, shared.right[0]);
+      fetch<Rows>(left, thread, first_term, first_row, next_left);
+      fetch<Columns>(right, thread, first_term, first_column, next_right);
+      keep<Left, Rows>(thread, next_left, shared.left[0]);
+      keep<Right, Columns>(thread, next_right, shared.right[0]);
     }
     __syncthreads();
     int buffer = 0;
@@ -126,21 +136,21 @@ EXPUNGE_UNROLL(16)
     for (int term = first_term; term < last_term; term += kTerms, buffer ^= 1) {
       const bool more = term + kTerms < last_term;
       if (more) {
-        fetch(left, thread, term + kTerms, first_row, next_left);
-        fetch(right, thread, term + kTerms, first_column, next_right);
+        fetch<Rows>(left, thread, term + kTerms, first_row, next_left);
+        fetch<Columns>(right, thread, term + kTerms, first_column, next_right);
       }
       multiply(buffer);
       if (more) {
-        keep<Left>(thread, next_left, shared.left[buffer ^ 1]);
-        keep<Right>(thread, next_right, shared.right[buffer ^ 1]);
+        keep<Left, Rows>(thread, next_left, shared.left[buffer ^ 1]);
+        keep<Right, Columns>(thread, next_right, shared.right[buffer ^ 1]);
       }
       if constexpr (kHasSecond) {
         if (more && (term + kTerms - first_term) % static_cast<int>(kBlock) == 0) {
 EXPUNGE_UNROLL(16)
-          for (int i = 0; i < Micro; ++i)
+          for (int i = 0; i < MicroRows; ++i)
 EXPUNGE_UNROLL(16)
-            for (int j = 0; j < Micro; ++j) {
-              A& slot = kSecondInShared ? second[(i * Micro + j) * kThreads + thread] : seconds[i * Micro + j];
+            for (int j = 0; j < MicroColumns; ++j) {
+              A& slot = kSecondInShared ? second[(i * MicroColumns + j) * kThreads + thread] : seconds[i * MicroColumns + j];
               slot = carried ? slot + sums[i][j] : sums[i][j];
               sums[i][j] = A(0);
             }
@@ -152,10 +162,10 @@ EXPUNGE_UNROLL(16)
     if constexpr (kHasSecond) {
       if (carried) {
 EXPUNGE_UNROLL(16)
-        for (int i = 0; i < Micro; ++i)
+        for (int i = 0; i < MicroRows; ++i)
 EXPUNGE_UNROLL(16)
-          for (int j = 0; j < Micro; ++j)
-            sums[i][j] += kSecondInShared ? second[(i * Micro + j) * kThreads + thread] : seconds[i * Micro + j];
+          for (int j = 0; j < MicroColumns; ++j)
+            sums[i][j] += kSecondInShared ? second[(i * MicroColumns + j) * kThreads + thread] : seconds[i * MicroColumns + j];
       }
     }
   }
@@ -171,10 +181,10 @@ EXPUNGE_UNROLL(16)
   template <class Body>
   __device__ __forceinline__ void each(int first_row, int first_column, int rows, int columns, const Body& body) const {
 EXPUNGE_UNROLL(16)
-    for (int i = 0; i < Micro; ++i)
+    for (int i = 0; i < MicroRows; ++i)
 EXPUNGE_UNROLL(16)
-      for (int j = 0; j < Micro; ++j) {
-        const int r = first_row + place(row, i), c = first_column + place(column, j);
+      for (int j = 0; j < MicroColumns; ++j) {
+        const int r = first_row + place<Rows>(row, i), c = first_column + place<Columns>(column, j);
         if (r < rows && c < columns) body(sums[i][j], r, c);
       }
   }
@@ -196,15 +206,15 @@ struct TileOfWork {
   long item;
   int tile, split, first_row, first_column, first_term, last_term;
 
-  __device__ __forceinline__ TileOfWork(const TileGrid& grid, long work, int size) {
+  __device__ __forceinline__ TileOfWork(const TileGrid& grid, long work, TileShape shape) {
     const int tiles = grid.row_tiles * grid.column_tiles;
     tile = static_cast<int>(work % tiles);
     work /= tiles;
     split = static_cast<int>(work % grid.splits);
     item = work / grid.splits;
     if (grid.list != nullptr) item = grid.list[item];
-    first_row = tile / grid.column_tiles * size;
-    first_column = tile % grid.column_tiles * size;
+    first_row = tile / grid.column_tiles * shape.rows;
+    first_column = tile % grid.column_tiles * shape.columns;
     first_term = split * grid.terms_a_split;
     last_term = first_term + grid.terms_a_split < grid.terms ? first_term + grid.terms_a_split : grid.terms;
   }
@@ -220,7 +230,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kResident)
   EXPUNGE_DYNAMIC_SHARED(A, second);
   const long work = grid.work();
   for (long w = blockIdx.x; w < work; w += gridDim.x) {
-    const TileOfWork at(grid, w, Tile::kTile);
+    const TileOfWork at(grid, w, TileShape{Tile::kRows, Tile::kColumns});
     Tile tile(shared, second);
     tile.accumulate(problem.left(at.item), problem.right(at.item), at.first_row, at.first_column, at.first_term,
                     at.last_term);
@@ -229,9 +239,9 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kResident)
     if constexpr (Tile::kCanSplit) {
       if (grid.splits > 1) {
         whole = false;
-        A* to = partial + (slot * grid.splits + at.split) * (Tile::kTile * Tile::kTile);
+        A* to = partial + (slot * grid.splits + at.split) * (Tile::kRows * Tile::kColumns);
         tile.each(at.first_row, at.first_column, problem.rows(), problem.columns(), [&](A value, int r, int c) {
-          to[(r - at.first_row) * Tile::kTile + c - at.first_column] = value;
+          to[(r - at.first_row) * Tile::kColumns + c - at.first_column] = value;
         });
       }
     }
@@ -246,18 +256,19 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kResident)
 
 // Adds up the splits of a tile in float64 and squares: one block a tile.
 template <class A>
-__global__ void __launch_bounds__(kRowThreads) sum_splits(const A* partial, TileGrid grid, int size, int rows,
+__global__ void __launch_bounds__(kRowThreads) sum_splits(const A* partial, TileGrid grid, TileShape shape, int rows,
                                                           int columns, double* parts) {
   EXPUNGE_SHARED(double, scratch, [kRowThreads / kWarp]);
   const long slot = blockIdx.x;
   const int tile = static_cast<int>(slot % (grid.row_tiles * grid.column_tiles));
-  const int first_row = tile / grid.column_tiles * size, first_column = tile % grid.column_tiles * size;
-  const A* from = partial + slot * grid.splits * size * size;
+  const int first_row = tile / grid.column_tiles * shape.rows, first_column = tile % grid.column_tiles * shape.columns;
+  const int entries = shape.rows * shape.columns;
+  const A* from = partial + slot * grid.splits * entries;
   double squares = 0;
-  for (int e = static_cast<int>(threadIdx.x); e < size * size; e += static_cast<int>(blockDim.x)) {
-    if (first_row + e / size >= rows || first_column + e % size >= columns) continue;
+  for (int e = static_cast<int>(threadIdx.x); e < entries; e += static_cast<int>(blockDim.x)) {
+    if (first_row + e / shape.columns >= rows || first_column + e % shape.columns >= columns) continue;
     double sum = 0;
-    for (int split = 0; split < grid.splits; ++split) sum += static_cast<double>(from[split * size * size + e]);
+    for (int split = 0; split < grid.splits; ++split) sum += static_cast<double>(from[split * entries + e]);
     squares += sum * sum;
   }
   squares = block_sum(squares, scratch);
@@ -278,27 +289,28 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kResident)
   EXPUNGE_SHARED(typename Tile::Shared, shared);
   const long work = grid.work();
   for (long w = blockIdx.x; w < work; w += gridDim.x) {
-    const TileOfWork at(grid, w, Tile::kTile);
+    const TileOfWork at(grid, w, TileShape{Tile::kRows, Tile::kColumns});
     const long slot = at.item * grid.row_tiles * grid.column_tiles + at.tile;
     if (Form == PairForm::symmetric_gram && at.first_row > at.first_column) {  // below the diagonal
       if (threadIdx.x == 0) values[slot] = spreads[slot] = 0;
       continue;
     }
-    A first[Tile::kMicro][Tile::kMicro];
+    A first[Tile::kMicroRows][Tile::kMicroColumns];
     Tile tile(shared, nullptr);
     tile.accumulate(problem.left(at.item), problem.right(at.item), at.first_row, at.first_column, 0, problem.terms());
 EXPUNGE_UNROLL(16)
-    for (int i = 0; i < Tile::kMicro; ++i)
+    for (int i = 0; i < Tile::kMicroRows; ++i)
 EXPUNGE_UNROLL(16)
-      for (int j = 0; j < Tile::kMicro; ++j) first[i][j] = tile.sums[i][j];
+      for (int j = 0; j < Tile::kMicroColumns; ++j) first[i][j] = tile.sums[i][j];
     tile.accumulate(problem.second_left(at.item), problem.second_right(at.item), at.first_row, at.first_column, 0,
                     problem.second_terms());
     double value = 0, spread = 0;
 EXPUNGE_UNROLL(16)
-    for (int i = 0; i < Tile::kMicro; ++i)
+    for (int i = 0; i < Tile::kMicroRows; ++i)
 EXPUNGE_UNROLL(16)
-      for (int j = 0; j < Tile::kMicro; ++j) {
-        const int r = at.first_row + Tile::place(tile.row, i), c = at.first_column + Tile::place(tile.column, j);
+      for (int j = 0; j < Tile::kMicroColumns; ++j) {
+        const int r = at.first_row + Tile::template place<Tile::kRows>(tile.row, i);
+        const int c = at.first_column + Tile::template place<Tile::kColumns>(tile.column, j);
         if (r >= problem.rows() || c >= problem.columns()) continue;
         if (Form == PairForm::symmetric_gram && r > c) continue;
         const double a = static_cast<double>(first[i][j]), g = static_cast<double>(tile.sums[i][j]);

@@ -188,7 +188,7 @@ struct ConvPlan {
   Shape<T> shape;
   bool gram, thin;
   long items, table_entries, tiles, pair_tiles_;
-  int size;
+  TileShape tile;
   TileGrid product, pairs;
   int* table;
   double *parts, *bias, *values, *spreads, *squares_in, *squares_out, *sums;
@@ -204,13 +204,14 @@ struct ConvPlan {
     items = examples * call.groups;
     table_entries = shape.in_channels * shape.padded_plane;
     table = arena.take<int>(table_entries);
-    size = tile_size(call.features, shape.out_channels, gram ? kEnoughBlocks : items, largest_tile<T>());
-    product = product_grid(items, call.features, shape.out_channels, call.positions, size, !gram);
+    tile = product_tile(call.features, shape.out_channels, gram ? kEnoughBlocks : items, largest_tile<T>(),
+                        sizeof(T) == 4);
+    product = product_grid(items, call.features, shape.out_channels, call.positions, tile, !gram);
     tiles = thin ? shape.out_channels : static_cast<long>(product.row_tiles) * product.column_tiles;
     parts = arena.take<double>(items * tiles);
-    partial = arena.take<T>(product.splits > 1 && !thin ? items * tiles * product.splits * size * size : 0);
+    partial = arena.take<T>(product.splits > 1 && !thin ? items * tiles * product.splits * tile.entries() : 0);
     bias = arena.take<double>(call.bias ? examples * call.out_channels : 0);
-    pairs = product_grid(items, call.positions, call.positions, call.features, 64, false);
+    pairs = product_grid(items, call.positions, call.positions, call.features, TileShape{64, 64}, false);
     pair_tiles_ = static_cast<long>(pairs.row_tiles) * pairs.column_tiles;
     values = arena.take<double>(gram ? items * pair_tiles_ : 0);
     spreads = arena.take<double>(gram ? items * pair_tiles_ : 0);
@@ -298,7 +299,7 @@ cudaError_t conv_norms(const ConvNorms<T>& call, long examples, char* workspace,
     (problem, channels, plan.parts);
     status = launched();
   } else {
-    status = launch_squares<T, largest_tile<T>()>(problem, plan.product, plan.size, call.features,
+    status = launch_squares<T, largest_tile<T>()>(problem, plan.product, plan.tile, call.features,
                                                   plan.shape.out_channels, plan.parts, plan.partial, stream);
   }
   if (status != cudaSuccess) return status;

@@ -127,7 +127,7 @@ template <class T>
 struct NormsPlan {
   using A = typename SumOf<T>::type;
   bool gram;
-  int size;
+  TileShape shape;
   TileGrid product, pairs;
   long tiles, pair_tiles_;
   double *parts, *bias, *values, *spreads, *squares_in, *squares_out, *settled_values;
@@ -138,13 +138,13 @@ struct NormsPlan {
   NormsPlan(const LinearNorms<T>& call, long examples, char* workspace) {
     DeviceArena arena{workspace};
     gram = gram_is_cheaper(call.positions, call.positions, call.d_in, call.d_out);
-    size = tile_size(call.d_in, call.d_out, gram ? kEnoughBlocks : examples, largest_tile<A>());
-    product = product_grid(examples, call.d_in, call.d_out, call.positions, size, !gram);
+    shape = product_tile(call.d_in, call.d_out, gram ? kEnoughBlocks : examples, largest_tile<A>(), sizeof(T) == 4);
+    product = product_grid(examples, call.d_in, call.d_out, call.positions, shape, !gram);
     tiles = static_cast<long>(product.row_tiles) * product.column_tiles;
     parts = arena.take<double>(examples * tiles);
-    partial = arena.take<A>(product.splits > 1 ? examples * tiles * product.splits * size * size : 0);
+    partial = arena.take<A>(product.splits > 1 ? examples * tiles * product.splits * shape.entries() : 0);
     bias = arena.take<double>(call.bias ? examples * column_strips(call.d_out) : 0);
-    pairs = product_grid(examples, call.positions, call.positions, call.d_in, 64, false);
+    pairs = product_grid(examples, call.positions, call.positions, call.d_in, TileShape{64, 64}, false);
     pair_tiles_ = static_cast<long>(pairs.row_tiles) * pairs.column_tiles;
     values = arena.take<double>(gram ? examples * pair_tiles_ : 0);
     spreads = arena.take<double>(gram ? examples * pair_tiles_ : 0);
@@ -167,12 +167,12 @@ cudaError_t launch_product(const ProductProblem<T>& problem, const NormsPlan<T>&
                            cudaStream_t stream) {
   using A = typename SumOf<T>::type;
   if constexpr (sizeof(T) == 2) {
-    if (plan.size == TensorTile::kTile) {
+    if (plan.shape.columns == TensorTile::kColumns) {
       if (launch_blocks(plan.product) == 0) return cudaSuccess;
       return launch_square_tiles<TensorTile>(problem, plan.product, plan.parts, nullptr, stream);
     }
   }
-  return launch_squares<A, sizeof(T) == 2 ? 64 : largest_tile<A>()>(problem, plan.product, plan.size, call.d_in,
+  return launch_squares<A, sizeof(T) == 2 ? 64 : largest_tile<A>()>(problem, plan.product, plan.shape, call.d_in,
                                                                   call.d_out, plan.parts, plan.partial, stream);
 }
 
@@ -261,7 +261,7 @@ __global__ void __launch_bounds__(kRowThreads) outer_dots(LinearDots<T> call, lo
 template <class T>
 struct DotsPlan {
   bool gram;
-  int size;
+  TileShape shape;
   TileGrid product, pairs;
   long tiles, pair_tiles_;
   double *parts, *values, *spreads, *squares[4], *settled_values;
@@ -271,11 +271,11 @@ struct DotsPlan {
   DotsPlan(const LinearDots<T>& call, long examples, char* workspace) {
     DeviceArena arena{workspace};
     gram = gram_is_cheaper(call.positions_1, call.positions_2, call.d_in, call.d_out);
-    size = tile_size(call.d_in, call.d_out, gram ? kEnoughBlocks : examples, 64);
-    product = product_grid(examples, call.d_in, call.d_out, call.positions_1, size, false);
+    shape = square_tile(call.d_in, call.d_out, gram ? kEnoughBlocks : examples, 64);
+    product = product_grid(examples, call.d_in, call.d_out, call.positions_1, shape, false);
     tiles = static_cast<long>(product.row_tiles) * product.column_tiles;
     parts = arena.take<double>(examples * tiles);
-    pairs = product_grid(examples, call.positions_1, call.positions_2, call.d_in, 64, false);
+    pairs = product_grid(examples, call.positions_1, call.positions_2, call.d_in, TileShape{64, 64}, false);
     pair_tiles_ = static_cast<long>(pairs.row_tiles) * pairs.column_tiles;
     values = arena.take<double>(gram ? examples * pair_tiles_ : 0);
     spreads = arena.take<double>(gram ? examples * pair_tiles_ : 0);
@@ -344,7 +344,7 @@ cudaError_t linear_dots(const LinearDots<T>& call, long examples, char* workspac
   const ProductPairProblem<T> problem{
       {call.activations_1, call.output_grads_1, call.positions_1, call.d_in, call.d_out},
       {call.activations_2, call.output_grads_2, call.positions_2, call.d_in, call.d_out}};
-  status = launch_pairs(problem, plan.product, plan.size, plan.parts, stream);
+  status = launch_pairs(problem, plan.product, plan.shape, plan.parts, stream);
   if (status != cudaSuccess) return status;
   return launch_finish(parts, examples, Result::sum, call.out, stream);
 }
@@ -370,7 +370,7 @@ template <class Tile, class T>
 __global__ void __launch_bounds__(Tile::kThreads) tied_tiles(TiedProblem<T> problem, TileGrid grid, double* parts) {
   EXPUNGE_SHARED(typename Tile::Shared, shared);
   const EmbeddingLinearDots<T>& call = problem.call;
-  const TileOfWork at(grid, blockIdx.x, Tile::kTile);
+  const TileOfWork at(grid, blockIdx.x, TileShape{Tile::kRows, Tile::kColumns});
   Tile tile(shared, nullptr);
   tile.accumulate(problem.left(at.item), problem.right(at.item), at.first_row, at.first_column, 0, grid.terms);
   double total = 0;
@@ -390,7 +390,7 @@ __global__ void __launch_bounds__(Tile::kThreads) tied_tiles(TiedProblem<T> prob
 
 template <class T>
 TileGrid tied_grid(const EmbeddingLinearDots<T>& call, long examples) {
-  return product_grid(examples, call.n_tokens, call.positions, call.width, 64, false);
+  return product_grid(examples, call.n_tokens, call.positions, call.width, TileShape{64, 64}, false);
 }
 
 }  // namespace

@@ -24,13 +24,13 @@ constexpr long kTensorBlock = 1024;
 struct TensorTile {
   using Sum = float;
   static constexpr bool kCanSplit = false;  // only the hardware knows which element a thread holds
-  static constexpr int kTile = 128;
+  static constexpr int kTile = 128, kRows = kTile, kColumns = kTile;
   static constexpr int kThreads = 256;
   static constexpr int kResident = 2;  // blocks of a multiprocessor
   static constexpr int kTerms = 16;    // of one slab
   static constexpr int kSlabs = 4;
   static constexpr int kStride = kTile + 8;
-  static constexpr int kRows = 4, kColumns = 2;  // tiles of a warp
+  static constexpr int kWarpRows = 4, kWarpColumns = 2;  // tiles of a warp
   using Fragment = mma::Tile<bfloat16, mma::kColumns, mma::kRows>;
   static constexpr int kElements = Fragment::kElements;
   static_assert(kTerms * kTile == 8 * kThreads, "a thread copies eight elements of each slab");
@@ -50,7 +50,7 @@ struct TensorTile {
   float* second;
   int thread;
   bool carried;
-  Fragment sums[kRows][kColumns];
+  Fragment sums[kWarpRows][kWarpColumns];
 
   __device__ __forceinline__ TensorTile(Shared& shared_, float* second_)
       : shared(shared_), second(second_), thread(static_cast<int>(threadIdx.x)), carried(false) {}
@@ -68,24 +68,24 @@ struct TensorTile {
   }
 
   __device__ __forceinline__ void multiply(int slab) {
-    const int warp = thread / kWarp, row = warp / 4 * (16 * kRows), column = warp % 4 * (16 * kColumns);
+    const int warp = thread / kWarp, row = warp / 4 * (16 * kWarpRows), column = warp % 4 * (16 * kWarpColumns);
     EXPUNGE_UNROLL(4)
-    for (int i = 0; i < kRows; ++i)
+    for (int i = 0; i < kWarpRows; ++i)
       EXPUNGE_UNROLL(2)
-      for (int j = 0; j < kColumns; ++j)
+      for (int j = 0; j < kWarpColumns; ++j)
         sums[i][j].multiply_add(&shared.left[slab][0][row + 16 * i], kStride, &shared.right[slab][0][column + 16 * j],
                                 kStride);
   }
 
   __device__ __forceinline__ float& slot(int i, int j, int e) const {
-    return second[((i * kColumns + j) * kElements + e) * kThreads + thread];
+    return second[((i * kWarpColumns + j) * kElements + e) * kThreads + thread];
   }
 
   __device__ __forceinline__ void carry() {
     EXPUNGE_UNROLL(4)
-    for (int i = 0; i < kRows; ++i)
+    for (int i = 0; i < kWarpRows; ++i)
       EXPUNGE_UNROLL(2)
-      for (int j = 0; j < kColumns; ++j) {
+      for (int j = 0; j < kWarpColumns; ++j) {
         EXPUNGE_UNROLL(8)
         for (int e = 0; e < kElements; ++e)
           slot(i, j, e) = carried ? slot(i, j, e) + sums[i][j].element(e) : sums[i][j].element(e);
@@ -99,9 +99,9 @@ struct TensorTile {
   __device__ __forceinline__ void accumulate(const Left& left, const Right& right, int first_row, int first_column,
                                              int first_term, int last_term) {
     EXPUNGE_UNROLL(4)
-    for (int i = 0; i < kRows; ++i)
+    for (int i = 0; i < kWarpRows; ++i)
       EXPUNGE_UNROLL(2)
-      for (int j = 0; j < kColumns; ++j) sums[i][j].clear();
+      for (int j = 0; j < kWarpColumns; ++j) sums[i][j].clear();
     EXPUNGE_UNROLL(4)
     for (int ahead = 0; ahead < kSlabs - 1; ++ahead)
       fetch(left, right, first_row, first_column, first_term + ahead * kTerms, last_term, ahead);
@@ -122,9 +122,9 @@ struct TensorTile {
   __device__ __forceinline__ double squares(int, int, int, int) const {
     double total = 0;
     EXPUNGE_UNROLL(4)
-    for (int i = 0; i < kRows; ++i)
+    for (int i = 0; i < kWarpRows; ++i)
       EXPUNGE_UNROLL(2)
-      for (int j = 0; j < kColumns; ++j)
+      for (int j = 0; j < kWarpColumns; ++j)
         EXPUNGE_UNROLL(8)
         for (int e = 0; e < kElements; ++e) {
           const float value = sums[i][j].element(e) + (carried ? slot(i, j, e) : 0.0f);

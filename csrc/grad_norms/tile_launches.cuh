@@ -11,7 +11,7 @@ namespace {
 inline long tiles_along(long n, int size) { return (n + size - 1) / size; }
 
 // The largest tile that wastes no more than a smaller one would, and still leaves every multiprocessor busy.
-inline int tile_size(long rows, long columns, long items, int largest) {
+inline int square_size(long rows, long columns, long items, int largest) {
   const auto area = [&](int size) { return tiles_along(rows, size) * size * tiles_along(columns, size) * size; };
   int size = largest;
   for (; size > 32; size /= 2) {
@@ -23,11 +23,25 @@ inline int tile_size(long rows, long columns, long items, int largest) {
   return size;
 }
 
-inline TileGrid product_grid(long items, long rows, long columns, long terms, int size, bool may_split) {
+inline TileShape square_tile(long rows, long columns, long items, int largest) {
+  const int size = square_size(rows, columns, items, largest);
+  return {size, size};
+}
+
+// The same, or a tile twice as high where it fits as well: a thread then reads three numbers for eight products instead
+// of four. Of float32 sums that have no more columns than half of the largest tile.
+inline TileShape product_tile(long rows, long columns, long items, int largest, bool may_be_high) {
+  const TileShape square = square_tile(rows, columns, items, largest);
+  const long high = tiles_along(rows, 128), low = tiles_along(rows, 64);
+  const bool fits = square.rows == 64 && columns <= 64 && items * high >= kEnoughBlocks && 8 * high <= 5 * low;
+  return may_be_high && fits ? TileShape{128, 64} : square;
+}
+
+inline TileGrid product_grid(long items, long rows, long columns, long terms, TileShape shape, bool may_split) {
   TileGrid grid{};
   grid.items = items;
-  grid.row_tiles = static_cast<int>(tiles_along(rows, size));
-  grid.column_tiles = static_cast<int>(tiles_along(columns, size));
+  grid.row_tiles = static_cast<int>(tiles_along(rows, shape.rows));
+  grid.column_tiles = static_cast<int>(tiles_along(columns, shape.columns));
   grid.terms = static_cast<int>(terms);
   const long blocks = items * grid.row_tiles * grid.column_tiles;
   long splits = 1;
@@ -67,34 +81,37 @@ cudaError_t launch_square_tiles(const Problem& problem, const TileGrid& grid, do
   return launched();
 }
 
-// parts[item, tile] = squares of the product form, in tiles of `size`, at most Largest.
+// parts[item, tile] = squares of the product form, in tiles of this shape, at most Largest.
 template <class A, int Largest, class Problem>
-cudaError_t launch_squares(const Problem& problem, const TileGrid& grid, int size, long rows, long columns,
+cudaError_t launch_squares(const Problem& problem, const TileGrid& grid, TileShape shape, long rows, long columns,
                            double* parts, A* partial, cudaStream_t stream) {
   if (launch_blocks(grid) == 0) return cudaSuccess;
   cudaError_t status = cudaSuccess;
-  if (size == 32) {
+  if (shape.columns == 32) {
     status = launch_square_tiles<BlockTile<A, 32, 4>>(problem, grid, parts, partial, stream);
-  } else if (size == 64) {
+  } else if (shape.rows == 64) {
     status = launch_square_tiles<BlockTile<A, 64, 4>>(problem, grid, parts, partial, stream);
-  } else {
-    if constexpr (Largest == 128)
+  } else if constexpr (Largest == 128) {
+    if (shape.columns == 64)
+      status = launch_square_tiles<BlockTile<A, 128, 8, 64, 4>>(problem, grid, parts, partial, stream);
+    else
       status = launch_square_tiles<BlockTile<A, 128, 8>>(problem, grid, parts, partial, stream);
   }
   if (status != cudaSuccess || grid.splits == 1) return status;
   const auto kernel = &sum_splits<A>;
   EXPUNGE_LAUNCH(kernel, dim3(static_cast<unsigned>(grid.items * grid.row_tiles * grid.column_tiles)),
                  dim3(kRowThreads), 0, stream)
-  (partial, grid, size, static_cast<int>(rows), static_cast<int>(columns), parts);
+  (partial, grid, shape, static_cast<int>(rows), static_cast<int>(columns), parts);
   return launched();
 }
 
 // The inner products of two products, summed in float64.
 template <class Problem>
-cudaError_t launch_pairs(const Problem& problem, const TileGrid& grid, int size, double* values, cudaStream_t stream) {
+cudaError_t launch_pairs(const Problem& problem, const TileGrid& grid, TileShape shape, double* values,
+                         cudaStream_t stream) {
   if (launch_blocks(grid) == 0) return cudaSuccess;
   const dim3 blocks(static_cast<unsigned>(launch_blocks(grid)));
-  if (size == 32) {
+  if (shape.rows == 32) {
     using Tile = BlockTile<double, 32, 4>;
     const auto kernel = &pair_tiles<PairForm::product, Tile, Problem>;
     EXPUNGE_LAUNCH(kernel, blocks, dim3(Tile::kThreads), 0, stream)(problem, grid, values, nullptr);
