@@ -30,6 +30,7 @@ ROOMS: dict[str, Room] = {
     "accounting": Room(
         ("accounting/*.py",),
         (
+            "test_accounting_edges*.py",
             "test_gdp*.py",
             "test_gaussian_pair*.py",
             "test_rdp*.py",
