@@ -150,7 +150,8 @@ EXPUNGE_UNROLL(16)
           for (int i = 0; i < MicroRows; ++i)
 EXPUNGE_UNROLL(16)
             for (int j = 0; j < MicroColumns; ++j) {
-              A& slot = kSecondInShared ? second[(i * MicroColumns + j) * kThreads + thread] : seconds[i * MicroColumns + j];
+              A& slot =
+                  kSecondInShared ? second[(i * MicroColumns + j) * kThreads + thread] : seconds[i * MicroColumns + j];
               slot = carried ? slot + sums[i][j] : sums[i][j];
               sums[i][j] = A(0);
             }
@@ -165,7 +166,8 @@ EXPUNGE_UNROLL(16)
         for (int i = 0; i < MicroRows; ++i)
 EXPUNGE_UNROLL(16)
           for (int j = 0; j < MicroColumns; ++j)
-            sums[i][j] += kSecondInShared ? second[(i * MicroColumns + j) * kThreads + thread] : seconds[i * MicroColumns + j];
+            sums[i][j] +=
+                kSecondInShared ? second[(i * MicroColumns + j) * kThreads + thread] : seconds[i * MicroColumns + j];
       }
     }
   }

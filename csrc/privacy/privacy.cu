@@ -16,15 +16,18 @@ constexpr long kMostWarps = 1L << 13;
 __device__ long first_item() { return static_cast<long>(blockIdx.x) * blockDim.x + threadIdx.x; }
 __device__ long all_threads() { return static_cast<long>(gridDim.x) * blockDim.x; }
 
-__global__ void __launch_bounds__(kThreads) gdp_delta_kernel(const double* mu, const double* epsilon, double* delta, long n) {
+__global__ void __launch_bounds__(kThreads)
+    gdp_delta_kernel(const double* mu, const double* epsilon, double* delta, long n) {
   for (long i = first_item(); i < n; i += all_threads()) gdp_delta(mu, epsilon, delta, i, i + 1);
 }
 
-__global__ void __launch_bounds__(kThreads) gdp_epsilon_kernel(const double* mu, const double* delta, double* epsilon, long n) {
+__global__ void __launch_bounds__(kThreads)
+    gdp_epsilon_kernel(const double* mu, const double* delta, double* epsilon, long n) {
   for (long i = first_item(); i < n; i += all_threads()) gdp_epsilon(mu, delta, epsilon, i, i + 1);
 }
 
-__global__ void __launch_bounds__(kThreads) gdp_mu_kernel(const double* epsilon, const double* delta, double* mu, long n) {
+__global__ void __launch_bounds__(kThreads)
+    gdp_mu_kernel(const double* epsilon, const double* delta, double* mu, long n) {
   for (long i = first_item(); i < n; i += all_threads()) gdp_mu(epsilon, delta, mu, i, i + 1);
 }
 
