@@ -42,8 +42,8 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 __global__ void __launch_bounds__(kThreads)
-    sampled_gaussian_kernel(const double* order, const double* noise_multiplier, const double* probability, bool reverse,
-                            double* out, long n) {
+    sampled_gaussian_kernel(const double* order, const double* noise_multiplier, const double* probability,
+                            bool reverse, double* out, long n) {
   for (long i = first_item(); i < n; i += all_threads())
     out[i] = sampled_rdp(reverse, order[i], noise_multiplier[i], probability[i]);
 }
