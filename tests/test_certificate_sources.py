@@ -117,6 +117,8 @@ def test_asserted_bounds_are_checked_against_the_data():
         (longest * (1 - 1e-9), 14, 1.0, "run.sources.norm_bound"),
         (longest, 13, 1.0, "run.sources.n_bound"),
         (longest, 14, 1 + 1e-6, "run.step_size"),
+        (longest, 14, 1 - 1e-12, "run.step_size"),  # whoever may choose a smaller step can let the data choose it
+        (longest, 14, 0.5, "run.step_size"),
     ):
         with pytest.raises(VerificationError) as caught:
             attempt(norm_bound, n_bound, factor / (n_bound * norm_bound**2 + 1.5))

@@ -73,6 +73,8 @@ def test_the_largest_norm_is_a_bound():
         ),
         ({"step_size": "bounded", "norm_bound": 2.0, "n_bound": 39}, "got 39 for 40 records"),
         ({"step_size": "bounded", "norm_bound": np.nan}, "norm_bound must be finite"),
+        ({"step_size": "bounded", "norm_bound": 1e200}, "norm_bound must be small enough"),
+        ({"step_size": "bounded", "norm_bound": 2.0, "n_bound": 10**400}, "n_bound must be less than 2\\^53"),
         ({"step_size": "bounded", "norm_bound": 2.0, "n_bound": 64.0}, "n_bound must be an integer"),
         ({"step_size": 0.01, "norm_bound": 2.0}, "need step_size='bounded'"),
         ({"step_size": "auto", "n_bound": 64}, "need step_size='bounded'"),

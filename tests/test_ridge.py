@@ -2,8 +2,11 @@
 
 import dataclasses
 import json
+import math
+from fractions import Fraction
 from pathlib import Path
 
+import mpmath
 import numpy as np
 import pytest
 import scipy.stats
@@ -15,6 +18,7 @@ import oracles
 from emulated import DEVICES, host, on_every_device, put
 from expunge import DeviceError, ridge
 from expunge._backend import core
+from expunge.accounting import gdp_delta
 from expunge.ridge import groups, shifted, target
 
 REFERENCE = json.loads((Path(__file__).parent / "golden" / "reference.json").read_text())["ridge"]
@@ -403,6 +407,44 @@ class TestExactQuotes:
 
 
 class TestShiftedQuotes:
+    @on_every_device
+    @pytest.mark.parametrize("seed", range(4))
+    def test_sensitivities_count_the_rounding_of_residuals_that_cancel(self, device, seed):
+        """Without noise a sensitivity is a distance: here of a target that many slow steps come ever closer to."""
+        rng = np.random.default_rng(seed)
+        X = rng.normal(size=(3, 1)) * 10.0 ** rng.uniform(-1, 2)
+        Y, n_steps = X * rng.normal(), 1500
+        run = {"alpha": 1e-9, "step_size": 0.004 / (float(np.sum(X * X)) + 1e-9)}
+        law = learned(device, X, Y, **run, n_steps=n_steps, noise_std=0.0)
+        found = host(shifted._sensitivities(law, np.arange(3), law.projected(np.arange(3)), 1e-6))
+        with mpmath.workdps(40):
+            eta, mean = mpmath.mpf(run["step_size"]), mpmath.mpf(0)
+            rows, aims = ([mpmath.mpf(float(value)) for value in column[:, 0]] for column in (X, Y))
+            for k in range(n_steps):
+                residuals = [x * mean - y for x, y in zip(rows, aims, strict=True)]
+                for i, (x, residual) in enumerate(zip(rows, residuals, strict=True)):
+                    exact = eta * abs(x) * abs(residual)
+                    assert exact <= mpmath.mpf(float(found[i, k])) <= exact * (1 + mpmath.mpf("1e-6"))
+                gradient = sum(x * r for x, r in zip(rows, residuals, strict=True)) + mpmath.mpf(run["alpha"]) * mean
+                mean -= eta * gradient
+
+    @on_every_device
+    def test_deltas_of_shifted_quotes_are_added_upward(self, device):
+        X, Y, run = make(9, 30, 4, 1, 1.0, 30, 0.1)
+        law = learned(device, X, Y, **run)
+        for epsilon in (0.0, 0.3, 1.0, 2.2):
+            for delta in (1e-3, 1e-5, 3e-9):
+                quote = asked(ridge.shifted_quotes, law, range(30), epsilon=epsilon, delta=delta, n_steps=6)
+                base = gdp_delta(quote.mu, quote.epsilon)
+                for i in range(30):
+                    failure = Fraction(delta / 10.0)
+                    assert Fraction(quote.delta_pq[i]) >= Fraction(base[i]) + failure
+                    assert (
+                        Fraction(quote.delta_qp[i])
+                        >= Fraction(base[i]) + Fraction(math.exp(quote.epsilon[i])) * failure
+                    )
+                    assert quote.delta_qp[i] <= delta
+
     # Smaller contractions need noises whose squares are zero in the oracle's float64.
     @on_every_device
     @given(st.integers(0, 10**6), st.integers(1, 30), st.floats(1e-9, 1.0), st.integers(1, 6), st.floats(0.1, 3.0))

@@ -13,6 +13,8 @@ __all__ = ["check_classes", "check_noise", "check_run", "lost_classes"]
 
 # The norm of a row is rounded a few times; a bound that equals it must be accepted.
 _NORM_SLACK = 1e-12
+# A step size made of bounds is one division, sum and product or two away from them.
+_ROUNDING = 8 * float(np.finfo(np.float64).eps)
 
 
 def check_run(run: RidgeRun, design: NDArray[np.float64], targets: NDArray[np.float64]) -> float:
@@ -62,10 +64,11 @@ def _check_bounds(run: RidgeRun, design: NDArray[np.float64]) -> None:
             "run.sources.norm_bound",
             f"must be at least the norm of every row, got {norm_bound!r}, but row {longest} has {norms[longest]!r}",
         )
-    limit = 1.0 / (n_bound * (norm_bound * norm_bound) + run.alpha)
-    if not run.step_size <= limit * (1 + STEP_SIZE_SLACK):
+    needed = 1.0 / (n_bound * (norm_bound * norm_bound) + run.alpha)
+    # Any other step, a smaller one too, can have been chosen by the data.
+    if not abs(run.step_size - needed) <= _ROUNDING * needed:
         raise VerificationError(
-            "run.step_size", f"must be at most 1/(n_bound norm_bound^2 + alpha) = {limit!r}, got {run.step_size!r}"
+            "run.step_size", f"must be 1/(n_bound norm_bound^2 + alpha) = {needed!r}, got {run.step_size!r}"
         )
 
 

@@ -315,11 +315,16 @@ def _step_size(settings: dict[str, Any], design: Array, classes_source: str) -> 
         )
     if n_bound is not None and n > n_bound:
         raise ValueError(f"n_bound must be at least the number of records, got {n_bound} for {n} records")
+    if n_bound is not None and n_bound >= 2**53:
+        raise ValueError(f"n_bound must be less than 2^53, got {n_bound}")
     # A power of two says little about how many there are, but it is taken from the data.
     assumed = 1 << (n - 1).bit_length() if n_bound is None else n_bound
     if n_bound is not None:
         sources = replace(sources, step_size="bounded", norm_bound=norm_bound, n_bound=n_bound)
-    return 1.0 / (assumed * norm_bound**2 + alpha), sources
+    step_size = 1.0 / (assumed * (norm_bound * norm_bound) + alpha)
+    if not step_size > 0:
+        raise ValueError(f"norm_bound must be small enough for its square to be finite, got {norm_bound!r}")
+    return step_size, sources
 
 
 def _check_noise(

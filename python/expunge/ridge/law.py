@@ -105,6 +105,7 @@ class LearningLaw:
         means = np.zeros((self.n_features, self.n_steps, self.n_outputs))
         for step in range(1, self.n_steps):
             means[:, step] = factors * means[:, step - 1] + self.step_size * moments
+        self._mean_errors = self._rounding_of(means, factors)
         self._means = means.reshape(self.n_features, -1)
         # what blocks of records are multiplied by, and kernels read, where the records lie
         self._spectrum_there, self._vectors_there, self._means_there = self.eigenvalues, self.eigenvectors, self._means
@@ -126,6 +127,17 @@ class LearningLaw:
         if not np.isfinite(products).all():
             raise ValueError("targets must be finite and small enough for X^T Y to be finite")
         return gram, products
+
+    def _rounding_of(self, means: Float64, factors: Float64) -> Float64:
+        """Return bounds on the Frobenius norm of what rounding does to the means of each step, shape (n_steps,)."""
+        with np.errstate(divide="ignore"):
+            memory = 1.0 / (1.0 - np.abs(factors))  # steps over which a rounding is felt
+        felt = np.minimum(np.where(memory > 0.0, memory, np.inf), np.arange(1.0, self.n_steps + 1.0))
+        squares = np.zeros(self.n_steps)
+        for output in range(self.n_outputs):
+            largest = np.maximum.accumulate(np.abs(means[:, :, output]), axis=1)
+            squares += np.square(felt * largest).sum(axis=0)
+        return np.asarray(4.0 * EPS * np.sqrt(squares) * (1.0 + 8.0 * self.n_features * EPS))
 
     @property
     def n_records(self) -> int:

@@ -105,10 +105,15 @@ def _sensitivities(law: LearningLaw, rows: Int64, projected: Float64, failure: f
     """Return bounds on eta |x| |x^T theta_k - y| for all learning steps, each failing with probability at most that."""
     norms, target_norms, means, spread = _sizes(law, rows, projected)
     quantile = float(scipy.stats.chi.isf(failure, law.n_outputs)) * (1.0 + 1e-11)
-    largest = float(np.sqrt(np.einsum("jc,jc->c", *(2 * [law._means]))).max(initial=0.0)) * math.sqrt(law.n_outputs)
-    rounding = 4.0 * law.n_features * EPS
-    slack = (norms * largest + target_norms) * rounding
-    bound = means * (1.0 + rounding) + slack[:, None] + spread * (quantile * (1.0 + rounding))
+    # A residual may be far smaller than what it is the difference of: its own products are rounded, and the means are.
+    each = 4.0 * EPS * (law.n_features + 2.0)
+    sizes = np.sqrt(np.einsum("jkc,jkc->k", *(2 * [law._means.reshape(law.n_features, law.n_steps, law.n_outputs)])))
+    off = law._mean_errors + each * sizes
+    if isinstance(law._place, _backend.DevicePlace):
+        off = law._place.library.asarray(off)
+    rounding = 8.0 * (law.n_steps + law.n_features) * EPS
+    bound = means + norms[:, None] * off[None, :] + (each * target_norms)[:, None]
+    bound = (bound + spread * quantile) * (1.0 + rounding)
     bounds: Float64 = norms[:, None] * (law.step_size * (1.0 + 16.0 * EPS)) * bound
     return bounds
 
@@ -260,7 +265,9 @@ def shifted_group_quotes(
 def _solve_shifted(
     law: LearningLaw, goal: Goal, sensitivity: Float64, contraction: Float64, threads: int | None
 ) -> tuple[Float64, Float64]:
-    room = goal.delta - math.exp(goal.epsilon) * (goal.delta / 10.0) * (1.0 + 8.0 * EPS) if goal.epsilon < 700 else 0.0
+    room = 0.0
+    if goal.epsilon < 700.0:
+        room = goal.delta * (1.0 - 8.0 * EPS) - math.exp(goal.epsilon) * (goal.delta / 10.0) * (1.0 + 8.0 * EPS)
     if not room > 0.0:
         return np.full(contraction.shape, np.inf), np.full(contraction.shape, np.inf)
     place = law._place
@@ -295,8 +302,8 @@ def _shifted_result(goal: Goal, value: Float64, mu: Float64, place: Place) -> Sh
     base = np.ones(mu.size)
     finite = np.isfinite(mu) & np.isfinite(reached)
     base[finite] = gdp_delta(mu[finite], reached[finite])
-    pq = np.minimum(base + failure, 1.0)
-    qp = np.minimum(base + np.exp(np.minimum(reached, 700.0)) * failure, 1.0)
+    grown = np.exp(np.minimum(reached, 700.0)) * (1.0 + 4.0 * EPS) * failure
+    pq, qp = (np.minimum(np.nextafter(base + part, np.inf), 1.0) for part in (failure, grown))
     return ShiftedQuotes(*there(place, noise, steps, reached, mu, pq, qp))
 
 
