@@ -84,6 +84,26 @@ def test_long_examples_are_sorted_in_memory(dtype):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(1, 3), (40, 5), (70, 130), (33, 300)])
+@pytest.mark.parametrize("squared", [False, True])
+def test_many_short_examples_are_finished_where_they_are_sorted(dtype, shape, squared):
+    rng = np.random.default_rng(1)
+    length, width = shape
+    indices, g = rng.integers(0, 9, (265, length)), normal(rng, (265, length, width), dtype)
+    indices[3], indices[4, 0] = 7, -1  # nothing but padding; no row of a table
+    found = host(embedding_grad_norms(*there(indices, g), padding_idx=7, squared=squared))
+    few = [host(embedding_grad_norms(*there(indices[at], g[at]), padding_idx=7, squared=squared))
+           for at in (slice(0, 200), slice(200, None))]  # fmt: skip
+    np.testing.assert_allclose(found, np.concatenate(few), rtol=1e-14)
+    indices[4] = 7
+    stored = oracles.embedding_gradients(indices, g, rows=9, padding_idx=7)
+    expected = np.sum(stored**2, axis=(1, 2)) ** (1 if squared else 0.5)
+    expected[4] = np.nan
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    assert found[3] == 0.0
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("kind", ["layer", "rms"])
 @pytest.mark.parametrize("shape", [(2, 130, 33), (2, 3, 2500), (1, 40, 1024), (3, 1, 1)])
 def test_normalising_rows_short_and_long(dtype, kind, shape):
@@ -162,6 +182,35 @@ def test_what_leads_outside_an_array_is_nan_and_reads_nothing(kernel, name, valu
     expected[slice(None) if where is None else where] = True
     assert (bad.all(axis=1) == expected).all()
     assert (bad.any(axis=1) == expected).all()
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10, 40, 1000])
+@pytest.mark.parametrize("sure", [0.0, 30.0, 300.0, 700.0])
+def test_float32_norms_of_probes_keep_their_digits_however_small_they_are(classes, sure):
+    """Sums in float32, one factor in float64: the relative error does not grow where the label is all but certain."""
+    rng = np.random.default_rng(8)
+    X = np.eye(classes, dtype=np.float32)[rng.integers(classes, size=20)]
+    weights = rng.normal(size=(classes, classes)).astype(np.float32) * 3
+    y = rng.integers(classes, size=20)
+    weights[X.argmax(axis=1), y] += np.float32(sure)
+    found = host(probe_grad_norms(*there(X, weights, y)))
+    logits = weights[X.argmax(axis=1)].astype(np.longdouble)
+    mine = np.take_along_axis(logits, y[:, None], axis=1)
+    others = np.exp(logits - mine) * (np.arange(classes) != y[:, None])
+    p = others / (1 + others.sum(axis=1, keepdims=True))
+    expected = np.sqrt((p**2).sum(axis=1) + p.sum(axis=1) ** 2)
+    assert np.all(np.abs(found / expected - 1) <= (classes / 32 + 16) * 2.0**-24)
+
+
+def test_float32_norms_of_probes_at_the_ends_of_the_range():
+    def norm(logits, label):
+        weights = np.array([logits], dtype=np.float32)
+        return float(host(probe_grad_norms(*there(np.ones((1, 1), dtype=np.float32), weights, np.array([label]))))[0])
+
+    assert norm([3e38, -3e38, 0], 0) == 0.0
+    assert norm([3e38, -3e38, 0], 1) == pytest.approx(math.sqrt(2), rel=1e-6)
+    for bad in (math.inf, -math.inf, math.nan):
+        assert all(math.isnan(norm([0, 1, bad], label)) for label in range(3))
 
 
 # --- types ------------------------------------------------------------------------------------------------

@@ -24,18 +24,13 @@ long power_of_two(long n) {
   return power;
 }
 
-// order[example, 0..counts[example]) = positions sorted by token, padding left out; runs[...] says where a run begins.
-// One block an example, a bitonic network over `slots` entries in shared memory or, for long examples, in `entries`.
-__global__ void __launch_bounds__(kRowThreads) sort_tokens(const long* tokens, int n_tokens, long padding_token,
-                                                           int slots, Entry* entries, int* order, unsigned char* runs,
-                                                           int* counts) {
-  EXPUNGE_DYNAMIC_SHARED(Entry, in_shared);
+// Sorts the positions of an example by token, padding last, by a bitonic network over `slots` entries; whole block.
+__device__ __forceinline__ void sort_entries(const long* tokens, int n_tokens, long padding_token, int slots,
+                                             Entry* slot) {
   constexpr long kLast = 0x7fffffffffffffffL;
-  const long example = blockIdx.x;
-  Entry* const slot = entries == nullptr ? in_shared : entries + example * slots;
   const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
   for (int t = thread; t < slots; t += threads) {
-    const long token = t < n_tokens ? tokens[example * n_tokens + t] : padding_token;
+    const long token = t < n_tokens ? tokens[t] : padding_token;
     slot[t].token = t >= n_tokens || token == padding_token ? kLast : token;
     slot[t].position = t >= n_tokens || token == padding_token ? -1 : t;
   }
@@ -53,12 +48,105 @@ __global__ void __launch_bounds__(kRowThreads) sort_tokens(const long* tokens, i
       }
       __syncthreads();
     }
+}
+
+// Sorted entries of one example.
+struct Sorted {
+  const Entry* slot;
+  __device__ __forceinline__ int place(int t) const { return slot[t].position; }
+  __device__ __forceinline__ bool begins(int t) const {  // a run
+    return slot[t].position >= 0 && (t == 0 || slot[t].token != slot[t - 1].token);
+  }
+  // Whether t is the last that is kept: they come first.
+  __device__ __forceinline__ bool last(int t, int n_tokens) const {
+    return slot[t].position >= 0 && (t + 1 == n_tokens || slot[t + 1].position < 0);
+  }
+  // How many are kept if t is the last. A negative token is no row of a table.
+  __device__ __forceinline__ int count(int t) const { return slot[0].token < 0 ? -1 : t + 1; }
+};
+
+// The same written down.
+struct Ordered {
+  const int* places;
+  const unsigned char* runs;
+  __device__ __forceinline__ int place(int t) const { return places[t]; }
+  __device__ __forceinline__ bool begins(int t) const { return runs[t] != 0; }
+};
+
+// This lane's squares of the runs that begin in a segment, over four of its strip's columns.
+template <class T, class Order>
+__device__ __forceinline__ double squares_of_runs(const AcrossRows<T>& grads, const Order& order, int count, int segment,
+                                                  int strip) {
+  const int column = strip * kStrip + static_cast<int>(threadIdx.x) % kWarp * 4;
+  double squares = count < 0 ? __builtin_nan("") : 0.0;
+  const int end = (segment + 1) * kSegment < count ? (segment + 1) * kSegment : count;
+  double sums[4] = {};
+  int t = segment * kSegment;
+  while (t < end && !order.begins(t)) ++t;  // the rest of a run that an earlier warp takes
+  if (t < end)
+    for (; t < count; ++t) {
+      if (order.begins(t)) {
+        EXPUNGE_UNROLL(16)
+        for (int i = 0; i < 4; ++i) {
+          squares += sums[i] * sums[i];
+          sums[i] = 0;
+        }
+        if (t >= end) break;
+      }
+      double grad[4];
+      grads.load(order.place(t), column, grad);
+      EXPUNGE_UNROLL(16)
+      for (int i = 0; i < 4; ++i) sums[i] += grad[i];
+    }
+  EXPUNGE_UNROLL(16)
+  for (int i = 0; i < 4; ++i) squares += sums[i] * sums[i];
+  return squares;
+}
+
+template <class T>
+__device__ __forceinline__ AcrossRows<T> grads_of(const EmbeddingNorms<T>& call, long example) {
+  return {call.output_grads + example * call.n_tokens * call.width, call.width, static_cast<int>(call.n_tokens),
+          static_cast<int>(call.width)};
+}
+
+// Short examples, many of them: a block sorts one in shared memory, sums its runs and writes its norm.
+template <class T>
+__global__ void __launch_bounds__(kRowThreads) short_examples(EmbeddingNorms<T> call, int slots, int segments,
+                                                              int strips) {
+  EXPUNGE_DYNAMIC_SHARED(Entry, slot);
+  EXPUNGE_SHARED(int, kept);
+  EXPUNGE_SHARED(double, scratch, [kRowThreads / kWarp]);
+  const long example = blockIdx.x;
+  const int n_tokens = static_cast<int>(call.n_tokens), thread = static_cast<int>(threadIdx.x);
+  if (thread == 0) kept = 0;
+  sort_entries(call.tokens + example * call.n_tokens, n_tokens, call.padding_token, slots, slot);
+  const Sorted order{slot};
+  for (int t = thread; t < n_tokens; t += static_cast<int>(blockDim.x))
+    if (order.last(t, n_tokens)) kept = order.count(t);
+  __syncthreads();
+  const AcrossRows<T> grads = grads_of(call, example);
+  double squares = 0;
+  for (int work = thread / kWarp; work < segments * strips; work += static_cast<int>(blockDim.x) / kWarp)
+    squares += squares_of_runs(grads, order, kept, work / strips, work % strips);
+  squares = block_sum(squares, scratch);
+  if (thread == 0) call.out[example] = finish(squares, call.squared);
+}
+
+// order[example, 0..counts[example]) = positions sorted by token, padding left out; runs[...] says where a run begins.
+// One block an example, in shared memory or, for long examples, in `entries`.
+__global__ void __launch_bounds__(kRowThreads) sort_tokens(const long* tokens, int n_tokens, long padding_token,
+                                                           int slots, Entry* entries, int* order, unsigned char* runs,
+                                                           int* counts) {
+  EXPUNGE_DYNAMIC_SHARED(Entry, in_shared);
+  const long example = blockIdx.x;
+  Entry* const slot = entries == nullptr ? in_shared : entries + example * slots;
+  const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
+  sort_entries(tokens + example * n_tokens, n_tokens, padding_token, slots, slot);
+  const Sorted sorted{slot};
   for (int t = thread; t < n_tokens; t += threads) {
-    const bool kept = slot[t].position >= 0;
-    order[example * n_tokens + t] = slot[t].position;
-    runs[example * n_tokens + t] = kept && (t == 0 || slot[t].token != slot[t - 1].token) ? 1 : 0;
-    // Kept entries come first: the last of them says how many there are. A negative token is no row of a table.
-    if (kept && (t + 1 == n_tokens || slot[t + 1].position < 0)) counts[example] = slot[0].token < 0 ? -1 : t + 1;
+    order[example * n_tokens + t] = sorted.place(t);
+    runs[example * n_tokens + t] = sorted.begins(t) ? 1 : 0;
+    if (sorted.last(t, n_tokens)) counts[example] = sorted.count(t);
   }
   if (thread == 0 && (n_tokens == 0 || slot[0].position < 0)) counts[example] = 0;
 }
@@ -68,45 +156,19 @@ template <class T>
 __global__ void __launch_bounds__(kRowThreads) run_squares(EmbeddingNorms<T> call, const int* order,
                                                            const unsigned char* runs, const int* counts, int segments,
                                                            int strips, long examples, double* parts) {
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const long work = (static_cast<long>(blockIdx.x) * blockDim.x + threadIdx.x) / kWarp;
   if (work >= examples * segments * strips) return;
   const int strip = static_cast<int>(work % strips), segment = static_cast<int>(work / strips % segments);
   const long example = work / strips / segments;
-  const int count = counts[example], n_tokens = static_cast<int>(call.n_tokens);
-  double squares = count < 0 ? __builtin_nan("") : 0.0;
-  const int end = (segment + 1) * kSegment < count ? (segment + 1) * kSegment : count;
-  const int* places = order + example * call.n_tokens;
-  const unsigned char* begins = runs + example * call.n_tokens;
-  const AcrossRows<T> grads(call.output_grads + example * call.n_tokens * call.width, call.width, n_tokens,
-                            static_cast<int>(call.width));
-  const int column = strip * kStrip + lane * 4;
-  double sums[4] = {};
-  int t = segment * kSegment;
-  while (t < end && begins[t] == 0) ++t;  // the rest of a run that an earlier warp takes
-  if (t < end)
-    for (; t < count; ++t) {
-      if (begins[t] != 0) {
-        EXPUNGE_UNROLL(16)
-        for (int i = 0; i < 4; ++i) {
-          squares += sums[i] * sums[i];
-          sums[i] = 0;
-        }
-        if (t >= end) break;
-      }
-      double grad[4];
-      grads.load(places[t], column, grad);
-      EXPUNGE_UNROLL(16)
-      for (int i = 0; i < 4; ++i) sums[i] += grad[i];
-    }
-  EXPUNGE_UNROLL(16)
-  for (int i = 0; i < 4; ++i) squares += sums[i] * sums[i];
-  squares = lanes_sum(squares);
-  if (lane == 0) parts[work] = squares;
+  const Ordered ordered{order + example * call.n_tokens, runs + example * call.n_tokens};
+  const double squares =
+      lanes_sum(squares_of_runs(grads_of(call, example), ordered, counts[example], segment, strip));
+  if (threadIdx.x % kWarp == 0) parts[work] = squares;
 }
 
 template <class T>
 struct EmbeddingPlan {
+  bool whole;  // a block takes a whole example
   long segments, strips, slots;
   int *order, *counts;
   unsigned char* runs;
@@ -119,6 +181,11 @@ struct EmbeddingPlan {
     segments = (call.n_tokens + kSegment - 1) / kSegment;
     strips = (call.width + kStrip - 1) / kStrip;
     slots = power_of_two(call.n_tokens);
+    whole = examples >= kEnoughBlocks && call.n_tokens > 0 && strips > 0 && slots <= kSortedInShared;
+    if (whole) {
+      bytes = 0;
+      return;
+    }
     order = arena.take<int>(examples * call.n_tokens);
     counts = arena.take<int>(examples);
     runs = arena.take<unsigned char>(examples * call.n_tokens);
@@ -139,6 +206,15 @@ template <class T>
 cudaError_t embedding_norms(const EmbeddingNorms<T>& call, long examples, char* workspace, cudaStream_t stream) {
   if (examples == 0) return cudaSuccess;
   const EmbeddingPlan<T> plan(call, examples, workspace);
+  const std::size_t in_shared = static_cast<std::size_t>(plan.slots) * sizeof(Entry);
+  if (plan.whole) {
+    const long lanes = kWarp * plan.segments * plan.strips, useful = lanes > plan.slots / 2 ? lanes : plan.slots / 2;
+    const auto kernel = &short_examples<T>;
+    EXPUNGE_LAUNCH(kernel, dim3(static_cast<unsigned>(examples)),
+                   dim3(static_cast<unsigned>(useful < kRowThreads ? useful : kRowThreads)), in_shared, stream)
+    (call, static_cast<int>(plan.slots), static_cast<int>(plan.segments), static_cast<int>(plan.strips));
+    return launched();
+  }
   Parts parts{};
   parts.parts = plan.parts;
   parts.items = 1;
@@ -146,8 +222,7 @@ cudaError_t embedding_norms(const EmbeddingNorms<T>& call, long examples, char* 
   if (parts.per_item > 0) {
     const long half = plan.slots / 2;
     const unsigned threads = static_cast<unsigned>(half < kWarp ? kWarp : half < kRowThreads ? half : kRowThreads);
-    const std::size_t shared =
-        plan.slots <= kSortedInShared ? static_cast<std::size_t>(plan.slots) * sizeof(Entry) : 0;
+    const std::size_t shared = plan.slots <= kSortedInShared ? in_shared : 0;
     EXPUNGE_LAUNCH(sort_tokens, dim3(static_cast<unsigned>(examples)), dim3(threads), shared, stream)
     (call.tokens, static_cast<int>(call.n_tokens), call.padding_token, static_cast<int>(plan.slots), plan.entries,
      plan.order, plan.runs, plan.counts);

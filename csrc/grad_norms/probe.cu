@@ -84,6 +84,64 @@ __device__ __forceinline__ Residual softmax_residual(const T* logits, int classe
   return {factor * sqrt(squares + total * total), factor * along, check};
 }
 
+__device__ __forceinline__ float lanes_sum_float(float x, int width) {
+  for (int offset = width / 2; offset > 0; offset /= 2) x += __shfl_xor_sync(kWholeWarp, x, offset);
+  return x;
+}
+
+// exp(z - top) for z <= top: the digits that the difference loses come back to first order.
+__device__ __forceinline__ float exp_difference(float z, float top) {
+  const float high = __fadd_rn(z, -top);
+  if (!(high > -104.0f)) return high == high ? 0.0f : high;
+  const float back = __fadd_rn(high, -z);
+  const float low = __fadd_rn(__fadd_rn(z, -__fadd_rn(high, -back)), -__fadd_rn(top, back));
+  const float e = expf(high);
+  return e + e * low;
+}
+
+// The norm alone, with sums in float32: terms are at most 1 and one of them is 1, so what underflows is nothing beside
+// it, and what makes a norm small is one factor in float64. The norm errs by at most (C / lanes + 16) 2^-24 of itself:
+// a rounding for each sum, two for each exp, and those of the root and of the quotient.
+__device__ __forceinline__ Residual softmax_norm(const float* logits, int classes, int lane, int lanes, long label) {
+  const float own = logits[label];
+  float top = -__builtin_inff(), check = 0;
+  for (int c = lane; c < classes; c += lanes) {
+    const float z = logits[c];
+    check += z * 0.0f;
+    if (c != label && z > top) top = z;
+  }
+  for (int offset = lanes / 2; offset > 0; offset /= 2) {
+    const float other = __shfl_xor_sync(kWholeWarp, top, offset);
+    top = other > top ? other : top;
+  }
+  float total = 0, squares = 0;
+  for (int c = lane; c < classes; c += lanes) {
+    if (c == label) continue;
+    const float e = exp_difference(logits[c], top);
+    total += e;
+    squares += e * e;
+  }
+  total = lanes_sum_float(total, lanes);
+  squares = lanes_sum_float(squares, lanes);
+  check = lanes_sum_float(check, lanes);
+  const double gap = static_cast<double>(own) - static_cast<double>(top);
+  const double small = exp_nonpositive<float>(gap > 0 ? -gap : gap);
+  const float share = static_cast<float>(small);
+  const float length = sqrtf(squares + total * total);
+  const double norm = gap > 0 ? small * static_cast<double>(length / (share * total + 1.0f))
+                              : static_cast<double>(length / (total + share));
+  return {norm, 0.0, static_cast<double>(check)};
+}
+
+// In float32 where the logits are and nothing may cancel against the norm.
+template <class T>
+__device__ __forceinline__ Residual softmax_of(const ProbeCall<T>& call, const T* logits, int lane, long label) {
+  if constexpr (sizeof(T) == 4) {
+    if (call.alpha == 0) return softmax_norm(logits, call.classes, lane, call.lanes, label);
+  }
+  return softmax_residual(logits, call.classes, lane, call.lanes, label);
+}
+
 // |sigmoid(z) - y| = sigmoid(s), s = z or -z: no 1 - p.
 template <class T>
 __device__ __forceinline__ Residual logistic_residual(const T* logits, long label) {
@@ -165,7 +223,7 @@ __global__ void __launch_bounds__(kRowThreads) probe_records(ProbeCall<T> call) 
     const T* logits = call.logits + (record * call.checkpoints + (meant ? checkpoint : 0)) * call.classes;
     Residual residual;
     if (call.loss == ProbeLoss::softmax)
-      residual = softmax_residual(logits, call.classes, own_lane, call.lanes, label);
+      residual = softmax_of(call, logits, own_lane, label);
     else if (call.loss == ProbeLoss::logistic)
       residual = logistic_residual(logits, label);
     else
