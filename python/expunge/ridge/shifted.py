@@ -112,7 +112,7 @@ def _sensitivities(law: LearningLaw, rows: Int64, projected: Float64, failure: f
     if isinstance(law._place, _backend.DevicePlace):
         off = law._place.library.asarray(off)
     rounding = 8.0 * (law.n_steps + law.n_features) * EPS
-    bound = means + norms[:, None] * off[None, :] + (each * target_norms)[:, None]
+    bound = means + norms[:, None] * off[None, :] + (target_norms * each)[:, None]
     bound = (bound + spread * quantile) * (1.0 + rounding)
     bounds: Float64 = norms[:, None] * (law.step_size * (1.0 + 16.0 * EPS)) * bound
     return bounds
