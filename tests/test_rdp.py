@@ -12,8 +12,11 @@ from expunge.accounting import gdp_epsilon, rdp_to_epsilon
 
 
 def exact(rdp, order, delta):
+    """Return proposition 12, or 0 where total variation is within delta (Pinsker, Bretagnolle and Huber)."""
     with mpmath.workdps(50):
         rdp, order, delta = mpmath.mpf(rdp), mpmath.mpf(order), mpmath.mpf(delta)
+        if rdp <= max(2 * delta**2, -mpmath.log1p(-(delta**2)) if delta < 1 else mpmath.inf):
+            return mpmath.mpf(0)
         return rdp + mpmath.log(1 - 1 / order) - (mpmath.log(delta) + mpmath.log(order)) / (order - 1)
 
 
@@ -22,7 +25,7 @@ def exact(rdp, order, delta):
     st.floats(-9, 6).map(lambda x: 1.0 + 10.0**x),
     st.floats(-300, -0.01).map(lambda x: 10.0**x),
 )
-def test_is_proposition_12_rounded_up(rdp, order, delta):
+def test_is_proposition_12_or_total_variation_rounded_up(rdp, order, delta):
     value, truth = rdp_to_epsilon(rdp, order, delta), exact(rdp, order, delta)
     assert value >= max(truth, 0)
     size = rdp + abs(math.log(order - 1)) + math.log(order) + (abs(math.log(delta)) + math.log(order)) / (order - 1)

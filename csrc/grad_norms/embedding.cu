@@ -75,8 +75,8 @@ struct Ordered {
 
 // This lane's squares of the runs that begin in a segment, over four of its strip's columns.
 template <class T, class Order>
-__device__ __forceinline__ double squares_of_runs(const AcrossRows<T>& grads, const Order& order, int count, int segment,
-                                                  int strip) {
+__device__ __forceinline__ double squares_of_runs(const AcrossRows<T>& grads, const Order& order, int count,
+                                                  int segment, int strip) {
   const int column = strip * kStrip + static_cast<int>(threadIdx.x) % kWarp * 4;
   double squares = count < 0 ? __builtin_nan("") : 0.0;
   const int end = (segment + 1) * kSegment < count ? (segment + 1) * kSegment : count;

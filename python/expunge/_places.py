@@ -33,7 +33,7 @@ def check_places(
     >>> check_places(outputs={"--out": "scores.parquet"}, inputs={"data": "./scores.parquet"})
     Traceback (most recent call last):
     ...
-    ValueError: --out (scores.parquet) must not be data (./scores.parquet)
+    ValueError: --out (scores.parquet) must not be data (scores.parquet)
     """
     written, read = list(_all(outputs)), list(_all(inputs))
     for name, place in written:
