@@ -14,9 +14,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from expunge import __version__
-from expunge.certificates import Certificate
+from expunge.certificates import CONDITIONS, Certificate
 from expunge.cli import main
-from expunge.cli.files import parse_indices
+from expunge.cli.files import load_model, parse_indices
 from expunge.cli.main import COMMANDS
 from expunge.estimators import LangevinRidge, LangevinRidgeClassifier, ReleasedRidgeClassifier
 
@@ -289,10 +289,33 @@ def test_tables_and_constants_that_do_not_fit_are_refused(people, arguments, mat
 def test_bounds_taken_from_data_say_so(people):
     shown = run("bounds", *people[:3], "--target-column", "bought", "-o", "b.csv").output
     assert "depend on every record" in shown
-    assert "the bounds in b.csv were taken from data" in run("fit", *people[:4], "b.csv", "-o", "m.npz").output
-    known = re.sub(",source|,data", "", Path("b.csv").read_text())
-    Path("b.csv").write_text(known)
-    assert "bounds in b.csv" not in run("fit", *people[:4], "b.csv", "-o", "m.npz", "--overwrite").output
+    reading = [*people[:4], "b.csv"]
+    given = ["--step-size", "1e-3", "--classes", "no,yes", "--noise-std", "0.01", "-o", "m.npz"]
+    assert f"conditional: {CONDITIONS['scale']}" in run("fit", *reading, *given).output
+    delete = ["unlearn", "m.npz", "--id", "CUST-3", "--noise-std", "1", "-o", "n.npz", "-c", "c.json"]
+    assert CONDITIONS["scale"] in run(*delete, "--released", "r.npz").output
+    assert f"but      {CONDITIONS['scale']}" in run("show", "c.json").output
+    assert load_model("r.npz", released=True).conditions_ == (CONDITIONS["scale"],)
+    run("verify", "c.json", *reading)
+    refused("verify", "c.json", *reading, "--max-epsilon", "1", code=1, match="conditional")
+
+    marked = Path("b.csv").read_text()
+    Path("b.csv").write_text(re.sub(",source|,data", "", marked))
+    assert "conditional" not in run("fit", *reading, *given, "--overwrite").output
+    assert "conditional" not in run(*delete, "--overwrite").output
+    run("verify", "c.json", *reading, "--max-epsilon", "1")
+    Path("b.csv").write_text(marked.replace(",data\n", ",Data \n", 1).replace(",data\n", ",law\n"))
+    refused("verify", "c.json", *reading, code=1, match=CONDITIONS["scale"])
+    Path("b.csv").write_text(marked.replace(",data\n", ",\n"))
+    refused("fit", *reading, *given, "--overwrite", match="source")
+
+
+def test_divisors_taken_from_data_say_so(people):
+    Path("d.csv").write_text("feature,divide_by,source\nage,89,data\nincome,1e5,law\nmember,2,law\n")
+    fit = ["fit", *people[:3], "--divide-by", "d.csv", "--step-size", "1e-3", "--classes", "no,yes", "-o", "m.npz"]
+    assert CONDITIONS["scale"] in run(*fit).output
+    Path("d.csv").write_text(Path("d.csv").read_text().replace("data", "law"))
+    assert "conditional" not in run(*fit, "--overwrite").output
 
 
 def test_division_by_one_constant_per_feature_is_division(people):

@@ -33,6 +33,32 @@ def last_noise(result):
     return result.certificate.run.phases[-1].noise_std
 
 
+# --- what only the caller knows ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [*CONDITIONS, "the vocabulary was built from these records"])
+def test_a_condition_told_to_fit_stands_in_certificates_releases_and_files(name, tmp_path):
+    text = CONDITIONS.get(name, name)
+    fitted = [
+        LangevinRidge(**GIVEN).fit(X, Y, conditions=[name]),
+        LangevinRidgeClassifier(**GIVEN, classes=["a", "b", "c"]).fit(X, LABELS, conditions=[text, name]),
+    ]
+    for model in fitted:
+        model.save(tmp_path / "m.npz", overwrite=True)
+        for one in (model, type(model).load(tmp_path / "m.npz")):
+            assert one.conditions_ == one.release().conditions_ == (text,)
+            result = one.unlearn(1, **TARGET, noise_std=1.0)
+            assert (result.certificate.status, result.certificate.conditions) == ("conditional", (text,))
+            assert result.model.release().conditions_ == (text,)
+        assert model.fit(X, Y if isinstance(model, LangevinRidge) else LABELS).conditions_ == ()  # of that fit alone
+
+
+@pytest.mark.parametrize("conditions", ["scale", [None], [""], ["two\nlines"], 5])
+def test_conditions_that_are_no_texts_are_refused(conditions):
+    with pytest.raises((TypeError, ValueError), match="conditions must be"):
+        LangevinRidge(**GIVEN).fit(X, Y, conditions=conditions)
+
+
 # --- step size -----------------------------------------------------------------------------------
 
 

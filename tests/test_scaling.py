@@ -8,6 +8,8 @@ from hypothesis.extra import numpy as arrays
 from sklearn.base import clone
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
+from expunge import LangevinRidge
+from expunge.certificates import CONDITIONS
 from expunge.scaling import ConstantScaler
 
 CONTRACT = [
@@ -68,6 +70,21 @@ def test_bounds_from_data_warn_and_later_values_are_clipped():
     with pytest.warns(UserWarning, match="depend on every record"):
         scaler = ConstantScaler.from_data([[1.0, 7.0], [3.0, 7.0]])
     assert scaler.fit([[1.0, 7.0]]).transform([[9.0, 7.0]]).tolist() == [[1.0, 0.0]]
+    assert clone(scaler).fit([[1.0, 7.0]]).conditions_ == (CONDITIONS["scale"],)
+    assert ConstantScaler(0, 9).fit([[1.0, 7.0]]).conditions_ == ()
+
+
+def test_scaling_by_the_data_makes_certificates_conditional_by_name():
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(40, 3)), rng.normal(size=40)
+    with pytest.warns(UserWarning, match="conditions=scaler.conditions_"):
+        measured = ConstantScaler.from_data(X)
+    for scaler, status in ((measured, "conditional"), (ConstantScaler(-9, 9), "certified")):
+        scaled = scaler.fit_transform(X)
+        model = LangevinRidge(step_size=1e-3, noise_std=0.1).fit(scaled, y, conditions=scaler.conditions_)
+        certificate = model.unlearn(3, epsilon=1.0, delta=1e-5, n_steps=10, noise_std=1.0).certificate
+        assert certificate.status == status
+        assert certificate.conditions == scaler.conditions_
 
 
 @pytest.mark.parametrize(
@@ -80,6 +97,7 @@ def test_bounds_from_data_warn_and_later_values_are_clipped():
         ({"low": -1e308, "high": 1e308}, "low"),
         ({"low": [0, 0, 0], "high": 1}, "low"),
         ({"low": 0, "high": 1, "outside": "drop"}, "outside"),
+        ({"low": 0, "high": 1, "source": "known"}, "source"),
         ({"low": 0, "high": 1, "feature_range": (1, -1)}, "feature_range"),
     ],
 )

@@ -15,12 +15,14 @@ from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from expunge._validate import choice, real_array
+from expunge.certificates.constants import CONDITIONS
 
 __all__ = ["ConstantScaler"]
 
 Array = NDArray[np.float64]
 
 _OUTSIDE = ("refuse", "clip")
+_SOURCES = ("given", "data")
 
 
 class ConstantScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -39,11 +41,16 @@ class ConstantScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # 
         What low and high are mapped to.
     outside : {"refuse", "clip"}, default "refuse"
         What happens to a value outside its bounds: an error that names it, or the nearest bound in its place.
+    source : {"given", "data"}, default "given"
+        Where the bounds come from: known beforehand, or computed from the data that a model learns from.
 
     Attributes
     ----------
     low_, high_ : ndarray of shape (n_features,)
         The bounds, one per feature.
+    conditions_ : tuple of str
+        What certificates of a model learned on the scaled data rest on: nothing for bounds that are given. Hand it to
+        the ``fit`` of the model, ``conditions=scaler.conditions_``.
     n_features_in_ : int
 
     Raises
@@ -67,11 +74,13 @@ class ConstantScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # 
         *,
         feature_range: tuple[float, float] = (-1.0, 1.0),
         outside: str = "refuse",
+        source: str = "given",
     ) -> None:
         self.low = low
         self.high = high
         self.feature_range = feature_range
         self.outside = outside
+        self.source = source
 
     @classmethod
     def from_data(
@@ -79,8 +88,9 @@ class ConstantScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # 
     ) -> ConstantScaler:
         """Return a scaler whose bounds are the smallest and largest values in ``X``, with a warning.
 
-        Such bounds depend on the records; a deletion does not undo that, and no certificate covers it. To look at data,
-        or as a first draft of bounds that are then rounded to what is known.
+        Such bounds depend on the records, and a deletion does not undo that: certificates of a model learned on what
+        they scaled are *conditional* (hand ``conditions_`` to its ``fit``). To look at data, or as a first draft of
+        bounds that are then replaced by what is known.
 
         Parameters
         ----------
@@ -92,6 +102,7 @@ class ConstantScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # 
         Returns
         -------
         ConstantScaler
+            With ``source="data"``.
 
         Warns
         -----
@@ -113,12 +124,13 @@ class ConstantScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # 
         low, high = values.min(axis=0), values.max(axis=0)
         width = np.where(low == high, np.maximum(1.0, np.abs(low)), 0.0)
         warnings.warn(
-            "the bounds are taken from the data: they depend on every record, also on one deleted later, which no "
-            "certificate covers; give bounds that you know, ConstantScaler(low, high)",
+            "the bounds are taken from the data: they depend on every record, also on one deleted later, and make "
+            "certificates conditional; give bounds that you know, ConstantScaler(low, high), or pass "
+            "conditions=scaler.conditions_ to the model's fit",
             UserWarning,
             stacklevel=2,
         )
-        return cls(low - width, high + width, feature_range=feature_range, outside=outside)
+        return cls(low - width, high + width, feature_range=feature_range, outside=outside, source="data")
 
     def _bounds(self, n_features: int) -> tuple[Array, Array]:
         low, high = (real_array(name, getattr(self, name)) for name in ("low", "high"))
@@ -142,11 +154,13 @@ class ConstantScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # 
         """Check the bounds against the number of features of ``X``; no value of ``X`` is used."""
         validate_data(self, X, dtype=np.float64)
         choice("outside", self.outside, _OUTSIDE)
+        choice("source", self.source, _SOURCES)
         bottom, top = real_array("feature_range", self.feature_range, ndim=1).tolist()
         if not bottom < top:
             raise ValueError(f"feature_range must rise, got {self.feature_range!r}")
         self.low_, self.high_ = self._bounds(self.n_features_in_)
         self._range, self._clip = (bottom, top), self.outside == "clip"
+        self.conditions_ = (CONDITIONS["scale"],) if self.source == "data" else ()
         return self
 
     def transform(self, X: ArrayLike) -> Array:

@@ -19,6 +19,7 @@ CONDITIONS = {
     "noise_std": "the noise level was calibrated to the deleted records",
     "classes": "the class list was taken from data that held the deleted records",
     "last_of_class": "no record of some class is left, and the class list still names it",
+    "scale": "the scale of the features was computed from data that held the deleted records",
 }
 
 UNKNOWN_SOURCES = (

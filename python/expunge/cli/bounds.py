@@ -26,8 +26,8 @@ __all__ = ["bounds"]
 def bounds(data: str, output: str, overwrite: bool, **reading: Any) -> None:
     """Write the smallest and largest values of DATA's features, to be replaced by bounds that you know.
 
-    Bounds taken from the data depend on every record, also on one deleted later; no certificate covers that. Put the
-    limits you know in their place, and remove the column "source".
+    Bounds taken from the data depend on every record, also on one deleted later: certificates are then conditional.
+    Put the limits you know in their place, and remove the column "source".
     """
     from expunge.scaling import ConstantScaler
 

@@ -101,7 +101,7 @@ def fit(
             fit_intercept=not no_intercept,
             random_state=random_state,
             **{name: value for name, value in constants.items() if value is not None},
-        ).fit(records.X, found.y, record_ids=records.ids)
+        ).fit(records.X, found.y, record_ids=records.ids, conditions=records.conditions)
     for one in caught:
         click.echo(f"warning  {_as_options(one.message, data)}", err=True)
     score = model.score(records.X, found.y)
@@ -116,7 +116,7 @@ def fit(
     people = "" if records.ids is None else f" about {len(set(records.ids.tolist())):,} ids"
     click.echo(f"learned from {n} records{people} of {d} features in {n_steps} steps")
     click.echo(f"{'training accuracy' if found.classify else 'training R^2'}  {score:.3f}")
-    for condition in getattr(model, "conditions_", ()):
+    for condition in model.conditions_:
         click.echo(f"certificates will be conditional: {condition}")
     click.echo(f"model  {output}  (confidential: it holds the data)")
     if released is not None:

@@ -70,6 +70,8 @@ class Records:
         Whose record each row is.
     notes : tuple of str
         For a person.
+    conditions : tuple of str
+        What certificates rest on because of how the features were mapped.
     """
 
     X: NDArray[np.float64]
@@ -77,6 +79,7 @@ class Records:
     names: tuple[str, ...] | None
     ids: NDArray[Any] | None
     notes: tuple[str, ...]
+    conditions: tuple[str, ...]
 
 
 def read_records(source: str, *, with_target: bool = True, names: Sequence[str] | None = None, **given: Any) -> Records:
@@ -101,14 +104,14 @@ def read_records(source: str, *, with_target: bool = True, names: Sequence[str] 
         header=False if options["no_header"] else None,
         decimal_comma=options["decimal_comma"],
     )
-    X, notes = _mapped(data, options["divide_by"], options["bounds"], clip=options["clip"])
+    X, conditions = _mapped(data, options["divide_by"], options["bounds"], clip=options["clip"])
     kept = data.feature_names
     if options["cosine_features"] is not None:
         X = random_cosine_features(
             X, n_features=options["cosine_features"], scale=options["cosine_scale"], seed=options["cosine_seed"]
         )
         kept = None
-    return Records(X, data.y, kept, data.ids, (*data.notes, *notes))
+    return Records(X, data.y, kept, data.ids, data.notes, conditions)
 
 
 def read_data(source: str, *, task: str = "auto", **options: Any) -> tuple[Records, Task]:
@@ -137,16 +140,17 @@ def _quoted(name: str) -> str:
 def _mapped(
     data: Dataset, divide_by: str, bounds: str | None, *, clip: bool
 ) -> tuple[NDArray[np.float64], tuple[str, ...]]:
-    """Return the features divided by or scaled with constants."""
+    """Return the features divided by or scaled with constants, and what certificates rest on because of these."""
     if bounds is None:
         if clip:
             raise ValueError("--clip needs --bounds")
-        return data.X / _divisor(data, divide_by), ()
+        divisor, conditions = _divisor(data, divide_by)
+        return data.X / divisor, conditions
     if divide_by != "1":
         raise ValueError("--bounds and --divide-by exclude each other, got both")
     from expunge.scaling import ConstantScaler
 
-    constants = _constants(bounds, ("low", "high"), data)
+    constants, conditions = _constants(bounds, ("low", "high"), data)
     scaler = ConstantScaler(constants[:, 0], constants[:, 1], outside="clip" if clip else "refuse")
     try:
         X = scaler.fit_transform(data.X)
@@ -155,24 +159,28 @@ def _mapped(
         for j, name in enumerate(data.feature_names or ()):
             text = text.replace(f"feature {j}:", f"feature {name}:")
         raise ValueError(f"{bounds}: {text}") from None
-    note = f"warning: the bounds in {bounds} were taken from data, which no certificate covers; give bounds you know"
-    return np.asarray(X), (note,) if _from_data(bounds) else ()
+    return np.asarray(X), conditions
 
 
-def _divisor(data: Dataset, text: str) -> NDArray[np.float64]:
+def _divisor(data: Dataset, text: str) -> tuple[NDArray[np.float64], tuple[str, ...]]:
+    conditions: tuple[str, ...] = ()
     try:
         values = np.array(float(text))
     except ValueError:
         if not Path(text).exists():
             raise ValueError(f"divide_by must be a number or a file that exists, got {text!r}") from None
-        values = _constants(text, ("divide_by",), data)[:, 0]
+        table, conditions = _constants(text, ("divide_by",), data)
+        values = table[:, 0]
     if not (np.isfinite(values) & (values > 0)).all():
         raise ValueError(f"divide_by must be > 0 and finite, got {values[~(values > 0)].min(initial=np.inf):g}")
-    return values
+    return values, conditions
 
 
-def _constants(path: str, columns: Sequence[str], data: Dataset) -> NDArray[np.float64]:
-    """Return the constants of a table, one row per feature of the data in their order, by name (or position)."""
+def _constants(path: str, columns: Sequence[str], data: Dataset) -> tuple[NDArray[np.float64], tuple[str, ...]]:
+    """Return the constants of a table, one row per feature of the data in their order, by name (or position).
+
+    With them, what certificates rest on: a column "source" may say that a constant was computed from data.
+    """
     table = load(path, features=columns, id_column="feature", with_target=False)
     assert table.ids is not None
     keys = [str(one) for one in table.ids.tolist()]
@@ -186,13 +194,18 @@ def _constants(path: str, columns: Sequence[str], data: Dataset) -> NDArray[np.f
     for key in keys:
         if key not in wanted:
             raise ValueError(f"{path}: names {key!r}, which is none of the features {', '.join(wanted[:20])}")
-    return np.asarray(table.X[[keys.index(name) for name in wanted]])
+    from expunge.certificates import CONDITIONS  # when called: commands start without the library
+
+    conditions = (CONDITIONS["scale"],) if _from_data(path, columns[0]) else ()
+    return np.asarray(table.X[[keys.index(name) for name in wanted]]), conditions
 
 
-def _from_data(path: str) -> bool:
-    """Return whether ``expunge bounds`` wrote these bounds."""
+def _from_data(path: str, column: str) -> bool:
+    """Return whether a table of constants says that they, or some, were computed from data, as ``bounds`` writes."""
     try:
-        labels = load(path, features=["low"], id_column="feature", target_column="source").y
-    except ValueError:
-        return False
-    return labels is not None and bool((labels == "data").any())
+        sources = load(path, features=[column], id_column="feature", target_column="source").y
+    except ValueError as error:
+        if "there is no column" in str(error):
+            return False
+        raise
+    return sources is not None and any(str(one).strip().lower() == "data" for one in sources.tolist())

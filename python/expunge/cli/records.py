@@ -58,6 +58,9 @@ def verify(
     released = None if model is None else load_model(model, released=True)
     proof = Certificate.load(certificate)
     records, task = read_data(data, task="regress" if proof.run.classes is None else "classify", **reading)
+    for condition in records.conditions:
+        if condition not in proof.conditions:
+            refuse(f"conditions: must say that {condition}, as the table of constants does; it is missing")
     more = {} if budget is None else {"budget": budget}
     try:
         report = proof.verify(records.X, task.y, released, public_key=key, policy=policy, **more)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from numbers import Integral
 from pathlib import Path
@@ -15,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from expunge._validate import choice, count, number
 from expunge.accounting.noise_floor import RESOLUTION
 from expunge.accounting.ridge_law import STEP_SIZE_SLACK, Phase, phase_floors, smoothness
-from expunge.certificates.constants import Sources
+from expunge.certificates.constants import CONDITIONS, Sources
 from expunge.estimators import _storage
 from expunge.estimators._cost import LARGEST_NOISE, LEAST_NOISE
 from expunge.estimators._dynamics import NormalEquations, os_normals, seeded_normals
@@ -91,8 +92,9 @@ class FittedRidge(BaseEstimator):  # type: ignore[misc]
         }
 
     def _learn(self: Self, X: Array, labels: NDArray[Any], targets: Array, ids: RecordIds | None, **more: Any) -> Self:
-        """Learn; ``more`` are parameters of a subclass, and where its classes come from."""
+        """Learn; ``more`` are parameters of a subclass, where its classes come from, and the conditions given."""
         settings, classes_source = self._settings(), more.pop("classes_source", "none")
+        conditions = _conditions(more.pop("conditions", ()))
         design = np.empty((X.shape[0], X.shape[1] + settings["fit_intercept"]))
         design[:, : X.shape[1]] = X
         if settings["fit_intercept"]:
@@ -108,7 +110,7 @@ class FittedRidge(BaseEstimator):  # type: ignore[misc]
         self._theta, self._fitted = theta, {**settings, **more}
         self.step_size_, self.n_iter_ = step_size, phase.n_steps
         self._single_output = labels.ndim == 1 and self._kind == "LangevinRidge"
-        conditions = () if seed is None else (SEED_CONDITION,)
+        conditions += () if seed is None else (SEED_CONDITION,)
         history = History(design, labels, targets, settings["alpha"], step_size, (phase,), conditions, ids, sources)
         self._history: History | None = history
         self._rests_on, self._no_history_reason = history.rests_on, ""
@@ -340,6 +342,20 @@ def _check_noise(
             f"noise_std must be 0 (no noise, and no guarantee from learning) or at least {floor:.3g}, below which "
             f"float64 loses it at the size of these parameters, got {phase.noise_std!r}; or divide y by a constant"
         )
+
+
+def _conditions(given: Iterable[str]) -> tuple[str, ...]:
+    """Return what the caller says that certificates rest on, each once; a name of `CONDITIONS` is its sentence."""
+    if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
+        raise TypeError(f"conditions must be a sequence of texts, got {given!r}")
+    found: dict[str, None] = {}
+    for one in given:
+        if not isinstance(one, str):
+            raise TypeError(f"conditions must be texts, got {one!r}")
+        if not one.strip() or not one.isprintable():
+            raise ValueError(f"conditions must be texts of one line, got {one!r}")
+        found[CONDITIONS.get(one, one.strip())] = None
+    return tuple(found)
 
 
 def _same(value: Any, fitted: Any) -> bool:

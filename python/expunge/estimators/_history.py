@@ -37,7 +37,8 @@ class History:
     phases : tuple of Phase
         Learning, then one phase per deletion.
     conditions : tuple of str
-        What a certificate has to add to its claim, besides what ``sources`` say.
+        What a certificate has to add to its claim, besides what ``sources`` say: a known seed, and what ``fit`` was
+        told.
     ids : RecordIds or None
         Ids of the rows, if the first fit had any.
     sources : Sources
@@ -70,7 +71,7 @@ class History:
     @property
     def rests_on(self) -> tuple[str, ...]:
         """Everything that a certificate of this run rests on."""
-        return (*self.sources.conditions(), *self.conditions)
+        return tuple(dict.fromkeys((*self.sources.conditions(), *self.conditions)))
 
     def after(self, phase: Phase, *, noise_source: str, condition: str | None = None) -> History:
         """Return the history with one more phase, whose noise comes from ``noise_source``."""

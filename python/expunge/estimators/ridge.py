@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -84,7 +85,9 @@ class LangevinRidge(RegressorMixin, DeletingRidge):  # type: ignore[misc]
     _kind = "LangevinRidge"
     _released = ReleasedRidge
 
-    def fit(self, X: ArrayLike, y: ArrayLike, record_ids: Any = None) -> LangevinRidge:
+    def fit(
+        self, X: ArrayLike, y: ArrayLike, record_ids: Any = None, *, conditions: Iterable[str] = ()
+    ) -> LangevinRidge:
         """Learn from records ``X`` (n, d) and targets ``y`` (n,) or (n, q).
 
         Parameters
@@ -97,6 +100,10 @@ class LangevinRidge(RegressorMixin, DeletingRidge):  # type: ignore[misc]
             Whose row each is: integers of any size or strings, never converted. All rows of one id are one person,
             deleted and quoted together by ``ids=``. Kept in the working model and its file only: released models and
             certificates hold none.
+        conditions : sequence of str, optional
+            What certificates have to say besides what ``fit`` sees: constants that were computed from these records
+            before, each as a name of `expunge.certificates.CONDITIONS` (``"scale"``, ``"step_size"``) or as a sentence.
+            Certificates are then *conditional*, and released models say so too.
 
         Returns
         -------
@@ -105,7 +112,7 @@ class LangevinRidge(RegressorMixin, DeletingRidge):  # type: ignore[misc]
         Raises
         ------
         TypeError
-            If ids are floats, booleans, missing, masked or of both kinds.
+            If ids are floats, booleans, missing, masked or of both kinds, or conditions are no texts.
         ValueError
             If there is not one id per row, or ``y`` is a pandas column of the same labels as ``X`` in another order.
         """
@@ -116,7 +123,7 @@ class LangevinRidge(RegressorMixin, DeletingRidge):  # type: ignore[misc]
         ids = ids_of_fit(table, column, record_ids, np.shape(X)[0])
         labels = np.array(y, dtype=np.float64)
         targets = labels.reshape(len(labels), -1)
-        return self._learn(np.asarray(X), labels, np.ascontiguousarray(targets), ids)
+        return self._learn(np.asarray(X), labels, np.ascontiguousarray(targets), ids, conditions=conditions)
 
     def predict(self, X: ArrayLike) -> Array:
         """Return predictions, shape (n,) or (n, n_outputs)."""
@@ -197,8 +204,10 @@ class LangevinRidgeClassifier(ClassifierMixin, DeletingRidge):  # type: ignore[m
         )
         self.classes = classes
 
-    def fit(self, X: ArrayLike, y: ArrayLike, record_ids: Any = None) -> LangevinRidgeClassifier:
-        """Learn from records ``X`` (n, d) and class labels ``y`` (n,); ``record_ids`` as for `LangevinRidge.fit`."""
+    def fit(
+        self, X: ArrayLike, y: ArrayLike, record_ids: Any = None, *, conditions: Iterable[str] = ()
+    ) -> LangevinRidgeClassifier:
+        """Learn from records ``X`` (n, d) and class labels ``y`` (n,); the rest is as for `LangevinRidge.fit`."""
         refuse_masked("X", X)
         refuse_masked("y", y)
         table, column = X, y
@@ -210,7 +219,8 @@ class LangevinRidgeClassifier(ClassifierMixin, DeletingRidge):  # type: ignore[m
         given = classes.tolist() if source == "given" else None
         targets = np.zeros((len(codes), len(classes)))
         targets[np.arange(len(codes)), codes] = 1.0
-        self._learn(np.asarray(X), np.array(y), targets, ids, classes_source=source, classes=given)
+        more = {"classes_source": source, "classes": given, "conditions": conditions}
+        self._learn(np.asarray(X), np.array(y), targets, ids, **more)
         self.classes_ = classes
         return self
 
