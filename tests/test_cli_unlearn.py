@@ -405,6 +405,26 @@ def test_a_repeated_deletion_is_neither_doubled_nor_refused(made, tmp_path):
     refused(*[one if one != "1e-3" else "1e-4" for one in CALL], match="exists already")
 
 
+@pytest.mark.parametrize("ledger", [False, True])
+@pytest.mark.parametrize(
+    "other", [["--noise-std", "50"], ["--noise-grid", "powers"], ["--key", "key.pem"], ["--request", "9"]]
+)
+def test_a_deletion_done_in_another_way_is_not_taken_for_done(made, tmp_path, other, ledger):
+    scene(made, tmp_path / "place")
+    run("keygen", "key.pem", "key.pub.pem")
+    call = ["unlearn", "m0.npz", "--id", "CUST-3", *TARGET, "-o", "m1.npz", "-c", "c1.json"]
+    call += ["--ledger", "l"] if ledger else []
+    run(*call)
+    if other[0] == "--request" and not ledger:  # a number is for the ledger alone
+        assert "done already" in run(*call, *other).output
+    else:
+        refused(*call, *other, match="exists already")
+    run(*[one.replace("1.", "2.") for one in call if one not in ("--ledger", "l")], *other)
+    assert (
+        "done already" in run(*[one.replace("1.", "2.") for one in call if one not in ("--ledger", "l")], *other).output
+    )
+
+
 def test_a_deletion_from_another_model_is_not_taken_for_done(made, tmp_path):
     scene(made, tmp_path / "place")
     call = [*CALL[: CALL.index("--ledger")], *TARGET]

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import numpy as np
 
 from expunge._files import PUBLIC
 from expunge._transaction import Change
-from expunge.certificates import (
-    Certificate,
-    features_digest,
-    load_private_key,
-    targets_digest,
-)
 from expunge.cli.files import load_model, model_digests, overwrite_option
 from expunge.cli.options import check_ending, delta_option, epsilon_option, method_option
 from expunge.cli.outputs import Outputs
-from expunge.cli.requests import read_whom
-from expunge.estimators._storage import released_bytes, working_bytes
-from expunge.ledger import Ledger
+
+if TYPE_CHECKING:
+    from expunge.certificates import Certificate
+    from expunge.cli.requests import Whom
+    from expunge.ledger import Ledger
 
 __all__ = ["unlearn"]
 
@@ -83,6 +78,11 @@ def unlearn(
     Say whom by --id, by a file of --requests, or by --rows of the first fit, as in 3,7,10-12. INDICES are rows too,
     where the model has no ids. A call that was interrupted is repeated as it was: it finishes what had been begun.
     """
+    from expunge.certificates import Certificate, load_private_key
+    from expunge.cli.requests import read_whom
+    from expunge.estimators._storage import released_bytes, working_bytes
+    from expunge.ledger import Ledger
+
     for path in (output, released):
         check_ending(path, (".npz",))
     check_ending(certificate, (".json",))
@@ -109,20 +109,24 @@ def unlearn(
         date=date,
     )
     settings = {"epsilon": epsilon, "delta": delta, "n_steps": n_steps, "method": method}
-    if _is_done(outputs, before, whom.rows, settings, ledger_path) and (ledger_path is not None or not overwrite):
+    password = click.prompt("password of the key", hide_input=True).encode() if key and ask_password else None
+    private_key = None if key is None else load_private_key(key, password=password)
+    public_key = None if private_key is None else private_key.public_key()
+    noise = (noise_std, _grid(noise_grid))
+    if (ledger_path is not None or not overwrite) and _is_done(
+        outputs, before, whom, settings, noise, public_key, ledger_path
+    ):
         click.echo("done already: the files are those of this deletion")
         _say(Certificate.load(certificate), output, certificate, released, ledger_path)
         return
     outputs.check_free()
-    password = click.prompt("password of the key", hide_input=True).encode() if key and ask_password else None
-    private_key = None if key is None else load_private_key(key, password=password)
     if ledger_path is not None and Path(ledger_path).exists():
         _check_ledger(Ledger(ledger_path), before)
     result = before.unlearn(
         **whom.named,
         **settings,
         noise_std=noise_std,
-        noise_grid=_grid(noise_grid),
+        noise_grid=noise[1],
         last_of_class=last_of_class,
         max_loss=max_loss,
     )
@@ -179,27 +183,76 @@ def _check_ledger(ledger: Ledger, before: Any) -> None:
 
 
 def _is_done(
-    outputs: Outputs, before: Any, chosen: list[int], settings: dict[str, Any], ledger_path: str | None
+    outputs: Outputs,
+    before: Any,
+    whom: Whom,
+    settings: dict[str, Any],
+    noise: tuple[float | None, str | list[float] | None],
+    public_key: Any,
+    ledger_path: str | None,
 ) -> bool:
     """Return whether the files are those of this very deletion, done by an earlier call."""
+    from expunge.certificates import Certificate, features_digest, targets_digest
+
     if not all(place.is_file() for place in outputs.places.values()):
         return False
     history = before._require_history()
     try:
         proof = Certificate.load(outputs.places["--certificate"])
         models = [load_model(str(place), released=True) for name, place in outputs.places.items() if name in _MODELS]
-        last = None if ledger_path is None else Ledger(ledger_path).entries()[-1]
-    except (ValueError, OSError, IndexError):
+        working = load_model(str(outputs.places["--output"]))
+    except (ValueError, OSError):
         return False
     run, digests = proof.run, proof.digests
     asked = (settings["epsilon"], settings["delta"], settings["method"], settings["n_steps"])
-    X = np.ascontiguousarray(history.design[:, : before.n_features_in_])
+    X = history.design[:, : before.n_features_in_].copy()
     return (
         asked == (proof.epsilon, proof.delta, proof.method, run.phases[-1].n_steps)
-        and run.deleted == tuple(sorted({*history.removed, *chosen}))
-        and load_model(str(outputs.places["--output"])).ledger_salt_ == before.ledger_salt_
+        and _is_noise_asked(*noise, working, before)
+        and run.deleted == tuple(sorted({*history.removed, *whom.rows}))
+        and working.ledger_salt_ == before.ledger_salt_
         and run.phases[:-1] == history.phases
         and (digests.X, digests.y) == (features_digest(X), targets_digest(history.labels))
         and all(digests.model in model_digests(one) for one in models)
-        and (last is None or (last.certificate == proof.digest() and last.model_before in model_digests(before)))
+        and _is_signed(proof, public_key)
+        and (ledger_path is None or _is_entered(proof, before, whom, ledger_path))
     )
+
+
+def _is_noise_asked(noise_std: float | None, noise_grid: str | list[float] | None, working: Any, before: Any) -> bool:
+    """Return whether the last phase has the noise that a call would give it."""
+    before, after = before._require_history(), working._require_history()
+    source = "data" if noise_std is None and noise_grid is None else "given" if noise_grid is None else "grid"
+    phase = after.phases[-1]
+    expected = before.after(phase, noise_source=source).sources
+    return noise_std in (None, phase.noise_std) and after.sources == expected
+
+
+def _is_signed(proof: Certificate, public_key: Any) -> bool:
+    """Return whether a certificate is signed by a key, or by none where there is none."""
+    from expunge.certificates import VerificationError
+
+    if public_key is None:
+        return proof.signature is None
+    try:
+        proof.verify_signature(public_key)
+    except VerificationError:
+        return False
+    return True
+
+
+def _is_entered(proof: Certificate, before: Any, whom: Whom, ledger_path: str) -> bool:
+    """Return whether the last entry of a ledger is this deletion's, on these requests."""
+    from expunge.ledger import EnteredRequest, Ledger, record_id_digest
+
+    if not Path(ledger_path).exists() or not (entries := Ledger(ledger_path).entries()):
+        return False
+    salt, last = before.ledger_salt_, entries[-1]
+    requests = [
+        EnteredRequest(
+            one.number, one.date, None if one.record_id is None else record_id_digest(one.record_id, salt=salt)
+        )
+        for one in whom.requests
+    ]
+    entered = (last.certificate, last.requests) == (proof.digest(), tuple(requests))
+    return entered and last.model_before in model_digests(before)
