@@ -13,6 +13,7 @@ import pytest
 from mutation.justified import Justified
 from mutation.mutants import mutants
 from mutation.rooms import ROOMS
+from mutation.workshop import Baseline, Workshop
 
 TESTS = Path(__file__).resolve().parent
 SOURCES = TESTS.parent / "python" / "expunge"
@@ -124,6 +125,20 @@ def test_text_for_people_and_for_type_checkers_is_left_alone() -> None:
     assert changes(text) == set()
     assert changes("x = f(a, stacklevel=2)") == set()
     assert changes("raise ValueError('a', 1)") == {("raise removed", "pass")}
+
+
+def test_the_killers_of_neighbours_run_first_then_the_quickest_within_the_seconds_given() -> None:
+    mutant = next(mutants("a.py", "def f():\n    return x < y\n"))
+    seconds = {"slow": 5.0, "quick": 0.1, "middle": 1.0, "elsewhere": 0.0}
+    baseline = Baseline(seconds, {"a.py:2": ["middle", "quick", "slow"]}, [])
+    assert Workshop([], baseline).tests_of(mutant) == ["quick", "middle", "slow"]
+    assert Workshop([], baseline, seconds=1.1).tests_of(mutant) == ["quick", "middle"]
+    work = Workshop([], baseline, seconds=0.01)
+    assert work.tests_of(mutant) == ["quick"]
+    work.killers["a.py", "g"]["middle"] += 1
+    assert work.tests_of(mutant) == ["quick"]
+    work.killers["a.py", "f"]["slow"] += 1
+    assert work.tests_of(mutant) == ["slow"]
 
 
 def test_a_mutant_is_named_by_content() -> None:

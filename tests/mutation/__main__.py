@@ -7,6 +7,7 @@ import datetime
 import hashlib
 import importlib.util
 import json
+import math
 import os
 import platform
 import random
@@ -93,12 +94,15 @@ def package_folder() -> Path:
 def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="mutation", description=__doc__)
     parser.add_argument("--room", action="append", choices=sorted(ROOMS), help="may be repeated; all where left out")
-    parser.add_argument("--file", help="only sources whose path below python/expunge has this in it")
+    parser.add_argument("--file", nargs="+", help="only sources whose path below python/expunge has one of these in it")
     parser.add_argument(
         "--sample", type=int, help="this many mutants of each room, drawn by --seed; all where left out"
     )
     parser.add_argument("--tests", nargs="+", metavar="PATTERN", help="these test files alone, instead of the room's")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--seconds", type=float, default=math.inf, help="no more tests of one change than take this long"
+    )
     parser.add_argument("--changed-lines", metavar="COMMIT", help="only lines that differ from this commit")
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "mutation", help="verdicts and report go here")
@@ -112,7 +116,7 @@ def choose(room: str, chosen: argparse.Namespace) -> tuple[list[Mutant], int]:
     found = all_mutants(room)
     total = len(found)
     if chosen.file:
-        found = [m for m in found if chosen.file in m.file]
+        found = [m for m in found if any(part in m.file for part in chosen.file)]
     if chosen.changed_lines:
         lines = changed_lines(chosen.changed_lines)
         found = [m for m in found if m.line in lines.get(m.file, ())]
@@ -133,36 +137,45 @@ def main() -> int:
     preload()
     chosen.out.mkdir(parents=True, exist_ok=True)
     state = digest_of_project(chosen.tests)
-    notes = chosen.out / f"verdicts-{state}.jsonl"
+    limit = "" if chosen.seconds == math.inf else f"-{chosen.seconds:g}s"
+    notes = chosen.out / f"verdicts-{state}{limit}.jsonl"
     if chosen.fresh:
         notes.unlink(missing_ok=True)
     known = read_verdicts(notes)
-    outcomes: list[Outcome] = []
+    stopped = False
     with trees(ROOT, package, max(1, chosen.jobs)) as copies, notes.open("a") as file:
-        for room, (found, total) in picked.items():
-            left = [m for m in found if m.key not in known]
-            if left:
-                baseline = _baseline(room, state, copies[0], chosen)
-                bar = tqdm(Workshop(list(copies), baseline).run(left), total=len(left), desc=room)
-                for mutant, verdict in bar:
-                    known[mutant.key] = verdict
-                    file.write(json.dumps({"key": mutant.key, **verdict}) + "\n")
-                    file.flush()
-            outcomes.append(Outcome(room, total, [(m, known[m.key]) for m in found]))
+        try:
+            for room, (found, _) in picked.items():
+                left = [m for m in found if m.key not in known]
+                if left:
+                    baseline = _baseline(room, state, copies[0], chosen)
+                    work = Workshop(list(copies), baseline, seconds=chosen.seconds)
+                    for mutant, verdict in tqdm(work.run(left), total=len(left), desc=room):
+                        known[mutant.key] = verdict
+                        file.write(json.dumps({"key": mutant.key, **verdict}) + "\n")
+                        file.flush()
+        except KeyboardInterrupt:
+            stopped = True
+    outcomes = [
+        Outcome(room, total, [(m, known[m.key]) for m in found if m.key in known])
+        for room, (found, total) in picked.items()
+    ]
     how = {
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         "python": platform.python_version(),
         "state": state,
         "sample": chosen.sample,
         "seed": chosen.seed if chosen.sample is not None else None,
-        "file": chosen.file,
+        "file": " ".join(chosen.file) if chosen.file else None,
         "tests": " ".join(chosen.tests) if chosen.tests else None,
+        "seconds": chosen.seconds if chosen.seconds < math.inf else None,
         "changed_lines": chosen.changed_lines,
+        "stopped": "before its end" if stopped else None,
     }
     originals = {m.file: (SOURCES / m.file).read_text(encoding="utf-8") for o in outcomes for m, _ in o.verdicts}
     left = write_report(chosen.out, how, outcomes, Justified.read(), originals)
     print((chosen.out / "report.txt").read_text())
-    return 1 if left else 0
+    return 1 if left or stopped else 0
 
 
 def _baseline(room: str, state: str, tree: Path, chosen: argparse.Namespace) -> Baseline:

@@ -6,6 +6,7 @@ import ast
 import builtins
 import contextlib
 import json
+import math
 import os
 import resource
 import shutil
@@ -13,9 +14,10 @@ import signal
 import sys
 import tempfile
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -109,15 +111,15 @@ class _Lines:
 
 
 class _Chosen:
-    """Runs the chosen tests only, the quickest first, and notes the first that fails."""
+    """Runs the chosen tests only, in their order, and notes the first that fails."""
 
-    def __init__(self, seconds: dict[str, float]) -> None:
-        self.seconds = seconds
+    def __init__(self, tests: list[str]) -> None:
+        self.place = {test: i for i, test in enumerate(tests)}
         self.killer = ""
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        items[:] = sorted((i for i in items if i.nodeid in self.seconds), key=lambda i: self.seconds[i.nodeid])
+        items[:] = sorted((i for i in items if i.nodeid in self.place), key=lambda i: self.place[i.nodeid])
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed and not self.killer:
@@ -222,11 +224,17 @@ class _Running:
 
 
 class Workshop:
-    """Copies of the project side by side, each of which tests one mutant at a time."""
+    """Copies of the project side by side, each of which tests one mutant at a time.
 
-    def __init__(self, trees: list[Path], baseline: Baseline) -> None:
+    A mutant's tests run with those first that killed others of its function, then the quickest. With ``seconds``, the
+    later ones that would take the unchanged package longer than that in all are left out (one test runs always).
+    """
+
+    def __init__(self, trees: list[Path], baseline: Baseline, *, seconds: float = math.inf) -> None:
         self.free = trees
         self.baseline = baseline
+        self.seconds = seconds
+        self.killers: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
         self.originals: dict[str, str] = {}
         self.running: dict[int, _Running] = {}
 
@@ -236,12 +244,18 @@ class Workshop:
         for compiled in (path.parent / "__pycache__").glob(f"{path.stem}.*.pyc"):
             compiled.unlink()
 
+    def tests_of(self, mutant: Mutant) -> list[str]:
+        kills, known = self.killers[mutant.file, mutant.function], self.baseline.seconds
+        tests = sorted(self.baseline.tests_of(mutant), key=lambda test: (-kills[test], known[test]))
+        spent = list(accumulate(known[test] for test in tests))
+        return [test for i, test in enumerate(tests) if i == 0 or spent[i] <= self.seconds]
+
     def _start(self, mutant: Mutant) -> None:
         tree = self.free.pop()
         path = tree / "python" / "expunge" / mutant.file
         self.originals.setdefault(mutant.file, path.read_text(encoding="utf-8"))
         self._write(tree, mutant.file, mutant.source)
-        chosen = {test: self.baseline.seconds[test] for test in self.baseline.tests_of(mutant)}
+        chosen = self.tests_of(mutant)
         answer = tree / "answer.json"
         answer.unlink(missing_ok=True)
 
@@ -252,7 +266,7 @@ class Workshop:
             return int(code), plugin.killer
 
         child = _in_child(tree, tree / "log.txt", work, answer)
-        limit = _SLOWER * sum(chosen.values()) + _GRACE
+        limit = _SLOWER * sum(self.baseline.seconds[test] for test in chosen) + _GRACE
         self.running[child] = _Running(mutant, tree, time.monotonic(), limit)
 
     def _verdict(self, code: int, tree: Path) -> dict[str, Any]:
@@ -278,6 +292,7 @@ class Workshop:
             verdict = {"verdict": "killed", "by": "time limit"}
             if done:
                 verdict = self._verdict(os.waitstatus_to_exitcode(status), state.tree)
+            self.killers[state.mutant.file, state.mutant.function].update([verdict.get("by", "")])
             self._write(state.tree, state.mutant.file, self.originals[state.mutant.file])
             del self.running[child]
             self.free.append(state.tree)
