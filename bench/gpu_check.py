@@ -32,7 +32,15 @@ from gpu_store import RESULTS, ROOT, Store, sources_digest
 BENCH = ROOT / "bench"
 AGAIN, OUT_OF_TIME = 75, 3
 # Tests whose laws hold on any device: what is certified is checked one-sidedly there.
-LAWS = ("test_cuda", "test_twins", "test_gdp", "test_gaussian_pair", "test_shifted", "test_renyi_accounting")
+LAWS = (
+    "test_cuda",
+    "test_twins",
+    "test_gdp",
+    "test_gaussian_pair",
+    "test_shifted",
+    "test_renyi_accounting",
+    "test_ridge",
+)
 # Of the boundary's tests, those on memory layouts work on host arrays.
 BOUNDARY = "writes_every_output or no_items or one_item or nan_never"
 
@@ -211,6 +219,7 @@ def table(rows: list[dict[str, Any]]) -> str:
                   if key.endswith(" ms") and value is not None]  # fmt: skip
         numbers = [f"{row[key]:.3f}" if key in row else "" for key in ("ms", "floor_ms")]
         shares = ["" if row.get(key) is None else f"{row[key]:.0%}" for key in ("of_floor", "target")]
+        others += [f"ranks {row['ranks']}"] if "ranks" in row else []
         if row.get("fake"):
             numbers, shares, others = ["fake", ""], ["", ""], []
         lines.append([row["kernel"], row["what"], state[:40], *numbers, *shares, "; ".join(others)])
