@@ -196,6 +196,11 @@ def plans(on: Device) -> Iterator[Plan]:
     n, p, q, steps, rank = on.pick((20_000, 256, 10, 100, 24), (9, 12, 2, 8, 5))
     what = f"{n} records, p={p}, q={q}, {steps} steps, rank {rank}"
     yield Plan("ridge_exact_quotes", what, lambda: exact(on, n, p, q, steps, rank))
+    # Too large for shared memory: in slabs of the workspace.
+    large = on.pick((2000, 256, 10, 100, 128), (2, 80, 1, 4, 60))
+    m, features, columns, length, high = large
+    what = f"{m} records, p={features}, q={columns}, {length} steps, rank {high}"
+    yield Plan("ridge_exact_quotes", what, lambda: exact(on, *large))
     yield Plan("ridge_gaussian_pairs", f"{n} records, rank {rank}", lambda: reduced_pairs(on, n, p, q, steps, rank))
     yield Plan("ridge_solve_reduced", f"rank {rank}", lambda: one_reduced(on, q, steps, rank))
     many = on.pick(2**16, 70)
