@@ -12,9 +12,9 @@ other one. ``threads=None`` uses every core.
 
 Arrays of CuPy, PyTorch or JAX on a CUDA device are worked on there, in the order of their library's current stream and
 without waiting for it; results are that library's arrays. Linear layers take bfloat16 there too. Values are not looked
-at on the way: an example whose tokens or labels are out of range gets NaN. The same bits come out on every device. A softmax
-probe of float32 arrays without ``alpha`` sums in float32 there, within (C / 32 + 17) 2^-24 of its norm; tensor cores cut
-sums of bfloat16 products off, by at most 1.4e-4 of the sum of their magnitudes.
+at on the way: an example whose tokens or labels are out of range gets NaN. The same bits come out on every device. A
+softmax probe of float32 arrays without ``alpha`` sums in float32 there, within (C / 32 + 17) 2^-24 of its norm; tensor
+cores cut sums of bfloat16 products off, by at most 1.4e-4 of the sum of their magnitudes.
 """
 
 from __future__ import annotations
