@@ -171,7 +171,7 @@ def test_a_deletion_is_certified_signed_entered_and_verified(learned):
     assert shown.startswith("VERIFIED")
     assert "trusted key" in shown
     run("verify", learned / "c1.json", "iris", "--model", learned / "m1.npz")
-    assert "1 deletion(s), 1 record(s) gone" in run("ledger", "show", learned / "deletions.ledger").output
+    assert "1 deletion, 1 record gone" in run("ledger", "show", learned / "deletions.ledger").output
     for model in ("r1.npz", "m1.npz"):
         assert "UNBROKEN" in run("ledger", "check", learned / "deletions.ledger", "--model", learned / model).output
 
@@ -183,7 +183,7 @@ def test_deletions_in_sequence_share_a_ledger(learned):
     assert Certificate.load("c2.json").run.deleted == (3, 8, 9)
     run("verify", "c2.json", "iris", "--model", "m2.npz")
     run("ledger", "check", "d.ledger", "--head", head, "--model", "m2.npz")
-    assert "2 deletion(s), 3 record(s) gone" in run("ledger", "show", "d.ledger").output
+    assert "2 deletions, 3 records gone" in run("ledger", "show", "d.ledger").output
 
 
 def test_keys_with_a_password(learned):

@@ -116,11 +116,30 @@ def test_ids_rows_and_requests_name_the_same_people(made):
         "\ufeffrecord_id\trequest\r\nCUST-3\tR-1\r\n\r\nCUST-1\tR-2\r\n",
         'request,id\n"R,1","CUST-3"\nR-2, CUST-1 \n',
         "id\nCUST-3\nCUST-1\nCUST-3\n",
+        "\n\nID,Request\nCUST-3,R-1\nCUST-1,R-2\n",
     ],
 )
 def test_requests_are_read_as_people_write_them(made, text):
     Path("requests.csv").write_text(text, newline="")
     assert unlearn(made / "text.npz", "--requests", "requests.csv").run.deleted == (2, 3, 6, 7)
+
+
+@pytest.mark.parametrize("separator", ["\n", "\r\n", "\x0b", "\x85", "\u2028", ",", '""'])
+def test_an_id_of_a_request_may_hold_what_cells_may_hold(separator):
+    written = [f"a{separator}{i}" for i in range(N)]
+    Path("d.csv").write_text(table([f'"{one}"' for one in written]), newline="")
+    run("fit", "d.csv", "--id-column", "customer_id", "--n-steps", "5", "--noise-std", "0.3", "-o", "m0.npz")
+    Path("requests.csv").write_text(f'request,id\nR-1,"{written[7]}"\n', newline="")
+    assert unlearn("m0.npz", "--requests", "requests.csv", more=("--ledger", "l")).run.deleted == (7,)
+    (entry,) = Ledger("l").find(written[7].replace('""', '"'), salt=load_model("m0.npz").ledger_salt_)
+    assert entry.requests[0].number == "R-1"
+
+
+def test_numbers_of_requests_are_found_however_their_column_is_written(made):
+    Path("requests.csv").write_text("ID,Request,Date\nCUST-3,R-1,2026-03-01\n")
+    unlearn(made / "text.npz", "--requests", "requests.csv", more=("--ledger", "l"))
+    (request,) = Ledger("l").entries()[0].requests
+    assert (request.number, request.date) == ("R-1", "2026-03-01")
 
 
 def test_any_column_of_requests_can_be_named(made):
@@ -156,7 +175,11 @@ def test_any_column_of_requests_can_be_named(made):
         ("text", ["--requests", "blank.csv"], "line 3 names no id"),
         ("text", ["--requests", "wide.csv"], "line 2 has 3 columns, the header 2"),
         ("text", ["--requests", "day.csv"], "line 2: date of a request must look like"),
-        ("text", ["--requests", "unknown.csv"], "got 'CUST-99', which no record has"),
+        ("text", ["--requests", "unknown.csv"], "line 3: .* got 'CUST-99', which no record has"),
+        ("text", ["--requests", "lines.csv"], "is empty"),
+        ("text", ["--requests", "case.csv"], "one column may be request, got the columns request, Request"),
+        ("text", ["--requests", "itself.csv"], "line 2: number of a request must not be the record id"),
+        ("whole", ["--id", "9" * 5000], "must be whole numbers"),
         ("whole", ["--requests", "header2.csv"], "got 'x7' in line 2 of header2.csv"),
         ("text", ["--requests", "good.csv", "--request", "R-1"], "a file of requests has columns"),
         ("text", ["--id", "CUST-1", "--request", ""], "number of a request"),
@@ -174,6 +197,9 @@ def test_whom_is_said_exactly_or_refused(made, model, arguments, match):
         "day": "id,date\nCUST-1,01.03.2026\n",
         "unknown": "id\nCUST-1\nCUST-99\n",
         "header2": "id\nx7\n",
+        "lines": "\n\n",
+        "case": "id,request,Request\nCUST-1,R,S\n",
+        "itself": "id,request\nCUST-1,CUST-1\n",
         "good": "id\nCUST-1\n",
     }.items():
         Path(f"{name}.csv").write_text(text)

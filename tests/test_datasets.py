@@ -285,15 +285,25 @@ def test_ids_of_every_source_are_exact_or_refused(tmp_path):
     (tmp_path / "i.csv").write_text("who\n1e+05\n2\n")
     with pytest.raises(ValueError, match="may have been rounded"):
         load_ids(tmp_path / "i.csv")
-    (tmp_path / "i.csv").write_text("who\n007\n7\n")
-    assert load_ids(tmp_path / "i.csv").tolist() == ["007", "7"]
+    for texts in (["007", "7"], ["-0", "0"], ["9" * 5000, "7"]):
+        (tmp_path / "i.csv").write_text("\n".join(["who", *texts]) + "\n")
+        assert load_ids(tmp_path / "i.csv").tolist() == texts
     (tmp_path / "i.csv").write_text("who\nC1\n\nC2\n")
     with pytest.raises(ValueError, match="line 3 is empty"):
         load_ids(tmp_path / "i.csv")
     (tmp_path / "i.csv").write_text("C1\nC2\n")
     assert load_ids(tmp_path / "i.csv").tolist() == ["C2"]
     assert load_ids(tmp_path / "i.csv", n_rows=2).tolist() == ["C1", "C2"]
-    for bad in ([1.0, 2.0], [True, False], ["a", 1], ["a", None], np.ma.array([1, 2], mask=[0, 1]), [["a"]], ["a", ""]):
+    for bad in (
+        [1.0, 2.0],
+        [True, False],
+        ["a", 1],
+        ["a", None],
+        np.ma.array([1, 2], mask=[0, 1]),
+        [["a"]],
+        ["a", ""],
+        ["a", "a\0"],
+    ):
         with pytest.raises((TypeError, ValueError), match="ids must"):
             exact_ids(bad)
 

@@ -461,6 +461,12 @@ def test_requests_are_checked(request_of):
         DeletionRequest("p", **request_of)
 
 
+@pytest.mark.parametrize(("record_id", "number"), [("CUST-17", "CUST-17"), (4711, "4711"), ("p", " p ")])
+def test_a_record_id_is_no_number_of_a_request(record_id, number):
+    with pytest.raises(ValueError, match="number of a request must not be the record id"):
+        DeletionRequest(record_id, number)
+
+
 def test_plain_ids_are_never_entered(chain, tmp_path):
     ledger = Ledger(tmp_path / "model.ledger")
     for salt, match in ((None, "salt must be given"), (b"short", "32 bytes")):

@@ -97,6 +97,21 @@ def test_a_table_numbered_from_0_knows_its_rows_by_number():
         assert deleted(model, indices=pd.Index([7])) == (7,)
 
 
+def test_labels_of_the_targets_are_kept_where_the_features_have_none():
+    pd = pytest.importorskip("pandas")
+    y = pd.Series(Y, index=np.arange(N) + 3).sample(frac=1, random_state=0)
+    for data in (X, pd.DataFrame(X)):  # an array, as a scaler makes of a table; a table numbered anew
+        model = learned(data=data, targets=y)
+        with pytest.raises(ValueError, match="could mean the id or the position"):
+            model.unlearn(y.index[5], **TARGET)
+        assert deleted(model, ids=y.index[5]) == deleted(model, rows=5) == (5,)
+    classifier = LangevinRidgeClassifier(n_steps=20, noise_std=0.5).fit(X, (y > 0).astype(int))
+    assert deleted(classifier, ids=y.index[5]) == (5,)
+    assert deleted(learned(data=X, targets=pd.Series(Y)), indices=5) == (5,)
+    days = pd.Series(Y, index=pd.date_range("2020", periods=N))  # nobody takes a day for a position
+    assert deleted(learned(data=X, targets=days), indices=5) == (5,)
+
+
 def test_labels_are_not_positions_of_an_array():
     pd = pytest.importorskip("pandas")
     model = learned()
@@ -175,6 +190,14 @@ def test_missing_ids_of_a_table_are_refused_by_name():
     for column in (pd.Series(range(N), dtype="Int64"), pd.Series(map(str, range(N)), dtype="string")):
         assert deleted(learned(column), ids=column.iloc[3]) == (3,)
         assert deleted(learned(pd.Categorical(column)), ids=column[[3, 4]]) == (3, 4)
+
+
+@pytest.mark.parametrize("bad", ["\ud800", 10**4000, -(10**4000)])
+def test_ids_that_no_file_could_hold_are_refused_by_name(bad):
+    with pytest.raises(ValueError, match="record_ids must hold"):
+        learned([bad] * N)
+    with pytest.raises(ValueError, match="ids must hold"):
+        learned(["a"] * N if isinstance(bad, str) else range(N)).unlearn(ids=bad, **TARGET)
 
 
 @pytest.mark.parametrize("bad", [[""] * N, range(N - 1), range(N + 1), np.zeros((N, 1), dtype=int), []])

@@ -42,6 +42,7 @@ MAY_USE: dict[str, set[str]] = {
     "_files": set(),
     "_archive": {"_files"},
     "_places": set(),
+    "_wording": set(),
     "_sealed": {"_files"},
     "_transaction": {"_files"},
     "_extras": set(),
@@ -52,7 +53,7 @@ MAY_USE: dict[str, set[str]] = {
     "langevin": {"_backend", "_device_chains", "_validate"},
     "accounting": {"_backend", "_validate"},
     "calibration": {"accounting", "_validate"},
-    "certificates": {"calibration", "accounting", "_files", "_transaction", "_validate", "_version"},
+    "certificates": {"_wording", "calibration", "accounting", "_files", "_transaction", "_validate", "_version"},
     "estimators": {
         "_archive",
         "_extras",
@@ -82,7 +83,7 @@ MAY_USE: dict[str, set[str]] = {
     "scaling": {"_validate", "certificates"},
     "datasets": {"_archive", "_extras", "_cifar_pickle", "_files", "_validate"},
     "_ledger_lines": {"_files", "certificates"},
-    "ledger": {"_ledger_lines", "_transaction", "certificates"},
+    "ledger": {"_wording", "_ledger_lines", "_transaction", "certificates"},
     "forget_sets": {"_files", "_validate"},
     "_conv_geometry": {"_backend", "_validate"},
     "_gradient_arrays": {"_array_libraries", "_backend", "_validate"},
@@ -126,6 +127,7 @@ MAY_USE: dict[str, set[str]] = {
         "_transaction",
         "_places",
         "_validate",
+        "_wording",
     },
     "__init__": {"estimators", "certificates", "accounting", "calibration", "_errors", "_version"},
 }

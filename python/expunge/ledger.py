@@ -36,6 +36,7 @@ from expunge._ledger_lines import (
     record_id_digest,
 )
 from expunge._transaction import Change, exclusive
+from expunge._wording import counted
 from expunge.certificates import Certificate
 
 __all__ = [
@@ -65,7 +66,7 @@ class DeletionRequest:
     Raises
     ------
     ValueError
-        If number or date is empty text, or the date is no date.
+        If number or date is empty text, the date is no date, or the number is the record id.
     """
 
     record_id: int | str | None = None
@@ -76,6 +77,8 @@ class DeletionRequest:
         for name, value in (("number", self.number), ("date", self.date)):
             if value is not None and (not isinstance(value, str) or not value.strip() or not value.isprintable()):
                 raise ValueError(f"{name} of a request must be printable text, got {value!r}")
+        if self.number is not None and self.record_id is not None and self.number.strip() == str(self.record_id):
+            raise ValueError("number of a request must not be the record id: it goes into the ledger as it is")
         if self.date is not None:
             try:
                 datetime.fromisoformat(self.date)
@@ -115,7 +118,7 @@ class LedgerTotal:
             return "no deletions"
         return "\n".join(
             [
-                f"{self.n_entries} deletion(s), {self.n_deleted} record(s) gone ({self.status})",
+                f"{counted(self.n_entries, 'deletion')}, {counted(self.n_deleted, 'record')} gone ({self.status})",
                 f"  last certificate, all records so far: epsilon = {self.last_epsilon:g}, delta = {self.last_delta:g}",
                 f"  sum of all claims (bookkeeping only): epsilon = {self.epsilon:g}, delta = {self.delta:g}",
             ]
@@ -379,14 +382,15 @@ def _check_lineage(
         raise LedgerError("the certificate must be about the data of the last entry, got one about other data")
     if not values["n_deleted"] > last.n_deleted:
         raise LedgerError(
-            f"the certificate must be about more than the {last.n_deleted} record(s) deleted before, got "
+            f"the certificate must be about more than the {counted(last.n_deleted, 'record')} deleted before, got "
             f"{values['n_deleted']}: a deletion is entered once, and deletions add up"
         )
     before = len(phases[-2]["removed"]) if len(phases) > 1 else 0
     if before != last.n_deleted or last.n_phases not in (None, len(phases) - 1):
         raise LedgerError(
             "the certificate's run must be the last entry's with one more deletion, got one of "
-            f"{len(phases)} phases that had deleted {before} record(s) before its last, needed {last.n_deleted}"
+            f"{counted(len(phases), 'phase')} that had deleted {counted(before, 'record')} before its last, needed "
+            f"{last.n_deleted}"
         )
     if salt is not None and last.phases is not None and last.phases != phases_digest(phases[:-1], salt=salt):
         raise LedgerError("the certificate's run must be the last entry's with one more deletion, got another run")

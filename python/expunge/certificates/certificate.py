@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike
 
 from expunge._files import FileFormatError, parse_json, read_text, write_atomic
 from expunge._version import __version__
+from expunge._wording import counted
 from expunge.certificates import report, verification
 from expunge.certificates.constants import Sources
 from expunge.certificates.digest import features_digest, model_digest, record_digest, targets_digest
@@ -493,10 +494,12 @@ class Certificate:
     def summary(self) -> str:
         """Return a few lines for a person."""
         rows = ", ".join(map(str, self.run.deleted[:8])) + (", ..." if len(self.run.deleted) > 8 else "")
+        gone = len(self.run.deleted)
+        kind = "row" if gone == 1 else "rows"
         last = self.run.phases[-1]
         now = self.standing()
         lines = [
-            f"{now.status}: {len(self.run.deleted)} of {self.run.n_records} records deleted (rows {rows})",
+            f"{now.status}: {gone:,} of {counted(self.run.n_records, 'record')} deleted ({kind} {rows})",
             f"  claim    epsilon = {self.epsilon:g}, delta = {self.delta:g}, {self.neighbouring_relation}",
             f"  computed delta(P|Q) = {report.shown(self.delta_pq)}, delta(Q|P) = {report.shown(self.delta_qp)} "
             f"({self.direction} binds), method {self.method}",

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from numpy.typing import ArrayLike, NDArray
 
 from expunge import _validate
+from expunge._wording import counted
 from expunge.accounting.ridge_law import RidgeDeletion
 from expunge.certificates import hints
 from expunge.certificates.assumptions import check_classes, check_noise, check_run, lost_classes
@@ -62,7 +63,7 @@ def check_status(certificate: Certificate, *, allow_estimate: bool = False) -> N
     if c.neighbouring_relation != relation:
         raise VerificationError(
             "claim.neighbouring_relation",
-            f"must be {relation} for {len(c.run.deleted)} deleted record(s), got {c.neighbouring_relation}",
+            f"must be {relation} for {counted(len(c.run.deleted), 'deleted record')}, got {c.neighbouring_relation}",
         )
 
 

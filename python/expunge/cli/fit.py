@@ -10,6 +10,7 @@ import click
 import numpy as np
 
 from expunge._files import PUBLIC
+from expunge._wording import counted
 from expunge.cli.files import overwrite_option
 from expunge.cli.options import check_ending
 from expunge.cli.outputs import Outputs
@@ -113,8 +114,8 @@ def fit(
         contents["--released"] = released_bytes(model.release())
     outputs.write(contents, modes={"--released": PUBLIC})
     n, d = records.X.shape
-    people = "" if records.ids is None else f" about {len(set(records.ids.tolist())):,} ids"
-    click.echo(f"learned from {n} records{people} of {d} features in {n_steps} steps")
+    people = "" if records.ids is None else f" about {counted(len(set(records.ids.tolist())), 'id')}"
+    click.echo(f"learned from {counted(n, 'record')}{people} of {counted(d, 'feature')} in {counted(n_steps, 'step')}")
     click.echo(f"{'training accuracy' if found.classify else 'training R^2'}  {score:.3f}")
     for condition in model.conditions_:
         click.echo(f"certificates will be conditional: {condition}")

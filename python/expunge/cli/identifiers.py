@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["parse_id", "parse_ids"]
+from expunge.datasets.identifiers import whole_id
 
-_WHOLE = re.compile("-?(?:0|[1-9][0-9]*)")
+__all__ = ["parse_id", "parse_ids"]
 
 
 def parse_id(known: Any, text: str, *, place: str = "") -> int | str:
@@ -29,9 +28,11 @@ def parse_id(known: Any, text: str, *, place: str = "") -> int | str:
         )
     if known.kind == "string":
         return text
-    if not _WHOLE.fullmatch(text):
-        raise ValueError(f"ids must be whole numbers, as the ids of this model are, got {text!r}{place}")
-    return int(text)
+    number = whole_id(text)
+    if number is None:
+        shown = text if len(text) <= 60 else f"{text[:57]}..."
+        raise ValueError(f"ids must be whole numbers, as the ids of this model are, got {shown!r}{place}")
+    return number
 
 
 def parse_ids(model: Any, texts: Sequence[str]) -> list[int | str] | None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from expunge._wording import counted
 from expunge.cli.files import load_model, model_digests, overwrite_option
 from expunge.cli.reading import data_options, read_data
 
@@ -135,5 +136,5 @@ def check(path: str, head: str | None, model: str | None) -> None:
     except LedgerError as error:
         refuse(error)
         return
-    click.echo(f"UNBROKEN  {len(entries)} deletion(s)")
+    click.echo(f"UNBROKEN  {counted(len(entries), 'deletion')}")
     click.echo(f"head  {found}  (keep it elsewhere: --head sees lines cut from the end)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -86,18 +87,24 @@ def read_requests(
         Columns that may be there.
     """
     text = read_text(path, what="file of requests").removeprefix("\ufeff")
-    first = text.partition("\n")[0]
+    first = text.lstrip("\r\n").partition("\n")[0]
     delimiter = max(",;\t|", key=first.count)
-    table = csv.reader(text.splitlines(keepends=True), delimiter=delimiter, strict=True)
+    table = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         lines = [(table.line_num, [cell.strip() for cell in row]) for row in table if any(map(str.strip, row))]
     except csv.Error as error:
         raise FileFormatError(f"path: {path}: line {table.line_num}: {error}") from None
-    names = lines[0][1] if lines else []
+    if not lines:
+        raise FileFormatError(f"path: {path}: is empty")
+    names = lines[0][1]
     if len(set(names)) < len(names):
         raise FileFormatError(f"path: {path}: columns must have different names, got {', '.join(names)}")
     wanted = _ID_NAMES if id_column is None else (id_column,)
-    found = [name for name in wanted if name in names]
+    found = [name for name in names if name in wanted or (id_column is None and name.lower() in wanted)]
+    numbers, dates = ([name for name in names if name.lower() == column] for column in (number_column, date_column))
+    for column, columns in ((number_column, numbers), (date_column, dates)):
+        if len(columns) > 1:
+            raise FileFormatError(f"path: {path}: one column may be {column}, got the columns {', '.join(columns)}")
     if len(found) != 1:
         raise FileFormatError(
             f"path: {path}: one column must be {' or '.join(wanted)}, got the columns {', '.join(names)}"
@@ -114,7 +121,9 @@ def read_requests(
             raise FileFormatError(f"path: {path}: line {line} names no id")
         one = parse_id(known, row[found[0]], place=f" in line {line} of {path}")
         try:
-            result.append(DeletionRequest(one, row.get(number_column) or None, row.get(date_column) or None))
+            known.find("ids", [one])
+            number, date = (row[columns[0]] or None if columns else None for columns in (numbers, dates))
+            result.append(DeletionRequest(one, number, date))
         except ValueError as error:
             raise FileFormatError(f"path: {path}: line {line}: {error}") from None
     return result

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["exact_ids", "ids_of_text"]
+__all__ = ["exact_ids", "ids_of_text", "whole_id"]
 
-_WHOLE = re.compile(r"-?(0|[1-9][0-9]*)")
+# No more digits than Python converts; -0 is text, and not the 0.
+_WHOLE = re.compile(r"0|-?[1-9][0-9]{0,3899}")
 
 
 def exact_ids(ids: ArrayLike) -> NDArray[Any]:
@@ -31,7 +32,7 @@ def exact_ids(ids: ArrayLike) -> NDArray[Any]:
     TypeError
         For floating-point numbers (large ids may have been merged in them), booleans, missing values and mixtures.
     ValueError
-        If there is more than one dimension, or an empty string.
+        If there is more than one dimension, an empty string, or one with the character NUL.
 
     Examples
     --------
@@ -49,6 +50,7 @@ def exact_ids(ids: ArrayLike) -> NDArray[Any]:
     if array.dtype.kind == "O":
         values = array.tolist()
         if all(isinstance(value, str) for value in values):
+            _refuse_nul(values)  # NumPy drops it at the end: two ids would become one
             array = np.array(values, dtype=np.str_)
         elif all(isinstance(value, (int, np.integer)) and not isinstance(value, bool) for value in values):
             return _whole([int(value) for value in values])
@@ -64,6 +66,17 @@ def exact_ids(ids: ArrayLike) -> NDArray[Any]:
     if (array == "").any():
         raise ValueError(f"ids must not be empty, got '' at index {int((array == '').argmax())}")
     return array
+
+
+def whole_id(text: str) -> int | None:
+    """Return the whole number of at most 3,900 digits that a text is, written as Python writes it; else None."""
+    return int(text) if _WHOLE.fullmatch(text) else None
+
+
+def _refuse_nul(values: Sequence[str]) -> None:
+    for i, value in enumerate(values):
+        if "\0" in value:
+            raise ValueError(f"ids must not hold the character NUL, got {value!r} at index {i}")
 
 
 def _whole(values: list[int]) -> NDArray[Any]:

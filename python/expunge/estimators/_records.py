@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,9 +28,14 @@ def _exact(name: str, value: Any, place: str) -> Id:
     if isinstance(value, str):
         if not value:
             raise ValueError(f"{name} must not hold an empty id, got one{place}")
+        if not value.isascii() and any("\ud800" <= one <= "\udfff" for one in value):
+            raise ValueError(f"{name} must hold text that UTF-8 can write, got {value!r}{place}")
         return str.__str__(value)
     if isinstance(value, Integral) and not isinstance(value, (bool, np.bool_)):
-        return operator.index(value)
+        number = operator.index(value)
+        if number.bit_length() > 13_000:  # Python writes and reads 4,300 digits
+            raise ValueError(f"{name} must hold integers of at most 3,900 digits, got a longer one{place}")
+        return number
     missing = value is None or value is np.ma.masked or type(value).__name__ in ("NAType", "NaTType")
     got = "a missing value" if missing or (isinstance(value, float) and value != value) else repr(value)
     raise TypeError(f"{name} must hold integers or strings, got {got} ({type(value).__name__}){place}")
@@ -44,7 +50,8 @@ def exact_ids(name: str, value: Any) -> list[Id]:
         If one is neither an integer nor a string (booleans, floats, dates, None and NaN included), if both kinds
         occur, or if the array is masked.
     ValueError
-        If there is none, one is empty text, or the array has more than one dimension.
+        If there is none, one is empty text, no UTF-8 or an integer of more than 3,900 digits, or the array has more
+        than one dimension.
     """
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{name} must not be a masked array: say which ids are meant without a mask")
@@ -160,7 +167,10 @@ class RecordIds:
 
 
 def ids_of_fit(X: Any, y: Any, record_ids: Any, n: int) -> RecordIds | None:
-    """Return the ids of the rows of a fit: those given, else the index of a table, else None.
+    """Return the ids of the rows of a fit: those given, else the index of X, else that of y, else None.
+
+    Where X has no index of its own (an array that a scaler made of a table, say), labels are still what the caller has
+    in the index of y: a position must not be taken for one of them.
 
     Raises
     ------
@@ -181,16 +191,23 @@ def ids_of_fit(X: Any, y: Any, record_ids: Any, n: int) -> RecordIds | None:
         if len(given) != n:
             raise ValueError(f"record_ids must hold one id per row of X, {n}, got {len(given)}")
         return RecordIds(given, GIVEN)
-    if labels is None:
-        return None
-    if labels == list(range(n)) and not any(isinstance(one, bool) for one in labels[:2]):
-        return RecordIds(tuple(labels), ROW_NUMBERS)
+    if labels is None or _counts(labels):
+        theirs = _index(y)
+        if theirs is not None and len(theirs) == n and not _counts(theirs.tolist()):
+            with contextlib.suppress(TypeError, ValueError):  # labels that nobody takes for a position
+                return RecordIds(tuple(exact_ids("the index of y", theirs)), INDEX)
+        return None if labels is None else RecordIds(tuple(labels), ROW_NUMBERS)
     try:
         return RecordIds(tuple(exact_ids("the index of X", index)), INDEX)
     except (TypeError, ValueError) as error:
         raise type(error)(
             f"{error}; pass record_ids=, or X.reset_index(drop=True) to name records by position"
         ) from None
+
+
+def _counts(labels: list[Any]) -> bool:
+    """Return whether labels are 0, 1, 2, ..."""
+    return labels == list(range(len(labels))) and not any(isinstance(one, bool) for one in labels[:2])
 
 
 def _index(table: Any) -> Any:
@@ -252,7 +269,7 @@ def _refuse_ambiguous(known: RecordIds | None, indices: Any) -> None:
     if known is not None and known.origin != ROW_NUMBERS:
         first = np.ravel(np.asarray(indices, dtype=object))[:1].tolist()
         what = repr(first[0]) if first else "a number"
-        source = "the index of X" if known.origin == INDEX else "record_ids"
+        source = "the index of X or y" if known.origin == INDEX else "record_ids"
         raise ValueError(
             f"indices are ambiguous, because this model has ids (from {source}): {what} could mean the id or the "
             f"position; say ids= for ids or rows= for positions in the first fit"

@@ -95,7 +95,7 @@ class LangevinRidge(RegressorMixin, DeletingRidge):  # type: ignore[misc]
         X : array-like of shape (n, d)
             Features. The index of a pandas table is kept as ids of the records, unless it is 0..n-1.
         y : array-like of shape (n,) or (n, q)
-            Targets.
+            Targets. Where ``X`` has no index, or 0..n-1, that of ``y`` is kept.
         record_ids : sequence of int or of str, length n, optional
             Whose row each is: integers of any size or strings, never converted. All rows of one id are one person,
             deleted and quoted together by ``ids=``. Kept in the working model and its file only: released models and
