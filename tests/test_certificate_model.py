@@ -9,6 +9,7 @@ from scipy import stats
 import oracles
 from expunge.accounting.ridge_law import Phase, RidgeDeletion, smoothness
 from expunge.certificates import Certificate, RidgeRun, Sources, VerificationError, model_digest
+from expunge.certificates import model as released_model
 from expunge.certificates.model import p_value
 
 N, WIDTH, OUTPUTS = 30, 3, 2
@@ -128,6 +129,93 @@ def test_directions_without_noise_must_agree_with_the_run_to_rounding():
     p_value(deletion, phases, theta + 1e-16 * strong)
     with pytest.raises(VerificationError, match="without noise"):
         p_value(deletion, phases, theta + 1e-9 * strong)
+    weak = deletion.reference.vectors[:, [0]]  # the other directions are judged by their noise all the same
+    with pytest.raises(VerificationError, match="than chance allows"):
+        p_value(deletion, phases, theta + 100 * spread.max() * weak)
+
+
+def one_parameter(noise):
+    """A run of one parameter, whose law is known: the noise is a multiple of the bound on the run's rounding."""
+    X, Y = np.array([[1.0], [1.5], [2.0]]), np.array([[3.0], [-2.0], [40.0]])
+    deletion = RidgeDeletion(X, Y, alpha=0.5, step_size=0.05, deleted=(1,))
+    phases = (Phase(200, noise), Phase(30, noise, (1,)))
+    law, rounding = released_model._law_and_rounding(deletion, phases)
+    return deletion, phases, law.mean_p, float(np.sqrt(law.variance_q[0])), float(rounding[0])
+
+
+def test_noise_judges_where_it_is_64_times_the_rounding_and_agreement_elsewhere():
+    _, _, _, spread, rounding = one_parameter(1e-12)
+    unit = 1e-12 * rounding / spread  # the noise whose spread is the bound on rounding
+    deletion, phases, mean, spread, rounding = one_parameter(60 * unit)
+    assert 59 < spread / rounding < 61
+    for sign in (-1, 1):
+        assert p_value(deletion, phases, mean + sign * 0.99 * (rounding + 40 * spread)) == 1.0
+        with pytest.raises(VerificationError, match="without noise"):
+            p_value(deletion, phases, mean + sign * 1.01 * (rounding + 40 * spread))
+    deletion, phases, mean, spread, rounding = one_parameter(68 * unit)
+    assert p_value(deletion, phases, mean + spread) == pytest.approx(2 * stats.chi2(1).sf(1.0), rel=1e-2)
+    with pytest.raises(VerificationError, match="than chance allows"):
+        p_value(deletion, phases, mean + 20 * spread)
+    deletion, phases, mean, spread, rounding = one_parameter(0.0)
+    assert p_value(deletion, phases, mean + 0.99 * rounding) == 1.0
+    with pytest.raises(VerificationError, match="without noise"):
+        p_value(deletion, phases, mean + 1.01 * rounding)
+
+
+def test_a_p_value_of_a_million_millionth_is_the_least():
+    deletion, phases, mean, spread, _ = one_parameter(1.0)
+    for probability, passes in ((1.1e-12, True), (0.9e-12, False)):
+        far = mean + spread * np.sqrt(stats.chi2(1).isf(probability / 2))
+        near = mean + spread * np.sqrt(stats.chi2(1).ppf(probability / 2))
+        for parameters, where in ((far, "farther from"), (near, "nearer to")):
+            if passes:
+                assert p_value(deletion, phases, parameters) == pytest.approx(probability, rel=1e-3)
+            else:
+                with pytest.raises(VerificationError, match=where):
+                    p_value(deletion, phases, parameters)
+    median = mean + spread * np.sqrt(stats.chi2(1).median())
+    assert 1 - 1e-6 < p_value(deletion, phases, median) <= 1
+
+
+def test_parameters_or_noise_beyond_float64_are_refused_as_such():
+    _, _, _, deletion = problem(TYPICAL)
+    far = np.zeros((WIDTH, OUTPUTS))
+    far[:, 0] = 1.7e308 * np.sign(deletion.reference.vectors[:, 0])  # one entry overflows, the others do not
+    with pytest.raises(ValueError, match="leaves the range of float64"):
+        p_value(deletion, TYPICAL, far)
+
+
+@pytest.mark.parametrize(
+    "phases",
+    [
+        (Phase(400, 0.0), Phase(7, 0.0, (4,))),
+        (Phase(60, 2.0), Phase(90, 0.0, (4,))),
+        (Phase(30, 1e-9), Phase(5, 0.0, (2,)), Phase(20, 0.0, (2, 4))),
+        (Phase(3, 0.1), Phase(2, 0.0, (4,)), Phase(400, 0.1, (2, 4))),
+    ],
+)
+@pytest.mark.parametrize("scale", [1.0, 1e-3, 1e4])
+def test_the_bound_on_the_rounding_of_a_run_holds_and_is_no_more_than_that(phases, scale):
+    X, Y, _, _ = problem(phases, deleted=phases[-1].removed)
+    X = X * np.array([1.0, 0.03, 3.0])
+    Y = Y * scale
+    alpha, step = 0.01, 0.9 / smoothness(X, alpha=0.01)
+    deletion = RidgeDeletion(X, Y, alpha=alpha, step_size=step, deleted=phases[-1].removed)
+    rng = np.random.default_rng(6)
+    theta, exact = np.zeros((WIDTH, OUTPUTS)), np.zeros((WIDTH, OUTPUTS), dtype=np.longdouble)
+    for phase in phases:
+        keep = np.setdiff1d(np.arange(N), phase.removed)
+        longX, longY = X[keep].astype(np.longdouble), Y[keep].astype(np.longdouble)
+        for _ in range(phase.n_steps):
+            noise = phase.noise_std * rng.normal(size=theta.shape)
+            theta = theta - step * (X[keep].T @ (X[keep] @ theta - Y[keep]) + alpha * theta) + noise
+            exact = exact - step * (longX.T @ (longX @ exact - longY) + alpha * exact) + noise
+    error = np.abs(deletion.reference.vectors.T @ (theta - exact).astype(float)).max(axis=1)
+    _, bound = released_model._law_and_rounding(deletion, phases)
+    assert (error <= bound).all()
+    size = np.abs(exact).max().astype(float) + 100 * phases[0].noise_std
+    steps = sum(phase.n_steps for phase in phases)
+    assert (bound <= 100 * steps * np.finfo(float).eps * size).all()
 
 
 # --- warnings -----------------------------------------------------------------------------------

@@ -135,11 +135,23 @@ def test_asserted_bounds_are_checked_against_the_data():
         {"step_size": "given", "n_bound": 3},
         {"step_size": "bounded", "norm_bound": float("nan"), "n_bound": 3},
         {"step_size": "bounded", "norm_bound": 1.0, "n_bound": 2.5},
+        {"step_size": "bounded", "norm_bound": 0.0, "n_bound": 3},
+        {"step_size": "bounded", "norm_bound": -1.0, "n_bound": 3},
+        {"step_size": "bounded", "norm_bound": 1.0, "n_bound": 0},
+        {"step_size": "bounded", "norm_bound": 1.0, "n_bound": 2**53},
     ],
 )
 def test_sources_that_say_nothing_sensible_cannot_be_made(values):
     with pytest.raises((TypeError, ValueError), match=r"sources|n_bound|norm_bound"):
         Sources(**values)
+
+
+def test_bounds_of_a_step_size_are_kept_as_plain_numbers_up_to_what_float64_counts():
+    for norm_bound, n_bound in ((5e-324, 1), (0.5, 107), (1e300, 2**53 - 1), (np.float64(2.0), np.int64(3))):
+        kept = Sources(step_size="bounded", norm_bound=norm_bound, n_bound=n_bound)
+        assert (type(kept.norm_bound), type(kept.n_bound)) == (float, int)
+        assert Sources(**json.loads(json.dumps(kept.to_dict()))) == kept
+        assert (kept.norm_bound, kept.n_bound) == (norm_bound, n_bound)
 
 
 def test_the_source_of_the_classes_fits_the_run():

@@ -30,6 +30,7 @@ from expunge.certificates import (
     record_digest,
     targets_digest,
 )
+from expunge.certificates.run import design_of, recompute, targets_of
 from expunge.certificates.schema import check
 
 EPSILON = 0.5
@@ -172,6 +173,33 @@ def test_an_estimator_is_read_in_either_shape(case):
     with pytest.raises(VerificationError) as caught:
         certificate.verify(X, y, Model())
     assert caught.value.field == "digests.model"
+
+
+def model_of(coef, **parts):
+    return type("Model", (), {"coef_": np.asarray(coef), **parts})()
+
+
+def test_parameters_of_another_shape_are_refused_and_an_intercept_where_none_was_fitted():
+    matrix = np.arange(6.0).reshape(2, 3)
+    fitted = {"n_features": 3, "n_outputs": 2}
+    for intercept in ({}, {"intercept_": 0.0}, {"intercept_": np.zeros(2)}):
+        read = coefficients_of(model_of(matrix, **intercept), fit_intercept=False, **fitted)
+        np.testing.assert_array_equal(read, matrix.T)
+        assert read.flags.c_contiguous
+    for wrong in (matrix.T, matrix.ravel(), matrix[:, :2], matrix[np.newaxis], matrix.ravel()[:3]):
+        with pytest.raises(ValueError, match="coef_ must have shape"):
+            coefficients_of(model_of(wrong), fit_intercept=False, **fitted)
+    with pytest.raises(ValueError, match="must be 0"):
+        coefficients_of(model_of(matrix, intercept_=np.array([0.0, 1e-300])), fit_intercept=False, **fitted)
+    for entries in (1, 3):
+        with pytest.raises(ValueError, match="must have 2 entries"):
+            coefficients_of(model_of(matrix, intercept_=np.zeros(entries)), fit_intercept=True, **fitted)
+    for wrong in (np.zeros(8), np.zeros((3, 2)), np.zeros((4, 1)), np.zeros((1, 4, 2))):
+        with pytest.raises(ValueError, match="model must have shape"):
+            coefficients_of(wrong, fit_intercept=True, **fitted)
+    np.testing.assert_array_equal(
+        coefficients_of(np.arange(4.0), fit_intercept=True, n_features=3, n_outputs=1), np.arange(4.0)[:, None]
+    )
 
 
 def test_a_model_with_other_labels_is_refused():
@@ -788,3 +816,119 @@ def test_json_is_read_strictly(tmp_path):
     ):
         with pytest.raises(_files.FileFormatError, match=message):
             _files.parse_json(text, what="file")
+
+
+# --- what a run may be, and how exact a claim must be --------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"step_size": 0.0},
+        {"step_size": -0.1},
+        {"n_records": 1},
+        {"n_features": 0},
+        {"n_outputs": 0},
+        {"phases": (Phase(0, 0.1), Phase(1, 0.1, (0,)))},
+        {"phases": (Phase(1, -0.1), Phase(1, 0.1, (0,)))},
+        {"sources": "data"},
+        {"classes": (None, "a")},
+        {"classes": (1j,)},
+    ],
+)
+def test_a_run_below_the_smallest_cannot_be_made(values):
+    with pytest.raises((TypeError, ValueError), match=next(iter(values))):
+        dataclasses.replace(smallest_run(), **values)
+
+
+def smallest_run():
+    return RidgeRun(
+        estimator="LangevinRidge",
+        alpha=np.float64(5e-324),
+        fit_intercept=np.bool_(False),
+        step_size=np.float64(5e-324),
+        classes=None,
+        n_records=np.int64(2),
+        n_features=np.int64(1),
+        n_outputs=np.int64(1),
+        phases=(Phase(1, 0.0), Phase(np.int64(1), np.float64(0.0), (np.int64(0),))),
+        deleted=(np.int64(0),),
+    )
+
+
+def test_the_smallest_run_is_kept_as_plain_values():
+    run = smallest_run()
+    assert type(run.fit_intercept) is bool
+    assert RidgeRun.from_dict(json.loads(json.dumps(run.to_dict()))) == run
+
+
+def test_data_of_other_kinds_or_dimensions_are_no_problem_of_least_squares():
+    for X in (np.ones(3), np.ones((2, 2, 2))):
+        with pytest.raises(ValueError, match="2 dimension"):
+            design_of(X, fit_intercept=True)
+    for y, classes, match in (
+        (np.ones((2, 2, 2)), None, "1 or 2 dimensions"),
+        (3.0, None, "1 or 2 dimensions"),
+        (["a", "b"], None, "real numbers"),
+        ([["a", "b"], ["b", "a"]], ("a", "b"), "one label for each record"),
+        (["a", "c"], ("a", "b"), "'c' at index 1"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            targets_of(y, classes=classes)
+
+
+@pytest.mark.parametrize("method", ["shifted", "uniform"])
+def test_a_claim_by_clipping_is_recomputed_by_its_own_method(method):
+    _, _, design, targets, _, run = problem()
+    deletion = RidgeDeletion(design, targets, alpha=run.alpha, step_size=run.step_size, deleted=run.deleted)
+    given = {"method": method, "epsilon": 2.0}
+    claim = shifted_claim(**law(design, targets, run), epsilon=2.0, delta_s=0.01, uniform=method == "uniform")
+    assert recompute(run, deletion, delta_s=0.01, **given) == (claim.delta_pq, claim.delta_qp)
+    with pytest.raises(ValueError, match="delta_s must be given"):
+        recompute(run, deletion, delta_s=None, **given)
+
+
+def test_a_claim_may_be_missed_by_rounding_and_by_no_more(case):
+    X, y, _, certificate = case
+    largest = max(certificate.delta_pq, certificate.delta_qp)
+    dataclasses.replace(certificate, delta=largest * (1 - 0.9e-9)).verify(X, y)
+    with pytest.raises(VerificationError) as caught:
+        dataclasses.replace(certificate, delta=largest * (1 - 1.1e-9)).verify(X, y)
+    assert caught.value.field == "claim.delta"
+
+
+@pytest.mark.parametrize("name", ["delta_pq", "delta_qp"])
+def test_recorded_deltas_agree_to_a_millionth_or_lie_far_below_the_claim(case, name):
+    X, y, coefficients, certificate = case
+    smaller = min(("delta_pq", "delta_qp"), key=lambda one: getattr(certificate, one))
+    value = getattr(certificate, name)
+    for factor, accepted in ((1 - 0.9e-6, True), (1 + 0.9e-6, True), (1 - 1.1e-6, False), (1 + 1.1e-6, False)):
+        changed = dataclasses.replace(certificate, **{name: value * factor})
+        other = "delta_qp" if name == "delta_pq" else "delta_pq"
+        if name == smaller or factor > 1 or value * factor > getattr(certificate, other):
+            outcome(changed, X, y, accepted=accepted, field=f"claim.{name}")
+    run = certificate.run
+    far = Certificate.create(X=X, y=y, model=coefficients, run=run, epsilon=60.0, delta=0.5)
+    assert max(far.delta_pq, far.delta_qp) < 1e-14
+    for share, accepted in ((0.9e-12, True), (1.1e-12, False)):
+        changed = dataclasses.replace(far, **{name: share * 0.5})
+        outcome(changed, X, y, accepted=accepted, field=f"claim.{name}")
+
+
+def outcome(certificate, X, y, *, accepted, field):
+    """The binding direction is recorded too; it follows the recorded deltas."""
+    if accepted:
+        certificate.verify(X, y)
+        return
+    with pytest.raises(VerificationError) as caught:
+        certificate.verify(X, y)
+    assert caught.value.field == field
+
+
+def test_a_record_that_did_nothing_has_a_delta_of_zero_and_is_certified():
+    X, y, _, _, _, run = problem(fit_intercept=False)
+    X[4], y[4] = 0.0, 0.0
+    coefficients = oracles.ridge_run(X, y, run, np.random.default_rng(1))
+    certificate = Certificate.create(X=X, y=y, model=coefficients, run=run, epsilon=0.5, delta=1e-9)
+    report = certificate.verify(X, y)
+    assert (report.delta_pq, report.delta_qp) == (0.0, 0.0)

@@ -12,6 +12,7 @@ import os
 import platform
 import random
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -143,6 +144,7 @@ def main() -> int:
         notes.unlink(missing_ok=True)
     known = read_verdicts(notes)
     stopped = False
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with trees(ROOT, package, max(1, chosen.jobs)) as copies, notes.open("a") as file:
         try:
             for room, (found, _) in picked.items():

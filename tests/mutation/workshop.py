@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import builtins
+import compileall
 import contextlib
+import gc
 import json
 import math
 import os
@@ -52,6 +54,7 @@ def make_tree(root: Path, package: Path, place: Path) -> Path:
             shutil.copy2(root / name, place / name)
     for compiled in package.glob("*.so"):
         shutil.copy2(compiled, place / "python" / "expunge" / compiled.name)
+    compileall.compile_dir(place, quiet=2)
     return place
 
 
@@ -143,6 +146,7 @@ def _in_child(tree: Path, log: Path, work: Callable[[], tuple[int, Any]], answer
             os.dup2(file.fileno(), 2)
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
         os.chdir(tree)
+        gc.freeze()  # what was preloaded stays: collecting it again and again is slow
         sys.path[:] = [str(tree / "python"), *(p for p in sys.path if p)]
         # An editable install would answer before the path does.
         sys.meta_path[:] = [finder for finder in sys.meta_path if "Editable" not in type(finder).__name__]
@@ -158,7 +162,8 @@ def _in_child(tree: Path, log: Path, work: Callable[[], tuple[int, Any]], answer
 
 
 def _arguments(tests: Iterable[str]) -> list[str]:
-    return ["-q", "--no-header", "-p", "no:cacheprovider", "--tb=line", "-W", _PRELOADED, *tests]
+    # Assertions as they stand: rewriting them for better messages takes longer than most tests.
+    return ["-q", "--no-header", "-p", "no:cacheprovider", "--assert=plain", "--tb=line", "-W", _PRELOADED, *tests]
 
 
 @dataclass
@@ -198,7 +203,6 @@ def _measured(tree: Path, tests: list[str]) -> Baseline:
     log, answer = tree / "log.txt", tree / "answer.json"
 
     def work() -> tuple[int, Any]:
-        sys.dont_write_bytecode = False  # the other copies start from these
         notes = _Lines()
         code = pytest.main(_arguments(tests), plugins=[notes])
         import expunge

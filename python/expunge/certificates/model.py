@@ -29,8 +29,8 @@ def coefficients_of(model: Any, *, fit_intercept: bool, n_features: int, n_outpu
     Parameters
     ----------
     model : fitted estimator or array-like
-        An estimator has ``coef_`` of shape (n_features,) or (n_outputs, n_features) and, if ``fit_intercept``,
-        ``intercept_``. An array has shape (n_columns, n_outputs), or (n_columns,) for one output.
+        An estimator has ``coef_`` of shape (n_outputs, n_features), or (n_features,) for one output, and, if
+        ``fit_intercept``, ``intercept_``. An array has shape (n_columns, n_outputs), or (n_columns,) for one output.
     fit_intercept : bool
         Whether the last row is the intercept.
     n_features, n_outputs : int
@@ -54,9 +54,7 @@ def coefficients_of(model: Any, *, fit_intercept: bool, n_features: int, n_outpu
     n_columns = n_features + int(fit_intercept)
     if hasattr(model, "coef_"):
         coefficients = _validate.real_array("model.coef_", model.coef_)
-        if coefficients.size != n_features * n_outputs or coefficients.ndim not in (1, 2):
-            raise ValueError(f"model.coef_ must have shape {(n_outputs, n_features)}, got {coefficients.shape}")
-        if coefficients.ndim == 2 and coefficients.shape != (n_outputs, n_features):
+        if coefficients.shape not in ((n_outputs, n_features), (n_features,) if n_outputs == 1 else None):
             raise ValueError(f"model.coef_ must have shape {(n_outputs, n_features)}, got {coefficients.shape}")
         result = coefficients.reshape(n_outputs, n_features).T
         intercept = _validate.real_array("model.intercept_", getattr(model, "intercept_", 0.0)).ravel()
