@@ -40,7 +40,8 @@ class PrivacyProfile(NamedTuple):
     delta : float or ndarray of float64
         Certified, rounded up.
     relative_error : float or ndarray of float64
-        Bound on the error of ``delta`` before it was rounded up, relative; 1 where not converged.
+        Error of ``delta`` before it was rounded up, relative: bounds on the cut and the roundings, and an estimate of
+        the quadrature's own error from the decay of its Legendre coefficients. 1 where not converged.
     converged : bool or ndarray of bool
         Whether ``delta`` is exact to that error. If not, it is still an upper bound (Chernoff type).
     """
@@ -73,7 +74,8 @@ class GaussianPair:
 
     Certified: every delta, epsilon and divergence is rounded up by the error of its computation. The integral is cut
     where a bound on what lies beyond is negligible, roundings are counted at every node, and the quadrature's own error
-    is read off the decay of its Legendre coefficients; together they are ``PrivacyProfile.relative_error``, some 1e-13.
+    is estimated from the decay of its Legendre coefficients; together they are ``PrivacyProfile.relative_error``, some
+    1e-13.
     Sizes that leave float64 are taken outward too: a squared shift below 1e-280 counts as 1e-280, and where it
     overflows delta is 1. A delta of exactly 0 is the true one: P = Q, or epsilon beyond the largest privacy loss.
 
