@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 import oracles
 from emulated import at, on_every_device, put
+from expunge import _backend
 from expunge.langevin import langevin_chains, standard_normals
 
 LOSSES = ["ridge", "logistic", "softmax"]
@@ -301,3 +303,22 @@ def test_bad_arguments_are_named(changes, error, named):
     X, y = arguments.pop("X"), arguments.pop("y")
     with pytest.raises(error, match=named):
         langevin_chains(X, y, **arguments)
+
+
+def test_a_record_is_never_sampled_more_often_than_said(monkeypatch):
+    """The kernel takes a record where a random word is below a threshold, which must not be rounded up."""
+    asked = []
+    run_kernel = type(_backend.place()).run
+
+    def watched(place, kernel, *arguments, **options):
+        if kernel == "langevin_chains":
+            asked.append(options["threshold"])
+        return run_kernel(place, kernel, *arguments, **options)
+
+    monkeypatch.setattr(type(_backend.place()), "run", watched)
+    X, y, _ = problem("logistic", 4, 2, 1)
+    rates = np.concatenate([np.random.default_rng(0).random(40), [1e-9, 1 - 1e-12, 0.5]])
+    for rate in rates:
+        run("logistic", X, y, 1, sampling_probability=float(rate), n_steps=1)
+        exact = Fraction(float(rate)) * 2**32
+        assert exact - 1 < asked[-1] <= exact

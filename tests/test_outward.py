@@ -10,6 +10,7 @@ from expunge.accounting import (
     GaussianPair,
     RenyiFilter,
     contraction_rdp,
+    contraction_steps,
     rdp_to_epsilon,
     renyi_filter,
     shifted_mu,
@@ -151,3 +152,21 @@ def test_renyi_divergences_of_a_pair_are_rounded_up(direction):
             assert exact <= found
             if share < 0.9:
                 assert found <= exact * (1 + 1e-9) + 1e-15
+
+
+@pytest.mark.parametrize("scale", [0, 40, 150])
+@pytest.mark.parametrize("start", [1.0, 1e-280, 1e300])
+def test_the_fewest_contractions_are_rounded_up(scale, start):
+    """Targets next to what K steps reach exactly: where K falls short by a rounding, it takes K + 1."""
+    noise, order = 10.0**scale, 1.5
+    constant = noise * noise * 0.7
+    with mpmath.workdps(60):
+        ratio = mpmath.mpf(noise) ** 2 / mpmath.mpf(constant)
+        reached = [mpmath.mpf(start) * (1 + k * ratio) ** (-1 / mpmath.mpf(order)) for k in range(300)]
+        targets = np.array([float(value) for value in reached[1:-1]])
+        found = contraction_steps(
+            start, order=order, log_sobolev=constant, contraction=1.0, noise_std=noise, target_rdp=targets
+        )
+        for k, (target, steps) in enumerate(zip(targets, found, strict=True), start=1):
+            assert reached[int(steps)] <= mpmath.mpf(float(target))
+            assert steps <= k + 1
