@@ -36,6 +36,8 @@ ROOMS: dict[str, Room] = {
             "test_rdp*.py",
             "test_renyi_accounting*.py",
             "test_ridge_law*.py",
+            "test_outward*.py",
+            "test_ridge_outward*.py",
             "test_ridge_shifted*.py",
             "test_shifted*.py",
             "test_unlearning_accounting*.py",
