@@ -20,6 +20,7 @@ from expunge.certificates import (
     RidgeRun,
     Sources,
     VerificationError,
+    work,
 )
 from expunge.certificates import certificate as certificate_module
 from expunge.certificates.work import DEFAULT_BUDGET, estimated_work
@@ -339,3 +340,32 @@ def test_labels_read_as_another_kind_are_told():
         certificate = Certificate.create(X=X, y=labels, model=model, run=changed, epsilon=2.0, delta=0.9)
         with pytest.raises(VerificationError, match=words):
             certificate.verify(X, other)
+
+
+def test_long_verifications_show_where_they_are(monkeypatch):
+    seen = []
+
+    class Bar(work.tqdm):
+        def __init__(self, *args, **named):
+            seen.append("hidden" if named["disable"] else "shown")
+            super().__init__(*args, **{**named, "disable": True})
+
+        def set_description(self, desc=None, refresh=True):
+            assert refresh
+            seen.append(desc)
+
+    monkeypatch.setattr(work, "tqdm", Bar)
+    X, y, run = problem()
+    model = oracles.ridge_run(X, y[:, None], run, np.random.default_rng(1))
+    certificate = issue(X, y, run, model=model)
+    assert seen[0] == "hidden"
+    stages = seen[1:]
+    assert stages == [f"verify: {one}" for one in ("data", "assumptions", "law of the run", "claim", "model")]
+    seen.clear()
+    monkeypatch.setattr(work, "_SHOWN", estimated_work(run, method=certificate.method))
+    certificate.verify(X, y, model)
+    assert seen == ["shown", *stages]
+    # On this size of problem seconds pass.
+    large = dataclasses.replace(run, n_records=100_000, n_features=300)
+    monkeypatch.undo()
+    assert estimated_work(large, method="exact") > work._SHOWN > estimated_work(run, method="exact")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import multiprocessing
@@ -14,6 +15,7 @@ import pytest
 from expunge._files import PUBLIC, FileFormatError
 from expunge._places import check_places
 from expunge._transaction import Change, exclusive
+from expunge.cli.main import one_line
 from killing import MOMENTS, Killed, killed_at
 
 
@@ -342,3 +344,15 @@ def test_different_places_are_allowed(tmp_path, monkeypatch):
     check_places(outputs={"--out": "new", "--ledger": None, "others": ["a", "b"]}, inputs={"data": "x", "--key": "x"})
     check_places(outputs={"--out": "data"}, inputs={"data": "datum"})
     check_places(outputs={"--out": "datum.npz"}, inputs={"data": "datum"})
+
+
+def test_a_full_disk_is_named(tmp_path, monkeypatch):
+    def full(descriptor, data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(OSError, match="No space") as caught, exclusive([tmp_path / "a"]) as session:
+        session.commit([Change(tmp_path / "a", b"1")])
+    assert caught.value.filename == str(tmp_path)
+    assert one_line(caught.value) == f"{tmp_path}: no space left on device"
+    assert not list(tmp_path.iterdir())

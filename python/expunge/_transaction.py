@@ -301,6 +301,10 @@ def _write(path: Path, data: bytes) -> None:
         while view:
             view = view[os.write(descriptor, view) :]
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path.parent)  # a full disk: which one
+        raise
     finally:
         os.close(descriptor)
 

@@ -28,7 +28,7 @@ from expunge.certificates.policy import Policy
 from expunge.certificates.report import Standing, VerificationReport
 from expunge.certificates.run import RidgeRun
 from expunge.certificates.schema import VERSIONS, CertificateError, VerificationError, certificate_schema, check
-from expunge.certificates.work import DEFAULT_BUDGET
+from expunge.certificates.work import DEFAULT_BUDGET, stages
 
 __all__ = ["Certificate", "Digests", "Signature"]
 
@@ -255,10 +255,12 @@ class Certificate:
             issued_at=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         )
         verification.check_status(draft, allow_estimate=True)
-        found = verification.recomputed(draft, X, y)
-        result = replace(draft, delta_pq=found.deltas.pq, delta_qp=found.deltas.qp)
-        verification.check_model(result, model)
-        verification.plausible(result, found, model)
+        with stages(run, method=method) as begin:
+            found = verification.recomputed(draft, X, y, begin=begin)
+            result = replace(draft, delta_pq=found.deltas.pq, delta_qp=found.deltas.qp)
+            begin("model")
+            verification.check_model(result, model)
+            verification.plausible(result, found, model)
         return result
 
     # --- JSON ----------------------------------------------------------------------------------

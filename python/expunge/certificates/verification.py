@@ -22,7 +22,7 @@ from expunge.certificates.policy import Policy
 from expunge.certificates.report import VerificationReport, standing
 from expunge.certificates.run import Deltas, design_of, recompute, targets_of
 from expunge.certificates.schema import CertificateError, VerificationError, certificate_schema, check
-from expunge.certificates.work import DEFAULT_BUDGET, check_budget
+from expunge.certificates.work import DEFAULT_BUDGET, check_budget, stages
 
 if TYPE_CHECKING:
     from expunge.certificates.certificate import Certificate
@@ -86,8 +86,10 @@ class Recomputed(NamedTuple):
     warnings: tuple[str, ...]
 
 
-def recomputed(certificate: Certificate, X: ArrayLike, y: ArrayLike) -> Recomputed:
+def recomputed(certificate: Certificate, X: ArrayLike, y: ArrayLike, *, begin: Callable[[str], None]) -> Recomputed:
     """Check the data and the run's assumptions and return both deltas, each within the claim.
+
+    ``begin`` is told of every stage.
 
     Raises
     ------
@@ -96,7 +98,9 @@ def recomputed(certificate: Certificate, X: ArrayLike, y: ArrayLike) -> Recomput
     """
     c, run = certificate, certificate.run
     check_classes(run)
+    begin("data")
     _check_data(c, X, y)
+    begin("assumptions")
     design = design_of(X, fit_intercept=run.fit_intercept)
     try:
         targets = targets_of(y, classes=run.classes)
@@ -118,9 +122,11 @@ def recomputed(certificate: Certificate, X: ArrayLike, y: ArrayLike) -> Recomput
         c.digests.record,
         lambda: record_digest(np.asarray(X)[rows], np.asarray(y)[rows], salt=salt),
     )
+    begin("law of the run")
     try:
         deletion = RidgeDeletion(design, targets, alpha=run.alpha, step_size=run.step_size, deleted=run.deleted)
         check_noise(run, deletion)
+        begin("claim")
         deltas = recompute(run, deletion, method=c.method, epsilon=c.epsilon, delta_s=c.delta_s)
     except VerificationError:
         raise
@@ -268,15 +274,17 @@ def verify(
     if public_key is not None:
         c.verify_signature(public_key)
     check_budget(c.run, method=c.method, budget=most)
-    found = recomputed(c, X, y)
-    deltas = found.deltas
-    for name, recorded, value in (("delta_pq", c.delta_pq, deltas.pq), ("delta_qp", c.delta_qp, deltas.qp)):
-        if not _agree(recorded, value, c.delta):
-            raise VerificationError(f"claim.{name}", f"recorded {recorded!r}, recomputed {value!r}: it was changed")
-    chance = None
-    if model is not None:
-        check_model(c, model)
-        chance = plausible(c, found, model)
+    with stages(c.run, method=c.method) as begin:
+        found = recomputed(c, X, y, begin=begin)
+        deltas = found.deltas
+        for name, recorded, value in (("delta_pq", c.delta_pq, deltas.pq), ("delta_qp", c.delta_qp, deltas.qp)):
+            if not _agree(recorded, value, c.delta):
+                raise VerificationError(f"claim.{name}", f"recorded {recorded!r}, recomputed {value!r}: it was changed")
+        chance = None
+        if model is not None:
+            begin("model")
+            check_model(c, model)
+            chance = plausible(c, found, model)
     c._check_own_signature()
     trusted = public_key is not None or (policy is not None and policy.public_key is not None)
     now = standing(c)

@@ -1,17 +1,24 @@
-"""How much work a verification takes, estimated before any of it is done."""
+"""How much work a verification takes, estimated before any of it is done, and how far it has come."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from tqdm.auto import tqdm
 
 from expunge.accounting.ridge_shifted import n_blocks
 from expunge.certificates.run import RidgeRun
 from expunge.certificates.schema import VerificationError
 
-__all__ = ["DEFAULT_BUDGET", "check_budget", "estimated_work"]
+__all__ = ["DEFAULT_BUDGET", "check_budget", "estimated_work", "stages"]
 
 # About a minute or two of one core that does dense algebra at 10 per nanosecond.
 DEFAULT_BUDGET = 1e12
+# Work that may take a second or two shows where it is.
+_SHOWN = 1e10
+_STAGES = ("data", "assumptions", "law of the run", "claim", "model")
 # What else takes time, in operations that could have been done meanwhile: measured, then rounded up.
 _CALL = 5e5
 _PHASE = 5e6
@@ -70,3 +77,25 @@ def check_budget(run: RidgeRun, *, method: str, budget: float) -> None:
             f"verification takes about {work:.2g} operations ({len(run.phases)} phases, {run.n_records} records, "
             f"{run.n_features} features), more than {budget:.2g}; pass a larger budget to do it all the same",
         )
+
+
+@contextmanager
+def stages(run: RidgeRun, *, method: str) -> Iterator[Callable[[str], None]]:
+    """Yield what is called with the stage that begins: a progress bar, where a verification can take seconds.
+
+    Examples
+    --------
+    >>> from expunge.certificates import Phase
+    >>> run = RidgeRun(estimator="LangevinRidge", alpha=1.0, fit_intercept=False, step_size=0.25, classes=None,
+    ...                n_records=3, n_features=3, n_outputs=1, phases=(Phase(n_steps=9, noise_std=0.5),), deleted=(0,))
+    >>> with stages(run, method="exact") as begin:  # too little work for a bar
+    ...     begin("data")
+    """
+    long = estimated_work(run, method=method) >= _SHOWN
+    with tqdm(total=len(_STAGES), unit="stage", desc="verify", disable=None if long else True, leave=False) as bar:
+
+        def begin(stage: str) -> None:
+            bar.update(_STAGES.index(stage) - bar.n)
+            bar.set_description(f"verify: {stage}")  # drawn at once
+
+        yield begin

@@ -77,7 +77,10 @@ def _plain_warnings() -> Iterator[None]:
 
 def one_line(error: BaseException) -> str:
     """Return an error's message on one line."""
-    text = " ".join(str(error).split()).removeprefix("path: ")
+    said = str(error)
+    if isinstance(error, OSError) and error.strerror:  # not the number that the system has for it
+        said = error.strerror.lower() if error.filename is None else f"{error.filename}: {error.strerror.lower()}"
+    text = " ".join(said.split()).removeprefix("path: ")
     return text or ("out of memory" if isinstance(error, MemoryError) else type(error).__name__)
 
 
