@@ -81,7 +81,7 @@ MAY_USE: dict[str, set[str]] = {
     "evaluation": {"_extras", "accounting", "_files", "_validate"},
     "plotting": {"_extras", "_files", "_validate"},
     "scaling": {"_validate", "certificates"},
-    "datasets": {"_archive", "_extras", "_cifar_pickle", "_files", "_validate"},
+    "datasets": {"_archive", "_extras", "_cifar_pickle", "_files", "_validate", "_wording"},
     "_ledger_lines": {"_files", "certificates"},
     "ledger": {"_wording", "_ledger_lines", "_transaction", "certificates"},
     "forget_sets": {"_files", "_validate"},

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from expunge._validate import choice
+from expunge._wording import counted
 
 __all__ = ["MAX_CLASSES", "Task", "read_task"]
 
@@ -45,7 +46,7 @@ def read_task(y: ArrayLike, *, task: str = "auto") -> Task:
     y : array-like of shape (n,) or (n, q)
         Finite numbers, booleans or text.
     task : {"auto", "classify", "regress"}
-        auto: text and booleans are classes; whole numbers are classes, unless most of them differ; whole numbers
+        auto: booleans are classes; text and whole numbers are classes, unless most of them differ; whole numbers
         written with a point (0.0, 1.0, 2.0) are classes if there are at most 20 and each comes twice on average;
         other numbers, and several columns, are regression.
 
@@ -56,8 +57,8 @@ def read_task(y: ArrayLike, *, task: str = "auto") -> Task:
     Raises
     ------
     ValueError
-        For more than 1,000 classes, for whole numbers that are hardly classes (auto), for classes that are no whole
-        numbers, and for text as numbers; the message names the remedy.
+        For more than 1,000 classes, for text or whole numbers that are hardly classes (auto), for classes that are no
+        whole numbers below 2^63, and for text as numbers; the message names the remedy.
 
     Examples
     --------
@@ -96,12 +97,22 @@ def read_task(y: ArrayLike, *, task: str = "auto") -> Task:
                 + ("" if len(classes) > MAX_CLASSES else ", --task classify if these are classes")
             )
     elif task == "classify" and not (whole or text):
-        odd = float(values[values != np.floor(values)][0])
-        raise ValueError(f"y must hold classes for --task classify, whole numbers or text, got {odd:g}")
+        odd = float(values[~((values == np.floor(values)) & (np.abs(values) <= 2**53))][0])
+        raise ValueError(
+            f"y must hold classes for --task classify, whole numbers (as floats up to 2^53) or text, got {odd:g}"
+        )
+    if task == "auto" and text and len(classes) > max(_FEW, len(values) / 2):
+        raise ValueError(
+            f"y holds {len(classes):,} different texts in {counted(len(values), 'record')}: are these ids? name the "
+            "column of the targets" + ("" if len(classes) > MAX_CLASSES else ", or pass --task classify")
+        )
     if len(classes) > MAX_CLASSES:
         remedy = "are these ids? name the column of the targets" if text else "pass --task regress if it is a number"
         raise ValueError(f"y holds {len(classes):,} classes, at most {MAX_CLASSES:,} are learned: {remedy}")
+    if values.dtype == np.uint64 and bool((values >= 2**63).any()):
+        raise ValueError(f"y must hold classes below 2^63, got {values.max()}: write them as text")
     labels = values if text else values.astype(np.int64)
     names = [str(one) for one in (classes if text else classes.astype(np.int64))[:10].tolist()]
     more = ", ..." if len(classes) > len(names) else ""
-    return Task(labels, True, f"reading y as {len(classes)} classes: {', '.join(names)}{more}")
+    number = "1 class" if len(classes) == 1 else f"{len(classes):,} classes"
+    return Task(labels, True, f"reading y as {number}: {', '.join(names)}{more}")

@@ -197,13 +197,15 @@ def _working(cls: type[Any], path: str | Path, header: dict[str, Any], arrays: d
                 float.fromhex(header["alpha"]),
                 model.step_size_,
                 tuple(_phase(phase) for phase in header["phases"]),
-                tuple(header["conditions"]),
+                _stored.texts("conditions", header["conditions"]),
                 _stored.ids(header["ids"], len(arrays["design"])) if "ids" in header else None,
                 _sources(header, classify=classes is not None),
                 _stored.salt(header["salt"]) if "salt" in header else secrets.token_bytes(32),
             )
         known = (_UNKNOWN,) if model._history is None else model._history.rests_on
-        model._rests_on = tuple(_stored.text("rests_on", one) for one in header.get("rests_on", known))
+        model._rests_on = _stored.texts("rests_on", header.get("rests_on", list(known)))
+        if model._history is not None and set(model._rests_on) != set(known):
+            raise ValueError(f"rests_on must be what the history rests on, {list(known)}, got {list(model._rests_on)}")
         _stored.check_working(model)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise FileFormatError(f"path: the model at {path} lacks or misstates a field: {_said(error)}") from None
@@ -264,7 +266,7 @@ def _released(cls: type[Any], path: str | Path, header: dict[str, Any], arrays: 
         return cls._from_parts(
             arrays["coef"],
             float(intercept) if intercept.ndim == 0 else intercept,
-            conditions=tuple(_stored.text("conditions", one) for one in header.get("conditions", (_UNKNOWN,))),
+            conditions=_stored.texts("conditions", header.get("conditions", [_UNKNOWN])),
             classes=classes,
             feature_names=_stored.feature_names(header.get("feature_names"), arrays["coef"].shape[-1]),
         )

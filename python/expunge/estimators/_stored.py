@@ -11,7 +11,7 @@ from expunge.accounting.ridge_law import STEP_SIZE_SLACK, Phase, smoothness
 from expunge.estimators._history import History
 from expunge.estimators._records import GIVEN, INDEX, ROW_NUMBERS, RecordIds, exact_ids
 
-__all__ = ["check_released", "check_working", "feature_names", "flag", "ids", "salt", "text", "whole"]
+__all__ = ["check_released", "check_working", "feature_names", "flag", "ids", "salt", "text", "texts", "whole"]
 
 
 def whole(name: str, value: Any, *, low: int = 0) -> int:
@@ -33,6 +33,13 @@ def text(name: str, value: Any) -> str:
     if type(value) is not str:
         raise ValueError(f"{name} must be text, got {value!r}")
     return value
+
+
+def texts(name: str, value: Any) -> tuple[str, ...]:
+    """Return a JSON list of strings."""
+    if type(value) is not list:
+        raise ValueError(f"{name} must be a list of texts, got {value!r}")
+    return tuple(text(name, one) for one in value)
 
 
 def salt(stored: Any) -> bytes:
@@ -117,8 +124,6 @@ def _check_history(model: Any, history: History, *, intercept: bool) -> None:
     limit = 1.0 / smoothness(history.design, alpha=history.alpha)
     if not history.step_size <= limit * (1 + STEP_SIZE_SLACK):
         raise ValueError(f"step_size must be at most 1/L = {limit!r} of the design, got {history.step_size!r}")
-    if not all(type(one) is str for one in history.conditions):
-        raise ValueError("conditions must be texts")
     _check_phases(history.phases, n)
     if not np.array_equal(_targets(model, history.labels, n), history.targets):
         raise ValueError("targets must be those of the labels")
