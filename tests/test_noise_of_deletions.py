@@ -1,6 +1,7 @@
 """Noise of fits, quotes and deletions: one floor for all, answers in every corner, and steps on what remains alone."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -230,3 +231,15 @@ def test_a_quote_is_printed_as_a_person_would(model):
     text = repr(model.quote(**TARGET, n_steps=10))
     assert text.startswith("<Quote of 30 records for epsilon = 1, delta = 1e-05: median noise_std 0.0")
     assert "median steps" in repr(model.quote(**TARGET, noise_std=0.01))
+
+
+@pytest.mark.parametrize("delta", [5e-324, 1e-300])
+@pytest.mark.parametrize("method", ["shifted", "uniform"])
+def test_a_delta_too_small_to_be_shared_among_steps_is_refused_by_name(method, delta):
+    X = np.random.default_rng(0).normal(size=(20, 2))
+    model = LangevinRidge(step_size=0.01).fit(X, X[:, 0])
+    asked = {"epsilon": 1.0, "n_steps": 20, "method": method}
+    for ask in (partial(model.unlearn, 0), model.quote):
+        with pytest.raises(ValueError, match="delta must be at least 1e-270 for method"):
+            ask(**asked, delta=delta)
+        ask(**asked, delta=1e-269)

@@ -23,6 +23,7 @@ __all__ = [
     "DeletionCost",
     "LostNoiseError",
     "Reached",
+    "check_delta",
     "chosen_noise",
 ]
 
@@ -30,6 +31,8 @@ METHODS = ("exact", "shifted", "uniform")
 
 # Between these, squares of the noise and sums of them over the steps neither underflow nor overflow float64.
 LEAST_NOISE, LARGEST_NOISE = 1e-120, 1e90
+# A tenth of it, shared among all steps and records, is still a probability in float64.
+_LEAST_SHARED_DELTA = 1e-270
 
 
 class LostNoiseError(ValueError):
@@ -67,6 +70,7 @@ class DeletionCost:
     """
 
     def __init__(self, history: History, rows: Sequence[int], *, method: str, epsilon: float, delta: float) -> None:
+        check_delta(method, delta)
         self._history, self.method = history, method
         self.deleted = tuple(sorted({*history.removed, *(int(i) for i in rows)}))
         self.epsilon, self.delta = epsilon, delta
@@ -197,6 +201,21 @@ class DeletionCost:
         mu = self.mu(n_steps, noise_std)
         # Clipping costs delta_s in one direction and e^epsilon delta_s in the other.
         return Reached(mu, shifted_epsilon(mu, self.delta, at_most=self.epsilon), "Q|P")
+
+
+def check_delta(method: str, delta: float) -> None:
+    """Refuse a delta of which too little is left for the bounds on residuals.
+
+    Raises
+    ------
+    ValueError
+        Naming delta and its least value.
+    """
+    if method != "exact" and delta < _LEAST_SHARED_DELTA:
+        raise ValueError(
+            f"delta must be at least {_LEAST_SHARED_DELTA:g} for method {method!r}, which shares a tenth of it among "
+            f"all steps, got {delta!r}; method 'exact' does not"
+        )
 
 
 def shifted_epsilon(mu: float, delta: float, *, at_most: float) -> float:

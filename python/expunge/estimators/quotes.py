@@ -18,7 +18,7 @@ from expunge._files import write_atomic
 from expunge._validate import choice, count, number
 from expunge.accounting.noise_floor import RESOLUTION
 from expunge.accounting.ridge_law import Phase, phase_floors
-from expunge.estimators._cost import LARGEST_NOISE, LEAST_NOISE, METHODS, DeletionCost, LostNoiseError
+from expunge.estimators._cost import LARGEST_NOISE, LEAST_NOISE, METHODS, DeletionCost, LostNoiseError, check_delta
 from expunge.estimators._dynamics import NormalEquations
 from expunge.estimators._history import History
 from expunge.estimators._records import RecordIds, as_array, exact_ids, selected_rows
@@ -221,6 +221,7 @@ def quote(
     epsilon = number("epsilon", epsilon, low=0)
     delta = number("delta", delta, low=0, high=1, open_low=True, open_high=True)
     choice("method", method, METHODS)
+    check_delta(method, delta)
     if (n_steps is None) == (noise_std is None):
         raise ValueError("quote needs exactly one of n_steps and noise_std, got " + ("both" if n_steps else "neither"))
     n_steps = None if n_steps is None else count("n_steps", n_steps, low=1)
