@@ -330,9 +330,8 @@ class RidgeDeletion:
         # A longer shift is never harder to see; the powers behind it are rounded about once a step.
         shift *= 1.0 + 4.0 * np.finfo(np.float64).eps * (state.n_steps + 8.0 * excess.size)
         if np.any(self.design[list(self.deleted)]):
-            # What a sum of p products can lose to underflow, in units of the smallest standard deviation.
-            lost = max(_LEAST_SHIFT, 1e3 * excess.size * _TINY / np.sqrt(smallest))
-            shift[0, 0] += np.copysign(lost, shift[0, 0])
+            # Sums of p products lose less to underflow: p 1e-180 of the smallest standard deviation that is allowed.
+            shift[0, 0] += np.copysign(_LEAST_SHIFT, shift[0, 0])
             excess[excess == 0.0] = 1e3 * excess.size * _TINY / smallest
         return GaussianPair(excess, shift)
 
