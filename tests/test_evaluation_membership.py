@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from expunge.evaluation import auc, membership_auc, shadow_margins, ulira
+from expunge.evaluation import (
+    auc,
+    membership_auc,
+    predictions_from_logits,
+    shadow_margins,
+    ulira,
+    unlearning_report,
+)
 from expunge.evaluation.intervals import placements
 
 
@@ -332,3 +339,23 @@ def test_a_broken_shadow_model_is_named():
     values = iter([[1.0], [1.0, 2.0]])
     with pytest.raises(ValueError, match="got 2 of retrained shadow model 0"):
         shadow_margins(int, int, lambda _: next(values), n_shadows=3)
+
+
+@pytest.mark.parametrize("name", ["n_resamples", "seed"])
+def test_settings_of_the_former_bootstrap_warn_and_change_nothing(name):
+    rng = np.random.default_rng(0)
+    forget, heldout = rng.standard_normal(20), rng.standard_normal(20)
+    margins = rng.standard_normal((2, 6, 4))
+    predictions = predictions_from_logits(rng.standard_normal((20, 3)), np.arange(20) % 3)
+    sets = dict.fromkeys(("forget", "retain", "test"), predictions)
+    plain = membership_auc(forget, heldout), ulira(*margins), unlearning_report(sets)
+    with pytest.warns(FutureWarning, match=f"{name} changes nothing") as seen:
+        warned = (
+            membership_auc(forget, heldout, **{name: 7}),
+            ulira(*margins, **{name: 7}),
+            unlearning_report(sets, **{name: 7}),
+        )
+    assert [one.filename for one in seen] == [__file__] * 3  # once a call, and at the caller's line
+    assert warned[0] == plain[0]
+    assert warned[1].auc_interval == plain[1].auc_interval
+    assert warned[2].to_json() == plain[2].to_json()

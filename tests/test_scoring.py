@@ -568,6 +568,9 @@ def test_plots_say_what_was_left_out(tmp_path):
     figure = plot_loss_distribution(losses, order=2.0, path=tmp_path / "a.png")
     assert "2 of them" in figure.axes[0].get_title()
     assert (tmp_path / "a.png").stat().st_size > 1000
+    legend = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert legend == ["50th percentile of those drawn: 0.01", "99th percentile of those drawn: 0.912"]
+    assert all(float(tick).is_integer() for tick in figure.axes[0].get_yticks())  # numbers of records
     with pytest.raises(ValueError, match="privacy_loss"):
         plot_loss_distribution([0.0, 0.0])
     values = {"el2n": -losses[:500], "c_proxy": np.ones(500)}
@@ -582,3 +585,28 @@ def test_plots_say_what_was_left_out(tmp_path):
         plot_loss_against_proxies(losses, {})
     with pytest.raises(ValueError, match="el2n"):
         plot_loss_against_proxies(losses, {"el2n": [1.0]})
+    with pytest.raises(ValueError, match="privacy_loss must hold at least one"):
+        plot_loss_against_proxies([], {"el2n": []})
+
+
+@pytest.mark.parametrize(
+    ("losses", "proxy"),
+    [
+        (np.geomspace(1e-4, 1.0, 500), np.full(500, np.inf)),
+        (np.full(500, np.inf), np.linspace(0.0, 1.0, 500)),
+    ],
+)
+def test_a_panel_without_points_says_so_and_has_no_ticks(losses, proxy):
+    (axes,) = plot_loss_against_proxies(losses, {"loss": proxy}).axes
+    assert axes.get_title() == "loss: rank correlation undefined (500 not drawn)"
+    assert [text.get_text() for text in axes.texts] == ["no record has a place here"]
+    for axis in (axes.xaxis, axes.yaxis):
+        assert len(axis.get_ticklocs()) == 0
+        assert len(axis.get_ticklocs(minor=True)) == 0
+
+
+def test_a_panel_with_points_says_nothing_of_the_kind():
+    losses = np.geomspace(1e-4, 1.0, 500)
+    (axes,) = plot_loss_against_proxies(losses, {"el2n": np.linspace(0.0, 1.0, 500)}).axes
+    assert not axes.texts
+    assert axes.get_xticks().size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-__all__ = ["Placements", "accuracy_interval", "auc_interval", "difference_interval", "placements"]
+__all__ = ["Placements", "accuracy_interval", "auc_interval", "difference_interval", "placements", "warn_unused"]
 
 Array = NDArray[np.float64]
 
@@ -154,3 +155,11 @@ def difference_interval(one: Placements, other: Placements, *, confidence: float
         max(-1.0, difference - together(value - low, high_r - reference)),
         min(1.0, difference + together(high - value, reference - low_r)),
     )
+
+
+def warn_unused(*, n_resamples: int | None, seed: int | None) -> None:
+    """Warn the caller's caller that it gave a setting of the bootstrap that these intervals replaced."""
+    for name, value in (("n_resamples", n_resamples), ("seed", seed)):
+        if value is not None:
+            message = f"{name} changes nothing, since intervals need no resampling, and will be removed: leave it out"
+            warnings.warn(message, FutureWarning, stacklevel=3)

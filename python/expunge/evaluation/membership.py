@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 
-from expunge._validate import count, number, real_array
-from expunge.evaluation.intervals import auc_interval, difference_interval, placements
+from expunge._validate import number, real_array
+from expunge.evaluation.intervals import auc_interval, difference_interval, placements, warn_unused
 
 __all__ = ["MembershipAUC", "auc", "membership_auc"]
 
@@ -89,8 +89,8 @@ def membership_auc(
     reference_forget: ArrayLike | None = None,
     reference_heldout: ArrayLike | None = None,
     confidence: float = 0.95,
-    n_resamples: int = 2000,
-    seed: int = 0,
+    n_resamples: int | None = None,
+    seed: int | None = None,
 ) -> MembershipAUC:
     """Return how well a score tells forgotten records from held-out ones, with its interval over records.
 
@@ -108,8 +108,8 @@ def membership_auc(
         not, for forget and held-out records may differ in difficulty.
     confidence : float, default 0.95
         In (0, 1).
-    n_resamples, seed : int
-        Not used: intervals need no resampling. Accepted so that calls that give them run.
+    n_resamples, seed : int, optional
+        Deprecated: intervals need no resampling. They change nothing, and giving them warns.
 
     Returns
     -------
@@ -131,8 +131,7 @@ def membership_auc(
     """
     members, others = _scores("forget", forget), _scores("heldout", heldout)
     confidence = number("confidence", confidence, low=0, high=1, open_low=True, open_high=True)
-    count("n_resamples", n_resamples, low=1)
-    count("seed", seed)
+    warn_unused(n_resamples=n_resamples, seed=seed)
     if (reference_forget is None) != (reference_heldout is None):
         raise ValueError("reference_forget and reference_heldout must be given together")
     own = placements(members, others)

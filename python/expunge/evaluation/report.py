@@ -9,6 +9,7 @@ from scipy.stats import beta
 
 from expunge._validate import count, number
 from expunge.evaluation.bands import Band, reference_band
+from expunge.evaluation.intervals import warn_unused
 from expunge.evaluation.membership import auc, membership_auc
 from expunge.evaluation.metrics import METRICS, Measured, Report
 from expunge.evaluation.predictions import Predictions
@@ -63,8 +64,8 @@ def unlearning_report(
     k: float = 2.0,
     tolerance: float = 0.0,
     confidence: float = 0.95,
-    n_resamples: int = 2000,
-    seed: int = 0,
+    n_resamples: int | None = None,
+    seed: int | None = None,
 ) -> Report:
     """Return UA, RA, TA and the two membership AUCs of a model beside the retrained models'.
 
@@ -81,8 +82,8 @@ def unlearning_report(
     k, tolerance : float
     confidence : float, default 0.95
         Of the intervals.
-    n_resamples, seed : int
-        Not used: intervals need no resampling. Accepted so that calls that give them run.
+    n_resamples, seed : int, optional
+        Deprecated: intervals need no resampling. They change nothing, and giving them warns.
 
     Returns
     -------
@@ -110,6 +111,7 @@ def unlearning_report(
     >>> report["UA"].status
     'estimate'
     """
+    warn_unused(n_resamples=n_resamples, seed=seed)
     for number_of, one in enumerate([model, *retrained]):
         who = "model" if number_of == 0 else f"retrained[{number_of - 1}]"
         for name in _SETS.values():
@@ -129,7 +131,7 @@ def unlearning_report(
         members, others = _membership_scores(model, name)
         values = [auc(*_membership_scores(one, name)) for one in retrained]
         reference, where_they_are = _band(values, band, k, confidence, tolerance)
-        attack = membership_auc(members, others, confidence=confidence, n_resamples=n_resamples, seed=seed)
+        attack = membership_auc(members, others, confidence=confidence)
         measured.append(
             Measured(METRICS[f"MIA {name}"], attack.value, attack.interval, confidence, reference, where_they_are)
         )

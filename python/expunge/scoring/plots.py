@@ -57,7 +57,7 @@ def _losses(value: ArrayLike) -> NDArray[np.float64]:
 def plot_loss_distribution(
     privacy_loss: ArrayLike, *, order: float | None = None, path: str | os.PathLike[str] | None = None
 ) -> Figure:
-    """Return the histogram of privacy losses on a logarithmic axis, with its median and 99th percentile.
+    """Return the histogram of privacy losses on a logarithmic axis, with median and 99th percentile of those drawn.
 
     Parameters
     ----------
@@ -89,18 +89,23 @@ def plot_loss_distribution(
     if drawn.size == 0:
         raise ValueError(f"privacy_loss must hold a positive finite value, got {losses.size} without")
     figure = _figure(7.0, 3.8)
+    from matplotlib.ticker import MaxNLocator
+
     axes = figure.add_subplot()
     low, high = drawn.min(), drawn.max()
     edges = np.geomspace(low * 0.98, high * 1.02, min(80, max(10, drawn.size // 20)) + 1)
     axes.hist(drawn, bins=list(edges), color=_BLUE, alpha=0.85)
     axes.set_xscale("log")
+    left_out = losses.size - drawn.size
+    of_these = " of those drawn" if left_out else ""
     for share, style in ((50, "-"), (99, "--")):
         value = float(np.percentile(drawn, share))
-        axes.axvline(value, color=_INK, linestyle=style, linewidth=1.2, label=f"{share}th percentile: {value:.3g}")
+        text = f"{share}th percentile{of_these}: {value:.3g}"
+        axes.axvline(value, color=_INK, linestyle=style, linewidth=1.2, label=text)
     axes.legend(edgecolor="none", framealpha=0.9)  # a percentile may pass behind it
     axes.set_xlabel("privacy loss" + ("" if order is None else f" at order {order:g}") + " (estimate)")
     axes.set_ylabel("records")
-    left_out = losses.size - drawn.size
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_title(
         f"{losses.size:,} records" + (f", {left_out:,} of them 0 or infinite (not drawn)" if left_out else "")
     )
@@ -137,7 +142,7 @@ def plot_loss_against_proxies(
     Raises
     ------
     ValueError
-        If an array has another length or NaN, or there is no proxy.
+        If an array has another length or NaN, or there is no record or no proxy.
 
     Examples
     --------
@@ -148,11 +153,15 @@ def plot_loss_against_proxies(
     'EL2N: rank correlation 1.00'
     """
     losses = _losses(privacy_loss)
+    if losses.size == 0:
+        raise ValueError("privacy_loss must hold at least one loss, got none")
     if not proxies:
         raise ValueError("proxies must hold at least one proxy, got none")
     columns = min(3, len(proxies))
     rows = -(-len(proxies) // columns)
     figure = _figure(3.6 * columns, 3.2 * rows)
+    from matplotlib.ticker import NullLocator
+
     some = np.linspace(0, losses.size - 1, min(losses.size, 20_000)).astype(np.int64)
     for place, (name, given) in enumerate(proxies.items()):
         values = real_array(name, given, ndim=1, allow_infinite=True)
@@ -171,8 +180,9 @@ def plot_loss_against_proxies(
             axes.set_xscale("log")
         if left_out == x.size:
             axes.text(0.5, 0.5, "no record has a place here", ha="center", transform=axes.transAxes)
-            axes.set_xticks([])
-            axes.set_yticks([])
+            for axis in (axes.xaxis, axes.yaxis):  # a logarithmic axis has minor ticks, too
+                axis.set_major_locator(NullLocator())
+                axis.set_minor_locator(NullLocator())
         note = f" ({left_out:,} not drawn)" if left_out else ""
         axes.set_title(f"{_TITLES.get(name, name)}: rank correlation {text}{note}", fontsize=10, color=_INK)
         if place % columns == 0:
