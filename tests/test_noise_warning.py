@@ -69,7 +69,7 @@ def test_the_words_are_the_settings():
     assert warning.settings == {"n_steps": 1000}
     X, y = load_wine(return_X_y=True)
     _, warning = fitted(LangevinRidgeClassifier, X, y, random_state=0)
-    assert "features differ in size by a factor of 2.5e+03" in str(warning)
+    assert "features differ in size by a factor of 2,500" in str(warning)
     said = re.search(r"ConstantScaler\(\[(.*?)\], \[(.*?)\]\)", str(warning))
     low, high = ([float(value) for value in part.split(", ")] for part in said.groups())
     np.testing.assert_allclose((low, high), warning.bounds, rtol=1e-5)

@@ -294,7 +294,8 @@ def _sizes(data: TrainingData) -> str:
     features = data.design[:, : -1 if data.intercept else None]
     size = np.abs(features).max(axis=0)
     ratio = float(size.max() / size[size > 0].min()) if (size > 0).any() else 1.0
-    return f" (features differ in size by a factor of {ratio:.2g})" if ratio > 10 else ""
+    shown = f"{float(f'{ratio:.2g}'):,.0f}" if ratio < 1e9 else f"{ratio:.1e}"
+    return f" (features differ in size by a factor of {shown})" if ratio > 10 else ""
 
 
 def _scaled(data: TrainingData) -> tuple[TrainingData, tuple[list[float], list[float]]]:

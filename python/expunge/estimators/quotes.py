@@ -104,7 +104,7 @@ class Quote:
         unit = self.unit if len(self) == 1 else f"{self.unit}s"
         error = f" within {self.error.max():.0e}" if self.status == "estimate" else ""
         return (
-            f"<Quote of {len(self)} {unit} for epsilon = {self.target_epsilon:g}, delta = {self.target_delta:g}: "
+            f"<Quote of {len(self):,} {unit} for epsilon = {self.target_epsilon:g}, delta = {self.target_delta:g}: "
             f"median {what} {middle} (5 % {low}, 95 % {high}); {self.method}, {self.status}{error}>"
         )
 
