@@ -110,3 +110,14 @@ def test_entries_behave_as_numbers():
     assert entry > 4.5
     assert bool(entry == 5.0)
     assert [row.shape for row in TABLE] == [(3,), (3,)]
+
+
+def test_an_entry_rounds_as_a_number_does():
+    entry = Estimate.of(np.array([1.234, 2.0]))[0]
+    rounded = round(entry, 1)
+    assert rounded == 1.2
+    assert rounded.status == "estimate"
+    assert round(entry) == 1
+    assert isinstance(round(entry), int)
+    with pytest.raises(TypeError, match="single number"):
+        round(Estimate.of(np.ones(2)))

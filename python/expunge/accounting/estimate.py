@@ -92,6 +92,12 @@ class Estimate(np.ndarray[Any, np.dtype[np.float64]]):
         """Return rounded values, labelled."""
         return _labelled(self.view(np.ndarray).round(*args, **_plain(kwargs)))
 
+    def __round__(self, ndigits: int | None = None) -> Any:
+        """Return what Python's ``round`` gives of a NumPy number: labelled, or an int without ``ndigits``."""
+        if self.ndim:
+            raise TypeError(f"round takes a single number, got shape {self.shape}: use .round()")
+        return round(float(self)) if ndigits is None else self.round(ndigits)
+
     def astype(self, *args: Any, **kwargs: Any) -> Any:
         """Return the values in another dtype, labelled if that holds fractions."""
         return _labelled(self.view(np.ndarray).astype(*args, **kwargs))
