@@ -18,7 +18,7 @@ namespace team = expunge::team;
 
 struct ProfileResult {
   double log_delta;       // log of delta(P | Q) at epsilon; -inf where delta is exactly 0
-  double relative_error;  // bound on the error of delta relative to delta: quadrature, tail and rounding together
+  double relative_error;  // of delta: tail and rounding (bounds) and the quadrature (an estimate)
   int converged;          // 0: log_delta is the Chernoff-type upper bound instead (or NaN if the input was)
   double saddle;          // -d log delta / d epsilon, to a few per cent where converged
 };
