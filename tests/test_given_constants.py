@@ -349,3 +349,15 @@ def test_iris_as_it_comes_can_be_certified():
         ).fit(features, labels)
     result = model.unlearn([3, 4], epsilon=1.0, delta=1e-5, n_steps=30, noise_std=0.05)
     assert result.certificate.verify(features, labels, result.model).certified
+
+
+def test_tables_of_booleans_and_numbers_are_verified_as_they_were_learned():
+    pandas = pytest.importorskip("pandas")
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=40)
+    table = pandas.DataFrame({"x": x, "high": x > 0, "n": np.arange(40) % 5})
+    model = LangevinRidge(step_size=1e-4, noise_std=0.1).fit(table, x)
+    result = model.unlearn(3, epsilon=1.0, delta=1e-5, n_steps=20, noise_std=10.0)
+    report = result.certificate.verify(table, x, result.model)
+    assert report.certified
+    assert report == result.certificate.verify(table.astype(float), x, result.model)

@@ -24,11 +24,19 @@ def _bounds_text(low: float | None, high: float | None, open_low: bool, open_hig
 def plain_array(name: str, value: Any) -> NDArray[Any]:
     """Return ``value`` as an array of numbers; masked and sparse arrays and objects are refused by name."""
     array = unmasked(name, value)
+    if array.dtype.kind == "O" and _has_plain_columns(value):
+        return np.asarray(value.to_numpy(dtype=np.float64))
     if array.dtype.kind == "O":
         odd = next((one for one in array.reshape(-1) if not isinstance(one, (int, float, np.number))), None)
         seen = f", such as {odd!r}" if odd is not None else ""
         raise TypeError(f"{name} must hold numbers, got dtype object{seen}: fill or drop what is missing, then convert")
     return array
+
+
+def _has_plain_columns(value: Any) -> bool:
+    """Say whether a table's columns hold booleans and numbers: NumPy finds no type in common and makes objects."""
+    dtypes = list(getattr(value, "dtypes", ())) if hasattr(value, "columns") else []
+    return bool(dtypes) and all(isinstance(dtype, np.dtype) and dtype.kind in "biuf" for dtype in dtypes)
 
 
 def unmasked(name: str, value: Any) -> NDArray[Any]:

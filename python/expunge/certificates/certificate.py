@@ -17,6 +17,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from numpy.typing import ArrayLike
 
+from expunge import _validate
 from expunge._files import FileFormatError, parse_json, read_text, write_atomic
 from expunge._version import __version__
 from expunge._wording import counted
@@ -233,9 +234,10 @@ class Certificate:
         parameters = coefficients_of(
             model, fit_intercept=run.fit_intercept, n_features=run.n_features, n_outputs=run.n_outputs
         )
-        if rows and not 0 <= min(rows) <= max(rows) < len(np.asarray(X)):
-            raise VerificationError("run.deleted", f"must be within [0, {len(np.asarray(X))}), got {run.deleted!r}")
-        record = record_digest(np.asarray(X)[rows], np.asarray(y)[rows], salt=salt)
+        matrix = _validate.plain_array("X", X)
+        if rows and not 0 <= min(rows) <= max(rows) < len(matrix):
+            raise VerificationError("run.deleted", f"must be within [0, {len(matrix)}), got {run.deleted!r}")
+        record = record_digest(matrix[rows], np.asarray(y)[rows], salt=salt)
         rests_on = (*run.sources.conditions(), *(c for c in conditions if c not in run.sources.conditions()))
         draft = cls(
             epsilon=epsilon,

@@ -120,7 +120,7 @@ def recomputed(certificate: Certificate, X: ArrayLike, y: ArrayLike, *, begin: C
         "digests.record",
         "the deleted rows",
         c.digests.record,
-        lambda: record_digest(np.asarray(X)[rows], np.asarray(y)[rows], salt=salt),
+        lambda: record_digest(_validate.plain_array("X", X)[rows], np.asarray(y)[rows], salt=salt),
     )
     begin("law of the run")
     try:
