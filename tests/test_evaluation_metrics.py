@@ -158,6 +158,9 @@ def test_what_was_never_reached_is_said_in_plain_words():
     assert "enters the band" in str(left)
     assert "but does not stay" in str(left)
     assert "0.1 below the band" in str(left)
+    short = str(time_to_unlearn([0, 5], [0.81, 0.82], band, patience=9))
+    assert "but for too few recordings" in short
+    assert "does not stay" not in short
     assert "nothing to forget" in str(time_to_unlearn([0, 10], [0.81, 0.82], band))
     assert "never" in str(Report((never.measured(),)))
 

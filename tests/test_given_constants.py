@@ -361,3 +361,8 @@ def test_tables_of_booleans_and_numbers_are_verified_as_they_were_learned():
     report = result.certificate.verify(table, x, result.model)
     assert report.certified
     assert report == result.certificate.verify(table.astype(float), x, result.model)
+
+
+def test_a_downdated_optimum_says_that_it_claims_nothing():
+    model = LangevinRidge(step_size=0.1, noise_std=0.1).fit(np.eye(4), np.ones(4))
+    assert model.downdate(0).conditions_ == ("no noise was added: this model has no privacy claim",)

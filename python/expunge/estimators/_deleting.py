@@ -24,6 +24,8 @@ __all__ = ["DeletingRidge", "Unlearned"]
 Array = NDArray[np.float64]
 Self = TypeVar("Self", bound="DeletingRidge")
 
+NO_NOISE = "no noise was added: this model has no privacy claim"
+
 
 @dataclass(frozen=True)
 class Unlearned:
@@ -127,7 +129,7 @@ class DeletingRidge(AskedRidge):
         Warns
         -----
         NoiseWarning
-            If the new model is worse than the noise-free optimum by more than 3 points of accuracy, or .03 of R^2.
+            If the new model is worse than the noise-free optimum by more than 5 points of accuracy, or .05 of R^2.
 
         Notes
         -----
@@ -253,7 +255,7 @@ class DeletingRidge(AskedRidge):
         Returns
         -------
         ReleasedRidge
-            A predict-only estimator with the coefficients of the optimum.
+            A predict-only estimator with the coefficients of the optimum; ``conditions_`` says that it has no claim.
 
         Examples
         --------
@@ -267,4 +269,4 @@ class DeletingRidge(AskedRidge):
         chosen = self._rows_to_delete(history, indices, ids, rows)
         keep = np.setdiff1d(history.remaining, chosen)
         equations = NormalEquations.of(history.design[keep], history.targets[keep], alpha=history.alpha)
-        return self._release(equations.optimum(), ())
+        return self._release(equations.optimum(), (NO_NOISE,))

@@ -65,9 +65,9 @@ class LangevinRidge(RegressorMixin, DeletingRidge):  # type: ignore[misc]
     Warns
     -----
     NoiseWarning
-        By ``fit``, when the model learned is worse than the noise-free optimum of its data by more than 3 points of
-        training R^2 (from 20 records on: of fewer, a score says nothing), with settings that would not be. Which of
-        noise, too few steps or the scale of the features is at fault is found out by rehearsal.
+        By ``fit``, when noise costs more than 5 points of training R^2 against the noise-free optimum of its data, or
+        too few steps more than 3 (from 20 records on: of fewer, a score says nothing), with settings that do not.
+        Which of noise, too few steps or the scale of the features is at fault is found out by rehearsal.
 
     References
     ----------

@@ -64,10 +64,8 @@ class UnlearningTime:
         if self.step is None:
             if self.first_entry is None:
                 return f"never reached: {self.metric} does not enter {where}; {end}"
-            few = "" if gap > 0 else ", but for too few recordings"
-            return (
-                f"never reached: {self.metric} enters {where} at step {self.first_entry} but does not stay; {end}{few}"
-            )
+            entered = f"never reached: {self.metric} enters {where} at step {self.first_entry}"
+            return f"{entered} but does not stay; {end}" if gap > 0 else f"{entered}; {end}, but for too few recordings"
         before = "the first recorded one" if self.previous is None else f"outside at step {self.previous}"
         if self.left is not None:
             recordings = "one recording" if self.patience == 1 else f"{self.patience} recordings in a row"
