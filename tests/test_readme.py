@@ -16,6 +16,6 @@ def test_the_example_of_the_readme_runs(capsys):
     exec(compile(blocks[0], str(README), "exec"), names)
     printed = capsys.readouterr().out
     assert "estimate" in printed  # the quote
-    assert "\ncertified: 1 of 1797 records" in printed  # constants were given, and noise is of a public grid
+    assert "\ncertified: 1 of 1,797 records" in printed  # constants were given, and noise is of a public grid
     assert np.median(names["quote"].noise_std) > 1e-4  # a price that can be seen
     assert not hasattr(names["released"], "_history")
