@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from sklearn.model_selection import train_test_split
 
 from expunge import LangevinRidge, LangevinRidgeClassifier
-from expunge.estimators._records import as_array, exact_ids
+from expunge.estimators._records import RecordIds, as_array, exact_ids
 
 # Whose rows go, not how well what is left predicts.
 pytestmark = pytest.mark.filterwarnings("ignore::expunge.NoiseWarning")
@@ -334,3 +335,58 @@ def test_quotes_of_huge_ids_are_written_exactly(tmp_path):
         path = quote.to_parquet(tmp_path / "quote.parquet", overwrite=True)
         assert path.stat().st_mode & 0o077 == 0
         assert [str(one) for one in parquet.read_table(path)["id"].to_pylist()] == [str(one) for one in ids]
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        (None, "a missing value"),
+        (float("nan"), "a missing value"),
+        (1.5, "1.5"),
+        (b"C1", "b'C1'"),
+    ],
+)
+def test_what_is_no_id_is_said_with_its_place(bad, said):
+    with pytest.raises(TypeError, match=re.escape(f"got {said} (")) as alone:
+        exact_ids("record_ids", [bad])
+    assert "position" not in str(alone.value)
+    with pytest.raises(TypeError, match=re.escape(f"got {said} (")) as second:
+        exact_ids("record_ids", ["C1", bad])
+    assert "at position 1" in str(second.value)
+
+
+def test_ids_of_both_kinds_are_refused_with_the_first_odd_one():
+    with pytest.raises(TypeError, match="got 7 and, at position 2, 'seven'"):
+        exact_ids("record_ids", [7, 8, "seven", "eight"])
+    with pytest.raises(ValueError, match="at least one id"):
+        exact_ids("record_ids", [])
+    with pytest.raises(TypeError, match="dtype float64"):
+        exact_ids("record_ids", np.array([1.0, 2.0]))
+
+
+@pytest.mark.parametrize("half", [chr(0xD800), chr(0xDFFF), "a" + chr(0xDC00), "\u00e9" + chr(0xDFFF)])
+def test_text_that_no_file_can_hold_is_no_id(half):
+    with pytest.raises(ValueError, match="UTF-8"):
+        exact_ids("record_ids", [half])
+
+
+@pytest.mark.parametrize(
+    ("numbers", "dtype"),
+    [
+        ([-(2**63), 2**63 - 1], np.int64),
+        ([0, 2**63], np.uint64),
+        ([0, 2**64 - 1], np.uint64),
+        ([-1, 2**63], object),
+        ([0, 2**64], object),
+        ([3, 4], np.int64),
+    ],
+)
+def test_arrays_of_ids_are_the_narrowest_exact_ones(numbers, dtype):
+    found = as_array(numbers)
+    assert found.dtype == dtype
+    assert [int(one) for one in found] == numbers
+
+
+def test_a_model_of_one_record_id_says_its_kind():
+    assert RecordIds((7,), "record_ids").kind == "integer"
+    assert RecordIds(("7",), "record_ids").kind == "string"
