@@ -391,3 +391,14 @@ def test_arrays_of_ids_are_the_narrowest_exact_ones(numbers, dtype):
 def test_a_model_of_one_record_id_says_its_kind():
     assert RecordIds((7,), "record_ids").kind == "integer"
     assert RecordIds(("7",), "record_ids").kind == "string"
+
+
+def test_a_deleted_record_is_gone_by_position_too():
+    model = learned(list(range(100, 100 + N))).unlearn(ids=103, **TARGET).model
+    with pytest.raises(ValueError, match="rows must name records still in use, got 3, which was deleted before"):
+        model.unlearn(rows=[2, 3], **TARGET)
+    for index, source in ((range(100, 100 + N), "the index of X or y"), (None, "record_ids")):
+        table = pytest.importorskip("pandas").DataFrame(X, index=index)
+        ids = None if index is not None else [f"C{i}" for i in range(N)]
+        with pytest.raises(ValueError, match=f"from {source}"):
+            learned(ids, data=table).unlearn(3, **TARGET)
