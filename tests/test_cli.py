@@ -566,7 +566,7 @@ def test_demo_tells_the_whole_story(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    for words in ("worst case over all", "per record, exactly", "CONDITIONAL: epsilon = 1", "REFUSED: claim.delta"):
+    for words in ("worst case over all", "per record, exactly", "CERTIFIED: epsilon = 1", "REFUSED: claim.delta"):
         assert words in done.stdout
     left = [float(x) for x in re.findall(r"(\d+\.\d)%(?:  \(estimate\))?$", done.stdout, flags=re.MULTILINE)]
     uniform, shifted, exact = left
