@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from mutation.justified import Justified
-from mutation.mutants import mutants
+from mutation.mutants import mutants, thinned
 from mutation.rooms import ROOMS
+from mutation.verdicts import noted, read_verdicts
 from mutation.workshop import Baseline, Workshop
 
 TESTS = Path(__file__).resolve().parent
@@ -48,7 +49,7 @@ def test_capped():
 CHILD = """
 import sys, json
 from pathlib import Path
-from mutation.mutants import mutants
+from mutation.mutants import mutants, thinned
 from mutation.workshop import Workshop, measure, trees
 
 root = Path(sys.argv[1])
@@ -162,6 +163,51 @@ def test_every_justified_survivor_is_still_a_mutant() -> None:
     for entry in kept.entries:
         found = mutants(entry["file"], (SOURCES / entry["file"]).read_text(encoding="utf-8"))
         assert any(Justified((entry,)).reason(mutant) for mutant in found), entry
+
+
+def test_a_kill_is_kept_until_its_source_or_its_test_changes_and_a_survivor_until_anything_does(tmp_path: Path) -> None:
+    source, test = tmp_path / "python/expunge/small.py", tmp_path / "tests/test_small.py"
+    for path, text in ((source, SMALL), (test, WATCHFUL)):
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+    kill = {"verdict": "killed", "by": "tests/test_small.py::test_capped"}
+    late, lived = {"verdict": "killed", "by": "time limit"}, {"verdict": "survived"}
+    notes = tmp_path / "verdicts.jsonl"
+    entries = {
+        name: noted("small.py", v, "old", root=tmp_path) for name, v in zip("abc", (kill, late, lived), strict=True)
+    }
+    notes.write_text(
+        "".join(json.dumps({"key": name, **entry}) + "\n" for name, entry in entries.items()) + '{"key": "d", "ver'
+    )
+
+    def kept(state: str) -> set[str]:
+        return set(read_verdicts(notes, state, root=tmp_path))
+
+    assert kept("old") == {"a", "b", "c"}
+    assert kept("new") == {"a", "b"}
+    test.write_text(WATCHFUL + "\n")
+    assert kept("new") == {"b"}
+    test.write_text(WATCHFUL)
+    assert kept("new") == {"a", "b"}
+    source.write_text(SMALL + "\n")
+    assert kept("new") == set()
+
+
+def test_a_baseline_is_the_sum_of_its_files() -> None:
+    whole = Baseline({"a.py::x": 1.0, "b.py::y": 2.0}, {"s.py:3": ["a.py::x", "b.py::y"]}, ["b.py::z", "b.py"])
+    parts = whole.by_file(["a.py", "b.py", "c.py"])
+    assert parts["b.py"] == Baseline({"b.py::y": 2.0}, {"s.py:3": ["b.py::y"]}, ["b.py::z", "b.py"])
+    assert Baseline.joined(parts.values()) == whole
+
+
+def test_at_most_so_many_changes_of_a_line_are_tried_whatever_the_other_lines_hold() -> None:
+    found = list(mutants("small.py", SMALL))
+    chosen = thinned(found, 1, 0)
+    assert {m.line for m in chosen} == {m.line for m in found}
+    assert len({m.line for m in chosen}) == len(chosen)
+    assert len({tuple(thinned(found, 1, seed)) for seed in range(20)}) > 1
+    moved = list(mutants("small.py", "\n" + SMALL))
+    assert {m.key for m in thinned(moved, 1, 0)} == {m.key for m in chosen}
 
 
 def test_a_survivor_without_a_reason_is_rejected(tmp_path: Path) -> None:

@@ -21,9 +21,10 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from mutation.justified import Justified
-from mutation.mutants import Mutant, mutants
+from mutation.mutants import Mutant, mutants, thinned
 from mutation.report import Outcome, write_report
 from mutation.rooms import ROOMS
+from mutation.verdicts import digest_of_file, digest_of_tree, noted, read_verdicts
 from mutation.workshop import Baseline, Workshop, measure, preload, trees
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,28 +60,6 @@ def test_arguments(room: str, only: list[str] | None) -> list[str]:
     return [f"tests/{path.name}" for path in files] + [f"python/expunge/{p.relative_to(SOURCES)}" for p in sources]
 
 
-def digest_of_project(only: list[str] | None) -> str:
-    """Return a digest of the package and its tests: verdicts hold for these alone."""
-    found = hashlib.sha256(repr(only).encode())
-    for folder in ("python/expunge", "tests"):
-        for path in sorted((ROOT / folder).rglob("*.py")):
-            if "mutation" not in path.parts:
-                found.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes() + b"\0")
-    return found.hexdigest()[:16]
-
-
-def read_verdicts(path: Path) -> dict[str, dict[str, Any]]:
-    """Return the verdicts of a run that was stopped; a torn last line is left out."""
-    found = {}
-    for line in path.read_text().splitlines() if path.exists() else ():
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        found[entry.pop("key")] = entry
-    return found
-
-
 def package_folder() -> Path:
     """Return the folder of the package whose compiled modules are used, without importing it."""
     found = importlib.util.find_spec("expunge")
@@ -98,6 +77,9 @@ def options() -> argparse.Namespace:
     parser.add_argument("--file", nargs="+", help="only sources whose path below python/expunge has one of these in it")
     parser.add_argument(
         "--sample", type=int, help="this many mutants of each room, drawn by --seed; all where left out"
+    )
+    parser.add_argument(
+        "--per-line", type=int, metavar="N", help="at most this many mutants of one line, drawn by --seed"
     )
     parser.add_argument("--tests", nargs="+", metavar="PATTERN", help="these test files alone, instead of the room's")
     parser.add_argument("--seed", type=int, default=0)
@@ -121,6 +103,8 @@ def choose(room: str, chosen: argparse.Namespace) -> tuple[list[Mutant], int]:
     if chosen.changed_lines:
         lines = changed_lines(chosen.changed_lines)
         found = [m for m in found if m.line in lines.get(m.file, ())]
+    if chosen.per_line is not None:
+        found = thinned(found, chosen.per_line, chosen.seed)
     if chosen.sample is not None and chosen.sample < len(found):
         keys = {m.key for m in random.Random(chosen.seed).sample(sorted(found, key=lambda m: m.key), chosen.sample)}
         found = [m for m in found if m.key in keys]
@@ -137,12 +121,13 @@ def main() -> int:
     package = package_folder()
     preload()
     chosen.out.mkdir(parents=True, exist_ok=True)
-    state = digest_of_project(chosen.tests)
-    limit = "" if chosen.seconds == math.inf else f"-{chosen.seconds:g}s"
-    notes = chosen.out / f"verdicts-{state}{limit}.jsonl"
+    tests = {"tests": chosen.tests, "seconds": chosen.seconds, "state": digest_of_tree(ROOT / "tests")}
+    package_state = digest_of_tree(SOURCES)
+    state = hashlib.sha256(f"{package_state} {tests}".encode()).hexdigest()[:16]
+    notes = chosen.out / "verdicts.jsonl"
     if chosen.fresh:
         notes.unlink(missing_ok=True)
-    known = read_verdicts(notes)
+    known = read_verdicts(notes, state, root=ROOT)
     stopped = False
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with trees(ROOT, package, max(1, chosen.jobs)) as copies, notes.open("a") as file:
@@ -150,11 +135,13 @@ def main() -> int:
             for room, (found, _) in picked.items():
                 left = [m for m in found if m.key not in known]
                 if left:
-                    baseline = _baseline(room, state, copies[0], chosen)
+                    baseline = _baseline(room, package_state, copies[0], chosen)
                     work = Workshop(list(copies), baseline, seconds=chosen.seconds)
                     for mutant, verdict in tqdm(work.run(left), total=len(left), desc=room):
                         known[mutant.key] = verdict
-                        file.write(json.dumps({"key": mutant.key, **verdict}) + "\n")
+                        file.write(
+                            json.dumps({"key": mutant.key, **noted(mutant.file, verdict, state, root=ROOT)}) + "\n"
+                        )
                         file.flush()
         except KeyboardInterrupt:
             stopped = True
@@ -166,8 +153,9 @@ def main() -> int:
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         "python": platform.python_version(),
         "state": state,
+        "per_line": chosen.per_line,
         "sample": chosen.sample,
-        "seed": chosen.seed if chosen.sample is not None else None,
+        "seed": chosen.seed if chosen.sample is not None or chosen.per_line is not None else None,
         "file": " ".join(chosen.file) if chosen.file else None,
         "tests": " ".join(chosen.tests) if chosen.tests else None,
         "seconds": chosen.seconds if chosen.seconds < math.inf else None,
@@ -180,19 +168,25 @@ def main() -> int:
     return 1 if left or stopped else 0
 
 
-def _baseline(room: str, state: str, tree: Path, chosen: argparse.Namespace) -> Baseline:
-    """Return what the room's tests do on the unchanged package, measured once for each state of the project."""
-    path = chosen.out / f"lines-{room}-{state}.json"
-    if path.exists():
-        return Baseline(*json.loads(path.read_text()))
-    print(f"{room}: running its tests on the unchanged package", flush=True)
-    files = {str(path.relative_to(SOURCES)) for pattern in ROOMS[room].sources for path in SOURCES.glob(pattern)}
-    baseline = measure(tree, test_arguments(room, chosen.tests), sorted(files))
-    broken = [test for test in baseline.failed if test in baseline.seconds or "::" in test]
-    if broken:
+def _baseline(room: str, package_state: str, tree: Path, chosen: argparse.Namespace) -> Baseline:
+    """Return what the room's tests do on the unchanged package; only test files that have changed are run again."""
+    path = chosen.out / f"lines-{room}-{package_state}.json"
+    wanted = test_arguments(room, chosen.tests)
+    shared = [p for p in sorted((ROOT / "tests").glob("*.py")) if not p.name.startswith("test_")]
+    helpers = " ".join(digest_of_file(p) for p in shared)
+    digests = {name: f"{digest_of_file(ROOT / name)} {helpers}" for name in wanted}
+    known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    fresh = [name for name in wanted if known.get(name, {}).get("digest") != digests[name]]
+    if fresh:
+        print(f"{room}: running {len(fresh)} files of tests on the unchanged package", flush=True)
+        files = {str(p.relative_to(SOURCES)) for pattern in ROOMS[room].sources for p in SOURCES.glob(pattern)}
+        for name, part in measure(tree, fresh, sorted(files)).by_file(fresh).items():
+            known[name] = {"digest": digests[name], "baseline": [part.seconds, part.lines, part.failed]}
+        path.write_text(json.dumps(known))
+    baseline = Baseline.joined([Baseline(*known[name]["baseline"]) for name in wanted])
+    if broken := [test for test in baseline.failed if test in baseline.seconds or "::" in test]:
         some = ", ".join(broken[:5]) + (", ..." if len(broken) > 5 else "")
         print(f"{room}: {len(broken)} tests fail or are skipped without any change and are left out: {some}")
-    path.write_text(json.dumps([baseline.seconds, baseline.lines, baseline.failed]))
     return baseline
 
 

@@ -273,3 +273,15 @@ def mutants(file: str, text: str) -> Iterator[Mutant]:
         content = (function, change, before, after)
         seen[content] = seen.get(content, -1) + 1
         yield Mutant(file, line, function, change, before, after, seen[content], span, changed)
+
+
+def thinned(found: list[Mutant], count: int, seed: int) -> list[Mutant]:
+    """Return at most ``count`` mutants of each line; a line keeps its own while it is not edited."""
+    lines: dict[tuple[str, int], list[Mutant]] = {}
+    for mutant in found:
+        lines.setdefault((mutant.file, mutant.line), []).append(mutant)
+    return [
+        mutant
+        for of_line in lines.values()
+        for mutant in sorted(of_line, key=lambda m: hashlib.sha256(f"{seed} {m.key}".encode()).digest())[:count]
+    ]

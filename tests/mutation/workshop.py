@@ -183,6 +183,33 @@ class Baseline:
             found = {test for spot, tests in self.lines.items() if spot.startswith(prefix) for test in tests}
         return sorted(test for test in found if test in self.seconds)
 
+    def by_file(self, files: Iterable[str]) -> dict[str, Baseline]:
+        """Return the parts of each of ``files``, which are the paths that node ids begin with."""
+        parts = {file: Baseline({}, {}, []) for file in files}
+
+        def of(test: str) -> Baseline:
+            return parts[test.partition("::")[0]]
+
+        for test, seconds in self.seconds.items():
+            of(test).seconds[test] = seconds
+        for line, tests in self.lines.items():
+            for test in tests:
+                of(test).lines.setdefault(line, []).append(test)
+        for test in self.failed:
+            of(test).failed.append(test)
+        return parts
+
+    @classmethod
+    def joined(cls, parts: Iterable[Baseline]) -> Baseline:
+        """Return one baseline of several that share no test."""
+        whole = cls({}, {}, [])
+        for part in parts:
+            whole.seconds.update(part.seconds)
+            whole.failed.extend(part.failed)
+            for line, tests in part.lines.items():
+                whole.lines.setdefault(line, []).extend(tests)
+        return whole
+
 
 def measure(tree: Path, tests: list[str], files: Iterable[str]) -> Baseline:
     """Run ``tests`` on the unchanged package in ``tree``, noting which of them run which lines of ``files``."""
