@@ -105,8 +105,13 @@ def test_many_short_examples_are_finished_where_they_are_sorted(dtype, shape, sq
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("kind", ["layer", "rms"])
-@pytest.mark.parametrize("shape", [(2, 130, 33), (2, 3, 2500), (1, 40, 1024), (3, 1, 1)])
+@pytest.mark.parametrize(
+    "shape",
+    [(2, 130, 33), (2, 19, 300), (1, 9, 500), (1, 70, 768), (1, 40, 1024), (1, 3, 1501), (1, 2, 2047), (2, 3, 2500),
+     (1, 2, 6100), (3, 1, 1)],
+)  # fmt: skip
 def test_normalising_rows_short_and_long(dtype, kind, shape):
+    """A tile holds 16, 8, 5, 3, 2 or 1 rows, with one to eight warps a row; longer rows are kept or read again."""
     rng = np.random.default_rng(2)
     x, g = normal(rng, shape, dtype), normal(rng, shape, dtype)
     x_hat = oracles.normalised(x, axes=-1, centre=kind == "layer", eps=1e-5)

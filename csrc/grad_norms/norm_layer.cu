@@ -1,162 +1,12 @@
-// The affine parameters of normalising layers: each element is read once wherever a row fits in shared memory.
+// The affine parameters of normalising layers: how each call is done, and sums along the channels.
 #include "grad_norms/column_sums.cuh"
 #include "grad_norms/grad_norms.cuh"
+#include "grad_norms/norm_rows.cuh"
 
 namespace expunge::grad_norms::device {
 namespace {
 
-constexpr long kSharedBytes = 47 * 1024;  // of the rows of one tile; statistics and sums beside them stay below 48 KiB
-constexpr int kMostRows = 16;             // of one tile
-constexpr int kMostColumns = 8;           // of one thread
-constexpr long kRowsABlock = 32;          // positions below which an example is not split further over blocks
-
-// --- parameters along the width -------------------------------------------------------------------
-
-// Copies n adjacent values, 16 bytes at a time where both ends allow.
-template <class T>
-__device__ __forceinline__ void copy_to_shared(const T* from, T* to, int n) {
-  constexpr int width = 16 / static_cast<int>(sizeof(T));
-  int done = 0;
-  if (aligned(from, 16)) {
-    const Pack<T, width>* packed = reinterpret_cast<const Pack<T, width>*>(from);
-    Pack<T, width>* packed_to = reinterpret_cast<Pack<T, width>*>(to);
-    for (int p = static_cast<int>(threadIdx.x); p < n / width; p += static_cast<int>(blockDim.x))
-      packed_to[p] = packed[p];
-    done = n / width * width;
-  }
-  for (int k = done + static_cast<int>(threadIdx.x); k < n; k += static_cast<int>(blockDim.x)) to[k] = from[k];
-}
-
-// Adds up a block's squares and writes the norms of weight and bias: together, or apart if there is a `bias_out`.
-__device__ __forceinline__ void write_norms(double of_weight, double of_bias, bool squared, double* scratch,
-                                            double* out, double* bias_out) {
-  if (bias_out != nullptr) {
-    const double biases = block_sum(of_bias, scratch);
-    if (threadIdx.x == 0) *bias_out = finish(biases, squared);
-    __syncthreads();
-    of_bias = 0;
-  }
-  const double total = block_sum(of_weight + of_bias, scratch);
-  if (threadIdx.x == 0) *out = finish(total, squared);
-}
-
-// One block takes `rows_a_block` positions of an example, a tile of rows at a time: statistics by one warp a row, then
-// sums by one thread a column. With one block an example its squares, else the sums, go to `parts`.
-template <class T>
-__global__ void __launch_bounds__(kRowThreads) standard_rows(NormLayerNorms<T> call, int rows_a_tile, int rows_a_block,
-                                                             int blocks, double* parts) {
-  EXPUNGE_DYNAMIC_SHARED(T, tile);
-  EXPUNGE_SHARED(double, means, [kMostRows]);
-  EXPUNGE_SHARED(double, scales, [kMostRows]);
-  EXPUNGE_SHARED(double, scratch, [kRowThreads / kWarp]);
-  const int width = static_cast<int>(call.width), positions = static_cast<int>(call.positions);
-  const int thread = static_cast<int>(threadIdx.x), lane = thread % kWarp, warp = thread / kWarp;
-  const long example = blockIdx.x / static_cast<unsigned>(blocks);
-  const int block = static_cast<int>(blockIdx.x % static_cast<unsigned>(blocks));
-  const int last = (block + 1) * rows_a_block < positions ? (block + 1) * rows_a_block : positions;
-  const T* x = call.activations + example * call.positions * call.width;
-  const T* grads = call.output_grads + example * call.positions * call.width;
-  constexpr int align = 16 / static_cast<int>(sizeof(T));
-  T* const grad_tile = tile + (rows_a_tile * width + align - 1) / align * align;
-  double weights[kMostColumns] = {}, biases[kMostColumns] = {};
-  for (int first = block * rows_a_block; first < last; first += rows_a_tile) {
-    const int rows = last - first < rows_a_tile ? last - first : rows_a_tile;
-    copy_to_shared(x + static_cast<long>(first) * width, tile, rows * width);
-    copy_to_shared(grads + static_cast<long>(first) * width, grad_tile, rows * width);
-    __syncthreads();
-    for (int r = warp; r < rows; r += kRowThreads / kWarp) {
-      const T* row = tile + r * width;
-      double mean = 0, squares = 0;
-      if (call.kind == NormKind::layer) {
-        for (int k = lane; k < width; k += kWarp) mean += static_cast<double>(row[k]);
-        mean = lanes_sum(mean) / width;
-      }
-      for (int k = lane; k < width; k += kWarp) {
-        const double centred = static_cast<double>(row[k]) - mean;
-        squares += centred * centred;
-      }
-      squares = lanes_sum(squares);
-      if (lane == 0) {
-        means[r] = mean;
-        scales[r] = 1.0 / sqrt(squares / width + call.eps);
-      }
-    }
-    __syncthreads();
-    for (int r = 0; r < rows; ++r) {
-      const double mean = means[r], scale = scales[r];
-      EXPUNGE_UNROLL(16)
-      for (int c = 0; c < kMostColumns; ++c) {
-        const int column = thread + c * kRowThreads;
-        if (column >= width) break;
-        const double grad = static_cast<double>(grad_tile[r * width + column]);
-        weights[c] += (static_cast<double>(tile[r * width + column]) - mean) * scale * grad;
-        biases[c] += grad;
-      }
-    }
-    __syncthreads();
-  }
-  if (blocks > 1) {
-    double* to = parts + static_cast<long>(blockIdx.x) * 2 * width;
-    EXPUNGE_UNROLL(16)
-    for (int c = 0; c < kMostColumns; ++c) {
-      const int column = thread + c * kRowThreads;
-      if (column >= width) break;
-      to[column] = weights[c];
-      to[width + column] = biases[c];
-    }
-    return;
-  }
-  double of_weight = 0, of_bias = 0;
-  EXPUNGE_UNROLL(16)
-  for (int c = 0; c < kMostColumns; ++c) {
-    if (call.weight) of_weight += weights[c] * weights[c];
-    if (call.bias) of_bias += biases[c] * biases[c];
-  }
-  write_norms(of_weight, of_bias, call.squared, scratch, call.out + example,
-              call.bias_out == nullptr ? nullptr : call.bias_out + example);
-}
-
-// Adds up what the blocks of an example found and squares: one block an example.
-__global__ void __launch_bounds__(kRowThreads) sum_blocks(const double* parts, int blocks, int width, bool weight,
-                                                          bool bias, bool squared, double* out, double* bias_out) {
-  EXPUNGE_SHARED(double, scratch, [kRowThreads / kWarp]);
-  const double* from = parts + static_cast<long>(blockIdx.x) * blocks * 2 * width;
-  double of_weight = 0, of_bias = 0;
-  for (int k = static_cast<int>(threadIdx.x); k < 2 * width; k += static_cast<int>(blockDim.x)) {
-    if (k < width ? !weight : !bias) continue;
-    double sum = 0;
-    for (int b = 0; b < blocks; ++b) sum += from[static_cast<long>(b) * 2 * width + k];
-    (k < width ? of_weight : of_bias) += sum * sum;
-  }
-  write_norms(of_weight, of_bias, squared, scratch, out + blockIdx.x,
-              bias_out == nullptr ? nullptr : bias_out + blockIdx.x);
-}
-
-// Mean and scale of long rows, one block a row, for column_squares: such rows are read twice.
-template <class T>
-__global__ void __launch_bounds__(kRowThreads) row_statistics(const T* x, long width, bool centre, double eps,
-                                                              double* means, double* scales) {
-  EXPUNGE_SHARED(double, scratch, [kRowThreads / kWarp]);
-  EXPUNGE_SHARED(double, shared_mean, [1]);
-  const T* row = x + static_cast<long>(blockIdx.x) * width;
-  const int thread = static_cast<int>(threadIdx.x);
-  double mean = 0;
-  if (centre) {
-    double total = 0;
-    over_row(row, width, thread, kRowThreads, [&](double value) { total += value; });
-    total = block_sum(total, scratch);
-    if (thread == 0) shared_mean[0] = total / static_cast<double>(width);
-    __syncthreads();
-    mean = shared_mean[0];
-  }
-  double squares = 0;
-  over_row(row, width, thread, kRowThreads, [&](double value) { squares += (value - mean) * (value - mean); });
-  squares = block_sum(squares, scratch);
-  if (thread == 0) {
-    means[blockIdx.x] = mean;
-    scales[blockIdx.x] = 1.0 / sqrt(squares / static_cast<double>(width) + eps);
-  }
-}
+constexpr long kRowsABlock = 32;  // positions below which an example is not split further over blocks
 
 // --- parameters along the channels -----------------------------------------------------------------
 
@@ -246,7 +96,6 @@ struct NormLayerPlan {
     rows_a_tile = rows_a_block = blocks = strips = groups = 0;
     means = scales = bias_parts = nullptr;
     sums = nullptr;
-    const long row_bytes = 2 * call.width * static_cast<long>(sizeof(T)) + 32;
     if (call.kind == NormKind::group) {
       way = channels;
       groups = call.normalized || !call.weight ? 1 : call.n_groups;
@@ -258,11 +107,11 @@ struct NormLayerPlan {
       strips = column_strips(call.width);
       parts = arena.take<double>(examples * strips);
       bias_parts = arena.take<double>(examples * strips);
-    } else if (call.width <= kMostColumns * kRowThreads && row_bytes <= kSharedBytes) {
+    } else if (call.width <= kMostColumns * kRowThreads && RowTile<T>::bytes(1, call.width) <= kSharedBytes) {
       way = in_shared;
-      rows_a_tile = kSharedBytes / 2 / row_bytes;  // two blocks' tiles at least in what one could have
-      if (rows_a_tile < 1) rows_a_tile = 1;
-      if (rows_a_tile > kMostRows) rows_a_tile = kMostRows;
+      rows_a_tile = kMostRows;
+      while (RowTile<T>::bytes(rows_a_tile, call.width) > kSharedBytes) --rows_a_tile;
+      if (rows_a_tile > kRowWarps && rows_a_tile < kMostRows) rows_a_tile = kRowWarps;  // every warp has its row
       blocks = examples < 2 * kEnoughBlocks ? (2 * kEnoughBlocks + examples - 1) / (examples < 1 ? 1 : examples) : 1;
       if (blocks > call.positions / kRowsABlock) blocks = call.positions / kRowsABlock;
       if (blocks < 1) blocks = 1;
@@ -321,11 +170,9 @@ cudaError_t norm_layer_norms(const NormLayerNorms<T>& call, long examples, char*
     return launch_finish(parts, examples, norm_result(call.squared), call.out, stream);
   cudaError_t status = cudaSuccess;
   if (plan.way == Plan::in_shared) {
-    constexpr long align = 16 / static_cast<long>(sizeof(T));
-    const long half = (plan.rows_a_tile * call.width + align - 1) / align * align;
     const auto kernel = &standard_rows<T>;
     EXPUNGE_LAUNCH(kernel, dim3(static_cast<unsigned>(examples * plan.blocks)), dim3(kRowThreads),
-                   static_cast<std::size_t>(2 * half) * sizeof(T), stream)
+                   static_cast<std::size_t>(RowTile<T>::bytes(plan.rows_a_tile, call.width)), stream)
     (call, static_cast<int>(plan.rows_a_tile), static_cast<int>(plan.rows_a_block), static_cast<int>(plan.blocks),
      plan.parts);
     status = launched();
@@ -342,8 +189,12 @@ cudaError_t norm_layer_norms(const NormLayerNorms<T>& call, long examples, char*
   } else {
     if (plan.way == Plan::twice) {
       const auto kernel = &row_statistics<T>;
-      EXPUNGE_LAUNCH(kernel, dim3(static_cast<unsigned>(examples * call.positions)), dim3(kRowThreads), 0, stream)
-      (call.activations, call.width, call.kind == NormKind::layer, call.eps, plan.means, plan.scales);
+      const bool centre = call.kind == NormKind::layer;
+      const long row_bytes = call.width * static_cast<long>(sizeof(double));
+      const bool kept = centre && row_bytes <= kSharedBytes;
+      EXPUNGE_LAUNCH(kernel, dim3(static_cast<unsigned>(examples * call.positions)), dim3(kRowThreads),
+                     static_cast<std::size_t>(kept ? row_bytes : 0), stream)
+      (call.activations, call.width, centre, kept, call.eps, plan.means, plan.scales);
       status = launched();
       if (status != cudaSuccess) return status;
     }
