@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from expunge.certificates import CONDITIONS, Certificate
 from expunge.cli import main
+from expunge.cli.files import load_model
 from expunge.estimators import LangevinRidge, LangevinRidgeClassifier, NoiseWarning
 
 
@@ -41,8 +43,26 @@ def test_constants_that_are_given_leave_no_condition():
         result = model.unlearn(3, epsilon=1.0, delta=1e-3, n_steps=50, noise_std=0.5)
     assert result.certificate.status == "certified"
     shown = run("fit", "a.csv", "-o", "n.npz").output
-    assert shown.count("certificates will be conditional") == 2
-    assert "the class list was taken from data" in shown
+    assert shown.count("certificates will be conditional") == 3
+    for name in ("step_size", "classes", "task"):
+        assert f"certificates will be conditional: {CONDITIONS[name]}" in shown
+
+
+def test_one_record_that_decides_how_targets_are_read_makes_certificates_conditional():
+    rows = [f"{i / 60},{float(i % 3)}" for i in range(60)]
+    constants = ["--step-size", "1e-3", "--noise-std", "0.01"]
+    Path("with.csv").write_text("\n".join(["x,y", "1.0,0.5", *rows]) + "\n")
+    Path("without.csv").write_text("\n".join(["x,y", *rows]) + "\n")
+    shown = run("fit", "with.csv", *constants, "-o", "m.npz").output
+    assert "reading y as a number" in shown
+    assert "reading y as 3 classes" in run("fit", "without.csv", *constants, "-o", "n.npz").output
+    assert f"certificates will be conditional: {CONDITIONS['task']}" in shown
+    delete = ["--rows", "0", "--noise-std", "5", "--epsilon", "1", "--delta", "1e-3", "--released", "r.npz"]
+    run("unlearn", "m.npz", *delete, "-o", "after.npz", "-c", "c.json")
+    assert Certificate.load("c.json").conditions == (CONDITIONS["task"],)
+    assert load_model("r.npz", released=True).conditions_ == (CONDITIONS["task"],)
+    given = run("fit", "with.csv", *constants, "--task", "regress", "-o", "m.npz", "--overwrite").output
+    assert "conditional" not in given
 
 
 @pytest.mark.parametrize(
@@ -121,10 +141,12 @@ def test_verification_keeps_to_a_policy():
 
 
 def test_a_deletion_that_costs_says_so_in_a_plain_line():
-    run("fit", "a.csv", "-o", "m.npz")
+    # A number, which noise of 5 a step always spoils; random classes are right by chance now and then.
+    Path("r.csv").write_text("x,y\n" + "\n".join(f"{i / 60},{i / 60}" for i in range(60)) + "\n")
+    run("fit", "r.csv", "-o", "m.npz")
     target = ["--epsilon", "1", "--delta", "1e-3", "--noise-std", "5"]
     result = run("unlearn", "m.npz", "3", *target, "-o", "n.npz", "-c", "c.json")
-    assert re.search(r"^warning  training accuracy on what remains 0\.\d+", result.stderr, flags=re.MULTILINE)
+    assert re.search(r"^warning  training R\^2 on what remains -\d", result.stderr, flags=re.MULTILINE)
     assert "NoiseWarning" not in result.stderr
 
 

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from expunge.datasets import BUNDLED, exact_ids, load, load_ids, random_cosine_features, read_task
+from expunge.datasets import BUNDLED, exact_ids, load, load_ids, load_targets, random_cosine_features, read_task
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False, width=64)
 TABLES = hnp.arrays(np.float64, hnp.array_shapes(min_dims=2, max_dims=2, max_side=6), elements=FINITE)
@@ -271,6 +271,37 @@ def test_ids_are_never_merged(folder, ids):
     assert [str(one) for one in found.tolist()] == [str(one) for one in ids]
     assert np.array_equal(exact_ids(ids), found)
     assert found.dtype == (np.int64 if all(-(2**63) <= one < 2**63 for one in ids) else object)
+
+
+@pytest.mark.usefixtures("reader")
+@pytest.mark.parametrize(
+    ("rows", "place"),
+    [
+        ("C-1,5\nC-1 ,6\n", r"line 3, column 1 \('who'\) must hold an id without spaces around it, got 'C-1 '"),
+        ('"C-1",5\n" C-1",6\n', r"line 3, column 1 \('who'\) must hold an id without spaces around it, got ' C-1'"),
+        (" C-1,5\n", r"line 2, column 1 \('who'\) must hold an id without spaces around it, got ' C-1'"),
+        (" 7,5\n8,6\n", r"line 2, .* got ' 7': remove them"),
+        ("C\u00a0,5\n", "must hold an id without spaces around it"),
+        ("  ,5\n", r"line 2, column 1 \('who'\) must hold an id, got nothing: it is missing"),
+    ],
+)
+def test_ids_with_spaces_around_them_are_refused(tmp_path, rows, place):
+    (tmp_path / "i.csv").write_text(f"who,a\n{rows}")
+    with pytest.raises(ValueError, match=place):
+        load_ids(tmp_path / "i.csv", column="who")
+
+
+@pytest.mark.usefixtures("reader")
+def test_spaces_belong_to_the_delimiter_where_quotes_follow_them(tmp_path):
+    (tmp_path / "i.csv").write_text('a, who\n"1, 5", "C 1"\n2, C-2\n')
+    assert load_ids(tmp_path / "i.csv", column="who").tolist() == ["C 1", "C-2"]
+
+
+@pytest.mark.usefixtures("reader")
+def test_targets_of_a_file_with_a_header_may_be_any_numbers_or_labels(tmp_path):
+    for cells, found in ((["0.5", "1.5"], [0.5, 1.5]), ([" yes", "no"], ["yes", "no"])):
+        (tmp_path / "y.csv").write_text("\n".join(["y", *cells]) + "\n")
+        assert load_targets(tmp_path / "y.csv", n_rows=2).tolist() == found
 
 
 def test_ids_of_every_source_are_exact_or_refused(tmp_path):

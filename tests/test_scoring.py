@@ -320,6 +320,10 @@ def test_an_unfinished_run_with_other_settings_is_refused(tmp_path):
     common = {"probe": make_probe(), "out": tmp_path / "o.parquet", "rows_per_part": 10, "progress": False, **given}
     with pytest.raises(BadRowError):
         score_files(**common)
+    waiting = list((tmp_path / "o.parquet.parts").iterdir())
+    assert {"lock", "plan.json", "part-00000000.parquet"} <= {path.name for path in waiting}
+    if os.name == "posix":  # what waits tells something of single records
+        assert not [path.name for path in waiting if path.stat().st_mode & 0o077]
     with pytest.raises(FileExistsError, match="restart"):
         score_files(**{**common, "orders": [3.0]})
     assert score_files(**{**common, "on_bad_rows": "null", "restart": True}).resumed_parts == 0

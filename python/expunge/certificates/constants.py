@@ -20,6 +20,7 @@ CONDITIONS = {
     "classes": "the class list was taken from data that held the deleted records",
     "last_of_class": "no record of some class is left, and the class list still names it",
     "scale": "the scale of the features was computed from data that held the deleted records",
+    "task": "whether the targets are classes or numbers was read from data that held the deleted records",
 }
 
 UNKNOWN_SOURCES = (

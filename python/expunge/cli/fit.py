@@ -30,7 +30,7 @@ __all__ = ["fit"]
     type=click.Choice(["auto", "classify", "regress"]),
     default="auto",
     show_default=True,
-    help="auto: text, booleans and whole numbers in few values are classes.",
+    help="auto: text, booleans and whole numbers in few values are classes; certificates then rest on that reading.",
 )
 @click.option("--classes", help="All classes there can be, as in a,b,c, known beforehand [default: those in the data].")
 @click.option("--alpha", type=float, default=1.0, show_default=True, help="L2 penalty.")
@@ -67,7 +67,7 @@ def fit(
     """Learn a ridge model from DATA: a file, or the name of a set that ships with scikit-learn.
 
     A certificate is plain "certified" only if no constant of the run was computed from the data: give --step-size (a
-    number, or bounded), and --classes for a classifier.
+    number, or bounded), and --classes for a classifier or --task regress for a number.
     """
     from expunge.estimators import LangevinRidge, LangevinRidgeClassifier, NoiseWarning
     from expunge.estimators._storage import released_bytes, working_bytes
@@ -89,6 +89,8 @@ def fit(
     constants: dict[str, Any] = {"norm_bound": norm_bound, "n_bound": n_bound}
     if classes is not None:
         constants["classes"] = _classes(classes, found)
+    # One record can decide how the others are read; classes that are given leave one reading, and refuse the other.
+    conditions = (*records.conditions, "task") if task == "auto" and classes is None else records.conditions
     estimator = LangevinRidgeClassifier if found.classify else LangevinRidge
     for note in (*records.notes, found.sentence):
         click.echo(note)
@@ -102,7 +104,7 @@ def fit(
             fit_intercept=not no_intercept,
             random_state=random_state,
             **{name: value for name, value in constants.items() if value is not None},
-        ).fit(records.X, found.y, record_ids=records.ids, conditions=records.conditions)
+        ).fit(records.X, found.y, record_ids=records.ids, conditions=conditions)
     for one in caught:
         click.echo(f"warning  {_as_options(one.message, data)}", err=True)
     score = model.score(records.X, found.y)

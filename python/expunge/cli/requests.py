@@ -91,12 +91,12 @@ def read_requests(
     delimiter = max(",;\t|", key=first.count)
     table = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
-        lines = [(table.line_num, [cell.strip() for cell in row]) for row in table if any(map(str.strip, row))]
+        lines = [(table.line_num, row) for row in table if any(map(str.strip, row))]
     except csv.Error as error:
         raise FileFormatError(f"path: {path}: line {table.line_num}: {error}") from None
     if not lines:
         raise FileFormatError(f"path: {path}: is empty")
-    names = lines[0][1]
+    names = [name.strip() for name in lines[0][1]]
     if len(set(names)) < len(names):
         raise FileFormatError(f"path: {path}: columns must have different names, got {', '.join(names)}")
     wanted = _ID_NAMES if id_column is None else (id_column,)
@@ -116,10 +116,16 @@ def read_requests(
     for line, cells in lines[1:]:
         if len(cells) != len(names):
             raise FileFormatError(f"path: {path}: line {line} has {len(cells)} columns, the header {len(names)}")
-        row = dict(zip(names, cells, strict=True))
+        row = {name: cell.strip() for name, cell in zip(names, cells, strict=True)}
         if not row[found[0]]:
             raise FileFormatError(f"path: {path}: line {line} names no id")
-        one = parse_id(known, row[found[0]], place=f" in line {line} of {path}")
+        asked = cells[names.index(found[0])]
+        if asked != asked.strip():  # to guess could delete somebody else
+            raise FileFormatError(
+                f"path: {path}: line {line}: ids must have no spaces around them, got {asked!r}: remove them, or name "
+                "the record with --id, which takes an id as it is typed"
+            )
+        one = parse_id(known, asked, place=f" in line {line} of {path}")
         try:
             known.find("ids", [one])
             number, date = (row[columns[0]] or None if columns else None for columns in (numbers, dates))

@@ -97,7 +97,9 @@ def _delimiter(text: str) -> str:
 
 
 def _reader(text: str, delimiter: str) -> Any:
-    return csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=True)
+    # Spaces before quotes show that spaces after a delimiter belong to it; without them a space belongs to its cell.
+    spaced = re.search(f'(^|[{re.escape(delimiter)}\\r\\n]) +"', text) is not None
+    return csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=spaced)
 
 
 def _first_rows(text: str, delimiter: str) -> list[list[str]]:
@@ -244,6 +246,9 @@ class _TextColumn:
         self._name = str(position) if name is None else name
         self._place = f"column {position + 1}" + ("" if name is None else f" ({name!r})")
 
+    def __len__(self) -> int:
+        return len(self._written())
+
     def numbers(self) -> NDArray[Any]:
         values = self._numbers_or_none()
         return self._refuse_number() if values is None else values
@@ -259,7 +264,10 @@ class _TextColumn:
         return np.array(cells, dtype=np.str_)
 
     def ids(self) -> NDArray[Any]:
-        cells = self._stripped()
+        cells = self._written()
+        if any(cell != cell.strip() for cell in cells):  # "C-1 " may be a person of its own, or a slip: never both
+            self._refuse_spaces()
+            cells = self._stripped()
         self._refuse_missing(cells, "an id")
         try:
             return ids_of_text(cells)
@@ -271,10 +279,13 @@ class _TextColumn:
         found = None if array is None or self._cells.decimal_comma else _fast_numbers(array)
         return _numbers(self._plain(self._stripped())) if found is None else found
 
-    def _stripped(self) -> list[str]:
+    def _written(self) -> Sequence[str]:
         array = self._cells.arrow(self._position)
-        cells = self._cells.python(self._position)[0] if array is None else array.to_pylist()
-        return [cell.strip() for cell in cells]
+        cells: Sequence[str] = self._cells.python(self._position)[0] if array is None else array.to_pylist()
+        return cells
+
+    def _stripped(self) -> list[str]:
+        return [cell.strip() for cell in self._written()]
 
     def _plain(self, cells: list[str]) -> list[str]:
         """Return the cells with points for decimal commas, if those were announced."""
@@ -290,6 +301,14 @@ class _TextColumn:
         if any(cell.lower() in _MISSING for cell in cells):
             cell, line = next((cell, line) for cell, line in self._with_lines() if cell.lower() in _MISSING)
             raise ValueError(f"line {line}, {self._place} must hold {what}, got {_shown(cell)}: it is missing")
+
+    def _refuse_spaces(self) -> None:
+        """Name the first id with spaces around it, but for those that the table puts after its delimiters."""
+        for cell, line in zip(*self._cells.python(self._position), strict=True):
+            if cell != cell.strip() and cell.strip():
+                raise ValueError(
+                    f"line {line}, {self._place} must hold an id without spaces around it, got {cell!r}: remove them"
+                )
 
     def _refuse_number(self) -> NoReturn:
         """Name the first cell that is no finite number."""

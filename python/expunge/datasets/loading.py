@@ -311,7 +311,7 @@ def _table(path: Path, header: bool | None, decimal_comma: bool, n_rows: int | N
         return None
     data = _plain_bytes(path)
     table = read_delimited(data, path, header=header, decimal_comma=decimal_comma)
-    if header is None and n_rows is not None and table.names is not None and len(table.columns[0].ids()) == n_rows - 1:
+    if header is None and n_rows is not None and table.names is not None and len(table.columns[0]) == n_rows - 1:
         return read_delimited(data, path, header=False, decimal_comma=decimal_comma)
     return table
 

@@ -65,6 +65,9 @@ class _ParquetColumn:
     def __init__(self, column: Any, name: str) -> None:
         self._column, self._name = column, name
 
+    def __len__(self) -> int:
+        return len(self._column)
+
     def _array(self, wanted: str) -> Any:
         import pyarrow as pa
 

@@ -15,6 +15,8 @@ __all__ = ["ArrayColumn", "Chosen", "Column", "Table", "check_names", "choose", 
 class Column(Protocol):
     """One column of a table; only what is asked for is converted, and refused with its place."""
 
+    def __len__(self) -> int: ...
+
     def numbers(self) -> NDArray[Any]:
         """Return int64 or float64, all finite, shape (n,) (or (n, k) for a column of lists)."""
         ...
@@ -132,6 +134,9 @@ class ArrayColumn:
     """A column of numbers in memory."""
 
     values: NDArray[Any]
+
+    def __len__(self) -> int:
+        return len(self.values)
 
     def numbers(self) -> NDArray[Any]:
         """Return the values."""

@@ -297,7 +297,8 @@ def _prepare(target: Path, folder: Path, settings: str, *, overwrite: bool, rest
 @contextmanager
 def _only_one(folder: Path) -> Iterator[None]:
     """Hold a lock the system drops when the process dies, so that two runs never share a folder."""
-    with (folder / "lock").open("w") as handle:
+    descriptor = os.open(folder / "lock", os.O_WRONLY | os.O_CREAT, CONFIDENTIAL)
+    with os.fdopen(descriptor, "wb") as handle:
         try:
             import fcntl
         except ImportError:  # a system without it: nothing to hold
