@@ -1,6 +1,7 @@
 """The label of estimates: on every number that comes from them, on nothing else."""
 
 import copy
+import operator
 import pickle
 
 import numpy as np
@@ -121,3 +122,29 @@ def test_an_entry_rounds_as_a_number_does():
     assert isinstance(round(entry), int)
     with pytest.raises(TypeError, match="single number"):
         round(Estimate.of(np.ones(2)))
+
+
+def test_an_entry_is_a_key_and_whole_as_a_number_is():
+    entry = LOSS[1]
+    assert hash(entry) == hash(1.0) == hash(np.float64(1.0))
+    assert {entry: "a"}[1.0] == {1.0: "a"}[entry] == "a"
+    assert {float(one) for one in set(LOSS)} == {3.0, 1.0, 2.0}
+    assert entry.is_integer()
+    assert entry.is_integer() is np.float64(1.0).is_integer()
+    assert not (entry / 2).is_integer()
+    for call in (hash, Estimate.is_integer):
+        with pytest.raises(TypeError, match=r"got shape \(3,\)"):
+            call(LOSS)
+
+
+@pytest.mark.parametrize("name", ["iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow"])
+def test_an_entry_that_is_a_key_never_changes(name):
+    entry = Estimate.of(np.array([3.0]))[0]
+    kept = {entry: "a"}
+    found = getattr(operator, name)(entry, 2.0)
+    assert found == getattr(operator, name)(np.float64(3.0), 2.0)
+    assert found.status == "estimate"
+    assert kept[3.0] == "a"
+    assert float(entry) == 3.0
+    several = Estimate.of(np.array([3.0, 4.0]))
+    assert getattr(operator, name)(several, 2.0) is several

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import operator
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,9 +17,9 @@ class Estimate(np.ndarray[Any, np.dtype[np.float64]]):
 
     An ordinary array otherwise. Numbers computed from it with NumPy keep the label: entries, slices, arithmetic,
     reductions, ``concatenate``, ``where``, ``quantile`` and the like, as arrays of this type (a single number as one of
-    no dimensions). What is no estimated quantity does not carry it: indices (``argsort``), comparisons, integers.
-    ``float(x)``, ``x.item()``, ``x.tolist()`` and ``np.asarray(x)`` give plain numbers: leaving the label behind is
-    then said in the code.
+    no dimensions, with the hash of its float). What is no estimated quantity does not carry it: indices (``argsort``),
+    comparisons, integers. ``float(x)``, ``x.item()``, ``x.tolist()`` and ``np.asarray(x)`` give plain numbers: leaving
+    the label behind is then said in the code.
 
     Attributes
     ----------
@@ -98,9 +99,36 @@ class Estimate(np.ndarray[Any, np.dtype[np.float64]]):
             raise TypeError(f"round takes a single number, got shape {self.shape}: use .round()")
         return round(float(self)) if ndigits is None else self.round(ndigits)
 
+    def is_integer(self) -> bool:
+        """Say whether a single number is whole, as NumPy's numbers do."""
+        if self.ndim:
+            raise TypeError(f"is_integer takes a single number, got shape {self.shape}")
+        return float(self).is_integer()
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        """Return the hash of a single number, which equals that of its float."""
+        if self.ndim:
+            raise TypeError(f"an array of estimates has no hash, got shape {self.shape}: use .tobytes() or .tolist()")
+        return hash(float(self))
+
     def astype(self, *args: Any, **kwargs: Any) -> Any:
         """Return the values in another dtype, labelled if that holds fractions."""
         return _labelled(self.view(np.ndarray).astype(*args, **kwargs))
+
+
+def _rebinding(name: str) -> Callable[[Any, Any], Any]:
+    """Return an in-place operation that gives a new single number, as for NumPy's: the old one may be a key."""
+
+    def operate(self: Estimate, other: Any) -> Any:
+        if self.ndim == 0:
+            return getattr(operator, name)(self, other)
+        return getattr(np.ndarray, f"__i{name}__")(self, other)
+
+    return operate
+
+
+for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow"):
+    setattr(Estimate, f"__i{_name}__", _rebinding(_name))
 
 
 def _plain(value: Any) -> Any:
