@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["choice", "count", "number", "plain_array", "real_array", "row_indices", "unmasked"]
+__all__ = ["choice", "count", "number", "plain_array", "real_array", "refuse_masks", "row_indices", "unmasked"]
 
 
 def _bounds_text(low: float | None, high: float | None, open_low: bool, open_high: bool) -> str:
@@ -41,7 +41,7 @@ def _has_plain_columns(value: Any) -> bool:
 
 def unmasked(name: str, value: Any) -> NDArray[Any]:
     """Return ``value`` as an array of whatever it holds, if NumPy reads all of it: no mask, nothing sparse, no gaps."""
-    _refuse_masks(name, value)
+    refuse_masks(name, value)
     if hasattr(value, "toarray") and hasattr(value, "nnz"):
         raise TypeError(f"{name} must be dense, got a sparse {type(value).__name__}: use .toarray()")
     try:
@@ -50,14 +50,14 @@ def unmasked(name: str, value: Any) -> NDArray[Any]:
         raise type(error)(f"{name} must be an array, got {type(value).__name__}: {error}") from None
 
 
-def _refuse_masks(name: str, value: Any) -> None:
+def refuse_masks(name: str, value: Any) -> None:
     """Refuse masked arrays, also inside lists: NumPy would read what they hide."""
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{name} must not be a masked array: use .compressed() or .filled(value)")
     if isinstance(value, (list, tuple)):
         for one in value:
             if isinstance(one, (list, tuple, np.ma.MaskedArray)):
-                _refuse_masks(name, one)
+                refuse_masks(name, one)
 
 
 def real_array(

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from expunge._validate import choice, real_array
+from expunge._validate import choice, real_array, refuse_masks
 from expunge.certificates.constants import CONDITIONS
 
 __all__ = ["ConstantScaler"]
@@ -152,6 +152,7 @@ class ConstantScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # 
 
     def fit(self, X: ArrayLike, y: Any = None) -> ConstantScaler:
         """Check the bounds against the number of features of ``X``; no value of ``X`` is used."""
+        refuse_masks("X", X)
         validate_data(self, X, dtype=np.float64)
         choice("outside", self.outside, _OUTSIDE)
         choice("source", self.source, _SOURCES)
@@ -166,6 +167,7 @@ class ConstantScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # 
     def transform(self, X: ArrayLike) -> Array:
         """Return the scaled records, shape (n_samples, n_features), within ``feature_range``."""
         check_is_fitted(self, "low_")
+        refuse_masks("X", X)
         values: Array = validate_data(self, X, dtype=np.float64, reset=False, copy=True)
         outside = (values < self.low_) | (values > self.high_)
         if not self._clip and outside.any():

@@ -67,7 +67,7 @@ def labels(y: ArrayLike) -> tuple[Any, NDArray[np.float64] | None]:
     >>> labels(["cat", "dog"])
     (['cat', 'dog'], None)
     """
-    array = np.asarray(y)
+    array = _validate.unmasked("y", y)
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.dtype.kind == "U" or (array.dtype.kind == "O" and all(isinstance(value, str) for value in array.ravel())):

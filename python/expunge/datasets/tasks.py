@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from expunge._validate import choice
+from expunge._validate import choice, unmasked
 from expunge._wording import counted
 
 __all__ = ["MAX_CLASSES", "Task", "read_task"]
@@ -68,7 +68,7 @@ def read_task(y: ArrayLike, *, task: str = "auto") -> Task:
     'reading y as a number: regression'
     """
     choice("task", task, ("auto", "classify", "regress"))
-    values = np.asarray(y)
+    values = unmasked("y", y)
     if values.dtype.kind == "O":
         values = np.array(values.tolist())
     text = values.dtype.kind == "U"

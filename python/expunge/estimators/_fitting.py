@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from expunge._validate import choice, count, number
+from expunge._validate import choice, count, number, refuse_masks
 from expunge.accounting.noise_floor import RESOLUTION
 from expunge.accounting.ridge_law import STEP_SIZE_SLACK, Phase, phase_floors, smoothness
 from expunge.certificates.constants import CONDITIONS, Sources
@@ -23,7 +23,7 @@ from expunge.estimators._dynamics import NormalEquations, os_normals, seeded_nor
 from expunge.estimators._history import SEED_CONDITION, History
 from expunge.estimators._records import RecordIds
 from expunge.estimators.noise_warning import TrainingData, warn_of_learning
-from expunge.estimators.released import Released, linear_scores, refuse_masked
+from expunge.estimators.released import Released, linear_scores
 from expunge.ridge import LearningLaw
 
 __all__ = ["FittedRidge"]
@@ -158,7 +158,7 @@ class FittedRidge(BaseEstimator):  # type: ignore[misc]
 
     def _scores(self, X: ArrayLike) -> Array:
         check_is_fitted(self)
-        refuse_masked("X", X)
+        refuse_masks("X", X)
         rows: Array = validate_data(self, X, dtype=np.float64, reset=False)
         return linear_scores(rows, self._coef_rows, self._intercept_row)
 

@@ -10,16 +10,12 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.utils.validation import validate_data
 
-__all__ = ["Released", "ReleasedRidge", "ReleasedRidgeClassifier", "linear_scores", "refuse_masked"]
+from expunge._validate import refuse_masks
+
+__all__ = ["Released", "ReleasedRidge", "ReleasedRidgeClassifier", "Scored", "linear_scores"]
 
 Array = NDArray[np.float64]
 Self = TypeVar("Self", bound="Released")
-
-
-def refuse_masked(name: str, value: Any) -> None:
-    """Refuse a masked array: what is under the mask would be read as if it were there."""
-    if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"{name} must not be a masked array: leave out its masked rows, or fill them")
 
 
 def linear_scores(rows: Array, coef_rows: Array, intercept: Any) -> Array:
@@ -36,6 +32,22 @@ def linear_scores(rows: Array, coef_rows: Array, intercept: Any) -> Array:
         row = int(np.argwhere(~np.isfinite(scores))[0][0])
         raise ValueError(f"X is too large: the prediction for row {row} overflows float64")
     return scores
+
+
+class Scored:
+    """scikit-learn's ``score``, which would count what a mask hides."""
+
+    def score(self, X: ArrayLike, y: ArrayLike, sample_weight: Any = None) -> float:
+        """Return R^2 or the accuracy on the records ``X`` with their targets or labels ``y``.
+
+        Raises
+        ------
+        TypeError
+            For masked arrays.
+        """
+        for name, value in (("X", X), ("y", y), ("sample_weight", sample_weight)):
+            refuse_masks(name, value)
+        return float(super().score(X, y, sample_weight))  # type: ignore[misc]
 
 
 class Released(BaseEstimator):  # type: ignore[misc]
@@ -78,7 +90,7 @@ class Released(BaseEstimator):  # type: ignore[misc]
         raise TypeError("a released model cannot be fitted: fit LangevinRidge and call release()")
 
     def _scores(self, X: ArrayLike) -> Array:
-        refuse_masked("X", X)
+        refuse_masks("X", X)
         rows: Array = validate_data(self, X, dtype=np.float64, reset=False)
         return linear_scores(rows, self.coef_, self.intercept_)
 
@@ -97,7 +109,7 @@ class Released(BaseEstimator):  # type: ignore[misc]
         return model
 
 
-class ReleasedRidge(RegressorMixin, Released):  # type: ignore[misc]
+class ReleasedRidge(Scored, RegressorMixin, Released):  # type: ignore[misc]
     """A linear model that can be published: ``coef_`` and ``intercept_`` only.
 
     Made by `LangevinRidge.release`; it cannot be fitted.
@@ -122,7 +134,7 @@ class ReleasedRidge(RegressorMixin, Released):  # type: ignore[misc]
         return self._scores(X)
 
 
-class ReleasedRidgeClassifier(ClassifierMixin, Released):  # type: ignore[misc]
+class ReleasedRidgeClassifier(Scored, ClassifierMixin, Released):  # type: ignore[misc]
     """A linear classifier that can be published: ``coef_``, ``intercept_`` and ``classes_`` only.
 
     Made by `LangevinRidgeClassifier.release`; it cannot be fitted.

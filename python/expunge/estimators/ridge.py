@@ -11,16 +11,17 @@ from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import validate_data
 
+from expunge._validate import refuse_masks
 from expunge.estimators._deleting import DeletingRidge, Unlearned
 from expunge.estimators._records import ids_of_fit
-from expunge.estimators.released import ReleasedRidge, ReleasedRidgeClassifier, refuse_masked
+from expunge.estimators.released import ReleasedRidge, ReleasedRidgeClassifier, Scored
 
 __all__ = ["LangevinRidge", "LangevinRidgeClassifier", "Unlearned"]
 
 Array = NDArray[np.float64]
 
 
-class LangevinRidge(RegressorMixin, DeletingRidge):  # type: ignore[misc]
+class LangevinRidge(Scored, RegressorMixin, DeletingRidge):  # type: ignore[misc]
     """Ridge regression learned by noisy gradient steps (Langevin dynamics), with exact certified unlearning.
 
     The loss is the sum sum_i ||x_i^T theta - y_i||^2 / 2 + alpha/2 ||theta||^2; learning starts at 0 and makes
@@ -116,8 +117,8 @@ class LangevinRidge(RegressorMixin, DeletingRidge):  # type: ignore[misc]
         ValueError
             If there is not one id per row, or ``y`` is a pandas column of the same labels as ``X`` in another order.
         """
-        refuse_masked("X", X)
-        refuse_masked("y", y)
+        refuse_masks("X", X)
+        refuse_masks("y", y)
         table, column = X, y
         X, y = validate_data(self, X, y, dtype=np.float64, multi_output=True, y_numeric=True)
         ids = ids_of_fit(table, column, record_ids, np.shape(X)[0])
@@ -136,7 +137,7 @@ class LangevinRidge(RegressorMixin, DeletingRidge):  # type: ignore[misc]
         return tags
 
 
-class LangevinRidgeClassifier(ClassifierMixin, DeletingRidge):  # type: ignore[misc]
+class LangevinRidgeClassifier(Scored, ClassifierMixin, DeletingRidge):  # type: ignore[misc]
     """Classification by ridge regression on one-hot targets, learned by Langevin dynamics; predicts the largest output.
 
     Parameters and the deletion methods are those of `LangevinRidge`, and ``classes``. ``classes_`` is a constant of the
@@ -208,8 +209,8 @@ class LangevinRidgeClassifier(ClassifierMixin, DeletingRidge):  # type: ignore[m
         self, X: ArrayLike, y: ArrayLike, record_ids: Any = None, *, conditions: Iterable[str] = ()
     ) -> LangevinRidgeClassifier:
         """Learn from records ``X`` (n, d) and class labels ``y`` (n,); the rest is as for `LangevinRidge.fit`."""
-        refuse_masked("X", X)
-        refuse_masked("y", y)
+        refuse_masks("X", X)
+        refuse_masks("y", y)
         table, column = X, y
         X, y = validate_data(self, X, y, dtype=np.float64)
         ids = ids_of_fit(table, column, record_ids, np.shape(X)[0])
@@ -242,6 +243,7 @@ def _class_list(y: NDArray[Any], given: ArrayLike | None) -> tuple[NDArray[Any],
         if len(classes) < 2:
             raise ValueError(f"y must hold at least 2 classes, got one class: {classes.tolist()[0]!r}")
         return classes, "data"
+    refuse_masks("classes", given)
     values = list(given) if not isinstance(given, np.ndarray) else given.tolist()  # type: ignore[arg-type]
     texts = {isinstance(value, str) for value in values}
     if len(texts) > 1:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from expunge._validate import choice, number, real_array
+from expunge._validate import choice, number, real_array, unmasked
 
 __all__ = ["Band", "reference_band"]
 
@@ -38,7 +38,7 @@ class Band:
 
     def holds(self, values: ArrayLike) -> NDArray[np.bool_]:
         """Return whether each value is inside; NaN is not."""
-        found = np.asarray(values, dtype=np.float64)
+        found = unmasked("values", values).astype(np.float64)
         return np.asarray((self.low <= found) & (found <= self.high))
 
     def __str__(self) -> str:

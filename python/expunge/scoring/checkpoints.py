@@ -94,7 +94,7 @@ class ProbeCheckpoints:
             raise ValueError(f"weights must have one output for the logistic loss, got shape {stack.shape}")
         if loss == "softmax" and stack.shape[2] < 2:
             raise ValueError(f"weights must have at least two outputs for the softmax loss, got shape {stack.shape}")
-        at = np.array(steps)
+        at = np.array(unmasked("steps", steps))
         if quadrature_weights(at, n_steps=n_steps).size != stack.shape[0]:
             raise ValueError(f"steps must hold one step per checkpoint ({stack.shape[0]}), got {at.size}")
         at = at.astype(np.int64)
