@@ -267,7 +267,7 @@ def _check_order(last: LedgerEntry, entry: LedgerEntry, line: int) -> None:
 def _parsed(text: bytes, schema: dict[str, Any], number: int) -> dict[str, Any]:
     try:
         values = parse_json(text.decode("ascii"), what="line", allow_nan=True)
-        check(values, schema, field="")
+        check(values, schema)
     except (UnicodeDecodeError, FileFormatError, CertificateError) as error:
         raise LedgerError(f"is not an entry of this ledger: {error}", line=number) from None
     result: dict[str, Any] = values

@@ -272,7 +272,7 @@ def _is_own(path: Path) -> bool:
 
 def _write_whole(path: Path, content: dict[str, Any], made: list[Path]) -> None:
     """Write a journal or a note so that under its name it is whole."""
-    text = json.dumps(content, sort_keys=True)
+    text = json.dumps(content)
     data = json.dumps({"content": text, "digest": hashlib.sha256(text.encode("ascii")).hexdigest()})
     waiting = path.with_name(path.name.replace(".journal", "-0000.new"))
     made.append(waiting)

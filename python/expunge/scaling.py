@@ -156,11 +156,13 @@ class ConstantScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # 
         validate_data(self, X, dtype=np.float64)
         choice("outside", self.outside, _OUTSIDE)
         choice("source", self.source, _SOURCES)
-        bottom, top = real_array("feature_range", self.feature_range, ndim=1).tolist()
-        if not bottom < top:
-            raise ValueError(f"feature_range must rise, got {self.feature_range!r}")
+        ends = real_array("feature_range", self.feature_range, ndim=1).tolist()
+        if len(ends) != 2 or not 0 < ends[1] - ends[0] < np.inf:
+            raise ValueError(
+                f"feature_range must be two numbers that rise by a finite width, got {self.feature_range!r}"
+            )
         self.low_, self.high_ = self._bounds(self.n_features_in_)
-        self._range, self._clip = (bottom, top), self.outside == "clip"
+        self._range, self._clip = tuple(ends), self.outside == "clip"
         self.conditions_ = (CONDITIONS["scale"],) if self.source == "data" else ()
         return self
 
@@ -168,7 +170,7 @@ class ConstantScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # 
         """Return the scaled records, shape (n_samples, n_features), within ``feature_range``."""
         check_is_fitted(self, "low_")
         refuse_masks("X", X)
-        values: Array = validate_data(self, X, dtype=np.float64, reset=False, copy=True)
+        values: Array = validate_data(self, X, dtype=np.float64, reset=False)
         outside = (values < self.low_) | (values > self.high_)
         if not self._clip and outside.any():
             i, j = np.argwhere(outside)[0]
@@ -186,6 +188,8 @@ class ConstantScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # 
         """Return records in their own units, shape (n_samples, n_features); clipped values stay clipped."""
         check_is_fitted(self, "low_")
         values = real_array("X", X, ndim=2)
+        if values.shape[1] != self.n_features_in_:
+            raise ValueError(f"X must have {self.n_features_in_} columns, one per feature, got shape {values.shape}")
         bottom, top = self._range
         return np.asarray(self.low_ + (values - bottom) / (top - bottom) * (self.high_ - self.low_))
 

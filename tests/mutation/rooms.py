@@ -62,7 +62,14 @@ ROOMS: dict[str, Room] = {
     ),
     "files": Room(
         ("_files.py", "_archive.py", "_sealed.py"),
-        ("test_ledger*.py", "test_transaction*.py", "test_certificate*.py", "test_storage*.py", "test_scoring*.py"),
+        (
+            "test_files*.py",
+            "test_ledger*.py",
+            "test_transaction*.py",
+            "test_certificate*.py",
+            "test_storage*.py",
+            "test_scoring*.py",
+        ),
     ),
     "scaling": Room(("scaling.py",), ("test_scaling*.py",)),
 }
