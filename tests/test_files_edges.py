@@ -76,6 +76,26 @@ def test_an_empty_text_is_named(tmp_path):
         read_text(tmp_path / "a.json", what="certificate")
 
 
+@pytest.mark.parametrize("links", [True, False])
+def test_a_name_taken_during_the_write_is_refused_also_without_hard_links(tmp_path, monkeypatch, links):
+    path, real = tmp_path / "a", os.fsync
+
+    def slow(descriptor):
+        path.write_bytes(b"somebody else's")
+        real(descriptor)
+
+    def fail(*args):
+        raise PermissionError("no links here")
+
+    monkeypatch.setattr(os, "fsync", slow)
+    if not links:
+        monkeypatch.setattr(os, "link", fail)
+    with pytest.raises(FileExistsError, match="exists already; pass overwrite=True"):
+        write_atomic(path, b"mine")
+    assert path.read_bytes() == b"somebody else's"
+    assert [file.name for file in tmp_path.iterdir()] == ["a"]
+
+
 # --- what an archive declares -------------------------------------------------------------------
 
 

@@ -134,10 +134,6 @@ def _check_phases(run: RidgeRun) -> None:
     before: set[int] = set()
     for i, phase in enumerate(run.phases):
         field = f"run.phases[{i}]"
-        if not phase.n_steps >= 1:
-            raise VerificationError(f"{field}.n_steps", f"must be >= 1, got {phase.n_steps}")
-        if not 0 <= phase.noise_std < float("inf"):
-            raise VerificationError(f"{field}.noise_std", f"must be finite and >= 0, got {phase.noise_std}")
         _check_rows(f"{field}.removed", phase.removed, run.n_records)
         if i == 0 and phase.removed:
             raise VerificationError(f"{field}.removed", f"must be empty while learning, got {phase.removed!r}")

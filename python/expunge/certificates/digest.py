@@ -84,7 +84,7 @@ def _targets_bytes(tag: bytes, y: ArrayLike) -> bytes:
     values, numbers = labels(y)
     if numbers is not None:
         return _array_hash(tag, numbers).digest()
-    text = json.dumps(values, separators=(",", ":"), ensure_ascii=True)
+    text = json.dumps(values, separators=(",", ":"))
     return hashlib.sha256(_TAG + tag + b"/labels\0" + text.encode("ascii")).digest()
 
 

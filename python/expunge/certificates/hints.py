@@ -59,9 +59,12 @@ def _changed(array: NDArray[np.float64]) -> Iterator[tuple[NDArray[np.float64], 
     yield array[::-1, ::-1], "it matches with rows and columns reversed"
     for factor in _FACTORS:
         yield array / factor, f"it matches after dividing by {factor:g}: was --divide-by the same?"
-        yield array * factor, f"it matches after multiplying by {factor:g}: was --divide-by the same?"
+        with np.errstate(over="ignore"):  # what is infinite then is no guess
+            larger = array * factor
+        yield larger, f"it matches after multiplying by {factor:g}: was --divide-by the same?"
     with np.errstate(over="ignore"):
-        yield array.astype(np.float32).astype(np.float64), "it matches after rounding to float32"
+        rounded = array.astype(np.float32).astype(np.float64)
+    yield rounded, "it matches after rounding to float32"
     yield array[np.lexsort(array.T[::-1])], "it matches with the rows sorted: they are in another order"
     if array.shape[1] <= _MOST_PERMUTED:
         for order in itertools.permutations(range(array.shape[1])):

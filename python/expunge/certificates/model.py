@@ -154,7 +154,6 @@ def _law_and_rounding(deletion: RidgeDeletion, phases: Sequence[Phase]) -> tuple
             result = np.full(p, rounding)
         else:
             result = a**phase.n_steps * result + each * _memory(a, phase.n_steps)
-            rounding = float(np.max(result)) * np.sqrt(p)
     return state, result
 
 

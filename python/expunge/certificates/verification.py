@@ -200,7 +200,8 @@ def check_model(certificate: Certificate, model: Any) -> None:
     _same_digest("digests.model", "model", certificate.digests.model, digest)
     classes = getattr(model, "classes_", None)
     if run.classes is not None and classes is not None and list(classes) != list(run.classes):
-        raise VerificationError("run.classes", f"must be the model's {list(classes)!r}, got {list(run.classes)!r}")
+        labels = np.asarray(classes).tolist()
+        raise VerificationError("run.classes", f"must be the model's {labels!r}, got {list(run.classes)!r}")
 
 
 def plausible(certificate: Certificate, found: Recomputed, model: Any) -> float:
