@@ -66,3 +66,11 @@ def test_whatever_holds_numbers_is_scaled_in_float64_and_left_as_it_was(dtype):
     assert scaled.dtype == np.float64
     assert scaled.tolist() == [[-0.5, 0.5]]
     assert np.array_equal(X, before)
+
+
+def test_what_a_mask_hides_is_not_scaled():
+    masked = np.ma.masked_greater(np.array([[3.0], [9.0]]), 5)
+    scaler = ConstantScaler(0, 12).fit([[3.0]])
+    for act in (ConstantScaler(0, 12).fit, scaler.transform, scaler.inverse_transform):
+        with pytest.raises(TypeError, match="X must not be a masked array"):
+            act(masked)
