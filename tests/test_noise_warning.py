@@ -210,3 +210,22 @@ def test_a_refusal_is_decided_before_the_real_noise_is_drawn(monkeypatch):
     drawn.clear()
     model.unlearn(3, **TARGET, n_steps=30, noise_std=0.02, max_loss=0.05)
     assert drawn[-30:] == [(4, 1)] * 30
+
+
+@pytest.mark.parametrize("spoiled", ["noise", "scale"])
+def test_wide_data_are_told_settings_that_help_as_well(spoiled):
+    rng = np.random.default_rng(0)
+    X = rng.uniform(-1, 1, (1800, 1030))
+    y = X @ rng.normal(size=1030)
+    if spoiled == "scale":
+        X[:, 0] *= 1e3
+    noise = 0.3 if spoiled == "noise" else 1e-4
+    _, warning = fitted(LangevinRidge, X, y, noise_std=noise, fit_intercept=False)
+    assert re.search(rf"noise_std = {noise:g} costs" if spoiled == "noise" else "differ in size by", str(warning))
+    assert (warning.bounds is None) == (spoiled == "noise")
+    if warning.bounds is not None:
+        X = ConstantScaler(*warning.bounds).fit_transform(X)
+    settings = {"noise_std": noise, "fit_intercept": False, **warning.settings}
+    model, again = fitted(LangevinRidge, X, y, **settings)
+    assert again is None
+    assert model.score(X, y) > 0.95

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,8 +27,8 @@ _FEWEST = 20
 # A remedy is proposed when it loses no more than this in each of several rehearsals.
 _AIM = 0.01
 REHEARSALS = 3
-# Rehearsals look at this many records, evenly spaced, and at features this many: beyond, they would outlast the fit.
-_REHEARSED_ROWS, _REHEARSED_COLUMNS = 10_000, 1024
+# Rehearsals look at this many records, evenly spaced. Beyond these columns, eigenvectors would outlast the fit.
+_REHEARSED_ROWS, _DECOMPOSED_COLUMNS = 10_000, 1024
 _MOST_STEPS = 100_000
 
 
@@ -147,17 +147,12 @@ def warn_of_learning(
     if data.classify:
         text += f" ({_shown(data.constant_score)} for always the most frequent class)"
     much = data.falls_short(got, best, by=_TOLERATED)
-    if data.design.shape[1] > _REHEARSED_COLUMNS:
-        advice = "less noise_std, more n_steps or features of one size (ConstantScaler) would help"
-        warning = NoiseWarning(f"{text}: {advice}") if much else None
-    else:
-        law = _Rehearsal(data.sample(), equations, step_size)
-        reached = law.worst(settings["n_steps"], 0.0)
-        if not much and best - reached <= _TOLERATED_BY_STEPS:
-            return
-        warning = _with_remedy(text, data, law, reached >= best - _AIM, goal=best - _AIM, settings=settings)
-    if warning is not None:
-        warnings.warn(warning, stacklevel=4)
+    law = _rehearsal(data, equations, step_size)
+    reached = law.worst(settings["n_steps"], 0.0)
+    if not much and best - reached <= _TOLERATED_BY_STEPS:
+        return
+    warning = _with_remedy(text, data, law, reached >= best - _AIM, goal=best - _AIM, settings=settings)
+    warnings.warn(warning, stacklevel=4)
 
 
 def warn_of_forgetting(data: TrainingData, *, before: float, after: float, noise_free: float, phase: Phase) -> None:
@@ -201,7 +196,7 @@ def _with_remedy(
         if converges
         else f"n_steps = {steps} do not reach the optimum{_sizes(data)}"
     )
-    for n_steps in [steps] if converges else _rising(steps, min(10 * steps, _MOST_STEPS)):
+    for n_steps in [steps] if converges else _rising(steps, law.most(steps, 10 * steps)):
         if (found := law.noise_for(n_steps, noise, goal)) is not None:
             return _proposal(text, cause, {"n_steps": n_steps, "noise_std": found}, settings, None)
     scaled, bounds = _scaled(data)
@@ -214,11 +209,11 @@ def _with_remedy(
         count = settings["n_bound"] or 1 << (len(data.design) - 1).bit_length()
         own = {"step_size": "bounded", "norm_bound": norm, "n_bound": count}
         scaled_step = 1.0 / (count * norm**2 + settings["alpha"])
-    scaled_law = _Rehearsal(scaled.sample(), scaled_equations, scaled_step)
-    for n_steps in _rising(steps, _MOST_STEPS):
+    scaled_law = _rehearsal(scaled, scaled_equations, scaled_step)
+    for n_steps in _rising(steps, scaled_law.most(steps, _MOST_STEPS)):
         if (found := scaled_law.noise_for(n_steps, noise, goal)) is not None:
             return _proposal(text, cause, {"n_steps": n_steps, "noise_std": found, **own}, settings, bounds)
-    for n_steps in _rising(10 * steps, _MOST_STEPS):
+    for n_steps in _rising(10 * steps, _MOST_STEPS) if law.most(steps, _MOST_STEPS) > steps else ():
         if (found := law.noise_for(n_steps, noise, goal)) is not None:
             return _proposal(text, cause, {"n_steps": n_steps, "noise_std": found}, settings, None)
     return NoiseWarning(f"{text}: {cause}")
@@ -243,6 +238,11 @@ def _proposal(
     return NoiseWarning(f"{text}: {cause}; {advice}", settings=changed, bounds=bounds)
 
 
+def _rehearsal(data: TrainingData, equations: NormalEquations, step_size: float) -> _Rehearsal:
+    kind = _Rehearsal if data.design.shape[1] <= _DECOMPOSED_COLUMNS else _Trials
+    return kind(data.sample(), equations, step_size)
+
+
 class _Rehearsal:
     """The law of the learned parameters, with a few fixed draws from it for any number of steps and noise."""
 
@@ -264,11 +264,42 @@ class _Rehearsal:
         theta = self._vectors @ np.concatenate(list(np.moveaxis(draws, 2, 0)), axis=1)
         return float(self._data.scores(theta).min())
 
+    def most(self, steps: int, wanted: int) -> int:
+        """Return the most steps to rehearse, if ``wanted`` would be of interest and ``steps`` were those of the fit."""
+        return min(wanted, _MOST_STEPS)
+
     def noise_for(self, n_steps: int, most: float, goal: float) -> float | None:
         """Return the largest noise up to ``most`` (one digit) that keeps the goal, or None if not even 0 does."""
         if not self.worst(n_steps, 0.0) >= goal:
             return None
         return next((noise for noise in _falling(most) if self.worst(n_steps, noise) >= goal), None)
+
+
+class _Trials(_Rehearsal):
+    """Runs of the steps themselves, for as many steps as the fit made: what they give is linear in the noise."""
+
+    def __init__(self, data: TrainingData, equations: NormalEquations, step_size: float) -> None:
+        self._data, self._equations, self._step_size = data, equations, step_size
+        self._runs: dict[int, tuple[Array, Array]] = {}
+
+    def worst(self, n_steps: int, noise_std: float) -> float:
+        if n_steps not in self._runs:
+            draws = np.random.default_rng(0)
+            start = np.zeros_like(self._equations.moment)
+            still = replace(self._equations, moment=start)
+            mean = self._equations.steps(
+                start, step_size=self._step_size, phase=Phase(n_steps, 0.0), normals=lambda _, shape: np.zeros(shape)
+            )
+            spread = still.steps(
+                start, step_size=self._step_size, phase=Phase(n_steps, 1.0), copies=REHEARSALS,
+                normals=lambda _, shape: draws.standard_normal(shape),
+            )  # fmt: skip
+            self._runs[n_steps] = mean, spread
+        mean, spread = self._runs[n_steps]
+        return float(self._data.scores(np.tile(mean, REHEARSALS) + noise_std * spread).min())
+
+    def most(self, steps: int, wanted: int) -> int:
+        return steps  # each more would cost as much as the fit did
 
 
 def _falling(most: float) -> Iterator[float]:
