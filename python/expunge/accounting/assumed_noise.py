@@ -164,7 +164,7 @@ def noise_sensitivity(
     levels = real_array("noise_levels", noise_levels, ndim=1, low=0.0, open_low=True)
     if levels.size < 2:
         raise ValueError(f"noise_levels must hold at least two levels, got {levels.size}")
-    alpha = number("order", order, low=1.0, open_low=True)
+    alpha = number("order", order)
     shares = np.atleast_1d(real_array("top", top, low=0.0, high=1.0, open_low=True, open_high=True))
     losses = np.stack(
         [

@@ -210,7 +210,7 @@ def _one_side(runs: Float64, side: str, order: float, p: float, rate: float, noi
             np.ascontiguousarray(runs[:, :, n_steps - 1 - j]), noise_per_norm=noise_per_norm
         )
         last = j == n_steps - 1  # the start is fixed: its cost is a constant, the same in every run
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", under="ignore"):
             moment = logsumexp(p * (current - 1.0) * cost, axis=0) - np.log(n_runs)
             if side == "pq":
                 total += moment / (p * (current - 1.0))

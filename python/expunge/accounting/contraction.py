@@ -22,6 +22,8 @@ __all__ = ["contraction_rdp", "contraction_steps", "weak_triangle_rdp"]
 
 _EPS = float(np.finfo(np.float64).eps)
 _MAX_STEPS = 2.0**53  # beyond it a float64 skips integers
+_LEAST = 5e-324  # the smallest positive number
+_TINY = float(np.finfo(np.float64).tiny)
 
 
 @ieee_arithmetic
@@ -100,21 +102,19 @@ def contraction_rdp(
         raise ValueError(f"arguments must agree on the number of steps, got {lengths}")
     steps = next(iter(lengths.values()))
     maps, noises = (np.broadcast_to(value, (steps,)) for value in (lipschitz, noise))
-    with np.errstate(divide="ignore", under="ignore"):
+    before = start[..., np.newaxis]
+    with np.errstate(divide="ignore", over="ignore", under="ignore"):
         shrink = _log_shrink(constant, maps, noises)
         # Logarithms may underflow to no shrinking, never to more of it than there is.
         total = np.cumsum(shrink) * (1.0 - (steps + 8.0) * _EPS) / alpha
-        logs = np.log(start)[..., np.newaxis] - np.r_[0.0, total]
-        log_start = np.where((start > 0.0) & np.isfinite(start), np.log(start), 0.0)
-        size = 1.0 + np.abs(log_start)[..., np.newaxis] + np.r_[0.0, total]
-        values = np.exp(logs) * (1.0 + 8.0 * _EPS * size)
-    values = np.where((start == 0.0)[..., np.newaxis], 0.0, np.maximum(values, np.nextafter(0.0, 1.0)))
+        logs = np.log(before)
+        size = 1.0 + np.abs(np.where(np.isfinite(logs), logs, 0.0)) + total
+        # Subnormal numbers round by a whole one of the smallest, twice.
+        values = np.exp(logs - total) * (1.0 + 8.0 * _EPS * size) + 2.0 * _LEAST
+    values = np.where(before == 0.0, 0.0, values)
     # A constant map (Lipschitz constant 0) makes the laws equal, whatever they were.
-    equal = np.r_[False, np.logical_or.accumulate(maps == 0.0)] if steps else np.array([False])
-    unknown = np.isinf(start)[..., np.newaxis]
-    values = np.where(equal, 0.0, np.where(unknown, np.inf, values))
-    values[..., 0] = start
-    return np.asarray(np.minimum.accumulate(values, axis=-1), dtype=np.float64)
+    values = np.where(np.logical_or.accumulate(maps == 0.0), 0.0, values)
+    return np.asarray(np.minimum.accumulate(np.concatenate([before, values], axis=-1), axis=-1), dtype=np.float64)
 
 
 def _log_shrink(constant: Float64, maps: Float64, noises: Float64) -> Float64:
@@ -126,8 +126,9 @@ def _log_shrink(constant: Float64, maps: Float64, noises: Float64) -> Float64:
         now = float(constant)
         for k, (slope, noise) in enumerate(zip(maps.tolist(), noises.tolist(), strict=True)):
             before[k] = now
-            now = (slope * slope * now + noise * noise) * (1.0 + 4.0 * _EPS)  # a larger constant shrinks less
-            now = max(now, 5e-324)
+            # A larger constant shrinks less: rounded up, and to a normal number where digits are lost to underflow. The
+            # square of a slope may vanish where its product with the constant does not.
+            now = max((slope * (slope * now) + noise * noise) * (1.0 + 4.0 * _EPS), _TINY)
     live = (noises > 0.0) & (maps > 0.0)
     shrink = np.zeros(maps.size)
     # In logarithms, so that no square overflows to a shrinking that is not there.
@@ -230,7 +231,9 @@ def _fewest(start: Float64, orders: Float64, constant: Float64, target: Float64,
         return np.where(reached, 0.0, np.where(np.isnan(target) | (target < 0.0), np.inf, 1.0))
     if noise == 0.0 or not possible.any():
         return steps
-    need, log_ratio = need[possible], 2.0 * math.log(noise) - np.log(constant[possible])
+    need, log_noise, log_constant = need[possible], math.log(noise), np.log(constant[possible])
+    log_ratio = 2.0 * log_noise - log_constant
+    size = 1.0 + 2.0 * abs(log_noise) + np.abs(log_constant)  # what the rounding of the ratio is proportional to
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         log_sum = need + np.log(-np.expm1(-need)) - log_ratio  # log of the sum of contraction^(-2j) that is needed
         rate = -2.0 * math.log(slope)
@@ -244,18 +247,17 @@ def _fewest(start: Float64, orders: Float64, constant: Float64, target: Float64,
         # The guess may be off by its rounding: the first of its neighbours that really passes.
         for shift in (-1.0, 0.0, 1.0, 2.0):
             candidate = np.maximum(guess + shift, 1.0)
-            passes = _log_product(candidate, log_ratio, rate) >= need
+            passes = _log_product(candidate, log_ratio, rate, size) >= need
             found = np.where(np.isinf(found) & passes, candidate, found)
         wide = np.isfinite(guess) & np.isinf(found)
         candidate = np.ceil(np.where(wide, guess, 1.0) * (1.0 + 1e-9)) + 3.0
-        found = np.where(wide & (_log_product(candidate, log_ratio, rate) >= need), candidate, found)
+        found = np.where(wide & (_log_product(candidate, log_ratio, rate, size) >= need), candidate, found)
     steps[possible] = found
     return steps
 
 
-def _log_product(steps: Float64, log_ratio: Float64, rate: float) -> Float64:
-    """Return log(1 + ratio * sum of e^(rate j), j = 1 .. steps), rounded down."""
-    size = 1.0 + np.abs(log_ratio)
+def _log_product(steps: Float64, log_ratio: Float64, rate: float, size: Float64) -> Float64:
+    """Return log(1 + ratio * sum of e^(rate j), j = 1 .. steps), rounded down; ``size`` is that of the ratio."""
     if rate == 0.0:
         exponent = log_ratio + np.log(steps)
     else:
@@ -322,6 +324,8 @@ def weak_triangle_rdp(rdp_pr: ArrayLike, rdp_rq: ArrayLike, *, order: ArrayLike)
     except ValueError:
         shapes = f"{first.shape}, {second.shape}, {orders.shape}"
         raise ValueError(f"rdp_pr, rdp_rq and order must broadcast together, got shapes {shapes}") from None
-    # order - 1 and order - 1/2 are exact or rounded once; four more roundings.
-    bound = ((orders - 0.5) / (orders - 1.0) * first + second) * (1.0 + 8.0 * _EPS)
+    with np.errstate(over="ignore", under="ignore"):
+        # order - 1 and order - 1/2 are exact or rounded once; four more roundings, of which one may be of a subnormal.
+        bound = ((orders - 0.5) / (orders - 1.0) * first + second) * (1.0 + 8.0 * _EPS)
+        bound = np.where(bound > 0.0, np.nextafter(bound, np.inf), 0.0)
     return bound if bound.ndim else float(bound)

@@ -62,7 +62,7 @@ def predict_steps(
     losses = real_array("privacy_loss", privacy_loss, ndim=1, low=0.0, allow_infinite=True)
     steps = contraction_steps(
         losses,
-        order=number("order", order, low=1.0, open_low=True),
+        order=number("order", order),
         log_sobolev=log_sobolev,
         contraction=contraction,
         noise_std=noise_std,

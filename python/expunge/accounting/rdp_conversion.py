@@ -106,7 +106,9 @@ def divergence_within_distance(distance: Float64) -> Float64:
     """Return the largest Renyi divergence that bounds total variation by ``distance``, rounded down; infinite at 1."""
     with np.errstate(divide="ignore", under="ignore"):
         square = np.square(distance)
-        largest = np.maximum(2.0 * square, -np.log1p(-square)) * (1.0 - 8.0 * np.finfo(np.float64).eps)
+        # Near 1 the square is rounded by much of what it leaves of 1; 1 - distance is exact there.
+        bretagnolle = -np.where(distance < 0.9, np.log1p(-square), np.log((1.0 - distance) * (1.0 + distance)))
+        largest = np.maximum(2.0 * square, bretagnolle) * (1.0 - 8.0 * np.finfo(np.float64).eps)
     # Where the square underflows its rounding is absolute: leave out a few of the smallest numbers.
     return np.asarray(np.where(square < 1e-300, np.maximum(largest - 2e-323, 0.0), largest), dtype=np.float64)
 

@@ -13,6 +13,8 @@ from expunge.accounting.sampled_gaussian import sampled_gaussian_rdp
 
 __all__ = ["RenyiFilter"]
 
+_RANGE = np.finfo(np.float64)
+
 
 class RenyiFilter:
     """Charges every record for every step before sampling, and bars a record whose budget would be passed.
@@ -160,13 +162,15 @@ class RenyiFilter:
             raise ValueError(f"grad_norms must have shape {self._active.shape}, got {given.shape}")
         live = np.flatnonzero(self._active)
         norms = real_array("grad_norms", given[live], low=0.0, allow_infinite=True)
-        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
-            # Four roundings, each at most half a unit, taken outward; a zero norm costs nothing even without noise.
-            multiplier = tau * self._batch_size / (eta * norms) * (1.0 - 4.0 * np.finfo(np.float64).eps)
-        multiplier = np.where(norms == 0.0, np.inf, np.nan_to_num(multiplier, nan=0.0, posinf=np.inf))
-        cost = sampled_gaussian_rdp(self._orders, multiplier[:, np.newaxis], self._rate, threads=threads)
-        asked = self._spent[live] + cost
-        asked = np.where(cost == 0.0, self._spent[live], np.nextafter(asked, np.inf))
+        with np.errstate(over="ignore", under="ignore"):
+            # Four roundings, each at most half a unit, taken outward; what leaves the range of float64 is kept in it on
+            # the side that costs more. A zero norm costs nothing even without noise.
+            noise = np.nextafter(min(tau * self._batch_size, _RANGE.max), 0.0)
+            multiplier = noise / np.maximum(eta * norms, _RANGE.tiny) * (1.0 - 4.0 * _RANGE.eps)
+            multiplier = np.where(norms == 0.0, np.inf, np.nextafter(np.minimum(multiplier, _RANGE.max), 0.0))
+            cost = sampled_gaussian_rdp(self._orders, multiplier[:, np.newaxis], self._rate, threads=threads)
+            asked = self._spent[live] + cost
+            asked = np.where(cost == 0.0, self._spent[live], np.nextafter(asked, np.inf))
         allowed = (asked <= self._budgets).all(axis=1)
         self._spent[live[allowed]] = asked[allowed]
         self._active[live[~allowed]] = False
