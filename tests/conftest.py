@@ -29,6 +29,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 # Tests that run kernels closely: repeated under sanitizers and at every instruction set (marker `kernels`).
 KERNEL_FILES = {
     "test_boundary",
+    "test_c_interface",
     "test_cuda",
     "test_float_mode",
     "test_gaussian_pair",

@@ -46,6 +46,7 @@ MAY_USE: dict[str, set[str]] = {
     "_sealed": {"_files"},
     "_transaction": {"_files"},
     "_extras": set(),
+    "_include": set(),
     "_machine": set(),
     "_cifar_pickle": {"_files", "_validate"},
     "ridge": {"_backend", "_errors", "_validate"},
@@ -129,7 +130,7 @@ MAY_USE: dict[str, set[str]] = {
         "_validate",
         "_wording",
     },
-    "__init__": {"estimators", "certificates", "accounting", "calibration", "_errors", "_version"},
+    "__init__": {"estimators", "certificates", "accounting", "calibration", "_errors", "_include", "_version"},
 }
 
 # Settings go by keyword: a positional parameter annotated as one of these is one, but for the names below.

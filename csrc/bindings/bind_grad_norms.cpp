@@ -1,99 +1,25 @@
 #include "bindings/bind_grad_norms.hpp"
 
 #include <cstdint>
-#include <cstdlib>
-#include <mutex>
-#include <new>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "bindings/arrays.hpp"
-#include "common/thread_pool.hpp"
+#include "bindings/grad_norm_runs.hpp"
 
 namespace expunge::bindings {
 namespace {
 
 using namespace expunge::grad_norms;
 
-constexpr long kMostPixels = 2147483647;  // offsets are 32-bit
-constexpr double kRangeOperations = 2e6;  // work of one range: about 50 us, so that dispatch costs nothing
-
-// One piece of scratch memory per running range, all allocated before the parallel loop.
-class Workspaces {
- public:
-  Workspaces(long bytes, int count) {
-    for (int i = 0; i < count; ++i) {
-      char* piece = static_cast<char*>(std::aligned_alloc(64, static_cast<std::size_t>((bytes + 127) / 64 * 64)));
-      if (piece == nullptr) {
-        for (char* taken : all_) std::free(taken);
-        throw std::bad_alloc();
-      }
-      all_.push_back(piece);
-    }
-    free_ = all_;
-  }
-  Workspaces(const Workspaces&) = delete;
-  Workspaces& operator=(const Workspaces&) = delete;
-  ~Workspaces() {
-    for (char* piece : all_) std::free(piece);
-  }
-  char* take() {
-    for (;;) {
-      {
-        std::lock_guard<std::mutex> lock(mutex_);
-        if (!free_.empty()) {
-          char* piece = free_.back();
-          free_.pop_back();
-          return piece;
-        }
-      }
-      std::this_thread::yield();  // a borrowed team may have more threads than were asked for
-    }
-  }
-  void give(char* piece) {
-    std::lock_guard<std::mutex> lock(mutex_);
-    free_.push_back(piece);  // capacity is there already: cannot throw
-  }
-
- private:
-  std::vector<char*> all_, free_;
-  std::mutex mutex_;
-};
-
-// Items of one range, in whole multiples of `unit`; never a function of the thread count.
-long range_length(double operations_per_item, long unit) {
-  const double units =
-      kRangeOperations / (operations_per_item < 1 ? 1 : operations_per_item) / static_cast<double>(unit);
-  return unit * (units < 1 ? 1 : units > 1e9 ? 1000000000 : static_cast<long>(units));
-}
-
 template <class Call, class Kernel>
-void run(const Call& call, Kernel kernel, long bytes, long items, double operations_per_item, int threads,
-         long unit = 1) {
-  if (items == 0) return;
-  const long grain = range_length(operations_per_item, unit);
-  const long tasks = (items + grain - 1) / grain;
-  int workers = threads > 0 ? threads : default_threads();
-  if (workers > tasks) workers = static_cast<int>(tasks);
-  Workspaces workspaces(bytes, workers);
+void run(const Call& call, Kernel kernel, long bytes, long items, int threads, long unit = 1) {
   py::gil_scoped_release release;
-  parallel_ranges(items, grain, workers, [&](long begin, long end) {
-    char* workspace = workspaces.take();
-    kernel(call, begin, end, workspace);
-    workspaces.give(workspace);
-  });
+  run_ranges(bytes, items, operations(call), threads, unit,
+             [&](long begin, long end, char* workspace) { kernel(call, begin, end, workspace); });
 }
 
 bool is_float32(const py::array& array) { return py::dtype::of<float>().equal(array.dtype()); }
-
-template <class T, template <class> class Kernels>
-const Kernels<T>& kernels_of(const Both<Kernels>& table) {
-  if constexpr (sizeof(T) == 4)
-    return table.f32;
-  else
-    return table.f64;
-}
 
 // Calls body with a value of the dtype of `array`; any dtype but float32 is left to the check for float64.
 template <class Body>
@@ -149,9 +75,7 @@ void linear_grad_norms(const py::array& activations, const py::array& output_gra
     call.squared = squared;
     set_out(call, out, items);
     const auto& kernels = kernels_of<T>(linear_table());
-    const double work = call.positions == 1 ? double(call.d_in + call.d_out)
-                                            : double(call.positions) * double(call.d_in) * double(call.d_out) / 8;
-    run(call, kernels.norms, kernels.norms_workspace(call), items, work, threads);
+    run(call, kernels.norms, kernels.norms_workspace(call), items, threads);
   });
 }
 
@@ -171,8 +95,7 @@ void linear_grad_dots(const py::array& activations_1, const py::array& output_gr
     call.output_grads_2 = input<T>(output_grads_2, "output_grads_2", {items, call.positions_2, call.d_out});
     call.out = output<double>(out, "out", {items});
     const auto& kernels = kernels_of<T>(linear_table());
-    const double work = double(call.positions_1 + call.positions_2) * double(call.d_in) * double(call.d_out) / 8;
-    run(call, kernels.dots, kernels.dots_workspace(call), items, work, threads);
+    run(call, kernels.dots, kernels.dots_workspace(call), items, threads);
   });
 }
 
@@ -196,8 +119,7 @@ void embedding_linear_grad_dots(const py::array& indices, const py::array& embed
     call.padding_token = padding_idx;
     call.out = output<double>(out, "out", {items});
     const auto& kernels = kernels_of<T>(linear_table());
-    run(call, kernels.embedding_dots, kernels.embedding_dots_workspace(call), items,
-        double(call.n_tokens) * double(call.positions) * double(call.width) / 8, threads);
+    run(call, kernels.embedding_dots, kernels.embedding_dots_workspace(call), items, threads);
   });
 }
 
@@ -254,8 +176,7 @@ void conv_grad_norms(const py::array& activations, const py::array& output_grads
     call.squared = squared;
     set_out(call, out, items);
     const auto& kernels = kernels_of<T>(conv_table());
-    const double work = double(call.positions) * double(call.features) * double(call.out_channels) / 8;
-    run(call, kernels.norms, kernels.norms_workspace(call), items, work, threads);
+    run(call, kernels.norms, kernels.norms_workspace(call), items, threads);
   });
 }
 
@@ -273,8 +194,7 @@ void embedding_grad_norms(const py::array& indices, const py::array& output_grad
     call.squared = squared;
     call.out = output<double>(out, "out", {items});
     const auto& kernels = kernels_of<T>(layer_table());
-    run(call, kernels.embedding, kernels.embedding_workspace(call), items,
-        double(call.n_tokens) * double(call.width + 32), threads);
+    run(call, kernels.embedding, kernels.embedding_workspace(call), items, threads);
   });
 }
 
@@ -302,8 +222,7 @@ void norm_layer_grad_norms(const py::array& activations, const py::array& output
     call.squared = squared;
     set_out(call, out, items);
     const auto& kernels = kernels_of<T>(layer_table());
-    run(call, kernels.norm_layer, kernels.norm_layer_workspace(call), items, double(rows) * double(columns) * 4,
-        threads);
+    run(call, kernels.norm_layer, kernels.norm_layer_workspace(call), items, threads);
   });
 }
 
@@ -354,8 +273,7 @@ void probe_grad_norms(const py::array& X, const py::array& weights, const py::ar
     }
     call.packed_weights = buffer;
     call.weight_squares = weight_squares.data();
-    const double work = double(call.d) * double(call.checkpoints * call.classes + 16);
-    run(call, kernels.norms, kernels.workspace(call), items, work, threads, kProbeTileRows);
+    run(call, kernels.norms, kernels.workspace(call), items, threads, kProbeTileRows);
   });
 }
 

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "bindings/bind_c_api.hpp"
 #include "bindings/bind_grad_norms.hpp"
 #include "bindings/bind_langevin.hpp"
 #include "bindings/bind_privacy.hpp"
@@ -37,4 +38,5 @@ PYBIND11_MODULE(_core, module) {
   expunge::bindings::bind_langevin(module);
   expunge::bindings::bind_sampled_gaussian(module);
   expunge::bindings::bind_grad_norms(module);
+  expunge::bindings::bind_c_api(module);
 }

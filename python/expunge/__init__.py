@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from expunge._errors import DeviceError
+from expunge._include import get_include
 from expunge._version import __version__
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ __all__ = [
     "Unlearned",
     "VerificationError",
     "__version__",
+    "get_include",
 ]
 
 # Imported when first asked for: `expunge --version` shall not wait for SciPy and scikit-learn.

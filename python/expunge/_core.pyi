@@ -19,6 +19,9 @@ _exchange_float_mode: Callable[[int], int]
 _IEEE_MODE: int
 _FLUSHING: int
 
+# A capsule: the table of expunge.h.
+_c_api: Any
+
 # privacy
 def gdp_delta(mu: _Float64, epsilon: _Float64, out: _Float64, *, threads: int = 0) -> None: ...
 def gdp_epsilon(mu: _Float64, delta: _Float64, out: _Float64, *, threads: int = 0) -> None: ...
