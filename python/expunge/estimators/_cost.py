@@ -74,14 +74,14 @@ class DeletionCost:
         self._history, self.method = history, method
         self.deleted = tuple(sorted({*history.removed, *(int(i) for i in rows)}))
         self.epsilon, self.delta = epsilon, delta
-        self.delta_s = None if method == "exact" else delta / 10
+        self._delta_s = delta / 10
         self.deletion = RidgeDeletion(
             history.design, history.targets, alpha=history.alpha, step_size=history.step_size, deleted=self.deleted
         )
         self._state = self.deletion.run(history.phases)
         self._floors: dict[int, float] = {}
         if method == "shifted":
-            self._sensitivities = sensitivities(self.deletion, history.phases, delta_s=delta / 10)
+            self._sensitivities = sensitivities(self.deletion, history.phases, delta_s=self._delta_s)
         elif method == "uniform":
             if len(history.phases) > 1:
                 raise ValueError("method='uniform' is defined for a first deletion only, and this model had one before")
@@ -91,7 +91,7 @@ class DeletionCost:
                 alpha=history.alpha,
                 step_size=history.step_size,
                 learning=history.phases[0],
-                delta_s=delta / 10,
+                delta_s=self._delta_s,
                 group_size=len(self.deleted),
             )
 
@@ -116,13 +116,18 @@ class DeletionCost:
         phases = self._phases(n_steps, noise_std)
         if self.method == "uniform":
             return self._uniform.mu(phases)
-        return tracked_mu(self.deletion, phases, delta_s=self.delta / 10, known=self._sensitivities)
+        return tracked_mu(self.deletion, phases, delta_s=self._delta_s, known=self._sensitivities)
 
     @property
     def _mu_target(self) -> float:
         """The mu at which gdp_delta(mu, epsilon) + e^epsilon delta_s = delta; 0 if delta_s alone is too much."""
-        left = self.delta * (1 - HEADROOM) - math.exp(min(self.epsilon, 700.0)) * self.delta / 10
+        left = self.delta * (1 - HEADROOM) - math.exp(min(self.epsilon, 700.0)) * self._delta_s
         return float(gdp_mu(self.epsilon, left)) if left > 0 else 0.0
+
+    @property
+    def payable(self) -> bool:
+        """Whether a bound has anything left of delta once its clipping is paid; exact laws clip nothing."""
+        return self.method == "exact" or self._mu_target > 0
 
     def enough(self, n_steps: int, noise_std: float) -> bool:
         """Return whether that phase reaches the target."""
@@ -172,7 +177,7 @@ class DeletionCost:
         floor = self.floor(n_steps)
         if self.enough(0, 0.0):
             return 0.0
-        if self.method != "exact" and not self._mu_target > 0:
+        if not self.payable or floor > LARGEST_NOISE:
             return math.inf
 
         def share(noise: float) -> float:
@@ -181,18 +186,18 @@ class DeletionCost:
         # The search wants a delta in (0, 1); a fixed 1/2 stands for "ratio 1" whatever the target is.
         return smallest_noise(share, delta=0.5, start=max(start, floor), least=floor, most=LARGEST_NOISE)
 
-    def smallest_steps(self, noise_std: float) -> int:
-        """Return the fewest steps at ``noise_std`` for the target."""
+    def smallest_steps(self, noise_std: float) -> int | None:
+        """Return the fewest steps at ``noise_std`` for the target, None if no number of them reaches it."""
         if self.enough(0, 0.0):
             return 0
-        if self.method != "exact" and not self._mu_target > 0:
-            raise ValueError(f"epsilon = {self.epsilon:g} leaves nothing of delta once e^epsilon delta/10 is paid")
+        if not self.payable:
+            return None
         return smallest_steps(lambda steps: min(0.5 * self.ratio(steps, noise_std), 1e300), delta=0.5)
 
     def reached(self, n_steps: int, noise_std: float) -> Reached:
         """Return what is reached at the target delta."""
         if not math.isfinite(noise_std):
-            return Reached(math.nan, math.inf, "")
+            return Reached(math.inf, math.inf, "")
         if self.method == "exact":
             pair = self.pair(n_steps, noise_std)
             epsilon = float(pair.epsilon(self.delta))
@@ -200,7 +205,8 @@ class DeletionCost:
             return Reached(float(gdp_mu(epsilon, self.delta)), epsilon, "Q|P" if back > forth else "P|Q")
         mu = self.mu(n_steps, noise_std)
         # Clipping costs delta_s in one direction and e^epsilon delta_s in the other.
-        return Reached(mu, shifted_epsilon(mu, self.delta, at_most=self.epsilon), "Q|P")
+        direction = "Q|P" if self.epsilon > 0 else "P|Q"
+        return Reached(mu, shifted_epsilon(mu, self.delta, at_most=self.epsilon), direction)
 
 
 def check_delta(method: str, delta: float) -> None:
@@ -254,8 +260,11 @@ def chosen_noise(
         raise ValueError(f"noise_std must be {enough} for {target}, got {noise_std!r}")
     needed = cost.smallest_noise(n_steps, start=start)
     if not math.isfinite(needed):
-        why = "" if cost.method == "exact" else f": method {cost.method!r} needs e^epsilon < 10, 'exact' does not"
-        raise ValueError(f"{target} cannot be reached by any noise{why}")
+        if cost.payable:
+            why = f"it would have to exceed {LARGEST_NOISE:g}, so divide y by a constant"
+        else:
+            why = f"method {cost.method!r} needs e^epsilon < 10, 'exact' does not"
+        raise ValueError(f"{target} cannot be reached by any noise: {why}")
     if noise_grid is None:
         return ChosenNoise(needed, "data")
     if isinstance(noise_grid, str):

@@ -45,7 +45,6 @@ class NormalEquations:
 
     hessian: Array
     moment: Array
-    alpha: float
 
     @classmethod
     def of(cls, design: Array, targets: Array, *, alpha: float) -> NormalEquations:
@@ -66,7 +65,7 @@ class NormalEquations:
                     f"{np.abs(data).max():.3g}): divide {name} by a constant, for features with ConstantScaler"
                 )
         hessian[np.diag_indices_from(hessian)] += alpha
-        return cls(hessian, moment, alpha)
+        return cls(hessian, moment)
 
     def optimum(self) -> Array:
         """Return the noise-free optimum H^-1 b, shape (p, q)."""
@@ -76,9 +75,11 @@ class NormalEquations:
         """Return H^-1 times ``right`` (p, m)."""
         try:
             return np.asarray(linalg.cho_solve(linalg.cho_factor(self.hessian), right), dtype=np.float64)
-        except linalg.LinAlgError:  # alpha is lost beside X^T X, but no eigenvalue is below it
+        except linalg.LinAlgError:
+            # alpha is lost beside X^T X: where eigenvalues are rounding, so is what the data seem to say there.
             values, vectors = linalg.eigh(self.hessian)
-            return np.asarray(vectors @ ((vectors.T @ right) / np.maximum(values, self.alpha)[:, None]))
+            kept = values > len(values) * np.finfo(np.float64).eps * values[-1]
+            return np.asarray(vectors[:, kept] @ ((vectors[:, kept].T @ right) / values[kept, None]))
 
     def steps(self, theta: Array, *, step_size: float, phase: Phase, normals: Normals, copies: int = 1) -> Array:
         """Return theta after ``phase.n_steps`` steps theta - eta (H theta - b) + noise_std xi.

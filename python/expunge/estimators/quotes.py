@@ -100,7 +100,7 @@ class Quote:
     def __repr__(self) -> str:
         what = "steps" if (self.n_steps != self.n_steps[:1]).any() else "noise_std"
         values = self.n_steps if what == "steps" else self.noise_std
-        low, middle, high = (_plainly(value) for value in np.quantile(values, [0.05, 0.5, 0.95], method="higher"))
+        low, middle, high = (f"{value:.3g}" for value in np.quantile(values, [0.05, 0.5, 0.95], method="higher"))
         unit = self.unit if len(self) == 1 else f"{self.unit}s"
         error = f" within {self.error.max():.0e}" if self.status == "estimate" else ""
         return (
@@ -303,7 +303,9 @@ def _from_kernel(
     )
     table.direction[~np.isfinite(found.noise_std)] = ""
     rows = [[row] for row in ids] if members is None else members
-    for i in np.flatnonzero(_may_be_lost(history, law, found.noise_std, members is None, ids)).tolist():
+    unsure = _may_be_lost(history, law, found.noise_std, members is None, ids)
+    unsure |= np.isfinite(found.noise_std) & (found.noise_std > LARGEST_NOISE)
+    for i in np.flatnonzero(unsure).tolist():
         _ask(history, table, i, rows[i], claim)
     return table.quote(ids, claim)
 
@@ -374,18 +376,21 @@ def _ask(history: History, table: _Table, i: int, rows: Sequence[int], claim: _C
             assert claim.n_steps is not None
             noise, steps = cost.smallest_noise(claim.n_steps, start=claim.start), claim.n_steps
         else:
-            steps = cost.smallest_steps(claim.noise_std)
-            noise = claim.noise_std if steps and claim.noise_std >= cost.floor(steps) else math.inf if steps else 0.0
+            noise, steps = _with_fewest_steps(cost, claim.noise_std)
     except LostNoiseError:  # of an earlier phase: whatever follows, this deletion cannot be certified
         noise, steps = math.inf, claim.n_steps or -1
     if math.isfinite(noise):
         claim.start = noise or claim.start
-    reached = cost.reached(steps, noise)
-    table.noise_std[i], table.n_steps[i] = noise, steps if math.isfinite(noise) or claim.noise_std is None else -1
-    table.mu[i], table.epsilon[i], table.direction[i] = reached
-    table.error[i], table.certified[i] = 0.0, math.isfinite(noise)
+    table.noise_std[i], table.n_steps[i] = noise, steps
+    table.mu[i], table.epsilon[i], table.direction[i] = cost.reached(steps, noise)
+    table.certified[i] = math.isfinite(noise)
 
 
-def _plainly(value: float) -> str:
-    """Return a number as a person would write it."""
-    return "0" if value == 0 else f"{value:.3g}"
+def _with_fewest_steps(cost: DeletionCost, noise_std: float) -> tuple[float, int]:
+    """Return noise and steps of a deletion: 0 of either where none is needed, ``inf`` and -1 where none does."""
+    steps = cost.smallest_steps(noise_std)
+    if steps == 0:
+        return 0.0, 0
+    if steps is None or noise_std < cost.floor(steps):
+        return math.inf, -1
+    return noise_std, steps
