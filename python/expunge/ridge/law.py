@@ -20,6 +20,7 @@ _TABLE_BYTES = 64 << 20
 _BLOCK_ROWS = 512
 _DEVICE_TABLE_BYTES = 1 << 30
 EPS = float(np.finfo(np.float64).eps)
+_LEAST_NOISE = 1e-100  # the squares of less, and of records and residuals that matter beside it, would underflow
 
 
 class LearningLaw:
@@ -41,7 +42,7 @@ class LearningLaw:
     n_steps : int
         Learning steps, >= 1.
     noise_std : float
-        Standard deviation of the noise of one learning step, >= 0.
+        Standard deviation of the noise of one learning step: 0, or at least 1e-100.
 
     Attributes
     ----------
@@ -90,6 +91,8 @@ class LearningLaw:
         self.step_size = _validate.number("step_size", step_size, low=0.0, open_low=True)
         self.n_steps = _validate.count("n_steps", n_steps, low=1)
         self.noise_std = _validate.number("noise_std", noise_std, low=0.0)
+        if 0.0 < self.noise_std < _LEAST_NOISE:
+            raise ValueError(f"noise_std must be 0 or at least {_LEAST_NOISE:g}, got {self.noise_std:g}")
         gram, products = self._products()
         with one_blas_thread():
             gram[np.diag_indices_from(gram)] += self.alpha

@@ -104,7 +104,7 @@ def _contractions(law: LearningLaw, lowest: Float64) -> Float64:
 def _sensitivities(law: LearningLaw, rows: Int64, projected: Float64, failure: float) -> Float64:
     """Return bounds on eta |x| |x^T theta_k - y| for all learning steps, each failing with probability at most that."""
     norms, target_norms, means, spread = _sizes(law, rows, projected)
-    quantile = float(scipy.stats.chi.isf(failure, law.n_outputs)) * (1.0 + 1e-11)
+    quantile = _chi_quantile(failure, law.n_outputs)
     # A residual may be far smaller than what it is the difference of: its own products are rounded, and the means are.
     each = 4.0 * EPS * (law.n_features + 2.0)
     sizes = np.sqrt(np.einsum("jkc,jkc->k", *(2 * [law._means.reshape(law.n_features, law.n_steps, law.n_outputs)])))
@@ -116,6 +116,11 @@ def _sensitivities(law: LearningLaw, rows: Int64, projected: Float64, failure: f
     bound = (bound + spread * quantile) * (1.0 + rounding)
     bounds: Float64 = norms[:, None] * (law.step_size * (1.0 + 16.0 * EPS)) * bound
     return bounds
+
+
+def _chi_quantile(failure: float, n_outputs: int) -> float:
+    """Return a size that the norm of a standard normal vector exceeds with probability ``failure``, rounded up."""
+    return float(scipy.stats.chi.isf(failure, n_outputs)) * (1.0 + 1e-11)
 
 
 def _sizes(law: LearningLaw, rows: Int64, projected: Float64) -> tuple[Float64, Float64, Float64, Float64]:
