@@ -33,6 +33,7 @@ from expunge.ridge import LearningLaw
 
 RUNS = 5
 FORGOTTEN = 0
+LEARNED = 8000  # records; the others are to test with
 METHODS = ("uniform", "shifted", "exact")
 
 
@@ -58,12 +59,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", nargs="?", type=Path, default=DATA, help="folder of the MNIST test images")
     features, labels = mnist_features(timing.mnist_folder(parser.parse_args().data))
-    train, test = features[:8000], features[8000:]
-    targets = np.eye(10)[labels[:8000]]
+    train, test = features[:LEARNED], features[LEARNED:]
+    targets = np.eye(10)[labels[:LEARNED]]
     settings = {"alpha": ALPHA, "n_steps": LEARN_STEPS, "noise_std": NOISE, "fit_intercept": False}
-    model = LangevinRidgeClassifier(**settings, random_state=0).fit(train, labels[:8000])
+    model = LangevinRidgeClassifier(**settings, random_state=0).fit(train, labels[:LEARNED])
     quotes = [model.quote(method=name, **TARGET) for name in METHODS]
-    check_quotes(*(quote.noise_std for quote in quotes), law=learning_law(train, labels[:8000]))
+    check_quotes(*(quote.noise_std for quote in quotes), law=learning_law(train, labels[:LEARNED]))
     medians = {quote.method: float(np.median(quote.noise_std)) for quote in quotes}
 
     steps = {"alpha": ALPHA, "step_size": model.step_size_, "n_chains": RUNS}
@@ -71,7 +72,7 @@ def main() -> None:
     learned = langevin_chains(train, targets, n_steps=LEARN_STEPS, noise_std=NOISE, seed=1, **steps)
 
     def accuracy(chains: np.ndarray) -> float:
-        return float(np.mean(np.argmax(test @ chains, axis=2) == labels[8000:]))
+        return float(np.mean(np.argmax(test @ chains, axis=2) == labels[LEARNED:]))
 
     def accuracy_after(noise: float) -> float:
         rest = np.arange(len(train)) != FORGOTTEN

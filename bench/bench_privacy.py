@@ -1,4 +1,7 @@
-"""Privacy arithmetic beside its yardsticks: answers are checked first, then timed in one interleaved run."""
+"""Privacy arithmetic beside its yardsticks: answers are checked first, then timed in one interleaved run.
+
+Run ``python bench/bench_privacy.py``; it takes about half a minute on two busy cores.
+"""
 
 from __future__ import annotations
 
@@ -117,6 +120,11 @@ def main() -> None:
     one = GaussianPair(e[0], np.sqrt(d2[0])[:, None] * np.ones((1, 10)) / np.sqrt(10.0))
     np.testing.assert_allclose(one.delta(1.0, direction="pq"), out[0], rtol=1e-11)
     levels = np.full(PAIRS, 1e-5)
+    found, back = np.empty(PAIRS), np.empty(PAIRS)
+    core.pair_epsilon(e, d2, 10.0, levels, False, found)
+    core.pair_delta(e, d2, 10.0, found, False, back, error, flags)
+    np.testing.assert_allclose(back, levels, rtol=1e-6)
+    np.testing.assert_allclose(one.epsilon(1e-5, direction="pq"), found[0], rtol=1e-9)
     seconds = timing.measure(
         {
             "profile, one thread": lambda: core.pair_delta(e, d2, 10.0, target, False, out, error, flags, threads=1),
@@ -136,7 +144,7 @@ def main() -> None:
         )
 
     print(timing.table(rows))
-    print(timing.write_results("privacy", rows))
+    timing.write_results("privacy", rows)
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ def main() -> None:
             row = {"batch_size": batch_size, **settings, "schedule": name}
             rows.append({**row, **run(batch_size, windows, repeats=arguments.repeats, **settings)})
     print(table(rows))
-    print(write_results("training", rows, threads=arguments.threads, torch=torch.__version__))
+    write_results("training", rows, threads=arguments.threads, torch=torch.__version__)
 
 
 if __name__ == "__main__":

@@ -101,7 +101,7 @@ def _plain(argument: str) -> str:
 
 
 def write_results(name: str, rows: list[dict[str, Any]], **extra: Any) -> Path:
-    """Write ``bench/results/<name>.json`` whole or not at all, and return its path."""
+    """Write ``bench/results/<name>.json`` whole or not at all, say so, and return its path."""
     RESULTS.mkdir(exist_ok=True)
     payload = {"environment": environment(), **extra, "rows": rows}
     handle, temporary = tempfile.mkstemp(dir=RESULTS, suffix=".tmp")
@@ -111,6 +111,7 @@ def write_results(name: str, rows: list[dict[str, Any]], **extra: Any) -> Path:
     target = RESULTS / f"{name}.json"
     os.replace(temporary, target)
     target.chmod(0o644)
+    print(f"written to bench/results/{name}.json")
     return target
 
 

@@ -1,0 +1,97 @@
+"""Every benchmark runs from end to end at small sizes: it checks its answers, times them and writes its results.
+
+The times mean nothing here, and the results go to a folder of the test.
+"""
+
+from __future__ import annotations
+
+import gzip
+import importlib
+import json
+import struct
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+BENCH = Path(__file__).resolve().parent.parent / "bench"
+SCRIPTS = sorted(path.stem for path in BENCH.glob("bench_*.py"))
+PARTS = {
+    "bench_grad_norms": ("grad_norms_kernels", ["--part", "kernels", "--repeats", "1"]),
+    "bench_langevin": ("langevin", []),
+    "bench_mnist_ridge": ("mnist_ridge", ["FOLDER"]),
+    "bench_privacy": ("privacy", []),
+    "bench_ridge": ("ridge", ["FOLDER", "--records", "300", "--repeats", "1"]),
+    "bench_scoring": ("scoring", ["--records", "300", "--repeats", "1"]),
+    "bench_training": ("training", ["--repeats", "1", "--batch-sizes", "128", "--threads", "1"]),
+}
+NEEDS = {"bench_scoring": "pyarrow", "bench_training": "torch", "bench_mnist_ridge": "matplotlib"}
+# Constants of a script, small.
+SIZES: dict[str, dict[str, Any]] = {
+    "bench_grad_norms": {
+        "RECORDS": 300,
+        "CHECKPOINTS": 3,
+        "SHAPES": [(4, 4, 8, 8), (8, 1, 16, 16)],
+        "IMAGES": [(4, 3, 4, 6)],
+        "SENTENCES": 16,
+    },
+    "bench_mnist_ridge": {"LEARNED": 300, "RUNS": 2},
+    "bench_privacy": {"SIZE": 500, "ROWS": 20, "PAIRS": 40},
+    "bench_scoring": {"GROUP": 100},
+    "bench_training": {"N_RECORDS": 512, "EPOCHS": 2},
+}
+
+
+@pytest.fixture
+def digits(tmp_path: Path) -> Path:
+    """Return a folder with files like those of MNIST, of 400 images."""
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (400, 28, 28), np.uint8), rng.integers(0, 10, 400).astype(np.uint8)
+    for name, array in (("images-idx3", images), ("labels-idx1", labels)):
+        header = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
+        (tmp_path / f"t10k-{name}-ubyte.gz").write_bytes(gzip.compress(header + array.tobytes()))
+    return tmp_path
+
+
+def test_every_script_is_run_here() -> None:
+    assert list(PARTS) == SCRIPTS
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_benchmark_checks_times_and_writes(
+    script: str, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if script in NEEDS and find_spec(NEEDS[script]) is None:
+        pytest.skip(f"{script} needs {NEEDS[script]}")
+    monkeypatch.syspath_prepend(str(BENCH))
+    name, arguments = PARTS[script]
+    monkeypatch.setattr(sys, "argv", [f"{script}.py", *(str(digits) if a == "FOLDER" else a for a in arguments)])
+    timing = importlib.import_module("timing")
+    monkeypatch.setattr(timing, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(timing, "_SETTLE", 0.0)
+    measure, measured = timing.measure, []
+
+    def once(contenders: Any, *, repeats: int = 7, awake: bool = False, **more: Any) -> dict[str, float]:
+        measured.append(len(contenders))
+        return measure(contenders, repeats=1, awake=False, **more)
+
+    monkeypatch.setattr(timing, "measure", once)
+    module = importlib.import_module(script)
+    if hasattr(module, "measure"):
+        monkeypatch.setattr(module, "measure", once)
+    for constant, value in SIZES.get(script, {}).items():
+        assert hasattr(module, constant)
+        monkeypatch.setattr(module, constant, value)
+    if script == "bench_langevin":  # one process for each instruction set, at full size
+        monkeypatch.setattr(module, "bench_levels", list)
+    assert not module.main()
+    written = json.loads((tmp_path / "results" / f"{name}.json").read_text())
+    assert written["rows"]
+    assert written["environment"]["command"].startswith(f"python bench/{script}.py")
+    assert {"processor", "threads", "isa", "numpy"} <= written["environment"].keys()
+    if script != "bench_mnist_ridge":  # which times nothing
+        assert measured
+        assert all(count > 1 for count in measured), "a contender was timed alone"
