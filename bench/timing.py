@@ -91,6 +91,7 @@ def environment() -> dict[str, Any]:
         "architecture": platform.machine(),
         "isa": _backend.isa(),
         "threads": _backend.default_threads(),
+        "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,  # of others as well
         "command": " ".join(["python", f"bench/{Path(sys.argv[0]).name}", *map(_plain, sys.argv[1:])]),
     }
 

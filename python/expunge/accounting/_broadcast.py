@@ -48,7 +48,7 @@ def restore(values: Float64, shape: tuple[int, ...]) -> float | Float64:
 def device_arrays(place: _backend.DevicePlace, **values: Any) -> tuple[list[Any], tuple[int, ...]]:
     """Return float64 device arrays broadcast together and C-contiguous, and their common shape; numbers are put there.
 
-    Values are not looked at, which would wait for the device: out of range they come out as NaN.
+    Values are not validated on the device, to avoid a synchronisation: out of range they come out as NaN.
     """
     library = place.library
     found = {

@@ -17,7 +17,7 @@ _RANGE = np.finfo(np.float64)
 
 
 class RenyiFilter:
-    """Charges every record for every step before sampling, and bars a record whose budget would be passed.
+    """Charges every record for every step before sampling, and bars a record whose budget would be exceeded.
 
     Use: at each step compute the gradient norm of **every** record (sampled or not) at the current parameters, call
     `charge`, then sample the batch among the records it returns True for. A barred record never takes part again.

@@ -78,7 +78,7 @@ class Certificate:
     epsilon, delta : float
         The claim.
     delta_pq, delta_qp : float
-        delta(P|Q) and delta(Q|P) as computed at ``epsilon``; neither passes ``delta``.
+        delta(P|Q) and delta(Q|P) as computed at ``epsilon``; neither exceeds ``delta``.
     delta_s : float or None
         Failure probability of the residual bounds, for the methods "shifted" and "uniform".
     neighbouring_relation : str

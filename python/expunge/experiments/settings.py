@@ -1,4 +1,4 @@
-"""What an experiment trains, forgets and measures, and what is taken where nothing is said."""
+"""Experiment settings and defaults: what is trained, forgotten and measured."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class ExactQuotes:
     n_steps : ndarray of int64, shape (m,)
         Unlearning steps.
     epsilon : ndarray of float64, shape (m,)
-        Epsilon reached at the asked delta: the asked one, or a smaller where no noise is needed.
+        Epsilon reached at the requested delta: the requested epsilon; smaller only if no noise is needed.
     mu : ndarray of float64, shape (m,)
         Gaussian-DP parameter with the same delta at that epsilon.
     delta_pq, delta_qp : ndarray of float64, shape (m,)

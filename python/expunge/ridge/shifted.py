@@ -29,7 +29,7 @@ class ShiftedQuotes:
     n_steps : ndarray of int64, shape (m,)
         Unlearning steps.
     epsilon : ndarray of float64, shape (m,)
-        Epsilon certified at the asked delta: the asked one, or a smaller where no noise is needed.
+        Epsilon certified at the requested delta: the requested epsilon; smaller only if no noise is needed.
     mu : ndarray of float64, shape (m,)
         Certified Gaussian-DP parameter of the clipped run.
     delta_pq, delta_qp : ndarray of float64, shape (m,)

@@ -26,8 +26,8 @@ class GradNorms:
     Parameters
     ----------
     model : torch.nn.Module
-        Any model on the CPU or a CUDA device whose examples do not interact. A compiled one is refused: give what was
-        compiled, and call that.
+        Any model on the CPU or a CUDA device whose examples do not interact. ``torch.compile``d models are
+        rejected; pass the original module.
     loss_reduction : {"sum", "mean"}
         How the loss that runs backward combines the examples' losses. PyTorch's own losses are means unless they are
         given ``reduction="sum"``: say "mean" for them, or every norm is too small by the number of examples, without

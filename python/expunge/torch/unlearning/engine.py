@@ -98,8 +98,8 @@ def unlearn(
     predicted_steps : float, optional
         A prediction to keep beside the result (`predict_steps`, `LogFit.predict`).
     seed : int
-        Of batches, noise and dropout. Noise is fresh: never that of training with the same seed. Retraining is exactly
-        `train` on the retained records with this seed.
+        Of batches, noise and dropout. Noise has a stream of its own, so that a reused seed never repeats training's.
+        Retraining is exactly `train` on the retained records with this seed.
     progress : bool
         Show a bar, on a terminal.
 
