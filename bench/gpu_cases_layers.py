@@ -79,8 +79,11 @@ def plans(on: Device) -> Iterator[Plan]:
             "norm_layer_grad_norms", f"{kind}, {shape}",
             lambda kind=kind, shape=shape: normalising(on, kind, shape, target=0.8),
         )  # fmt: skip
-    # Rows too long for shared memory are read twice; few examples of many positions take several blocks each.
-    for shape in on.pick([(512, 64, 4096), (8, 8192, 512)], [(2, 3, 2500), (1, 400, 70)]):
+    # Long rows are shared by several warps, those too long for shared memory read twice; few examples of many positions
+    # take several blocks each.
+    for shape in on.pick(
+        [(2048, 64, 1024), (512, 64, 4096), (8, 8192, 512)], [(1, 9, 768), (2, 3, 2500), (1, 400, 70)]
+    ):
         yield Plan(
             "norm_layer_grad_norms", f"layer, {shape}", lambda shape=shape: normalising(on, "layer", shape, target=None)
         )

@@ -73,6 +73,14 @@ def exact(on: Device, n: int, p: int, q: int, steps: int, rank: int) -> Case:
                 extra=lambda seconds: {"seconds_per_million_records": seconds * 1e6 / n})  # fmt: skip
 
 
+def comparable(excess: Any, squares: Any, rest: Any, count: Any) -> list[Any]:
+    """Return of a pair what rounding leaves as it is, and whether there is one.
+
+    Single squared shifts move where excesses nearly agree, and join the rest where an excess is zero to rounding.
+    """
+    return [excess.sort(1).values, squares.sum(1) + rest, (count < 0).double()]
+
+
 def reduced_pairs(on: Device, n: int, p: int, q: int, steps: int, rank: int) -> Case:
     given = Problem(on, n, p, q, steps)
     outs = [on.empty(n, rank), on.empty(n, rank), on.empty(n), on.empty(n, dtype=on.torch.int64)]
@@ -87,9 +95,8 @@ def reduced_pairs(on: Device, n: int, p: int, q: int, steps: int, rank: int) -> 
         expected = [*np.full((2, few, rank), np.nan), np.empty(few), np.empty(few, dtype=np.int64)]
         inputs = host(given.h, given.projected[given.some], given.residuals[given.some])
         on.core.ridge_gaussian_pairs(*inputs, given.setting, rank, *expected, threads=0)
-        # Single squared shifts move where excesses nearly agree, their sum does not.
-        found = [outs[0][given.some], outs[1][given.some].sum(1), outs[2][given.some], outs[3][given.some]]
-        return apart(on, found, [expected[0], expected[1].sum(1), *expected[2:]], 1e-6)
+        ours = [out[given.some] for out in outs]
+        return apart(on, comparable(*ours), comparable(*map(on.torch.from_numpy, expected)), 1e-6)
 
     return Case(check, CPU, run, bytes=nbytes(given.projected, given.residuals, *outs[:2]))
 
@@ -202,6 +209,10 @@ def plans(on: Device) -> Iterator[Plan]:
     what = f"{m} records, p={features}, q={columns}, {length} steps, rank {high}"
     yield Plan("ridge_exact_quotes", what, lambda: exact(on, *large))
     yield Plan("ridge_gaussian_pairs", f"{n} records, rank {rank}", lambda: reduced_pairs(on, n, p, q, steps, rank))
+    # More spectra than a batch has room for.
+    wide = on.pick((30_000, 256, 1, 20, 200), (14, 12, 1, 4, 6))
+    what = f"{wide[0]} records, rank {wide[-1]}, in batches"
+    yield Plan("ridge_gaussian_pairs", what, lambda: reduced_pairs(on, *wide))
     yield Plan("ridge_solve_reduced", f"rank {rank}", lambda: one_reduced(on, q, steps, rank))
     many = on.pick(2**16, 70)
     yield Plan("ridge_shifted_quotes", f"{many} records, {steps} steps", lambda: shifted(on, many, steps))

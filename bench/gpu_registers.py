@@ -51,6 +51,7 @@ DYNAMIC: dict[str, list[tuple[str, int, str]]] = {
     "standard_rows": [("", 47 * 1024, "largest tile")],
     "row_statistics": [("", 47 * 1024, "longest row kept")],
     "quote_kernel": [("", 48 * 1024, "largest record")],
+    "jacobi_kernel": [("", 4 * 1024, "rank 256"), ("", 48 * 1024, "largest")],
     "pair_kernel": [("", 48 * 1024, "largest record")],
     "reduced_kernel": [("", 48 * 1024, "largest record")],
 }

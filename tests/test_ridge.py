@@ -325,6 +325,39 @@ class TestExactQuotes:
             assert asked(ridge.exact_quotes, law, [0], n_steps=steps - 1, **target).noise_std[0] > noise * (1 - 1e-7)
 
     @on_every_device
+    def test_many_records_are_answered_as_each_alone(self, device):
+        """On a device in several batches and several rounds of ranks; one is zero, one is not a number."""
+        n, p, q, steps, rank = 13, 14, 1, 10, 6
+        rng = np.random.default_rng(17)
+        h = np.sort(rng.uniform(1.0, 900.0, p))
+        x, residuals = 0.2 * rng.standard_normal((n, p)), 0.3 * rng.standard_normal((n, steps, q))
+        x[7], x[8] = 0.0, np.nan
+        setting = core.RidgeSetting(
+            step_size=1.0 / h[-1], noise_std=0.01, unlearn_steps=9.0, unlearn_noise_std=0.0, solve_steps=False,
+            epsilon=1.0, log_delta=-11.0, mu=0.25, tolerance=1e-10,
+        )  # fmt: skip
+
+        def answers(rows):
+            few = {"eigenvalues": h, "projected": x[rows], "residuals": residuals[rows], "setting": setting}
+            size = len(few["projected"])
+            names = "value", "epsilon_out", "log_delta_pq", "log_delta_qp", "error"
+            quotes = {**{name: np.empty(size) for name in names}, "rank_out": np.empty(size, dtype=np.int64)}
+            run_kernel(device, "ridge_exact_quotes", **few, rank=0, **quotes)
+            pair = {name: np.empty((size, rank)) for name in ("excess_variance", "squared_shift")}
+            pair |= {"rest": np.empty(size), "count": np.empty(size, dtype=np.int64)}
+            run_kernel(device, "ridge_gaussian_pairs", **few, rank=rank, **pair)
+            return quotes | pair
+
+        together = answers(slice(None))
+        assert np.count_nonzero(together["rank_out"] == p) > 5  # a second round
+        assert (together["value"][7], together["rank_out"][7], together["count"][7]) == (0.0, 0, 0)
+        assert np.isnan(together["value"][8])
+        assert together["count"][8] == -1
+        for row in (0, 7, 8, 10, n - 1):
+            for name, values in answers(slice(row, row + 1)).items():
+                np.testing.assert_array_equal(together[name][row], values[0])
+
+    @on_every_device
     def test_nothing_to_forget_costs_nothing(self, device):
         X, Y, run = make(10, 20, 4, 1, 1.0, 10, 0.1)
         X[0] = 0.0

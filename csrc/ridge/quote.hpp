@@ -7,11 +7,14 @@
 namespace expunge::ridge {
 namespace {
 
-// Doubles one record needs: its matrix, two reductions, two pairs, scratch.
+// Doubles for the Jacobi matrix of a record and its spectra at two ranks.
+EXPUNGE_HD static inline long spectra_doubles(long rank) { return 2 * rank + 2 * spectrum_size(rank); }
+
+// Doubles one record needs beside them: two reductions, two pairs, scratch.
 EXPUNGE_HD static inline long record_doubles(long rank, long width) {
   const long scratch = reduce_scratch_size(rank) > solve_scratch_size(rank, width) ? reduce_scratch_size(rank)
                                                                                    : solve_scratch_size(rank, width);
-  return 2 * rank + 2 * (reduced_size(rank, width) + spectrum_size(rank)) + 4 * rank + scratch;
+  return 2 * reduced_size(rank, width) + 4 * rank + scratch;
 }
 
 struct RecordWork {
@@ -23,16 +26,19 @@ struct RecordWork {
   double* scratch;
 };
 
+EXPUNGE_HD static void place_spectra(double* at, long limit, RecordWork* work) {
+  work->diagonal = at;
+  work->squares = at + limit;
+  work->spectrum[0] = at + 2 * limit;
+  work->spectrum[1] = work->spectrum[0] + spectrum_size(limit);
+}
+
+// Memory of a record but for its matrix and spectra.
 EXPUNGE_HD static RecordWork place_record(double* at, long limit, long width) {
-  RecordWork work;
-  work.diagonal = at;
-  work.squares = at + limit;
-  at += 2 * limit;
+  RecordWork work = {};
   for (int side = 0; side < 2; ++side) {
     work.reduced[side] = at;
     at += reduced_size(limit, width);
-    work.spectrum[side] = at;
-    at += spectrum_size(limit);
     work.pair[side].e = at;
     work.pair[side].d2 = at + limit;
     at += 2 * limit;
@@ -175,39 +181,49 @@ EXPUNGE_HD EXPUNGE_OUTLINE static bool answer_record(const QuoteInput& in, const
   return !(error > (room > 0.5 * in.tolerance ? room : 0.5 * in.tolerance));
 }
 
-// Reduces one record at the given ranks and answers it.
+// Spectra that an answer at these ranks takes, as jacobi_spectra counts them.
+EXPUNGE_HD static inline int spectra_needed(Ranks ranks, long p) { return ranks.high < p ? 4 : 2; }
+
+// Spectra begin..end-1 of those, by this lane alone and at most `Runs`; false if one could not be found.
+template <int Runs>
+EXPUNGE_HD static bool record_spectra(Ranks ranks, int begin, int end, const RecordWork& work) {
+  const long both[2] = {ranks.high, ranks.low};
+  const Spectrum spectra[2] = {place_spectrum(work.spectrum[0], ranks.high),
+                               place_spectrum(work.spectrum[1], ranks.low)};
+  return jacobi_spectra<Runs>(work.diagonal, work.squares, both, begin, end, spectra);
+}
+
+// Reduces one record at the given ranks and answers it. `solved`: its spectra were found.
 EXPUNGE_HD EXPUNGE_OUTLINE static bool quote_record(const QuoteInput& in, const QuoteOutput& out, long i, Ranks ranks,
-                                                    RecordWork& work) {
+                                                    bool solved, RecordWork& work) {
+  if (!solved) {
+    store_failure(out, i, ranks.high);
+    return true;
+  }
   const Learning learning = {in.step_size, in.n_steps, in.noise_std * in.noise_std};
   const bool truncated = ranks.high < in.p;
   const double* residuals = in.residuals + i * static_cast<long>(in.n_steps) * in.q;
   Reduced high = place_reduced(work.reduced[0], ranks.high, in.q);
   Reduced low = place_reduced(work.reduced[1], ranks.low, in.q);
-  const long both[2] = {ranks.high, ranks.low};
-  const Spectrum spectra[2] = {place_spectrum(work.spectrum[0], ranks.high),
-                               place_spectrum(work.spectrum[1], ranks.low)};
-  if (!jacobi_spectra(work.diagonal, work.squares, both, truncated ? 2 : 1, spectra)) {
-    store_failure(out, i, ranks.high);
-    return true;
-  }
-  reduce(learning, spectra[0], work.squares[0], residuals, &high, work.scratch);
-  if (truncated) reduce(learning, spectra[1], work.squares[0], residuals, &low, work.scratch);
+  const double mass = work.squares[0];
+  reduce(learning, place_spectrum(work.spectrum[0], ranks.high), mass, residuals, &high, work.scratch);
+  if (truncated)
+    reduce(learning, place_spectrum(work.spectrum[1], ranks.low), mass, residuals, &low, work.scratch);
   return answer_record(in, out, i, high, truncated ? &low : nullptr, work);
 }
 
-// The pair of record i from the Jacobi matrix in `work`; the rest of the rows is zero.
+// The pair of record i from the spectra in `work`, if they were found; the rest of the rows is zero.
 EXPUNGE_HD static void store_pair(const QuoteInput& in, double* e, double* d2, double* rest, long* count, long i,
-                                  RecordWork& work) {
+                                  bool solved, RecordWork& work) {
   const Learning learning = {in.step_size, in.n_steps, in.noise_std * in.noise_std};
   const long r = in.rank;
-  const Spectrum spectrum = place_spectrum(work.spectrum[0], r);
   long found = 0;
   double unresolved = 0.0;
   if (work.squares[0] != 0.0) {
-    if (jacobi_spectra(work.diagonal, work.squares, &r, 1, &spectrum)) {
+    if (solved) {
       Reduced reduced = place_reduced(work.reduced[0], r, in.q);
       const double* residuals = in.residuals + i * static_cast<long>(in.n_steps) * in.q;
-      reduce(learning, spectrum, work.squares[0], residuals, &reduced, work.scratch);
+      reduce(learning, place_spectrum(work.spectrum[0], r), work.squares[0], residuals, &reduced, work.scratch);
       found = gaussian_pair(reduced, in.unlearn_steps, in.unlearn_noise_std * in.unlearn_noise_std, e + i * r,
                             d2 + i * r, &unresolved, work.scratch);
     } else {

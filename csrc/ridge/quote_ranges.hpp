@@ -10,9 +10,18 @@ namespace {
 
 static inline long lane_doubles(long r) { return 2 * kLanes * r; }
 
+// Spectra of one record that take turns: all it has.
+constexpr int kRuns = 4;
+
+static RecordWork place_all(double* at, long limit, long width) {
+  RecordWork work = place_record(at + spectra_doubles(limit), limit, width);
+  place_spectra(at, limit, &work);
+  return work;
+}
+
 // Workspace of one range: lanes of Jacobi matrices, aligned for vectors, and one record.
 static inline long workspace_doubles(long rank, long width) {
-  return lane_doubles(rank) + record_doubles(rank, width) + 8;
+  return lane_doubles(rank) + spectra_doubles(rank) + record_doubles(rank, width) + 8;
 }
 
 static void exact_quotes(const QuoteInput& in, const QuoteOutput& out, long begin, long end, double* workspace) {
@@ -20,7 +29,7 @@ static void exact_quotes(const QuoteInput& in, const QuoteOutput& out, long begi
   workspace += (32 - reinterpret_cast<unsigned long>(workspace) % 32) % 32 / sizeof(double);
   Lanes* lane_diagonal = reinterpret_cast<Lanes*>(workspace);
   Lanes* lane_squares = lane_diagonal + limit;
-  RecordWork work = place_record(workspace + lane_doubles(limit), limit, in.q);
+  RecordWork work = place_all(workspace + lane_doubles(limit), limit, in.q);
   for (long first = begin; first < end; first += kLanes) {
     const double* rows[kLanes];
     for (long lane = 0; lane < kLanes; ++lane) {
@@ -40,7 +49,9 @@ static void exact_quotes(const QuoteInput& in, const QuoteOutput& out, long begi
         continue;
       }
       Ranks ranks = initial;
-      while (!quote_record(in, out, i, ranks, work)) {
+      for (;;) {
+        const bool solved = record_spectra<kRuns>(ranks, 0, spectra_needed(ranks, in.p), work);
+        if (quote_record(in, out, i, ranks, solved, work)) break;
         if (in.rank > 0 || ranks.high == in.p) break;
         ranks = more_ranks(ranks, in.p);
         jacobi_matrix(in.eigenvalues, rows[lane], in.p, ranks.high, work.diagonal, work.squares);
@@ -51,10 +62,12 @@ static void exact_quotes(const QuoteInput& in, const QuoteOutput& out, long begi
 
 static void gaussian_pairs(const QuoteInput& in, double* e, double* d2, double* rest, long* count, long begin, long end,
                            double* workspace) {
-  RecordWork work = place_record(workspace, in.rank, in.q);
+  RecordWork work = place_all(workspace, in.rank, in.q);
+  const Ranks ranks = {in.rank, in.rank};
   for (long i = begin; i < end; ++i) {
     jacobi_matrix(in.eigenvalues, in.projected + i * in.p, in.p, in.rank, work.diagonal, work.squares);
-    store_pair(in, e, d2, rest, count, i, work);
+    const bool solved = record_spectra<kRuns>(ranks, 0, 2, work);
+    store_pair(in, e, d2, rest, count, i, solved, work);
   }
 }
 

@@ -2,6 +2,7 @@
 // once).
 #pragma once
 
+#include "ridge/spectra.hpp"
 #include "ridge/spectral.hpp"
 
 namespace expunge::ridge {
@@ -37,80 +38,6 @@ EXPUNGE_HD static inline Reduced place_reduced(double* memory, long r, long widt
   out.difference = memory + 4 * r;
   out.shift = memory + 4 * r + r * r;
   return out;
-}
-
-// Insertion sort by falling key, carrying a companion: QL leaves eigenvalues nearly sorted.
-EXPUNGE_HD static void sort_falling(double* key, double* companion, long n) {
-  for (long i = 1; i < n; ++i) {
-    const double k = key[i], c = companion[i];
-    long j = i;
-    for (; j > 0 && key[j - 1] < k; --j) {
-      key[j] = key[j - 1];
-      companion[j] = companion[j - 1];
-    }
-    key[j] = k;
-    companion[j] = c;
-  }
-}
-
-// Eigenvalues (falling) and first eigenvector components of a record's Jacobi matrix J and of J - |x|^2 e_1 e_1^T.
-struct Spectrum {
-  double* values[2];
-  double* first[2];
-  double* off[2];
-};
-
-EXPUNGE_HD static inline long spectrum_size(long r) { return 6 * r; }
-
-EXPUNGE_HD static inline Spectrum place_spectrum(double* memory, long r) {
-  return {{memory, memory + r}, {memory + 2 * r, memory + 3 * r}, {memory + 4 * r, memory + 5 * r}};
-}
-
-// Spectra one lane works on at once: all four where it is alone, its own otherwise.
-constexpr int kRuns = team::size > 1 ? 1 : 4;
-
-// Spectra of the leading ranks[0], ranks[1], ... rows of one Jacobi matrix, at most two, side by side.
-EXPUNGE_HD EXPUNGE_OUTLINE static bool jacobi_spectra(const double* diagonal, const double* squares, const long* ranks,
-                                                      int count, const Spectrum* out) {
-  TridiagonalQl run[kRuns];
-  for (int slot = 0; slot < kRuns; ++slot) {
-    run[slot].done = true;
-    run[slot].failed = false;
-    const long which = slot * team::size + team::lane();
-    if (which >= 2 * count) continue;
-    const long r = ranks[which / 2];
-    const long side = which % 2;
-    double* values = out[which / 2].values[side];
-    double* off = out[which / 2].off[side];
-    double* first = out[which / 2].first[side];
-    double largest = 0.0;
-    for (long k = 0; k < r; ++k) {
-      values[k] = diagonal[k];
-      off[k] = k + 1 < r ? sqrt(squares[k + 1]) : 0.0;
-      first[k] = 0.0;
-      largest = values[k] > largest ? values[k] : largest;
-    }
-    if (side == 1) values[0] -= squares[0];
-    first[0] = 1.0;
-    run[slot] = {values, off, first, r, 5e-17 * largest, 0, 0, 0, 0, 0.0, 0.0, 0.0, 0.0, false, false};
-    ql_next_sweep(&run[slot]);
-  }
-  for (bool left = true; left;) {
-    left = false;
-    for (int slot = 0; slot < kRuns; ++slot)
-      if (!run[slot].done) {
-        ql_rotate(&run[slot]);
-        left = true;
-      }
-  }
-  bool failed = false;
-  for (int slot = 0; slot < kRuns; ++slot) {
-    const bool idle = slot * team::size + team::lane() >= 2 * count;
-    failed = failed || run[slot].failed;
-    if (!idle && !failed) sort_falling(run[slot].d, run[slot].first, run[slot].n);
-  }
-  team::sync();
-  return !team::any(failed);
 }
 
 // shift[j] = sum_k a_j^{steps-1-k} residual_k for some columns; four directions at once hide the latency of the
