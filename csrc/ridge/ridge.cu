@@ -1,8 +1,7 @@
-// Records are answered in three kernels: a warp a record makes its Jacobi matrix, a thread a matrix its spectra, a warp a
-// record all that follows, its lanes sharing rows, columns and quadrature nodes. Small records live in shared memory,
-// larger ones in a part of the workspace; spectra of many records wait in another. Records whose first ranks do not
-// agree go into a queue for the next ranks, so that few of them hold much memory at once and nothing comes back to the
-// host.
+// Records are answered in three kernels: a warp makes a record's Jacobi matrix, threads find its spectra, a warp does
+// all that follows, its lanes sharing rows, columns and quadrature nodes. Small records live in shared memory, larger
+// ones in a part of the workspace; spectra of many records wait in another. Records whose first ranks do not agree go
+// into a list for the next ranks, so that few of them hold much memory at once and nothing comes back to the host.
 #include "ridge/ridge.cuh"
 
 #include "common/cuda_check.cuh"

@@ -1,5 +1,5 @@
-// Eigenvalues and first eigenvector components of records' Jacobi matrices, a lane a matrix: implicit QL one rotation at
-// a time, so that a lane can let several take turns and the lanes of a warp stay together.
+// Eigenvalues and first eigenvector components of records' Jacobi matrices, a lane a matrix: implicit QL one rotation
+// at a time, so that a lane can let several take turns and the lanes of a warp stay together.
 #pragma once
 
 #include <math.h>
@@ -29,8 +29,8 @@ EXPUNGE_HD static inline bool ql_negligible(const TridiagonalQl& q, double coupl
   return magnitude(coupling) <= 2.220446049250313e-16 * (magnitude(lower) + magnitude(upper)) + q.negligible;
 }
 
-// Moves to the next unconverged eigenvalue and sets up its sweep. A sweep notes on its way where the matrix falls apart,
-// so that only its lower end is looked at here.
+// Moves to the next unconverged eigenvalue and sets up its sweep. A sweep notes on its way where the matrix falls
+// apart, so that only its lower end is looked at here.
 EXPUNGE_HD static inline void ql_next_sweep(TridiagonalQl* q) {
   double *d = q->d, *e = q->e;
   for (;; ++q->l, q->sweep = 0) {
