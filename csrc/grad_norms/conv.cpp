@@ -85,11 +85,16 @@ struct GatherTiles {
   }
 };
 
+// next_images and next_grads are those of the next group, to be read ahead; null at the end.
 template <class T>
 double product_squares(const ConvNorms<T>& call, const Shape<T>& shape, const T* image, const T* grads,
-                       const ConvSpace<T>& space) {
+                       const T* next_images, const T* next_grads, const ConvSpace<T>& space) {
   constexpr int width = kTileColumns<T>;
   const RowTiles tiles(call.features);
+  Ahead ahead;
+  if (next_images != nullptr)
+    ahead = Ahead(next_grads, shape.out_channels * call.positions, next_images, shape.in_channels * shape.source_plane,
+                  call.positions * tiles.tiles * ((shape.out_channels + width - 1) / width));
   const GatherTiles<T> rows_at{tiles, image, call.feature_offsets, call.position_offsets};
   double total = 0;
   for (long c = 0; c < shape.out_channels; c += width) {
@@ -97,7 +102,7 @@ double product_squares(const ConvNorms<T>& call, const Shape<T>& shape, const T*
     pack_columns_transposed(grads + c * call.positions, call.positions, call.positions, columns, space.panel);
     const Panel<T> panel{space.panel, width, columns};
     with_vectors<T>(columns, [&](auto vectors) {
-      total += panel_squares<decltype(vectors)::value>(tiles, call.positions, panel, rows_at, space.strip);
+      total += panel_squares<decltype(vectors)::value>(tiles, call.positions, panel, rows_at, space.strip, ahead);
     });
   }
   return total;
@@ -188,10 +193,11 @@ void norms(const ConvNorms<T>& call, long begin, long end, char* workspace) {
   for (long i = begin; i < end; ++i) {
     double squares = 0, bias_squares = 0;
     for (long g = 0; g < call.groups; ++g) {
-      const T* image = call.images + (i * call.channels + g * shape.in_channels) * shape.source_plane;
+      const T* source = call.images + (i * call.channels + g * shape.in_channels) * shape.source_plane;
+      const T* image = source;
       const T* grads = call.output_grads + (i * call.out_channels + g * shape.out_channels) * call.positions;
       if (shape.padded) {
-        pad(call, shape, image, space.image);
+        pad(call, shape, source, space.image);
         image = space.image;
       }
       bool done = false;
@@ -200,9 +206,14 @@ void norms(const ConvNorms<T>& call, long begin, long end, char* workspace) {
         done = sum_of_group.trustworthy(kGramLimit<T>);
         if (done) squares += sum_of_group.value;
       }
-      if (!done)
-        squares += shape.out_channels <= kThin ? thin_squares(call, shape, image, grads)
-                                               : product_squares(call, shape, image, grads, space);
+      if (!done && shape.out_channels <= kThin) {
+        squares += thin_squares(call, shape, image, grads);
+      } else if (!done) {  // the next group follows in memory, of this example or of the next
+        const bool last = i + 1 == end && g + 1 == call.groups;
+        const T* next_images = last ? nullptr : source + shape.in_channels * shape.source_plane;
+        const T* next_grads = last ? nullptr : grads + shape.out_channels * call.positions;
+        squares += product_squares(call, shape, image, grads, next_images, next_grads, space);
+      }
       if (call.bias)
         for (long c = 0; c < shape.out_channels; ++c) {
           const double total = sum(grads + c * call.positions, call.positions);

@@ -48,19 +48,25 @@ EXPUNGE_INLINE bool inputs_as_rows(long d_in, long d_out) {
   return d_in * round_up(d_out, lanes) <= d_out * round_up(d_in, lanes);
 }
 
+// The same matrices of the next example, to be read ahead; null at the end.
 template <class T>
 double product_squares(const T* rows, long n_rows, const T* columns, long n_columns, long positions,
-                       const ProductSpace<T>& space) {
+                       const T* next_rows, const T* next_columns, const ProductSpace<T>& space) {
+  constexpr long width = kTileColumns<T>;
   const RowTiles tiles(n_rows);
+  Ahead ahead;
+  if (next_rows != nullptr)
+    ahead = Ahead(next_rows, positions * n_rows, next_columns, positions * n_columns,
+                  positions * tiles.tiles * ((n_columns + width - 1) / width));
   pack_rows(rows, n_rows, positions, tiles, space.rows);
   const PackedTiles<T> rows_at{tiles, space.rows, positions};
   double total = 0;
-  for (long j = 0; j < n_columns; j += kTileColumns<T>) {
-    const long width = least(kTileColumns<T>, n_columns - j);
-    pack_columns(columns + j, n_columns, positions, width, space.panel);
-    const Panel<T> panel{space.panel, kTileColumns<T>, width};
-    with_vectors<T>(width, [&](auto vectors) {
-      total += panel_squares<decltype(vectors)::value>(tiles, positions, panel, rows_at, space.strip);
+  for (long j = 0; j < n_columns; j += width) {
+    const long columns_here = least(width, n_columns - j);
+    pack_columns(columns + j, n_columns, positions, columns_here, space.panel);
+    const Panel<T> panel{space.panel, width, columns_here};
+    with_vectors<T>(columns_here, [&](auto vectors) {
+      total += panel_squares<decltype(vectors)::value>(tiles, positions, panel, rows_at, space.strip, ahead);
     });
   }
   return total;
@@ -119,9 +125,14 @@ void norms(const LinearNorms<T>& call, long begin, long end, char* workspace) {
       squares = sum.value;
       done = sum.trustworthy(kGramLimit<T>);  // false for a NaN too: the product settles what it is
     }
-    if (!done)
-      squares = as_rows ? product_squares(inputs, d_in, outputs, d_out, positions, product)
-                        : product_squares(outputs, d_out, inputs, d_in, positions, product);
+    if (!done) {
+      const bool last = i + 1 == end;
+      const T* next_inputs = last ? nullptr : inputs + positions * d_in;
+      const T* next_outputs = last ? nullptr : outputs + positions * d_out;
+      squares = as_rows
+                    ? product_squares(inputs, d_in, outputs, d_out, positions, next_inputs, next_outputs, product)
+                    : product_squares(outputs, d_out, inputs, d_in, positions, next_outputs, next_inputs, product);
+    }
     put(call, i, squares, call.bias ? row_sum_squares(outputs, positions, d_out) : 0.0);
   }
 }

@@ -14,18 +14,21 @@ EXPUNGE_INLINE long padded_length(long n) {
   return (lines | 1) * line;
 }
 
-// (terms, rows) matrix -> one panel of adjacent values per row tile.
+// (terms, rows) matrix -> one panel of adjacent values per row tile. A few terms at a time, so that memory is read in
+// order and once.
 template <class T>
 inline void pack_rows(const T* x, long stride, long terms, const RowTiles& tiles, T* packed) {
-  for (long t = 0; t < tiles.tiles; ++t) {
-    const T* from = x + tiles.begin(t);
-    T* to = packed + tiles.begin(t) * terms;
-    with_height(tiles.height(t), [&](auto height) __attribute__((always_inline)) {
-      constexpr int Rows = decltype(height)::value;
-      for (long k = 0; k < terms; ++k)
-#pragma GCC unroll 8
-        for (int i = 0; i < Rows; ++i) to[k * Rows + i] = from[k * stride + i];
-    });
+  constexpr long few = 16;
+  for (long first = 0; first < terms; first += few) {
+    const long last = least(first + few, terms);
+    for (long t = 0; t < tiles.tiles; ++t) {
+      const T* from = x + tiles.begin(t);
+      T* to = packed + tiles.begin(t) * terms;
+      with_height(tiles.height(t), [&](auto height) __attribute__((always_inline)) {
+        constexpr int Rows = decltype(height)::value;
+        for (long k = first; k < last; ++k) __builtin_memcpy(to + k * Rows, from + k * stride, Rows * sizeof(T));
+      });
+    }
   }
 }
 

@@ -200,9 +200,44 @@ struct Tile {
   typename Simd<T>::V v[Rows][Vectors];
 };
 
-template <int Rows, int Vectors, class T, class A>
-EXPUNGE_INLINE void multiply(long terms, const A& a, const T* EXPUNGE_RESTRICT b, long stride,
-                             Tile<T, Rows, Vectors>& tile) {
+// Two matrices that are wanted soon: a product reads them into the second cache, a little with every term.
+class Ahead {
+ public:
+  EXPUNGE_INLINE Ahead() {}
+  // All of both within `terms` terms, if that takes no more than a line a term.
+  template <class T>
+  EXPUNGE_INLINE Ahead(const T* first, long n_first, const T* second, long n_second, long terms)
+      : now(reinterpret_cast<const char*>(first)),
+        end(reinterpret_cast<const char*>(first + n_first)),
+        then(reinterpret_cast<const char*>(second)),
+        then_end(reinterpret_cast<const char*>(second + n_second)),
+        bytes_a_term(least(64, (n_first + n_second) * static_cast<long>(sizeof(T)) / most(terms, 1) + 1)) {}
+
+  // Where the next `terms` terms read, a step further each; `idle`, which is cached, once all has been read.
+  EXPUNGE_INLINE const char* take(long terms, const void* idle) {
+    if (now >= end) {
+      now = then;
+      end = then_end;
+      then = then_end = nullptr;
+    }
+    if (now >= end) {
+      bytes_a_term = 0;
+      return static_cast<const char*>(idle);
+    }
+    const char* from = now;
+    now += terms * bytes_a_term;
+    return from;
+  }
+  EXPUNGE_INLINE long step() const { return bytes_a_term; }
+
+ private:
+  const char *now = nullptr, *end = nullptr, *then = nullptr, *then_end = nullptr;
+  long bytes_a_term = 0;
+};
+
+template <bool Fetch, int Rows, int Vectors, class T, class A>
+EXPUNGE_INLINE void multiply_fetching(long terms, const A& a, const T* EXPUNGE_RESTRICT b, long stride,
+                                      Tile<T, Rows, Vectors>& tile, const char* ahead, long step) {
   typedef typename Simd<T>::V V;
   constexpr int lanes = Simd<T>::lanes;
   V sums[Rows][Vectors];
@@ -214,6 +249,10 @@ EXPUNGE_INLINE void multiply(long terms, const A& a, const T* EXPUNGE_RESTRICT b
     V columns[Vectors];
 #pragma GCC unroll 2
     for (int v = 0; v < Vectors; ++v) columns[v] = load(b + k * stride + v * lanes);
+    if (Fetch) {
+      __builtin_prefetch(ahead, 0, 2);
+      ahead += step;
+    }
 #pragma GCC unroll 8
     for (int i = 0; i < Rows; ++i) {
       const T multiplier = a.at(k, i);
@@ -225,6 +264,32 @@ EXPUNGE_INLINE void multiply(long terms, const A& a, const T* EXPUNGE_RESTRICT b
   for (int i = 0; i < Rows; ++i)
 #pragma GCC unroll 2
     for (int v = 0; v < Vectors; ++v) tile.v[i][v] = sums[i][v];
+}
+
+template <int Rows, int Vectors, class T, class A>
+EXPUNGE_INLINE void multiply(long terms, const A& a, const T* b, long stride, Tile<T, Rows, Vectors>& tile) {
+  multiply_fetching<false>(terms, a, b, stride, tile, nullptr, 0);
+}
+
+template <int Rows, int Vectors, class T, class A>
+EXPUNGE_INLINE void multiply(long terms, const A& a, const T* b, long stride, Tile<T, Rows, Vectors>& tile,
+                             Ahead& ahead) {
+  const char* from = ahead.take(terms, b);
+  multiply_fetching<true>(terms, a, b, stride, tile, from, ahead.step());
+}
+
+// Packed rows by a call: inlined among the sums around it, GCC keeps a vector of columns on the stack.
+template <int Rows, int Vectors, class T>
+__attribute__((noinline)) void multiply_packed(long terms, const T* a, const T* b, long stride,
+                                               Tile<T, Rows, Vectors>& tile, const char* ahead, long step) {
+  multiply_fetching<true>(terms, PackedRows<T, Rows>{a}, b, stride, tile, ahead, step);
+}
+
+template <int Rows, int Vectors, class T>
+EXPUNGE_INLINE void multiply(long terms, const PackedRows<T, Rows>& a, const T* b, long stride,
+                             Tile<T, Rows, Vectors>& tile, Ahead& ahead) {
+  const char* from = ahead.take(terms, b);
+  multiply_packed<Rows, Vectors, T>(terms, a.panel, b, stride, tile, from, ahead.step());
 }
 
 // Calls body(Int<height>) for a height known only at run time.
@@ -270,10 +335,11 @@ struct Panel {
 };
 
 // Sum over tiles of the squares of sum_k a(k, row) panel[k, column]. rows_at(tile, Int<height>, first_term) gives a().
-// `strip` holds rows x kTileColumns float64 values; it is used only for more than kBlock terms.
+// `strip` holds rows x kTileColumns float64 values; it is used only for more than kBlock terms. `ahead` is read on the
+// way.
 template <int Vectors, class T, class RowsAt>
 EXPUNGE_INLINE double panel_squares(const RowTiles& tiles, long terms, const Panel<T>& panel, const RowsAt& rows_at,
-                                    double* strip) {
+                                    double* strip, Ahead& ahead) {
   constexpr int lanes = Simd<T>::lanes;
   constexpr int parts = kParts<T>;
   constexpr int dlanes = Simd<double>::lanes;
@@ -287,7 +353,7 @@ EXPUNGE_INLINE double panel_squares(const RowTiles& tiles, long terms, const Pan
       with_height(tiles.height(t), [&](auto height) __attribute__((always_inline)) {
         constexpr int Rows = decltype(height)::value;
         Tile<T, Rows, Vectors> tile;
-        multiply(block, rows_at(t, height, first), panel.data + first * panel.stride, panel.stride, tile);
+        multiply(block, rows_at(t, height, first), panel.data + first * panel.stride, panel.stride, tile, ahead);
         double* held = strip + tiles.begin(t) * kTileColumns<T>;
 #pragma GCC unroll 8
         for (int i = 0; i < Rows; ++i)
@@ -457,17 +523,21 @@ template <class T>
 EXPUNGE_INLINE double sum(const T* x, long n) {
   constexpr int lanes = Simd<T>::lanes;
   constexpr int parts = kParts<T>;
-  Vd total[parts];
-  for (int i = 0; i < parts; ++i) total[i] = Vd{};
+  constexpr int vectors = 8 / parts;  // independent sums, as above
+  Vd total[vectors * parts];
+  for (int i = 0; i < vectors * parts; ++i) total[i] = Vd{};
   long k = 0;
-  for (; k + lanes <= n; k += lanes) {
-    Vd wide[parts];
-    load_wide(x + k, wide);
-    for (int part = 0; part < parts; ++part) total[part] += wide[part];
-  }
+  for (; k + vectors * lanes <= n; k += vectors * lanes)
+#pragma GCC unroll 8
+    for (int v = 0; v < vectors; ++v) {
+      Vd wide[parts];
+      load_wide(x + k + v * lanes, wide);
+#pragma GCC unroll 2
+      for (int part = 0; part < parts; ++part) total[v * parts + part] += wide[part];
+    }
   double rest = 0;
   for (; k < n; ++k) rest += static_cast<double>(x[k]);
-  for (int i = 1; i < parts; ++i) total[0] += total[i];
+  for (int i = 1; i < vectors * parts; ++i) total[0] += total[i];
   return reduce(total[0]) + rest;
 }
 
