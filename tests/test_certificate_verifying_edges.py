@@ -1,6 +1,7 @@
 """Verification at its edges: what is checked and by which name, what only warns, and how its work grows."""
 
 import dataclasses
+import io
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import oracles
 from expunge.accounting.ridge_law import Phase
 from expunge.certificates import CONDITIONS, Certificate, CertificateError, RidgeRun, Sources
 from expunge.certificates import verification as verifying
+from expunge.certificates import work as work_module
 from expunge.certificates.verification import check_model, check_status
 from expunge.certificates.work import DEFAULT_BUDGET, check_budget, estimated_work
 
@@ -232,10 +234,18 @@ def test_work_counts_at_least_what_the_algebra_must_do():
     """Products of n by p matrices, an eigenproblem of every version of the data, rank-m updates."""
     assert work(n_records=10**6, n_features=100) > 10**6 * 100**2
     assert work(n_features=2000) > 2 * 2000**3
+    assert work(n_records=2, n_features=100, n_outputs=10**6) > 2 * 100**2 * 10**6
     group = tuple(range(100))
     several = ridge_run(n_records=10**3, n_features=300, deleted=group, phases=phases(5, 3, group[:50]))
     alone = dataclasses.replace(several, deleted=group[:51])
     assert estimated_work(several, method="exact") - estimated_work(alone, method="exact") > 4 * 49 * 300**2
+
+
+def test_a_deleted_row_costs_the_same_whether_it_is_there_or_gone():
+    group = tuple(range(100_000))
+    sized = {"n_records": 100_001, "n_features": 30, "deleted": group}
+    few, half = (work(**sized, phases=(Phase(5, 0.5), Phase(5, 0.5, group[:count]))) for count in (1, 50_000))
+    assert half == pytest.approx(few, rel=1e-9)
 
 
 def test_a_version_of_the_data_is_taken_apart_once():
@@ -257,16 +267,19 @@ def test_rows_that_are_gone_cost_no_more_of_what_tells_two_runs_apart():
     more = [estimated_work(run, method="shifted") - estimated_work(run, method="exact") for run in (here, gone)]
     assert more[0] > 100 * more[1]  # steps are bounded one by one while the row is there
     assert more[1] > 0  # while learning
+    wide = dataclasses.replace(here, n_features=3000)
+    assert estimated_work(wide, method="shifted") - estimated_work(wide, method="exact") > 2000 * 3000**2
 
 
 def test_a_uniform_bound_works_with_every_record_at_every_step_of_learning():
-    def more(n_records, n_steps):
-        sized = {"n_records": n_records, "phases": (Phase(n_steps, 0.5), Phase(10**6, 0.5, (0,)))}
+    def more(n_records, n_steps, **changes):
+        sized = {"n_records": n_records, "phases": (Phase(n_steps, 0.5), Phase(10**6, 0.5, (0,))), **changes}
         return work("uniform", **sized) - work("exact", **sized)
 
     assert more(10**9, 40) / more(10**9, 20) == pytest.approx(2.0, rel=1e-6)
     assert more(2 * 10**9, 20) / more(10**9, 20) == pytest.approx(2.0, rel=0.01)
     assert more(10**9, 20) > 20 * 10**9 * 3
+    assert more(10**6, 20, n_features=100, n_outputs=1000) > 20 * 10**6 * 100 * 1000
 
 
 def test_a_budget_is_met_exactly_and_nan_is_none():
@@ -277,3 +290,22 @@ def test_a_budget_is_met_exactly_and_nan_is_none():
     for budget in (np.nextafter(needed, 0), float("nan")):
         match = r"operations \(2 phases, 6 records, 3 features\), more than"
         refused(lambda: check_budget(run, method="exact", budget=budget), "budget", match)  # noqa: B023
+
+
+def test_the_bar_stands_at_the_stage_that_begins(monkeypatch):
+    seen = []
+
+    class Bar(work_module.tqdm):
+        def __init__(self, *args, **named):
+            super().__init__(*args, **{**named, "disable": False, "file": io.StringIO()})
+
+        def set_description(self, desc=None, refresh=True):
+            if desc != "verify":
+                seen.append((desc.removeprefix("verify: "), self.n, self.total))
+            super().set_description(desc, refresh)
+
+    monkeypatch.setattr(work_module, "tqdm", Bar)
+    model = oracles.ridge_run(SIX, Y, ridge_run(), np.random.default_rng(1))
+    issue(SIX, Y, ridge_run(), model=model).verify(SIX, Y, model)
+    names = ("data", "assumptions", "law of the run", "claim", "model")
+    assert seen == [(name, i, 5) for i, name in enumerate(names)] * 2
