@@ -216,6 +216,7 @@ def test_a_salt_is_32_bytes(chain, tmp_path, salt):
         ({"date": 20260301}, "date of a request must be printable text"),
         ({"date": "2026-02-30"}, "date of a request must look like 2026-03-01"),
         ({"record_id": 7, "number": "7"}, "must not be the record id"),
+        ({"record_id": "p ", "number": " p"}, "must not be the record id"),
     ],
 )
 def test_requests_that_say_nothing_sensible_cannot_be_made(values, match):
