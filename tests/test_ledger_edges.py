@@ -17,9 +17,9 @@ START = model_digest(np.zeros((2, 1)))
 SALT = bytes(range(32))
 
 
-def certificate(n, *, epsilon=1.0, rows=range(11), sources=None):
+def certificate(n, *, epsilon=1.0, rows=range(11), sources=None, seed=3):
     """Return the certificate of the n-th deletion in sequence, each of one more record."""
-    rng = np.random.default_rng(3)
+    rng = np.random.default_rng(seed)
     X, y = rng.normal(size=(12, 2)), rng.normal(size=12)
     run = RidgeRun(
         estimator="LangevinRidge",
@@ -250,6 +250,10 @@ def test_the_same_counts_with_another_history_are_seen_without_the_salt(ledger, 
         run = dataclasses.replace(fourth.run, phases=changed)
         refuses(ledger, dataclasses.replace(fourth, run=run), "the last entry's with one more deletion, got one of")
     ledger.append(fourth, model_before=chain[-1].digests.model, salt=SALT)
+
+
+def test_another_data_set_is_named_as_such(ledger):
+    refuses(ledger, certificate(4, seed=4), "must be about the data of the last entry, got one about other data")
 
 
 def test_with_the_salt_steps_and_noise_of_earlier_phases_are_held_against_the_last_entry(ledger, chain):
