@@ -77,7 +77,8 @@ class DeletionRequest:
         for name, value in (("number", self.number), ("date", self.date)):
             if value is not None and (not isinstance(value, str) or not value.strip() or not value.isprintable()):
                 raise ValueError(f"{name} of a request must be printable text, got {value!r}")
-        if self.number is not None and self.record_id is not None and self.number.strip() == str(self.record_id).strip():
+        named = None if self.record_id is None else str(self.record_id).strip()
+        if self.number is not None and self.number.strip() == named:
             raise ValueError("number of a request must not be the record id: it goes into the ledger as it is")
         if self.date is not None:
             try:
