@@ -16,6 +16,7 @@ STATUSES = {"certified", "conditional", "estimate"}
 # Public dataclasses that claim nothing: what is given, kept, looked up or passed on.
 NO_RESULTS = {
     "expunge.accounting.gaussian_pair.GaussianPair": "a pair of laws; what it computes of them is rounded outward",
+    "expunge.accounting.pair_error.Nearness": "bounds that a pair of laws comes with",
     "expunge.accounting.ridge_law.LawPair": "a pair of laws",
     "expunge.certificates.certificate.Digests": "part of a certificate",
     "expunge.certificates.certificate.Signature": "part of a certificate",

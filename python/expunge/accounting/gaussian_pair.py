@@ -11,15 +11,17 @@ which would wait for the device: what is out of range gives NaN.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any, NamedTuple, cast, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from expunge import _backend
-from expunge._validate import choice, real_array
+from expunge._validate import choice, number, real_array
 from expunge.accounting._broadcast import Float64, device_arrays, restore
 from expunge.accounting._float_mode import ieee_arithmetic
+from expunge.accounting.pair_error import Nearness, near_delta, near_epsilon, near_renyi
 
 __all__ = ["GaussianPair", "PrivacyProfile"]
 
@@ -41,7 +43,8 @@ class PrivacyProfile(NamedTuple):
         Certified, rounded up.
     relative_error : float or ndarray of float64
         Error of ``delta`` before it was rounded up, relative: bounds on the cut and the roundings, and an estimate of
-        the quadrature's own error from the decay of its Legendre coefficients. 1 where not converged.
+        the quadrature's own error from the decay of its Legendre coefficients. 1 where not converged. What was added
+        for `excess_error` and `shift_error` counts as an error.
     converged : bool or ndarray of bool
         Whether ``delta`` is exact to that error. If not, it is still an upper bound (Chernoff type).
     """
@@ -61,6 +64,10 @@ class GaussianPair:
         Variance of P less that of Q in each coordinate, the same for all columns; finite and > -1.
     shift : array_like of float, shape (p, q)
         Mean of P less that of Q; finite, q >= 1.
+    excess_error, shift_error : float, default 0
+        How far P may be off: the law that is meant is any N(d, I + E) with ``E - diag(excess_variance)`` and
+        ``d - shift`` of at most these Frobenius norms. Every delta, epsilon and divergence then holds for all of them.
+        At most a third of the smallest variance of P.
 
     Raises
     ------
@@ -92,6 +99,8 @@ class GaussianPair:
 
     excess_variance: Float64
     shift: Float64
+    excess_error: float = 0.0
+    shift_error: float = 0.0
 
     def __post_init__(self) -> None:
         excess = real_array("excess_variance", self.excess_variance, ndim=1, low=-1.0, open_low=True).copy()
@@ -106,6 +115,19 @@ class GaussianPair:
         shift.flags.writeable = False
         object.__setattr__(self, "excess_variance", excess)
         object.__setattr__(self, "shift", shift)
+        # A third of the smallest variance of P: beyond it the laws that may be meant have little in common.
+        room = (1.0 + float(excess.min(initial=0.0))) / 3.0
+        for name, most in (("excess_error", room), ("shift_error", np.inf)):
+            object.__setattr__(self, name, number(name, getattr(self, name), low=0.0, high=most))
+
+    @cached_property
+    def _nearness(self) -> Nearness | None:
+        """How near the law that is meant is to P, if they may differ."""
+        if self.excess_error == self.shift_error == 0.0:
+            return None
+        least = (1.0 + float(self.excess_variance.min(initial=0.0))) * (1.0 - 4.0 * _EPS)
+        spread, length = self.excess_error / least, self.shift_error / float(np.sqrt(least))
+        return Nearness.of(spread, length, float(self.shift.shape[1]))
 
     @ieee_arithmetic
     def _kernel_arguments(self) -> tuple[Float64, Float64, float]:
@@ -153,16 +175,17 @@ class GaussianPair:
         choice("direction", direction, _DIRECTIONS)
         place = _backend.place(epsilon=epsilon)
         if isinstance(place, _backend.DevicePlace):
-            return self._profile_there(place, epsilon, direction)
+            if self._nearness is None:
+                return self._profile_there(place, epsilon, direction)
+            here = self.profile(self._fetched(place, "epsilon", epsilon), direction=direction, threads=threads)
+            return PrivacyProfile(*(place.library.asarray(np.asarray(part)) for part in here))
         epsilons = real_array("epsilon", epsilon, low=0.0)
         flat = epsilons.reshape(-1)
         results = []
         for swapped in _swaps(direction):
-            delta, error, converged = (np.empty_like(flat) for _ in range(3))
-            place.run("pair_delta", *self._kernel_arguments(), flat, swapped, delta, error, converged, threads=threads)
-            if np.isnan(delta).any():
-                raise ValueError("excess_variance and shift must leave the pair within the range of float64")
-            results.append((delta, error, converged))
+            delta_at = partial(self._delta, swapped, threads)
+            near = self._nearness
+            results.append(delta_at(flat) if near is None else near_delta(near, delta_at, flat))
         delta, error, converged = results[0]
         if len(results) == 2:
             other = results[1][0] > delta
@@ -173,6 +196,28 @@ class GaussianPair:
             restore(error, epsilons.shape),
             flags if epsilons.ndim else bool(flags),
         )
+
+    def _delta(self, swapped: bool, threads: int | None, flat: Float64) -> tuple[Float64, Float64, Float64]:
+        """Return delta of P itself in one direction, its relative error and whether it converged."""
+        delta, error, converged = (np.empty_like(flat) for _ in range(3))
+        _backend.place().run(
+            "pair_delta", *self._kernel_arguments(), flat, swapped, delta, error, converged, threads=threads
+        )
+        if np.isnan(delta).any():
+            raise ValueError("excess_variance and shift must leave the pair within the range of float64")
+        return delta, error, converged
+
+    def _run(self, kernel: str, swapped: bool, threads: int | None, flat: Float64) -> Float64:
+        out = np.empty_like(flat)
+        _backend.place().run(kernel, *self._kernel_arguments(), flat, swapped, out, threads=threads)
+        if np.isnan(out).any():
+            raise ValueError("excess_variance and shift must leave the pair within the range of float64")
+        return out
+
+    @staticmethod
+    def _fetched(place: _backend.DevicePlace, name: str, values: Any) -> Float64:
+        """Return an array of a device on the host: a pair with errors is a few more evaluations, done there."""
+        return cast(Float64, place.library.host(device_arrays(place, **{name: values})[0][0]))
 
     def _there(self, place: _backend.DevicePlace, name: str, values: Any) -> tuple[list[Any], tuple[int, ...]]:
         """Return the kernel's arguments up to `swapped`, on the device of ``values``, and the shape of ``values``."""
@@ -275,7 +320,10 @@ class GaussianPair:
         """
         place = _backend.place(delta=delta)
         if isinstance(place, _backend.DevicePlace):
-            return self._larger_there(place, "pair_epsilon", "delta", delta, direction)
+            if self._nearness is None:
+                return self._larger_there(place, "pair_epsilon", "delta", delta, direction)
+            here = self.epsilon(self._fetched(place, "delta", delta), direction=direction, threads=threads)
+            return cast(Float64, place.library.asarray(np.asarray(here)))
         deltas = real_array("delta", delta, low=0.0, high=1.0)
         return self._larger(deltas, direction, "pair_epsilon", threads)
 
@@ -313,7 +361,10 @@ class GaussianPair:
         """
         place = _backend.place(order=order)
         if isinstance(place, _backend.DevicePlace):
-            return self._larger_there(place, "pair_renyi", "order", order, direction)
+            if self._nearness is None:
+                return self._larger_there(place, "pair_renyi", "order", order, direction)
+            here = self.renyi(self._fetched(place, "order", order), direction=direction, threads=threads)
+            return cast(Float64, place.library.asarray(np.asarray(here)))
         orders = real_array("order", order, low=1.0, open_low=True)
         return self._larger(orders, direction, "pair_renyi", threads)
 
@@ -321,13 +372,15 @@ class GaussianPair:
         choice("direction", direction, _DIRECTIONS)
         flat = values.reshape(-1)
         best = np.zeros_like(flat)
-        place = _backend.place()
         for swapped in _swaps(direction):
-            out = np.empty_like(flat)
-            place.run(kernel, *self._kernel_arguments(), flat, swapped, out, threads=threads)
-            if np.isnan(out).any():
-                raise ValueError("excess_variance and shift must leave the pair within the range of float64")
-            best = np.maximum(best, out)
+            if self._nearness is None:
+                found = self._run(kernel, swapped, threads, flat)
+            elif kernel == "pair_epsilon":
+                delta, epsilon = partial(self._delta, swapped, threads), partial(self._run, kernel, swapped, threads)
+                found = near_epsilon(self._nearness, delta, epsilon, flat)
+            else:
+                found = near_renyi(self._nearness, partial(self._run, kernel, swapped, threads), flat, swapped)
+            best = np.maximum(best, found)
         return restore(best, values.shape)
 
     def _larger_there(
@@ -365,4 +418,10 @@ class GaussianPair:
         [-0.5]
         """
         scale = 1.0 + self.excess_variance
-        return GaussianPair(-self.excess_variance / scale, -self.shift / np.sqrt(scale)[:, np.newaxis])
+        excess, shift = -self.excess_variance / scale, -self.shift / np.sqrt(scale)[:, np.newaxis]
+        near = self._nearness
+        if near is None:
+            return GaussianPair(excess, shift)
+        # With D the error whitened by P, (I + D)^(-1/2) whitens it once more: sizes of at most D and D/2, roughly.
+        spread = 2.0 * near.spread / float(scale.min())
+        return GaussianPair(excess, shift, spread, 2.0 * near.length + near.spread * float(np.linalg.norm(shift)))

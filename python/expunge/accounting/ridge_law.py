@@ -21,8 +21,11 @@ from numpy.typing import NDArray
 from scipy import linalg
 
 from expunge._backend import one_blas_thread
+from expunge.accounting.close_products import MARGIN, TINY, UNIT, columns, gram, norm, sum_error
 from expunge.accounting.gaussian_pair import GaussianPair
 from expunge.accounting.noise_floor import noise_floor
+from expunge.accounting.power_sums import divided_powers, powers
+from expunge.accounting.ridge_rounding import Basis, LawErrors, Rows, Step, advance_errors, pair_error, rotation
 
 __all__ = [
     "LARGEST",
@@ -41,9 +44,7 @@ Array = NDArray[np.float64]
 STEP_SIZE_SLACK = 1e-9
 # A variance below it, or a number beyond the other, would lose its digits (or itself) to the range of float64.
 _SMALLEST_VARIANCE, LARGEST = 1e-250, 1e100
-_TINY = float(np.finfo(np.float64).tiny)
-# Below this size a computed shift may have underflowed: 1e-140, whose square is still a number.
-_LEAST_SHIFT = 2e-140
+_LARGEST_STEP = 1e250
 _ONE_THREAD_WIDTH = 512
 
 
@@ -106,46 +107,6 @@ def _within_range(what: str, squares: Array) -> None:
         raise ValueError(f"{what} must have squares within the range of float64, got values that overflow")
 
 
-def _powers(a: Array, n_steps: int) -> tuple[Array, Array]:
-    """Return a^N and sum_{j<N} a^j, by doubling: every term of the sum keeps its digits."""
-    power, total = np.ones_like(a), np.zeros_like(a)
-    for bit in format(n_steps, "b"):
-        total = total * (1.0 + power)
-        power = power * power
-        if bit == "1":
-            total = total + power
-            power = power * a
-    return power, total
-
-
-def _divided_powers(a: Array, b: Array, n_steps: int) -> tuple[Array, Array]:
-    """Return the divided differences at (a, b) of x^N and of sum_{j<N} x^j, by doubling (sums of equal signs)."""
-    power_a, power_b = np.ones_like(a), np.ones_like(b)
-    sum_b = np.zeros_like(b)
-    of_power, of_sum = np.zeros(np.broadcast(a, b).shape), np.zeros(np.broadcast(a, b).shape)
-    for bit in format(n_steps, "b"):
-        of_sum = of_sum * (1.0 + power_a) + sum_b * of_power
-        sum_b = sum_b * (1.0 + power_b)
-        of_power = of_power * (power_a + power_b)
-        power_a, power_b = power_a * power_a, power_b * power_b
-        if bit == "1":
-            of_sum = of_sum + of_power
-            sum_b = sum_b + power_b
-            of_power = of_power * a + power_b
-            power_a, power_b = power_a * a, power_b * b
-    return of_power, of_sum
-
-
-@dataclass(frozen=True)
-class Basis:
-    """Eigenbasis of H on one version of the data: eigenvalues, eigenvectors, contraction per eigenvalue, V^T X^T Y."""
-
-    values: Array
-    vectors: Array
-    a: Array
-    moment: Array
-
-
 @dataclass(frozen=True)
 class LawPair:
     """Both laws after some phases, in the eigenbasis of the reference run's H'."""
@@ -154,7 +115,8 @@ class LawPair:
     mean_difference: Array  # (p, q), reference eigenbasis
     variance_q: Array  # (p,), the reference covariance is diagonal there
     covariance_difference: Array  # (p, p), reference eigenbasis
-    n_steps: int  # so far: roundings of the powers grow with it
+    n_steps: int  # so far
+    errors: LawErrors | None  # None where they were not asked for
 
 
 class RidgeDeletion:
@@ -191,18 +153,26 @@ class RidgeDeletion:
         if not self.alpha > 0:
             raise ValueError(f"alpha must be > 0, got {alpha}")
         with np.errstate(over="ignore", invalid="ignore"):
-            self._gram, self._moment = design.T @ design, design.T @ targets
-        _within_range("design", self._gram)
+            self._gram, self._moment = gram(design), design.T @ targets
+            sizes = norm(design) * columns(targets)
+            self._moment_off = MARGIN * sum_error(n) * sizes + n * p * TINY
+        _within_range("design", self._gram.value)
         _within_range("targets", self._moment)
         with _steady_blas(p):
-            top = linalg.eigvalsh(self._gram, subset_by_index=[p - 1, p - 1])[0]
+            top = linalg.eigvalsh(self._gram.value, subset_by_index=[p - 1, p - 1])[0]
         limit = 1.0 / (max(float(top), 0.0) + self.alpha)
         if not 0 < self.step_size <= limit * (1 + STEP_SIZE_SLACK):
             raise ValueError(f"step_size must be > 0 and at most 1/L = {limit!r}, got {step_size!r}")
+        if not self.step_size <= _LARGEST_STEP:
+            raise ValueError(
+                f"step_size must be at most {_LARGEST_STEP:g}, got {step_size!r}: the squares of such small features "
+                "are lost to underflow; multiply the features by a constant"
+            )
         self._last_basis: tuple[tuple[int, ...], Basis] | None = None
         self.reference = self.basis(self.deleted)
         q = targets.shape[1]
-        self.start = LawPair(np.zeros((p, q)), np.zeros((p, q)), np.zeros(p), np.zeros((p, p)), 0)
+        none = LawErrors.none(p, q)
+        self.start = LawPair(np.zeros((p, q)), np.zeros((p, q)), np.zeros(p), np.zeros((p, p)), 0, none)
 
     def basis(self, removed: tuple[int, ...]) -> Basis:
         """Return the eigenbasis of H on the data without ``removed``."""
@@ -213,16 +183,25 @@ class RidgeDeletion:
         return found
 
     def _new_basis(self, removed: tuple[int, ...]) -> Basis:
-        gone = self.design[list(removed)]
-        gram = self._gram - gone.T @ gone
-        gram[np.diag_indices_from(gram)] += self.alpha
-        with _steady_blas(len(gram)):
-            values, vectors = linalg.eigh(gram, driver="evd", overwrite_a=True)
-        values = np.maximum(values, self.alpha)  # H - alpha I is a Gram matrix
-        # |a| <= 1 - eta alpha holds exactly; rounding (and the slack on the step size) may not break it.
-        a = np.clip(1.0 - self.step_size * values, -STEP_SIZE_SLACK * 2, 1.0)
-        moment = self._moment - gone.T @ self.targets[list(removed)]
-        return Basis(values, vectors, a, vectors.T @ moment)
+        gone, targets = self.design[list(removed)], self.targets[list(removed)]
+        theirs = gram(gone)
+        matrix = self._gram.value - theirs.value
+        matrix[np.diag_indices_from(matrix)] += self.alpha
+        size = UNIT * norm(matrix)  # of a rounding: the difference and alpha
+        off = self._gram.off + theirs.off + 3.0 * size
+        with _steady_blas(len(matrix)):
+            values, vectors = linalg.eigh(matrix, driver="evd")
+            values = np.maximum(values, self.alpha)  # H - alpha I is a Gram matrix
+            # |a| <= 1 - eta alpha holds exactly; rounding (and the slack on the step size) may not break it.
+            a = np.clip(1.0 - self.step_size * values, -STEP_SIZE_SLACK * 2, 1.0)
+            frame = rotation(matrix, vectors, 1.0 - a, scale=self.step_size, off=off)
+            moment = self._moment - gone.T @ targets
+            turned = vectors.T @ moment
+        length = columns(moment)
+        lost = MARGIN * sum_error(len(gone)) * norm(gone) * columns(targets)
+        apart = frame.apart + np.sqrt(len(matrix)) * sum_error(len(matrix)) + 2.0 * UNIT
+        moment_error = self._moment_off + lost + apart * length
+        return Basis(values, vectors, a, turned, frame, moment_error)
 
     @property
     def contraction(self) -> float:
@@ -251,7 +230,7 @@ class RidgeDeletion:
         return tuple(result)
 
     def _noise_free(self, basis: Basis, mean: Array, n_steps: int) -> Array:
-        power, total = _powers(basis.a, n_steps)
+        power, total = powers(basis.a, n_steps)
         start = basis.vectors.T @ mean
         return np.asarray(basis.vectors @ (power[:, None] * start + self.step_size * total[:, None] * basis.moment))
 
@@ -262,34 +241,37 @@ class RidgeDeletion:
             state = self.advance(state, phase)
         return state
 
-    def advance(self, state: LawPair, phase: Phase) -> LawPair:
-        """Return both laws after one more phase."""
+    def advance(self, state: LawPair, phase: Phase, *, proved: bool = True) -> LawPair:
+        """Return both laws after one more phase; unless ``proved``, without bounds on what rounding did to them."""
         if phase.n_steps == 0:
             return state
         present = self.present(phase)
         own = self.reference if present.size == 0 else self.basis(phase.removed)
         q_basis, eta, n_steps = self.reference, self.step_size, phase.n_steps
         a_q, tau2 = q_basis.a, phase.noise_std * phase.noise_std
-        power_q, _ = _powers(a_q, n_steps)
-        _, geometric_q = _powers(a_q * a_q, n_steps)
+        power_q, _ = powers(a_q, n_steps)
+        _, geometric_q = powers(a_q * a_q, n_steps)
         variance_q = power_q**2 * state.variance_q + tau2 * geometric_q
         difference = power_q[:, None] * state.covariance_difference * power_q
         shift = power_q[:, None] * state.mean_difference
 
-        power_p, total_p = _powers(own.a, n_steps)
+        rows: Rows | None = None
+        overlap: Array | None = None
+        power_p, total_p = powers(own.a, n_steps)
         mean = own.vectors.T @ state.mean_p
-        end = power_p[:, None] * mean + eta * total_p[:, None] * own.moment
+        end = power_p[:, None] * mean + total_p[:, None] * (eta * own.moment)
         if present.size:
             overlap = own.vectors.T @ q_basis.vectors
             rows_p = self.design[present] @ own.vectors
             rows_q = self.design[present] @ q_basis.vectors
-            rank = rows_p.T @ rows_q
+            rows = Rows(self.design[present], rows_p, rows_q, self.targets[present])
+            rank = (eta * rows_p).T @ rows_q  # eta first: the rows' own products may underflow
             a, b = own.a[:, None], a_q[None, :]
-            of_power, of_total = _divided_powers(a, b, n_steps)
-            _, of_geometric = _divided_powers(a * a, b * b, n_steps)
+            of_power, of_total = divided_powers(a, b, n_steps)
+            _, of_geometric = divided_powers(a * a, b * b, n_steps)
             # d/dh of a = 1 - eta h gives the factor -eta; a^2 - b^2 = (a + b)(a - b) the factor (a + b).
-            jump = overlap.T @ (-eta * rank * of_power)
-            noise_part = overlap.T @ (-eta * rank * (a + b) * of_geometric)
+            jump = overlap.T @ (-rank * of_power)
+            noise_part = overlap.T @ (-rank * (a + b) * of_geometric)
             covariance_p = np.diag(state.variance_q) + state.covariance_difference
             if np.any(covariance_p):
                 right = jump @ covariance_p
@@ -297,23 +279,74 @@ class RidgeDeletion:
             difference = difference + tau2 * noise_part
             # The deleted rows' share of step k, -eta x (x^T M_k - y), carried on by A'^(N-1-k) and summed over k:
             # sum of b^(N-1-k) a^k and of b^(N-1-k) (1 + a + ... + a^(k-1)) are the divided differences above.
-            _, total_q = _powers(a_q, n_steps)
-            pulled = (rank * of_power).T @ mean + eta * ((rank * of_total).T @ own.moment)
-            shift = shift - eta * (pulled - total_q[:, None] * (rows_q.T @ self.targets[present]))
-        return LawPair(own.vectors @ end, shift, variance_q, 0.5 * (difference + difference.T), state.n_steps + n_steps)
+            _, total_q = powers(a_q, n_steps)
+            pulled = (rank * of_power).T @ mean + (rank * of_total).T @ (eta * own.moment)
+            shift = shift - (pulled - total_q[:, None] * ((eta * rows_q).T @ self.targets[present]))
+        errors = None
+        if proved and state.errors is not None:
+            with np.errstate(all="ignore"):  # what is infinite or NaN is refused with the pair
+                errors = advance_errors(
+                    state.errors,
+                    Step(n_steps, tau2, eta),
+                    q_basis,
+                    own,
+                    mean_p=state.mean_p,
+                    mean=mean,
+                    end=end,
+                    mean_difference=state.mean_difference,
+                    variance_q=state.variance_q,
+                    covariance_difference=state.covariance_difference,
+                    rows=rows,
+                    overlap=overlap,
+                )
+        difference = 0.5 * (difference + difference.T)
+        return LawPair(own.vectors @ end, shift, variance_q, difference, state.n_steps + n_steps, errors)
 
     def pair(self, state: LawPair) -> GaussianPair:
-        """Return the Gaussian pair of the two laws, never closer than they are.
+        """Return the Gaussian pair of the two laws with bounds on what rounding did to it.
 
         The laws come ever nearer to one another but are never the same, unless the deleted rows are all zeros: where
-        the difference is lost to underflow, a bound on it takes its place.
+        the difference is lost to underflow, a bound on it is left.
 
         Raises
         ------
         ValueError
             If the reference law has no noise in some direction, or noise out of the range of float64, or the pair is
-            too ill-conditioned to be formed.
+            too ill-conditioned for its bounds to mean anything.
         """
+        if state.errors is None:
+            raise ValueError("state must come from advance(..., proved=True), got laws without bounds on their errors")
+        scale, whitened, whitened_shift = self._whitened(state)
+        if not np.any(self.design[list(self.deleted)]):
+            return GaussianPair(np.zeros_like(scale), np.zeros_like(whitened_shift))
+        with _steady_blas(scale.size):
+            excess, vectors = linalg.eigh(whitened)
+            frame = rotation(whitened, vectors, excess, scale=1.0, off=0.0)
+            shift = vectors.T @ whitened_shift
+        with np.errstate(all="ignore"):
+            off = pair_error(state.errors, scale, whitened, whitened_shift, frame)
+        least = float(excess[0])
+        # Written so that NaN is refused.
+        if not (off.whitening < 0.1 and off.excess < 0.33 * (1.0 + least) and off.shift < LARGEST):
+            raise ValueError(
+                "the pair is numerically singular: rounding may change the variances of its two laws, "
+                f"{1.0 + least:.3g} and more, by {max(off.whitening, off.excess):.2g}. More noise_std in the last "
+                "phase, a larger alpha, or features divided by constants that make them alike help, "
+                "and so does method='shifted'"
+            )
+        return GaussianPair(excess, shift, off.excess, off.shift)
+
+    def estimated_pair(self, state: LawPair) -> GaussianPair:
+        """Return the pair as computed, whatever rounding did to it: an estimate, for searches that `pair` ends."""
+        scale, whitened, whitened_shift = self._whitened(state)
+        with _steady_blas(scale.size):
+            excess, vectors = linalg.eigh(whitened)
+        if not excess[0] > -1.0:
+            raise ValueError(f"the pair is numerically singular (smallest excess variance {excess[0]:.3g}, need > -1)")
+        return GaussianPair(excess, vectors.T @ whitened_shift)
+
+    def _whitened(self, state: LawPair) -> tuple[Array, Array, Array]:
+        """Return one over the standard deviations of Q, and the differences of covariances and means in its units."""
         smallest, largest = float(state.variance_q.min()), float(state.variance_q.max())
         if not _SMALLEST_VARIANCE <= smallest <= largest <= LARGEST**2:
             raise ValueError(
@@ -322,18 +355,7 @@ class RidgeDeletion:
                 "without noise wipe out, hides nothing"
             )
         scale = 1.0 / np.sqrt(state.variance_q)
-        with _steady_blas(scale.size):
-            excess, vectors = linalg.eigh(scale[:, None] * state.covariance_difference * scale)
-        if not excess[0] > -1.0:
-            raise ValueError(f"the pair is numerically singular (smallest excess variance {excess[0]:.3g}, need > -1)")
-        shift = vectors.T @ (scale[:, None] * state.mean_difference)
-        # A longer shift is never harder to see; the powers behind it are rounded about once a step.
-        shift *= 1.0 + 4.0 * np.finfo(np.float64).eps * (state.n_steps + 8.0 * excess.size)
-        if np.any(self.design[list(self.deleted)]):
-            # Sums of p products lose less to underflow: p 1e-180 of the smallest standard deviation that is allowed.
-            shift[0, 0] += np.copysign(_LEAST_SHIFT, shift[0, 0])
-            excess[excess == 0.0] = 1e3 * excess.size * _TINY / smallest
-        return GaussianPair(excess, shift)
+        return scale, scale[:, None] * state.covariance_difference * scale, scale[:, None] * state.mean_difference
 
     def effective_phases(self, phases: Sequence[Phase]) -> tuple[Phase, ...]:
         """Drop trailing phases that are the same noise-free map on both sides: they cannot increase delta."""

@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from expunge.accounting.gdp import gdp_delta
-from expunge.accounting.ridge_law import Basis, LawPair, Phase, RidgeDeletion, _powers
+from expunge.accounting.power_sums import powers
+from expunge.accounting.ridge_law import LawPair, Phase, RidgeDeletion
+from expunge.accounting.ridge_rounding import Basis
 from expunge.accounting.shifted import shifted_mu
 
 __all__ = [
@@ -108,12 +110,12 @@ def _blocks(basis: Basis, mean: Array, n_steps: int, step_size: float) -> Iterat
     done = _SINGLE_STEPS
     while done < n_steps:
         length = min(max(done // _BLOCKS_PER_DOUBLING, 1), n_steps - done)
-        last_power, last_total = _powers(a, done + length - 1)
+        last_power, last_total = powers(a, done + length - 1)
         last = last_power[:, None] * mean + last_total[:, None] * push
         largest = np.maximum(largest, np.abs(last))
         yield _Block(
             length, current, rounding(done + length), np.abs(last - current), power, np.abs(power - last_power),
-            _powers(a * a, done + length - 1)[1],
+            powers(a * a, done + length - 1)[1],
         )  # fmt: skip
         power, current = last_power * a, a[:, None] * last + push
         done += length

@@ -102,14 +102,15 @@ class DeletionCost:
     def _phases(self, n_steps: int, noise_std: float) -> tuple[Phase, ...]:
         return self.deletion.effective_phases((*self._history.phases, self.phase(n_steps, noise_std)))
 
-    def pair(self, n_steps: int, noise_std: float) -> Any:
-        """Return the exact `GaussianPair` after ``n_steps`` of ``noise_std``."""
+    def pair(self, n_steps: int, noise_std: float, *, proved: bool = True) -> Any:
+        """Return the exact `GaussianPair` after ``n_steps`` of ``noise_std``; not proved, an estimate of it."""
         phases = self._phases(n_steps, noise_std)
         longer = len(phases) == len(self._history.phases) + 1
-        state = self.deletion.advance(self._state, phases[-1]) if longer else self.deletion.run(phases)
+        advance = self.deletion.advance
+        state = advance(self._state, phases[-1], proved=proved) if longer else self.deletion.run(phases)
         if not all(np.isfinite(part).all() for part in (state.mean_difference, state.covariance_difference)):
             raise ValueError("X and y must be divided by constants: the law of this deletion overflows float64")
-        return self.deletion.pair(state)
+        return self.deletion.pair(state) if proved else self.deletion.estimated_pair(state)
 
     def mu(self, n_steps: int, noise_std: float) -> float:
         """Return the GDP parameter proved by shifted interpolation."""
@@ -133,11 +134,12 @@ class DeletionCost:
         """Return whether that phase reaches the target."""
         return self.ratio(n_steps, noise_std) <= 1
 
-    def ratio(self, n_steps: int, noise_std: float) -> float:
+    def ratio(self, n_steps: int, noise_std: float, *, proved: bool = True) -> float:
         """Return delta over its target (for bounds by mu: a monotone stand-in that is <= 1 exactly when it passes)."""
         try:
             if self.method == "exact":
-                return float(self.pair(n_steps, noise_std).delta(self.epsilon)) / (self.delta * (1 - HEADROOM))
+                pair = self.pair(n_steps, noise_std, proved=proved)
+                return float(pair.delta(self.epsilon)) / (self.delta * (1 - HEADROOM))
             mu, target = self.mu(n_steps, noise_std), self._mu_target
         except ValueError:
             if noise_std == 0 or n_steps == 0:  # no noise anywhere: no guarantee at any delta
@@ -180,11 +182,27 @@ class DeletionCost:
         if not self.payable or floor > LARGEST_NOISE:
             return math.inf
 
-        def share(noise: float) -> float:
-            return min(0.5 * self.ratio(n_steps, noise), 1e300)
-
         # The search wants a delta in (0, 1); a fixed 1/2 stands for "ratio 1" whatever the target is.
-        return smallest_noise(share, delta=0.5, start=max(start, floor), least=floor, most=LARGEST_NOISE)
+        def found(proved: bool, start: float, share: float) -> float:
+            def at(noise: float) -> float:
+                return min(0.5 * self.ratio(n_steps, noise, proved=proved) / share, 1e300)
+
+            return smallest_noise(at, delta=0.5, start=max(start, floor), least=floor, most=LARGEST_NOISE)
+
+        if self.method == "exact":
+            # Bounds on rounding cost more than the laws: search without, and leave the room they were seen to need.
+            noise, share = found(False, start, 1.0), 1.0
+            for _ in range(3):
+                if not math.isfinite(noise):
+                    break
+                ratio = self.ratio(n_steps, noise)
+                if ratio <= 1.0:
+                    return noise
+                if not ratio <= 1.01:
+                    break
+                share /= ratio * (1.0 + 1e-9)
+                noise = found(False, noise, share)
+        return found(True, start, 1.0)
 
     def smallest_steps(self, noise_std: float) -> int | None:
         """Return the fewest steps at ``noise_std`` for the target, None if no number of them reaches it."""
@@ -192,6 +210,10 @@ class DeletionCost:
             return 0
         if not self.payable:
             return None
+        if self.method == "exact":  # fewer steps than an estimate needs never suffice
+            steps = smallest_steps(lambda n: min(0.5 * self.ratio(n, noise_std, proved=False), 1e300), delta=0.5)
+            if self.enough(steps, noise_std):
+                return steps
         return smallest_steps(lambda steps: min(0.5 * self.ratio(steps, noise_std), 1e300), delta=0.5)
 
     def reached(self, n_steps: int, noise_std: float) -> Reached:
