@@ -144,6 +144,8 @@ def near_renyi(near: Nearness, renyi: Callable[[Array], Array], order: Array, sw
     with np.errstate(all="ignore"):
         if swapped:
             more = np.clip(above * np.sqrt(near.slope / np.maximum(base, near.slope)), 1e-150, 1.0)  # u - 1
+            if near.spread > 0.0:  # the order of the second term is one up to which it is known
+                more = np.maximum(more, 1.001 * above / np.maximum(0.5 / near.spread - above, 1e-300))
             inner = renyi(np.minimum(order * (1.0 + more), 1e300))
             total = inner * (1.0 + more / (1.0 + more) / above) + near.renyi(order + above / more)
         else:
