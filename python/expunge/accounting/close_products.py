@@ -20,7 +20,7 @@ UNIT = 0.5 * float(np.finfo(np.float64).eps)  # of one rounding
 MARGIN = 1.0 + 1e-3
 TINY = float(np.finfo(np.float64).tiny)  # what a product may lose to underflow, also where subnormals are flushed
 _BITS = 53
-_ROWS = 4096  # of a block, so that the parts of a long matrix take little memory
+_NUMBERS = 1 << 16  # in a block of rows, so that the parts of a long matrix take little memory
 
 
 def sum_error(count: int) -> float:
@@ -47,7 +47,8 @@ def _split(values: Array, axis: int, bits: int) -> tuple[Array, Array]:
     """Return the multiples of 2^-bits of the power of 2 above the largest along ``axis``, and what is left: exact."""
     _, exponent = np.frexp(np.abs(values).max(axis=axis, keepdims=True, initial=0.0))
     anchor = np.ldexp(1.5, np.asarray(exponent) + (_BITS - 1 - bits))
-    high = (values + anchor) - anchor
+    high = values + anchor
+    high -= anchor
     return high, values - high
 
 
@@ -74,8 +75,8 @@ class Gram(NamedTuple):
     value : ndarray
         As computed.
     roundings : float
-        Of the sums: the error is at most ``roundings * norm(value) + rest`` in the Frobenius norm. Where ``X`` has no
-        more rows than a block, that holds column by column too.
+        Of the sums: the error is at most ``roundings * norm(value) + rest`` in the Frobenius norm, and so it is column
+        by column.
     rest : float
         What the low parts' own rounding may be.
     """
@@ -90,16 +91,23 @@ class Gram(NamedTuple):
         return self.roundings * norm(self.value) + self.rest
 
 
-def gram(rows: Array, *, block: int = _ROWS) -> Gram:
-    """Return rows^T rows."""
-    total, rest = np.zeros((rows.shape[1], rows.shape[1])), 0.0
-    for start in range(0, len(rows), block):
-        part = rows[start : start + block]
+def gram(rows: Array, *, block: int | None = None) -> Gram:
+    """Return rows^T rows. Products of high parts are exact, and so are their sums with what each addition leaves."""
+    count, p = rows.shape
+    size = min(max(_NUMBERS // max(p, 1), 64) if block is None else block, max(count, 1))
+    blocks = -(-count // size)
+    total, left, across, rest = np.zeros((p, p)), np.zeros((p, p)), np.zeros((p, p)), 0.0
+    for start in range(0, count, size):
+        part = rows[start : start + size]
         high, low = _split(part, 0, _bits(len(part)))
-        half = high + 0.5 * low
-        across = half.T @ low
-        total += high.T @ high + (across + across.T)
-        rest += 2.0 * (sum_error(len(part)) + 2.0 * UNIT) * norm(half) * norm(low)
-        rest += 4.0 * float(part.size) * rows.shape[1] * TINY
-    # Each block is added to a sum that only grows (Gram matrices are positive semidefinite).
-    return Gram(total, MARGIN * UNIT * (len(rows) // block + 2), rest)
+        rest += 2.0 * (sum_error(len(part) + blocks) + 2.0 * UNIT) * (norm(high) + norm(low)) * norm(low)
+        exact = high.T @ high
+        high += 0.5 * low
+        across += high.T @ low
+        summed = total + exact
+        other = summed - total
+        left += (total - (summed - other)) + (exact - other)
+        total = summed
+    rest += 4.0 * float(rows.size) * p * TINY
+    # One rounding of the last sum; those of what was left are small again.
+    return Gram(total + (left + (across + across.T)), MARGIN * UNIT * (2.0 + 4.0 * UNIT * blocks * blocks), rest)

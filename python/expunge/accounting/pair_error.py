@@ -96,7 +96,7 @@ def near_delta(near: Nearness, delta: Deltas, epsilon: Array) -> tuple[Array, Ar
         return base, error, converged
     floor = np.maximum(base, _LEAST_DELTA)
     loss = near.loss(40.0 + epsilon - np.log(floor))  # delta there, times e^epsilon, is at most e^-40 of the floor
-    inside = loss <= epsilon
+    inside = loss <= np.minimum(epsilon, 700.0)  # beyond it e^loss overflows
     closer = np.where(inside, np.nextafter(epsilon - loss, 0.0), 0.0)
     moved, error, converged = delta(np.append(closer, 0.0))
     with np.errstate(over="ignore"):

@@ -67,7 +67,7 @@ def rotation(matrix: Array, vectors: Array, values: Array, *, scale: float, off:
     p = len(values)
     image, low = product(matrix, vectors)
     residual = scale * image - vectors * values
-    squares, roundings, rest = gram(vectors, block=max(p, 1))
+    squares, roundings, rest = gram(vectors)
     squares[np.diag_indices_from(squares)] -= 1.0
     span = float(values.max() - values.min())
     most = max(abs(float(values.max())), abs(float(values.min())))
