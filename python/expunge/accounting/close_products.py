@@ -28,6 +28,7 @@ def sum_error(count: int) -> float:
     return MARGIN * UNIT * (count + 2.0)
 
 
+@np.errstate(under="ignore")
 def columns(values: Array) -> Array:
     """Return bounds on the norms of the columns, however small their squares are."""
     largest = np.abs(values).max(initial=0.0)
@@ -38,6 +39,7 @@ def columns(values: Array) -> Array:
     return np.asarray((np.sqrt(np.einsum("ij,ij->j", scaled, scaled)) * MARGIN + 1e-150 * len(values)) * largest)
 
 
+@np.errstate(under="ignore")
 def norm(values: Array) -> float:
     """Return a bound on the Frobenius norm, however small the squares are; NaN and infinity stay."""
     return float(columns(values.reshape(-1, 1))[0])
@@ -56,6 +58,7 @@ def _bits(count: int) -> int:
     return (_BITS - max(count - 1, 1).bit_length()) // 2
 
 
+@np.errstate(under="ignore")
 def product(left: Array, right: Array) -> tuple[Array, float]:
     """Return a product and a bound on the norm of each column of its error, beside one rounding of the result."""
     count = left.shape[1]
@@ -91,6 +94,7 @@ class Gram(NamedTuple):
         return self.roundings * norm(self.value) + self.rest
 
 
+@np.errstate(under="ignore")
 def gram(rows: Array, *, block: int | None = None) -> Gram:
     """Return rows^T rows. Products of high parts are exact, and so are their sums with what each addition leaves."""
     count, p = rows.shape

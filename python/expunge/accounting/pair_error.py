@@ -86,6 +86,7 @@ class Nearness:
 
 
 @ieee_arithmetic
+@np.errstate(under="ignore")
 def near_delta(near: Nearness, delta: Deltas, epsilon: Array) -> tuple[Array, Array, Array]:
     """Return delta of whatever law may be meant, its relative error and whether it converged.
 
@@ -108,6 +109,7 @@ def near_delta(near: Nearness, delta: Deltas, epsilon: Array) -> tuple[Array, Ar
 
 
 @ieee_arithmetic
+@np.errstate(under="ignore")
 def near_epsilon(near: Nearness, delta: Deltas, epsilon: Callable[[Array], Array], target: Array) -> Array:
     """Return epsilons at which `near_delta` is at most each target in [0, 1]; ``epsilon`` gives that of P itself."""
     out = np.where(target > 0.0, epsilon(target), np.inf)
@@ -133,6 +135,7 @@ def near_epsilon(near: Nearness, delta: Deltas, epsilon: Callable[[Array], Array
 
 
 @ieee_arithmetic
+@np.errstate(under="ignore")
 def near_renyi(near: Nearness, renyi: Callable[[Array], Array], order: Array, swapped: bool) -> Array:
     """Return the divergence of whatever law may be meant, by Hoelder's inequality with P between it and Q.
 

@@ -355,7 +355,8 @@ class RidgeDeletion:
                 "without noise wipe out, hides nothing"
             )
         scale = 1.0 / np.sqrt(state.variance_q)
-        return scale, scale[:, None] * state.covariance_difference * scale, scale[:, None] * state.mean_difference
+        with np.errstate(under="ignore"):
+            return scale, scale[:, None] * state.covariance_difference * scale, scale[:, None] * state.mean_difference
 
     def effective_phases(self, phases: Sequence[Phase]) -> tuple[Phase, ...]:
         """Drop trailing phases that are the same noise-free map on both sides: they cannot increase delta."""

@@ -58,6 +58,7 @@ def _largest(values: Array) -> float:
     return float(columns(values).max(initial=0.0))
 
 
+@np.errstate(under="ignore")
 def rotation(matrix: Array, vectors: Array, values: Array, *, scale: float, off: float) -> Frame:
     """Return the frame of computed eigenvectors of ``scale`` times a matrix; ``values`` are those of the product.
 
