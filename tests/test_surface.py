@@ -79,6 +79,7 @@ MAY_USE: dict[str, set[str]] = {
         "_sealed",
         "_validate",
     },
+    "integrations": {"_extras", "_validate", "accounting", "torch"},
     "evaluation": {"_extras", "accounting", "_files", "_validate"},
     "plotting": {"_extras", "_files", "_validate"},
     "scaling": {"_validate", "certificates"},
@@ -138,13 +139,16 @@ SETTINGS = re.compile(r"^(float|int|bool|str)( \| (float|int|bool|str|None))*$")
 SUBJECTS = {"data", "record_id", "index", "n_blocks", "shape", "message", "field", "name", "text"}
 
 # Packages that may import torch; nothing outside them ever does.
-NEED_TORCH = ("expunge.torch", "expunge.evaluation.networks", "expunge.experiments")
+NEED_TORCH = ("expunge.torch", "expunge.evaluation.networks", "expunge.experiments", "expunge.integrations.opacus")
+# Packages of optional extras -> what they import.
+NEED = {**dict.fromkeys(NEED_TORCH, "torch"), "expunge.integrations.opacus": "opacus"}
 
 
 def modules() -> Iterator[Any]:
     yield expunge
     for found in pkgutil.walk_packages(expunge.__path__, "expunge."):
-        if found.name.startswith(NEED_TORCH) and not importlib.util.find_spec("torch"):
+        missing = [package for name, package in NEED.items() if found.name.startswith(name)]
+        if any(not importlib.util.find_spec(package) for package in missing):
             continue  # the optional extra is not installed
         if found.name not in ("expunge._core", "expunge._cuda", "expunge._cuda_emul") and not found.name.endswith(
             "__main__"
