@@ -16,6 +16,7 @@ from expunge.accounting import GaussianPair, ridge_law
 from expunge.accounting.close_products import gram, norm, product
 from expunge.accounting.ridge_law import Phase, RidgeDeletion, deletion_pair, smoothness
 from expunge.accounting.ridge_rounding import Jet, rotation
+from expunge.accounting.ridge_shifted import UniformBound, _outward, sensitivities
 
 KINDS = [
     "plain",
@@ -82,6 +83,20 @@ def outside(pair, X, Y, run):
         return [float(a / b) for a, b in ((moved, h), (abs(length - near), t), (across, allowed))]
 
 
+def turned_by(size, rng):
+    """An `eigh` whose results for H are off by ``size``."""
+
+    def eigh(matrix, **options):
+        values, vectors = linalg.eigh(matrix, **options)
+        if "driver" in options:
+            turn = rng.normal(size=matrix.shape) * size
+            vectors = vectors @ (np.eye(len(values)) + turn - turn.T + 0.1 * turn)
+            values = values + rng.normal(size=len(values)) * size * values.max()
+        return values, vectors
+
+    return eigh
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_true_pair_lies_within_the_stated_errors(kind):
     found = []
@@ -95,16 +110,7 @@ def test_the_true_pair_lies_within_the_stated_errors(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_eigenvectors_that_are_off_are_covered_to_every_order(kind, size, monkeypatch):
     """Far more than rounding: terms of the second order count, and every bound is needed to some tenths."""
-    rng = np.random.default_rng(0)
-
-    def eigh(matrix, **options):
-        values, vectors = linalg.eigh(matrix, **options)
-        if "driver" in options:
-            turn = rng.normal(size=matrix.shape) * size
-            vectors = vectors @ (np.eye(len(values)) + turn - turn.T + 0.1 * turn)
-            values = values + rng.normal(size=len(values)) * size * values.max()
-        return values, vectors
-
+    eigh = turned_by(size, np.random.default_rng(0))
     monkeypatch.setattr(ridge_law, "linalg", SimpleNamespace(eigh=eigh, eigvalsh=linalg.eigvalsh))
     found = []
     for seed in range(3):
@@ -288,3 +294,73 @@ def test_jets_bound_products_and_sums(values):
     assert sum(a * b) == pytest.approx(sum(a) * sum(b))
     assert (a * b).linear == pytest.approx(a.value * b.linear + a.linear * b.value)
     assert sum(a + b.times(3.0)) == pytest.approx(sum(a) + 3 * sum(b))
+
+
+# --- the bounds by shifted interpolation rest on the same laws ------------------------------------
+
+
+def residual_law(X, Y, row, *, alpha, step_size, phases, steps):
+    """Means and variances of x^T theta - y of a row along the run, before each step of the last phase: in 60 digits."""
+    p, eta = X.shape[1], mpmath.mpf(step_size)
+    mean, covariance, found = mpmath.zeros(p, 1), mpmath.zeros(p), []
+    x, y = mpmath.matrix(X[row].tolist()), mpmath.mpf(float(Y[row, 0]))
+    for phase in phases:
+        keep = [i for i in range(len(X)) if i not in phase.removed]
+        rows, aims = mpmath.matrix(X[keep].tolist()), mpmath.matrix(Y[keep].tolist())
+        A, b = mpmath.eye(p) - eta * (rows.T * rows + mpmath.mpf(alpha) * mpmath.eye(p)), eta * (rows.T * aims)
+        for _ in range(phase.n_steps):
+            if phase is phases[-1]:
+                found.append(((x.T * mean)[0] - y, (x.T * covariance * x)[0]))
+            mean = A * mean + b
+            covariance = A * covariance * A + mpmath.mpf(phase.noise_std) ** 2 * mpmath.eye(p)
+    return found[:steps]
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-6, 1e-4])
+@pytest.mark.parametrize("gone", [(), (0,)])
+def test_sensitivities_hold_for_laws_that_are_off(size, gone, monkeypatch):
+    rng = np.random.default_rng(2)
+    monkeypatch.setattr(ridge_law, "linalg", SimpleNamespace(eigh=turned_by(size, rng), eigvalsh=linalg.eigvalsh))
+    checked = 0
+    for _ in range(4):
+        X, Y, alpha, tail = rng.normal(size=(7, 3)) * (1.0, 0.1, 0.3), rng.normal(size=(7, 1)), 0.01, 1e-6
+        run = {"alpha": alpha, "step_size": float(0.9 / smoothness(X, alpha=alpha))}
+        phases = [Phase(30, 0.2)] + ([Phase(12, 0.05, gone)] if gone else [])
+        deleted = (*gone, 1)
+        draws = 30 * len(deleted) + (12 if gone else 0) - len(deleted)
+        deletion = RidgeDeletion(X, Y, **run, deleted=deleted)
+        try:
+            bounds = sensitivities(deletion, phases, delta_s=tail * draws)[-1].bound
+        except ValueError as error:
+            assert "numerically singular" in str(error)  # noqa: PT017
+            continue
+        with mpmath.workdps(60):
+            length = mpmath.sqrt(sum(mpmath.mpf(float(v)) ** 2 for v in X[1]))
+            for k, (m, v) in enumerate(residual_law(X, Y, 1, phases=phases, steps=len(bounds), **run)):
+                b = mpmath.mpf(float(bounds[k])) / (mpmath.mpf(run["step_size"]) * length)
+                if not gone and k == 0:
+                    assert b >= abs(m)
+                    continue
+                far = [mpmath.erfc((b - sign * m) / mpmath.sqrt(2 * v)) / 2 for sign in (-1, 1)]
+                assert sum(far) <= mpmath.mpf(tail)
+                checked += 1
+    assert checked > 10
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-6, 1e-4])
+def test_contractions_hold_for_eigenvalues_that_are_off(size, monkeypatch):
+    rng = np.random.default_rng(3)
+    monkeypatch.setattr(ridge_law, "linalg", SimpleNamespace(eigh=turned_by(size, rng), eigvalsh=linalg.eigvalsh))
+    for _ in range(10):
+        X, alpha = rng.normal(size=(7, 3)) * (1.0, 0.01, 0.3), 1e-6
+        eta = float(0.9 / smoothness(X, alpha=alpha))
+        deletion = RidgeDeletion(X, np.zeros((7, 1)), alpha=alpha, step_size=eta, deleted=[0])
+        worst = UniformBound(X, np.zeros((7, 1)), alpha=alpha, step_size=eta, learning=Phase(9, 0.1), delta_s=1e-6)
+        with mpmath.workdps(50):
+            smallest = []
+            for i in range(7):
+                rows = mpmath.matrix(np.delete(X, i, axis=0).tolist())
+                values = mpmath.eigsy(rows.T * rows, eigvals_only=True)
+                smallest.append(min(values) + mpmath.mpf(alpha))
+            assert 1 - mpmath.mpf(eta) * smallest[0] <= _outward(deletion.contraction, deletion)
+            assert 1 - mpmath.mpf(eta) * min(smallest) <= worst._contraction

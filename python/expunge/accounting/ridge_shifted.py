@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from expunge.accounting.close_products import norm, sum_error
 from expunge.accounting.gdp import gdp_delta
 from expunge.accounting.power_sums import powers
 from expunge.accounting.ridge_law import LawPair, Phase, RidgeDeletion
@@ -121,6 +122,43 @@ def _blocks(basis: Basis, mean: Array, n_steps: int, step_size: float) -> Iterat
         done += length
 
 
+class _Frame:
+    """What the rounding of an eigenbasis does to a run in it: bounds on the residuals' means and standard deviations.
+
+    With A = diag(a) + F in the frame, the true means differ from those computed by sum of A^(k-1-m) (F M_m + eta d) and
+    A^k (what the start is off by), d being the error of V^T X^T Y; with r = |F| times the sum of |A|^k, the true
+    standard deviation of the noise in any direction is at most 1/(1 - r) of that computed.
+    """
+
+    def __init__(self, basis: Basis, phase_steps: int, step_size: float, start_off: float) -> None:
+        p, frame = basis.a.size, basis.frame
+        rate = float(np.abs(basis.a).max()) + frame.norm
+        self.memory = phase_steps if rate >= 1.0 else min(phase_steps, 1.0 / (1.0 - rate))
+        if rate > 1.0:
+            self.memory *= math.exp(min(phase_steps * (rate - 1.0), 700.0))
+        self.share = frame.norm * self.memory
+        if not self.share < 0.1:
+            raise ValueError(
+                f"the run is numerically singular: rounding may move its parameters by {self.share:.2g} of their size. "
+                "Fewer steps, a larger alpha, or features divided by constants that make them alike help"
+            )
+        self._each, self._push = frame.norm, step_size * norm(basis.moment_error)
+        self.turned = frame.apart + 2.0 * math.sqrt(p) * sum_error(p)
+        self._start, self._largest, self._done = start_off, 0.0, 0
+
+    def mean_off(self, block: _Block) -> float:
+        """Return a bound on the norm of what the mean is off by in a block; blocks come in order."""
+        self._largest = max(self._largest, norm(block.mean) + norm(block.change))
+        self._done += block.length
+        moved = min(self.memory, self._done - 1.0) * (self._each * self._largest + self._push) + self._start
+        return moved + self.turned * self._largest
+
+    def deviation(self, variance: Array, lengths: Array, noise_std: float) -> Array:
+        """Return bounds on the standard deviations from computed variances of rows of these lengths."""
+        turned = self.turned * noise_std * math.sqrt(self.memory)
+        return np.asarray((np.sqrt(variance) + turned * lengths) * ((1.0 + 1e-12) / (1.0 - self.share)))
+
+
 def n_blocks(n_steps: int) -> int:
     """Return how many blocks a phase of ``n_steps`` has: its cost, which grows like the logarithm of long phases."""
     if n_steps <= _SINGLE_STEPS:
@@ -168,16 +206,25 @@ def _residual_bounds(
     covariance = rotation.T @ (np.diag(state.variance_q) + state.covariance_difference) @ rotation
     started = bool(np.any(covariance))
     spread = np.sqrt(np.maximum(np.diag(covariance), 0.0))
+    errors = state.errors
+    if errors is None:
+        raise ValueError("state must come from advance(..., proved=True), got laws without bounds on their errors")
+    frame = _Frame(own, phase.n_steps, deletion.step_size, norm(errors.mean_p))
+    norms = np.linalg.norm(deletion.design[present], axis=1) * (1.0 + 1e-12)
+    # Of the start's own standard deviations: what it was off by, and what this phase's frame does to it.
+    off = math.sqrt(norm(errors.covariance_q) + norm(errors.covariance_difference))
+    off += (frame.share + 3.0 * frame.turned) * math.sqrt(norm(covariance))
     lengths, distance, variance = [], [], []
     for block in _blocks(own, own.vectors.T @ state.mean_p, phase.n_steps, deletion.step_size):
         lengths.append(block.length)
-        distance.append(_distance(rows, targets, block))
+        distance.append(_distance(rows, targets, block) + norms * frame.mean_off(block))
         now = phase.noise_std * phase.noise_std * (rows**2 @ block.geometric)
+        now = frame.deviation(now, norms, phase.noise_std) ** 2
         if started:
             scaled = rows * block.power
             first = np.maximum(np.einsum("ij,ij->i", scaled @ covariance, scaled), 0.0)
             # The covariance is a seminorm: what the block changes adds at most its parts, one by one.
-            now = now + (np.sqrt(first) + (np.abs(rows) * block.drop) @ spread) ** 2
+            now = now + (np.sqrt(first) + (np.abs(rows) * block.drop) @ spread + norms * off) ** 2
         variance.append(now)
     # Rounding of the recursion: a few units per step and per term of the products.
     slack = 8 * (phase.n_steps + own.a.size) * np.finfo(float).eps
@@ -210,7 +257,7 @@ def tracked_mu(
 
 def _outward(contraction: float, deletion: RidgeDeletion) -> float:
     """Round a contraction factor up by the error of the eigenvalue it comes from, to at most 1: no step expands."""
-    return min(contraction + 8.0 * int(deletion.design.shape[1]) * float(np.finfo(float).eps), 1.0)
+    return min(contraction + 1.01 * deletion.reference.frame.norm + 4.0 * _EPS, 1.0)
 
 
 def _mu_of_path(phases: Sequence[Phase], steps: Sequence[Steps], contraction: float) -> float:
@@ -363,11 +410,12 @@ class UniformBound:
         self._learning = learning
         basis = self._problem.reference
         rows = design @ basis.vectors
-        norms = np.linalg.norm(design, axis=1)
+        norms = np.linalg.norm(design, axis=1) * (1.0 + 1e-12)
         tail = delta_s / max(group_size * (learning.n_steps - 1), 1)
         q = targets.shape[1]
         squares = rows**2
         slack = 8 * (learning.n_steps + basis.a.size) * np.finfo(float).eps
+        frame = _Frame(basis, learning.n_steps, step_size, 0.0)
         most, least = float(stats.chi.isf(tail, q)), float(stats.norm.isf(tail))
         lengths: list[int] = []
         worst: list[Array] = []
@@ -383,10 +431,11 @@ class UniformBound:
             pending.clear()
 
         for block in _blocks(basis, np.zeros_like(basis.moment), learning.n_steps, step_size):
-            distance = _distance(rows, targets, block)
+            distance = _distance(rows, targets, block) + norms * frame.mean_off(block)
             variance = learning.noise_std * learning.noise_std * (squares @ block.geometric)
             # The cheap bound is enough to leave out records that cannot be the worst.
-            spread = np.sqrt(variance)
+            spread = frame.deviation(variance, norms, learning.noise_std)
+            variance = spread * spread
             close = norms * (distance + spread * most) >= (norms * (distance + spread * least)).max()
             lengths.append(block.length)
             pending.append((norms[close], distance[close], variance[close]))
@@ -400,7 +449,9 @@ class UniformBound:
         self._steps = Steps(np.array(lengths, dtype=np.int64), bound)
         top = float(basis.values[-1])
         smallest = smallest_eigenvalues(basis.values, squares, floor=alpha).min()
-        lowest = float(smallest) if group_size == 1 else alpha
+        # A row in the frame is off by its turn, and its square by twice that.
+        smallest = max(float(smallest) - 3.0 * frame.turned * float(norms.max()) ** 2, alpha)
+        lowest = smallest if group_size == 1 else alpha
         self._contraction = _outward(max(1.0 - step_size * lowest, step_size * top - 1.0), self._problem)
 
     def mu(self, phases: Sequence[Phase]) -> float:
