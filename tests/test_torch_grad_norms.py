@@ -127,6 +127,13 @@ MODELS = {
         ),
         tokens(3, 20),
     ),
+    "examples and positions merged, examples last": lambda: (
+        Calls(
+            lambda m, x: m.a(x.transpose(0, 1).reshape(-1, 5)).reshape(x.shape[1], len(x), 3).transpose(0, 1),
+            a=nn.Linear(5, 3),
+        ),
+        torch.randn(4, 2, 5),
+    ),
     "mlp": lambda: (nn.Sequential(nn.Linear(5, 7), nn.ReLU(inplace=True), nn.Linear(7, 3)), torch.randn(4, 5)),
     "a Linear used twice": lambda: (
         Calls(lambda m, x: m.out(m.a(m.a(x).tanh())), a=nn.Linear(5, 5), out=nn.Linear(5, 2)),
@@ -574,11 +581,6 @@ REFUSALS = {
         r"^att\.in_proj_weight: .*batch_first=True",
     ),
     "lstm without batch_first": (nn.LSTM(5, 4), (3, 3, 5), "^weight_ih_l0: .*batch_first=True"),
-    "positions and examples merged, examples last": (
-        Calls(lambda m, x: m.a(x.transpose(0, 1).reshape(-1, 5)), a=nn.Linear(5, 3)),
-        (4, 2, 5),
-        r"^a\.weight: the batch dimension .* merged",
-    ),
     "a linear map over the examples": (
         Calls(lambda m, x: m.a(x.T).T, a=nn.Linear(4, 4)),
         (4, 4),
@@ -622,17 +624,17 @@ REFUSALS = {
     "merged rows in another order": (
         Calls(lambda m, x: m.a(x.reshape(-1, 5).flip(0)), a=nn.Linear(5, 3)),
         (4, 2, 5),
-        r"^a\.weight: the batch dimension .* merged",
+        r"^a\.weight: the batch dimension .* is lost: flip",
     ),
     "softmax over merged rows": (
         Calls(lambda m, x: m.a(x.reshape(-1, 5).softmax(0)), a=nn.Linear(5, 3)),
         (4, 2, 5),
-        r"^a\.weight: the batch dimension .* merged",
+        r"^a\.weight: the batch dimension .* is lost: softmax",
     ),
     "frames merged before a convolution": (
         Calls(lambda m, x: m.c(x.flatten(0, 1)[:, None]).unflatten(0, (4, 2)), c=nn.Conv1d(1, 3, 2)),
         (4, 2, 5),
-        r"^c\.weight: the batch dimension .* merged",
+        r"^c\.weight: the batch must lead in its input, of shape \(8, 1, 5\), .* merged",
     ),
     "batch moved before a convolution": (
         Calls(lambda m, x: m.c(x.transpose(0, 1)), c=nn.Conv1d(3, 3, 2)),
@@ -652,12 +654,12 @@ REFUSALS = {
     "a mixture over examples": (
         Calls(lambda m, x: torch.einsum("bi,ij,ci->bj", x, m.w, x), w=parameter(5, 3)),
         (4, 5),
-        "^w: einsum could not be run on one example",
+        r"^w: einsum of shape \(4, 5\) adds products up over the batch",
     ),
     "a mixture over examples by a weight of zeros": (
         Calls(lambda m, x: torch.einsum("bi,ij,ci->bj", x, m.w, x), w=nn.Parameter(torch.zeros(5, 3).double())),
         (4, 5),
-        "^w: einsum could not be run .* do not add up",
+        r"^w: einsum of shape \(4, 5\) adds products up over the batch",
     ),
     "examples in another order": (
         Calls(lambda m, x: m.a(x[torch.tensor([1, 0, 2, 3])]), a=nn.Linear(5, 3)),

@@ -214,7 +214,8 @@ class BroadcastUse(Use):
     def is_row_sum(self) -> bool:
         """Whether it is a vector added along the last axis."""
         size = self.source.size
-        return len(size) == 1 and self.factor is None and not self.channels and size[0] == self.grads.shape[-1]
+        plain = len(size) == 1 and self.factor is None and not self.channels
+        return plain and self.grads.ndim > 1 and size[0] == self.grads.shape[-1]
 
     def squares(self, batch: int) -> Tensor:
         if self.known is not None:

@@ -10,8 +10,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from expunge import _validate
+from expunge.torch._distributed import look_at_replicas
 from expunge.torch._errors import UnsupportedLayerError
 from expunge.torch._handlers import HANDLERS
+from expunge.torch._losses import look_at
+from expunge.torch._passes import hooks_on
 from expunge.torch._tracker import Tracker
 
 __all__ = ["GradNorms"]
@@ -30,9 +33,9 @@ class GradNorms:
         rejected; pass the original module.
     loss_reduction : {"sum", "mean"}
         How the loss that runs backward combines the examples' losses. PyTorch's own losses are means unless they are
-        given ``reduction="sum"``: say "mean" for them, or every norm is too small by the number of examples, without
-        an error. With "mean" norms are multiplied by the number of examples, so that they are those of the examples'
-        own losses.
+        given ``reduction="sum"``: say "mean" for them. With "mean" norms are multiplied by the number of examples, so
+        that they are those of the examples' own losses. A loss that is reduced in another way is refused, or warned of
+        where a number in it may have made one of the other.
     param_grads : bool
         Whether parameters get their ``.grad``, as without the block. Scoring does not need them and is faster without.
     threads : int, optional
@@ -41,8 +44,11 @@ class GradNorms:
     Raises
     ------
     UnsupportedLayerError
-        On entry or in the forward pass, if batch normalisation in training mode mixes the examples; from `norms`, if a
-        parameter was used in a way that is not understood. The message names the parameter.
+        On entry, if a module is compiled, if batch normalisation in training mode mixes the examples, if a parameter
+        or module has hooks that may change gradients, or if replicas wait for gradients that ``param_grads=False``
+        leaves out; in the block, for a backward pass with ``create_graph`` or ``inputs``; from `norms`, if a parameter
+        was used in a way that is not understood, or the loss is not a sum over examples as ``loss_reduction`` says.
+        The message names the parameter, the call, its shapes and the remedy.
 
     Notes
     -----
@@ -56,13 +62,16 @@ class GradNorms:
     function is run again on one example at a time, recurrent layers among them, and its outputs are checked against
     the batch's. What is computed from parameters alone, weight normalisation say, is differentiated per example.
 
-    Parameters are replaced by stand-ins in the calls that are understood, so that whatever gradient reaches the
-    parameter itself came from elsewhere, and is refused.
+    Parameters are replaced by stand-ins in the calls that are understood: a gradient that reaches the parameter in
+    another way, or a stand-in without a use that explains it, is refused.
 
-    The results are exact up to rounding and certify nothing by themselves. Examples that interact through plain
-    arithmetic over the batch are noticed only where an axis goes missing: the model must treat examples separately.
-    One forward and one backward pass a block; hooks on parameters and ``torch.autograd.grad`` for them do not see the
-    gradients of the block.
+    Every torch function keeps the dimension of the examples only by a rule of its own. Behind one that mixes rows, puts
+    them in another order, or has no rule, parameters and losses are refused. Numbers that leave torch (``item()``,
+    NumPy) and come back are taken for constants. A batch of one example needs no rules.
+
+    The results are exact up to rounding and certify nothing by themselves. One backward pass a block;
+    ``torch.autograd.grad`` beside it counts for nothing. Hooks of tensors are followed where they treat rows
+    separately.
 
     References
     ----------
@@ -113,6 +122,8 @@ class GradNorms:
         if torch.compiler.is_compiling():
             raise RuntimeError("GradNorms cannot be used inside a function that torch.compile compiles")
         parameters = _parameters_to_follow(self._model)
+        self._look_at_hooks(parameters, ours=0)
+        look_at_replicas(self._model, param_grads=self._param_grads)
         self._tracker = Tracker(self._model, parameters, HANDLERS, param_grads=self._param_grads, threads=self._threads)
         self._tracker.open()
         return self
@@ -123,6 +134,17 @@ class GradNorms:
         tracker, self._tracker = self._tracker, None
         if tracker is not None:
             tracker.close()
+
+    def _look_at_hooks(self, parameters: list[nn.Parameter], *, ours: int) -> None:
+        """Refuse hooks that may change gradients where nothing shows it; ``ours`` are on each parameter."""
+        found = hooks_on(self._model, parameters, ours=ours)
+        if found is None:
+            return
+        owner, reason = found
+        if isinstance(owner, nn.Module):
+            raise UnsupportedLayerError(f"{_place(self._model, owner)}: {reason}")
+        name = next(name for name, p in self._model.named_parameters() if p is owner)
+        raise UnsupportedLayerError(f"{name}: {reason}")
 
     def norms(self, *, per_layer: bool = False) -> Any:
         """Return the gradient norm of every example, after backward and inside the block.
@@ -150,15 +172,20 @@ class GradNorms:
         tracker = self._tracker
         if tracker is None:
             raise RuntimeError("norms must be called inside the block")
-        if not tracker.arrived and not tracker.failures:
-            raise RuntimeError(
-                "norms must be called after backward of a loss of the model's output, got no gradient yet"
-            )
         with torch._C.DisableTorchFunction(), torch.no_grad():
+            self._look_at_hooks(tracker.parameters, ours=1)
+            empty = tracker.axes.batch == 0
+            if not empty and not tracker.arrived and not tracker.failures and not tracker.refusals:
+                raise RuntimeError(
+                    "norms must be called after backward of a loss of the model's output, got no gradient yet"
+                )
             squares = tracker.squares()
-            if tracker.failures:
+            if tracker.refusals:
+                raise UnsupportedLayerError(tracker.refusals[0])
+            if tracker.failures and not empty:
                 key, reason = min(tracker.failures.items())
                 raise UnsupportedLayerError(f"{tracker.names[key]}: {reason}")
+            look_at(tracker.losses, "mean" if self._mean else "sum", tracker.axes.batch or 0)
             wide = any(p.dtype == torch.float64 for p in tracker.parameters)
             factor = float(tracker.axes.batch or 0) if self._mean else 1.0
 
@@ -190,6 +217,11 @@ def _parameters_to_follow(model: nn.Module) -> list[nn.Parameter]:
             raise UnsupportedLayerError(
                 f"{_place(model, module)}: it is compiled, so that uses of its parameters cannot be followed: give and "
                 "call the model as it was before torch.compile"
+            )
+        if isinstance(module, torch.jit.ScriptModule):
+            raise UnsupportedLayerError(
+                f"{_place(model, module)}: it is compiled by torch.jit, so that uses of its parameters cannot be "
+                "followed: give and call the module that was scripted or traced"
             )
         if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None):
             raise UnsupportedLayerError(

@@ -9,19 +9,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from types import FunctionType
 from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from expunge.torch._axis import WHOLE, Axis
 from expunge.torch._contributions import BroadcastUse, ConvUse, MatrixUse, RowsUse, ScaleUse, Use
 from expunge.torch._errors import UnsupportedLayerError
+from expunge.torch._passes import backward, gradient_of, post_accumulate_hook, tensor_hook
 from expunge.torch._plain import plain_entries, plain_linear
-from expunge.torch._recurrent import recurrent
+from expunge.torch._recurrent import one_step, recurrent
 from expunge.torch._replay import replay
 from expunge.torch._tracker import Tracker
+from expunge.torch._unchecked import unchecked
 
 __all__ = ["HANDLERS"]
 
@@ -78,8 +80,8 @@ def _affine(
     if tracker.source_of(x) is not None or not isinstance(x, Tensor) or not plain_bias or weight.ndim > 2:
         return replay(tracker, function, args, kwargs)
     arrange = tracker.arrangement(x)
-    if not isinstance(arrange, str) and (x.ndim < 2 or tracker.axes.get(x) == x.ndim - 1):
-        arrange = "its input has one axis" if x.ndim < 2 else "it adds up over the batch dimension of its input"
+    if not isinstance(arrange, str) and (getattr(tracker.axes.get(x), "dim", -1) == x.ndim - 1):
+        arrange = f"it adds up over the batch dimension of its input, of shape {tuple(x.shape)}"
     if isinstance(arrange, str):
         return tracker.unfollowed(function, args, kwargs, arrange)
     output = tracker.run(function, args, kwargs)
@@ -108,10 +110,10 @@ def _convolution(tracker: Tracker, function: Any, args: Args, kwargs: Kwargs) ->
     given = _bound("input weight bias stride padding dilation groups", args, kwargs)
     x, weight, bias = given["input"], given["weight"], given.get("bias")
     kernel, vector = tracker.source_of(weight), tracker.source_of(bias)
-    if tracker.source_of(x) is not None or x.ndim != weight.ndim or tracker.axes.get(x) != 0:
+    if tracker.source_of(x) is not None or x.ndim != weight.ndim or not tracker.leads(x):
         reason = tracker.arrangement(x)
         return tracker.unfollowed(
-            function, args, kwargs, reason if isinstance(reason, str) else "the batch must lead in its input"
+            function, args, kwargs, reason if isinstance(reason, str) else _leading_wanted(tracker, x)
         )
     axes = x.ndim - 2
     settings: dict[str, Any] = {}
@@ -138,6 +140,15 @@ def _convolution(tracker: Tracker, function: Any, args: Args, kwargs: Kwargs) ->
     return output
 
 
+def _leading_wanted(tracker: Tracker, x: Tensor) -> str:
+    axis = tracker.axes.get(x)
+    merged = isinstance(axis, Axis) and not axis.plain
+    return (
+        f"the batch must lead in its input, of shape {tuple(x.shape)}, where its dimension "
+        f"{'was merged with others' if merged else f'is number {axis.dim}' if isinstance(axis, Axis) else 'is lost'}"
+    )
+
+
 def _embedding(tracker: Tracker, function: Any, args: Args, kwargs: Kwargs) -> Any:
     if function is F.embedding:
         names = "input weight padding_idx max_norm norm_type scale_grad_by_freq sparse"
@@ -151,7 +162,7 @@ def _embedding(tracker: Tracker, function: Any, args: Args, kwargs: Kwargs) -> A
     if given.get("scale_grad_by_freq"):
         reason = "scale_grad_by_freq=True makes the gradient of one example depend on the others"
         return tracker.unfollowed(function, args, kwargs, reason)
-    if indices not in tracker.axes:  # positions, say: the same rows for every example
+    if tracker.axes.get(indices) is None:  # positions, say: the same rows for every example
         return replay(tracker, function, args, kwargs)
     arrange = tracker.arrangement(indices)
     if isinstance(arrange, str) or indices.ndim < 1:
@@ -185,11 +196,12 @@ def _normalising(
     x = given["input"]
     scale, shift = tracker.source_of(given.get("weight")), tracker.source_of(given.get("bias"))
     arrange = tracker.arrangement(x)
-    if tracker.source_of(x) is not None or isinstance(arrange, str) or (channels and tracker.axes.get(x) != 0):
-        reason = arrange if isinstance(arrange, str) else "the batch must lead in its input"
+    if tracker.source_of(x) is not None or isinstance(arrange, str) or (channels and not tracker.leads(x)):
+        reason = arrange if isinstance(arrange, str) else _leading_wanted(tracker, x)
         return tracker.unfollowed(function, args, kwargs, reason)
-    axis = 0 if tracker.axes.block(x) else tracker.axes.get(x) or 0
-    if not channels and axis >= x.ndim - settings["normalized_ndim"]:
+    axis = tracker.axes.get(x)
+    assert isinstance(axis, Axis)
+    if not channels and axis.dim >= x.ndim - settings["normalized_ndim"]:
         return tracker.unfollowed(function, args, kwargs, "it normalises over the batch dimension")
     output = tracker.run(function, args, kwargs)
     held = x.detach()
@@ -316,23 +328,20 @@ def _broadcast(tracker: Tracker, function: Any, args: Args, kwargs: Kwargs) -> A
     if len(args) != 2 or kwargs or not all(isinstance(a, Tensor) for a in args):
         return replay(tracker, function, args, kwargs)
     sources = [tracker.source_of(a) for a in args]
-    if all(s is not None for s in sources) or not any(a in tracker.axes for a in args):
+    if all(s is not None for s in sources) or all(tracker.axes.get(a) is None for a in args):
         return replay(tracker, function, args, kwargs)
     which = 0 if sources[0] is not None else 1
     source, x = sources[which], args[1 - which]
     assert source is not None
     product = "mul" in function.__name__
     size = source.size
-    merged = tracker.axes.block(x) > 0
-    spans = x.ndim > 0 and (len(size) < x.ndim or (len(size) == x.ndim and size[0] == 1 and not merged))
-    arrange = tracker.arrangement(x)
-    if (tracker.axes.get(x) != 0 and not merged) or not spans or isinstance(arrange, str):
+    axis, arrange = tracker.axes.get(x), tracker.arrangement(x)
+    if isinstance(arrange, str) or not isinstance(axis, Axis) or axis.dim != 0:
+        return replay(tracker, function, args, kwargs)
+    spans = len(size) < x.ndim or (len(size) == x.ndim and size[0] == 1 and axis.plain)
+    if not spans or torch.broadcast_shapes(size, x.shape) != x.shape:
         return replay(tracker, function, args, kwargs)
     output = tracker.run(function, args, kwargs)
-    if output.shape != x.shape:
-        raise UnsupportedLayerError(
-            f"{tracker.names[source.roots[0]]}: it broadcasts an input of shape {tuple(x.shape)}"
-        )
     held = x.detach() if product else None
 
     def finish(grad: Tensor) -> list[Use]:
@@ -343,29 +352,16 @@ def _broadcast(tracker: Tracker, function: Any, args: Args, kwargs: Kwargs) -> A
     return output
 
 
-def _unchecked(function: Any) -> Any:
-    """Return a functional written in Python that makes its inner calls without first asking for overrides."""
-    names = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
-    scope = {**function.__globals__, **dict.fromkeys(names, lambda *_: False)}
-    copy = FunctionType(function.__code__, scope, function.__name__, function.__defaults__, function.__closure__)
-    copy.__kwdefaults__ = function.__kwdefaults__
-    return copy
-
-
-_attention_inside = _unchecked(F.multi_head_attention_forward)
+_attention_inside = unchecked(F.multi_head_attention_forward)
 
 
 def _attention(tracker: Tracker, function: Any, args: Args, kwargs: Kwargs) -> Any:
     query = args[0] if args else kwargs["query"]
-    if query.ndim != 3 or tracker.axes.get(query) != 1:
+    if query.ndim != 3 or tracker.axes.get(query) not in (Axis(1), WHOLE):
         reason = "its attention layer does not have the batch in the leading dimension: use batch_first=True"
         return tracker.unfollowed(function, args, kwargs, reason)
-    with tracker.within_attention(query.shape[0], query.shape[1]):
-        output, weights = _attention_inside(*args, **kwargs)
-    tracker.axes.set(output, 1)
-    if weights is not None:
-        tracker.axes.set(weights, 0)
-    return output, weights
+    with tracker.mode:
+        return _attention_inside(*args, **kwargs)
 
 
 _BROADCASTS = [
@@ -381,6 +377,11 @@ _ENTRY_BY_ENTRY = (
 
 HANDLERS: dict[Any, Any] = {
     "replay": replay,
+    Tensor.backward: Handler(backward, always=True),
+    torch.autograd.backward: Handler(backward, always=True),
+    torch.autograd.grad: Handler(gradient_of, always=True),
+    Tensor.register_hook: Handler(tensor_hook, always=True),
+    Tensor.register_post_accumulate_grad_hook: Handler(post_accumulate_hook, always=True),
     **dict.fromkeys(_ENTRY_BY_ENTRY, Handler(replay, quick=plain_entries)),
     F.linear: Handler(_linear, quick=plain_linear),
     **dict.fromkeys(_MATMULS, Handler(_matmul)),
@@ -405,4 +406,5 @@ HANDLERS: dict[Any, Any] = {
     torch.gru: Handler(recurrent, always=True),
     torch.rnn_tanh: Handler(recurrent, always=True),
     torch.rnn_relu: Handler(recurrent, always=True),
+    **dict.fromkeys((torch.lstm_cell, torch.gru_cell, torch.rnn_tanh_cell, torch.rnn_relu_cell), Handler(one_step)),
 }

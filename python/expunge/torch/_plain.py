@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from expunge.torch import _kernels
+from expunge.torch._axis import LEADING
 from expunge.torch._contributions import BroadcastUse, MatrixUse
 from expunge.torch._tracker import Tracker
 
@@ -20,12 +21,14 @@ __all__ = ["plain_entries", "plain_linear"]
 
 def plain_entries(tracker: Tracker, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
     """Make a call that treats every entry by itself; None, and nothing done, unless examples lead its one tensor."""
-    if not args or not isinstance(args[0], Tensor) or tracker.axes.get(args[0]) != 0:
+    if not args or not isinstance(args[0], Tensor) or tracker.axes.get(args[0]) is not LEADING:
+        return None
+    if any(isinstance(value, Tensor) for value in (*args[1:], *kwargs.values())) or not torch.is_grad_enabled():
         return None
     if tracker.source_of(args[0]) is not None:
         return None
     result: Tensor = function(*args, **kwargs)
-    tracker.axes.set(result, 0)
+    tracker.axes.set(result, LEADING)
     return result
 
 
@@ -35,18 +38,16 @@ def plain_linear(tracker: Tracker, function: Any, args: tuple[Any, ...], kwargs:
         return None
     x, weight, bias = args
     matrix, vector = tracker.keys.get(id(weight)), tracker.keys.get(id(bias))
-    if matrix is None or vector is None or not isinstance(x, Tensor) or tracker.axes.get(x) != 0:
+    if matrix is None or vector is None or not isinstance(x, Tensor) or tracker.axes.get(x) is not LEADING:
         return None
     if x.ndim < 2 or weight.ndim != 2 or bias.ndim != 1 or tracker.source_of(x) is not None:
         return None
     if tracker.param_grads:
-        output = function(x, tracker.aliases[matrix], tracker.aliases[vector])
+        output = tracker.anchored(function(x, tracker.aliases[matrix], tracker.aliases[vector]))
     else:
         output = tracker.anchored(function(x, weight.detach(), bias.detach()))
-    tracker.expected[matrix] += 1
-    tracker.expected[vector] += 1
-    tracker.axes.set(output, 0)
-    output.register_hook(_Arrival(tracker, matrix, vector, x))
+    tracker.axes.set(output, LEADING)
+    tracker.wait(output, (matrix, vector), _Arrival(tracker, matrix, vector, x))
     return output
 
 
@@ -60,26 +61,20 @@ class _Arrival:
         self.input: Tensor | None = x.detach()
         self.version = x._version
 
-    def __call__(self, grad: Tensor | None) -> None:
-        with torch._C.DisableTorchFunction():
-            tracker = self.tracker
-            tracker.gradient_arrived()
-            if grad is None:
-                return
-            x, self.input = self.input, None
-            if not tracker.takes(
-                (self.matrix, self.vector), () if x is None else ((x, self.version),), again=x is None
-            ):
-                return
-            assert x is not None
-            grad = grad.detach()
-            x = x if x.dtype == grad.dtype else x.to(grad.dtype)
-            if tracker.unsettled(self.matrix) and tracker.unsettled(self.vector):
-                settled = tracker.settled
-                settled[self.matrix], settled[self.vector] = _kernels.linear_squares(
-                    x, grad, bias=True, threads=tracker.threads
-                )
-                return
-            weight = MatrixUse(tracker.views[self.matrix], tracker.threads, grad, x)
-            weight.shift = BroadcastUse(tracker.views[self.vector], tracker.threads, grad)
-            tracker.add([weight, weight.shift])
+    def __call__(self, grad: Tensor) -> None:
+        tracker = self.tracker
+        x, self.input = self.input, None
+        if not tracker.takes((self.matrix, self.vector), () if x is None else ((x, self.version),), again=x is None):
+            return
+        assert x is not None
+        grad = grad.detach()
+        x = x if x.dtype == grad.dtype else x.to(grad.dtype)
+        if tracker.axes.batch and tracker.unsettled(self.matrix) and tracker.unsettled(self.vector):
+            settled = tracker.settled
+            settled[self.matrix], settled[self.vector] = _kernels.linear_squares(
+                x, grad, bias=True, threads=tracker.threads
+            )
+            return
+        weight = MatrixUse(tracker.views[self.matrix], tracker.threads, grad, x)
+        weight.shift = BroadcastUse(tracker.views[self.vector], tracker.threads, grad)
+        tracker.add([weight, weight.shift])

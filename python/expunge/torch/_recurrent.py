@@ -9,10 +9,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from expunge.torch._axis import LEADING, WHOLE, Axis, Lost
+from expunge.torch._replay import replay
 from expunge.torch._sources import tensors_in
 from expunge.torch._tracker import Tracker
 
-__all__ = ["recurrent"]
+__all__ = ["one_step", "recurrent"]
 
 # From a step's states, its input's part of the gates, and the function of a state that gives its own part.
 Cell = Callable[[tuple[Tensor, ...], Tensor, Callable[[Tensor], Tensor]], tuple[Tensor, ...]]
@@ -38,32 +40,61 @@ def _rnn_relu(states: tuple[Tensor, ...], gates: Tensor, of_state: Callable[[Ten
     return ((gates + of_state(states[0])).relu(),)
 
 
-_CELLS: dict[Any, Cell] = {torch.lstm: _lstm, torch.gru: _gru, torch.rnn_tanh: _rnn_tanh, torch.rnn_relu: _rnn_relu}
+_CELLS: dict[Any, Cell] = {
+    **dict.fromkeys((torch.lstm, torch.lstm_cell), _lstm),
+    **dict.fromkeys((torch.gru, torch.gru_cell), _gru),
+    **dict.fromkeys((torch.rnn_tanh, torch.rnn_tanh_cell), _rnn_tanh),
+    **dict.fromkeys((torch.rnn_relu, torch.rnn_relu_cell), _rnn_relu),
+}
 
 
 def recurrent(tracker: Tracker, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Make the call of a recurrent layer: its states have examples in axis 1, its sequences in axis 0 or 1."""
     name = function.__name__
     # (input, hidden states, weights, has_biases, layers, dropout, training, bidirectional, batch_first)
-    if kwargs or len(args) != 9 or not isinstance(args[8], bool):
-        if not torch.is_grad_enabled():
-            return function(*args, **kwargs)
-        return tracker.unfollowed(function, args, kwargs, f"{name} on packed sequences is not understood")
-    x, states, batch_axis = args[0], tensors_in(args[1]), 0 if args[8] else 1
-    axes = [batch_axis, *[1] * len(states)]
-    if not torch.is_grad_enabled() or not tracker.sources_in(args):
-        result = function(*args)
-        if tracker.axes.get(x) == batch_axis and x.ndim == 3:
-            for output, axis in zip(tensors_in(result), axes, strict=True):
-                tracker.axes.set(output, axis)
-        return result
-    if tracker.axes.get(x) != batch_axis or x.ndim != 3 or any(tracker.source_of(s) for s in states):
-        reason = f"the input of {name} does not have the batch in the leading dimension: use batch_first=True"
+    if not torch.is_grad_enabled() or not tracker.sources_in(args, kwargs):
+        return function(*args, **kwargs)
+    if kwargs or len(args) != 9 or not isinstance(args[3], bool):
+        reason = (
+            f"{name} on packed sequences is not understood: give it padded sequences with batch_first=True, and pick "
+            "the last state of each by its length"
+        )
         return tracker.unfollowed(function, args, kwargs, reason)
-    result = _unrolled(tracker, _CELLS[function], states, *args[:1], *args[2:])
-    for output, axis in zip(result, axes, strict=True):
-        tracker.axes.set(output, axis)
-    return result
+    x, states, batch_axis = args[0], tensors_in(args[1]), 0 if args[8] else 1
+    axis = tracker.axes.get(x)
+    if isinstance(axis, Lost):
+        return tracker.unfollowed(function, args, kwargs, tracker.arrangement(x))
+    if x.ndim != 3 or (axis != Axis(batch_axis) and not (axis == WHOLE and x.shape[batch_axis] == 1)):
+        reason = f"the input of {name}, of shape {tuple(x.shape)}, has the batch in another dimension than {batch_axis}"
+        hint = "" if batch_axis == 0 else ": use batch_first=True"
+        return tracker.unfollowed(function, args, kwargs, reason + hint)
+    if any(tracker.source_of(s) is not None or tracker.axes.get(s) not in (None, Axis(1), WHOLE) for s in states):
+        reason = f"the initial states of {name} are parameters, or have the batch in another dimension than 1"
+        return tracker.unfollowed(function, args, kwargs, reason)
+    return _unrolled(tracker, _CELLS[function], states, *args[:1], *args[2:])
+
+
+def one_step(tracker: Tracker, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Make the call of a recurrent cell: (input, states, two weights, two biases), the batch in front of all."""
+    if kwargs or len(args) != 6:
+        return replay(tracker, function, args, kwargs)
+    x, states, of_input, of_state, *biases = args
+    several = isinstance(states, (tuple, list))
+    now = tuple(states) if several else (states,)
+    if any(t.ndim != 2 or tracker.source_of(t) is not None for t in (x, *now)) or not tracker.leads(x):
+        return replay(tracker, function, args, kwargs)
+    if any(tracker.axes.get(t) is not None and not tracker.leads(t) for t in now) or any(
+        tracker.axes.get(w) is not None for w in (of_input, of_state, *biases) if w is not None
+    ):
+        return replay(tracker, function, args, kwargs)
+    gates = tracker.call(F.linear, (x, of_input, biases[0]), {})
+
+    def part(state: Tensor) -> Tensor:
+        tracker.axes.set(state, LEADING)
+        return tracker.call(F.linear, (state, of_state, biases[1]), {})  # type: ignore[no-any-return]
+
+    new = _CELLS[function](now, gates, part)
+    return new if several else new[0]
 
 
 def _unrolled(
@@ -85,7 +116,7 @@ def _unrolled(
     projects = each == (5 if has_biases else 3)  # an LSTM with proj_size
 
     def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        tracker.axes.set(inputs, 0)
+        tracker.axes.set(inputs, LEADING)
         return tracker.call(F.linear, (inputs, weight, bias), {})  # type: ignore[no-any-return]
 
     sequence = x if batch_first else x.transpose(0, 1)

@@ -7,11 +7,13 @@ it did in the batch.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from expunge.torch._axis import Axis, Lost, State, taken
 from expunge.torch._contributions import Use
 from expunge.torch._sources import Derived, ParameterView, RefusalError, map_tensors, tensors_in
 from expunge.torch._tracker import Tracker
@@ -22,15 +24,16 @@ __all__ = ["replay"]
 def replay(tracker: Tracker, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Make a call that has no rule of its own."""
     name = getattr(function, "__name__", str(function))
-    if (name.endswith("_") and not name.endswith("__")) or name.startswith("__i") or "out" in kwargs:
+    if (name.endswith("_") and not name.endswith("__")) or name.startswith("__i") or kwargs.get("out") is not None:
         return tracker.unfollowed(function, args, kwargs, f"it was used in the in-place call {name}")
-    axes = {id(t): axis for t in tensors_in(args, kwargs) if (axis := tracker.axes.get(t)) is not None}
-    if not axes:
+    tracked = {id(t): t for t in tensors_in(args, kwargs) if tracker.axes.get(t) is not None}
+    if not tracked:
         return _derive(tracker, function, args, kwargs, name)
-    if tracker.attention is not None or any(axis != 0 for axis in axes.values()):
-        reason = f"{name} took an input whose batch dimension is not known to lead"
-        return tracker.unfollowed(function, args, kwargs, reason)
-    return _record(tracker, function, args, kwargs, axes)
+    for tensor in tracked.values():
+        arrange = tracker.arrangement(tensor)
+        if isinstance(arrange, str):
+            return tracker.unfollowed(function, args, kwargs, f"{name}: {arrange}")
+    return _record(tracker, function, args, kwargs, {k: tracker.axes.get(t) for k, t in tracked.items()})
 
 
 def _derive(tracker: Tracker, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> Any:
@@ -53,21 +56,22 @@ def _record(
     function: Any,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-    axes: dict[int, int],
+    axes: dict[int, Any],
 ) -> Any:
     sources = tracker.sources_in(args, kwargs)
-    result = tracker.run(function, args, kwargs, fresh=False)
+    roots = sorted({root for source in sources.values() for root in source.roots})
+    made = tracker.with_stand_ins(function, args, kwargs)
+    # Copies: outputs have gradients of their own, also where one is made of another, and may be written into.
+    result = map_tensors(partial(tracker.anchored, fresh=False), made)
     outputs = tensors_in(result)
-    fits = all(t.ndim > 0 and t.shape[0] == tracker.axes.batch for t in outputs)
-    call = _Replay(tracker, (function, args, kwargs), sources, axes, outputs)
-    if not fits:
-        call.refusal = f"{call.name} gave a result without the batch in its leading dimension"
-    for source in sources.values():
-        for root in source.roots:
-            tracker.expected[root] += 2  # never settled before the replay
+    places = tracker.axes.after(function, args, kwargs, tensors_in(args, kwargs), result)
+    call = _Replay(tracker, (function, args, kwargs), sources, axes, tensors_in(made), places)
+    lost = next((place for place in places if not isinstance(place, Axis)), None)
+    if lost is not None:
+        call.refusal = lost.reason if isinstance(lost, Lost) else f"{call.name} adds up over the batch dimension"
     for k, output in enumerate(outputs):
         if output.requires_grad:
-            output.register_hook(call.arrival(k))
+            tracker.wait(output, roots, call.arrival(k))
     tracker.replays.append(call)
     return result
 
@@ -80,9 +84,11 @@ class _Replay:
         tracker: Tracker,
         call: tuple[Any, tuple[Any, ...], dict[str, Any]],
         sources: dict[int, ParameterView | Derived],
-        axes: dict[int, int],
+        axes: dict[int, Axis],
         outputs: Sequence[Tensor],
+        places: Sequence[State],
     ) -> None:
+        self.places = places
         self.tracker, self.call, self.sources, self.axes = tracker, call, sources, axes
         self.name = getattr(call[0], "__name__", str(call[0]))
         self.outputs = [t.detach() for t in outputs]
@@ -93,14 +99,10 @@ class _Replay:
         self.formed: tuple[int, int, dict[int, Tensor]] | None = None
 
     def arrival(self, which: int) -> Any:
-        def arrive(grad: Tensor | None) -> None:
-            with torch._C.DisableTorchFunction(), torch.no_grad():
-                self.tracker.gradient_arrived()
-                if grad is None:
-                    return
-                if self.grads[which] is not None:
-                    self.refusal = "backward ran through its use twice"
-                self.grads[which] = grad.detach()
+        def arrive(grad: Tensor) -> None:
+            if self.grads[which] is not None:
+                self.refusal = "backward ran through its use twice"
+            self.grads[which] = grad.detach()
 
         return arrive
 
@@ -119,14 +121,15 @@ class _Replay:
         if any(t._version != version for t, version in self.versions):
             raise RefusalError(f"an argument or result of {self.name} was modified in place after the call")
         reason = ""
-        for slice_derived in (True, False):  # a tensor expanded from a parameter has a row for every example
+        # A tensor expanded from a parameter, or a constant, may have a row for every example.
+        for rows_too in ((True, False), (False, False), (True, True), (False, True)):
             try:
-                found = [self._part(i, i + 1, slice_derived) for i in range(low, high)]
+                found = [self._part(i, i + 1, *rows_too) for i in range(low, high)]
             except (RuntimeError, ValueError, IndexError, TypeError) as error:
                 reason = str(error).splitlines()[0]
                 continue
             rows = {key: torch.stack([one[key] for one in found]) for key in self.sources}
-            together = self._part(low, high, slice_derived)
+            together = self._part(low, high, *rows_too)
             if not all(_same_sum(rows[key], together[key]) for key in rows):
                 reason = "the gradients of examples alone do not add up to the batch's"
                 continue
@@ -134,9 +137,9 @@ class _Replay:
             return rows
         raise RefusalError(f"{self.name} could not be run on one example at a time: {reason}")
 
-    def _part(self, low: int, high: int, slice_derived: bool) -> dict[int, Tensor]:
+    def _part(self, low: int, high: int, slice_derived: bool, slice_constants: bool) -> dict[int, Tensor]:
         """Run the call on examples low to high alone, and return the gradients of that."""
-        length = high - low
+        length, batch = high - low, self.tracker.axes.batch or 0
         function, args, kwargs = self.call
         leaves: dict[int, Tensor] = {}
 
@@ -147,33 +150,39 @@ class _Replay:
                 rows = isinstance(source, Derived) and leaf.ndim > 0 and leaf.shape[0] == self.tracker.axes.batch
                 return leaf.narrow(0, low, length) if rows and slice_derived else leaf
             axis = self.axes.get(id(tensor))
-            return tensor.detach() if axis is None else tensor.detach().narrow(axis, low, length)
+            if axis is None:
+                rows = slice_constants and tensor.ndim > 0 and tensor.shape[0] == batch
+                return tensor.detach().narrow(0, low, length) if rows else tensor.detach()
+            return taken(tensor.detach(), axis, batch, low, high)
 
         with torch.enable_grad():
             results = tensors_in(function(*map_tensors(single, args), **map_tensors(single, kwargs)))
         pairs = []
-        for result, output, grad in zip(results, self.outputs, self.grads, strict=True):
-            expected = output.narrow(0, low, length)
+        for result, output, grad, place in zip(results, self.outputs, self.grads, self.places, strict=True):
+            assert isinstance(place, Axis)
+            expected = taken(output, place, batch, low, high)
             if result.shape != expected.shape or not _same(result.detach(), expected):
                 raise ValueError("the result of an example alone is not its part of the batch's")
             if grad is not None and result.requires_grad:
-                pairs.append((result, grad.narrow(0, low, length)))
+                pairs.append((result, taken(grad, place, batch, low, high)))
         tensors = list(leaves.values())
         if not pairs:
-            return {key: torch.zeros(t.shape, dtype=torch.float64, device=t.device) for key, t in leaves.items()}
+            return {key: _wide(torch.zeros_like(t)) for key, t in leaves.items()}
         grads = torch.autograd.grad([r for r, _ in pairs], tensors, [g for _, g in pairs], allow_unused=True)
         return {
-            key: torch.zeros(t.shape, dtype=torch.float64, device=t.device)
-            if g is None
-            else (g.to_dense() if g.is_sparse else g).double()
+            key: _wide(torch.zeros_like(t) if g is None else g.to_dense() if g.is_sparse else g)
             for (key, t), g in zip(leaves.items(), grads, strict=True)
         }
 
 
+def _wide(grad: Tensor) -> Tensor:
+    return grad.detach().to(torch.complex128 if grad.is_complex() else torch.float64)
+
+
 def _same(found: Tensor, expected: Tensor) -> bool:
-    if not found.is_floating_point():
+    if not found.is_floating_point() and not found.is_complex():
         return torch.equal(found, expected)
-    tolerance = 1e3 * torch.finfo(found.dtype).eps if found.dtype in (torch.float32, torch.float64) else 0.1
+    tolerance = 1e3 * torch.finfo(found.dtype).eps if found.element_size() >= 4 else 0.1
     scale = float(expected.abs().max()) if expected.numel() else 0.0
     return torch.allclose(found, expected, rtol=tolerance, atol=tolerance * scale, equal_nan=True)
 

@@ -37,8 +37,10 @@ def map_tensors(change: Callable[[Tensor], Any], value: Any) -> Any:
     """Return ``value`` with every tensor in it changed."""
     if isinstance(value, Tensor):
         return change(value)
-    if type(value) in (list, tuple):
-        return type(value)(map_tensors(change, v) for v in value)
+    if isinstance(value, (list, tuple)) and type(value) is not torch.Size:
+        found = [map_tensors(change, v) for v in value]
+        make = getattr(value, "_make", type(value))  # of a named tuple
+        return make(found)
     if isinstance(value, dict):
         return {k: map_tensors(change, v) for k, v in value.items()}
     return value

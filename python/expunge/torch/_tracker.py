@@ -1,14 +1,14 @@
 """Follows every use of a model's parameters through the torch functions called in a block.
 
-A call that is understood receives a stand-in for each parameter: an alias with a gradient of its own, or a constant if
-no ``.grad`` is wanted. The parameter itself then gets a gradient only from calls that were not understood, and a hook
-on it notices that: no use escapes, whatever way it takes.
+A call that is understood receives a stand-in for each parameter: an alias, or a constant if no ``.grad`` is wanted. All
+that a parameter gets must then come through its alias, and a hook on the parameter notices what does not: no use
+escapes, whatever way it takes. Gradients of outputs are read from the nodes that made them, which no in-place call,
+view or hook of a tensor takes out of the graph.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,8 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from expunge.torch._batch_axes import LOST, BatchAxes
+from expunge.torch._axis import LEADING, WHOLE, Axis, Lost, State, Total, rows_of
+from expunge.torch._batch_axes import BatchAxes
 from expunge.torch._contributions import PulledUse, Use, sum_of_squares
+from expunge.torch._distributed import look_at_replicas
+from expunge.torch._errors import UnsupportedLayerError
 from expunge.torch._sources import Derived, ParameterView, RefusalError, layout_overlaps, map_tensors, tensors_in
 from expunge.torch._tensor_map import TensorMap
 
@@ -27,6 +30,10 @@ Source = ParameterView | Derived
 Finish = Callable[[Tensor], Sequence[Use]]
 
 
+_WRITERS = frozenset({Tensor.__setitem__, Tensor.data.__set__})  # give no result
+_READERS = frozenset(
+    getattr(Tensor, name) for name in ("item", "tolist", "numpy", "__float__", "__int__", "__bool__", "__array__")
+)
 # What says something about a tensor and gives none: not a use of it.
 _ABOUT = frozenset(
     {
@@ -89,17 +96,21 @@ class Tracker:
         self.views = _Views(parameters)
         self.keys = {id(p): k for k, p in enumerate(self.parameters)}
         self.derived: TensorMap[Derived] = TensorMap()
-        self.aliases = [p.detach().requires_grad_() for p in self.parameters] if param_grads else []
+        self.aliases: list[Tensor] = []
+        self.through: dict[int, tuple[int, int]] = {}  # the gradients that went through aliases, by key
         self.expected = [0] * len(self.parameters)  # uses recorded in the forward pass
+        self.arrivals = [0] * len(self.parameters)  # those whose gradient arrived
         self.uses: list[list[Use]] = [[] for _ in self.parameters]
         self.settled: dict[int, Tensor] = {}
         self.failures: dict[int, str] = {}
+        self.refusals: list[str] = []  # of no parameter in particular
         self.notes: dict[int, str] = {}  # why a call was not followed
         self.hints: dict[int, str] = {}  # what else was done with a parameter
         self.replays: list[Any] = []
         self.arrived = False
-        self.running = -1  # the backward pass that is
-        self.attention: tuple[int, int] | None = None  # (positions, examples) inside an attention layer
+        self.read_out = False  # whether numbers were read out of a tensor that depends on examples
+        self.aside = False  # a pass that is not that of the loss
+        self.losses: list[State] = []  # what backward passes started from
         self.anchor = torch.zeros((), requires_grad=True)
         self.hooks: list[Any] = []
 
@@ -115,6 +126,11 @@ class Tracker:
         """Start following."""
         self.hooks.append(self.model.register_forward_pre_hook(self._begin, with_kwargs=True))
         for key, parameter in enumerate(self.parameters):
+            if self.param_grads:
+                with torch.enable_grad():
+                    alias = torch.ops.aten.alias.default(parameter)
+                self.hooks.append(alias.grad_fn.register_hook(partial(self._passed, key)))
+                self.aliases.append(alias)
             self.hooks.append(parameter.register_hook(partial(self._escaped, key)))
         self.mode.__enter__()
 
@@ -125,36 +141,46 @@ class Tracker:
         for hook in self.hooks:
             hook.remove()
         self.hooks.clear()
+        self.aliases.clear()
         self.uses.clear()
         self.replays.clear()
         self.derived.clear()
 
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         with torch._C.DisableTorchFunction():
-            self.axes.begin(tensors_in(args, kwargs))
+            look_at_replicas(self.model, param_grads=self.param_grads)
+            inputs = tensors_in(args, kwargs)
+            for value in (*args, *kwargs.values()):
+                if isinstance(value, nn.utils.rnn.PackedSequence):
+                    raise UnsupportedLayerError(
+                        "the model's input is a PackedSequence, whose rows are not those of examples: call the model "
+                        "on padded sequences with the batch in front"
+                    )
+            for tensor in inputs:
+                if tensor.layout != torch.strided or tensor.is_nested:
+                    raise UnsupportedLayerError(
+                        f"the model's input of shape {tuple(tensor.shape) if not tensor.is_nested else '?'} is not "
+                        "dense: call the model on dense tensors with the batch in front"
+                    )
+            self.axes.begin(inputs)
+
+    def _passed(self, key: int, inputs: Sequence[Tensor | None], grads: Sequence[Tensor | None]) -> None:
+        """Note the gradient that goes through an alias to its parameter; some use must explain it."""
+        with torch._C.DisableTorchFunction():
+            grad = grads[0]
+            if grad is None or self.aside:
+                return
+            self.through[key] = _mark(grad)
+            if not self.arrivals[key]:
+                self.fail([key], "its gradient came from no use that was followed")
 
     def _escaped(self, key: int, grad: Tensor) -> None:
-        reason = self.notes.get(key) or self.hints.get(key, "it was used in a way that is not followed")
-        self.failures.setdefault(key, reason)
-
-    def gradient_arrived(self) -> None:
-        """Note that a backward pass runs, at whose end aliases hand their gradients over: once for each pass."""
-        self.arrived = True
-        if self.param_grads and (running := torch._C._current_graph_task_id()) != self.running:
-            self.running = running
-            torch.autograd.Variable._execution_engine.queue_callback(self._hand_over)
-
-    def _hand_over(self) -> None:
-        """Add the aliases' gradients to the parameters', as accumulation would."""
-        with torch._C.DisableTorchFunction(), torch.no_grad():
-            for parameter, alias in zip(self.parameters, self.aliases, strict=True):
-                grad, alias.grad = alias.grad, None
-                if grad is None:
-                    continue
-                if parameter.grad is None:
-                    parameter.grad = grad
-                else:
-                    parameter.grad += grad
+        """Notice a gradient that did not come through the alias alone."""
+        with torch._C.DisableTorchFunction():
+            if self.aside or (key in self.through and self.through.pop(key) == _mark(grad)):
+                return
+            reason = self.notes.get(key) or self.hints.get(key, "it was used in a way that is not followed")
+            self.fail([key], reason)
 
     # --- calls ------------------------------------------------------------------------------------
 
@@ -168,17 +194,42 @@ class Tracker:
             if result is not None:
                 return result
         given = tensors_in(args, kwargs)
+        if function in _READERS and any(self.axes.get(t) is not None for t in given):
+            self.read_out = True
+        used = False
+        for tensor in given:
+            if tensor.requires_grad:
+                if self.source_of(tensor) is not None:
+                    used = True
+                elif self.axes.get(tensor) is None and self.axes.unknown(tensor):
+                    self.axes.hide(tensor)
         if handler is not None and handler.always:
             result = handler.apply(self, function, args, kwargs)
-        elif not torch.is_grad_enabled() or all(self.source_of(t) is None for t in given):
+        elif not used or not torch.is_grad_enabled():
             result = function(*args, **kwargs)
-        elif handler is not None:
+        elif handler is not None and not any(t.is_complex() for t in given):
             result = handler.apply(self, function, args, kwargs)
         else:
             result = self.handlers["replay"](self, function, args, kwargs)
-        if isinstance(result, (Tensor, tuple, list)) or getattr(function, "__name__", "") in ("__setitem__", "__set__"):
+        if isinstance(result, (Tensor, tuple, list)) or function in _WRITERS:
             self.axes.follow(function, args, kwargs, given, result)
         return result
+
+    def state_of(self, tensor: Tensor) -> State | None:
+        """Return where the examples are in a tensor, also if what made it was hidden."""
+        state = self.axes.get(tensor)
+        if state is None and self.source_of(tensor) is None and self.axes.unknown(tensor):
+            self.axes.hide(tensor)
+            state = self.axes.get(tensor)
+        return state
+
+    def starts_from(self, states: Sequence[State | None], *, seeded: bool) -> None:
+        """Note what a backward pass starts from; ``seeded`` says that a gradient was given to it."""
+        for state in states:
+            if isinstance(state, Axis):
+                state = Total("unclear", True)
+            if state is not None:
+                self.losses.append(Total(state.kind, True) if seeded and isinstance(state, Total) else state)
 
     def source_of(self, tensor: Any) -> Source | None:
         """Return where a parameter-like tensor comes from; None for anything else."""
@@ -208,6 +259,10 @@ class Tracker:
 
         ``fresh`` says that results share no memory with arguments.
         """
+        return map_tensors(partial(self.anchored, fresh=fresh), self.with_stand_ins(function, args, kwargs))
+
+    def with_stand_ins(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call with stand-ins for parameters, and return what the function returned."""
 
         def stand_in(tensor: Tensor) -> Tensor:
             source = self.source_of(tensor)
@@ -215,20 +270,24 @@ class Tracker:
                 return tensor
             return source.build(dict(enumerate(self.aliases))) if self.param_grads else tensor.detach()
 
-        result = function(*map_tensors(stand_in, args), **map_tensors(stand_in, kwargs))
-        return map_tensors(partial(self.anchored, fresh=fresh), result)
+        return function(*map_tensors(stand_in, args), **map_tensors(stand_in, kwargs))
 
     def anchored(self, tensor: Tensor, *, fresh: bool = True) -> Tensor:
-        """Return a result so that its gradient will be computed."""
-        if tensor.requires_grad or not tensor.is_floating_point():
+        """Return a result that is no view, so that its gradient will be computed and not be moved elsewhere.
+
+        Where it may share memory with others (``fresh`` is False) it is a copy.
+        """
+        if not tensor.is_floating_point() and not tensor.is_complex():
             return tensor
         if not fresh:
             tensor = tensor.clone()
         elif tensor._is_view():
-            tensor = torch.ops.aten._unsafe_view(tensor, tensor.shape)
+            tensor = torch.ops.aten._unsafe_view.default(tensor, tensor.shape)
+        if tensor.requires_grad:
+            return tensor
         return _Anchored.apply(self.anchor, [tensor])  # type: ignore[no-any-return]
 
-    def unfollowed(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], reason: str) -> Any:
+    def unfollowed(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], reason: Any) -> Any:
         """Call as it is; should a parameter's gradient pass here, its norm is refused for ``reason``."""
         for source in self.sources_in(args, kwargs).values():
             for root in source.roots:
@@ -240,32 +299,52 @@ class Tracker:
         axis = self.axes.get(tensor)
         if axis is None:
             return "its input does not depend on what the model was called with (call the model itself in the block)"
-        if axis == LOST:
-            if (
-                self.attention is not None
-                and tensor.ndim == 2
-                and tensor.shape[0] == self.attention[0] * self.attention[1]
-            ):
-                positions, examples = self.attention
-                return lambda t: t.reshape(positions, examples, -1).movedim(1, 0)
-            block = self.axes.block(tensor)
-            if block:
-                batch = self.axes.batch or 0
-                return lambda t: t.reshape(batch, block, *t.shape[1:])
-            return (
-                f"the batch dimension of its input, of shape {tuple(tensor.shape)}, is not the leading one of length "
-                f"{self.axes.batch}, or was merged with others"
-            )
-        if axis == 0:
+        if isinstance(axis, Lost):
+            return f"the batch dimension of its input, of shape {tuple(tensor.shape)}, is lost: {axis.reason}"
+        if not isinstance(axis, Axis):
+            return f"its input, of shape {tuple(tensor.shape)}, is a sum over examples"
+        if axis.dim == 0 and axis.plain:
             return lambda t: t
-        return lambda t: t.movedim(axis, 0)
+        return partial(rows_of, axis=axis, batch=self.axes.batch or 0)
+
+    def leads(self, tensor: Tensor) -> bool:
+        """Whether the leading axis of a tensor counts examples and nothing else."""
+        axis = self.axes.get(tensor)
+        return axis == LEADING or (axis == WHOLE and tensor.ndim > 0 and tensor.shape[0] == 1)
 
     def record(self, output: Tensor, sources: Sequence[Source], finish: Finish, inputs: Sequence[Tensor]) -> None:
         """Wait for the gradient of ``output``, from which ``finish`` makes one use for each of ``sources``."""
         roots = [root for source in sources for root in source.roots]
+        self.wait(output, roots, _Arrival(self, roots, finish, inputs))
+
+    def wait(self, output: Tensor, roots: Sequence[int], arrival: Callable[[Tensor], None]) -> None:
+        """Have ``arrival`` called with the gradient of an output that uses parameters."""
+        if _in_backward():
+            if not _recomputing():
+                self.fail(roots, "it was used during the backward pass (checkpoint with use_reentrant=True, or a hook)")
+            return
         for root in roots:
             self.expected[root] += 1
-        output.register_hook(_Arrival(self, roots, finish, inputs))
+        node, which = output.grad_fn, output.output_nr
+        assert node is not None
+
+        def arrive(inputs: Sequence[Tensor | None], grads: Sequence[Tensor | None]) -> None:
+            grad = grads[which]
+            if grad is None or self.aside:
+                return
+            if torch.is_grad_enabled():
+                self.refuse("the backward pass keeps its graph for another (create_graph=True)")
+            with torch._C.DisableTorchFunction(), torch.no_grad():
+                self.arrived = True
+                for root in roots:
+                    self.arrivals[root] += 1
+                arrival(grad)
+
+        node.register_hook(arrive)
+
+    def refuse(self, reason: str) -> None:
+        """Refuse all norms."""
+        self.refusals.append(reason)
 
     def fail(self, roots: Sequence[int], reason: str) -> None:
         """Refuse the norms of these parameters."""
@@ -290,7 +369,7 @@ class Tracker:
     def add(self, uses: Sequence[Use]) -> None:
         """Take uses whose gradients have arrived; a parameter's only use is settled at once."""
         batch = self.axes.batch or 0
-        for use in uses:
+        for use in uses if batch else ():
             for root in use.source.roots:
                 if root in self.settled:
                     self.fail([root], "it was used again, or a second backward pass ran, after its norms were settled")
@@ -305,21 +384,13 @@ class Tracker:
         """Return new leaves that stand for the parameters."""
         return {k: p.detach().requires_grad_() for k, p in enumerate(self.parameters)}
 
-    @contextmanager
-    def within_attention(self, positions: int, examples: int) -> Iterator[None]:
-        """Follow the calls inside an attention layer, whose tensors are (positions, examples, ...)."""
-        before, self.attention = self.attention, (positions, examples)
-        try:
-            with self.mode:
-                yield
-        finally:
-            self.attention = before
-
     # --- results ----------------------------------------------------------------------------------
 
     def squares(self) -> dict[int, Tensor]:
         """Return squared norms for every parameter but those in ``failures``."""
         batch = self.axes.batch or 0
+        if not batch:
+            return {k: torch.zeros(0, dtype=torch.float64, device=p.device) for k, p in enumerate(self.parameters)}
         for replay in self.replays:
             self.add(replay.uses())
         self.replays.clear()
@@ -337,20 +408,33 @@ class Tracker:
 class _Arrival:
     """Called with the gradient of an output."""
 
+    __slots__ = ("finish", "inputs", "roots", "tracker")
+
     def __init__(self, tracker: Tracker, roots: Sequence[int], finish: Finish, inputs: Sequence[Tensor]) -> None:
         self.tracker, self.roots = tracker, roots
         self.finish: Finish | None = finish
         self.inputs = [(t, t._version) for t in inputs]
 
-    def __call__(self, grad: Tensor | None) -> None:
-        with torch._C.DisableTorchFunction():
-            self.tracker.gradient_arrived()
-            if grad is None:
-                return
-            if self.tracker.takes(self.roots, self.inputs, again=self.finish is None):
-                assert self.finish is not None
-                finish, self.finish, self.inputs = self.finish, None, []
-                self.tracker.add(finish(grad.detach()))
+    def __call__(self, grad: Tensor) -> None:
+        if self.tracker.takes(self.roots, self.inputs, again=self.finish is None):
+            assert self.finish is not None
+            finish, self.finish, self.inputs = self.finish, None, []
+            self.tracker.add(finish(grad.detach()))
+
+
+def _mark(grad: Tensor) -> tuple[int, int]:
+    """Return what tells a gradient from one that something was added to."""
+    return (id(grad) if grad.is_sparse else grad.data_ptr()), grad._version
+
+
+def _in_backward() -> bool:
+    return torch._C._current_graph_task_id() != -1
+
+
+def _recomputing() -> bool:
+    """Whether a backward pass makes calls again that were made, and followed, in the forward pass."""
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
+    return hooks is not None and "_recomputation_hook" in getattr(hooks[0], "__qualname__", "")
 
 
 class _Views(dict[int, ParameterView]):

@@ -1,0 +1,92 @@
+"""Where the examples are in a tensor: on one axis, maybe merged with others; summed over; or not known any more."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+__all__ = ["LEADING", "WHOLE", "Axis", "Lost", "State", "Total", "merged", "rows_of", "taken"]
+
+
+class Axis(NamedTuple):
+    """An axis that counts examples: entry (k B + example) ``after`` + l of it belongs to ``example``.
+
+    ``before`` and ``after`` say how many other things were merged into the axis, in front of the examples (k) and
+    behind them (l): time steps or copies, heads, windows, positions.
+    """
+
+    dim: int
+    before: int = 1
+    after: int = 1
+
+    @property
+    def plain(self) -> bool:
+        """Whether the axis counts examples alone."""
+        return self.before == 1 and self.after == 1
+
+    def at(self, dim: int) -> Axis:
+        """Return the same axis at another place."""
+        return self if dim == self.dim else Axis(dim, self.before, self.after)
+
+
+class Total(NamedTuple):
+    """A sum over examples, as losses are: ``kind`` is "sum", "mean", "unclear" or "mixed"."""
+
+    kind: str = "sum"
+    scaled: bool = False  # by what may have made a mean of a sum, or a sum of a mean
+
+
+class Lost(NamedTuple):
+    """No axis of its own counts examples any more, and why."""
+
+    reason: str
+
+
+State = Axis | Total | Lost
+LEADING = Axis(0)
+WHOLE = Axis(-1)  # of a batch of one example: all belongs to it, whatever axes there are
+
+
+def merged(shape: Sequence[int], axis: Axis, batch: int, wanted: Sequence[int]) -> Axis | None:
+    """Return the axis of the examples after a reshape from ``shape`` to ``wanted``; None if examples are cut up."""
+    if tuple(shape) == tuple(wanted):
+        return axis
+    if 0 in shape:
+        return None
+    outer = math.prod(shape[: axis.dim]) * axis.before
+    inner = axis.after * math.prod(shape[axis.dim + 1 :])
+    front = 1
+    found: list[Axis] = []
+    for index, length in enumerate(wanted):
+        behind = math.prod(wanted[index + 1 :])
+        if outer % front == 0 and inner % behind == 0:
+            before, after = outer // front, inner // behind
+            if before * batch * after == length:
+                found.append(Axis(index, before, after))
+        front *= length
+    return next((a for a in found if a.plain), found[0] if found else None)
+
+
+def rows_of(tensor: Tensor, axis: Axis, batch: int) -> Tensor:
+    """Return a tensor with its examples in front, whatever was merged with them next."""
+    if axis.dim < 0:
+        return tensor[None]
+    if axis.dim:
+        tensor = tensor.movedim(axis.dim, 0)
+    if axis.before != 1:
+        tensor = tensor.reshape(axis.before, batch, axis.after, *tensor.shape[1:]).movedim(1, 0)
+        return tensor.flatten(1, 2) if axis.after == 1 else tensor
+    return tensor if axis.after == 1 else tensor.reshape(batch, axis.after, *tensor.shape[1:])
+
+
+def taken(tensor: Tensor, axis: Axis, batch: int, low: int, high: int) -> Tensor:
+    """Return examples low to high of a tensor, laid out as they were."""
+    if axis.dim < 0:
+        return tensor
+    if axis.plain:
+        return tensor.narrow(axis.dim, low, high - low)
+    split = tensor.unflatten(axis.dim, (axis.before, batch, axis.after))
+    return split.narrow(axis.dim + 1, low, high - low).flatten(axis.dim, axis.dim + 2)
