@@ -93,66 +93,70 @@ def unrolled_without_a_second_state(m, x):
     return h
 
 
-SEVERAL = {
-    "lstm cell": Calls(unrolled, cell=nn.LSTMCell(6, 3)),
-    "lstm cell, first states by itself": Calls(lambda m, x: m.cell(x[:, 0])[0], cell=nn.LSTMCell(6, 3)),
-    "gru cell": Calls(unrolled_without_a_second_state, cell=nn.GRUCell(6, 3)),
-    "rnn cell": Calls(unrolled_without_a_second_state, cell=nn.RNNCell(6, 3, nonlinearity="relu")),
-    "lstm, all outputs": Calls(
-        lambda m, x: (lambda o: o[0].sum(1) + o[1][0][-1] * o[1][1][-1])(m.r(x)), r=nn.LSTM(6, 3, 2, batch_first=True)
-    ),
-    "chunk": Calls(lambda m, x: (lambda a, b: a * b.sigmoid())(*m.a(x).chunk(2, -1)), a=nn.Linear(6, 8)),
-    "split": Calls(lambda m, x: sum(k * p for k, p in enumerate(m.a(x).split(2, -1))), a=nn.Linear(6, 8)),
-    "unbind": Calls(lambda m, x: sum(k * p for k, p in enumerate(m.a(x).unbind(1))), a=nn.Linear(6, 8)),
-    "one of two": Calls(lambda m, x: m.a(x).chunk(2, -1)[1].tanh(), a=nn.Linear(6, 8)),
-    "values of a parameter's rows": Calls(lambda m, x: torch.max(x @ m.w, -1)[0] + (x * m.w[0, 0]).aminmax(dim=-1)[1],
-                                          w=parameter(6, 4)),
-}  # fmt: skip
+def several():
+    return {
+        "lstm cell": Calls(unrolled, cell=nn.LSTMCell(6, 3)),
+        "lstm cell, first states by itself": Calls(lambda m, x: m.cell(x[:, 0])[0], cell=nn.LSTMCell(6, 3)),
+        "gru cell": Calls(unrolled_without_a_second_state, cell=nn.GRUCell(6, 3)),
+        "rnn cell": Calls(unrolled_without_a_second_state, cell=nn.RNNCell(6, 3)),
+        "lstm, all outputs": Calls(
+            lambda m, x: (lambda o: o[0].sum(1) + o[1][0][-1] * o[1][1][-1])(m.r(x)), r=nn.LSTM(6, 3, batch_first=True)
+        ),
+        "chunk": Calls(lambda m, x: (lambda a, b: a * b.sigmoid())(*m.a(x).chunk(2, -1)), a=nn.Linear(6, 8)),
+        "split": Calls(lambda m, x: sum(k * p for k, p in enumerate(m.a(x).split(2, -1))), a=nn.Linear(6, 8)),
+        "unbind": Calls(lambda m, x: sum(k * p for k, p in enumerate(m.a(x).unbind(1))), a=nn.Linear(6, 8)),
+        "one of two": Calls(lambda m, x: m.a(x).chunk(2, -1)[1].tanh(), a=nn.Linear(6, 8)),
+        "values of a parameter's rows": Calls(lambda m, x: torch.max(x @ m.w, -1)[0] + (x * m.w[0, 0]).amax(-1),
+                                              w=parameter(6, 4)),
+    }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", SEVERAL)
+@pytest.mark.parametrize("name", several())
 @pytest.mark.parametrize("batch", [1, 3])
 def test_outputs_of_one_call_have_gradients_of_their_own(name, batch):
     torch.manual_seed(3)
-    assert_exact(SEVERAL[name], torch.randn(batch, 4, 6))
+    assert_exact(several()[name], torch.randn(batch, 4, 6))
 
 
-COMPLEX = {
-    "fft times torch.complex": Calls(
-        lambda m, x: (torch.fft.fft(x) * torch.complex(m.a, m.b)).abs(), a=parameter(6), b=parameter(6)
-    ),
-    "a matrix": Calls(
-        lambda m, x: torch.view_as_real(torch.fft.fft(x) @ torch.complex(m.a, m.b)),
-        a=parameter(6, 3),
-        b=parameter(6, 3),
-    ),
-    "a real factor": Calls(lambda m, x: (torch.fft.fft(m.l(x)) * m.a).exp().abs(), l=nn.Linear(6, 6), a=parameter(6)),
-    "view_as_complex": Calls(
-        lambda m, x: torch.fft.irfft(torch.fft.rfft(m.l(x)) * torch.view_as_complex(m.a), n=6),
-        l=nn.Linear(6, 6),
-        a=parameter(4, 2),
-    ),
-    "polar": Calls(
-        lambda m, x: torch.polar(m.a.abs(), m.b) * m.l(x), l=nn.Linear(6, 6), a=parameter(6), b=parameter(6)
-    ),
-    "a complex shift": Calls(
-        lambda m, x: (torch.fft.fft(x) + torch.complex(m.a, m.b)).real.exp(), a=parameter(6), b=parameter(6)
-    ),
-    "made of examples": Calls(
-        lambda m, x: torch.complex(m.l(x), x * m.a).conj().imag.exp(), l=nn.Linear(6, 6), a=parameter(6)
-    ),
-    "by einsum": Calls(
-        lambda m, x: torch.einsum("bi,ij->bj", torch.fft.fft(x), torch.complex(m.a, m.b)).abs(),
-        a=parameter(6, 3),
-        b=parameter(6, 3),
-    ),
-}
+def complex_models():
+    return {
+        "fft times torch.complex": Calls(
+            lambda m, x: (torch.fft.fft(x) * torch.complex(m.a, m.b)).abs(), a=parameter(6), b=parameter(6)
+        ),
+        "a matrix": Calls(
+            lambda m, x: torch.view_as_real(torch.fft.fft(x) @ torch.complex(m.a, m.b)),
+            a=parameter(6, 3),
+            b=parameter(6, 3),
+        ),
+        "a real factor": Calls(
+            lambda m, x: (torch.fft.fft(m.l(x)) * m.a).exp().abs(), l=nn.Linear(6, 6), a=parameter(6)
+        ),
+        "view_as_complex": Calls(
+            lambda m, x: torch.fft.irfft(torch.fft.rfft(m.l(x)) * torch.view_as_complex(m.a), n=6),
+            l=nn.Linear(6, 6),
+            a=parameter(4, 2),
+        ),
+        "polar": Calls(
+            lambda m, x: torch.polar(m.a.abs(), m.b) * m.l(x), l=nn.Linear(6, 6), a=parameter(6), b=parameter(6)
+        ),
+        "a complex shift": Calls(
+            lambda m, x: (torch.fft.fft(x) + torch.complex(m.a, m.b)).real.exp(), a=parameter(6), b=parameter(6)
+        ),
+        "made of examples": Calls(
+            lambda m, x: torch.complex(m.l(x), x * m.a).conj().imag.exp(), l=nn.Linear(6, 6), a=parameter(6)
+        ),
+        "by einsum": Calls(
+            lambda m, x: torch.einsum("bi,ij->bj", torch.fft.fft(x), torch.complex(m.a, m.b)).abs(),
+            a=parameter(6, 3),
+            b=parameter(6, 3),
+        ),
+    }
 
 
-@pytest.mark.parametrize("name", COMPLEX)
+@pytest.mark.parametrize("name", complex_models())
 def test_complex_gradients_keep_both_parts(name):
     torch.manual_seed(4)
-    model = COMPLEX[name]
+    model = complex_models()[name]
     unused = name in ("a complex shift",)
     for param_grads in (True, False):
         if unused:  # the imaginary part has no say in the real one

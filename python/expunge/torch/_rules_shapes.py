@@ -31,9 +31,9 @@ def _squeeze(call: Call) -> State:
     shape, axis = call.first.shape, call.axis
     dim = call.argument(1, "dim")
     dims = range(len(shape)) if dim is None else (dim,) if isinstance(dim, int) else dim
+    if dim is not None and axis.dim in {int(d) % len(shape) for d in dims}:
+        return call.lost("drops the batch dimension of a single example: name the dimension that is to go")
     gone = {int(d) % len(shape) for d in dims if shape[int(d)] == 1}
-    if axis.dim in gone:
-        return call.lost("drops the batch dimension where it has length one: name the dimension that is to go")
     return axis.at(axis.dim - sum(d < axis.dim for d in gone))
 
 

@@ -303,7 +303,7 @@ class Tracker:
             return f"the batch dimension of its input, of shape {tuple(tensor.shape)}, is lost: {axis.reason}"
         if not isinstance(axis, Axis):
             return f"its input, of shape {tuple(tensor.shape)}, is a sum over examples"
-        if axis.dim == 0 and axis.plain:
+        if (axis.dim == 0 and axis.plain) or self.leads(tensor):
             return lambda t: t
         return partial(rows_of, axis=axis, batch=self.axes.batch or 0)
 
