@@ -122,7 +122,7 @@ def written(m, h, k):
 
 
 def shape_of_all(h, k):
-    shapes = [(h.shape[0], -1), (-1, h.shape[-1]), (-1,), (h.shape[-1], -1), (1, *h.shape), (h.shape[0], 1, -1)]
+    shapes = [(h.shape[0], -1), (-1, h.shape[-1]), (-1,), (1, *h.shape), (h.shape[0], 1, -1)]
     return h.reshape(shapes[k % len(shapes)])
 
 
