@@ -10,7 +10,7 @@ try:
 except ImportError as error:
     raise ImportError(f"expunge.torch needs PyTorch: {how_to_install('torch')}") from error
 
-from expunge.torch._errors import UnsupportedLayerError
+from expunge.torch._errors import GradNormMismatchError, UnsupportedLayerError
 from expunge.torch._gradient_norms import GradNorms
 from expunge.torch.training import NonFiniteLossError, RunToRunNoise, TrainingRun, run_to_run_noise, train
 from expunge.torch.unlearning import (
@@ -27,6 +27,7 @@ __all__ = [
     "METHODS",
     "AdaptiveRun",
     "ForgetBin",
+    "GradNormMismatchError",
     "GradNorms",
     "NonFiniteLossError",
     "RunToRunNoise",

@@ -29,6 +29,7 @@ from expunge.torch._tensor_map import TensorMap
 
 __all__ = ["BatchAxes"]
 
+_CLOCK = torch.zeros((), requires_grad=True)  # the numbers of nodes say which were made in the block
 _HIDDEN = Lost(
     "it was made in a way that no torch function shows (a torch.autograd.Function, a hook of a module, "
     "checkpoint with use_reentrant=True)"
@@ -45,7 +46,7 @@ class BatchAxes:
         self._written: dict[int, tuple[Any, State | tuple[int, int, Axis]]] = {}  # by storage, which is kept
         self.batch: int | None = None
         with torch.enable_grad():
-            node = torch.zeros((), requires_grad=True).clone().grad_fn
+            node = _CLOCK.view_as(_CLOCK).grad_fn
         self.since = node._sequence_nr()  # type: ignore[union-attr]
 
     def get(self, tensor: Tensor) -> State | None:

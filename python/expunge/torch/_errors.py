@@ -1,9 +1,13 @@
-"""The refusal."""
+"""The refusals."""
 
 from __future__ import annotations
 
-__all__ = ["UnsupportedLayerError"]
+__all__ = ["GradNormMismatchError", "UnsupportedLayerError"]
 
 
 class UnsupportedLayerError(RuntimeError):
-    """A parameter is used in a way for which no exact per-example gradient norm is known; the message names it."""
+    """Something in a block for which no exact per-example gradient norm is known; the message names it."""
+
+
+class GradNormMismatchError(UnsupportedLayerError):
+    """The norm of an example in its batch is not that of the example alone; the message names both."""

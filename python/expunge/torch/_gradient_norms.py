@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from expunge import _validate
+from expunge.torch._check import Check
 from expunge.torch._distributed import look_at_replicas
 from expunge.torch._errors import UnsupportedLayerError
 from expunge.torch._handlers import HANDLERS
@@ -40,6 +41,12 @@ class GradNorms:
         Whether parameters get their ``.grad``, as without the block. Scoring does not need them and is faster without.
     threads : int, optional
         Threads of the norm kernels; all cores by default.
+    check : bool or int
+        Whether `norms` first repeats the model on a few examples of the batch alone (three, or as many as said, picked
+        at random) and compares their gradients, parameter by parameter, with autograd: worth a run for every new
+        model. The loss itself is not repeated, only its gradients at the model's outputs; examples that interact in a
+        loss outside the model are left to the rules. Random numbers (dropout) cannot be repeated for one example: check
+        in eval mode, it is refused else.
 
     Raises
     ------
@@ -49,6 +56,8 @@ class GradNorms:
         leaves out; in the block, for a backward pass with ``create_graph`` or ``inputs``; from `norms`, if a parameter
         was used in a way that is not understood, or the loss is not a sum over examples as ``loss_reduction`` says.
         The message names the parameter, the call, its shapes and the remedy.
+    GradNormMismatchError
+        From `norms` with ``check``, if an example alone has other gradients than in its batch.
 
     Notes
     -----
@@ -84,7 +93,7 @@ class GradNorms:
     >>> import torch
     >>> model = torch.nn.Linear(2, 1).double()
     >>> x = torch.tensor([[3.0, 4.0], [0.0, 1.0]], dtype=torch.float64)
-    >>> with GradNorms(model) as g:
+    >>> with GradNorms(model, check=True) as g:
     ...     model(x).sum().backward()
     ...     [round(norm, 6) for norm in g.norms().tolist()]
     [5.09902, 1.414214]
@@ -104,40 +113,47 @@ class GradNorms:
         loss_reduction: str = "sum",
         param_grads: bool = True,
         threads: int | None = None,
+        check: bool | int = False,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
         _validate.choice("loss_reduction", loss_reduction, ("sum", "mean"))
         if threads is not None:
             _validate.count("threads", threads, low=1)
+        self._examples_checked = (
+            (3 if check else 0) if isinstance(check, bool) else _validate.count("check", check, low=0)
+        )
+        self._check: Check | None = None
         self._model = model
         self._mean = loss_reduction == "mean"
         self._param_grads = bool(param_grads)
         self._threads = threads
         self._tracker: Tracker | None = None
+        self._modules: list[nn.Module] = []
 
     def __enter__(self) -> GradNorms:
         if self._tracker is not None:
             raise RuntimeError("the block is already open")
         if torch.compiler.is_compiling():
             raise RuntimeError("GradNorms cannot be used inside a function that torch.compile compiles")
-        parameters = _parameters_to_follow(self._model)
+        parameters, self._modules = _parameters_to_follow(self._model)
         self._look_at_hooks(parameters, ours=0)
         look_at_replicas(self._model, param_grads=self._param_grads)
         self._tracker = Tracker(self._model, parameters, HANDLERS, param_grads=self._param_grads, threads=self._threads)
         self._tracker.open()
+        self._check = Check(self._tracker, self._examples_checked) if self._examples_checked else None
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        tracker, self._tracker = self._tracker, None
+        tracker, self._tracker, self._check = self._tracker, None, None
         if tracker is not None:
             tracker.close()
 
     def _look_at_hooks(self, parameters: list[nn.Parameter], *, ours: int) -> None:
         """Refuse hooks that may change gradients where nothing shows it; ``ours`` are on each parameter."""
-        found = hooks_on(self._model, parameters, ours=ours)
+        found = hooks_on(self._modules, parameters, ours=ours)
         if found is None:
             return
         owner, reason = found
@@ -186,6 +202,8 @@ class GradNorms:
                 key, reason = min(tracker.failures.items())
                 raise UnsupportedLayerError(f"{tracker.names[key]}: {reason}")
             look_at(tracker.losses, "mean" if self._mean else "sum", tracker.axes.batch or 0)
+            if self._check is not None:
+                self._check.compare(squares)
             wide = any(p.dtype == torch.float64 for p in tracker.parameters)
             factor = float(tracker.axes.batch or 0) if self._mean else 1.0
 
@@ -200,19 +218,21 @@ class GradNorms:
             return finished(torch.stack(parts).sum(0))
 
 
-def _parameters_to_follow(model: nn.Module) -> list[nn.Parameter]:
-    """Return the parameters that require grad in the order of their names, after a look at what is refused.
+def _parameters_to_follow(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Module]]:
+    """Return parameters that require grad in the order of their names, and all modules, but for what is refused.
 
     Once a step: names are for messages, and made when one is needed.
     """
     found: dict[int, nn.Parameter] = {}
     seen: set[int] = set()
+    modules: list[nn.Module] = []
     waiting = [model]
     while waiting:
         module = waiting.pop()
         if id(module) in seen:
             continue
         seen.add(id(module))
+        modules.append(module)
         if module._compiled_call_impl is not None or type(module).__module__.startswith("torch._dynamo"):
             raise UnsupportedLayerError(
                 f"{_place(model, module)}: it is compiled, so that uses of its parameters cannot be followed: give and "
@@ -235,7 +255,7 @@ def _parameters_to_follow(model: nn.Module) -> list[nn.Parameter]:
                     _refuse(model, module, key, parameter)
                 found[id(parameter)] = parameter
         waiting.extend(child for child in reversed(module._modules.values()) if child is not None)
-    return list(found.values())
+    return list(found.values()), modules
 
 
 def _place(model: nn.Module, module: nn.Module) -> str:

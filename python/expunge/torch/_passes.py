@@ -118,17 +118,20 @@ class _Watched:
         return result
 
 
-def hooks_on(model: nn.Module, parameters: list[nn.Parameter], *, ours: int) -> tuple[Tensor | nn.Module, str] | None:
+def hooks_on(
+    modules: list[nn.Module], parameters: list[nn.Parameter], *, ours: int
+) -> tuple[Tensor | nn.Module, str] | None:
     """Return a parameter or a module that has hooks which may change gradients, and what is wrong with that."""
     for parameter in parameters:
-        if len(parameter._backward_hooks or ()) > ours or getattr(parameter, "_post_accumulate_grad_hooks", None):
+        hooks = parameter._backward_hooks
+        if (hooks is not None and len(hooks) > ours) or getattr(parameter, "_post_accumulate_grad_hooks", None):
             return parameter, _HOOKED
-    for module in model.modules():
+    for module in modules:
         if module._backward_hooks or module._backward_pre_hooks:
             return module, (
                 "it has backward hooks, which may change gradients where no torch function shows it: remove them for "
                 "the block"
             )
     if torch.nn.modules.module._global_backward_hooks or torch.nn.modules.module._global_backward_pre_hooks:
-        return model, "backward hooks are registered for all modules: remove them for the block"
+        return modules[0], "backward hooks are registered for all modules: remove them for the block"
     return None

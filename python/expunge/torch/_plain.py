@@ -23,9 +23,7 @@ def plain_entries(tracker: Tracker, function: Any, args: tuple[Any, ...], kwargs
     """Make a call that treats every entry by itself; None, and nothing done, unless examples lead its one tensor."""
     if not args or not isinstance(args[0], Tensor) or tracker.axes.get(args[0]) is not LEADING:
         return None
-    if any(isinstance(value, Tensor) for value in (*args[1:], *kwargs.values())) or not torch.is_grad_enabled():
-        return None
-    if tracker.source_of(args[0]) is not None:
+    if kwargs.get("out") is not None or not torch.is_grad_enabled():
         return None
     result: Tensor = function(*args, **kwargs)
     tracker.axes.set(result, LEADING)

@@ -52,6 +52,9 @@ _ABOUT = frozenset(
 )
 
 
+_ANCHOR = torch.zeros((), requires_grad=True)
+
+
 class _Anchored(torch.autograd.Function):
     """Makes an output of frozen layers require grad, so that its gradient is computed."""
 
@@ -111,7 +114,6 @@ class Tracker:
         self.read_out = False  # whether numbers were read out of a tensor that depends on examples
         self.aside = False  # a pass that is not that of the loss
         self.losses: list[State] = []  # what backward passes started from
-        self.anchor = torch.zeros((), requires_grad=True)
         self.hooks: list[Any] = []
 
     # --- the block ------------------------------------------------------------------------------
@@ -129,7 +131,7 @@ class Tracker:
             if self.param_grads:
                 with torch.enable_grad():
                     alias = torch.ops.aten.alias.default(parameter)
-                self.hooks.append(alias.grad_fn.register_hook(partial(self._passed, key)))
+                alias.grad_fn.register_hook(partial(self._passed, key))
                 self.aliases.append(alias)
             self.hooks.append(parameter.register_hook(partial(self._escaped, key)))
         self.mode.__enter__()
@@ -138,6 +140,7 @@ class Tracker:
         """Stop following and forget."""
         self.mode.__exit__(None, None, None)
         self.mode.tracker = None
+        self.aside = True  # passes that run later, through what is left of the graph
         for hook in self.hooks:
             hook.remove()
         self.hooks.clear()
@@ -285,7 +288,7 @@ class Tracker:
             tensor = torch.ops.aten._unsafe_view.default(tensor, tensor.shape)
         if tensor.requires_grad:
             return tensor
-        return _Anchored.apply(self.anchor, [tensor])  # type: ignore[no-any-return]
+        return _Anchored.apply(_ANCHOR, [tensor])  # type: ignore[no-any-return]
 
     def unfollowed(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], reason: Any) -> Any:
         """Call as it is; should a parameter's gradient pass here, its norm is refused for ``reason``."""
@@ -334,7 +337,8 @@ class Tracker:
                 return
             if torch.is_grad_enabled():
                 self.refuse("the backward pass keeps its graph for another (create_graph=True)")
-            with torch._C.DisableTorchFunction(), torch.no_grad():
+                return
+            with torch._C.DisableTorchFunction():
                 self.arrived = True
                 for root in roots:
                     self.arrivals[root] += 1

@@ -1,0 +1,208 @@
+"""Norms held against autograd on batches of one, for a few examples picked at random."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from expunge.torch._axis import Axis, State, Total, taken
+from expunge.torch._errors import GradNormMismatchError, UnsupportedLayerError
+from expunge.torch._sources import map_tensors, tensors_in
+from expunge.torch._tracker import Tracker
+
+__all__ = ["Check"]
+
+
+class _Pass:
+    """One call of the model: its inputs, and the gradients that its outputs got."""
+
+    def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any], states: dict[int, State]) -> None:
+        self.args, self.kwargs, self.states = args, kwargs, states
+        self.casts = {d: torch.get_autocast_dtype(d) for d in ("cpu", "cuda") if torch.is_autocast_enabled(d)}
+        self.places: list[State | None] = []
+        self.grads: list[Tensor | None] = []
+
+
+class Check:
+    """Records the calls of a model in a block, and repeats them on single examples."""
+
+    def __init__(self, tracker: Tracker, examples: int) -> None:
+        self.tracker, self.examples = tracker, examples
+        self.passes: list[_Pass] = []
+        self.open: list[tuple[_Pass, list[Tensor]]] = []
+        self.random = False
+        self.repeating = False
+        self.done = False
+        model = tracker.model
+        tracker.hooks.append(model.register_forward_pre_hook(self._before, with_kwargs=True))
+        tracker.hooks.append(model.register_forward_hook(self._after, with_kwargs=True))
+
+    def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self.repeating:
+            return
+        with torch._C.DisableTorchFunction(), torch.no_grad():
+            states: dict[int, State] = {}
+
+            def kept(tensor: Tensor) -> Tensor:
+                own, state = tensor.detach().clone(), self.tracker.axes.get(tensor)
+                if state is not None:
+                    states[id(own)] = state
+                return own
+
+            self.open.append((_Pass(map_tensors(kept, args), map_tensors(kept, kwargs), states), _random_states()))
+
+    def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        if self.repeating:
+            return None
+        with torch._C.DisableTorchFunction():
+            made, before = self.open.pop()
+            self.random |= any(not torch.equal(a, b) for a, b in zip(before, _random_states(), strict=True))
+            self.passes.append(made)
+
+            def separate(tensor: Tensor) -> Tensor:
+                state, place = self.tracker.state_of(tensor), len(made.grads)
+                made.places.append(state)
+                made.grads.append(None)
+                if not tensor.requires_grad:
+                    return tensor
+                own = tensor.clone()  # with a gradient of its own, whichever outputs are made of others
+                if state is not None:
+                    self.tracker.axes.set(own, state)
+                self.tracker.wait(own, [], lambda grad: made.grads.__setitem__(place, grad.detach()))
+                return own
+
+            return _rebuilt(separate, output)
+
+    def compare(self, squares: dict[int, Tensor]) -> None:
+        """Compare the squared norms of some examples with those of single ones.
+
+        Raises
+        ------
+        GradNormMismatchError
+            If they differ.
+        UnsupportedLayerError
+            If the calls cannot be repeated on single examples.
+        """
+        batch = self.tracker.axes.batch or 0
+        if self.done or not batch:
+            return
+        if self.random:
+            raise UnsupportedLayerError(
+                "check cannot repeat the random numbers of the forward pass (dropout) for one example: check in eval "
+                "mode, or without randomness"
+            )
+        if not self.passes:
+            raise UnsupportedLayerError("check needs the model itself to be called in the block")
+        picked = np.random.default_rng().choice(batch, min(self.examples, batch), replace=False)
+        with torch._C.DisableTorchFunction(), self._repeating():
+            for example in sorted(int(i) for i in picked):
+                self._compare_one(example, squares)
+        self.done = True
+
+    @contextmanager
+    def _repeating(self) -> Iterator[None]:
+        buffers = [(b, b.detach().clone()) for b in self.tracker.model.buffers()]
+        before, self.tracker.aside = self.tracker.aside, True
+        self.repeating = True
+        try:
+            yield
+        finally:
+            self.repeating, self.tracker.aside = False, before
+            with torch.no_grad():
+                for buffer, value in buffers:
+                    buffer.copy_(value)
+
+    def _compare_one(self, example: int, squares: dict[int, Tensor]) -> None:
+        parameters = self.tracker.parameters
+        sums: list[Tensor | None] = [None] * len(parameters)
+        for made in self.passes:
+            for k, grad in enumerate(self._gradients(made, example)):
+                if grad is not None:
+                    sums[k] = grad if sums[k] is None else sums[k] + grad  # type: ignore[operator]
+        alone = [0.0 if g is None else float(g.double().square().sum()) for g in sums]
+        found = [float(squares[k][example]) for k in range(len(parameters))]
+        coarsest = max(torch.finfo(p.dtype).eps for p in parameters)
+        scale = max(*found, *alone) ** 0.5
+        for k, (a, b) in enumerate(zip(found, alone, strict=True)):
+            if not abs(a**0.5 - b**0.5) <= 20 * coarsest**0.6 * scale:
+                raise GradNormMismatchError(
+                    f"{self.tracker.names[k]}: the gradient of example {example} has norm {a**0.5:.6g} in the batch "
+                    f"and {b**0.5:.6g} alone: examples interact in the model, or it is another for one example. Please "
+                    "report models of which neither is true"
+                )
+
+    def _gradients(self, made: _Pass, example: int) -> tuple[Tensor | None, ...] | list[Tensor | None]:
+        """Return the gradients that one example's outputs give, from the gradients that they got in the batch."""
+        batch = self.tracker.axes.batch or 0
+        model: Any = self.tracker.model
+        if isinstance(model, getattr(nn.parallel, "DistributedDataParallel", ())):
+            model = model.module
+
+        def single(tensor: Tensor) -> Tensor:
+            state = made.states.get(id(tensor))
+            return taken(tensor, state, batch, example, example + 1) if isinstance(state, Axis) else tensor
+
+        with torch.enable_grad(), _autocast(made.casts):
+            outputs = tensors_in([model(*map_tensors(single, made.args), **map_tensors(single, made.kwargs))])
+        if len(outputs) != len(made.grads):
+            raise GradNormMismatchError(
+                f"the model gives {len(outputs)} tensors for one example, and {len(made.grads)} in the batch"
+            )
+        pairs = []
+        for output, state, grad in zip(outputs, made.places, made.grads, strict=True):
+            if grad is None:
+                continue
+            if isinstance(state, Axis):
+                grad = taken(grad, state, batch, example, example + 1)
+            elif isinstance(state, Total) and state.kind in ("sum", "mean"):
+                grad = grad / batch if state.kind == "mean" else grad
+            else:
+                raise UnsupportedLayerError("check cannot tell which part of an output belongs to an example")
+            if grad.shape != output.shape:
+                raise GradNormMismatchError(
+                    f"an output has shape {tuple(output.shape)} for one example, and the part of the batch's that is "
+                    f"its own {tuple(grad.shape)}"
+                )
+            if output.requires_grad:
+                pairs.append((output, grad))
+        parameters = self.tracker.parameters
+        if not pairs:
+            return [None] * len(parameters)
+        return torch.autograd.grad([o for o, _ in pairs], parameters, [g for _, g in pairs], allow_unused=True)
+
+
+def _random_states() -> list[Tensor]:
+    states = [torch.get_rng_state()]
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        states += torch.cuda.get_rng_state_all()
+    return states
+
+
+@contextmanager
+def _autocast(casts: dict[str, torch.dtype]) -> Iterator[None]:
+    if not casts:
+        yield
+        return
+    device, dtype = next(iter(casts.items()))
+    with torch.autocast(device, dtype=dtype):
+        yield
+
+
+def _rebuilt(change: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """Return outputs with every tensor changed, in containers of their own kind."""
+    if isinstance(value, dict) and type(value) is not dict:
+        changed = copy.copy(value)
+        for key, part in value.items():
+            changed[key] = _rebuilt(change, part)
+        return changed
+    if type(value) is dict:
+        return {key: _rebuilt(change, part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)) and type(value) is not torch.Size:
+        return getattr(value, "_make", type(value))([_rebuilt(change, part) for part in value])
+    return change(value) if isinstance(value, Tensor) else value
