@@ -41,6 +41,7 @@ KERNEL_FILES = {
     "test_normals",
     "test_renyi_accounting",
     "test_ridge",
+    "test_ridge_faint",
     "test_shifted",
     "test_threads",
     "test_twins",

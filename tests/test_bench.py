@@ -54,6 +54,12 @@ def test_a_wrong_answer_is_a_failure_and_the_others_still_run(folder: Path) -> N
     assert "all right" in done.stdout
 
 
+def test_an_unknown_clock_is_refused(folder: Path) -> None:
+    done = run(folder, "absent", EXPUNGE_BENCH_CLOCK="sun")
+    assert done.returncode == 1
+    assert "EXPUNGE_BENCH_CLOCK must be wall or cpu, got 'sun'" in done.stderr
+
+
 def test_an_unknown_benchmark_is_named(folder: Path) -> None:
     done = run(folder, "nothing")
     assert done.returncode == 2

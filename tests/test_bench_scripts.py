@@ -91,7 +91,7 @@ def test_a_benchmark_checks_times_and_writes(
     written = json.loads((tmp_path / "results" / f"{name}.json").read_text())
     assert written["rows"]
     assert written["environment"]["command"].startswith(f"python bench/{script}.py")
-    assert {"processor", "threads", "isa", "numpy"} <= written["environment"].keys()
+    assert {"processor", "threads", "isa", "numpy", "clock"} <= written["environment"].keys()
     if script != "bench_mnist_ridge":  # which times nothing
         assert measured
         assert all(count > 1 for count in measured), "a contender was timed alone"

@@ -21,6 +21,8 @@ static void jacobi_matrices(const double* nodes, const double* const* rows, long
                             Lanes* squares) {
   const Half one = {1.0, 1.0, 1.0, 1.0};
   const Half zero = {0.0, 0.0, 0.0, 0.0};
+  const Half faint = {1e-290, 1e-290, 1e-290, 1e-290};
+  const Half raised = {0x1p600, 0x1p600, 0x1p600, 0x1p600};
   for (long k = 0; k < r; ++k)
     for (int c = 0; c < 2; ++c) {
       diagonal[k].part[c] = zero;
@@ -47,9 +49,11 @@ static void jacobi_matrices(const double* nodes, const double* const* rows, long
         const Half previous = sigma[c];
         squares[k].part[c] = gamma[c] * rho;
         const HalfMask alive = rho > zero;
-        const Half inverse = one / (alive ? rho : one);
-        gamma[c] = alive ? p1 * inverse : one;
-        sigma[c] = alive ? mass[c] * inverse : zero;
+        // Weights of nodes that the record hardly sees sink below the normal numbers, where 1/rho would be infinite.
+        const Half lift = rho < faint ? raised : one;
+        const Half inverse = one / (alive ? rho * lift : one);
+        gamma[c] = alive ? p1 * lift * inverse : one;
+        sigma[c] = alive ? mass[c] * lift * inverse : zero;
         const Half next = sigma[c] * (p0 - node) - gamma[c] * t[c];
         diagonal[k].part[c] = p0 - (next - t[c]);
         t[c] = next;
