@@ -20,6 +20,7 @@ from expunge.accounting import (
     sampled_gaussian_rdp,
     weak_triangle_rdp,
 )
+from expunge.accounting.contraction import rdp_within
 
 EPS = float(np.finfo(float).eps)
 RUN = {
@@ -108,7 +109,47 @@ def test_a_contraction_exceeds_its_product_by_rounding_alone():
             found = contraction_rdp(1.0, noise_std=float(noise), **setting)[1]
             total = mpmath.log1p(mpmath.mpf(float(noise)) ** 2) / mpmath.mpf(1.5)
             exact = mpmath.exp(-total)
-            assert exact <= found <= exact * (1 + (24 * float(total) + 24) * EPS)
+            assert exact <= found <= exact * (1 + (17 * float(total) + 24) * EPS)
+
+
+@pytest.mark.parametrize("slope", [1 - 2.0**-53, 1 - 1e-15, 1 - 1e-12, 1 + 1e-15, 1 + 1e-12, 0.03, 30.0])
+@pytest.mark.parametrize("order", [1.001, 1.3])
+def test_the_fewest_contractions_suffice_where_slopes_are_next_to_one_or_far_from_it(slope, order):
+    with mpmath.workdps(50):
+        for noise in np.random.default_rng(4).uniform(0.3, 1.5, 12):
+            total, reached = mpmath.mpf(0), [mpmath.mpf(1)]
+            for k in range(1, 25):
+                total += mpmath.mpf(slope) ** (-2 * k)
+                reached.append((1 + total * mpmath.mpf(float(noise)) ** 2) ** (-1 / mpmath.mpf(order)))
+            exact = np.array([float(value) for value in reached[1:23]])
+            targets = np.concatenate([np.nextafter(exact, 0.0), exact, np.nextafter(exact, 1.0)])
+            found = contraction_steps(
+                1.0, order=order, log_sobolev=1.0, contraction=slope, noise_std=float(noise), target_rdp=targets
+            )
+            for target, steps in zip(targets, found, strict=True):
+                assert steps >= len(reached) or reached[int(steps)] <= mpmath.mpf(float(target))
+
+
+def test_the_divergence_within_epsilon_is_below_it_by_rounding_alone():
+    with mpmath.workdps(50):
+        for epsilon, excess, delta in np.random.default_rng(5).uniform(0.05, 0.9, (300, 3)):
+            order, d = 1.0 + float(excess), mpmath.mpf(float(delta)) / 1000
+            a = mpmath.mpf(order)
+            delta = float(d)
+            exact = mpmath.mpf(float(epsilon)) - mpmath.log(1 - 1 / a) + (mpmath.log(delta) + mpmath.log(a)) / (a - 1)
+            size = epsilon + abs(np.log(order - 1)) + np.log(order) + (abs(np.log(delta)) + np.log(order)) / excess
+            found = float(rdp_within(np.array(order), epsilon=float(epsilon), delta=delta))
+            distance = max(2 * mpmath.mpf(delta) ** 2, -mpmath.log1p(-(mpmath.mpf(delta) ** 2)))
+            assert found <= max(exact, distance)
+            assert found >= exact - 12 * EPS * size
+
+
+def test_what_underflows_or_overflows_is_no_error_for_those_who_made_it_one():
+    setting = {"log_sobolev": 1.0, "contraction": 1e-3}
+    with np.errstate(all="raise"):
+        assert 0.0 < contraction_rdp(1e-300, order=2.0, noise_std=1e9, n_steps=3, **setting)[-1] <= 1e-300
+        assert weak_triangle_rdp(1.7e308, 1.7e308, order=1.5) == np.inf
+        assert contraction_steps(10.0, target_rdp=0.1, order=1e308, noise_std=1.0, **setting) == np.inf
 
 
 def test_a_divergence_too_large_for_logarithms_stays_what_it_was():

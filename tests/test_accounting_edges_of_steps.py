@@ -1,6 +1,7 @@
 """Counts of unlearning steps at their edges: none, one, too many to count, and neighbours that rounding decides."""
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from expunge.accounting import (
     fit_log_steps,
     langevin_steps,
     langevin_unlearning,
+    predict_steps,
 )
 
 CHAIN = {
@@ -95,6 +97,44 @@ def test_a_target_met_before_any_step_still_takes_one():
     assert found.shifted_mu == pytest.approx(mu, rel=1e-12)
 
 
+def test_the_constant_of_a_chain_is_rounded_up():
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        smooth = 10.0 ** rng.uniform(-3, 3)
+        convex = smooth * min(10.0 ** rng.uniform(-6, 0.5), 1.0)
+        changes = {"smoothness": smooth, "strong_convexity": convex, "step_size": min(1.0, 2 * rng.random()) / smooth}
+        setting = langevin_unlearning._Setting.of(epsilon=1.0, **{**CHAIN, **changes})
+        contracted = 1 - Fraction(convex) * Fraction(changes["step_size"])
+        exact = 1 / (1 - contracted**2)
+        assert exact <= Fraction(setting.stationary) <= exact * (1 + 16 * Fraction(2.0**-52))
+
+
+def test_contraction_of_a_chain_searches_its_order_closely():
+    setting = {**CHAIN, "strong_convexity": 1e-7, "sigma": 200.0}
+    found = compare_unlearning_steps(epsilon=0.3, **setting)
+    assert 1e5 < found.contraction < math.inf
+    product = Fraction(setting["strong_convexity"]) * Fraction(setting["step_size"])
+    orders = 1.0 + (found.contraction_order - 1.0) * np.geomspace(0.9, 1.1, 4001)
+    scale = 4 * (3 * 1.7 / 200.0 / 700) ** 2 / 1e-7
+    steps = contraction_steps(
+        scale * orders,
+        order=orders,
+        log_sobolev=float(1 / (1 - (1 - product) ** 2)),
+        contraction=float(1 - product),
+        noise_std=1.0,
+        epsilon=0.3,
+        delta=CHAIN["delta"],
+    )
+    assert found.contraction <= steps.min() * (1 + 1e-7)
+
+
+def test_a_start_beyond_float64_is_not_contracted():
+    with np.errstate(all="raise"):
+        found = compare_unlearning_steps(epsilon=1.0, **{**CHAIN, "sigma": 1e-165})
+    assert found.contraction == math.inf
+    assert found.shifted < found.closed_form < math.inf
+
+
 # --- a line through measured steps -----------------------------------------------------------------------------------
 
 
@@ -135,3 +175,11 @@ def test_privacy_losses_that_differ_by_rounding_are_flat():
     with pytest.raises(ValueError, match=r"^privacy_loss is flat"):
         fit_log_steps([2.0, 2.0 * (1 + 1e-10), 2.0], [1.0, 2.0, 3.0])
     assert fit_log_steps([2.0, 2.0 * (1 + 1e-6), 2.0], [1.0, 2.0, 3.0]).n == 3
+    assert fit_log_steps([1.0, 1 + 3.2e-9, 1.0], [1.0, 2.0, 3.0]).n == 3
+    assert "+ 0 from 3 points" in fit_log_steps([1.0, 2.0, 4.0], [0.0, 0.0, 0.0]).summary()
+
+
+def test_predictions_of_a_target_in_epsilon_and_delta_are_the_contraction_steps():
+    setting = {**STEPS, "noise_std": 0.3, "epsilon": 2.0, "delta": 1e-3}
+    losses = [0.01, 5.0, 400.0]
+    assert predict_steps(losses, **setting).tolist() == contraction_steps(losses, **setting).tolist()

@@ -53,6 +53,7 @@ DROPPED = {
     "argsort": lambda x: x.argsort(),
     "argmax": lambda x: x.argmax(),
     "np.argmin": np.argmin,
+    "argmin": lambda x: x.argmin(),
     "argpartition": lambda x: x.argpartition(1),
     "searchsorted": lambda x: x.searchsorted([1.0]),
     "comparison": lambda x: x > 1.5,

@@ -196,5 +196,6 @@ def _spearman(rows: Float64) -> Float64:
     ranks = rankdata(rows, axis=1)
     ranks -= ranks.mean(axis=1, keepdims=True)
     size = np.sqrt(np.square(ranks).sum(axis=1))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(np.clip(ranks @ ranks.T / np.outer(size, size), -1.0, 1.0), dtype=np.float64)
+    with np.errstate(invalid="ignore"):  # 0 over 0 where all records tie
+        correlations: Float64 = np.clip(ranks @ ranks.T / np.outer(size, size), -1.0, 1.0)
+    return correlations

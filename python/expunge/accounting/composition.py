@@ -130,7 +130,7 @@ def composition_rdp(
     norms = real_array("grad_norms", grad_norms, low=0.0)
     if norms.ndim not in (2, 3) or 0 in norms.shape:
         raise ValueError(f"grad_norms must have shape (R, T) or (R, n, T), none of them 0, got shape {norms.shape}")
-    alpha = number("order", order, low=1.0, open_low=True)
+    alpha = number("order", order)  # its range, and that of the sampling probability, are those of the step's cost
     bound = number("l2_bound", l2_bound, low=0.0, open_low=True)
     source = choice("bound_source", bound_source, ("given", "sample"))
     if norms.max() > bound * (1.0 + 1e-6):
@@ -138,7 +138,7 @@ def composition_rdp(
     tau = number("noise_std", noise_std, low=0.0, open_low=True)
     eta = number("step_size", step_size, low=0.0, open_low=True)
     batch = number("batch_size", batch_size, low=0.0, open_low=True)
-    rate = number("sampling_probability", sampling_probability, low=0.0, high=1.0)
+    rate = number("sampling_probability", sampling_probability)
     sides = {"pq": ("pq",), "qp": ("qp",), "both": ("pq", "qp")}[choice("direction", direction, ("both", "pq", "qp"))]
     runs = norms if norms.ndim == 3 else norms[:, np.newaxis, :]
     sampled = _sampled(steps, n_steps, norms.shape)

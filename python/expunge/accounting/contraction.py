@@ -108,7 +108,7 @@ def contraction_rdp(
         # Logarithms may underflow to no shrinking, never to more of it than there is.
         total = np.cumsum(shrink) * (1.0 - (steps + 8.0) * _EPS) / alpha
         logs = np.log(before)
-        size = 1.0 + np.abs(np.where(np.isfinite(logs), logs, 0.0)) + total
+        size = 1.0 + np.abs(np.where(np.isfinite(logs), logs, 0.0))
         # Subnormal numbers round by a whole one of the smallest, twice.
         values = np.exp(logs - total) * (1.0 + 8.0 * _EPS * size) + 2.0 * _LEAST
     values = np.where(before == 0.0, 0.0, values)
@@ -265,18 +265,15 @@ def _log_product(steps: Float64, log_ratio: Float64, rate: float, size: Float64)
         log_gap = math.log(abs(math.expm1(-rate)))
         # sum of e^(rate j) = (e^(rate K) - 1) / (1 - e^(-rate))
         exponent = np.maximum(grown, 0.0) + np.log(-np.expm1(-np.abs(grown))) + log_ratio - log_gap
-        size = size + np.abs(grown) + abs(log_gap)
+        size = size + abs(log_gap)
     return np.asarray(np.logaddexp(0.0, exponent - 16.0 * _EPS * (size + np.abs(exponent))), dtype=np.float64)
 
 
 def rdp_within(order: Float64, *, epsilon: float, delta: float) -> Float64:
     """Return the largest divergence at each order that `rdp_to_epsilon` turns into epsilon, rounded down."""
-    with np.errstate(divide="ignore"):
-        thin = np.where(order < 2.0, np.log(order - 1.0) - np.log(order), np.log1p(-1.0 / order))
-        gain = (math.log(delta) + np.log(order)) / (order - 1.0)
-        size = (
-            epsilon + np.abs(np.log(order - 1.0)) + np.log(order) + (abs(math.log(delta)) + np.log(order)) / (order - 1)
-        )
+    thin = np.where(order < 2.0, np.log(order - 1.0) - np.log(order), np.log1p(-1.0 / order))
+    gain = (math.log(delta) + np.log(order)) / (order - 1.0)
+    size = epsilon + np.abs(np.log(order - 1.0)) + np.log(order) + (abs(math.log(delta)) + np.log(order)) / (order - 1)
     largest = epsilon - thin + gain - 8.0 * _EPS * size
     # Epsilon 0 is within, too, where the total variation distance is at most delta.
     return np.asarray(np.maximum(largest, divergence_within_distance(np.asarray(delta))), dtype=np.float64)

@@ -105,6 +105,14 @@ class _Setting:
         return self.strong_convexity * self.step_size * (1.0 - 4.0 * _EPS)
 
     @property
+    def stationary(self) -> float:
+        """Log-Sobolev constant of the chain in units of its squared noise, 1 / (1 - contraction^2), rounded up.
+
+        Of the chain started at a point, at any time: 0 -> contraction^2 C + noise^2 grows towards this.
+        """
+        return 1.0 / (self.product * (2.0 - self.product)) * (1.0 + 8.0 * _EPS)
+
+    @property
     def log_scale(self) -> float:
         """Log of eps_0(order) / order: 4 S^2 M^2 / (m sigma^2 n^2)."""
         return (
@@ -307,9 +315,6 @@ def _contraction(setting: _Setting) -> tuple[int | float, float]:
     """Return the fewest steps by contraction over a search of orders, and the order. Any order is valid."""
     product = setting.product
     slope = 1.0 - product + _EPS
-    noise = math.sqrt(2.0 * setting.step_size) * setting.sigma
-    # Of the chain started at a point, at any time: 0 -> slope^2 C + noise^2 grows towards this.
-    constant = noise * noise / (product * (2.0 - product)) * (1.0 + 32.0 * _EPS)
     slack = 8.0 * _EPS * setting.log_size
 
     def fewest(excess: np.ndarray) -> np.ndarray:
@@ -320,9 +325,9 @@ def _contraction(setting: _Setting) -> tuple[int | float, float]:
             contraction_steps(
                 start,
                 order=orders,
-                log_sobolev=constant,
+                log_sobolev=setting.stationary,
                 contraction=slope,
-                noise_std=noise * (1.0 - 4.0 * _EPS),
+                noise_std=1.0,
                 epsilon=setting.epsilon,
                 delta=setting.delta,
             )
