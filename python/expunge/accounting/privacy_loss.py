@@ -242,7 +242,7 @@ def privacy_loss(
     ((1,), 'estimate', 0.625)
     """
     norms = real_array("grad_norms", grad_norms, ndim=2, low=0.0, allow_infinite=True)
-    orders = real_array("order", order, low=1.0, open_low=True)
+    orders = real_array("order", order)
     if orders.ndim > 1:
         raise ValueError(f"order must be a number or one-dimensional, got shape {orders.shape}")
     weights = quadrature_weights(steps, n_steps=n_steps)

@@ -88,15 +88,15 @@ def rdp_to_epsilon(rdp: ArrayLike | Curve, order: ArrayLike | None, delta: Array
     except ValueError:
         shapes = f"{divergences.shape}, {orders.shape}, {deltas.shape}"
         raise ValueError(f"rdp, order and delta must broadcast together, got shapes {shapes}") from None
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore"):
         # log(1 - 1/order): near 1 the difference order - 1 is exact, far from it log1p is.
         thin = np.where(orders < 2.0, np.log(orders - 1.0) - np.log(orders), np.log1p(-1.0 / orders))
         gain = (np.log(targets) + np.log(orders)) / (orders - 1.0)
-        size = divergences + np.abs(np.log(orders - 1.0)) + np.abs(np.log(orders))
+        # Where epsilon is positive, the terms of ``thin`` but log(order - 1) are at most the others together.
+        size = divergences + np.abs(np.log(orders - 1.0))
         size += (np.abs(np.log(targets)) + np.abs(np.log(orders))) / (orders - 1.0)
         epsilons = divergences + thin - gain
         epsilons = np.maximum(epsilons + 4.0 * np.finfo(np.float64).eps * size, 0.0)
-    epsilons = np.where(np.isinf(divergences) | (targets == 0.0), np.inf, epsilons)
     epsilons = np.where(divergences <= divergence_within_distance(targets), 0.0, epsilons)
     best = epsilons.min(axis=-1) if choose else epsilons
     return best if best.ndim else float(best)
@@ -138,7 +138,7 @@ def _continuous(curve: Curve, order: ArrayLike | None, delta: float) -> float:
 
     first, last = (-8, 9) if order is None else (int(np.floor(np.log2(ends[0]))), int(np.ceil(np.log2(ends[1]))) + 1)
     excess, epsilons = evaluate(_powers(first, last))
-    while order is None and np.isfinite(epsilons).any():
+    while order is None:
         best = int(epsilons.argmin())
         if best == 0 and first > low and epsilons[0] > 0.0:
             more = evaluate(_powers(max(first - 8, low), first))

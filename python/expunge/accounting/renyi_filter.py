@@ -179,7 +179,7 @@ class RenyiFilter:
 
     def epsilon(self, *, delta: float) -> float:
         """Return the certified epsilon at ``delta`` of every record: from the budgets, so it may be published."""
-        return float(rdp_to_epsilon(self._budgets, self._orders, number("delta", delta, low=0.0, high=1.0)))
+        return float(rdp_to_epsilon(self._budgets, self._orders, number("delta", delta)))
 
     def __repr__(self) -> str:
         return (
