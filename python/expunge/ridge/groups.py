@@ -52,7 +52,7 @@ def krylov_basis(law: LearningLaw, projected: Float64, steps: int) -> Float64 | 
         return None
     block, triangle, _ = scipy.linalg.qr(projected.T, mode="economic", pivoting=True)
     sizes = np.abs(np.diag(triangle))
-    block = block[:, sizes > p * EPS * sizes[0]] if sizes[0] > 0.0 else block[:, :0]
+    block = block[:, sizes > p * EPS * sizes[0]]
     basis: Float64 = block
     for _ in range(steps - 1):
         block = law.eigenvalues[:, None] * block

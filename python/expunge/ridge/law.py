@@ -140,7 +140,7 @@ class LearningLaw:
         for output in range(self.n_outputs):
             largest = np.maximum.accumulate(np.abs(means[:, :, output]), axis=1)
             squares += np.square(felt * largest).sum(axis=0)
-        return np.asarray(4.0 * EPS * np.sqrt(squares) * (1.0 + 8.0 * self.n_features * EPS))
+        return np.asarray(4.0 * EPS * np.sqrt(squares))  # three are needed
 
     @property
     def n_records(self) -> int:

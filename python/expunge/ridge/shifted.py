@@ -111,10 +111,10 @@ def _sensitivities(law: LearningLaw, rows: Int64, projected: Float64, failure: f
     off = law._mean_errors + each * sizes
     if isinstance(law._place, _backend.DevicePlace):
         off = law._place.library.asarray(off)
-    rounding = 8.0 * (law.n_steps + law.n_features) * EPS
+    rounding = 8.0 * (law.n_steps + law.n_features + 4.0) * EPS
     bound = means + norms[:, None] * off[None, :] + (target_norms * each)[:, None]
     bound = (bound + spread * quantile) * (1.0 + rounding)
-    bounds: Float64 = norms[:, None] * (law.step_size * (1.0 + 16.0 * EPS)) * bound
+    bounds: Float64 = norms[:, None] * law.step_size * bound
     return bounds
 
 
@@ -272,7 +272,8 @@ def _solve_shifted(
 ) -> tuple[Float64, Float64]:
     room = 0.0
     if goal.epsilon < 700.0:
-        room = goal.delta * (1.0 - 8.0 * EPS) - math.exp(goal.epsilon) * (goal.delta / 10.0) * (1.0 + 8.0 * EPS)
+        # Where there is room, what is taken away is below delta, and so are its roundings below those allowed for.
+        room = goal.delta * (1.0 - 8.0 * EPS) - math.exp(goal.epsilon) * (goal.delta / 10.0)
     if not room > 0.0:
         return np.full(contraction.shape, np.inf), np.full(contraction.shape, np.inf)
     place = law._place
