@@ -447,12 +447,29 @@ def test_norms_are_read_once_after_each_backward() -> None:
     with pytest.raises(RuntimeError, match="after a step of the optimizer for all batches read"):
         reader.finish()
     optimizer.step()
-    assert reader.finish().never_visited.tolist() == [4, 5, 6, 7, 8]
+    run = reader.finish()
+    assert run.never_visited.tolist() == [4, 5, 6, 7, 8]
+    assert (run.grad_norms[4:] == 1.0).all(), "a record of which nothing is known counts with the bound"
+    assert (run.grad_norms[:4] > 0.0).all()
     assert optimizer.step_hook is None
     with pytest.raises(RuntimeError, match="finish must be called once"):
         reader.finish()
     with pytest.raises(RuntimeError, match="read must be called before finish"):
         reader.read([0, 1, 2, 3])
+
+
+def test_the_hook_that_was_there_still_runs_and_comes_back() -> None:
+    model, optimizer, _ = small()
+    steps: list[int] = []
+    optimizer.attach_step_hook(lambda given: steps.append(id(given)))
+    own = optimizer.step_hook
+    reader = opacus.NormReader(optimizer, n_records=9, sampling_probability=0.5)
+    backward(model)
+    reader.read([0, 1, 2, 3])
+    optimizer.step()
+    assert steps == [id(optimizer)]
+    reader.finish()
+    assert optimizer.step_hook is own
 
 
 def test_a_norm_that_is_not_finite_is_refused() -> None:

@@ -58,11 +58,13 @@ class Operand {
  public:
   Operand(const char* name, const expunge_array& array, std::initializer_list<std::int64_t> shape)
       : data_(static_cast<const T*>(array.data)) {
-    std::int64_t total = 1;
+    std::int64_t total = 1;  // of what is not empty: steps between examples must fit as well
+    bool empty = false;
     int axes = 0;
     for (std::int64_t length : shape) {
       lengths_[axes++] = static_cast<long>(length);
-      if (__builtin_mul_overflow(total, length, &total) || total >= kMostElements)
+      empty = empty || length == 0;
+      if (__builtin_mul_overflow(total, length == 0 ? 1 : length, &total) || total >= kMostElements)
         throw InvalidArgument(std::string(name) + " must have fewer than 2**58 elements");
     }
     long step = 1;
@@ -72,8 +74,8 @@ class Operand {
       if (axis == 0) item_ = step;
       step *= lengths_[axis];
     }
-    in_place_ = in_place_ || total == 0;
-    if (total > 0 && data_ == nullptr) throw InvalidArgument(std::string(name) + " must be given, got NULL");
+    in_place_ = in_place_ || empty;
+    if (!empty && data_ == nullptr) throw InvalidArgument(std::string(name) + " must be given, got NULL");
     if (reinterpret_cast<std::uintptr_t>(data_) % alignof(T) != 0)
       throw InvalidArgument(std::string(name) + " must be aligned for its dtype");
   }
