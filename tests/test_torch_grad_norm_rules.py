@@ -313,3 +313,60 @@ def test_numpy_and_tensor_indices_mean_the_same():
     torch.manual_seed(7)
     for index in (np.array([2, 0]), [2, 0], torch.tensor([2, 0])):
         assert_exact(Calls(lambda m, x, i=index: m.a(x)[:, i], a=nn.Linear(D, 3)), torch.randn(B, D))
+
+
+def test_arguments_that_give_a_shape_or_a_kind_alone_count_for_nothing():
+    torch.manual_seed(8)
+
+    def forward(m, x):
+        position = torch.linspace(0, 1, D).type_as(x).to(x)
+        return m.a(x + position).expand_as(x[..., :3]).view_as(x[..., :3]).type_as(m.w).to(m.w) * m.w.sin()
+
+    assert_exact(Calls(forward, a=nn.Linear(D, 3), w=parameter(3)), torch.randn(B, 4, D))
+
+
+def test_calls_that_write_and_give_nothing_are_refused():
+    def forward(m, x):
+        h = m.a(x)
+        torch._foreach_copy_([h.data], [h.detach().flip(0)])
+        return m.b(h)
+
+    with pytest.raises(UnsupportedLayerError, match="_foreach_copy_"):
+        block_norms(Calls(forward, a=nn.Linear(D, D), b=nn.Linear(D, 2)).double(), torch.randn(B, D).double())
+
+
+def test_inputs_among_which_the_batch_cannot_be_told_are_refused():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(D, 2)
+
+        def forward(self, time, x):
+            return self.a(x * time)
+
+    model = Two()
+    with GradNorms(model) as g:
+        model(torch.ones(1), torch.randn(B, D)).sum().backward()
+        with pytest.raises(UnsupportedLayerError, match=r"leading dimensions of \[1, 5\]"):
+            g.norms()
+
+
+def test_a_dimension_of_the_batch_is_not_dropped_by_name():
+    model = Calls(lambda m, x: m.b(m.a(x).squeeze(0)), a=nn.Linear(D, D), b=nn.Linear(D, 2)).double()
+    with pytest.raises(UnsupportedLayerError, match="squeeze"):
+        block_norms(model, torch.randn(B, D).double())
+    for batch in (1, 4):
+        assert_exact(Calls(lambda m, x: m.a(x).squeeze(), a=nn.Linear(D, 1)), torch.randn(batch, D))
+
+
+def test_reductions_by_place_are_read():
+    torch.manual_seed(9)
+    model, x = nn.Linear(D, 2).double(), torch.randn(B, D).double()
+    expected = block_norms(model, x, lambda y: F.huber_loss(y, torch.zeros_like(y), reduction="sum"))
+    for loss in (
+        lambda y: F.huber_loss(y, torch.zeros_like(y), "sum"),
+        lambda y: F.huber_loss(y, torch.zeros_like(y), "none").sum(),
+    ):
+        np.testing.assert_allclose(block_norms(model, x, loss), expected, rtol=1e-12)
+        with pytest.raises(UnsupportedLayerError, match="is a sum over examples"):
+            block_norms(model, x, loss, loss_reduction="mean")

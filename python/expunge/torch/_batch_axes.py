@@ -81,6 +81,14 @@ class BatchAxes:
             return
         if self.batch is None:
             self.batch = shaped[0].shape[0]
+            lengths = sorted({t.shape[0] for t in shaped})
+            if self.batch == 1 and len(lengths) > 1:
+                reason = (
+                    f"the model's inputs have leading dimensions of {lengths}, and which counts examples is not clear"
+                )
+                for tensor in shaped:
+                    self._states[tensor] = Lost(reason)
+                return
         for tensor in shaped:
             if tensor.shape[0] == self.batch:
                 self._states[tensor] = LEADING
@@ -101,6 +109,9 @@ class BatchAxes:
                 if tensor.requires_grad:
                     self._constants[tensor] = True
             return
+        if _writes_somewhere(function):
+            self.wrote(function, args, kwargs, given)
+            return
         call = Call(function, args, kwargs, result, states, self.batch or 0)
         found = self._found(call)
         if function in IN_PLACE or kwargs.get("out") is not None or function == Tensor.data.__set__:
@@ -111,6 +122,13 @@ class BatchAxes:
             self._states[tensor] = found[k] if isinstance(found, list) else found
             if not graded:
                 self._without_grad[tensor] = True
+
+    def wrote(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], given: list[Tensor]) -> None:
+        """Take all arguments of a call that gave nothing, and wrote somewhere, for lost if one depends on examples."""
+        states = {id(t): (t, state) for t in given if (state := self.get(t)) is not None}
+        if states:
+            call = Call(function, args, kwargs, None, list(states.values()), self.batch or 0)
+            self._write(call, call.lost("has no rule that says what it writes"), given)
 
     def after(
         self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], given: list[Tensor], result: Any
@@ -140,11 +158,11 @@ class BatchAxes:
 
     # --- memory -------------------------------------------------------------------------------------
 
-    def _write(self, call: Call, state: State) -> None:
+    def _write(self, call: Call, state: State, targets: list[Tensor] | None = None) -> None:
         """Enter what a call wrote into, in place."""
         target = call.kwargs.get("out")
         target = call.first if target is None else target
-        for tensor in tensors_in([target]):
+        for tensor in tensors_in([target]) if targets is None else targets:
             before = self._states.get(tensor)
             self._states[tensor] = state
             if (before == state and not isinstance(state, Lost)) or (
@@ -172,6 +190,14 @@ class BatchAxes:
         if len(same) == 1:
             return axis.at(same[0])
         return Lost("a view of memory that was written to in place was made before")
+
+
+def _writes_somewhere(function: Any) -> bool:
+    """Whether a call without a rule writes into its arguments, by its name."""
+    if function in RULES:
+        return False
+    name = getattr(function, "__name__", "")
+    return name.endswith("_") and not name.endswith("__")
 
 
 def _storage(tensor: Tensor) -> int:

@@ -141,7 +141,7 @@ class Check:
         """Return the gradients that one example's outputs give, from the gradients that they got in the batch."""
         batch = self.tracker.axes.batch or 0
         model: Any = self.tracker.model
-        if isinstance(model, getattr(nn.parallel, "DistributedDataParallel", ())):
+        if type(model).__name__ == "DistributedDataParallel":
             model = model.module
 
         def single(tensor: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from expunge.torch._axis import Axis, Lost, State
-from expunge.torch._rule import CONSTANT, IN_PLACE, LINEAR, RULES, Call, functions, rule
+from expunge.torch._rule import CONSTANT, IN_PLACE, LIKE, LINEAR, RULES, Call, functions, rule
 
 __all__ = ["broadcast"]
 
@@ -26,7 +26,7 @@ add sub subtract rsub mul multiply div divide true_divide floor_divide fmod rema
 fmax fmin atan2 arctan2 hypot eq ne lt le gt ge greater greater_equal less less_equal equal_to not_equal isclose
 logical_and logical_or logical_xor logaddexp logaddexp2 copysign nextafter xlogy xlog1py heaviside gcd lcm
 bitwise_and bitwise_or bitwise_xor bitwise_left_shift bitwise_right_shift lerp addcmul addcdiv masked_fill complex polar
-copy type_as prelu zeta igamma igammac float_power special_xlogy special_xlog1py dist_
+copy type_as prelu zeta igamma igammac float_power special_xlogy special_xlog1py
 __add__ __radd__ __sub__ __rsub__ __mul__ __rmul__ __truediv__ __rtruediv__ __div__ __rdiv__ __floordiv__ __rfloordiv__
 __mod__ __rmod__ __pow__ __rpow__ __and__ __rand__ __or__ __ror__ __xor__ __rxor__ __eq__ __ne__ __lt__ __le__ __gt__
 __ge__ __lshift__ __rshift__
@@ -46,6 +46,7 @@ LINEAR.update(
               "__div__ __neg__ __pos__ __iadd__ __isub__ __imul__ __itruediv__ where type_as")
 )  # fmt: skip
 CONSTANT.update(functions(_FACTORIES))
+LIKE.update(functions("to type_as"))
 IN_PLACE.update(getattr(Tensor, name) for name in [*_SEVERAL.split(), *_FILLS.split()]
                 if (name.startswith("__i") or name in _FILLS.split()) and hasattr(Tensor, name))  # fmt: skip
 

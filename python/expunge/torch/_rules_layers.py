@@ -36,7 +36,7 @@ for _n in (1, 2, 3):
         ),
         _n,
     )
-_leading("tril triu det logdet slogdet inverse cholesky matrix_exp trace_ diag_embed_", 2)
+_leading("tril triu det logdet slogdet inverse cholesky matrix_exp", 2)
 _leading("inv det slogdet cholesky qr svd svdvals eigh eigvalsh eig matrix_exp pinv matrix_norm", 2, (torch.linalg,))
 _leading("pixel_shuffle pixel_unshuffle", 3)
 _leading("pad constant_pad_nd", lambda call: len(call.argument(1, "pad")) // 2)

@@ -18,9 +18,10 @@ def _reduced(call: Call, axis: State, default: str = "mean") -> State:
     """Return the state of a loss whose entries, unreduced, have examples along ``axis``."""
     if not isinstance(axis, Axis):
         return axis
-    if call.kwargs.get("size_average") is not None or call.kwargs.get("reduce") is not None:
+    by_place = [a for a in call.args if isinstance(a, bool)]
+    if by_place or call.kwargs.get("size_average") is not None or call.kwargs.get("reduce") is not None:
         return call.lost("is reduced by size_average or reduce: say reduction=")
-    reduction = call.kwargs.get("reduction", default)
+    reduction = next((a for a in call.args if isinstance(a, str)), call.kwargs.get("reduction", default))
     if reduction == "none":
         return axis
     return Total({"sum": "sum", "mean": "mean", "batchmean": "mean"}[reduction])
@@ -38,7 +39,11 @@ def _wide(call: Call, *tensors: Tensor) -> Tensor:
 def _entry_losses(call: Call) -> State:
     tensors = tensors_in(call.args[:2], {k: v for k, v in call.kwargs.items() if k in ("input", "target")})
     axis = broadcast(call, _wide(call, *tensors))
-    if call.kwargs.get("reduction") == "batchmean" and isinstance(axis, Axis) and (axis.dim or not axis.plain):
+    if (
+        "batchmean" in (*call.args[2:], call.kwargs.get("reduction"))
+        and isinstance(axis, Axis)
+        and (axis.dim or not axis.plain)
+    ):
         return call.lost("divides by the length of another dimension than the batch's")
     return _reduced(call, axis)
 

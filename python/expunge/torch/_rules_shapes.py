@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from expunge.torch._axis import Axis, State, merged
-from expunge.torch._rule import LINEAR, RULES, Call, functions, rule
+from expunge.torch._rule import LIKE, LINEAR, RULES, Call, functions, rule
 from expunge.torch._rules_elementwise import broadcast
 
 __all__: list[str] = []
 
+LIKE.update(functions("expand_as view_as reshape_as"))
 LINEAR.update(functions("reshape view flatten unflatten squeeze unsqueeze stack"))
 
 

@@ -21,6 +21,7 @@ from expunge.torch._batch_axes import BatchAxes
 from expunge.torch._contributions import PulledUse, Use, sum_of_squares
 from expunge.torch._distributed import look_at_replicas
 from expunge.torch._errors import UnsupportedLayerError
+from expunge.torch._rule import LIKE
 from expunge.torch._sources import Derived, ParameterView, RefusalError, layout_overlaps, map_tensors, tensors_in
 from expunge.torch._tensor_map import TensorMap
 
@@ -196,7 +197,7 @@ class Tracker:
             result = handler.quick(self, function, args, kwargs)
             if result is not None:
                 return result
-        given = tensors_in(args, kwargs)
+        given = tensors_in(args[:1] if function in LIKE else args, kwargs)
         if function in _READERS and any(self.axes.get(t) is not None for t in given):
             self.read_out = True
         used = False
@@ -216,6 +217,8 @@ class Tracker:
             result = self.handlers["replay"](self, function, args, kwargs)
         if isinstance(result, (Tensor, tuple, list)) or function in _WRITERS:
             self.axes.follow(function, args, kwargs, given, result)
+        elif result is None and getattr(function, "__name__", "").endswith("_"):
+            self.axes.wrote(function, args, kwargs, given)
         return result
 
     def state_of(self, tensor: Tensor) -> State | None:
