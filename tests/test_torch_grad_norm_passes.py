@@ -417,6 +417,49 @@ def test_a_loss_of_another_reduction_than_said_is_refused():
     block_norms(model, x[:1], lambda o: o.mean())  # one example: no difference
 
 
+def test_a_mean_over_tokens_gives_the_norms_of_the_examples_own_means():
+    torch.manual_seed(12)
+    model = nn.Sequential(nn.Embedding(9, 5), nn.Linear(5, 9)).double()
+    tokens = torch.randint(0, 9, (4, 6))
+    labels = torch.where(torch.arange(6) < torch.tensor([[6], [3], [1], [0]]), tokens.roll(1, 1), -100)
+    counts = (labels != -100).sum(1)
+
+    def loss(y):
+        return F.cross_entropy(y.transpose(1, 2), labels[: len(y)])
+
+    found = block_norms(model, tokens, loss, loss_reduction="token-mean", counts=counts)
+    for i in range(3):
+        one = F.cross_entropy(model(tokens[i : i + 1]).transpose(1, 2), labels[i : i + 1])
+        grads = torch.autograd.grad(one, list(model.parameters()))
+        np.testing.assert_allclose(found[i], sum(float(g.square().sum()) for g in grads) ** 0.5, rtol=1e-10)
+    assert found[3] == 0
+    with pytest.raises(UnsupportedLayerError, match="is a sum over examples"):
+        block_norms(model, tokens, lambda y: y.sum(), loss_reduction="token-mean", counts=counts)
+    with pytest.raises(ValueError, match="one entry for each of the 4 examples"):
+        block_norms(model, tokens, loss, loss_reduction="token-mean", counts=counts[:2])
+    for settings in ({"loss_reduction": "token-mean"}, {"counts": counts}):
+        with pytest.raises(ValueError, match="counts must be given with"):
+            GradNorms(model, **settings)
+    for bad in ([1.5], [-1], [float("nan")], [[1]]):
+        with pytest.raises(ValueError, match="counts must be numbers of tokens"):
+            GradNorms(model, loss_reduction="token-mean", counts=bad)
+
+
+def test_a_stand_in_whose_gradient_no_use_explains_is_refused(monkeypatch):
+    from expunge.torch import _tracker
+
+    wait = _tracker.Tracker.wait
+
+    def deaf(self, output, roots, arrival):
+        if output.shape[-1] != 8:
+            wait(self, output, roots, arrival)
+
+    monkeypatch.setattr(_tracker.Tracker, "wait", deaf)
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 2))
+    with pytest.raises(UnsupportedLayerError, match=r"^0\.weight: its gradient came from no use that was followed"):
+        block_norms(model, torch.randn(5, 6))
+
+
 # --- replicas -----------------------------------------------------------------------------------------
 
 

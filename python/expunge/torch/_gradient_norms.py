@@ -32,11 +32,15 @@ class GradNorms:
     model : torch.nn.Module
         Any model on the CPU or a CUDA device whose examples do not interact. ``torch.compile``d models are
         rejected; pass the original module.
-    loss_reduction : {"sum", "mean"}
+    loss_reduction : {"sum", "mean", "token-mean"}
         How the loss that runs backward combines the examples' losses. PyTorch's own losses are means unless they are
         given ``reduction="sum"``: say "mean" for them. With "mean" norms are multiplied by the number of examples, so
         that they are those of the examples' own losses. A loss that is reduced in another way is refused, or warned of
-        where a number in it may have made one of the other.
+        where a number in it may have made one of the other. "token-mean" is a mean over all tokens that count, as
+        cross-entropy takes it with ``ignore_index``: the examples' own losses are then means over their own tokens.
+    counts : array of shape (B,), optional
+        With "token-mean": how many tokens of each example count, as ``(labels != -100).sum(1)``. The norm of an example
+        without any is 0.
     param_grads : bool
         Whether parameters get their ``.grad``, as without the block. Scoring does not need them and is faster without.
     threads : int, optional
@@ -111,13 +115,15 @@ class GradNorms:
         model: nn.Module,
         *,
         loss_reduction: str = "sum",
+        counts: Tensor | None = None,
         param_grads: bool = True,
         threads: int | None = None,
         check: bool | int = False,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-        _validate.choice("loss_reduction", loss_reduction, ("sum", "mean"))
+        _validate.choice("loss_reduction", loss_reduction, ("sum", "mean", "token-mean"))
+        self._counts = _counts_of(counts, loss_reduction)
         if threads is not None:
             _validate.count("threads", threads, low=1)
         self._examples_checked = (
@@ -125,7 +131,7 @@ class GradNorms:
         )
         self._check: Check | None = None
         self._model = model
-        self._mean = loss_reduction == "mean"
+        self._reduction = loss_reduction
         self._param_grads = bool(param_grads)
         self._threads = threads
         self._tracker: Tracker | None = None
@@ -161,6 +167,14 @@ class GradNorms:
             raise UnsupportedLayerError(f"{_place(self._model, owner)}: {reason}")
         name = next(name for name, p in self._model.named_parameters() if p is owner)
         raise UnsupportedLayerError(f"{name}: {reason}")
+
+    def _factor(self, batch: int) -> float | Tensor | None:
+        """Return what makes of a share in the loss the example's own loss."""
+        if self._counts is None:
+            return float(batch) if self._reduction == "mean" else None
+        if len(self._counts) != batch:
+            raise ValueError(f"counts must have one entry for each of the {batch} examples, got {len(self._counts)}")
+        return torch.where(self._counts > 0, self._counts.sum() / self._counts.clamp(min=1.0), 0.0)
 
     def norms(self, *, per_layer: bool = False) -> Any:
         """Return the gradient norm of every example, after backward and inside the block.
@@ -201,14 +215,16 @@ class GradNorms:
             if tracker.failures and not empty:
                 key, reason = min(tracker.failures.items())
                 raise UnsupportedLayerError(f"{tracker.names[key]}: {reason}")
-            look_at(tracker.losses, "mean" if self._mean else "sum", tracker.axes.batch or 0)
+            look_at(tracker.losses, self._reduction, tracker.axes.batch or 0)
             if self._check is not None:
                 self._check.compare(squares)
             wide = any(p.dtype == torch.float64 for p in tracker.parameters)
-            factor = float(tracker.axes.batch or 0) if self._mean else 1.0
+            factor = self._factor(tracker.axes.batch or 0)
 
             def finished(square: Tensor) -> Tensor:
-                norm = square.sqrt() if factor == 1.0 else factor * square.sqrt()
+                norm = square.sqrt()
+                if factor is not None:
+                    norm = norm * (factor if isinstance(factor, float) else factor.to(norm.device))
                 return norm if wide else norm.float()
 
             if per_layer:
@@ -256,6 +272,17 @@ def _parameters_to_follow(model: nn.Module) -> tuple[list[nn.Parameter], list[nn
                 found[id(parameter)] = parameter
         waiting.extend(child for child in reversed(module._modules.values()) if child is not None)
     return list(found.values()), modules
+
+
+def _counts_of(counts: Any, loss_reduction: str) -> Tensor | None:
+    if (counts is None) != (loss_reduction != "token-mean"):
+        raise ValueError('counts must be given with loss_reduction="token-mean", and with no other')
+    if counts is None:
+        return None
+    found = torch.as_tensor(counts).detach().double()
+    if found.ndim != 1 or not bool(((found >= 0) & (found == found.floor()) & found.isfinite()).all()):
+        raise ValueError(f"counts must be numbers of tokens, one for each example, got shape {tuple(found.shape)}")
+    return found
 
 
 def _place(model: nn.Module, module: nn.Module) -> str:

@@ -33,6 +33,12 @@ def look_at(losses: Sequence[State], reduction: str, batch: int) -> None:
 
 def _reduced_as_said(state: Total, reduction: str) -> None:
     kind, scaled = state
+    if reduction == "token-mean":
+        if kind == "sum" and not scaled:
+            raise UnsupportedLayerError(
+                "the loss is a sum over examples, but loss_reduction is 'token-mean': use loss_reduction='sum'"
+            )
+        return
     if kind == "mixed":
         raise UnsupportedLayerError(
             "the loss adds a mean over examples to a sum over examples: use the same reduction for both"
