@@ -21,6 +21,7 @@ from expunge.accounting import (
     weak_triangle_rdp,
 )
 from expunge.accounting.contraction import rdp_within
+from expunge.accounting.noise_floor import noise_floor
 
 EPS = float(np.finfo(float).eps)
 RUN = {
@@ -132,7 +133,7 @@ def test_the_fewest_contractions_suffice_where_slopes_are_next_to_one_or_far_fro
 
 def test_the_divergence_within_epsilon_is_below_it_by_rounding_alone():
     with mpmath.workdps(50):
-        for epsilon, excess, delta in np.random.default_rng(5).uniform(0.05, 0.9, (300, 3)):
+        for epsilon, excess, delta in np.random.default_rng(5).uniform(0.05, 0.9, (300, 3)) * (4.0, 40.0, 1.0):
             order, d = 1.0 + float(excess), mpmath.mpf(float(delta)) / 1000
             a = mpmath.mpf(order)
             delta = float(d)
@@ -150,6 +151,16 @@ def test_what_underflows_or_overflows_is_no_error_for_those_who_made_it_one():
         assert 0.0 < contraction_rdp(1e-300, order=2.0, noise_std=1e9, n_steps=3, **setting)[-1] <= 1e-300
         assert weak_triangle_rdp(1.7e308, 1.7e308, order=1.5) == np.inf
         assert contraction_steps(10.0, target_rdp=0.1, order=1e308, noise_std=1.0, **setting) == np.inf
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_parameters_that_are_not_finite_have_no_floor_wherever_they_stand(bad, place):
+    blocks = [np.ones(2), np.full(3, 2.0), np.empty(0)]
+    assert noise_floor(*blocks) == 2.0**-29
+    blocks[place] = np.array([1.0, bad])
+    with pytest.raises(ValueError, match=r"^parameters must be finite, got"):
+        noise_floor(*blocks)
 
 
 def test_a_divergence_too_large_for_logarithms_stays_what_it_was():

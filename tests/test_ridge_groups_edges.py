@@ -93,6 +93,19 @@ def test_a_group_without_features_costs_nothing():
     assert [float(value[0]) for value in values] == [0.0] * 6
 
 
+@pytest.mark.parametrize("scale", [1e-5, 1e5])
+def test_a_basis_does_not_depend_on_the_scale_of_the_records(scale):
+    rng = np.random.default_rng(2)
+    X = scale * rng.normal(size=(70, 60)) * np.geomspace(1.0, 0.05, 60)
+    law = ridge.LearningLaw(
+        X, np.ones((70, 1)), alpha=0.5 * scale**2, step_size=1e-4 / scale**2, n_steps=30, noise_std=0.05
+    )  # fmt: skip
+    assert groups.krylov_basis(law, law.projected([3, 8]), 5).shape == (60, 10)
+    two = np.zeros((1, 60))
+    two[0, [5, 50]] = scale, -2.0 * scale
+    assert groups.krylov_basis(law, two, 9).shape == (60, 2)
+
+
 # --- rounding --------------------------------------------------------------------------------------------------------
 
 
@@ -112,6 +125,29 @@ def test_residuals_that_cancel_are_bounded_from_above(alpha):
             for k, bound in enumerate(found):
                 truth = eta * abs(a) * abs(a * (1 - (1 - eta * value) ** k) * a * b / value - b)
                 assert truth <= bound
+
+
+def test_residuals_of_records_across_the_mean_are_bounded_from_above():
+    # Records at right angles to the mean iterate, whose residuals are nothing but rounding.
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        X, Y = rng.normal(size=(8, 3)), rng.normal(size=(8, 1))
+        last = np.linalg.solve(X.T @ X + 0.5 * np.eye(3), X.T @ Y)[:, 0]
+        across = np.array([[last[1], -last[0], 0.0], [0.0, last[2], -last[1]], [last[2], 0.0, -last[0]]])
+        X, Y = np.vstack([X, 1e-12 * across]), np.vstack([Y, np.zeros((3, 1))])
+        law = ridge.LearningLaw(X, Y, alpha=0.5, step_size=0.03, n_steps=300, noise_std=0.0)
+        rows = np.array([8, 9, 10])
+        found = shifted._sensitivities(law, rows, law.projected(rows), 1e-6)
+        with mpmath.workdps(40):
+            A, b = mpmath.matrix(X.tolist()), mpmath.matrix(Y.tolist())
+            H, c, eta = A.T * A + mpmath.mpf(0.5) * mpmath.eye(3), A.T * b, mpmath.mpf(0.03)
+            theta = mpmath.matrix(3, 1)
+            for step in range(300):
+                if step % 25 == 24:
+                    for row, bounds in zip(rows, found, strict=True):
+                        truth = eta * mpmath.norm(A[int(row), :]) * abs((A[int(row), :] * theta)[0])
+                        assert truth <= bounds[step]
+                theta = theta - eta * (H * theta - c)
 
 
 def test_smallest_eigenvalues_are_lowered_by_the_rounding_of_the_others():

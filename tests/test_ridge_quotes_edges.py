@@ -9,6 +9,7 @@ import pytest
 import scipy.stats
 
 import oracles
+from emulated import DEVICES, put
 from expunge import _backend, ridge
 from expunge.accounting import gdp_delta
 from expunge.ridge import exact, law, shifted, target
@@ -129,6 +130,15 @@ def test_no_quote_can_be_called_what_it_is_not():
         ridge.ExactQuotes(*arrays, status="certified")
     with pytest.raises(TypeError, match="status"):
         ridge.ShiftedQuotes(*arrays[:6], status="exact")
+
+
+@pytest.mark.skipif(DEVICES == ["cpu"], reason="build with -C cmake.define.EXPUNGE_CUDA_EMUL=ON")
+@pytest.mark.parametrize("name", ["design", "targets"])
+def test_numbers_on_a_device_that_are_not_finite_are_those_of_the_argument_named(name):
+    values = {"design": X.copy(), "targets": Y.copy()}
+    values[name][3, 1] = NAN
+    with np.errstate(invalid="ignore"), pytest.raises(ValueError, match=rf"^{name} must be finite"):
+        learned(put(values["design"], DEVICES[-1]), put(values["targets"], DEVICES[-1]))
 
 
 # --- failures and the ends of answers --------------------------------------------------------------------------------

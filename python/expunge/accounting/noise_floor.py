@@ -35,7 +35,8 @@ def noise_floor(*parameters: NDArray[np.float64]) -> float:
     >>> noise_floor(np.array([0.5, -2.0])) == 2.0**-29
     True
     """
-    largest = max((float(np.abs(block).max(initial=0.0)) for block in parameters), default=0.0)
+    # NumPy's maximum of all, which is NaN if one is; Python's drops a NaN that does not come first.
+    largest = float(np.max([np.abs(block).max(initial=0.0) for block in parameters], initial=0.0))
     if not np.isfinite(largest):
         raise ValueError(f"parameters must be finite, got {largest}")
     return RESOLUTION * largest
