@@ -15,7 +15,7 @@ import ridge_truth
 from expunge.accounting import GaussianPair, ridge_law
 from expunge.accounting.close_products import gram, norm, product
 from expunge.accounting.ridge_law import Phase, RidgeDeletion, deletion_pair, smoothness
-from expunge.accounting.ridge_rounding import Jet, rotation
+from expunge.accounting.ridge_rounding import Jet, _jets, _Slopes, rotation
 from expunge.accounting.ridge_shifted import UniformBound, _outward, sensitivities
 
 KINDS = [
@@ -286,6 +286,45 @@ def test_a_frame_bounds_what_is_left_of_a_matrix(spread):
             assert mpmath.norm(V - U) <= frame.apart
             if size == 0.0:
                 assert frame.norm <= 1e-13
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=2), st.integers(1, 9))
+def test_divided_differences_are_bounded_by_values_a_little_above(values, n_steps):
+    """Of x^N and of sum x^2j, at two points and, as a difference of differences, at three."""
+    slopes = _Slopes.of(np.array(values), 1.0, n_steps)
+    a, c, table = ([Fraction(float(x)) for x in part] for part in (values, slopes.c, slopes.table.ravel()))
+
+    def even(x, y):
+        return sum((x**i * y ** (2 * j - 1 - i) for j in range(n_steps) for i in range(2 * j)), Fraction(0))
+
+    def power(x, y):
+        return sum((x**i * y ** (n_steps - 1 - i) for i in range(n_steps)), Fraction(0))
+
+    for i in range(len(a)):
+        for j in range(len(a)):
+            bound = table[i * len(a) + j]
+            assert power(a[i], a[j]) <= bound * (c[i] ** n_steps + c[j] ** n_steps)
+            assert even(a[i], a[j]) <= bound * (sum(c[i] ** (2 * k) + c[j] ** (2 * k) for k in range(n_steps)))
+
+
+@given(st.floats(0, 1), st.floats(1e-9, 1e-4), st.integers(1, 40))
+def test_jets_bound_the_taylor_terms_of_powers_and_sums(x, f, n_steps):
+    with mpmath.workdps(40):
+        y, g = mpmath.mpf(max(x, 1e-3)), mpmath.mpf(f)
+        jets = _jets(x, f, 0.0, n_steps)
+        sums = [lambda t: t**n_steps, lambda t: n_steps * t ** (n_steps - 1)]
+        sums += [
+            lambda t: sum(t**j for j in range(n_steps)),
+            lambda t: sum(j * t ** (j - 1) for j in range(1, n_steps)),
+        ]
+        for jet, value in zip(jets, sums, strict=True):
+            if np.isfinite(jet.rest):
+                slope = mpmath.diff(value, y)
+                assert value(y) <= jet.value
+                assert g * slope <= jet.linear * (1 + mpmath.mpf(10) ** -9)
+                assert (
+                    value(y + g) - value(y) - g * slope <= jet.rest * (1 + mpmath.mpf(10) ** -9) + mpmath.mpf(10) ** -18
+                )
 
 
 @given(st.lists(st.floats(0, 2), min_size=4, max_size=4))

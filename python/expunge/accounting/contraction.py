@@ -240,7 +240,7 @@ def _fewest(start: Float64, orders: Float64, constant: Float64, target: Float64,
         if rate == 0.0:
             guess = np.exp(log_sum)
         else:
-            gap = log_sum + math.log(abs(math.expm1(-rate)))
+            gap = log_sum + _log_gap(rate)
             guess = (np.logaddexp(0.0, gap) if rate > 0.0 else np.log1p(-np.exp(gap))) / rate
         guess = np.where(np.isfinite(guess) & (guess < _MAX_STEPS), np.ceil(guess), np.inf)
         found = np.full(guess.shape, np.inf)
@@ -256,13 +256,18 @@ def _fewest(start: Float64, orders: Float64, constant: Float64, target: Float64,
     return steps
 
 
+def _log_gap(rate: float) -> float:
+    """Return log |1 - e^-rate|, also where the power overflows."""
+    return -rate if rate < -700.0 else math.log(abs(math.expm1(-rate)))
+
+
 def _log_product(steps: Float64, log_ratio: Float64, rate: float, size: Float64) -> Float64:
     """Return log(1 + ratio * sum of e^(rate j), j = 1 .. steps), rounded down; ``size`` is that of the ratio."""
     if rate == 0.0:
         exponent = log_ratio + np.log(steps)
     else:
         grown = rate * steps
-        log_gap = math.log(abs(math.expm1(-rate)))
+        log_gap = _log_gap(rate)
         # sum of e^(rate j) = (e^(rate K) - 1) / (1 - e^(-rate))
         exponent = np.maximum(grown, 0.0) + np.log(-np.expm1(-np.abs(grown))) + log_ratio - log_gap
         size = size + abs(log_gap)

@@ -229,7 +229,7 @@ def _closed_form(setting: _Setting) -> tuple[int, float]:
     steps = (1.0 + excess) * (scale + math.log1p(excess) - math.log(room)) / per_step if room > 0.0 else math.inf
     if not steps < _MAX_STEPS:
         raise ValueError(f"sigma is too small for this target: it needs more than 2^53 steps, got {setting.sigma:g}")
-    fewest = max(math.ceil(steps) - 1, 1)
+    fewest = max(math.ceil(max(steps, 1.0)) - 1, 1)
     while not epsilon_at(float(fewest)) <= setting.epsilon:
         # One or two steps where rounding decides; many only where the best order leaves no room for it.
         fewest += max(1, int(fewest * 1e-12))

@@ -35,6 +35,7 @@ __all__ = [
     "RidgeDeletion",
     "deletion_pair",
     "phase_floors",
+    "require_squares",
     "smoothness",
 ]
 
@@ -65,6 +66,12 @@ class Phase:
     n_steps: int
     noise_std: float
     removed: tuple[int, ...] = ()
+
+
+def require_squares(phase: Phase) -> None:
+    """Refuse noise whose square leaves the range of float64, or whose sums do."""
+    if not phase.noise_std <= LARGEST:
+        raise ValueError(f"noise_std must be at most {LARGEST:g}, got {phase.noise_std!r}")
 
 
 def smoothness(design: Array, *, alpha: float) -> float:
@@ -152,11 +159,14 @@ class RidgeDeletion:
             raise ValueError(f"deleted must leave at least one record, got all {n}")
         if not self.alpha > 0:
             raise ValueError(f"alpha must be > 0, got {alpha}")
+        if not self.alpha <= LARGEST**2:
+            raise ValueError(f"alpha must be at most {LARGEST**2:g}, got {alpha}")
         with np.errstate(over="ignore", invalid="ignore"):
             self._gram, self._moment = gram(design), design.T @ targets
             sizes = norm(design) * columns(targets)
             self._moment_off = MARGIN * sum_error(n) * sizes + n * p * TINY
-        _within_range("design", self._gram.value)
+            squares = self._gram.value * 1e15  # room for the numbers that split them exactly
+        _within_range("design", squares)
         _within_range("targets", self._moment)
         with _steady_blas(p):
             top = linalg.eigvalsh(self._gram.value, subset_by_index=[p - 1, p - 1])[0]
@@ -245,6 +255,7 @@ class RidgeDeletion:
         """Return both laws after one more phase; unless ``proved``, without bounds on what rounding did to them."""
         if phase.n_steps == 0:
             return state
+        require_squares(phase)
         present = self.present(phase)
         own = self.reference if present.size == 0 else self.basis(phase.removed)
         q_basis, eta, n_steps = self.reference, self.step_size, phase.n_steps

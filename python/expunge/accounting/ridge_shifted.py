@@ -20,7 +20,7 @@ from scipy import stats
 from expunge.accounting.close_products import norm, sum_error
 from expunge.accounting.gdp import gdp_delta
 from expunge.accounting.power_sums import powers
-from expunge.accounting.ridge_law import LawPair, Phase, RidgeDeletion
+from expunge.accounting.ridge_law import LawPair, Phase, RidgeDeletion, require_squares
 from expunge.accounting.ridge_rounding import Basis
 from expunge.accounting.shifted import shifted_mu
 
@@ -178,8 +178,9 @@ def sensitivities(deletion: RidgeDeletion, phases: Sequence[Phase], *, delta_s: 
     tail = delta_s / max(draws, 1)
     result, state = [], deletion.start
     for phase in phases:
+        require_squares(phase)
         present = deletion.present(phase)
-        if present.size:
+        if present.size and phase.n_steps:
             norms = np.linalg.norm(deletion.design[present], axis=1)
             length, bounds = _residual_bounds(deletion, state, phase, tail)
             result.append(Steps(length, deletion.step_size * (norms @ bounds)))
@@ -261,6 +262,8 @@ def _outward(contraction: float, deletion: RidgeDeletion) -> float:
 
 
 def _mu_of_path(phases: Sequence[Phase], steps: Sequence[Steps], contraction: float) -> float:
+    for phase in phases:
+        require_squares(phase)
     length = np.concatenate([part.length for part in steps]).astype(np.float64)
     bound = np.concatenate([part.bound for part in steps])
     noise = np.concatenate(
@@ -408,6 +411,9 @@ class UniformBound:
     ) -> None:
         self._problem = RidgeDeletion(design, targets, alpha=alpha, step_size=step_size, deleted=())
         self._learning = learning
+        require_squares(learning)
+        if learning.n_steps < 1:
+            raise ValueError(f"n_steps of learning must be at least 1, got {learning.n_steps}")
         basis = self._problem.reference
         rows = design @ basis.vectors
         norms = np.linalg.norm(design, axis=1) * (1.0 + 1e-12)
