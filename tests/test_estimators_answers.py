@@ -68,8 +68,10 @@ def test_sizes_that_must_be_positive_are_not_zero(settings: dict[str, Any], said
     ],
 )
 def test_targets_out_of_range_are_refused_by_a_quote_and_by_a_deletion(asked: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        MODEL.quote(**{**TARGET, **asked}, rows=[3])
+    later = MODEL.unlearn(0, **TARGET).model
+    for model in (MODEL, later):
+        with pytest.raises(ValueError, match=said):
+            model.quote(**{**TARGET, **asked}, rows=[3])
     with pytest.raises(ValueError, match=said):
         MODEL.unlearn(3, **{**TARGET, **asked})
 
