@@ -110,8 +110,14 @@ def _einsum(call: Call) -> State:
         return call.lost("is written without letters")
     taken, arrow, given = equation.replace(" ", "").partition("->")
     terms = taken.split(",")
-    if "." in equation or len(terms) != len(operands):
-        return call.lost("uses dots for dimensions: name them")
+    if len(terms) != len(operands) or ("." in equation and not arrow):
+        return call.lost("is written without an arrow")
+    if "." in equation:  # dimensions without a name, broadcast together: letters from the last backwards
+        counts = [t.ndim - len(letters.replace(".", "")) for letters, t in zip(terms, operands, strict=True)]
+        most = max((n for n, letters in zip(counts, terms, strict=True) if "." in letters), default=0)
+        extra = "".join(chr(0x3B1 + k) for k in range(most))
+        terms = [letters.replace("...", extra[most - n :]) for n, letters in zip(counts, terms, strict=True)]
+        given = given.replace("...", extra)
     if not arrow:
         letters = taken.replace(",", "")
         given = "".join(sorted(c for c in set(letters) if letters.count(c) == 1))

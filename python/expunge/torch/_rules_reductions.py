@@ -65,6 +65,13 @@ _reduces("mode", 1, -1)
 _reduces("kthvalue", 2, -1)
 
 
+@rule("quantile nanquantile")
+def _quantile(call: Call) -> State:
+    if isinstance(call.argument(1, "q"), Tensor) and call.argument(1, "q").ndim:
+        return call.lost("gives several quantiles at once")
+    return _reduced(call, _dims(call, 2, _ALL, call.first.ndim), None)
+
+
 @rule("max min median")
 def _extreme(call: Call) -> State:
     if isinstance(call.argument(1, "other"), Tensor):

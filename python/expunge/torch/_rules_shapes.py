@@ -132,11 +132,19 @@ def _stack(call: Call) -> State:
 
 @rule("cat concat concatenate")
 def _cat(call: Call) -> State:
+    return _together(call, call.argument(1, "dim", call.kwargs.get("axis", 0)))
+
+
+@rule("hstack")
+def _hstack(call: Call) -> State:
+    return _together(call, 0 if call.outputs[0].ndim == 1 else 1)
+
+
+def _together(call: Call, dim: int) -> State:
     tensors = call.first if call.args else call.kwargs["tensors"]
     axis = _common(call, tensors)
     if axis is None:
         return call.lost("brings batch dimensions at different places together")
-    dim = call.argument(1, "dim", call.kwargs.get("axis", 0))
     if int(dim) % call.outputs[0].ndim != axis.dim:
         return axis
     if any(call.state(t) is None for t in tensors):
