@@ -23,6 +23,7 @@ from expunge.accounting import (
 )
 from expunge.accounting.noise_floor import noise_floor
 from expunge.accounting.ridge_law import Phase, deletion_pair
+from expunge.accounting.ridge_shifted import shifted_claim
 
 FLOATS = st.floats(allow_nan=True, allow_infinity=True)
 # Floats of every size: drawn by exponent, since half of all floats drawn at random are beyond any use.
@@ -177,6 +178,26 @@ def test_ridge_deletions(scale, alpha, noise, again, n_steps, after, epsilon):
     assert is_bound(found, most=1.0)
     if found is not None and X[0].any():
         assert found[1] > 0
+
+
+@given(SIZES, SIZES, SIZES, st.integers(0, 3000), st.integers(0, 10**6), SIZES, SHARES, st.booleans())
+def test_shifted_claims(scale, noise, again, n_steps, after, epsilon, failure, uniform):
+    scale = min(max(scale, 1e-70), 1e70)
+    X = scale * np.array([[1.0, 0.5], [0.3, -1.0], [-0.7, 0.2]])
+    run = {
+        "alpha": scale * scale,
+        "step_size": 0.1 / scale / scale,
+        "phases": [Phase(n_steps, noise), Phase(after, again, (0,))],
+        "deleted": [0],
+    }
+
+    def claim():
+        found = shifted_claim(
+            X, np.ones((3, 1)), epsilon=min(epsilon, 1e300), delta_s=max(failure, 1e-300), uniform=uniform, **run
+        )
+        return [found.delta_pq, found.delta_qp]
+
+    assert is_bound(answer(claim), most=1.0)
 
 
 @given(st.lists(SIZES, min_size=1, max_size=4))

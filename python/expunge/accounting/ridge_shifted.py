@@ -196,6 +196,7 @@ def _no_shift(phase: Phase) -> Steps:
     return Steps(np.full(some, phase.n_steps, dtype=np.int64), np.zeros(some))
 
 
+@np.errstate(over="ignore")  # an infinite bound is one, and no claim
 def _residual_bounds(
     deletion: RidgeDeletion, state: LawPair, phase: Phase, tail: float
 ) -> tuple[NDArray[np.int64], Array]:
@@ -398,6 +399,7 @@ class UniformBound:
     ``group_size`` records deleted together are each as bad as the worst, and share delta_s.
     """
 
+    @np.errstate(over="ignore")
     def __init__(
         self,
         design: Array,
