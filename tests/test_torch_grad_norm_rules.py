@@ -375,3 +375,11 @@ def test_reductions_by_place_are_read():
         np.testing.assert_allclose(block_norms(model, x, loss), expected, rtol=1e-12)
         with pytest.raises(UnsupportedLayerError, match="is a sum over examples"):
             block_norms(model, x, loss, loss_reduction="mean")
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_one_number_for_every_example(batch):
+    torch.manual_seed(10)
+    for shape in ((1,), ()):
+        assert_exact(Calls(lambda m, x: x.sin() + m.shift * x, shift=parameter(*shape)), torch.randn(batch))
+        assert_exact(Calls(lambda m, x: x + m.shift, shift=parameter(*shape)), torch.randn(batch))
