@@ -254,7 +254,9 @@ class _Finder:
 def mutants(file: str, text: str) -> Iterator[Mutant]:
     """Yield the mutants of one source file in the order of their places; each compiles and differs from the source."""
     finder = _Finder(text)
-    finder.walk(ast.parse(text))
+    original = ast.parse(text)
+    finder.walk(original)
+    same = ast.dump(original)
     raw = text.encode()
     seen: dict[tuple[str, ...], int] = {}
     for low, high, new, change, function, span in sorted(finder.found):
@@ -263,7 +265,7 @@ def mutants(file: str, text: str) -> Iterator[Mutant]:
             tree = ast.parse(changed)
         except SyntaxError:
             continue
-        if ast.dump(tree) == ast.dump(ast.parse(text)):
+        if ast.dump(tree) == same:
             continue
         line = raw.count(b"\n", 0, low) + 1
         last = raw.count(b"\n", 0, high) + 1
