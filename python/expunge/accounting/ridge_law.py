@@ -111,7 +111,9 @@ def _steady_blas(width: int) -> AbstractContextManager[Any]:
 
 def _within_range(what: str, squares: Array) -> None:
     if not np.isfinite(squares).all():
-        raise ValueError(f"{what} must have squares within the range of float64, got values that overflow")
+        raise ValueError(
+            f"{what} must have squares within the range of float64, got values that overflow: divide by a constant"
+        )
 
 
 @dataclass(frozen=True)
