@@ -23,12 +23,18 @@ PARTS = {
     "bench_grad_norms": ("grad_norms_kernels", ["--part", "kernels", "--repeats", "1"]),
     "bench_langevin": ("langevin", []),
     "bench_mnist_ridge": ("mnist_ridge", ["FOLDER"]),
+    "bench_opacus": ("opacus", ["--models", "mlp", "--repeats", "1", "--threads", "1"]),
     "bench_privacy": ("privacy", []),
     "bench_ridge": ("ridge", ["FOLDER", "--records", "300", "--repeats", "1"]),
     "bench_scoring": ("scoring", ["--records", "300", "--repeats", "1"]),
     "bench_training": ("training", ["--repeats", "1", "--batch-sizes", "128", "--threads", "1"]),
 }
-NEEDS = {"bench_scoring": "pyarrow", "bench_training": "torch", "bench_mnist_ridge": "matplotlib"}
+NEEDS = {
+    "bench_scoring": "pyarrow",
+    "bench_training": "torch",
+    "bench_mnist_ridge": "matplotlib",
+    "bench_opacus": "opacus",
+}
 # Constants of a script, small.
 SIZES: dict[str, dict[str, Any]] = {
     "bench_grad_norms": {
