@@ -1,0 +1,65 @@
+"""Rounding that only the slack of a shifted bound covers: long sums of powers of a contraction that is exact."""
+
+import mpmath
+import numpy as np
+import pytest
+
+from expunge.accounting import ridge_shifted
+from expunge.accounting.ridge_law import Phase, RidgeDeletion, smoothness
+from expunge.accounting.ridge_rounding import Basis, Frame
+from expunge.accounting.ridge_shifted import UniformBound, sensitivities
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_contractions_without_a_rounding_of_their_own_leave_that_of_their_powers(seed):
+    """1 - h is a number of float64 here and the frame exact: what a long sum of its powers loses is counted alone."""
+    alpha = float(np.random.default_rng(seed).integers(2**29, 2**31)) * 2.0**-53
+    design, targets, tail, n_steps = np.full((3, 1), 2.0**-12), np.zeros((3, 1)), 1e-6, 1_000_000
+    run, phase, share = {"alpha": alpha, "step_size": 1.0}, Phase(n_steps, 0.5), tail * (n_steps - 1)
+    own = sensitivities(RidgeDeletion(design, targets, **run, deleted=[0]), [phase], delta_s=share)[0]
+    worst = UniformBound(design, targets, **run, learning=phase, delta_s=share)._steps
+    with mpmath.workdps(40):
+        quantile = mpmath.sqrt(2) * mpmath.erfinv(1 - mpmath.mpf(tail))
+        a = 1 - 3 * mpmath.mpf(2) ** -24 - mpmath.mpf(alpha)
+        for steps in (own, worst):
+            ends = np.cumsum(steps.length)
+            for i in range(2048, len(ends), 7):
+                deviation = mpmath.sqrt((1 - a ** (2 * int(ends[i] - 1))) / (1 - a * a)) / 2
+                assert mpmath.mpf(2) ** -24 * deviation * quantile <= mpmath.mpf(float(steps.bound[i]))
+
+
+def test_a_direction_that_does_not_contract_remembers_every_rounding():
+    a = np.array([1.0])
+    still = Basis(1.0 - a, np.eye(1), a, np.array([[0.1]]), Frame(0.0, 0.0, 0.0, 0.0), np.zeros(1))
+    errors = [block.error[0, 0] for block in ridge_shifted._blocks(still, np.ones((1, 1)), 50, 1.0)]
+    with mpmath.workdps(40):
+        mean, rounded = mpmath.mpf(1), 1.0
+        for error in errors:
+            assert abs(mean - mpmath.mpf(rounded)) <= error
+            mean, rounded = mean + mpmath.mpf(0.1), rounded + 0.1
+
+
+def test_a_turn_moves_the_largest_mean_so_far():
+    a, turn = np.array([0.5]), 1e-3
+    turned = Basis(1.0 - a, np.eye(1), a, np.zeros((1, 1)), Frame(0.0, 0.0, turn, turn), np.zeros(1))
+    frame = ridge_shifted._Frame(turned, 20, 1.0, 0.0)
+    found = [frame.mean_off(block) for block in ridge_shifted._blocks(turned, np.full((1, 1), 8.0), 20, 1.0)]
+    assert min(found) >= turn * 8.0
+    assert max(found) <= turn * 8.1
+
+
+@pytest.mark.parametrize("noise", [1e-4, 1.0])
+def test_long_blocks_of_a_later_phase_stay_close_to_its_steps(monkeypatch, noise):
+    rng = np.random.default_rng(0)
+    design, targets = rng.normal(size=(9, 3)), rng.normal(size=(9, 2)) * noise
+    run = {"alpha": 0.05, "step_size": 0.05 / smoothness(design, alpha=0.05)}
+    deletion = RidgeDeletion(design, targets, **run, deleted=[0, 3])
+    phases = [Phase(100, noise), Phase(100, noise, (3,))]
+    every = sensitivities(deletion, phases, delta_s=1e-6)[1].bound
+    monkeypatch.setattr(ridge_shifted, "_SINGLE_STEPS", 4)
+    monkeypatch.setattr(ridge_shifted, "_BLOCKS_PER_DOUBLING", 4)
+    some = sensitivities(deletion, phases, delta_s=1e-6)[1]
+    spread = np.repeat(some.bound, some.length)
+    assert some.length.max() > 5
+    assert np.all(every * (1.0 - 1e-12) <= spread)
+    assert np.all(spread <= 2.0 * every)
