@@ -49,6 +49,7 @@ _ABOUT = frozenset(
         *(Tensor.dim, Tensor.ndimension, Tensor.element_size, Tensor.get_device, Tensor.is_contiguous),
         *(Tensor.is_floating_point, Tensor.nelement, Tensor.numel, Tensor.size, Tensor.storage_offset, Tensor.stride),
         *(Tensor.__len__, torch.is_floating_point, torch.numel),
+        Tensor.requires_grad.__set__,  # a flag, no values
     }
 )
 
