@@ -1,7 +1,7 @@
 """Every source of rounding alone, of size 1e-6 where the other sources are 0: its bound against the first-order effect.
 
-Two steps at contractions 1/2 and 1/4: a^2 = 1/4, 1/16 and 1 + a = 3/2, 5/4. Then s = 1/8 and c = 5/8, 3/8, and the slopes
-|g[a_i, a_j]| <= L_ij (g(c_i) + g(c_j)) have L = 8 on the diagonal, 1/gap = 4 beside it.
+Two steps at contractions 1/2 and 1/4: a^2 = 1/4, 1/16 and 1 + a = 3/2, 5/4. Then s = 1/8 and c = 5/8, 3/8, and the
+slopes |g[a_i, a_j]| <= L_ij (g(c_i) + g(c_j)) have L = 8 on the diagonal, 1/gap = 4 beside it.
 """
 
 import math
@@ -143,8 +143,8 @@ def test_higher_orders_follow_from_the_larger_frame_and_the_larger_contraction(w
     assert np.all(found.covariance_difference < 1e-300)
 
 
-# One deleted row (1, 0) with step size 1/2, own contractions (1/4, 1/2) beside (1/2, 1/2): c = 3/8 and 5/8 there, so that
-# all divided differences are 1. What the row puts in is 1/2; the frames turn it by 4 + 4 each.
+# One deleted row (1, 0) with step size 1/2, own contractions (1/4, 1/2) beside (1/2, 1/2): c = 3/8 and 5/8 there, so
+# that all divided differences are 1. What the row puts in is 1/2; the frames turn it by 4 + 4 each.
 REFERENCE = (0.5, 0.5)
 OWN = (0.25, 0.5)
 GONE = 8 * UNIT * (2 + 8 + 2 + 1)
@@ -257,3 +257,8 @@ def test_whitened_pairs_are_off_by_both_laws_and_the_frame():
     turned = Frame(0.0, 2 * OFF, 0.0, OFF)
     about(whitened_error(shift=(3.0, 4.0), frame=turned).shift, 5 * OFF)
     about(whitened_error(frame=turned).excess, 2 * OFF)
+
+
+def test_sums_of_even_powers_change_by_a_plus_b_and_by_squares():
+    """Three steps: c = 1/3 and 7/12, (c + c') (1 + c^2 + c'^2) = 11/12 * 209/144."""
+    about(first(deleted({"turn": OFF}, tau2=1.0, n_steps=3).covariance_difference), 1.5 * OFF * 11 / 12 * 209 / 144)
