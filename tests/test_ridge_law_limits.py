@@ -131,8 +131,3 @@ def test_bounds_beyond_float64_are_refused_without_a_warning():
     infinite = replace(state([1.0, 1.0]), errors=vast.errors._replace(covariance_difference=np.full((2, 2), np.inf)))
     with pytest.raises(ValueError, match="numerically singular"):
         case.pair(case.advance(infinite, Phase(3, 0.5)))
-
-
-def test_products_that_overflow_both_ways_are_refused_without_a_warning():
-    with pytest.raises(ValueError, match=r"divide by a constant$"):
-        smoothness(np.array([[1e200, 1e200], [1e200, -1e200]]), alpha=1.0)
