@@ -6,7 +6,7 @@ Every function works in the precision the caller has set with ``mpmath.workdps``
 import mpmath
 
 
-def _powers(step, n_steps):
+def powers(step, n_steps):
     """A^N, the sum of A^j and the sum of A^(2j) over j < N, by doubling."""
     p = step.rows
     power, total, squares = mpmath.eye(p), mpmath.zeros(p), mpmath.zeros(p)
@@ -29,7 +29,7 @@ def exact_laws(X, Y, *, alpha, step_size, phases, deleted):
             keep = [i for i in range(len(X)) if i not in dropped_in(phase.removed)]
             rows, aims = mpmath.matrix(X[keep].tolist()), mpmath.matrix(Y[keep].tolist())
             step = mpmath.eye(p) - eta * (rows.T * rows + mpmath.mpf(float(alpha)) * mpmath.eye(p))
-            power, total, squares = _powers(step, phase.n_steps)
+            power, total, squares = powers(step, phase.n_steps)
             mean = power * mean + eta * (total * (rows.T * aims))
             covariance = power * covariance * power + mpmath.mpf(float(phase.noise_std)) ** 2 * squares
         return mean, covariance

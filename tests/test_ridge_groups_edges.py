@@ -163,7 +163,7 @@ def test_smallest_eigenvalues_are_lowered_by_the_rounding_of_the_others():
             exact = min(mpmath.eigsy(A.T * A, eigvals_only=True)) + mpmath.mpf(1e-3)
         found = float(ridge.smallest_eigenvalues(law, [0])[0])
         assert found <= exact
-        assert found >= exact - 64 * EPS * law.eigenvalues[-1]
+        assert found >= exact - 128 * EPS * law.eigenvalues[-1]
         # However the eigenvalue at hand was rounded, it is lowered by more than one such rounding.
         assert law.eigenvalues[0] - found >= 4 * EPS * law.eigenvalues[-1]
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import oracles
+import ridge_truth
 from expunge.accounting.noise_floor import RESOLUTION
 from expunge.accounting.ridge_law import Phase, RidgeDeletion, phase_floors
 from expunge.accounting.ridge_shifted import UniformBound, residual_norm_quantile, sensitivities, smallest_eigenvalues
@@ -125,6 +126,42 @@ def test_sensitivities_of_quotes_exceed_the_true_quantile():
                 for i, x in enumerate(rows):
                     true = mpmath.mpf(1e-3) * x * x * spread * quantile
                     assert true <= mpmath.mpf(float(found[i, k])) <= true * (1 + mpmath.mpf("1e-9"))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_sensitivities_of_quotes_count_what_the_eigenvectors_are_off_by(seed):
+    """Along a weak direction, over many steps: the noise-free residual of a record fitted to be next to none."""
+    rng = np.random.default_rng(seed)
+    n_steps, axes = 100_000, np.linalg.qr(rng.normal(size=(4, 4)))[0]
+    X = (rng.normal(size=(12, 4)) * (1e-3, 1.0, 1.0, 1.0)) @ axes.T
+    X[0], Y = axes[:, 0] * 1e-3, X @ rng.normal(size=(4, 1))
+    step_size = 0.99 / float(np.linalg.eigvalsh(X.T @ X)[-1])
+
+    def residual():
+        rows = mpmath.matrix(X.tolist())
+        hessian = rows.T * rows + mpmath.mpf(1e-9) * mpmath.eye(4)
+        _, total, _ = ridge_truth.powers(mpmath.eye(4) - mpmath.mpf(step_size) * hessian, n_steps - 1)
+        return (rows[0, :] * (total * (rows.T * mpmath.matrix(Y.tolist()))))[0] * mpmath.mpf(step_size) - Y[0, 0]
+
+    with mpmath.workdps(50):
+        for _ in range(4):
+            Y[0] += float(residual())
+        true = step_size * mpmath.norm(mpmath.matrix(X[0].tolist())) * abs(residual())
+    law = LearningLaw(X, Y, alpha=1e-9, step_size=step_size, n_steps=n_steps, noise_std=1e-18)
+    found = shifted._sensitivities(law, np.array([0]), law.projected([0]), 1e-6)[0, -1]
+    assert true <= mpmath.mpf(float(found))
+
+
+@pytest.mark.parametrize("large", [16, 32, 64])
+def test_smallest_eigenvalues_of_quotes_count_what_the_gram_matrix_is_off_by(large):
+    """One feature: beside large squares each of many small ones is rounded up."""
+    X = np.full((20_000, 1), 1.1)
+    X[:large] = 1e8
+    law = LearningLaw(X, X[:, 0], alpha=1e-12, step_size=1e-20, n_steps=2, noise_std=0.1)
+    found = shifted.smallest_eigenvalues(law, [large])[0]
+    assert Fraction(float(found)) <= sum((Fraction(x) ** 2 for x in X[1:, 0].tolist()), Fraction(1e8) ** 2) - (
+        Fraction(1.1) ** 2
+    )
 
 
 def test_an_epsilon_reached_by_shifts_pays_for_the_failure_of_their_bounds():

@@ -72,7 +72,7 @@ def test_the_number_of_blocks_is_known_without_forming_them():
     [((0.1, 0.99), 1e-6, 1000), ((0.5, 0.2), 0.01, 10), ((0.3, 1.0), 1e-3, 50), ((0.999, 0.1), 1e-4, 30)],
 )
 def test_a_frame_remembers_no_less_than_the_powers_of_its_rate(a, off, n_steps):
-    frame = ridge_shifted._Frame(basis(a, off=off), n_steps, 0.5, 0.0)
+    frame = ridge_shifted.FrameErrors(basis(a, off=off), n_steps, 0.5, 0.0)
     with mpmath.workdps(40):
         rate = mpmath.mpf(max(a)) + mpmath.mpf(off)
         kept = sum(rate**k for k in range(n_steps))
@@ -81,7 +81,7 @@ def test_a_frame_remembers_no_less_than_the_powers_of_its_rate(a, off, n_steps):
         # Deviations grow by 1/(1 - share), and by what the turn sees of the noise of every step.
         grown = frame.deviation(np.array([4.0]), np.array([0.0]), 0.3)[0]
         assert grown >= 2.0 / (1 - off * kept)
-    turned = ridge_shifted._Frame(basis(a, off=off, apart=1e-3), n_steps, 0.5, 0.0)
+    turned = ridge_shifted.FrameErrors(basis(a, off=off, apart=1e-3), n_steps, 0.5, 0.0)
     noise = 0.3 * float(mpmath.sqrt(sum(mpmath.mpf(max(a)) ** (2 * k) for k in range(n_steps))))
     assert turned.deviation(np.array([0.0]), np.array([2.0]), 0.3)[0] >= 1e-3 * 2.0 * noise * (1 - 1e-12)
 
@@ -90,21 +90,21 @@ def test_a_frame_remembers_no_less_than_the_powers_of_its_rate(a, off, n_steps):
 def test_the_turn_of_a_frame_covers_the_product_of_a_row_with_its_vectors(p):
     """A sum of p products is off by p units of the product of the norms, in each of p coordinates."""
     unit = 2.0**-53
-    turned = ridge_shifted._Frame(basis(np.full(p, 0.5), apart=1e-9), 3, 0.5, 0.0).turned
+    turned = ridge_shifted.FrameErrors(basis(np.full(p, 0.5), apart=1e-9), 3, 0.5, 0.0).turned
     assert turned - 1e-9 >= np.sqrt(p) * p * unit
     assert turned <= 1e-9 + 10.0 * np.sqrt(p) * (p + 2.0) * unit
 
 
 def test_a_frame_that_may_move_parameters_by_a_tenth_is_refused_with_the_remedy():
-    ridge_shifted._Frame(basis([0.0], off=0.09), 1, 0.5, 0.0)
+    ridge_shifted.FrameErrors(basis([0.0], off=0.09), 1, 0.5, 0.0)
     for off in (0.101, 0.15, 0.5, np.nan):
         with pytest.raises(ValueError, match=r"numerically singular.*Fewer steps, a larger alpha"):
-            ridge_shifted._Frame(basis([0.0], off=off), 1, 0.5, 0.0)
+            ridge_shifted.FrameErrors(basis([0.0], off=off), 1, 0.5, 0.0)
 
 
 def test_a_mean_is_off_by_its_start_first_and_by_the_turn_of_the_largest_mean_after():
     chosen = basis([0.5], moment=1.0, apart=1e-6, moment_error=1e-3)
-    frame = ridge_shifted._Frame(chosen, 50, 0.5, 0.25)
+    frame = ridge_shifted.FrameErrors(chosen, 50, 0.5, 0.25)
     largest = 0.0
     for k, block in enumerate(ridge_shifted._blocks(chosen, np.zeros((1, 1)), 50, 0.5)):
         off = frame.mean_off(block)

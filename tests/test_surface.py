@@ -49,7 +49,7 @@ MAY_USE: dict[str, set[str]] = {
     "_include": set(),
     "_machine": set(),
     "_cifar_pickle": {"_files", "_validate"},
-    "ridge": {"_backend", "_errors", "_validate"},
+    "ridge": {"_backend", "_errors", "_validate", "accounting"},
     "_device_chains": {"_backend"},
     "langevin": {"_backend", "_device_chains", "_validate"},
     "accounting": {"_backend", "_validate"},

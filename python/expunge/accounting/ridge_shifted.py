@@ -25,6 +25,7 @@ from expunge.accounting.ridge_rounding import Basis
 from expunge.accounting.shifted import shifted_mu
 
 __all__ = [
+    "FrameErrors",
     "ShiftedClaim",
     "Steps",
     "UniformBound",
@@ -122,7 +123,7 @@ def _blocks(basis: Basis, mean: Array, n_steps: int, step_size: float) -> Iterat
         done += length
 
 
-class _Frame:
+class FrameErrors:
     """What the rounding of an eigenbasis does to a run in it: bounds on the residuals' means and standard deviations.
 
     With A = diag(a) + F in the frame, the true means differ from those computed by sum of A^(k-1-m) (F M_m + eta d) and
@@ -132,6 +133,7 @@ class _Frame:
 
     def __init__(self, basis: Basis, phase_steps: int, step_size: float, start_off: float) -> None:
         p, frame = basis.a.size, basis.frame
+        self.norm = frame.norm
         rate = float(np.abs(basis.a).max()) + frame.norm
         self.memory = phase_steps if rate >= 1.0 else min(phase_steps, 1.0 / (1.0 - rate))
         if rate > 1.0:
@@ -142,7 +144,7 @@ class _Frame:
                 f"the run is numerically singular: rounding may move its parameters by {self.share:.2g} of their size. "
                 "Fewer steps, a larger alpha, or features divided by constants that make them alike help"
             )
-        self._each, self._push = frame.norm, step_size * norm(basis.moment_error)
+        self._push = step_size * norm(basis.moment_error)
         self.turned = frame.apart + 2.0 * math.sqrt(p) * sum_error(p)
         self._start, self._largest, self._done = start_off, 0.0, 0
 
@@ -150,13 +152,21 @@ class _Frame:
         """Return a bound on the norm of what the mean is off by in a block; blocks come in order."""
         self._largest = max(self._largest, norm(block.mean) + norm(block.change))
         self._done += block.length
-        moved = min(self.memory, self._done - 1.0) * (self._each * self._largest + self._push) + self._start
-        return moved + self.turned * self._largest
+        return float(self.means_off(np.array(self._largest), np.array(self._done - 1.0)))
+
+    def means_off(self, largest: Array, done: Array) -> Array:
+        """Return the same after ``done`` steps, of means whose norms were at most ``largest`` so far."""
+        moved = np.minimum(self.memory, done) * (self.norm * largest + self._push) + self._start
+        return np.asarray(moved + self.turned * largest)
 
     def deviation(self, variance: Array, lengths: Array, noise_std: float) -> Array:
         """Return bounds on the standard deviations from computed variances of rows of these lengths."""
-        turned = self.turned * noise_std * math.sqrt(self.memory)
-        return np.asarray((np.sqrt(variance) + turned * lengths) * ((1.0 + 1e-12) / (1.0 - self.share)))
+        added, factor = self.deviation_off(noise_std)
+        return np.asarray((np.sqrt(variance) + added * lengths) * factor)
+
+    def deviation_off(self, noise_std: float) -> tuple[float, float]:
+        """Return what is added to a computed standard deviation per length of the row, and the factor after that."""
+        return self.turned * noise_std * math.sqrt(self.memory), (1.0 + 1e-12) / (1.0 - self.share)
 
 
 def n_blocks(n_steps: int) -> int:
@@ -211,7 +221,7 @@ def _residual_bounds(
     errors = state.errors
     if errors is None:
         raise ValueError("state must come from advance(..., proved=True), got laws without bounds on their errors")
-    frame = _Frame(own, phase.n_steps, deletion.step_size, norm(errors.mean_p))
+    frame = FrameErrors(own, phase.n_steps, deletion.step_size, norm(errors.mean_p))
     norms = np.linalg.norm(deletion.design[present], axis=1) * (1.0 + 1e-12)
     # Of the start's own standard deviations: what it was off by, and what this phase's frame does to it.
     off = math.sqrt(norm(errors.covariance_q) + norm(errors.covariance_difference))
@@ -423,7 +433,7 @@ class UniformBound:
         q = targets.shape[1]
         squares = rows**2
         slack = 8 * (learning.n_steps + basis.a.size) * np.finfo(float).eps
-        frame = _Frame(basis, learning.n_steps, step_size, 0.0)
+        frame = FrameErrors(basis, learning.n_steps, step_size, 0.0)
         most, least = float(stats.chi.isf(tail, q)), float(stats.norm.isf(tail))
         lengths: list[int] = []
         worst: list[Array] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from expunge import _backend, _validate
 from expunge._backend import one_blas_thread
+from expunge.accounting.close_products import MARGIN, TINY, UNIT, columns, sum_error
+from expunge.accounting.ridge_rounding import Basis, Frame, rotation
+from expunge.accounting.ridge_shifted import FrameErrors
 
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
@@ -96,9 +100,10 @@ class LearningLaw:
         gram, products = self._products()
         with one_blas_thread():
             gram[np.diag_indices_from(gram)] += self.alpha
-            self.eigenvalues, self.eigenvectors = scipy.linalg.eigh(gram, overwrite_a=True, check_finite=False)
+            self.eigenvalues, self.eigenvectors = scipy.linalg.eigh(gram, check_finite=False)
             self.eigenvectors = np.ascontiguousarray(self.eigenvectors)
             moments = self.eigenvectors.T @ products
+        self._gram, self._moment = gram, products
         if not np.isfinite(self.eigenvalues).all() or not np.isfinite(moments).all():
             raise ValueError("design must be small enough for X^T X to be finite, got an overflow")
         largest = float(self.eigenvalues[-1])
@@ -141,6 +146,40 @@ class LearningLaw:
             largest = np.maximum.accumulate(np.abs(means[:, :, output]), axis=1)
             squares += np.square(felt * largest).sum(axis=0)
         return np.asarray(4.0 * EPS * np.sqrt(squares))  # three are needed
+
+    @cached_property
+    def _frame(self) -> Frame:
+        """How far the eigenbasis is from one of the true X^T X + alpha I, in its units."""
+        off = sum_error(self.n_records + 2) * self._square + self._lost  # two more for alpha
+        with one_blas_thread(), np.errstate(over="ignore", invalid="ignore"):
+            return rotation(self._gram, self.eigenvectors, self.eigenvalues, scale=1.0, off=off)
+
+    @cached_property
+    def _frame_errors(self) -> FrameErrors:
+        """What the rounding of X^T X, X^T Y and of the eigenbasis may do to the run; refused where that is too much."""
+        p, eta, frame = self.n_features, self.step_size, self._frame
+        a = 1.0 - eta * self.eigenvalues  # two roundings
+        column, whole = eta * frame.column + 3.0 * UNIT, eta * frame.norm + 3.0 * UNIT * np.sqrt(p)
+        if isinstance(self._place, _backend.DevicePlace):
+            library = self._place.library
+            sizes = MARGIN * library.host(library.norms(library.transposed(self.targets, (1, 0))))
+        else:
+            sizes = columns(self.targets)
+        moment_error = sum_error(self.n_records) * np.sqrt(self._square) * sizes + self._lost
+        moment_error += (frame.apart + np.sqrt(p) * sum_error(p)) * columns(self._moment)
+        frame = frame._replace(column=column, norm=float(whole))
+        basis = Basis(self.eigenvalues, self.eigenvectors, a, self._moment, frame, moment_error)
+        return FrameErrors(basis, self.n_steps, eta, 0.0)
+
+    @property
+    def _lost(self) -> float:
+        """What the products in X^T X or X^T Y may lose to underflow."""
+        return self.n_records * self.n_features * TINY
+
+    @property
+    def _square(self) -> float:
+        """Bound on the square of the design's Frobenius norm."""
+        return MARGIN * float(np.trace(self._gram)) + self._lost
 
     @property
     def n_records(self) -> int:

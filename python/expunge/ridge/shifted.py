@@ -12,6 +12,7 @@ import scipy.stats
 from numpy.typing import ArrayLike, NDArray
 
 from expunge import _backend, _validate
+from expunge.accounting.close_products import sum_error
 from expunge.ridge.law import EPS, Float64, Int64, LearningLaw
 from expunge.ridge.target import Goal, Place, checked_groups, gdp_delta, gdp_mu, there
 
@@ -48,8 +49,8 @@ class ShiftedQuotes:
 def smallest_eigenvalues(law: LearningLaw, records: ArrayLike, *, threads: int | None = None) -> Float64:
     """Return a lower bound on the smallest eigenvalue of ``H - x x^T`` for each record ``x``.
 
-    The root of the secular equation, lowered by the rounding error of the eigenvalues of ``H``; never below ``alpha``,
-    which bounds it too.
+    The root of the secular equation, lowered by the rounding errors of ``H`` and of its eigenbasis; never below
+    ``alpha``, which bounds it too.
 
     Parameters
     ----------
@@ -82,7 +83,10 @@ def smallest_eigenvalues(law: LearningLaw, records: ArrayLike, *, threads: int |
 def _lowest(law: LearningLaw, projected: Float64, threads: int | None) -> Float64:
     place = law._place
     out = place.empty((projected.shape[0],), "float64")
-    slack = 4.0 * law.n_features * EPS * float(law.eigenvalues[-1])
+    frame, largest = law._frame, float(law.eigenvalues[-1])
+    # The square of a record is at most the largest eigenvalue; in the frame it is off by less than 2.01 turns of that.
+    turned = frame.apart + math.sqrt(law.n_features) * sum_error(law.n_features)
+    slack = 4.0 * law.n_features * EPS * largest + frame.norm + 2.01 * turned * (largest + frame.norm)
     given = law._spectrum_there, projected, law.alpha, slack
     place.run("ridge_smallest_eigenvalues", *given, out, threads=threads)
     return _host(place, out)
@@ -97,7 +101,7 @@ def _contractions(law: LearningLaw, lowest: Float64) -> Float64:
     """Return contraction factors max(1 - eta m, eta L - 1) of the steps without the record, rounded up."""
     down = (1.0 - law.step_size * lowest * (1.0 - 2.0 * EPS)) * (1.0 + 2.0 * EPS)
     # L(H') <= L(H), itself an eigenvalue with a rounding error
-    over = law.step_size * float(law.eigenvalues[-1]) * (1.0 + 4.0 * law.n_features * EPS) - 1.0
+    over = law.step_size * float(law.eigenvalues[-1]) * (1.0 + 4.0 * EPS) + law._frame_errors.norm - 1.0
     return np.maximum(np.maximum(down, over), 0.0)
 
 
@@ -108,11 +112,15 @@ def _sensitivities(law: LearningLaw, rows: Int64, projected: Float64, failure: f
     # A residual may be far smaller than what it is the difference of: its own products are rounded, and the means are.
     each = 4.0 * EPS * (law.n_features + 2.0)
     sizes = np.sqrt(np.einsum("jkc,jkc->k", *(2 * [law._means.reshape(law.n_features, law.n_steps, law.n_outputs)])))
+    frame = law._frame_errors
     off = law._mean_errors + each * sizes
+    off = off + frame.means_off(np.maximum.accumulate(sizes) * (1.0 + each), np.arange(float(law.n_steps)))
+    added, factor = frame.deviation_off(law.noise_std)
     if isinstance(law._place, _backend.DevicePlace):
         off = law._place.library.asarray(off)
     rounding = 8.0 * (law.n_steps + law.n_features + 4.0) * EPS
     bound = means + norms[:, None] * off[None, :] + (target_norms * each)[:, None]
+    spread = (spread + (norms * added)[:, None]) * factor
     bound = (bound + spread * quantile) * (1.0 + rounding)
     bounds: Float64 = norms[:, None] * law.step_size * bound
     return bounds
