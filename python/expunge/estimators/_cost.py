@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -105,9 +106,11 @@ class DeletionCost:
     def pair(self, n_steps: int, noise_std: float, *, proved: bool = True) -> Any:
         """Return the exact `GaussianPair` after ``n_steps`` of ``noise_std``; not proved, an estimate of it."""
         phases = self._phases(n_steps, noise_std)
-        longer = len(phases) == len(self._history.phases) + 1
-        advance = self.deletion.advance
-        state = advance(self._state, phases[-1], proved=proved) if longer else self.deletion.run(phases)
+        extra = len(phases) - len(self._history.phases)
+        if extra == 1:
+            state = self.deletion.advance(self._state, phases[-1], proved=proved)
+        else:  # without noise the last phase is left out, and sometimes others before it
+            state = self._state if extra == 0 else self.deletion.run(phases)
         if not all(np.isfinite(part).all() for part in (state.mean_difference, state.covariance_difference)):
             raise ValueError("X and y must be divided by constants: the law of this deletion overflows float64")
         return self.deletion.pair(state) if proved else self.deletion.estimated_pair(state)
@@ -184,6 +187,7 @@ class DeletionCost:
 
         # The search wants a delta in (0, 1); a fixed 1/2 stands for "ratio 1" whatever the target is.
         def found(proved: bool, start: float, share: float) -> float:
+            @functools.cache  # the search asks again for its ends
             def at(noise: float) -> float:
                 return min(0.5 * self.ratio(n_steps, noise, proved=proved) / share, 1e300)
 
@@ -195,6 +199,7 @@ class DeletionCost:
             for _ in range(3):
                 if not math.isfinite(noise):
                     break
+                start = noise
                 ratio = self.ratio(n_steps, noise)
                 if ratio <= 1.0:
                     return noise
