@@ -34,23 +34,27 @@ _THREADS = "int? threads=None"
 _RESULT = "bool squared=False, bool per_parameter=False, " + _THREADS
 
 
-def _operator(arguments: str) -> Callable[[Callable[..., Tensor]], Any]:
-    """Register a function under its name in ``torch.ops.expunge``."""
+def _one_an_example(first: Tensor, *_: Tensor, per_parameter: bool = False, **settings: Any) -> Tensor:
+    """Return a tensor like the result of most operators: one number an example, or two."""
+    del settings
+    examples = first.shape[0]
+    return first.new_empty((2, examples) if per_parameter else (examples,), dtype=torch.float64)
+
+
+def _operator(
+    arguments: str, *, fake: Callable[..., Tensor] = _one_an_example
+) -> Callable[[Callable[..., Tensor]], Any]:
+    """Register a function under its name in ``torch.ops.expunge``; ``fake`` makes a tensor like its result."""
 
     def register(function: Callable[..., Tensor]) -> Any:
         name = f"expunge::{function.__name__}"
         operator = custom_op(name, function, mutates_args=(), schema=f"({arguments}) -> Tensor")
+        operator.register_fake(fake)
         operator.__doc__ = function.__doc__
         __test__[function.__name__] = function.__doc__ or ""
         return operator
 
     return register
-
-
-def _per_example(array: Tensor, per_parameter: bool = False) -> Tensor:
-    """Return what a result looks like: the shape, dtype and device."""
-    examples = array.shape[0]
-    return array.new_empty((2, examples) if per_parameter else (examples,), dtype=torch.float64)
 
 
 @_operator("Tensor activations, Tensor output_grads, *, bool bias=True, " + _RESULT)
@@ -77,20 +81,6 @@ def linear_grad_norms(
     return as_tensor(_run(grad_norms.linear_grad_norms, a, g, threads=threads, **settings))
 
 
-@linear_grad_norms.register_fake
-def _(
-    activations: Tensor,
-    output_grads: Tensor,
-    *,
-    bias: bool = True,
-    squared: bool = False,
-    per_parameter: bool = False,
-    threads: int | None = None,
-) -> Tensor:
-    del output_grads, bias, squared, threads
-    return _per_example(activations, per_parameter)
-
-
 @_operator(f"Tensor activations_1, Tensor output_grads_1, Tensor activations_2, Tensor output_grads_2, *, {_THREADS}")
 def linear_grad_dots(
     activations_1: Tensor,
@@ -111,19 +101,6 @@ def linear_grad_dots(
     """
     arrays = map(as_array, (activations_1, output_grads_1, activations_2, output_grads_2))
     return as_tensor(_run(grad_norms.linear_grad_dots, *arrays, threads=threads))
-
-
-@linear_grad_dots.register_fake
-def _(
-    activations_1: Tensor,
-    output_grads_1: Tensor,
-    activations_2: Tensor,
-    output_grads_2: Tensor,
-    *,
-    threads: int | None = None,
-) -> Tensor:
-    del output_grads_1, activations_2, output_grads_2, threads
-    return _per_example(activations_1)
 
 
 @_operator(
@@ -172,26 +149,6 @@ def conv_grad_norms(
     return as_tensor(found)
 
 
-@conv_grad_norms.register_fake
-def _(
-    activations: Tensor,
-    output_grads: Tensor,
-    *,
-    kernel_size: Sequence[int],
-    stride: Sequence[int] = (1,),
-    padding: Sequence[int] = (0,),
-    padding_mode: str = "zeros",
-    dilation: Sequence[int] = (1,),
-    groups: int = 1,
-    bias: bool = True,
-    squared: bool = False,
-    per_parameter: bool = False,
-    threads: int | None = None,
-) -> Tensor:
-    del output_grads, kernel_size, stride, padding, padding_mode, dilation, groups, bias, squared, threads
-    return _per_example(activations, per_parameter)
-
-
 @_operator(f"Tensor indices, Tensor output_grads, *, int? padding_idx=None, bool squared=False, {_THREADS}")
 def embedding_grad_norms(
     indices: Tensor,
@@ -214,19 +171,6 @@ def embedding_grad_norms(
     return as_tensor(
         _run(grad_norms.embedding_grad_norms, as_array(indices), as_array(output_grads), threads=threads, **settings)
     )
-
-
-@embedding_grad_norms.register_fake
-def _(
-    indices: Tensor,
-    output_grads: Tensor,
-    *,
-    padding_idx: int | None = None,
-    squared: bool = False,
-    threads: int | None = None,
-) -> Tensor:
-    del indices, padding_idx, squared, threads
-    return _per_example(output_grads)
 
 
 @_operator(
@@ -255,20 +199,6 @@ def embedding_linear_grad_dots(
     arrays = map(as_array, (indices, embedding_grads, row_factors, column_factors))
     found = _run(grad_norms.embedding_linear_grad_dots, *arrays, padding_idx=padding_idx, threads=threads)
     return as_tensor(found)
-
-
-@embedding_linear_grad_dots.register_fake
-def _(
-    indices: Tensor,
-    embedding_grads: Tensor,
-    row_factors: Tensor,
-    column_factors: Tensor,
-    *,
-    padding_idx: int | None = None,
-    threads: int | None = None,
-) -> Tensor:
-    del indices, row_factors, column_factors, padding_idx, threads
-    return _per_example(embedding_grads)
 
 
 @_operator(
@@ -317,29 +247,18 @@ def norm_layer_grad_norms(
     return as_tensor(found)
 
 
-@norm_layer_grad_norms.register_fake
-def _(
-    activations: Tensor,
-    output_grads: Tensor,
-    *,
-    kind: str = "layer",
-    normalized_ndim: int = 1,
-    num_groups: int | None = None,
-    eps: float = 1e-5,
-    normalized: bool = False,
-    weight: bool = True,
-    bias: bool | None = None,
-    squared: bool = False,
-    per_parameter: bool = False,
-    threads: int | None = None,
+def _of_checkpoints(
+    X: Tensor, weights: Tensor, y: Tensor, checkpoint_weights: Tensor | None = None, **settings: Any
 ) -> Tensor:
-    del output_grads, kind, normalized_ndim, num_groups, eps, normalized, weight, bias, squared, threads
-    return _per_example(activations, per_parameter)
+    if checkpoint_weights is not None or weights.ndim == 2:
+        return _one_an_example(X)
+    return X.new_empty((X.shape[0], weights.shape[0]), dtype=torch.float64)
 
 
 @_operator(
     'Tensor X, Tensor weights, Tensor y, Tensor? checkpoint_weights=None, *, str loss="softmax", float alpha=0.0, '
-    f"bool squared=False, {_THREADS}"
+    f"bool squared=False, {_THREADS}",
+    fake=_of_checkpoints,
 )
 def probe_grad_norms(
     X: Tensor,
@@ -374,21 +293,3 @@ def probe_grad_norms(
         threads=threads,
     )
     return as_tensor(found).contiguous()
-
-
-@probe_grad_norms.register_fake
-def _(
-    X: Tensor,
-    weights: Tensor,
-    y: Tensor,
-    checkpoint_weights: Tensor | None = None,
-    *,
-    loss: str = "softmax",
-    alpha: float = 0.0,
-    squared: bool = False,
-    threads: int | None = None,
-) -> Tensor:
-    del y, loss, alpha, squared, threads
-    if checkpoint_weights is not None or weights.ndim == 2:
-        return _per_example(X)
-    return X.new_empty((X.shape[0], weights.shape[0]), dtype=torch.float64)
