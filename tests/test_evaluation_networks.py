@@ -27,6 +27,7 @@ from expunge.evaluation.networks import (  # noqa: E402
 from expunge.evaluation.networks.matching import assignment  # noqa: E402
 from expunge.evaluation.networks.permutations import random_permutations  # noqa: E402
 from expunge.torch.models import mlp, resnet18, small_cnn, small_vit  # noqa: E402
+from torch_norms import Calls  # noqa: E402
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -36,19 +37,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-class Calls(nn.Module):
-    """A model made of a function of its modules and its input."""
-
-    def __init__(self, function, **parts):
-        super().__init__()
-        self.function = function
-        for name, part in parts.items():
-            setattr(self, name, part)
-
-    def forward(self, x):
-        return self.function(self, x)
 
 
 def images(*shape, n=3):

@@ -14,6 +14,7 @@ from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402, N812
 
 from expunge.torch import GradNorms, UnsupportedLayerError  # noqa: E402
+from torch_norms import Calls, parameter  # noqa: E402
 
 
 def first(output):
@@ -62,28 +63,11 @@ def check(model, x, rtol=1e-12):
         assert list(by_name) == list(expected)
         for name, values in by_name.items():
             np.testing.assert_allclose(values.numpy(), np.sqrt(expected[name]), rtol=rtol, atol=rtol * total.max())
-        for name, parameter in model.named_parameters():
+        for name, one in model.named_parameters():
             if param_grads and plain[name] is not None:
-                torch.testing.assert_close(parameter.grad, plain[name], rtol=1e-12, atol=1e-13)
+                torch.testing.assert_close(one.grad, plain[name], rtol=1e-12, atol=1e-13)
             else:
-                assert parameter.grad is None
-
-
-class Calls(nn.Module):
-    """A model made of a function of its modules and its input."""
-
-    def __init__(self, function, **parts):
-        super().__init__()
-        self.function = function
-        for name, part in parts.items():
-            setattr(self, name, part)
-
-    def forward(self, x):
-        return self.function(self, x)
-
-
-def parameter(*shape):
-    return nn.Parameter(torch.randn(*shape, dtype=torch.float64))
+                assert one.grad is None
 
 
 def tokens(*shape, rows=11):
