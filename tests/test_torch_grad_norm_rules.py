@@ -74,6 +74,8 @@ MIXED = {
     "take": (lambda h: torch.take(h, torch.arange(B * D).view(B, D).flip(0)), "take"),
     "take_along_dim": (lambda h: torch.take_along_dim(h, TURN[:, None], 0), "take_along_dim"),
     "embedding": (lambda h: F.embedding(TURN, h), "embedding"),
+    "a truth value for an index": (lambda h: h[True][0], "getitem .* truth value"),
+    "written by a truth value": (lambda h: written(torch.zeros_like(h), True, h), "setitem .* truth value"),
     "written to other rows": (lambda h: written(torch.zeros_like(h), TURN, h), "setitem"),
     "written to later rows": (lambda h: written(torch.zeros_like(h), slice(1, None), h[:-1]), "getitem"),
     "written over": (lambda h: (z := h * 1.0, z.view(-1).copy_(h.flip(0).reshape(-1)))[0], "flip"),

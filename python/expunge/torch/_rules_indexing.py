@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from expunge.torch._axis import Axis, Lost, State
-from expunge.torch._rule import IN_PLACE, LINEAR, RULES, Call, functions, rule
+from expunge.torch._rule import IN_PLACE, LINEAR, RULES, Call, MixedError, functions, rule
 
 __all__: list[str] = []
 
@@ -69,7 +69,7 @@ def _normalised(shape: Sequence[int], index: Any) -> list[Any]:
         if isinstance(item, Tensor) and item.ndim == 0 and item.dtype not in (torch.bool, torch.uint8):
             item = 0  # one entry, whichever it is
         if isinstance(item, (bool, np.bool_)) or (isinstance(item, Tensor) and item.ndim == 0):
-            raise NotImplementedError
+            raise MixedError("takes a truth value for an index")
         items.append(item)
     taken = sum(
         i.ndim
@@ -117,10 +117,7 @@ def _came_out(call: Call, places: _Places, axis: Axis) -> State:
 
 def _pick(call: Call) -> State:
     target = call.first
-    try:
-        places = _Places(target.shape, call.args[1])
-    except NotImplementedError:
-        return call.lost("takes a truth value for an index")
+    places = _Places(target.shape, call.args[1])
     axis = call.state(target)
     if axis is None:
         return _from_constant(call, places)
@@ -148,10 +145,7 @@ RULES[Tensor.__getitem__] = _pick
 def _write(call: Call) -> State:
     """``target[index] = value``: returns where the examples of the target are afterwards."""
     target, value = call.args[0], call.args[2]
-    try:
-        places = _Places(target.shape, call.args[1])
-    except NotImplementedError:
-        return call.lost("takes a truth value for an index")
+    places = _Places(target.shape, call.args[1])
     before = call.state(target)
     from_value = call.state(value) if isinstance(value, Tensor) else None
     if places.masks:
