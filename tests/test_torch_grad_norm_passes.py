@@ -216,6 +216,37 @@ def test_hooks_in_which_examples_interact_are_refused(hook, param_grads):
         block_norms(hooked(hook), torch.randn(5, 6).double(), param_grads=param_grads)
 
 
+@pytest.mark.parametrize("unpack", [lambda t: t, lambda t: t.flip(0)])
+def test_hooks_on_saved_tensors_are_refused(unpack):
+    model = nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 2)).double()
+
+    def forward(m, x):
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: t, unpack):
+            return m.inside(x)
+
+    with pytest.raises(UnsupportedLayerError, match="saved_tensors_hooks"):
+        block_norms(Calls(forward, inside=model), torch.randn(5, 6).double())
+
+    def offloaded(m, x):
+        with torch.autograd.graph.save_on_cpu():
+            return m.inside(x)
+
+    assert_exact(Calls(offloaded, inside=model), torch.randn(5, 6))
+
+
+def test_what_a_hook_gives_must_be_known_to_keep_rows():
+    unknown = torch.ones(5, 8).double()  # as a function compiled by torch.jit gives it
+    with pytest.raises(UnsupportedLayerError, match="examples may interact"):
+        block_norms(hooked(lambda g: unknown), torch.randn(5, 6).double())
+    assert block_norms(hooked(torch.zeros_like), torch.randn(5, 6).double()).max() >= 0
+
+
+@pytest.mark.parametrize("hook", [lambda g: g / g.norm(), lambda g: g.flip(0) * 2])
+def test_a_hook_may_do_anything_to_the_gradient_of_a_single_example(hook):
+    torch.manual_seed(3)
+    assert_exact(hooked(hook), torch.randn(1, 6))
+
+
 def test_a_hook_of_a_node_is_respected():
     def register(h):
         h.grad_fn.register_prehook(lambda grads: (grads[0] * 2,))
@@ -414,7 +445,19 @@ def test_a_loss_of_another_reduction_than_said_is_refused():
     ):
         with pytest.warns(UserWarning, match="divided by a number that depends on the batch"):
             block_norms(model, x, loss, loss_reduction="mean")
+    for weighted in (F.mse_loss, F.l1_loss):
+        with pytest.warns(UserWarning, match="divided by a number that depends on the batch"):
+            block_norms(model, x, lambda o, w=weighted: w(o, x[:, :3], weight=x[:, 3:].abs()), loss_reduction="mean")
+    with pytest.warns(UserWarning, match="looks like a mean over examples added to a sum"):  # 0.2 is 1 / 5
+        block_norms(model, x, lambda o: o.square().sum() + 0.2 * o.abs().sum())
     block_norms(model, x[:1], lambda o: o.mean())  # one example: no difference
+
+
+@pytest.mark.parametrize("loss", [F.mse_loss, F.l1_loss, F.huber_loss])
+def test_losses_with_weights_keep_them(loss):
+    torch.manual_seed(13)
+    assert_exact(nn.Linear(6, 3), torch.randn(5, 6),
+                 lambda y: loss(y, torch.ones_like(y), weight=y.detach().abs(), reduction="sum"))  # fmt: skip
 
 
 def test_a_mean_over_tokens_gives_the_norms_of_the_examples_own_means():
@@ -433,6 +476,10 @@ def test_a_mean_over_tokens_gives_the_norms_of_the_examples_own_means():
         grads = torch.autograd.grad(one, list(model.parameters()))
         np.testing.assert_allclose(found[i], sum(float(g.square().sum()) for g in grads) ** 0.5, rtol=1e-10)
     assert found[3] == 0
+    number = int(counts.sum())  # what the sum of the tokens' losses is divided by, 10 for 4 examples
+    summed = block_norms(model, tokens, lambda y: F.cross_entropy(y.transpose(1, 2), labels, reduction="sum") / number,
+                         loss_reduction="token-mean", counts=counts)  # fmt: skip
+    np.testing.assert_allclose(summed, found, rtol=1e-12)
     with pytest.raises(UnsupportedLayerError, match="is a sum over examples"):
         block_norms(model, tokens, lambda y: y.sum(), loss_reduction="token-mean", counts=counts)
     with pytest.raises(ValueError, match="one entry for each of the 4 examples"):

@@ -81,6 +81,14 @@ MIXED = {
     "written over": (lambda h: (z := h * 1.0, z.view(-1).copy_(h.flip(0).reshape(-1)))[0], "flip"),
     "copied into a view": (lambda h: (z := torch.zeros_like(h), z[1:].copy_(h.cumsum(1)[:-1]))[0], "getitem"),
     "data": (lambda h: with_data(h * 1.0, h.detach().flip(0)), "flip"),
+    "as_tensor": (lambda h: torch.as_tensor(h, dtype=torch.float32).flip(0).double(), "flip"),
+    "new_tensor of several": (lambda h: h * h.new_tensor([r.mean() for r in h.detach().T]), "new_tensor"),
+    "full": (lambda h: h * torch.full((D,), h.detach().mean()), "full"),
+    "full_like": (lambda h: h * torch.full_like(h, h.detach().mean()), "full_like"),
+    "new_full": (lambda h: h * h.new_full((D,), h.detach().mean()), "new_full"),
+    "scalar_tensor": (lambda h: h * torch.scalar_tensor(h.detach().mean()), "scalar_tensor"),
+    "linspace": (lambda h: h * torch.linspace(0.0, h.detach().mean(), D).double(), "linspace"),
+    "squeeze_": (lambda h: h[None].clone().squeeze_(0), "squeeze_"),
     "softmax": (lambda h: h.softmax(0), "softmax"),
     "special.softmax": (lambda h: torch.special.softmax(h, 0), "special_softmax"),
     "special.log_softmax": (lambda h: torch.special.log_softmax(h, 0), "special_log_softmax"),
@@ -146,6 +154,12 @@ def test_rows_of_other_examples_are_refused_before_a_layer_and_before_the_loss(n
         block_norms(last, x, param_grads=param_grads)
 
 
+def test_transforms_of_inputs_are_refused_where_no_gradient_shows_them():
+    model = Calls(lambda m, x: m.a(x) * torch.vmap(lambda c: c.flip(0), in_dims=1, out_dims=1)(x), a=nn.Linear(D, D))
+    with pytest.raises(UnsupportedLayerError, match=r"shape \(5, 6\) that depends on examples .* torch.func"):
+        block_norms(model.double(), torch.randn(B, D).double())
+
+
 @pytest.mark.parametrize("name", ["getitem, a tensor", "softmax", "an autograd function"])
 def test_rows_of_other_examples_among_the_inputs_are_refused(name):
     mix, call = MIXED[name]
@@ -160,6 +174,10 @@ def test_a_loss_in_which_examples_interact_is_refused():
     model, x = nn.Linear(D, 3).double(), torch.randn(B, D, dtype=torch.float64)
     losses = {
         "square of a sum": lambda y: y.sum().square(),
+        "square of a sum, as a product": lambda y: (lambda s: s * s)(y.sum()),
+        "squares of sums, as a product": lambda y: (lambda s: torch.mul(s, s))(y.sum(0)).sum(),
+        "a sum over itself": lambda y: (lambda s: s / s)(y.sum(0)).sum(),
+        "scores that meet the targets of others": lambda y: F.poisson_nll_loss(y[:, :1], torch.ones(B).double()),
         "norm": lambda y: y.norm(),
         "maximum": lambda y: y.max(),
         "softmax over examples": lambda y: y[:, 0].softmax(0).square().sum(),

@@ -37,6 +37,7 @@ class Total(NamedTuple):
 
     kind: str = "sum"
     scaled: bool = False  # by what may have made a mean of a sum, or a sum of a mean
+    divided: bool = False  # by a number that may be one of tokens
 
 
 class Lost(NamedTuple):

@@ -80,11 +80,13 @@ class GradNorms:
 
     Every torch function keeps the dimension of the examples only by a rule of its own. Behind one that mixes rows, puts
     them in another order, or has no rule, parameters and losses are refused. Numbers that leave torch (``item()``,
-    NumPy) and come back are taken for constants. A batch of one example needs no rules.
+    NumPy) and come back are taken for constants, and so is what torch.jit's functions make of tensors without gradient.
+    What depends on the size of the batch is taken as it is. A batch of one example needs no rules.
 
     The results are exact up to rounding and certify nothing by themselves. One backward pass a block;
     ``torch.autograd.grad`` beside it counts for nothing. Hooks of tensors are followed where they treat rows
-    separately.
+    separately; hooks of the graph's nodes (``grad_fn.register_hook``) are not seen, and must treat them so. Hooks on
+    saved tensors are refused.
 
     References
     ----------

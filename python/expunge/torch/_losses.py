@@ -32,12 +32,18 @@ def look_at(losses: Sequence[State], reduction: str, batch: int) -> None:
 
 
 def _reduced_as_said(state: Total, reduction: str) -> None:
-    kind, scaled = state
+    kind, scaled, divided = state
     if reduction == "token-mean":
-        if kind == "sum" and not scaled:
+        if kind == "sum" and not scaled and not divided:
             raise UnsupportedLayerError(
                 "the loss is a sum over examples, but loss_reduction is 'token-mean': use loss_reduction='sum'"
             )
+        return
+    if kind == "mixed" and scaled:
+        _warn(
+            "the loss looks like a mean over examples added to a sum over examples, unless a factor in it is a weight: "
+            "use the same reduction for both"
+        )
         return
     if kind == "mixed":
         raise UnsupportedLayerError(

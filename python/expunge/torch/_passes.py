@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from expunge.torch._axis import Axis, State, Total
+from expunge.torch._axis import Axis, Lost, State, Total
 from expunge.torch._errors import UnsupportedLayerError
 from expunge.torch._sources import tensors_in
 from expunge.torch._tracker import Tracker
@@ -109,8 +109,11 @@ class _Watched:
         result = self.hook(grad)
         with torch._C.DisableTorchFunction():
             changed = result is not None or grad._version != version
-            states = [tracker.state_of(grad), self.state if result is None else tracker.state_of(result)]
-            if changed and (tracker.read_out or any(s not in (self.state, None) for s in states)):
+            states = [tracker.state_of(t) for t in ((grad,) if result is None else (grad, result))]
+            zeros = result is not None and states[1] is None and not bool(result.any())
+            alone = tracker.axes.batch == 1 and not any(isinstance(s, Lost) for s in states)
+            same = all(s == self.state for s in states[: 1 if zeros else 2])
+            if changed and not alone and (tracker.read_out or not same):
                 tracker.refuse(
                     f"a hook on a tensor of shape {self.shape} changed its gradient in a way in which examples may "
                     "interact: remove the hook, or have it treat every row by itself"

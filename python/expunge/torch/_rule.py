@@ -12,7 +12,7 @@ from torch import Tensor
 from expunge.torch._axis import Axis, Lost, State
 from expunge.torch._sources import tensors_in
 
-__all__ = ["CONSTANT", "IN_PLACE", "LIKE", "LINEAR", "RULES", "Call", "functions", "rule"]
+__all__ = ["CONSTANT", "IN_PLACE", "LIKE", "LINEAR", "RULES", "SHAPED", "Call", "functions", "rule"]
 
 HOMES = (torch, Tensor, F, torch._C._nn, torch.special)
 
@@ -84,6 +84,7 @@ Rule = Callable[[Call], State | Sequence[State]]
 RULES: dict[Any, Rule] = {}
 CONSTANT: set[Any] = set()  # calls whose result depends on no value of their arguments
 LIKE: set[Any] = set()  # calls that take but the kind or the shape of their later arguments
+SHAPED: set[Any] = set()  # calls that take but the kind or the shape of their first argument
 IN_PLACE: set[Any] = set()  # calls that write into their first argument
 LINEAR: set[Any] = set()  # calls that may be made of sums over examples
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from expunge.torch._axis import Axis, Lost, State
-from expunge.torch._rule import CONSTANT, IN_PLACE, LIKE, LINEAR, RULES, Call, functions, rule
+from expunge.torch._rule import CONSTANT, IN_PLACE, LIKE, LINEAR, RULES, SHAPED, Call, functions, rule
 
 __all__ = ["broadcast"]
 
@@ -35,9 +35,9 @@ __iadd__ __isub__ __imul__ __itruediv__ __idiv__ __ifloordiv__ __imod__ __ipow__
 # Fill, or draw, without a look at what was there: in place, the axis stays that of the target.
 _FILLS = "zero_ fill_ uniform_ normal_ bernoulli_ random_ exponential_ log_normal_ cauchy_ geometric_"
 _FACTORIES = """
-zeros_like ones_like full_like empty_like rand_like randn_like randint_like new_zeros new_ones new_full new_empty
-new_tensor zeros ones full empty arange linspace logspace eye range rand randn randint randperm tensor as_tensor
-scalar_tensor tril_indices triu_indices result_type promote_types can_cast
+zeros_like ones_like empty_like rand_like randn_like randint_like new_zeros new_ones new_empty
+zeros ones empty arange eye range rand randn randint randperm tril_indices triu_indices result_type promote_types
+can_cast
 """
 
 LINEAR.update(
@@ -47,6 +47,7 @@ LINEAR.update(
 )  # fmt: skip
 CONSTANT.update(functions(_FACTORIES))
 LIKE.update(functions("to type_as"))
+SHAPED.update(functions("full_like new_full new_tensor"))
 IN_PLACE.update(getattr(Tensor, name) for name in [*_SEVERAL.split(), *_FILLS.split()]
                 if (name.startswith("__i") or name in _FILLS.split()) and hasattr(Tensor, name))  # fmt: skip
 
@@ -95,6 +96,17 @@ def _prelu(call: Call) -> State:
     if call.axis.dim == 1 and call.argument(1, "weight").numel() > 1:
         return call.lost("has a slope for every example")
     return call.axis
+
+
+@rule("tensor as_tensor new_tensor")
+def _copied(call: Call) -> State:
+    data = call.argument(1 if call.name == "new_tensor" else 0, "data")
+    return call.states[0][1] if call.states[0][0] is data else call.lost("puts numbers of examples together")
+
+
+@rule("full full_like new_full scalar_tensor linspace logspace")
+def _filled(call: Call) -> State:
+    return call.lost("fills a tensor with a number that depends on examples")
 
 
 @rule("fused_dropout native_dropout")

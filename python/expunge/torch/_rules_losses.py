@@ -38,14 +38,20 @@ def _wide(call: Call, *tensors: Tensor) -> Tensor:
 )
 def _entry_losses(call: Call) -> State:
     tensors = tensors_in(call.args[:2], {k: v for k, v in call.kwargs.items() if k in ("input", "target")})
-    axis = broadcast(call, _wide(call, *tensors))
+    wide = _wide(call, *tensors)
+    axis = broadcast(call, wide)
+    if any(t.shape != wide.shape for t, _ in call.states if t.is_floating_point()):
+        return call.lost(f"is enlarged to {tuple(wide.shape)}, so that rows meet the targets of others")
     if (
         "batchmean" in (*call.args[2:], call.kwargs.get("reduction"))
         and isinstance(axis, Axis)
         and (axis.dim or not axis.plain)
     ):
         return call.lost("divides by the length of another dimension than the batch's")
-    return _reduced(call, axis)
+    loss = _reduced(call, axis)
+    if call.name in ("mse_loss", "l1_loss") and call.argument(5, "weight") is not None and loss == Total("mean"):
+        return Total("unclear")  # divides by the sum of the weights
+    return loss
 
 
 @rule("cross_entropy nll_loss", homes=(F,))
@@ -127,24 +133,27 @@ def of_totals(call: Call) -> State:
         return call.lost("of a sum over examples is not linear, so that examples interact")
     if len(totals) != len(call.states):
         return call.lost("brings a sum over examples together with examples")
-    kind, scaled = totals[0][1]
+    kind, scaled, divided = totals[0][1]
     for _, other in totals[1:]:
         kind = kind if kind == other.kind else "mixed"
-        scaled |= other.scaled
-    numbers = [a for a in (*call.args, *call.kwargs.values()) if not any(a is t for t, _ in totals)]
+        scaled, divided = scaled or other.scaled, divided or other.divided
+    values = (*call.args, *call.kwargs.values())
+    numbers = [a for a in values if not any(a is t for t, _ in totals)]
     times, over = call.name in _TIMES, call.name in _OVER
     if not times and not over:
         if call.name == "where" and any(t is call.first for t, _ in totals):
             return call.lost("chooses by a sum over examples")
-        return Total(kind, scaled)
-    if len(totals) > 1 or call.kwargs.get("rounding_mode") or (over and totals[0][0] is not call.first):
+        return Total(kind, scaled, divided)
+    several = len(values) - len(numbers) > 1  # a sum times itself is given twice
+    if several or call.kwargs.get("rounding_mode") or (over and totals[0][0] is not call.first):
         return call.lost("of sums over examples is not linear, so that examples interact")
     number = next((n for n in numbers if isinstance(n, (int, float, Tensor))), 1)
-    return _scaled(call, kind, scaled, number, over=over)
+    return _scaled(call, Total(kind, scaled, divided), number, over=over)
 
 
-def _scaled(call: Call, kind: str, scaled: bool, number: float | Tensor, *, over: bool) -> State:
+def _scaled(call: Call, total: Total, number: float | Tensor, *, over: bool) -> State:
     """Return the state of a sum over examples times, or over, a number: a mean times B may be a sum again."""
+    kind = total.kind
     if isinstance(number, Tensor):
         return Total("unclear") if over else Total(kind, True)
     batch = call.batch
@@ -153,4 +162,4 @@ def _scaled(call: Call, kind: str, scaled: bool, number: float | Tensor, *, over
         return Total("mean", True)
     if kind == "mean" and not over and number and number % batch == 0:
         return Total("sum", True)
-    return Total(kind, scaled)
+    return total._replace(divided=total.divided or divisor > 1)

@@ -38,6 +38,13 @@ def _squeeze(call: Call) -> State:
     return axis.at(axis.dim - sum(d < axis.dim for d in gone))
 
 
+def _squeezed_in_place(call: Call) -> State:
+    return call.lost("drops dimensions in place, so that its shape before is not known: use squeeze")
+
+
+RULES[Tensor.squeeze_] = _squeezed_in_place
+
+
 @rule("unsqueeze")
 def _unsqueeze(call: Call) -> State:
     dim = int(call.argument(1, "dim")) % call.outputs[0].ndim

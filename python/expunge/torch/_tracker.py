@@ -8,11 +8,13 @@ view or hook of a tensor takes out of the graph.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -21,7 +23,7 @@ from expunge.torch._batch_axes import BatchAxes
 from expunge.torch._contributions import PulledUse, Use, sum_of_squares
 from expunge.torch._distributed import look_at_replicas
 from expunge.torch._errors import UnsupportedLayerError
-from expunge.torch._rule import LIKE
+from expunge.torch._rule import LIKE, SHAPED
 from expunge.torch._sources import Derived, ParameterView, RefusalError, layout_overlaps, map_tensors, tensors_in
 from expunge.torch._tensor_map import TensorMap
 
@@ -54,6 +56,7 @@ _ABOUT = frozenset(
 )
 
 
+_transform_level = torch._C._functorch.maybe_current_level
 _ANCHOR = torch.zeros((), requires_grad=True)
 
 
@@ -193,12 +196,18 @@ class Tracker:
         """Make one call, with stand-ins for parameters if it is understood."""
         if function in _ABOUT:
             return function(*args, **kwargs)
+        if function is F.l1_loss:
+            kwargs = _with_weight(kwargs)
+        if torch.is_grad_enabled():
+            self._look_at_saving()
+        if _transform_level() is not None:
+            self._look_at_transformed(tensors_in(args, kwargs))
         handler = self.handlers.get(function)
         if handler is not None and handler.quick is not None:
             result = handler.quick(self, function, args, kwargs)
             if result is not None:
                 return result
-        given = tensors_in(args[:1] if function in LIKE else args, kwargs)
+        given = tensors_in(args[:1] if function in LIKE else args[1:] if function in SHAPED else args, kwargs)
         if function in _READERS and any(self.axes.get(t) is not None for t in given):
             self.read_out = True
         used = False
@@ -221,6 +230,26 @@ class Tracker:
         elif result is None and getattr(function, "__name__", "").endswith("_"):
             self.axes.wrote(function, args, kwargs, given)
         return result
+
+    def _look_at_transformed(self, given: list[Tensor]) -> None:
+        """Refuse transforms of torch.func of what depends on examples, where no gradient shows that it went there."""
+        for tensor in given:
+            while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+                tensor = torch._C._functorch.get_unwrapped(tensor)
+                if not tensor.requires_grad and self.axes.get(tensor) is not None and self.axes.batch != 1:
+                    self.refuse(
+                        f"a tensor of shape {tuple(tensor.shape)} that depends on examples went through a transform "
+                        "of torch.func (vmap, jvp), in which rows are not followed: write it without"
+                    )
+
+    def _look_at_saving(self) -> None:
+        """Refuse hooks on tensors saved for backward, but those of torch, which give back what they were given."""
+        hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
+        if hooks is not None and not str(getattr(hooks[0], "__module__", "")).startswith("torch."):
+            raise UnsupportedLayerError(
+                "tensors saved for the backward pass go through hooks (saved_tensors_hooks), which may change them: "
+                "leave the hooks out in the block"
+            )
 
     def state_of(self, tensor: Tensor) -> State | None:
         """Return where the examples are in a tensor, also if what made it was hidden."""
@@ -428,6 +457,15 @@ class _Arrival:
             assert self.finish is not None
             finish, self.finish, self.inputs = self.finish, None, []
             self.tracker.add(finish(grad.detach()))
+
+
+def _with_weight(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of F.l1_loss with its weight, which torch leaves out where calls are followed."""
+    frame: Any = sys._getframe(1)
+    while frame is not None and frame.f_code is not F.l1_loss.__code__:
+        frame = frame.f_back
+    weight = None if frame is None else frame.f_locals.get("weight")
+    return kwargs if weight is None else {**kwargs, "weight": weight}
 
 
 def _mark(grad: Tensor) -> tuple[int, int]:
