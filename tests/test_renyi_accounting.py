@@ -484,3 +484,15 @@ def test_filter_edges():
         keeper.charge([1.0])
     with pytest.raises(ValueError, match="read-only"):
         keeper.budget[0] = 5.0
+
+
+@pytest.mark.parametrize("order", [1.0000001, 2.0, 1e5, 1e250])
+@pytest.mark.parametrize("noise", [1e153, 1e155, 1e200, 1e308])
+def test_no_finite_noise_costs_exactly_nothing(order, noise):
+    truth = mpmath.mpf(order) / (2 * mpmath.mpf(noise) ** 2)
+    found = sampled_gaussian_rdp(order, [noise, np.inf], 1.0)
+    assert found[1] == 0.0
+    assert found[0] > 0.0
+    assert truth <= mpmath.mpf(float(found[0]))
+    keeper = RenyiFilter(2.0, 0.0, n_records=1, noise_std=1.0, step_size=1.0, sampling_probability=1.0, batch_size=1.0)
+    assert not keeper.charge(np.array([1.0 / noise])).any()

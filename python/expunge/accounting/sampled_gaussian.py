@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import overload
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from expunge._validate import choice
@@ -66,7 +67,8 @@ def sampled_gaussian_rdp(
     float or ndarray of float64
         At least the true divergence and at most a relative ``1e-13 + 4e-15 (order/noise_multiplier)^2`` above it (see
         Notes for where it is looser).
-        Exactly 0 for an infinite noise multiplier or probability 0. Infinite for noise multiplier 0 with a positive
+        Exactly 0 for an infinite noise multiplier or probability 0 (on a device also for one whose square overflows).
+        Infinite for noise multiplier 0 with a positive
         probability, except in direction ``"qp"`` where it is ``-log(1 - q)``.
 
     Raises
@@ -95,7 +97,7 @@ def sampled_gaussian_rdp(
     (2, 2)
     """
     reverse = choice("direction", direction, ("both", "pq", "qp")) == "qp"
-    return elementwise(
+    found = elementwise(
         "sampled_gaussian_rdp",
         threads=threads,
         settings={"reverse": reverse},
@@ -103,3 +105,14 @@ def sampled_gaussian_rdp(
         noise_multiplier=Argument(noise_multiplier, low=0.0, allow_infinite=True),
         sampling_probability=Argument(sampling_probability, low=0.0, high=1.0),
     )
+    if not isinstance(found, (float, np.ndarray)) or np.all(found):  # arrays on a device are not read
+        return found
+    # Where the kernel's square of the noise overflows, the Gaussian mechanism without sampling still bounds.
+    orders, noise, rate = (
+        np.asarray(part, dtype=np.float64) for part in (order, noise_multiplier, sampling_probability)
+    )
+    lost = (np.asarray(found) == 0.0) & np.isfinite(noise) & (rate > 0.0)
+    with np.errstate(all="ignore"):
+        bound = np.maximum(0.5 * orders / noise / noise * (1.0 + 1e-15), 1e-300)
+    out = np.where(lost, bound, found)
+    return out if out.ndim else float(out)
