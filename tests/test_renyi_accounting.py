@@ -486,11 +486,14 @@ def test_filter_edges():
         keeper.budget[0] = 5.0
 
 
+@on_every_device
 @pytest.mark.parametrize("order", [1.0000001, 2.0, 1e5, 1e250])
 @pytest.mark.parametrize("noise", [1e153, 1e155, 1e200, 1e308])
-def test_no_finite_noise_costs_exactly_nothing(order, noise):
+def test_no_finite_noise_costs_exactly_nothing(device, order, noise):
     truth = mpmath.mpf(order) / (2 * mpmath.mpf(noise) ** 2)
-    found = sampled_gaussian_rdp(order, [noise, np.inf], 1.0)
+    sampled = at(device, sampled_gaussian_rdp)(order, [noise, noise], [1.0, 1e-3], direction="both")
+    assert np.all(np.asarray(sampled) > 0.0)
+    found = at(device, sampled_gaussian_rdp)(order, [noise, np.inf], 1.0)
     assert found[1] == 0.0
     assert found[0] > 0.0
     assert truth <= mpmath.mpf(float(found[0]))

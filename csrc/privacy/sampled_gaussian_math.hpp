@@ -22,6 +22,7 @@ namespace {
 
 constexpr double kTail = 0x1p-58;       // what each cut may leave out, relative to the sum
 constexpr double kOutward = 0x1p-44;    // rounding of the terms and of the sum, the step and the cuts, relative
+constexpr double kLeast = 1e-300;       // stands for all below it: nothing but no sampling or endless noise costs 0
 constexpr double kSmallNoise = 0.02;    // below it the two components do not overlap to 1e-100
 constexpr double kSmallRate = 1e-12;    // smallest rate told apart when the noise is that small
 constexpr double kMostNodes = 1 << 18;  // beyond, Minkowski's bound
@@ -212,12 +213,14 @@ EXPUNGE_HD static double sampled_rdp(bool reverse, double a, double s, double q)
   if (!(a > 1.0 && a < HUGE_VAL && s >= 0.0 && q >= 0.0 && q <= 1.0)) return NAN;
   if (q == 0.0 || s == HUGE_VAL) return 0.0;
   if (s == 0.0) return reverse && q < 1.0 ? -std::log1p(-q) * (1.0 + kOutward) : HUGE_VAL;
-  if (q == 1.0) return a / (2.0 * s * s) * (1.0 + 0x1p-50);
-  // No mixture is further from the Gaussian than its shifted component; its density ratio is at most 1/(1 - q).
+  // No mixture is further from the Gaussian than its shifted component. One factor of s at a time: its square may
+  // overflow.
+  const double gaussian = std::fmax(0.5 * a / s / s * (1.0 + 0x1p-50), kLeast);
+  if (q == 1.0) return gaussian;
   const double log_rest = std::log1p(-q);
-  const double gaussian = a / (2.0 * s * s) * (1.0 + 0x1p-50);
-  const double value = std::fmin(divergence({reverse, a, a - 1.0, s, q, std::log(q), log_rest}), gaussian);
-  return reverse ? std::fmin(value, -log_rest * (1.0 + 0x1p-50)) : value;
+  double value = std::fmin(divergence({reverse, a, a - 1.0, s, q, std::log(q), log_rest}), gaussian);
+  if (reverse) value = std::fmin(value, -log_rest * (1.0 + 0x1p-50));  // the density ratio is at most 1/(1 - q)
+  return std::fmax(value, kLeast);
 }
 
 }  // namespace

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from typing import overload
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from expunge._validate import choice
@@ -67,8 +66,7 @@ def sampled_gaussian_rdp(
     float or ndarray of float64
         At least the true divergence and at most a relative ``1e-13 + 4e-15 (order/noise_multiplier)^2`` above it (see
         Notes for where it is looser).
-        Exactly 0 for an infinite noise multiplier or probability 0 (on a device also for one whose square overflows).
-        Infinite for noise multiplier 0 with a positive
+        Exactly 0 for an infinite noise multiplier or probability 0. Infinite for noise multiplier 0 with a positive
         probability, except in direction ``"qp"`` where it is ``-log(1 - q)``.
 
     Raises
@@ -83,7 +81,7 @@ def sampled_gaussian_rdp(
     Certified. The moment minus one is integrated as a sum of positive terms by the trapezoidal rule; the step and the
     cuts carry proven error bounds below 1e-17 relative, rounding is covered by an outward factor of 1 + 2^-44,
     and that of exponents of size R, which is at most 2 (order/noise_multiplier)^2, by 2^-50 R and 2^-48 R/4.
-    Looser but still upper bounds: divergences below 1e-290 read 1e-290 at most; below noise multiplier 0.02
+    Looser but still upper bounds: divergences below 1e-290 read 1e-300 to 1e-290; below noise multiplier 0.02
     probabilities under 1e-12 count as 1e-12; where orders and noise are so extreme that the integral would take over
     260,000 nodes, Minkowski's bound ``order/(order-1) log(1 - q + q exp((order-1)/(2 s^2)))`` (or ``-log(1 - q)``)
     stands in.
@@ -97,7 +95,7 @@ def sampled_gaussian_rdp(
     (2, 2)
     """
     reverse = choice("direction", direction, ("both", "pq", "qp")) == "qp"
-    found = elementwise(
+    return elementwise(
         "sampled_gaussian_rdp",
         threads=threads,
         settings={"reverse": reverse},
@@ -105,14 +103,3 @@ def sampled_gaussian_rdp(
         noise_multiplier=Argument(noise_multiplier, low=0.0, allow_infinite=True),
         sampling_probability=Argument(sampling_probability, low=0.0, high=1.0),
     )
-    if not isinstance(found, (float, np.ndarray)) or np.all(found):  # arrays on a device are not read
-        return found
-    # Where the kernel's square of the noise overflows, the Gaussian mechanism without sampling still bounds.
-    orders, noise, rate = (
-        np.asarray(part, dtype=np.float64) for part in (order, noise_multiplier, sampling_probability)
-    )
-    lost = (np.asarray(found) == 0.0) & np.isfinite(noise) & (rate > 0.0)
-    with np.errstate(all="ignore"):
-        bound = np.maximum(0.5 * orders / noise / noise * (1.0 + 1e-15), 1e-300)
-    out = np.where(lost, bound, found)
-    return out if out.ndim else float(out)
