@@ -42,7 +42,7 @@ def test_a_direction_that_does_not_contract_remembers_every_rounding():
 def test_a_turn_moves_the_largest_mean_so_far():
     a, turn = np.array([0.5]), 1e-3
     turned = Basis(1.0 - a, np.eye(1), a, np.zeros((1, 1)), Frame(0.0, 0.0, turn, turn), np.zeros(1))
-    frame = ridge_shifted._Frame(turned, 20, 1.0, 0.0)
+    frame = ridge_shifted.FrameErrors(turned, 20, 1.0, 0.0)
     found = [frame.mean_off(block) for block in ridge_shifted._blocks(turned, np.full((1, 1), 8.0), 20, 1.0)]
     assert min(found) >= turn * 8.0
     assert max(found) <= turn * 8.1
