@@ -190,7 +190,7 @@ def primitive_table(rng, threads, repeats):
         }
         if positions > 1:  # stored gradients of the last shape would take 4 GB
             contenders["stored"] = lambda a=a, g=g: stored(a, g)
-        seconds = measure(contenders, repeats=repeats)
+        seconds = measure(contenders, repeats=repeats, awake=True)
         at_peak = 2.0 * examples * positions * d_in * d_out / (2 * 1024**3 / seconds["sgemm"])
         rows.append(
             {
@@ -227,6 +227,7 @@ def layer_table(rng, threads, repeats):
                 "unfold": lambda x=x, g=g: unfolded(x, g, 3),
             },
             repeats=repeats,
+            awake=True,
         )
         at_peak = 2.0 * examples * length**2 * channels * 9 * outputs / (2 * 1024**3 / seconds["sgemm"])
         rows.append(

@@ -25,8 +25,10 @@ from expunge import _backend
 from expunge._extras import how_to_install
 from expunge._machine import processor
 
-# Threads of the contender before may still be spinning for work; they would cost the next one a core.
-_SETTLE = 0.02
+# Threads of the contender before may still be spinning for work, OpenBLAS' for some 30 ms: they would cost the next one
+# a core.
+_SETTLE = 0.1
+_AWAKE = 0.02
 
 # Where others are at work too, the CPU seconds of all cores say more: EXPUNGE_BENCH_CLOCK=cpu.
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -68,8 +70,8 @@ def measure(
 ) -> dict[str, float]:
     """Return the median seconds of each contender over ``repeats`` interleaved rounds, after one warm-up round.
 
-    With ``awake`` each contender also runs once, untimed, right before it is timed: cores that slept while the threads
-    of the one before settled take milliseconds to come back, as long as a short contender itself. With
+    With ``awake`` each contender also runs untimed for twenty milliseconds right before it is timed: cores that slept
+    while the threads of the one before settled take milliseconds to come back, longer than a short contender. With
     ``clock=time.process_time`` the seconds are those of all cores together.
     """
     for run in contenders.values():
@@ -78,7 +80,8 @@ def measure(
     for _ in range(repeats):
         for name, run in contenders.items():
             time.sleep(_SETTLE)
-            if awake:
+            until = time.perf_counter() + _AWAKE if awake else 0.0
+            while time.perf_counter() < until:
                 run()
             start = clock()
             run()
