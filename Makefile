@@ -8,7 +8,7 @@ QUIET   := --quiet --quiet --disable-pip-version-check
 # Directories are listed too: their times change when a file is added or removed.
 SOURCES := $(shell find csrc python -not -name '__pycache__' -not -name '*.pyc') CMakeLists.txt pyproject.toml
 
-.PHONY: demo test mutation bench gpu-check lint types clean
+.PHONY: demo test mutation bench gpu-check lint types docs clean
 .DEFAULT_GOAL := test
 
 demo: $(VENV)/.demo
@@ -35,8 +35,13 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/python -m mypy
 
+# The documentation as a site, in build/docs. Pages of expunge.torch need PyTorch in .venv; what is left out is listed.
+docs: $(VENV)/.docs
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -c docs . build/docs
+	@echo build/docs/index.html
+
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist docs/reference .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 10) else "needs Python >= 3.10; set PYTHON=")'
@@ -58,4 +63,8 @@ $(VENV)/.demo: $(VENV)/.package
 
 $(VENV)/.dev: $(VENV)/.package
 	$(BIN)/python -m pip install $(QUIET) "$$(ls $(WHEELS)/expunge-*.whl)[dev]"
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.package
+	$(BIN)/python -m pip install $(QUIET) "$$(ls $(WHEELS)/expunge-*.whl)[docs]"
 	touch $@

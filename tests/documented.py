@@ -19,7 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = {"sh", "console", "python"}
-PLAIN = {"text", "json", "csv"}
+PLAIN = {"{toctree}", "text", "json", "csv"}
 PROGRAMS = ("expunge", "make", "python", "pip", "bash", ".venv/bin/python", ".venv/bin/pip", "cmake")
 
 _FENCE = re.compile(

@@ -473,7 +473,7 @@ def norm_layer_grad_norms(
 
     Parameters
     ----------
-    activations : array of shape (B, ..., *normalized_shape) or, for ``kind="group"``, (B, C, ...)
+    activations : array of shape (B, ..., normalized axes) or, for ``kind="group"``, (B, C, ...)
         Inputs of the layer or, with ``normalized=True``, the values that its weight multiplies.
     output_grads : array of the same shape and dtype
         Gradients of the summed loss with respect to the layer's outputs.

@@ -95,7 +95,7 @@ class ConstantScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Data to take bounds from. A feature with a single value v gets v - w and v + w, w = max(1, |v|).
+            Data to take bounds from. A feature with a single value v gets v - w and v + w, w = max(1, abs(v)).
         feature_range, outside
             As in the constructor; values outside are clipped by default, because later records will exceed the bounds.
 

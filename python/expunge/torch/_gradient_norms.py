@@ -30,7 +30,7 @@ class GradNorms:
     Parameters
     ----------
     model : torch.nn.Module
-        Any model on the CPU or a CUDA device whose examples do not interact. ``torch.compile``d models are
+        Any model on the CPU or a CUDA device whose examples do not interact. Modules made by `torch.compile` are
         rejected; pass the original module.
     loss_reduction : {"sum", "mean", "token-mean"}
         How the loss that runs backward combines the examples' losses. PyTorch's own losses are means unless they are
