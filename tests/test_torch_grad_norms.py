@@ -615,11 +615,6 @@ REFUSALS = {
         (4, 2, 5),
         r"^a\.weight: the batch dimension .* is lost: softmax",
     ),
-    "frames merged before a convolution": (
-        Calls(lambda m, x: m.c(x.flatten(0, 1)[:, None]).unflatten(0, (4, 2)), c=nn.Conv1d(1, 3, 2)),
-        (4, 2, 5),
-        r"^c\.weight: the batch must lead in its input, of shape \(8, 1, 5\), .* merged",
-    ),
     "batch moved before a convolution": (
         Calls(lambda m, x: m.c(x.transpose(0, 1)), c=nn.Conv1d(3, 3, 2)),
         (3, 3, 5),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 from expunge.torch._axis import WHOLE, Axis
 from expunge.torch._contributions import BroadcastUse, ConvUse, MatrixUse, RowsUse, ScaleUse, Use
 from expunge.torch._errors import UnsupportedLayerError
+from expunge.torch._images import channels_next, images_of, side_by_side
 from expunge.torch._passes import backward, gradient_of, post_accumulate_hook, tensor_hook
 from expunge.torch._plain import plain_entries, plain_linear
 from expunge.torch._recurrent import one_step, recurrent
@@ -110,11 +111,13 @@ def _convolution(tracker: Tracker, function: Any, args: Args, kwargs: Kwargs) ->
     given = _bound("input weight bias stride padding dilation groups", args, kwargs)
     x, weight, bias = given["input"], given["weight"], given.get("bias")
     kernel, vector = tracker.source_of(weight), tracker.source_of(bias)
-    if tracker.source_of(x) is not None or x.ndim != weight.ndim or not tracker.leads(x):
-        reason = tracker.arrangement(x)
-        return tracker.unfollowed(
-            function, args, kwargs, reason if isinstance(reason, str) else _leading_wanted(tracker, x)
-        )
+    if tracker.source_of(x) is not None or x.ndim != weight.ndim:
+        return replay(tracker, function, args, kwargs)
+    axis, refusal = tracker.axes.get(x), tracker.arrangement(x)
+    if isinstance(refusal, str) or not isinstance(axis, Axis) or axis.dim > 0:
+        reason = refusal if isinstance(refusal, str) else _leading_wanted(tracker, x)
+        return tracker.unfollowed(function, args, kwargs, reason)
+    arrange = partial(images_of, axis=axis, batch=tracker.axes.batch or 0)
     axes = x.ndim - 2
     settings: dict[str, Any] = {}
     for name, default in (("stride", 1), ("padding", 0), ("dilation", 1)):
@@ -128,11 +131,12 @@ def _convolution(tracker: Tracker, function: Any, args: Args, kwargs: Kwargs) ->
     held = x.detach()
 
     def finish(grad: Tensor) -> list[Use]:
+        images, g, how = side_by_side(arrange(held), arrange(grad), tuple(weight.shape[2:]), settings)
         uses: list[Use] = []
         if kernel is not None:
-            uses.append(ConvUse(kernel, tracker.threads, held, grad, settings))
+            uses.append(ConvUse(kernel, tracker.threads, images, g, how))
         if vector is not None:
-            uses.append(BroadcastUse(vector, tracker.threads, grad, channels=True))
+            uses.append(BroadcastUse(vector, tracker.threads, g, channels=True))
             _pair(uses)
         return uses
 
@@ -142,11 +146,8 @@ def _convolution(tracker: Tracker, function: Any, args: Args, kwargs: Kwargs) ->
 
 def _leading_wanted(tracker: Tracker, x: Tensor) -> str:
     axis = tracker.axes.get(x)
-    merged = isinstance(axis, Axis) and not axis.plain
-    return (
-        f"the batch must lead in its input, of shape {tuple(x.shape)}, where its dimension "
-        f"{'was merged with others' if merged else f'is number {axis.dim}' if isinstance(axis, Axis) else 'is lost'}"
-    )
+    where = f"is number {axis.dim}" if isinstance(axis, Axis) else "is lost"
+    return f"the batch must lead in its input, of shape {tuple(x.shape)}, where its dimension {where}"
 
 
 def _embedding(tracker: Tracker, function: Any, args: Args, kwargs: Kwargs) -> Any:
@@ -186,43 +187,47 @@ def _normalising(
     args: Args,
     kwargs: Kwargs,
     given: dict[str, Any],
-    settings: dict[str, Any],
+    settings: dict[str, Any] | None,
     standardise: Callable[[Tensor], Tensor],
     *,
     channels: bool,
-    normalised_before: Callable[[Tensor], Tensor] | None = None,
 ) -> Any:
-    """Record weight and bias of a normalising layer; ``standardise`` gives what the weight multiplies, in float64."""
+    """Record weight and bias of a normalising layer; ``standardise`` gives what the weight multiplies.
+
+    Without ``settings`` no kernel knows how to standardise.
+    """
     x = given["input"]
     scale, shift = tracker.source_of(given.get("weight")), tracker.source_of(given.get("bias"))
-    arrange = tracker.arrangement(x)
-    if tracker.source_of(x) is not None or isinstance(arrange, str) or (channels and not tracker.leads(x)):
-        reason = arrange if isinstance(arrange, str) else _leading_wanted(tracker, x)
+    axis, arrange = tracker.axes.get(x), tracker.arrangement(x)
+    if tracker.source_of(x) is not None or isinstance(arrange, str) or not isinstance(axis, Axis):
+        reason = arrange if isinstance(arrange, str) else "it was used as the input of a normalisation"
         return tracker.unfollowed(function, args, kwargs, reason)
-    axis = tracker.axes.get(x)
-    assert isinstance(axis, Axis)
-    if not channels and axis.dim >= x.ndim - settings["normalized_ndim"]:
+    if channels and axis.dim == 1:
+        return tracker.unfollowed(function, args, kwargs, _leading_wanted(tracker, x))
+    last = 0 if channels or settings is None else settings["normalized_ndim"]
+    if axis.dim >= x.ndim - last:
         return tracker.unfollowed(function, args, kwargs, "it normalises over the batch dimension")
+    before = settings is None or (channels and not tracker.leads(x))  # standardised here, every image by itself
+    how = {"kind": "group", "num_groups": 1, "normalized": True} if settings is None or before else settings
+    if before:
+        arrange = partial(channels_next, axis=axis, batch=tracker.axes.batch or 0)
     output = tracker.run(function, args, kwargs)
     held = x.detach()
 
+    def products(some: Tensor, grads: Tensor) -> Tensor:
+        total = grads * (some if before else standardise(some))
+        if channels:
+            return total.sum(tuple(range(2, total.ndim))) if total.ndim > 2 else total
+        return total.reshape(total.shape[0], -1, *total.shape[total.ndim - last :]).sum(1)
+
     def finish(grad: Tensor) -> list[Use]:
-        inputs, g = arrange(held), arrange(grad)
+        g = arrange(grad)
         uses: list[Use] = []
-
-        def products(some: Tensor, grads: Tensor) -> Tensor:
-            total = grads * standardise(some)
-            if channels:
-                return total.sum(tuple(range(2, total.ndim))) if total.ndim > 2 else total
-            last = settings["normalized_ndim"]
-            return total.reshape(total.shape[0], -1, *total.shape[total.ndim - last :]).sum(1)
-
         if scale is not None:
-            if normalised_before is not None:
-                hat = normalised_before(inputs if inputs.dtype == g.dtype else inputs.to(g.dtype))
-                uses.append(ScaleUse(scale, tracker.threads, hat, g, settings, products))
-            else:
-                uses.append(ScaleUse(scale, tracker.threads, inputs, g, settings, products))
+            inputs = held if held.dtype == g.dtype else held.to(g.dtype)
+            if before:
+                inputs = standardise(inputs if inputs.dtype == torch.float64 else inputs.float())
+            uses.append(ScaleUse(scale, tracker.threads, arrange(inputs), g, how, products))
         if shift is not None:
             uses.append(BroadcastUse(shift, tracker.threads, g, channels=channels))
             _pair(uses)
@@ -305,22 +310,7 @@ def _batch_norm(tracker: Tracker, function: Any, args: Args, kwargs: Kwargs) -> 
         shape = (1, -1) + (1,) * (x.ndim - 2)
         return (x - mean.to(x.dtype).view(shape)) / torch.sqrt(variance.to(x.dtype) + eps).view(shape)
 
-    def normalised_before(x: Tensor) -> Tensor:
-        return standardise(x.double() if x.dtype == torch.float64 else x.float())
-
-    # The weight multiplies values already standardised, so that the kernel and the formed gradient take them as is.
-    settings = {"kind": "group", "num_groups": 1, "normalized": True}
-    return _normalising(
-        tracker,
-        function,
-        args,
-        kwargs,
-        given,
-        settings,
-        lambda hat: hat,
-        channels=True,
-        normalised_before=normalised_before,
-    )
+    return _normalising(tracker, function, args, kwargs, given, None, standardise, channels=True)
 
 
 def _broadcast(tracker: Tracker, function: Any, args: Args, kwargs: Kwargs) -> Any:
@@ -357,7 +347,8 @@ _attention_inside = unchecked(F.multi_head_attention_forward)
 
 def _attention(tracker: Tracker, function: Any, args: Args, kwargs: Kwargs) -> Any:
     query = args[0] if args else kwargs["query"]
-    if query.ndim != 3 or tracker.axes.get(query) not in (Axis(1), WHOLE):
+    axis = tracker.axes.get(query)
+    if query.ndim != 3 or not isinstance(axis, Axis) or axis.dim not in (1, WHOLE.dim):
         reason = "its attention layer does not have the batch in the leading dimension: use batch_first=True"
         return tracker.unfollowed(function, args, kwargs, reason)
     with tracker.mode:

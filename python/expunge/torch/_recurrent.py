@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from expunge.torch._axis import LEADING, WHOLE, Axis, Lost
+from expunge.torch._axis import WHOLE, Axis, Lost
 from expunge.torch._replay import replay
 from expunge.torch._sources import tensors_in
 from expunge.torch._tracker import Tracker
@@ -64,14 +64,19 @@ def recurrent(tracker: Tracker, function: Any, args: tuple[Any, ...], kwargs: di
     axis = tracker.axes.get(x)
     if isinstance(axis, Lost):
         return tracker.unfollowed(function, args, kwargs, tracker.arrangement(x))
-    if x.ndim != 3 or (axis != Axis(batch_axis) and not (axis == WHOLE and x.shape[batch_axis] == 1)):
+    if x.ndim != 3 or not isinstance(axis, Axis) or axis.dim not in (batch_axis, WHOLE.dim):
         reason = f"the input of {name}, of shape {tuple(x.shape)}, has the batch in another dimension than {batch_axis}"
         hint = "" if batch_axis == 0 else ": use batch_first=True"
         return tracker.unfollowed(function, args, kwargs, reason + hint)
-    if any(tracker.source_of(s) is not None or tracker.axes.get(s) not in (None, Axis(1), WHOLE) for s in states):
+    if any(tracker.source_of(s) is not None or tracker.axes.get(s) not in (None, _behind(axis, 1)) for s in states):
         reason = f"the initial states of {name} are parameters, or have the batch in another dimension than 1"
         return tracker.unfollowed(function, args, kwargs, reason)
-    return _unrolled(tracker, _CELLS[function], states, *args[:1], *args[2:])
+    return _unrolled(tracker, _behind(axis, 0), _CELLS[function], states, *args[:1], *args[2:])
+
+
+def _behind(axis: Axis, dim: int) -> Axis:
+    """Return where the examples are once their axis is number ``dim``."""
+    return axis if axis == WHOLE else axis.at(dim)
 
 
 def one_step(tracker: Tracker, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -81,16 +86,19 @@ def one_step(tracker: Tracker, function: Any, args: tuple[Any, ...], kwargs: dic
     x, states, of_input, of_state, *biases = args
     several = isinstance(states, (tuple, list))
     now = tuple(states) if several else (states,)
-    if any(t.ndim != 2 or tracker.source_of(t) is not None for t in (x, *now)) or not tracker.leads(x):
+    axis = tracker.axes.get(x)
+    if any(t.ndim != 2 or tracker.source_of(t) is not None for t in (x, *now)) or not isinstance(axis, Axis):
         return replay(tracker, function, args, kwargs)
-    if any(tracker.axes.get(t) is not None and not tracker.leads(t) for t in now) or any(
-        tracker.axes.get(w) is not None for w in (of_input, of_state, *biases) if w is not None
+    if (
+        axis.dim > 0
+        or any(tracker.axes.get(t) not in (None, axis) for t in now)
+        or any(tracker.axes.get(w) is not None for w in (of_input, of_state, *biases) if w is not None)
     ):
         return replay(tracker, function, args, kwargs)
     gates = tracker.call(F.linear, (x, of_input, biases[0]), {})
 
     def part(state: Tensor) -> Tensor:
-        tracker.axes.set(state, LEADING)
+        tracker.axes.set(state, axis)
         return tracker.call(F.linear, (state, of_state, biases[1]), {})  # type: ignore[no-any-return]
 
     new = _CELLS[function](now, gates, part)
@@ -99,6 +107,7 @@ def one_step(tracker: Tracker, function: Any, args: tuple[Any, ...], kwargs: dic
 
 def _unrolled(
     tracker: Tracker,
+    axis: Axis,
     cell: Cell,
     states: list[Tensor],
     x: Tensor,
@@ -116,7 +125,7 @@ def _unrolled(
     projects = each == (5 if has_biases else 3)  # an LSTM with proj_size
 
     def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        tracker.axes.set(inputs, LEADING)
+        tracker.axes.set(inputs, axis)
         return tracker.call(F.linear, (inputs, weight, bias), {})  # type: ignore[no-any-return]
 
     sequence = x if batch_first else x.transpose(0, 1)

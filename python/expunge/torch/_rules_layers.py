@@ -124,10 +124,11 @@ RULES[F.embedding_bag] = _bag
 
 @rule("lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell", homes=(torch,))
 def _cell(call: Call) -> State:
-    weights = call.args[2:]
-    if any(any(t is w for w in weights) for t, _ in call.states) or {s for _, s in call.states} != {Axis(0)}:
+    weights, axes = call.args[2:], {s for _, s in call.states}
+    axis = axes.pop()
+    if axes or not isinstance(axis, Axis) or axis.dim or any(t is w for t, _ in call.states for w in weights):
         return call.lost("takes examples in the leading dimension alone")
-    return Axis(0) if all(t.ndim == 2 for t in call.outputs) else call.lost("takes two dimensions")
+    return axis if all(t.ndim == 2 for t in call.outputs) else call.lost("takes two dimensions")
 
 
 def _recurrent(call: Call) -> State | list[State]:
@@ -137,11 +138,16 @@ def _recurrent(call: Call) -> State | list[State]:
         return call.lost("on packed sequences is not understood")
     place = 0 if args[8] else 1
     states = list(args[1]) if isinstance(args[1], (tuple, list)) else [args[1]]
+    axes = set()
     for tensor, state in call.states:
         wanted = place if tensor is args[0] else 1 if any(tensor is s for s in states) else None
-        if wanted is None or state != Axis(wanted) or tensor.ndim != 3:
+        if not isinstance(state, Axis) or state.dim != wanted or tensor.ndim != 3:
             return call.lost("takes the batch in another dimension: use batch_first=True")
-    return [Axis(place), *[Axis(1)] * (len(call.outputs) - 1)]
+        axes.add(state.at(0))
+    axis = axes.pop()
+    if axes:
+        return call.lost("brings batch dimensions at different places together")
+    return [axis.at(place), *[axis.at(1)] * (len(call.outputs) - 1)]
 
 
 for _name in ("lstm", "gru", "rnn_tanh", "rnn_relu"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -186,17 +187,25 @@ def _attention(call: Call) -> State:
 RULES[F.scaled_dot_product_attention] = _attention
 
 
-def _multi_head(call: Call) -> list[State]:
-    """Attention as the layer calls it: (positions, examples, width), weights with the examples in front."""
-    names = ("query", "key", "value", "key_padding_mask", "attn_mask")
-    for tensor, axis in call.states:
-        place = next((n for k, n in enumerate(names) if call.argument(k, n) is tensor), None)
-        if place is None:
-            place = "key_padding_mask" if call.kwargs.get("key_padding_mask") is tensor else "other"
-        wanted = {"query": 1, "key": 1, "value": 1, "key_padding_mask": 0}.get(place)
-        if wanted is None or axis != Axis(wanted) or (place == "query" and tensor.ndim != 3):
-            return [call.lost("attends over the batch dimension: use batch_first=True")] * len(call.outputs)
-    return [Axis(1), *[Axis(0)] * (len(call.outputs) - 1)]
+def _multi_head(call: Call) -> Sequence[State]:
+    """Attention as the layer calls it: (positions, examples, width), weights with the examples in front.
+
+    A mask of its own for every head has heads merged behind the examples.
+    """
+    names = ("query", "key", "value")
+    query = call.argument(0, "query")
+    axis, heads = call.state(query), call.argument(4, "num_heads")
+    lost = [call.lost("attends over the batch dimension: use batch_first=True")] * len(call.outputs)
+    if axis is None or axis.dim != 1 or query.ndim != 3:
+        return lost
+    places = {
+        **dict.fromkeys((id(call.argument(k, name)) for k, name in enumerate(names)), axis),
+        id(call.argument(14, "key_padding_mask")): axis.at(0),
+        id(call.argument(16, "attn_mask")): Axis(0, axis.before, axis.after * heads),
+    }
+    if any(places.get(id(tensor)) != state for tensor, state in call.states):
+        return lost
+    return [axis, *[axis.at(0)] * (len(call.outputs) - 1)]
 
 
 RULES[F.multi_head_attention_forward] = _multi_head

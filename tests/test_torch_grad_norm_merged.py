@@ -1,0 +1,120 @@
+"""GradNorms where examples are merged with frames, windows or heads in one axis, at every layer with parameters."""
+
+import warnings
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="the PyTorch backend needs expunge[torch]", exc_type=ImportError)
+
+from torch import nn  # noqa: E402
+from torch.nn import functional as F  # noqa: E402, N812
+
+from torch_norms import Calls, assert_exact, parameter  # noqa: E402
+
+FRAMES = 3
+
+
+def behind(x):
+    """Frames behind examples: (B T, ...)."""
+    return x.flatten(0, 1), lambda y: y.unflatten(0, (-1, FRAMES))
+
+
+def in_front(x):
+    """Frames in front of examples: (T B, ...)."""
+    return x.transpose(0, 1).flatten(0, 1), lambda y: y.unflatten(0, (FRAMES, -1)).transpose(0, 1)
+
+
+def around(x):
+    """One group of frames in front of examples, another behind: (2 B T, ...)."""
+    h = torch.stack([x, x.sin()]).flatten(0, 2)
+    return h, lambda y: y.unflatten(0, (2, -1, FRAMES)).transpose(0, 1)
+
+
+MERGES = {"behind": behind, "in front": in_front, "around": around}
+
+
+def merged(merge, layer, **more):
+    """A model that applies a layer to frames merged with examples, each frame weighed by its own number."""
+
+    def forward(m, x):
+        h, back = merge(x)
+        y = back(m.layer(h))
+        return (y * torch.linspace(0.5, 2.0, y[0].numel(), dtype=y.dtype).view(y[0].shape)).flatten(1)
+
+    return Calls(forward, layer=layer, **more)
+
+
+def images(ndim, channels=4):
+    """Sizes in which every axis has the length of another: three examples, frames, channels, positions."""
+    return lambda batch: torch.randn(batch, FRAMES, channels, *(5, 4, 3)[:ndim], dtype=torch.float64)
+
+
+LAYERS = {
+    "conv1d": (lambda: nn.Conv1d(4, 3, 3, padding=1), 1),
+    "conv1d, a stride that does not divide": (lambda: nn.Conv1d(4, 3, 2, stride=2), 1),
+    "conv1d, a stride beyond the kernel": (lambda: nn.Conv1d(4, 3, 1, stride=3), 1),
+    "conv1d, same": (lambda: nn.Conv1d(4, 3, 4, padding="same"), 1),
+    "conv2d": (lambda: nn.Conv2d(4, 3, 3, padding=(2, 0), stride=(2, 1), dilation=(1, 1)), 2),
+    "conv2d, dilated and grouped": (lambda: nn.Conv2d(4, 6, 2, padding=1, dilation=(3, 2), groups=2, bias=False), 2),
+    "conv2d, same": (lambda: nn.Conv2d(4, 4, (2, 3), padding="same", groups=4), 2),
+    "conv2d, valid": (lambda: nn.Conv2d(4, 4, 2, padding="valid"), 2),
+    "conv2d, padded round": (lambda: nn.Conv2d(4, 3, 3, padding=1, padding_mode="circular"), 2),
+    "conv2d, a kernel as large as the image": (lambda: nn.Conv2d(4, 3, (5, 4)), 2),
+    "conv3d": (lambda: nn.Conv3d(4, 3, 2, stride=(3, 1, 2), padding=1), 3),
+    "conv_transpose1d": (lambda: nn.ConvTranspose1d(4, 3, 3, stride=2), 1),
+    "conv_transpose2d": (lambda: nn.ConvTranspose2d(4, 4, 3, groups=2), 2),
+    "group_norm": (lambda: nn.GroupNorm(2, 4), 2),
+    "group_norm of vectors": (lambda: nn.GroupNorm(2, 4), 0),
+    "instance_norm": (lambda: nn.InstanceNorm1d(4, affine=True), 1),
+    "batch_norm": (lambda: nn.BatchNorm2d(4).eval(), 2),
+    "batch_norm of vectors": (lambda: nn.BatchNorm1d(4).eval(), 0),
+    "layer_norm": (lambda: nn.LayerNorm((5, 4)), 2),
+    "rms_norm": (lambda: nn.RMSNorm(5), 1),
+    "linear": (lambda: nn.Linear(5, 4), 1),
+    "prelu": (lambda: nn.PReLU(4), 2),
+    "bilinear": (lambda: Calls(lambda m, h: m.b(h, h.cos()), b=nn.Bilinear(5, 5, 3)), 1),
+    "bilinear of images": (lambda: Calls(lambda m, h: m.b(F.avg_pool2d(h, 2), F.max_pool2d(h, 2)),
+                                         b=nn.Bilinear(2, 2, 3)), 2),
+    "attention": (lambda: Calls(lambda m, h: m.a(h, h, h)[0], a=nn.MultiheadAttention(4, 2, batch_first=True)), None),
+    "attention, its weights": (lambda: Calls(lambda m, h: m.a(h, h, h)[1],
+                                             a=nn.MultiheadAttention(4, 2, batch_first=True)), None),
+    "encoder layer": (lambda: nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0, batch_first=True), None),
+    "lstm": (lambda: Calls(lambda m, h: m.a(h)[0], a=nn.LSTM(4, 3, batch_first=True)), None),
+    "gru, both ways": (lambda: Calls(lambda m, h: m.a(h)[0], a=nn.GRU(4, 3, 2, batch_first=True, bidirectional=True)),
+                       None),
+    "gru_cell": (lambda: nn.GRUCell(4, 3), 0),
+    "a shift": (lambda: Calls(lambda m, h: h + m.p, p=parameter(4, 5)), 1),
+    "a shift with an axis of one": (lambda: Calls(lambda m, h: h + m.p, p=parameter(1, 4, 5)), 1),
+    "a scale from the left": (lambda: Calls(lambda m, h: m.p * h, p=parameter(4, 1)), 1),
+    "patches": (lambda: Calls(lambda m, h: m.a(F.unfold(h, 2)), a=nn.Linear(12, 3)), 2),
+    "pooling, growing, padding": (lambda: nn.Sequential(
+        nn.Conv2d(4, 4, 1), nn.MaxPool2d(2, 1), nn.Upsample(scale_factor=2), nn.ZeroPad2d(1), nn.PixelShuffle(2),
+        nn.AdaptiveAvgPool2d(2), nn.Conv2d(1, 2, 1)), 2),
+}  # fmt: skip
+
+
+def sequences(batch):
+    return torch.randn(batch, FRAMES, 5, 4, dtype=torch.float64)
+
+
+@pytest.fixture(autouse=True)
+def without_a_note_on_copies():
+    """Even kernels with padding="same" make torch say that it copies."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Using padding='same'")
+        yield
+
+
+@pytest.mark.parametrize("batch", [1, 3])  # 3: as many as frames
+@pytest.mark.parametrize("merge", MERGES)
+@pytest.mark.parametrize("layer", LAYERS)
+def test_layers_on_merged_axes_give_the_norms_of_single_examples(layer, merge, batch):
+    torch.manual_seed(3)
+    make, ndim = LAYERS[layer]
+    inputs = sequences(batch) if ndim is None else images(ndim)(batch)
+    module = make().double()
+    with torch.no_grad():
+        for buffer in module.buffers():
+            if buffer.is_floating_point():
+                buffer.add_(torch.rand(buffer.shape, dtype=torch.float64))
+    assert_exact(merged(MERGES[merge], module), inputs)

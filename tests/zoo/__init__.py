@@ -1,0 +1,1 @@
+"""Small models of many architectures, written from their public shapes, to hold `GradNorms` against single examples."""

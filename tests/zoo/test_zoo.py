@@ -1,0 +1,30 @@
+"""Norms of every model of the zoo are those of single examples; the few that are refused say why."""
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="the PyTorch backend needs expunge[torch]", exc_type=ImportError)
+
+from zoo import vision, vision_attention  # noqa: E402
+from zoo.entry import assert_exact, assert_refused  # noqa: E402
+
+FAMILIES = {"vision": vision.MODELS, "vision with attention": vision_attention.MODELS}
+ALL = {f"{family}: {name}": model for family, models in FAMILIES.items() for name, model in models.items()}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Small networks are done sooner by one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("name", [name for name, model in ALL.items() if not model.refused])
+def test_norms_are_those_of_single_examples(name):
+    assert_exact(ALL[name])
+
+
+@pytest.mark.parametrize("name", [name for name, model in ALL.items() if model.refused])
+def test_models_that_are_refused_say_why(name):
+    assert_refused(ALL[name])
