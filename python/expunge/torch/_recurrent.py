@@ -11,6 +11,7 @@ from torch import Tensor
 
 from expunge.torch._axis import WHOLE, Axis, Lost
 from expunge.torch._replay import replay
+from expunge.torch._sequences import layers_of_sequences, understood
 from expunge.torch._sources import tensors_in
 from expunge.torch._tracker import Tracker
 
@@ -71,7 +72,11 @@ def recurrent(tracker: Tracker, function: Any, args: tuple[Any, ...], kwargs: di
     if any(tracker.source_of(s) is not None or tracker.axes.get(s) not in (None, _behind(axis, 1)) for s in states):
         reason = f"the initial states of {name} are parameters, or have the batch in another dimension than 1"
         return tracker.unfollowed(function, args, kwargs, reason)
-    return _unrolled(tracker, _behind(axis, 0), _CELLS[function], states, *args[:1], *args[2:])
+    weights = args[2]
+    constant = all(tracker.axes.get(w) is None for w in weights)
+    if constant and understood(function, x, states, weights, len(weights) // (args[4] * (2 if args[7] else 1))):
+        return layers_of_sequences(tracker, _behind(axis, 0), function, states, x, *args[2:])
+    return _unrolled(tracker, _behind(axis, 0), _CELLS[function], states, x, *args[2:])
 
 
 def _behind(axis: Axis, dim: int) -> Axis:

@@ -348,13 +348,26 @@ class Tracker:
         axis = self.axes.get(tensor)
         return axis == LEADING or (axis == WHOLE and tensor.ndim > 0 and tensor.shape[0] == 1)
 
-    def record(self, output: Tensor, sources: Sequence[Source], finish: Finish, inputs: Sequence[Tensor]) -> None:
+    def record(
+        self,
+        output: Tensor,
+        sources: Sequence[Source],
+        finish: Finish,
+        inputs: Sequence[Tensor],
+        *,
+        of_all: bool = False,
+    ) -> None:
         """Wait for the gradient of ``output``, from which ``finish`` makes one use for each of ``sources``."""
         roots = [root for source in sources for root in source.roots]
-        self.wait(output, roots, _Arrival(self, roots, finish, inputs))
+        self.wait(output, roots, _Arrival(self, roots, finish, inputs), of_all=of_all)
 
-    def wait(self, output: Tensor, roots: Sequence[int], arrival: Callable[[Tensor], None]) -> None:
-        """Have ``arrival`` called with the gradient of an output that uses parameters."""
+    def wait(
+        self, output: Tensor, roots: Sequence[int], arrival: Callable[[Tensor], None], *, of_all: bool = False
+    ) -> None:
+        """Have ``arrival`` called with the gradient of an output that uses parameters.
+
+        ``of_all`` says that it is called for any output of the same call, with one that has a gradient.
+        """
         if _in_backward():
             if not _recomputing():
                 self.fail(roots, "it was used during the backward pass (checkpoint with use_reentrant=True, or a hook)")
@@ -365,7 +378,7 @@ class Tracker:
         assert node is not None
 
         def arrive(inputs: Sequence[Tensor | None], grads: Sequence[Tensor | None]) -> None:
-            grad = grads[which]
+            grad = next((g for g in grads if g is not None), None) if of_all else grads[which]
             if grad is None or self.aside:
                 return
             if torch.is_grad_enabled():
