@@ -4,10 +4,18 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the PyTorch backend needs expunge[torch]", exc_type=ImportError)
 
-from zoo import vision, vision_attention  # noqa: E402
+from zoo import adapted, language, sequence, structures, tabular, vision, vision_attention  # noqa: E402
 from zoo.entry import assert_exact, assert_refused  # noqa: E402
 
-FAMILIES = {"vision": vision.MODELS, "vision with attention": vision_attention.MODELS}
+FAMILIES = {
+    "vision": vision.MODELS,
+    "vision with attention": vision_attention.MODELS,
+    "sequences": sequence.MODELS,
+    "language": language.MODELS,
+    "tables": tabular.MODELS,
+    "structures": structures.MODELS,
+    "adapted": adapted.MODELS,
+}
 ALL = {f"{family}: {name}": model for family, models in FAMILIES.items() for name, model in models.items()}
 
 
