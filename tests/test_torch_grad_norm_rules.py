@@ -403,3 +403,49 @@ def test_one_number_for_every_example(batch):
     for shape in ((1,), ()):
         assert_exact(Calls(lambda m, x: x.sin() + m.shift * x, shift=parameter(*shape)), torch.randn(batch))
         assert_exact(Calls(lambda m, x: x + m.shift, shift=parameter(*shape)), torch.randn(batch))
+
+
+LOOKED_UP = {
+    "one row of ids": torch.arange(4),
+    "one row, in front": torch.arange(4)[None],
+    "ids of their own, some twice": torch.tensor([[0, 1, 1, 2], [3, 3, 3, 3], [2, 0, 2, 0]]),
+    "one id for all": torch.tensor([2]),
+    "one id for each example": torch.tensor([[0], [1], [0]]),
+    "padding": torch.tensor([[4, 4, 0, 1], [4, 4, 4, 4], [0, 1, 4, 2]]),
+}
+
+
+@pytest.mark.parametrize("padding", [None, 4, -1])
+@pytest.mark.parametrize("ids", LOOKED_UP)
+def test_rows_of_a_table_added_to_every_example(ids, padding):
+    """Rows that do not depend on examples: each example's gradient is that of the rows added to its own."""
+    ids = LOOKED_UP[ids]
+    torch.manual_seed(0)
+    emb, pos = nn.Embedding(7, D), nn.Embedding(5, D, padding_idx=padding)
+    x = torch.randint(0, 7, (3, 4))
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.emb, self.pos = emb, pos
+
+        def forward(self, x, ids):
+            return torch.tanh((self.emb(x) + self.pos(ids)) * torch.arange(1.0, 5.0)[:, None]).sum((1, 2))
+
+    model = Model().double()
+    expected = []
+    for i in range(3):
+        own = ids[i : i + 1] if ids.ndim == 2 and len(ids) == 3 else ids
+        grads = torch.autograd.grad(model(x[i : i + 1], own).sum(), list(model.parameters()))
+        expected.append(sum(float(g.square().sum()) for g in grads) ** 0.5)
+    for grads in (True, False):
+        model.zero_grad()
+        fixed = Calls(lambda m, x: m.inner(x, ids), inner=model)
+        with GradNorms(fixed, param_grads=grads) as g:
+            fixed(x).sum().backward()
+            np.testing.assert_allclose(g.norms().numpy(), expected, rtol=1e-10)
+
+
+def test_a_whole_parameter_added_to_every_example():
+    for shape in ((1, 4, D), (4, D)):
+        assert_exact(Calls(lambda m, x: m.a(x) + m.p, a=nn.Linear(D, D), p=parameter(*shape)), torch.randn(3, 4, D))

@@ -211,6 +211,12 @@ class BroadcastUse(Use):
         self.known: Tensor | None = None  # the squares, once the use of the weight beside it has given them
         self.factor = None if factor is None else _alike(factor, grads)
 
+    def is_whole(self) -> bool:
+        """Whether nothing is summed: the gradient of an example's row is the parameter's."""
+        size, row = self.source.size, self.grads.shape[1:]
+        plain = self.factor is None and not self.channels and len(size) > 1
+        return plain and math.prod(size) == math.prod(row)
+
     def is_row_sum(self) -> bool:
         """Whether it is a vector added along the last axis."""
         size = self.source.size
@@ -220,6 +226,10 @@ class BroadcastUse(Use):
     def squares(self, batch: int) -> Tensor:
         if self.known is not None:
             return self.known
+        if self.is_whole():
+            return _kernels.column_squares(
+                self.grads.reshape(batch, 1, math.prod(self.source.size)), channels=False, threads=self.threads
+            )
         if not self.is_row_sum() and not (self.channels and len(self.source.size) == 1 and self.factor is None):
             return self.squares_by_forming(batch)
         return _kernels.column_squares(self.grads, channels=self.channels, threads=self.threads)

@@ -23,6 +23,7 @@ from expunge.torch._passes import backward, gradient_of, post_accumulate_hook, t
 from expunge.torch._plain import plain_entries, plain_linear
 from expunge.torch._recurrent import one_step, recurrent
 from expunge.torch._replay import replay
+from expunge.torch._sources import Derived, ParameterView
 from expunge.torch._tracker import Tracker
 from expunge.torch._unchecked import unchecked
 
@@ -163,13 +164,17 @@ def _embedding(tracker: Tracker, function: Any, args: Args, kwargs: Kwargs) -> A
     if given.get("scale_grad_by_freq"):
         reason = "scale_grad_by_freq=True makes the gradient of one example depend on the others"
         return tracker.unfollowed(function, args, kwargs, reason)
-    if tracker.axes.get(indices) is None:  # positions, say: the same rows for every example
-        return replay(tracker, function, args, kwargs)
+    if padding is not None and padding < 0:
+        padding = weight.shape[0] + padding if function is F.embedding else None
+    if tracker.axes.get(indices) is None:  # positions, say: rows that do not depend on examples
+        rows = replay(tracker, function, args, kwargs)
+        derived = tracker.source_of(rows)
+        if isinstance(derived, Derived) and isinstance(table, ParameterView):
+            derived.looked_up = (table, indices, padding)
+        return rows
     arrange = tracker.arrangement(indices)
     if isinstance(arrange, str) or indices.ndim < 1:
         return tracker.unfollowed(function, args, kwargs, arrange if isinstance(arrange, str) else "one index")
-    if padding is not None and padding < 0:
-        padding = weight.shape[0] + padding if function is F.embedding else None
     output = tracker.run(function, args, kwargs)
     held = indices.detach()
 
@@ -326,7 +331,13 @@ def _broadcast(tracker: Tracker, function: Any, args: Args, kwargs: Kwargs) -> A
     product = "mul" in function.__name__
     size = source.size
     axis, arrange = tracker.axes.get(x), tracker.arrangement(x)
-    if isinstance(arrange, str) or not isinstance(axis, Axis) or axis.dim != 0:
+    if isinstance(arrange, str) or not isinstance(axis, Axis) or axis.dim > 0:
+        return replay(tracker, function, args, kwargs)
+    if isinstance(source, Derived) and source.looked_up is not None and not product and x.ndim > 1:
+        if size[-1] != x.shape[-1] or torch.broadcast_shapes(size, x.shape) != x.shape:
+            return replay(tracker, function, args, kwargs)
+        return _rows_added(tracker, function, args, x, source, arrange)
+    if axis.dim != 0:
         return replay(tracker, function, args, kwargs)
     spans = len(size) < x.ndim or (len(size) == x.ndim and size[0] == 1 and axis.plain)
     if not spans or torch.broadcast_shapes(size, x.shape) != x.shape:
@@ -339,6 +350,22 @@ def _broadcast(tracker: Tracker, function: Any, args: Args, kwargs: Kwargs) -> A
         return [BroadcastUse(source, tracker.threads, arrange(grad), factor=factor)]
 
     tracker.record(output, [source], finish, [x] if product else [])
+    return output
+
+
+def _rows_added(
+    tracker: Tracker, function: Any, args: Args, x: Tensor, source: Derived, arrange: Callable[[Tensor], Tensor]
+) -> Any:
+    """Add rows of a table that do not depend on examples: a look-up of its own for every example."""
+    assert source.looked_up is not None
+    table, indices, padding = source.looked_up
+    output = tracker.run(function, args, {})
+    held, shape = indices.detach(), x.shape[:-1]
+
+    def finish(grad: Tensor) -> list[Use]:
+        return [RowsUse(table, tracker.threads, arrange(held.expand(shape)), arrange(grad), padding)]
+
+    tracker.record(output, [table], finish, [indices])
     return output
 
 

@@ -21,7 +21,7 @@ __all__ = ["plain_entries", "plain_linear"]
 
 def plain_entries(tracker: Tracker, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
     """Make a call that treats every entry by itself; None, and nothing done, unless examples lead its one tensor."""
-    if not args or not isinstance(args[0], Tensor) or tracker.axes.get(args[0]) is not LEADING:
+    if not args or not isinstance(args[0], Tensor) or tracker.axes.get(args[0]) != LEADING:
         return None
     if kwargs.get("out") is not None or not torch.is_grad_enabled():
         return None
@@ -36,7 +36,7 @@ def plain_linear(tracker: Tracker, function: Any, args: tuple[Any, ...], kwargs:
         return None
     x, weight, bias = args
     matrix, vector = tracker.keys.get(id(weight)), tracker.keys.get(id(bias))
-    if matrix is None or vector is None or not isinstance(x, Tensor) or tracker.axes.get(x) is not LEADING:
+    if matrix is None or vector is None or not isinstance(x, Tensor) or tracker.axes.get(x) != LEADING:
         return None
     if x.ndim < 2 or weight.ndim != 2 or bias.ndim != 1 or tracker.source_of(x) is not None:
         return None

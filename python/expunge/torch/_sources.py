@@ -105,6 +105,7 @@ class Derived:
         self.roots: tuple[int, ...] = tuple(sorted({root for source in inputs.values() for root in source.roots}))
         self.views = views
         self.leaves = leaves
+        self.looked_up: tuple[ParameterView, Tensor, int | None] | None = None  # a table, rows of it, padding
 
     def build(self, leaves: Mapping[int, Tensor]) -> Tensor:
         """Return the tensor computed again from the leaves that stand for the parameters."""
