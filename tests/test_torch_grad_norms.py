@@ -620,16 +620,6 @@ REFUSALS = {
         (3, 3, 5),
         r"^c\.weight: the batch must lead",
     ),
-    "an input without examples": (
-        Calls(lambda m, x: m.a(torch.ones(4, 5).double()) + x[:, :3], a=nn.Linear(5, 3)),
-        (4, 5),
-        r"^a\.weight: its input does not depend",
-    ),
-    "in-place use": (
-        Calls(lambda m, x: x.clone().mul_(m.w), w=parameter(5)),
-        (4, 5),
-        "^w: .*in-place call mul_",
-    ),
     "a mixture over examples": (
         Calls(lambda m, x: torch.einsum("bi,ij,ci->bj", x, m.w, x), w=parameter(5, 3)),
         (4, 5),

@@ -65,3 +65,20 @@ def assert_exact(model, x, loss=loss_of, rtol=1e-9, **settings):
             else:
                 assert parameter_.grad is None
     model.zero_grad()
+
+
+def assert_exact_at_all_sizes(function, parts, shape, loss=loss_of, batches=(1, 2, 3, 5), rtol=1e-9):
+    """The norms of a model made anew of a function and of parts (each called) are exact for batches of every size."""
+    for batch in batches:
+        torch.manual_seed(0)
+        model = Calls(function, **{name: part() for name, part in parts.items()})
+        x = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(batch)).double()
+        assert_exact(model, x, loss, rtol)
+
+
+class Constant(nn.Module):
+    """A buffer of numbers that are all different."""
+
+    def __init__(self, *shape):
+        super().__init__()
+        self.register_buffer("t", torch.linspace(-1, 1, int(np.prod(shape))).double().view(shape).mul(5).sin())

@@ -7,6 +7,7 @@ are never taken for examples.
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import torch
@@ -69,6 +70,10 @@ class BatchAxes:
     def set(self, tensor: Tensor, state: State) -> None:
         """Say where the examples are."""
         self._states[tensor] = state
+
+    def made_of_parameters(self, tensor: Tensor) -> None:
+        """Say that a tensor has a gradient and is no example's."""
+        self._constants[tensor] = True
 
     def hide(self, tensor: Tensor) -> None:
         """Take the examples of a tensor for lost, as what made it was hidden."""
@@ -138,6 +143,33 @@ class BatchAxes:
         call = Call(function, args, kwargs, result, list(states.values()), self.batch or 0)
         found = self._found(call)
         return found if isinstance(found, list) else [found] * len(call.outputs)
+
+    def claimed(
+        self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], given: list[Tensor], result: Any
+    ) -> dict[int, Axis]:
+        """Return, by id, where arguments that depend on no example have rows for the examples all the same.
+
+        A tensor expanded over the batch has, as far as the call goes, if its rule gives the same with examples there;
+        that a dimension is as long as the batch says nothing.
+        """
+        if self.batch == 1:
+            return {}
+        states = {id(t): (t, state) for t in given if (state := self.get(t)) is not None}
+        others = {id(t): t for t in given if id(t) not in states}
+        base = self._found(Call(function, args, kwargs, result, list(states.values()), self.batch or 0))
+        found: dict[int, Axis] = {}
+        merges = dict.fromkeys((s.before, s.after) for _, s in states.values() if isinstance(s, Axis))
+        for key, tensor in others.items():
+            for dim, (before, after) in product(range(tensor.ndim), merges):
+                if tensor.shape[dim] != before * (self.batch or 0) * after:
+                    continue
+                axis = Axis(dim, before, after)
+                tried = [*states.values(), (tensor, axis)]
+                if self._found(Call(function, args, kwargs, result, tried, self.batch or 0)) == base:
+                    states[key] = (tensor, axis)
+                    found[key] = axis
+                    break
+        return found
 
     def _found(self, call: Call) -> State | list[State]:
         lost = next((state for _, state in call.states if isinstance(state, Lost)), None)

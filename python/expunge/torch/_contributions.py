@@ -55,6 +55,11 @@ class Use:
             self.shift.known = squares[1]
         return squares[0]
 
+    @property
+    def entries(self) -> int:
+        """Return how many numbers are formed for an example."""
+        return math.prod(self.source.size)
+
     def squares(self, batch: int) -> Tensor:
         """Return the squared norm for every example."""
         raise NotImplementedError
@@ -66,7 +71,7 @@ class Use:
     def squares_by_forming(self, batch: int) -> Tensor:
         """Return the squared norms from gradients formed a chunk at a time."""
         size = math.prod(self.source.size)
-        step = examples_per_chunk(size)
+        step = examples_per_chunk(self.entries)
         bounds = [(low, min(batch, low + step)) for low in range(0, max(batch, 1), step)]
         return torch.cat([self.dense(low, high).reshape(high - low, size).square().sum(1) for low, high in bounds])
 
@@ -257,6 +262,10 @@ class PulledUse(Use):
         super().__init__(source, threads)
         self.outer = outer
 
+    @property
+    def entries(self) -> int:
+        return max(math.prod(self.source.size), self.outer.entries)
+
     def squares(self, batch: int) -> Tensor:
         return self.squares_by_forming(batch)
 
@@ -349,7 +358,7 @@ def _squares_of_formed_sum(parts: Sequence[Use], batch: int, device: torch.devic
     view = parts[0].source
     assert isinstance(view, ParameterView)
     out = torch.empty(batch, dtype=torch.float64, device=device)
-    step = examples_per_chunk(view.span)
+    step = examples_per_chunk(max(view.span, *(part.entries for part in parts)))
     for low in range(0, batch, step):
         high = min(batch, low + step)
         total = torch.zeros(high - low, view.span, dtype=torch.float64, device=device)

@@ -17,13 +17,14 @@ from torch import Tensor
 
 from expunge.torch._axis import WHOLE, Axis
 from expunge.torch._contributions import BroadcastUse, ConvUse, MatrixUse, RowsUse, ScaleUse, Use
+from expunge.torch._derived import derive
 from expunge.torch._errors import UnsupportedLayerError
 from expunge.torch._images import channels_next, images_of, side_by_side
 from expunge.torch._passes import backward, gradient_of, post_accumulate_hook, tensor_hook
 from expunge.torch._plain import plain_entries, plain_linear
 from expunge.torch._recurrent import one_step, recurrent
 from expunge.torch._replay import replay
-from expunge.torch._sources import Derived, ParameterView
+from expunge.torch._sources import Derived, ParameterView, tensors_in
 from expunge.torch._tracker import Tracker
 from expunge.torch._unchecked import unchecked
 
@@ -166,12 +167,14 @@ def _embedding(tracker: Tracker, function: Any, args: Args, kwargs: Kwargs) -> A
         return tracker.unfollowed(function, args, kwargs, reason)
     if padding is not None and padding < 0:
         padding = weight.shape[0] + padding if function is F.embedding else None
-    if tracker.axes.get(indices) is None:  # positions, say: rows that do not depend on examples
-        rows = replay(tracker, function, args, kwargs)
+    if not tracker.tracked([indices, weight]):  # positions, say: rows that do not depend on examples
+        rows = derive(tracker, function, args, kwargs)
         derived = tracker.source_of(rows)
         if isinstance(derived, Derived) and isinstance(table, ParameterView):
             derived.looked_up = (table, indices, padding)
         return rows
+    if tracker.axes.get(indices) is None:
+        return replay(tracker, function, args, kwargs)
     arrange = tracker.arrangement(indices)
     if isinstance(arrange, str) or indices.ndim < 1:
         return tracker.unfollowed(function, args, kwargs, arrange if isinstance(arrange, str) else "one index")
@@ -301,6 +304,10 @@ def _batch_norm(tracker: Tracker, function: Any, args: Args, kwargs: Kwargs) -> 
     given = _bound("input running_mean running_var weight bias training momentum eps cudnn_enabled", args, kwargs)
     mean, variance = given.get("running_mean"), given.get("running_var")
     scale = tracker.source_of(given.get("weight"))
+    if torch.is_grad_enabled() and not tracker.tracked(tensors_in(args, kwargs)) and tracker.sources_in(args, kwargs):
+        return derive(tracker, function, args, kwargs)  # of weights, whatever their dimensions are
+    if not tracker.tracked(tensors_in(args, kwargs)):
+        return function(*args, **kwargs)
     if given.get("training") or mean is None or variance is None:
         name = tracker.names[scale.roots[0]] if scale is not None else "a batch normalisation without parameters"
         raise UnsupportedLayerError(
@@ -337,9 +344,9 @@ def _broadcast(tracker: Tracker, function: Any, args: Args, kwargs: Kwargs) -> A
         if size[-1] != x.shape[-1] or torch.broadcast_shapes(size, x.shape) != x.shape:
             return replay(tracker, function, args, kwargs)
         return _rows_added(tracker, function, args, x, source, arrange)
-    if axis.dim != 0:
-        return replay(tracker, function, args, kwargs)
-    spans = len(size) < x.ndim or (len(size) == x.ndim and size[0] == 1 and axis.plain)
+    if axis == WHOLE:
+        arrange = _in_front
+    spans = len(size) < x.ndim or (len(size) == x.ndim and (axis == WHOLE or (size[0] == 1 and axis.plain)))
     if not spans or torch.broadcast_shapes(size, x.shape) != x.shape:
         return replay(tracker, function, args, kwargs)
     output = tracker.run(function, args, kwargs)
@@ -369,17 +376,33 @@ def _rows_added(
     return output
 
 
+def _in_front(tensor: Tensor) -> Tensor:
+    return tensor[None]
+
+
 _attention_inside = unchecked(F.multi_head_attention_forward)
 
 
 def _attention(tracker: Tracker, function: Any, args: Args, kwargs: Kwargs) -> Any:
-    query = args[0] if args else kwargs["query"]
-    axis = tracker.axes.get(query)
-    if query.ndim != 3 or not isinstance(axis, Axis) or axis.dim not in (1, WHOLE.dim):
+    given = _bound("query key value", args, kwargs)
+    three = [given[name] for name in ("query", "key", "value")]
+    axis = next((found for t in three if (found := tracker.axes.get(t)) is not None), None)
+    if (
+        not isinstance(axis, Axis)
+        or axis.dim not in (1, WHOLE.dim)
+        or any(t.ndim != 3 or tracker.axes.get(t) not in (axis, None) for t in three)
+    ):
         reason = "its attention layer does not have the batch in the leading dimension: use batch_first=True"
         return tracker.unfollowed(function, args, kwargs, reason)
+    # Learned queries, say, repeated for every example: dimension 1 is the batch's here, whatever it is elsewhere.
+    met: dict[int, Tensor] = {}
+    for tensor in three:
+        if tracker.axes.get(tensor) is None:
+            met.setdefault(id(tensor), tracker.joined(tensor, axis))
+    query, key, value = (met.get(id(t), t) for t in three)
+    rest = {k: v for k, v in kwargs.items() if k not in ("query", "key", "value")}
     with tracker.mode:
-        return _attention_inside(*args, **kwargs)
+        return _attention_inside(query, key, value, *args[3:], **rest)
 
 
 _BROADCASTS = [
@@ -393,8 +416,15 @@ _ENTRY_BY_ENTRY = (
     F.relu, torch.relu, F.gelu, F.silu, F.elu, F.leaky_relu, F.dropout, torch.tanh, torch.sigmoid
 )  # fmt: skip
 
+
+def _of_parameters(tracker: Tracker, function: Any, args: Args, kwargs: Kwargs) -> Any:
+    embeds = function in (F.embedding, torch.embedding)
+    return (_embedding if embeds else derive)(tracker, function, args, kwargs)
+
+
 HANDLERS: dict[Any, Any] = {
     "replay": replay,
+    "derive": _of_parameters,
     Tensor.backward: Handler(backward, always=True),
     torch.autograd.backward: Handler(backward, always=True),
     torch.autograd.grad: Handler(gradient_of, always=True),

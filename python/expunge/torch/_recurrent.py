@@ -10,6 +10,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from expunge.torch._axis import WHOLE, Axis, Lost
+from expunge.torch._derived import derive
 from expunge.torch._replay import replay
 from expunge.torch._sequences import layers_of_sequences, understood
 from expunge.torch._sources import tensors_in
@@ -55,6 +56,8 @@ def recurrent(tracker: Tracker, function: Any, args: tuple[Any, ...], kwargs: di
     # (input, hidden states, weights, has_biases, layers, dropout, training, bidirectional, batch_first)
     if not torch.is_grad_enabled() or not tracker.sources_in(args, kwargs):
         return function(*args, **kwargs)
+    if not tracker.tracked(tensors_in(args, kwargs)):
+        return derive(tracker, function, args, kwargs)
     if kwargs or len(args) != 9 or not isinstance(args[3], bool):
         reason = (
             f"{name} on packed sequences is not understood: give it padded sequences with batch_first=True, and pick "
@@ -69,10 +72,11 @@ def recurrent(tracker: Tracker, function: Any, args: tuple[Any, ...], kwargs: di
         reason = f"the input of {name}, of shape {tuple(x.shape)}, has the batch in another dimension than {batch_axis}"
         hint = "" if batch_axis == 0 else ": use batch_first=True"
         return tracker.unfollowed(function, args, kwargs, reason + hint)
-    if any(tracker.source_of(s) is not None or tracker.axes.get(s) not in (None, _behind(axis, 1)) for s in states):
-        reason = f"the initial states of {name} are parameters, or have the batch in another dimension than 1"
+    if any(tracker.axes.get(s) not in (None, _behind(axis, 1)) or s.ndim != 3 for s in states):
+        reason = f"the initial states of {name} have the batch in another dimension than 1"
         return tracker.unfollowed(function, args, kwargs, reason)
     weights = args[2]
+    states = [tracker.joined(s, _behind(axis, 1)) if tracker.source_of(s) is not None else s for s in states]
     constant = all(tracker.axes.get(w) is None for w in weights)
     if constant and understood(function, x, states, weights, len(weights) // (args[4] * (2 if args[7] else 1))):
         return layers_of_sequences(tracker, _behind(axis, 0), function, states, x, *args[2:])

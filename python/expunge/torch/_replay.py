@@ -1,4 +1,4 @@
-"""Calls without a rule of their own: run again on one example at a time, or kept as something made of parameters.
+"""Calls of parameters and examples without a way of their own: run again on one example at a time.
 
 Running again is exact if the call treats examples separately; that is checked: each example's output must come out as
 it did in the batch.
@@ -15,6 +15,8 @@ from torch import Tensor
 
 from expunge.torch._axis import Axis, Lost, State, taken
 from expunge.torch._contributions import Use
+from expunge.torch._derived import derive
+from expunge.torch._in_place import in_place, writes
 from expunge.torch._sources import Derived, ParameterView, RefusalError, map_tensors, tensors_in
 from expunge.torch._tracker import Tracker
 
@@ -22,33 +24,20 @@ __all__ = ["replay"]
 
 
 def replay(tracker: Tracker, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Make a call that has no rule of its own."""
+    """Make a call that takes examples and has no way of its own."""
     name = getattr(function, "__name__", str(function))
-    if (name.endswith("_") and not name.endswith("__")) or name.startswith("__i") or kwargs.get("out") is not None:
-        return tracker.unfollowed(function, args, kwargs, f"it was used in the in-place call {name}")
+    if kwargs.get("out") is not None:
+        return tracker.unfollowed(function, args, kwargs, f"it was used in {name} with out=: leave out= out")
+    if writes(function):
+        return in_place(tracker, function, args, kwargs)
     tracked = {id(t): t for t in tensors_in(args, kwargs) if tracker.axes.get(t) is not None}
-    if not tracked:
-        return _derive(tracker, function, args, kwargs, name)
+    if not tracked:  # but shapes or kinds are taken from them
+        return derive(tracker, function, args, kwargs)
     for tensor in tracked.values():
         arrange = tracker.arrangement(tensor)
         if isinstance(arrange, str):
             return tracker.unfollowed(function, args, kwargs, f"{name}: {arrange}")
     return _record(tracker, function, args, kwargs, {k: tracker.axes.get(t) for k, t in tracked.items()})
-
-
-def _derive(tracker: Tracker, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> Any:
-    sources = tracker.sources_in(args, kwargs)
-    if not name.startswith("__"):  # not attributes
-        for root in {root for source in sources.values() for root in source.roots}:
-            reason = f"{name} was applied to it outside any example, and the result used in a way that is not followed"
-            tracker.hints.setdefault(root, reason)
-    result = function(*args, **kwargs)
-    for which, tensor in enumerate(tensors_in(result)):
-        if tensor.requires_grad and not tensor.is_leaf and tracker.source_of(tensor) is None:
-            tracker.derived[tensor] = Derived(
-                (function, args, kwargs), sources, which, tensor, tracker.views, tracker.fresh_leaves
-            )
-    return result
 
 
 def _record(
@@ -65,7 +54,8 @@ def _record(
     result = map_tensors(partial(tracker.anchored, fresh=False), made)
     outputs = tensors_in(result)
     places = tracker.axes.after(function, args, kwargs, tensors_in(args, kwargs), result)
-    call = _Replay(tracker, (function, args, kwargs), sources, axes, tensors_in(made), places)
+    claimed = tracker.axes.claimed(function, args, kwargs, tensors_in(args, kwargs), result)
+    call = _Replay(tracker, (function, args, kwargs), sources, {**axes, **claimed}, tensors_in(made), places)
     lost = next((place for place in places if not isinstance(place, Axis)), None)
     if lost is not None:
         call.refusal = lost.reason if isinstance(lost, Lost) else f"{call.name} adds up over the batch dimension"
@@ -120,40 +110,33 @@ class _Replay:
             raise RefusalError(self.refusal)
         if any(t._version != version for t, version in self.versions):
             raise RefusalError(f"an argument or result of {self.name} was modified in place after the call")
-        reason = ""
-        # A tensor expanded from a parameter, or a constant, may have a row for every example.
-        for rows_too in ((True, False), (False, False), (True, True), (False, True)):
-            try:
-                found = [self._part(i, i + 1, *rows_too) for i in range(low, high)]
-            except (RuntimeError, ValueError, IndexError, TypeError) as error:
-                reason = str(error).splitlines()[0]
-                continue
-            rows = {key: torch.stack([one[key] for one in found]) for key in self.sources}
-            together = self._part(low, high, *rows_too)
-            if not all(_same_sum(rows[key], together[key]) for key in rows):
-                reason = "the gradients of examples alone do not add up to the batch's"
-                continue
-            self.formed = (low, high, rows)
-            return rows
-        raise RefusalError(f"{self.name} could not be run on one example at a time: {reason}")
+        try:
+            found = [self._part(i, i + 1) for i in range(low, high)]
+        except (RuntimeError, ValueError, IndexError, TypeError) as error:
+            reason = str(error).splitlines()[0]
+            raise RefusalError(f"{self.name} could not be run on one example at a time: {reason}") from error
+        rows = {key: torch.stack([one[key] for one in found]) for key in self.sources}
+        together = self._part(low, high)
+        if not all(_same_sum(rows[key], together[key]) for key in rows):
+            raise RefusalError(
+                f"{self.name} could not be run on one example at a time: the gradients of examples alone do not add up "
+                "to the batch's"
+            )
+        self.formed = (low, high, rows)
+        return rows
 
-    def _part(self, low: int, high: int, slice_derived: bool, slice_constants: bool) -> dict[int, Tensor]:
+    def _part(self, low: int, high: int) -> dict[int, Tensor]:
         """Run the call on examples low to high alone, and return the gradients of that."""
-        length, batch = high - low, self.tracker.axes.batch or 0
+        batch = self.tracker.axes.batch or 0
         function, args, kwargs = self.call
         leaves: dict[int, Tensor] = {}
 
         def single(tensor: Tensor) -> Tensor:
-            source = self.sources.get(id(tensor))
-            if source is not None:
-                leaf = leaves.setdefault(id(tensor), tensor.detach().requires_grad_())
-                rows = isinstance(source, Derived) and leaf.ndim > 0 and leaf.shape[0] == self.tracker.axes.batch
-                return leaf.narrow(0, low, length) if rows and slice_derived else leaf
+            part = tensor.detach()
+            if id(tensor) in self.sources:
+                part = leaves.setdefault(id(tensor), part.requires_grad_())
             axis = self.axes.get(id(tensor))
-            if axis is None:
-                rows = slice_constants and tensor.ndim > 0 and tensor.shape[0] == batch
-                return tensor.detach().narrow(0, low, length) if rows else tensor.detach()
-            return taken(tensor.detach(), axis, batch, low, high)
+            return part if axis is None else taken(part, axis, batch, low, high)
 
         with torch.enable_grad():
             results = tensors_in(function(*map_tensors(single, args), **map_tensors(single, kwargs)))

@@ -12,7 +12,7 @@ from torch import Tensor
 from expunge.torch._axis import Axis, Lost, State
 from expunge.torch._rule import IN_PLACE, LINEAR, RULES, Call, MixedError, functions, rule
 
-__all__: list[str] = []
+__all__ = ["write"]
 
 LINEAR.update([Tensor.__getitem__, *functions("select unbind narrow chunk split")])
 
@@ -142,7 +142,7 @@ def _from_constant(call: Call, places: _Places) -> State:
 RULES[Tensor.__getitem__] = _pick
 
 
-def _write(call: Call) -> State:
+def write(call: Call) -> State:
     """``target[index] = value``: returns where the examples of the target are afterwards."""
     target, value = call.args[0], call.args[2]
     places = _Places(target.shape, call.args[1])
@@ -173,9 +173,12 @@ def _aligned(places: _Places, value: Tensor, axis: Axis) -> int:
 
 
 def _write_masked(call: Call, places: _Places, before: Axis | None, from_value: Axis | None) -> State:
-    """One number written where a mask says so: it goes by entries as long as axes match."""
-    value = call.args[2]
-    one = not isinstance(value, Tensor) or (value.numel() == 1 and from_value is None)
+    """One number, or one row for all, written where a mask says so: it goes by entries as long as axes match."""
+    value, behind = call.args[2], len(places.outputs) - places.place - 1
+    one = not isinstance(value, Tensor) or (
+        from_value is None
+        and (value.numel() == 1 or value.ndim <= behind or (value.ndim == behind + 1 and value.shape[0] == 1))
+    )
     if not one or places.joint or places.fixed or len(places.masks) != 1 or places.cut:
         return call.lost("writes rows in a way that is not understood")
     start, mask = places.masks[0]
@@ -186,7 +189,7 @@ def _write_masked(call: Call, places: _Places, before: Axis | None, from_value: 
     return axis if axis is not None else call.lost("writes rows in a way that is not understood")
 
 
-RULES[Tensor.__setitem__] = _write
+RULES[Tensor.__setitem__] = write
 IN_PLACE.add(Tensor.__setitem__)
 
 

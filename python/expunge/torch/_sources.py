@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Derived", "ParameterView", "RefusalError", "layout_overlaps", "map_tensors", "tensors_in"]
+__all__ = ["Derived", "Made", "ParameterView", "RefusalError", "layout_overlaps", "map_tensors", "tensors_in"]
 
 
 class RefusalError(Exception):
@@ -87,8 +87,14 @@ class ParameterView(NamedTuple):
         return leaf.as_strided(self.size, self.stride, leaf.storage_offset() + self.offset)
 
 
+Made = dict[int, tuple[Any, list[Tensor]]]  # the results of calls, by the id of the call, which is kept
+
+
 class Derived:
-    """A tensor computed from parameters by a call in which no example takes part."""
+    """A tensor computed from parameters by a call in which no example takes part.
+
+    ``writes`` says that the call writes into an argument made of parameters.
+    """
 
     def __init__(
         self,
@@ -98,33 +104,63 @@ class Derived:
         value: Tensor,
         views: Mapping[int, ParameterView],
         leaves: Callable[[], dict[int, Tensor]],
+        *,
+        writes: bool = False,
     ) -> None:
-        self.call, self.inputs, self.which = call, inputs, which
+        self.call, self.inputs, self.which, self.writes = call, inputs, which, writes
         self.value, self.version = value.detach(), value._version
         self.size = tuple(value.shape)
         self.roots: tuple[int, ...] = tuple(sorted({root for source in inputs.values() for root in source.roots}))
         self.views = views
         self.leaves = leaves
         self.looked_up: tuple[ParameterView, Tensor, int | None] | None = None  # a table, rows of it, padding
+        self.rebuilt: tuple[dict[int, Tensor], Tensor] | None = None
 
-    def build(self, leaves: Mapping[int, Tensor]) -> Tensor:
-        """Return the tensor computed again from the leaves that stand for the parameters."""
+    def build(self, leaves: Mapping[int, Tensor], made: Made | None = None) -> Tensor:
+        """Return the tensor computed again from the leaves that stand for the parameters.
+
+        Calls already in ``made`` are not made again, and others are entered there.
+        """
+        made = {} if made is None else made
+        waiting = [self]
+        while waiting:
+            node = waiting[-1]
+            if id(node.call) in made:
+                waiting.pop()
+                continue
+            first = [d for d in node.inputs.values() if isinstance(d, Derived) and id(d.call) not in made]
+            if first:
+                waiting.extend(first)
+                continue
+            made[id(node.call)] = (node.call, node._called(leaves, made))
+            waiting.pop()
+        return made[id(self.call)][1][self.which]
+
+    def _called(self, leaves: Mapping[int, Tensor], made: Made) -> list[Tensor]:
         function, args, kwargs = self.call
 
         def stand_in(tensor: Tensor) -> Tensor:
             source = self.inputs.get(id(tensor))
-            return tensor if source is None else source.build(leaves)
+            if source is None:
+                return tensor
+            built = made[id(source.call)][1][source.which] if isinstance(source, Derived) else source.build(leaves)
+            return built.clone() if self.writes else built
 
-        result = function(*map_tensors(stand_in, args), **map_tensors(stand_in, kwargs))
-        return tensors_in(result)[self.which]
+        found = function(*map_tensors(stand_in, args), **map_tensors(stand_in, kwargs))
+        return tensors_in(found)
 
     def pull(self, view: ParameterView, grads: Tensor) -> Tensor:
         """Return per-example gradients with respect to a whole parameter from those with respect to this tensor."""
-        with torch.enable_grad():
-            leaves = self.leaves()
-            value = self.build(leaves)
+        if self.rebuilt is None:
+            with torch.enable_grad():
+                leaves = self.leaves()
+                self.rebuilt = (leaves, self.build(leaves))
+        leaves, value = self.rebuilt
         if not torch.equal(value.detach(), self.value):
-            raise RefusalError("computing it again from the parameters gave another value")
+            raise RefusalError(
+                "computing again what was made of it outside any example gave another value (dropout, or a change in "
+                "place)"
+            )
         leaf = leaves[view.key]
         out = torch.empty(grads.shape[0], *view.size, dtype=torch.float64, device=grads.device)
         for i in range(grads.shape[0]):

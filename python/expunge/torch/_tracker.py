@@ -24,7 +24,7 @@ from expunge.torch._contributions import PulledUse, Use, sum_of_squares
 from expunge.torch._distributed import look_at_replicas
 from expunge.torch._errors import UnsupportedLayerError
 from expunge.torch._rule import LIKE, SHAPED
-from expunge.torch._sources import Derived, ParameterView, RefusalError, layout_overlaps, map_tensors, tensors_in
+from expunge.torch._sources import Derived, Made, ParameterView, RefusalError, layout_overlaps, map_tensors, tensors_in
 from expunge.torch._tensor_map import TensorMap
 
 __all__ = ["Source", "Tracker"]
@@ -104,6 +104,7 @@ class Tracker:
         self.views = _Views(parameters)
         self.keys = {id(p): k for k, p in enumerate(self.parameters)}
         self.derived: TensorMap[Derived] = TensorMap()
+        self.made: Made = {}  # what was computed of the aliases
         self.aliases: list[Tensor] = []
         self.through: dict[int, tuple[int, int]] = {}  # the gradients that went through aliases, by key
         self.expected = [0] * len(self.parameters)  # uses recorded in the forward pass
@@ -153,6 +154,7 @@ class Tracker:
         self.uses.clear()
         self.replays.clear()
         self.derived.clear()
+        self.made.clear()
 
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         with torch._C.DisableTorchFunction():
@@ -221,6 +223,8 @@ class Tracker:
             result = handler.apply(self, function, args, kwargs)
         elif not used or not torch.is_grad_enabled():
             result = function(*args, **kwargs)
+        elif not self.tracked(given):
+            result = self.handlers["derive"](self, function, args, kwargs)
         elif handler is not None and not any(t.is_complex() for t in given):
             result = handler.apply(self, function, args, kwargs)
         else:
@@ -286,6 +290,16 @@ class Tracker:
             return None
         return self.views[key].at(size, stride, int(tensor.storage_offset() - self.parameters[key].storage_offset()))
 
+    def tracked(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether a tensor depends on examples."""
+        return any(self.axes.get(t) is not None for t in tensors)
+
+    def joined(self, tensor: Tensor, axis: Axis) -> Tensor:
+        """Return what depends on no example as rows of examples, which a layer takes it for: one use of it."""
+        zeros = torch.zeros_like(tensor, memory_format=torch.contiguous_format)
+        self.axes.set(zeros, axis if self.axes.batch != 1 else WHOLE)
+        return self.call(torch.add, (zeros, tensor), {})  # type: ignore[no-any-return]
+
     def sources_in(self, *containers: Any) -> dict[int, Source]:
         """Return the parameter-like tensors among arguments, by id."""
         return {id(t): s for t in tensors_in(*containers) if (s := self.source_of(t)) is not None}
@@ -304,7 +318,14 @@ class Tracker:
             source = self.source_of(tensor)
             if source is None:
                 return tensor
-            return source.build(dict(enumerate(self.aliases))) if self.param_grads else tensor.detach()
+            if not self.param_grads:
+                return tensor.detach()
+            leaves = dict(enumerate(self.aliases))
+            if isinstance(source, ParameterView):
+                return source.build(leaves)
+            # A checkpoint counts what is saved for backward, and makes its calls twice.
+            kept = torch._C._autograd._top_saved_tensors_default_hooks(True) is None
+            return source.build(leaves, self.made if kept else None)
 
         return function(*map_tensors(stand_in, args), **map_tensors(stand_in, kwargs))
 
