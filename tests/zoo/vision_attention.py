@@ -308,10 +308,7 @@ def swin(attention):
 
 
 MODELS.add("Swin", lambda: swin(lambda: Attention(8, fused=False, bias=RelativeBias(2, 2))), IMAGE)
-MODELS.add(
-    "Swin v2", lambda: swin(lambda: CosineAttention(8, 2)), IMAGE,
-    refused="its input does not depend on what the model was called with",
-)  # fmt: skip
+MODELS.add("Swin v2", lambda: swin(lambda: CosineAttention(8, 2)), IMAGE)
 
 
 class Windows(nn.Module):
@@ -651,10 +648,7 @@ class TimeAndSpace(nn.Module):
         return self.head(h.view(b, n, t, -1))
 
 
-@MODELS(
-    "relative positions along both axes, as in bottleneck transformers", IMAGE,
-    refused="matmul could not be run on one example at a time",
-)  # fmt: skip
+@MODELS("relative positions along both axes, as in bottleneck transformers", IMAGE)
 class BottleneckAttention(nn.Module):
     """Products with positions by baddbmm, heads merged with examples."""
 
