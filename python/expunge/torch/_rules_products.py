@@ -194,12 +194,14 @@ def _multi_head(call: Call) -> Sequence[State]:
     """
     names = ("query", "key", "value")
     query = call.argument(0, "query")
-    axis, heads = call.state(query), call.argument(4, "num_heads")
+    three = [call.argument(k, name) for k, name in enumerate(names)]
+    axis = next((state for t in three if (state := call.state(t)) is not None), None)
+    heads = call.argument(4, "num_heads")
     lost = [call.lost("attends over the batch dimension: use batch_first=True")] * len(call.outputs)
     if axis is None or axis.dim != 1 or query.ndim != 3:
         return lost
     places = {
-        **dict.fromkeys((id(call.argument(k, name)) for k, name in enumerate(names)), axis),
+        **dict.fromkeys((id(t) for t in three), axis),
         id(call.argument(14, "key_padding_mask")): axis.at(0),
         id(call.argument(16, "attn_mask")): Axis(0, axis.before, axis.after * heads),
     }
