@@ -330,7 +330,7 @@ class T5Attention(nn.Module):
         return self.out(out.transpose(1, 2).contiguous().view(x.shape[0], -1, WIDTH)), bias
 
 
-@MODELS("T5: relative biases shared by layers", several(WORDS, tokens(4)), refused="in-place call add_")
+@MODELS("T5: relative biases shared by layers", several(WORDS, tokens(4)))
 class T5(nn.Module):
     def __init__(self):
         super().__init__()
@@ -347,7 +347,7 @@ class T5(nn.Module):
         return F.linear(self.feed(y) * WIDTH**-0.5, self.words.weight)
 
 
-@MODELS("Transformer-XL: relative positions by a shift", WORDS, refused="its input does not depend on what the model")
+@MODELS("Transformer-XL: relative positions by a shift", WORDS)
 class TransformerXL(nn.Module):
     """Scores of positions are shifted by padding and another view, heads and examples apart."""
 
@@ -474,9 +474,7 @@ class Perceiver(nn.Module):
         return self.head(latents.mean(1))
 
 
-@MODELS(
-    "DETR: learned queries through a decoder of torch", values(3, 8, 8), refused="its attention layer does not have"
-)
+@MODELS("DETR: learned queries through a decoder of torch", values(3, 8, 8))
 class DETR(nn.Module):
     def __init__(self):
         super().__init__()

@@ -100,7 +100,7 @@ class Packed(nn.Module):
         return self.head(last[-1])
 
 
-@MODELS("learned initial states", SERIES, refused="initial states of lstm are parameters")
+@MODELS("learned initial states", SERIES)
 class LearnedStates(nn.Module):
     def __init__(self):
         super().__init__()

@@ -61,10 +61,7 @@ class MAB(nn.Module):
         return self.norm_2(h + F.relu(self.out(h)))
 
 
-@MODELS(
-    "Set Transformer: inducing points, pooling by attention", SET,
-    refused="bmm could not be run on one example at a time",
-)  # fmt: skip
+@MODELS("Set Transformer: inducing points, pooling by attention", SET)
 class SetTransformer(nn.Module):
     def __init__(self):
         super().__init__()
