@@ -38,7 +38,6 @@ class Check:
         self.open: list[tuple[_Pass, list[Tensor]]] = []
         self.random = False
         self.repeating = False
-        self.done = False
         model = tracker.model
         tracker.hooks.append(model.register_forward_pre_hook(self._before, with_kwargs=True))
         tracker.hooks.append(model.register_forward_hook(self._after, with_kwargs=True))
@@ -90,7 +89,7 @@ class Check:
             If the calls cannot be repeated on single examples.
         """
         batch = self.tracker.axes.batch or 0
-        if self.done or not batch:
+        if not batch:
             return
         if self.random:
             raise UnsupportedLayerError(
@@ -103,7 +102,10 @@ class Check:
         with torch._C.DisableTorchFunction(), self._repeating():
             for example in sorted(int(i) for i in picked):
                 self._compare_one(example, squares)
-        self.done = True
+
+    def next_pass(self) -> None:
+        """Forget the calls of a pass that was compared."""
+        self.passes, self.random = [], False
 
     @contextmanager
     def _repeating(self) -> Iterator[None]:

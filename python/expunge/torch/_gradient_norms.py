@@ -22,25 +22,28 @@ __all__ = ["GradNorms"]
 
 
 class GradNorms:
-    """Exact norms of per-example gradients over all parameters that require grad, from one backward pass.
+    """Exact norms of per-example gradients over all parameters that require grad, from the backward pass itself.
 
-    Inside the block, call the model on one batch whose examples lead every tensor, add up the examples' losses and run
-    ``backward``. Dropout and other randomness is that of the batch's own forward pass.
+    Inside the block, call the model on one batch whose examples lead every tensor, add up the examples' losses, run
+    ``backward`` and call `norms`; then perhaps the same with the next batch, as gradient accumulation does. Dropout and
+    other randomness is that of the batch's own forward pass.
 
     Parameters
     ----------
     model : torch.nn.Module
         Any model on the CPU or a CUDA device whose examples do not interact. Modules made by `torch.compile` are
         rejected; pass the original module.
-    loss_reduction : {"sum", "mean", "token-mean"}
+    loss_reduction : {"sum", "mean", "token-mean", "share"}
         How the loss that runs backward combines the examples' losses. PyTorch's own losses are means unless they are
         given ``reduction="sum"``: say "mean" for them. With "mean" norms are multiplied by the number of examples, so
         that they are those of the examples' own losses. A loss that is reduced in another way is refused, or warned of
         where a number in it may have made one of the other. "token-mean" is a mean over all tokens that count, as
         cross-entropy takes it with ``ignore_index``: the examples' own losses are then means over their own tokens.
+        "share" takes the loss as it is: norms are those of what each example adds to the gradient, whatever the loss
+        is divided by.
     counts : array of shape (B,), optional
         With "token-mean": how many tokens of each example count, as ``(labels != -100).sum(1)``. The norm of an example
-        without any is 0.
+        without any is 0. Give it to `norms` where a block has several backward passes.
     param_grads : bool
         Whether parameters get their ``.grad``, as without the block. Scoring does not need them and is faster without.
     threads : int, optional
@@ -83,8 +86,13 @@ class GradNorms:
     NumPy) and come back are taken for constants, and so is what torch.jit's functions make of tensors without gradient.
     What depends on the size of the batch is taken as it is. A batch of one example needs no rules.
 
-    The results are exact up to rounding and certify nothing by themselves. One backward pass a block;
-    ``torch.autograd.grad`` beside it counts for nothing. Hooks of tensors are followed where they treat rows
+    `norms` closes a pass: what is kept of it is dropped, and the next call of the model begins another, while ``.grad``
+    accumulates. Several calls of the model before one backward pass, and several backward passes through different
+    parts of what they computed, give the norms of the sum of their gradients, row by row. Refused are a second backward
+    pass through the same uses of parameters, one through calls made after the first, and one through a closed pass.
+
+    The results are exact up to rounding and certify nothing by themselves. ``torch.autograd.grad`` beside the backward
+    pass counts for nothing. Hooks of tensors are followed where they treat rows
     separately; hooks of the graph's nodes (``grad_fn.register_hook``) are not seen, and must treat them so. Hooks on
     saved tensors are refused.
 
@@ -110,6 +118,15 @@ class GradNorms:
     ...     model(x).mean().backward()
     ...     [round(norm, 6) for norm in g.norms().tolist()]
     [5.09902, 1.414214]
+
+    Gradients accumulated over two batches of one example:
+
+    >>> with GradNorms(model, loss_reduction="mean") as g:
+    ...     for batch in x.split(1):
+    ...         (model(batch).mean() / 2).backward()
+    ...         round(float(g.norms(loss_scale=1 / 2)), 6)
+    5.09902
+    1.414214
     """
 
     def __init__(
@@ -124,8 +141,9 @@ class GradNorms:
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-        _validate.choice("loss_reduction", loss_reduction, ("sum", "mean", "token-mean"))
+        _validate.choice("loss_reduction", loss_reduction, ("sum", "mean", "token-mean", "share"))
         self._counts = _counts_of(counts, loss_reduction)
+        self._taken: tuple[dict[int, Tensor], int] | None = None  # what the last pass gave
         if threads is not None:
             _validate.count("threads", threads, low=1)
         self._examples_checked = (
@@ -155,7 +173,7 @@ class GradNorms:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        tracker, self._tracker, self._check = self._tracker, None, None
+        tracker, self._tracker, self._check, self._taken = self._tracker, None, None, None
         if tracker is not None:
             tracker.close()
 
@@ -170,22 +188,31 @@ class GradNorms:
         name = next(name for name, p in self._model.named_parameters() if p is owner)
         raise UnsupportedLayerError(f"{name}: {reason}")
 
-    def _factor(self, batch: int) -> float | Tensor | None:
+    def _factor(self, batch: int, counts: Tensor | None) -> float | Tensor:
         """Return what makes of a share in the loss the example's own loss."""
-        if self._counts is None:
-            return float(batch) if self._reduction == "mean" else None
-        if len(self._counts) != batch:
-            raise ValueError(f"counts must have one entry for each of the {batch} examples, got {len(self._counts)}")
-        return torch.where(self._counts > 0, self._counts.sum() / self._counts.clamp(min=1.0), 0.0)
+        if self._reduction != "token-mean":
+            return float(batch) if self._reduction == "mean" else 1.0
+        if counts is None:
+            raise ValueError('counts must be given with loss_reduction="token-mean": to the block, or to norms()')
+        if len(counts) != batch:
+            raise ValueError(f"counts must have one entry for each of the {batch} examples, got {len(counts)}")
+        return torch.where(counts > 0, counts.sum() / counts.clamp(min=1.0), 0.0)
 
-    def norms(self, *, per_layer: bool = False) -> Any:
+    def norms(self, *, per_layer: bool = False, counts: Tensor | None = None, loss_scale: float = 1.0) -> Any:
         """Return the gradient norm of every example, after backward and inside the block.
+
+        Closes the pass. Called again before the next, it gives the norms of the same.
 
         Parameters
         ----------
         per_layer : bool
             Return a dict of norms by parameter name instead, whose squares add up to those of all; a parameter shared
             by layers has the name that ``named_parameters`` gives it.
+        counts : array of shape (B,), optional
+            As in the block, for this pass.
+        loss_scale : float
+            What the reduced loss was multiplied by before backward, and norms are divided by: 1 / k where gradients of
+            k batches accumulate, ``get_scale()`` of a ``GradScaler``.
 
         Returns
         -------
@@ -197,36 +224,27 @@ class GradNorms:
         Raises
         ------
         UnsupportedLayerError
-            If a parameter was used in a way that is not understood; the message names it.
+            If a parameter was used in a way that is not understood; the message names it. Also if backward ran twice
+            through the same uses, or without `norms` in between through calls of the model made after the first.
         RuntimeError
             Outside the block, or before backward.
         """
         tracker = self._tracker
         if tracker is None:
             raise RuntimeError("norms must be called inside the block")
+        scale = _validate.number("loss_scale", loss_scale, low=0.0, open_low=True)
+        given = self._counts if counts is None else _counts_of(counts, self._reduction)
         with torch._C.DisableTorchFunction(), torch.no_grad():
-            self._look_at_hooks(tracker.parameters, ours=1)
-            empty = tracker.axes.batch == 0
-            if not empty and not tracker.arrived and not tracker.failures and not tracker.refusals:
-                raise RuntimeError(
-                    "norms must be called after backward of a loss of the model's output, got no gradient yet"
-                )
-            squares = tracker.squares()
-            if tracker.refusals:
-                raise UnsupportedLayerError(tracker.refusals[0])
-            if tracker.failures and not empty:
-                key, reason = min(tracker.failures.items())
-                raise UnsupportedLayerError(f"{tracker.names[key]}: {reason}")
-            look_at(tracker.losses, self._reduction, tracker.axes.batch or 0)
-            if self._check is not None:
-                self._check.compare(squares)
+            squares, batch = self._squares(tracker, scale)
             wide = any(p.dtype == torch.float64 for p in tracker.parameters)
-            factor = self._factor(tracker.axes.batch or 0)
+            factor = self._factor(batch, given) / scale
 
             def finished(square: Tensor) -> Tensor:
                 norm = square.sqrt()
-                if factor is not None:
-                    norm = norm * (factor if isinstance(factor, float) else factor.to(norm.device))
+                if isinstance(factor, Tensor):
+                    norm = norm * factor.to(norm.device)
+                elif factor != 1.0:
+                    norm = norm * factor
                 return norm if wide else norm.float()
 
             if per_layer:
@@ -234,6 +252,31 @@ class GradNorms:
             device = tracker.parameters[0].device  # of all, unless layers are spread over devices
             parts = [square if square.device == device else square.to(device) for square in squares.values()]
             return finished(torch.stack(parts).sum(0))
+
+    def _squares(self, tracker: Tracker, scale: float) -> tuple[dict[int, Tensor], int]:
+        """Return squared norms by parameter, and the number of examples, of the pass that ran, which is closed."""
+        self._look_at_hooks(tracker.parameters, ours=1)
+        empty = tracker.axes.batch == 0
+        if not empty and not tracker.arrived and not tracker.failures and not tracker.refusals:
+            if self._taken is not None and not tracker.begun:
+                return self._taken
+            raise RuntimeError(
+                "norms must be called after backward of a loss of the model's output, got no gradient yet"
+            )
+        squares = tracker.squares()
+        if tracker.refusals:
+            raise UnsupportedLayerError(tracker.refusals[0])
+        if tracker.failures and not empty:
+            key, reason = min(tracker.failures.items())
+            raise UnsupportedLayerError(f"{tracker.names[key]}: {reason}")
+        batch = tracker.axes.batch or 0
+        look_at(tracker.losses, self._reduction, batch, scale=scale)
+        if self._check is not None:
+            self._check.compare(squares)
+            self._check.next_pass()
+        self._taken = (dict(squares), batch)
+        tracker.next_pass()
+        return self._taken
 
 
 def _parameters_to_follow(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Module]]:
@@ -277,10 +320,10 @@ def _parameters_to_follow(model: nn.Module) -> tuple[list[nn.Parameter], list[nn
 
 
 def _counts_of(counts: Any, loss_reduction: str) -> Tensor | None:
-    if (counts is None) != (loss_reduction != "token-mean"):
-        raise ValueError('counts must be given with loss_reduction="token-mean", and with no other')
     if counts is None:
         return None
+    if loss_reduction != "token-mean":
+        raise ValueError(f'counts must be given with loss_reduction="token-mean" alone, got {loss_reduction!r}')
     found = torch.as_tensor(counts).detach().double()
     if found.ndim != 1 or not bool(((found >= 0) & (found == found.floor()) & found.isfinite()).all()):
         raise ValueError(f"counts must be numbers of tokens, one for each example, got shape {tuple(found.shape)}")

@@ -11,8 +11,10 @@ from expunge.torch._errors import UnsupportedLayerError
 __all__ = ["look_at"]
 
 
-def look_at(losses: Sequence[State], reduction: str, batch: int) -> None:
+def look_at(losses: Sequence[State], reduction: str, batch: int, *, scale: float = 1.0) -> None:
     """Refuse losses in which examples interact, or that are not reduced as ``reduction`` says.
+
+    A factor of the loss that may have made one reduction of another is no reason to warn where ``scale`` explains it.
 
     Raises
     ------
@@ -27,7 +29,7 @@ def look_at(losses: Sequence[State], reduction: str, batch: int) -> None:
                 f"the loss is not a sum over examples: {state.reason}. Add up, or average, what each example's own row "
                 "gives"
             )
-        if isinstance(state, Total):
+        if isinstance(state, Total) and reduction != "share" and not (state.scaled and scale != 1.0):
             _reduced_as_said(state, reduction)
 
 

@@ -106,6 +106,7 @@ class Tracker:
         self.derived: TensorMap[Derived] = TensorMap()
         self.made: Made = {}  # what was computed of the aliases
         self.aliases: list[Tensor] = []
+        self.versions: list[int] = []  # of the parameters when these were made
         self.through: dict[int, tuple[int, int]] = {}  # the gradients that went through aliases, by key
         self.expected = [0] * len(self.parameters)  # uses recorded in the forward pass
         self.arrivals = [0] * len(self.parameters)  # those whose gradient arrived
@@ -121,6 +122,10 @@ class Tracker:
         self.aside = False  # a pass that is not that of the loss
         self.losses: list[State] = []  # what backward passes started from
         self.hooks: list[Any] = []
+        self.number = 0  # of the pass that calls are made in
+        self.closed = 0  # passes before this one had their norms taken
+        self.ran: int | None = None  # the pass that gradients arrived of
+        self.begun = False  # whether the model was called since
 
     # --- the block ------------------------------------------------------------------------------
 
@@ -135,12 +140,16 @@ class Tracker:
         self.hooks.append(self.model.register_forward_pre_hook(self._begin, with_kwargs=True))
         for key, parameter in enumerate(self.parameters):
             if self.param_grads:
-                with torch.enable_grad():
-                    alias = torch.ops.aten.alias.default(parameter)
-                alias.grad_fn.register_hook(partial(self._passed, key))
-                self.aliases.append(alias)
+                self._stand_in(key)
             self.hooks.append(parameter.register_hook(partial(self._escaped, key)))
         self.mode.__enter__()
+
+    def _stand_in(self, key: int) -> None:
+        """Make the alias of a parameter that its uses get."""
+        with torch.enable_grad():
+            alias = torch.ops.aten.alias.default(self.parameters[key])
+        alias.grad_fn.register_hook(partial(self._passed, key))
+        self.aliases[key : key + 1], self.versions[key : key + 1] = [alias], [alias._version]
 
     def close(self) -> None:
         """Stop following and forget."""
@@ -156,8 +165,33 @@ class Tracker:
         self.derived.clear()
         self.made.clear()
 
+    def next_pass(self) -> None:
+        """Forget a pass whose norms were taken; what its graph still does is refused."""
+        self.axes = BatchAxes()
+        for held in (self.derived, self.through, self.settled, self.notes, self.hints, self.replays, self.losses):
+            held.clear()
+        self.failures.clear()  # of an empty batch, which has no norms to refuse
+        self.expected, self.arrivals = [0] * len(self.parameters), [0] * len(self.parameters)
+        self.uses = [[] for _ in self.parameters]
+        self.arrived = self.read_out = self.begun = False
+        self.ran = None
+        self.number += 1
+        self.closed = self.number
+
+    def _another_call(self) -> None:
+        """Tell calls of the model after a backward pass from those before it, whose gradients are another pass's."""
+        if not torch.is_grad_enabled():
+            return
+        self.begun = True
+        if self.arrived:
+            self.number += 1
+        for key, alias in enumerate(self.aliases):
+            if alias._version != self.versions[key] and not self.expected[key]:
+                self._stand_in(key)  # a step of an optimizer takes our hook off the old one
+
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         with torch._C.DisableTorchFunction():
+            self._another_call()
             look_at_replicas(self.model, param_grads=self.param_grads)
             inputs = tensors_in(args, kwargs)
             for value in (*args, *kwargs.values()):
@@ -395,7 +429,7 @@ class Tracker:
             return
         for root in roots:
             self.expected[root] += 1
-        node, which = output.grad_fn, output.output_nr
+        node, which, number = output.grad_fn, output.output_nr, self.number
         assert node is not None
 
         def arrive(inputs: Sequence[Tensor | None], grads: Sequence[Tensor | None]) -> None:
@@ -405,6 +439,8 @@ class Tracker:
             if torch.is_grad_enabled():
                 self.refuse("the backward pass keeps its graph for another (create_graph=True)")
                 return
+            if number != self.ran and not self._same_pass(number):
+                return
             with torch._C.DisableTorchFunction():
                 self.arrived = True
                 for root in roots:
@@ -412,6 +448,23 @@ class Tracker:
                 arrival(grad)
 
         node.register_hook(arrive)
+
+    def _same_pass(self, number: int) -> bool:
+        """Return whether gradients of pass ``number`` may arrive, after refusing norms where they may not."""
+        if number < self.closed:
+            self.refuse(
+                "backward ran again through a call of the model whose norms were taken: call backward once, on the sum "
+                "of the losses, before norms()"
+            )
+        elif self.ran is not None:
+            self.refuse(
+                "two backward passes ran, the second through a call of the model after the first: call norms() after "
+                "each backward"
+            )
+        else:
+            self.ran = number
+            return True
+        return False
 
     def refuse(self, reason: str) -> None:
         """Refuse all norms."""
