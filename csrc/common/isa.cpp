@@ -1,5 +1,9 @@
 #include "common/isa.hpp"
 
+#if defined(__x86_64__) && defined(__clang__)
+#include <cpuid.h>
+#endif
+
 #include <cstdlib>
 #include <cstring>
 #include <stdexcept>
@@ -8,11 +12,32 @@
 namespace expunge {
 namespace {
 
+#if defined(EXPUNGE_X86_LEVELS)
+#if defined(__clang__) && __clang_major__ < 18
+// Older Clangs do not know the levels by name, nor all features of v3.
+bool has_v3() {
+  unsigned a, b, c = 0, d, extended = 0;
+  if (!__get_cpuid(1, &a, &b, &c, &d) || !__get_cpuid(0x80000001u, &a, &b, &extended, &d)) return false;
+  constexpr unsigned movbe = 1u << 22, f16c = 1u << 29, lzcnt = 1u << 5;
+  return (c & movbe) && (c & f16c) && (extended & lzcnt) && __builtin_cpu_supports("avx2") &&
+         __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("fma") &&
+         __builtin_cpu_supports("popcnt");
+}
+bool has_v4() {
+  return has_v3() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+#else
+bool has_v3() { return __builtin_cpu_supports("x86-64-v3"); }
+bool has_v4() { return __builtin_cpu_supports("x86-64-v4"); }
+#endif
+#endif
+
 bool supported(Isa isa) {
 #if defined(EXPUNGE_X86_LEVELS)
   __builtin_cpu_init();
-  if (isa == Isa::v4) return __builtin_cpu_supports("x86-64-v4");
-  if (isa == Isa::v3) return __builtin_cpu_supports("x86-64-v3");
+  if (isa == Isa::v4) return has_v4();
+  if (isa == Isa::v3) return has_v3();
 #endif
   return isa == Isa::base;
 }

@@ -28,6 +28,13 @@
 #define EXPUNGE_UNROLL(n) EXPUNGE_PRAGMA(GCC unroll n)
 #endif
 
+// Lanes of two vectors in the order of constants; Mask is the vector of integers that GCC wants them in.
+#if defined(__clang__)
+#define EXPUNGE_SHUFFLE(Mask, a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define EXPUNGE_SHUFFLE(Mask, a, b, ...) __builtin_shuffle(a, b, Mask{__VA_ARGS__})
+#endif
+
 // Memory that this pointer alone reaches. Not so on a device: other lanes write there, and what __restrict__ promises
 // would let the compiler keep values across a barrier.
 #if defined(EXPUNGE_DEVICE_CODE)

@@ -104,12 +104,6 @@ EXPUNGE_INLINE bool any_bit(U64 x) {
 #endif
 }
 
-#if defined(__clang__)
-#define EXPUNGE_SHUFFLE(Mask, a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
-#else
-#define EXPUNGE_SHUFFLE(Mask, a, b, ...) __builtin_shuffle(a, b, Mask{__VA_ARGS__})
-#endif
-
 // a0 b0 a1 b1 ... from the lower half of the lanes, then from the upper half.
 #if EXPUNGE_VECTOR_BYTES == 64
 EXPUNGE_INLINE F64 zip_low(F64 a, F64 b) { return EXPUNGE_SHUFFLE(I64, a, b, 0, 8, 1, 9, 2, 10, 3, 11); }

@@ -69,12 +69,12 @@ struct Square<float> {
   static EXPUNGE_INLINE void transpose(const float* x, long stride, float* out, long out_stride) {
     const V a = *reinterpret_cast<const V*>(x), b = *reinterpret_cast<const V*>(x + stride);
     const V c = *reinterpret_cast<const V*>(x + 2 * stride), d = *reinterpret_cast<const V*>(x + 3 * stride);
-    const V ab = __builtin_shuffle(a, b, I{0, 4, 1, 5}), cd = __builtin_shuffle(c, d, I{0, 4, 1, 5});
-    const V AB = __builtin_shuffle(a, b, I{2, 6, 3, 7}), CD = __builtin_shuffle(c, d, I{2, 6, 3, 7});
-    *reinterpret_cast<V*>(out) = __builtin_shuffle(ab, cd, I{0, 1, 4, 5});
-    *reinterpret_cast<V*>(out + out_stride) = __builtin_shuffle(ab, cd, I{2, 3, 6, 7});
-    *reinterpret_cast<V*>(out + 2 * out_stride) = __builtin_shuffle(AB, CD, I{0, 1, 4, 5});
-    *reinterpret_cast<V*>(out + 3 * out_stride) = __builtin_shuffle(AB, CD, I{2, 3, 6, 7});
+    const V ab = EXPUNGE_SHUFFLE(I, a, b, 0, 4, 1, 5), cd = EXPUNGE_SHUFFLE(I, c, d, 0, 4, 1, 5);
+    const V AB = EXPUNGE_SHUFFLE(I, a, b, 2, 6, 3, 7), CD = EXPUNGE_SHUFFLE(I, c, d, 2, 6, 3, 7);
+    *reinterpret_cast<V*>(out) = EXPUNGE_SHUFFLE(I, ab, cd, 0, 1, 4, 5);
+    *reinterpret_cast<V*>(out + out_stride) = EXPUNGE_SHUFFLE(I, ab, cd, 2, 3, 6, 7);
+    *reinterpret_cast<V*>(out + 2 * out_stride) = EXPUNGE_SHUFFLE(I, AB, CD, 0, 1, 4, 5);
+    *reinterpret_cast<V*>(out + 3 * out_stride) = EXPUNGE_SHUFFLE(I, AB, CD, 2, 3, 6, 7);
   }
 };
 template <>
@@ -84,8 +84,8 @@ struct Square<double> {
   static constexpr int side = 2;
   static EXPUNGE_INLINE void transpose(const double* x, long stride, double* out, long out_stride) {
     const V a = *reinterpret_cast<const V*>(x), b = *reinterpret_cast<const V*>(x + stride);
-    *reinterpret_cast<V*>(out) = __builtin_shuffle(a, b, I{0, 2});
-    *reinterpret_cast<V*>(out + out_stride) = __builtin_shuffle(a, b, I{1, 3});
+    *reinterpret_cast<V*>(out) = EXPUNGE_SHUFFLE(I, a, b, 0, 2);
+    *reinterpret_cast<V*>(out + out_stride) = EXPUNGE_SHUFFLE(I, a, b, 1, 3);
   }
 };
 

@@ -30,20 +30,20 @@ EXPUNGE_INLINE typename Square<T>::V fold(const typename Simd<T>::V& v) {
 
 EXPUNGE_INLINE void add_lane_sums(const Simd<float>::V* v, double* totals) {
   typedef Square<float>::V Q;
-  typedef Square<float>::I I;
+  using I [[maybe_unused]] = Square<float>::I;
   typedef double Wide __attribute__((vector_size(32), aligned(8), may_alias));
   const Q a = fold<float>(v[0]), b = fold<float>(v[1]), c = fold<float>(v[2]), d = fold<float>(v[3]);
-  const Q ab = __builtin_shuffle(a, b, I{0, 4, 1, 5}) + __builtin_shuffle(a, b, I{2, 6, 3, 7});
-  const Q cd = __builtin_shuffle(c, d, I{0, 4, 1, 5}) + __builtin_shuffle(c, d, I{2, 6, 3, 7});
-  const Q all = __builtin_shuffle(ab, cd, I{0, 1, 4, 5}) + __builtin_shuffle(ab, cd, I{2, 3, 6, 7});
+  const Q ab = EXPUNGE_SHUFFLE(I, a, b, 0, 4, 1, 5) + EXPUNGE_SHUFFLE(I, a, b, 2, 6, 3, 7);
+  const Q cd = EXPUNGE_SHUFFLE(I, c, d, 0, 4, 1, 5) + EXPUNGE_SHUFFLE(I, c, d, 2, 6, 3, 7);
+  const Q all = EXPUNGE_SHUFFLE(I, ab, cd, 0, 1, 4, 5) + EXPUNGE_SHUFFLE(I, ab, cd, 2, 3, 6, 7);
   *reinterpret_cast<Wide*>(totals) += __builtin_convertvector(all, Wide);
 }
 
 EXPUNGE_INLINE void add_lane_sums(const Simd<double>::V* v, double* totals) {
   typedef Square<double>::V Q;
-  typedef Square<double>::I I;
+  using I [[maybe_unused]] = Square<double>::I;
   const Q a = fold<double>(v[0]), b = fold<double>(v[1]);
-  *reinterpret_cast<Q*>(totals) += __builtin_shuffle(a, b, I{0, 2}) + __builtin_shuffle(a, b, I{1, 3});
+  *reinterpret_cast<Q*>(totals) += EXPUNGE_SHUFFLE(I, a, b, 0, 2) + EXPUNGE_SHUFFLE(I, a, b, 1, 3);
 }
 
 // logits[column, row] of Rows rows and one tile of columns; the squares of the rows if First. `ahead` points to Ahead
