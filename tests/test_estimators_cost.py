@@ -246,10 +246,24 @@ def test_a_bound_of_zero_is_epsilon_zero() -> None:
 
 
 @pytest.mark.parametrize("method", ["shifted", "uniform"])
+@pytest.mark.parametrize("epsilon", [0.0, 1.0, 2.3])
+def test_the_mu_that_bounds_aim_at_leaves_the_headroom(method: str, epsilon: float) -> None:
+    mu = cost_of(RUN, [3], method, epsilon=epsilon)._mu_target
+    spent = float(gdp_delta(mu, epsilon)) + math.exp(epsilon) * DELTA / 10
+    assert DELTA * (1 - 1.1 * HEADROOM) <= spent <= DELTA * (1 - 0.9 * HEADROOM)
+
+
+@pytest.mark.parametrize("method", ["shifted", "uniform"])
 def test_a_delta_that_cannot_be_shared_is_refused(method: str) -> None:
     with pytest.raises(ValueError, match=r"^delta must be at least 1e-270 for method"):
         check_delta(method, 9e-271)
     with pytest.raises(ValueError, match=r"^delta must be at least 1e-270 for method"):
         cost_of(RUN, [3], method, delta=9e-271)
     check_delta(method, 1e-270)
-    check_delta("exact", 5e-324)
+    check_delta("exact", 1e-300)
+
+
+def test_a_delta_that_rounding_alone_may_cost_is_refused_by_name() -> None:
+    for ask in (lambda: check_delta("exact", 9e-301), lambda: cost_of(RUN, [3], "exact", delta=5e-324)):
+        with pytest.raises(ValueError, match=r"^delta must be at least 1e-300, below which rounding"):
+            ask()

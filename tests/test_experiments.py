@@ -62,6 +62,9 @@ def test_an_experiment_writes_rows_pictures_and_one_self_contained_page(tmp_path
     assert "quick look" in page
     assert "estimate" in page
     assert not list(tmp_path.rglob("*.tmp"))
+    # All of it tells something of single records.
+    for place in (tmp_path / "out", *(tmp_path / "out").rglob("*")):
+        assert place.stat().st_mode & 0o077 == 0, place
 
 
 def test_a_second_call_goes_on_piece_by_piece(tmp_path, monkeypatch):

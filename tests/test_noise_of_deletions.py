@@ -49,7 +49,10 @@ def floor_of(result):
 @settings(max_examples=8)
 @given(st.sets(st.integers(0, N - 1), min_size=1, max_size=10), st.sampled_from(["regressor", "classifier"]))
 def test_without_noise_many_steps_are_the_optimum_of_what_remains(rows, kind):
-    """Stepping on all rows would lead to another optimum: the deletion would have deleted nothing."""
+    """Stepping on all rows would lead to another optimum: the deletion would have deleted nothing.
+
+    Deleted one after the other, or some of them first: none of the rows comes back.
+    """
     estimator = LangevinRidge if kind == "regressor" else LangevinRidgeClassifier
     more = {} if kind == "regressor" else {"classes": [0, 1]}
     targets = Y if kind == "regressor" else (Y > 0).astype(int)
@@ -58,12 +61,19 @@ def test_without_noise_many_steps_are_the_optimum_of_what_remains(rows, kind):
         patch.setattr("expunge.estimators._deleting.os_normals", lambda step, shape: np.zeros(shape))
         # No certificate is issued for a model without the noise it claims.
         patch.setattr("expunge.estimators._deleting.DeletingRidge._certificate", lambda *_, **__: None)
-        result = model.unlearn(sorted(rows), **TARGET, n_steps=500, noise_std=100.0)
-    assert result.model._history.phases[-1].noise_std == 100  # silenced, not absent
+        asked = {**TARGET, "n_steps": 500, "noise_std": 100.0}
+        first, *others = sorted(rows)
+        results = [model.unlearn(sorted(rows), **asked)]
+        if others:
+            before = model.unlearn(first, **asked).model
+            results.append(before.unlearn(others, **asked))
+            assert np.array_equal(before.downdate(others).coef_, model.downdate(sorted(rows)).coef_)
     optimum = model.downdate(sorted(rows))
     expected = np.column_stack([np.atleast_2d(optimum.coef_), np.atleast_1d(optimum.intercept_)])
-    found = np.column_stack([np.atleast_2d(result.model.coef_), np.atleast_1d(result.model.intercept_)])
-    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12 * np.abs(expected).max())
+    for result in results:
+        assert result.model._history.phases[-1].noise_std == 100  # silenced, not absent
+        found = np.column_stack([np.atleast_2d(result.model.coef_), np.atleast_1d(result.model.intercept_)])
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12 * np.abs(expected).max())
 
 
 # --- one floor -----------------------------------------------------------------------------------
@@ -231,6 +241,16 @@ def test_a_quote_is_printed_as_a_person_would(model):
     text = repr(model.quote(**TARGET, n_steps=10))
     assert text.startswith("<Quote of 30 records for epsilon = 1, delta = 1e-05: median noise_std 0.0")
     assert "median steps" in repr(model.quote(**TARGET, noise_std=0.01))
+
+
+def test_noise_never_grows_with_epsilon_however_large(model):
+    quoted, taken = [], []
+    for epsilon in (0.1, 1.0, 1e3, 1e15, 1e16, 1e100, 1e308):
+        asked = {"epsilon": epsilon, "delta": 1e-5, "n_steps": 10}
+        quoted.append(model.quote(**asked, indices=[4]).noise_std[0])
+        taken.append(model.unlearn(4, **asked).certificate.run.phases[-1].noise_std)
+    assert np.all(np.diff(quoted) <= 0)
+    assert np.all(np.diff(taken) <= 0)
 
 
 @pytest.mark.parametrize("delta", [5e-324, 1e-300])

@@ -101,7 +101,7 @@ NUMBERS = [1e-320, 1e-300, 1e-200, 1e-120, 1e-3, 1.0, 1e120, 1e200, 1e300]
 
 
 @pytest.mark.parametrize("noise_std", NUMBERS)
-@pytest.mark.parametrize("batch_size", [1e-300, 1e-3, 7.0, 1e300])
+@pytest.mark.parametrize("batch_size", [1e-300, 1e-3, 2.9e-3, 7.0, 1e300])
 def test_a_filter_never_charges_for_more_noise_than_there_is(monkeypatch, noise_std, batch_size):
     seen = []
 

@@ -163,3 +163,12 @@ def test_a_pair_without_errors_is_the_pair_itself():
     assert plain.profile(0.3) == zero.profile(0.3)
     assert plain.epsilon(1e-5) == zero.epsilon(1e-5)
     assert plain.renyi(2.0) == zero.renyi(2.0)
+
+
+@pytest.mark.parametrize("errors", [(1e-12, 1e-12), (1e-3, 0.0), (0.0, 1e-3), (0.3, 5.0)])
+def test_delta_never_grows_with_epsilon_however_large(errors):
+    pair = GaussianPair([0.1, -0.05], [[0.3], [0.2]], *errors)
+    epsilons = [0.0, 1.0, 10.0, 700.0, 1e3, 1e6, 1e12, 1e15, 1e16, 1e17, 1e18, 1e30, 1e100, 1e300, 1e308]
+    for direction in DIRECTIONS:
+        deltas = np.maximum(pair.delta(epsilons, direction=direction), 1e-280)  # the least that is told apart
+        assert np.all(np.diff(deltas) <= 0), direction

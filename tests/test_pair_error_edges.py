@@ -44,7 +44,7 @@ def test_near_laws_have_no_divergence_of_orders_beyond_those_known_and_none_that
 
 def test_the_profile_of_a_near_law_is_taken_below_epsilon_and_rounded_up():
     rng, asked = np.random.default_rng(0), []
-    near = SimpleNamespace(loss=lambda level: np.full(level.shape, 0.1), total_variation=1.0)
+    near = SimpleNamespace(loss=lambda level: np.full(level.shape, 0.1), total_variation=1.0, last=np.inf)
 
     def profile(epsilon):
         asked.append(epsilon)

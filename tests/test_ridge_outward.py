@@ -98,6 +98,27 @@ def test_a_step_a_hair_above_the_largest_contracts_no_better_than_it_reflects():
     assert np.all(shifted._contractions(law, np.array([1.0])) >= Fraction(1.0 + 9e-10) - 1)
 
 
+def test_what_reflects_is_rounded_up_too():
+    rng = np.random.default_rng(5)
+    for _ in range(40):
+        X = rng.normal(size=(2000, 1)) * 10.0 ** rng.uniform(-3, 3)
+        true = sum(Fraction(float(x)) ** 2 for x in X[:, 0]) + Fraction(0.3)
+        law = LearningLaw(X, X[:, 0], alpha=0.3, step_size=(1.0 + 9e-10) / float(true), n_steps=2, noise_std=0.1)
+        (found,) = shifted._contractions(law, np.array([float(true)]))
+        assert Fraction(law.step_size) * true - 1 <= Fraction(float(found))
+
+
+@pytest.mark.parametrize("n_outputs", [1, 2, 3, 10, 300])
+def test_quantiles_of_residuals_are_rounded_up(n_outputs):
+    with mpmath.workdps(60):
+        half = mpmath.mpf(n_outputs) / 2
+        for failure in 10.0 ** np.random.default_rng(n_outputs).uniform(-200, -2, 60):
+            found = mpmath.mpf(shifted._chi_quantile(failure, n_outputs))
+            beyond = mpmath.gammainc(half, found**2 / 2, mpmath.inf, regularized=True)
+            assert beyond <= mpmath.mpf(float(failure))
+            assert beyond >= mpmath.mpf(float(failure)) * (1 - mpmath.mpf("3e-11") * found**2)
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_smallest_eigenvalues_of_quotes_are_rounded_down(seed):
     rng = np.random.default_rng(seed)

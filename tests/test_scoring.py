@@ -392,6 +392,10 @@ def test_labels_of_one_shard_never_serve_another(tmp_path):
     np.save(tmp_path / "two.npy", y[:2])
     with pytest.raises(ValueError, match=r"two.npy must have 4 rows, as the 2 shards together, got shape \(2,\)"):
         score_files(source, make_probe(), tmp_path / "o.parquet", labels=tmp_path / "two.npy", progress=False)
+    np.save(tmp_path / "labels" / "d.npy", np.zeros(3, dtype=int))
+    with pytest.raises(ValueError, match=r"labels .*labels holds d\.npy, and the source no shard of that name"):
+        score_files(source, make_probe(), tmp_path / "o.parquet", labels=tmp_path / "labels", progress=False)
+    (tmp_path / "labels" / "d.npy").rename(tmp_path / "labels" / "_d.npy")
     (tmp_path / "labels" / "b.npy").unlink()
     with pytest.raises(FileNotFoundError, match=r"labels .*b\.npy does not exist"):
         score_files(source, make_probe(), tmp_path / "o.parquet", labels=tmp_path / "labels", progress=False)

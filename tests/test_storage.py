@@ -17,8 +17,10 @@ import pytest
 from expunge import LangevinRidge, LangevinRidgeClassifier, ReleasedRidge, ReleasedRidgeClassifier, _archive
 from expunge._archive import read_arrays
 from expunge._files import FileFormatError
+from expunge.certificates.constants import Sources
 from expunge.datasets import load
 from expunge.estimators import _storage
+from expunge.estimators._history import History
 from expunge.scoring import ProbeCheckpoints
 
 GOLDEN = Path(__file__).parent / "golden" / "models-v1"
@@ -216,6 +218,15 @@ def test_arrays_that_no_fit_could_have_made_are_refused_by_name(files, tmp_path,
         (("rests_on",), {}, "rests_on"),
         (("rests_on",), ["it rests on nothing"], "rests_on must be what the history rests on"),
         (("params", "colour"), "red", "colour"),
+        (("params", "alpha"), 2.0, "params: alpha must be that of the history"),
+        (("params", "n_steps"), 21, "params: n_steps must be that of the history"),
+        (("params", "noise_std"), 0.25, "params: noise_std must be that of the history"),
+        (("params", "step_size"), 1e-9, "params: step_size must be that of the history"),
+        (("params", "step_size"), "bounded", "norm_bound must be given"),
+        (("alpha",), "0x1p-1", "params: alpha must be that of the history"),
+        (("phases", 0, "n_steps"), 21, "params: n_steps must be that of the history"),
+        (("phases", 0, "noise_std"), "0x1p-2", "params: noise_std must be that of the history"),
+        (("n_iter",), 21, "n_iter must be that of the history"),
         (("ids", "values"), NAMES[:-1], "ids must be one per row"),
         (("ids", "values"), [*NAMES[:-1], 7], "an id"),
         (("ids", "values"), [*NAMES[:-1], ""], "empty"),
@@ -231,6 +242,35 @@ def test_headers_that_no_fit_could_have_made_are_refused_by_name(files, tmp_path
     path = rewritten(files["regressor"][1], tmp_path / "m.npz", header={keys: value})
     with pytest.raises(FileFormatError, match=rf"m\.npz .*{named}"):
         LangevinRidge.load(path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "params"),
+    [
+        (LangevinRidge, {}),
+        (LangevinRidge, {"step_size": 1e-3}),
+        (LangevinRidge, {"step_size": "bounded", "norm_bound": 9.0}),
+        (LangevinRidge, {"step_size": "bounded", "norm_bound": 9.0, "n_bound": 20}),
+        (LangevinRidgeClassifier, {}),
+        (LangevinRidgeClassifier, {"classes": ["b", "a", "c"]}),
+    ],
+)
+def test_a_file_cannot_say_that_constants_came_from_elsewhere(tmp_path, kind, params):
+    labels = X[:, 0] if kind is LangevinRidge else np.array(["a", "b", "c"] * 4)
+    model = kind(n_steps=20, noise_std=0.5, **params).fit(X, labels)
+    path = model.save(tmp_path / "model.npz")
+    assert kind.load(path).conditions_ == model.conditions_
+    told = model._history.sources.to_dict()
+    others = [{"step_size": word, "norm_bound": None, "n_bound": None} for word in ("given", "data")]
+    others += [{"step_size": "bounded", "norm_bound": 9.5, "n_bound": 20}]
+    others += [{"classes": word} for word in ("given", "none", "data")]
+    for other in others:
+        if (changed_to := {**told, **other}) == told:
+            continue
+        rests_on = list(History(**{**vars(model._history), "sources": Sources(**changed_to)}).rests_on)
+        lied = rewritten(path, tmp_path / "m.npz", header={("sources",): changed_to, ("rests_on",): rests_on})
+        with pytest.raises(FileFormatError, match=r"sources: |params: norm_bound"):
+            kind.load(lied)
 
 
 @pytest.mark.parametrize(

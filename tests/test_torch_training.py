@@ -412,6 +412,7 @@ def test_no_bit_of_a_folder_can_flip_unnoticed(tmp_path):
     read_all()
     files = [file for file in place.path.rglob("*") if file.is_file()]
     assert {"run.json", "final.pt", "state.pt", "summary.npz", "0.npz", "00000.pt"} <= {file.name for file in files}
+    assert {folder.stat().st_mode & 0o777 for folder in (place.path, *place.path.glob("*/"))} == {0o700}
     rng = np.random.default_rng(0)
     for file in files:
         assert file.stat().st_mode & 0o777 == 0o600

@@ -79,6 +79,17 @@ class Nearness:
             order = np.minimum(np.sqrt(level / r), np.inf if self.spread == 0.0 else 0.5 / self.spread)
             return np.asarray((level / order + (order + 1.0) * r) * _OUT)
 
+    @property
+    def last(self) -> float:
+        """An epsilon of at least 700 up to which losses stay small; beyond it, what is known there is as good.
+
+        With r the slope and c the largest order, the loss of a level l is at most 2 max(sqrt(l r), l/c) + r.
+        """
+        with np.errstate(over="ignore"):
+            largest = 0.5 / self.spread if self.spread > 0.0 else math.inf
+            level = min(0.3 * 0.3 / self.slope, 0.3 * largest)
+        return max(level - 708.0, 700.0)  # 40, and the logarithm of any delta
+
     def renyi(self, order: Array) -> Array:
         """Return a bound on the Renyi divergence of the given order, infinite where none is known."""
         with np.errstate(over="ignore"):
@@ -92,6 +103,7 @@ def near_delta(near: Nearness, delta: Deltas, epsilon: Array) -> tuple[Array, Ar
 
     ``delta`` gives the same of P itself in one direction, at finite epsilons >= 0.
     """
+    epsilon = np.minimum(epsilon, near.last)  # delta only falls beyond it
     base, error, converged = delta(epsilon)
     if epsilon.size == 0:
         return base, error, converged

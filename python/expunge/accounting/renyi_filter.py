@@ -163,9 +163,10 @@ class RenyiFilter:
         live = np.flatnonzero(self._active)
         norms = real_array("grad_norms", given[live], low=0.0, allow_infinite=True)
         with np.errstate(over="ignore", under="ignore"):
-            # Four roundings, each at most half a unit, taken outward; what leaves the range of float64 is kept in it on
-            # the side that costs more. A zero norm costs nothing even without noise.
-            noise = np.nextafter(min(tau * self._batch_size, _RANGE.max), 0.0)
+            # Roundings, each at most half a unit, are taken outward: of normal numbers by four units, of subnormal ones
+            # by one of the smallest. What leaves the range of float64 is kept in it on the side that costs more. A zero
+            # norm costs nothing even without noise.
+            noise = max(min(tau * self._batch_size, _RANGE.max) - _RANGE.smallest_subnormal, 0.0)
             multiplier = noise / np.maximum(eta * norms, _RANGE.tiny) * (1.0 - 4.0 * _RANGE.eps)
             multiplier = np.where(norms == 0.0, np.inf, np.nextafter(np.minimum(multiplier, _RANGE.max), 0.0))
             cost = sampled_gaussian_rdp(self._orders, multiplier[:, np.newaxis], self._rate, threads=threads)

@@ -105,7 +105,7 @@ def _draw(out: Path, order: float, folder: Path) -> None:
     names = pq.read_schema(out).names
     proxies = [name for name in ("average_grad_norm", "el2n", "c_proxy", "grand", "loss") if name in names]
     table = pq.read_table(out, columns=[loss_name(order), *proxies]).drop_null()
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     losses = table.column(0).to_numpy()
     if not (np.isfinite(losses) & (losses > 0)).any():
         click.echo("no pictures: every privacy loss is 0 or infinite")

@@ -34,6 +34,8 @@ METHODS = ("exact", "shifted", "uniform")
 LEAST_NOISE, LARGEST_NOISE = 1e-120, 1e90
 # A tenth of it, shared among all steps and records, is still a probability in float64.
 _LEAST_SHARED_DELTA = 1e-270
+# Far above what bounds on rounding add to every delta, however large the noise.
+_LEAST_DELTA = 1e-300
 
 
 class LostNoiseError(ValueError):
@@ -237,7 +239,7 @@ class DeletionCost:
 
 
 def check_delta(method: str, delta: float) -> None:
-    """Refuse a delta of which too little is left for the bounds on residuals.
+    """Refuse a delta of which too little is left for the bounds on residuals, or on rounding.
 
     Raises
     ------
@@ -248,6 +250,10 @@ def check_delta(method: str, delta: float) -> None:
         raise ValueError(
             f"delta must be at least {_LEAST_SHARED_DELTA:g} for method {method!r}, which shares a tenth of it among "
             f"all steps, got {delta!r}; method 'exact' does not"
+        )
+    if delta < _LEAST_DELTA:
+        raise ValueError(
+            f"delta must be at least {_LEAST_DELTA:g}, below which rounding may cost it all, got {delta!r}"
         )
 
 

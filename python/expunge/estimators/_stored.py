@@ -11,7 +11,18 @@ from expunge.accounting.ridge_law import STEP_SIZE_SLACK, Phase, smoothness
 from expunge.estimators._history import History
 from expunge.estimators._records import GIVEN, INDEX, ROW_NUMBERS, RecordIds, exact_ids
 
-__all__ = ["check_released", "check_working", "feature_names", "flag", "ids", "salt", "text", "texts", "whole"]
+__all__ = [
+    "check_released",
+    "check_settings",
+    "check_working",
+    "feature_names",
+    "flag",
+    "ids",
+    "salt",
+    "text",
+    "texts",
+    "whole",
+]
 
 
 def whole(name: str, value: Any, *, low: int = 0) -> int:
@@ -129,6 +140,35 @@ def _check_history(model: Any, history: History, *, intercept: bool) -> None:
         raise ValueError("targets must be those of the labels")
     if history.ids is not None and len(history.ids) != n:
         raise ValueError(f"ids must be one per row, {n}, got {len(history.ids)}")
+
+
+def check_settings(model: Any) -> None:
+    """Check that a model with a history was fitted with the parameters it names, or raise ValueError."""
+    history, fitted = model._history, model._fitted
+    if history is None:
+        return
+    model._settings()
+    learning, sources = history.phases[0], history.sources
+    step_size, classes = fitted["step_size"], fitted.get("classes")
+    known: dict[str, Any] = {"alpha": history.alpha, "n_steps": learning.n_steps, "noise_std": learning.noise_std}
+    if not isinstance(step_size, str):
+        known["step_size"] = history.step_size
+    if classes is not None:
+        known["classes"] = tuple(model.classes_.tolist())
+    if sources.step_size == "bounded":
+        known |= {"norm_bound": sources.norm_bound, "n_bound": sources.n_bound}
+    for name, value in known.items():
+        if (got := tuple(classes) if name == "classes" else fitted[name]) != value:
+            raise ValueError(f"params: {name} must be that of the history, {value!r}, got {got!r}")
+    if model.n_iter_ != learning.n_steps:
+        raise ValueError(f"n_iter must be that of the history, {learning.n_steps}, got {model.n_iter_}")
+    bounded = step_size == "bounded" and fitted["n_bound"] is not None
+    source = "bounded" if bounded else "data" if isinstance(step_size, str) else "given"
+    if sources.step_size != source:
+        raise ValueError(f"sources: step_size must be {source!r} for {step_size!r}, got {sources.step_size!r}")
+    source = "none" if not hasattr(model, "classes_") else "data" if classes is None else "given"
+    if sources.classes != source:
+        raise ValueError(f"sources: classes must be {source!r}, got {sources.classes!r}")
 
 
 def _targets(model: Any, labels: NDArray[Any], n: int) -> NDArray[np.float64]:

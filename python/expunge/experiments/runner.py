@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import platform
@@ -147,8 +148,9 @@ def run_experiment(
     }
     write_parquet(out / "results.parquet", rows)
     for file, figure in figures.items():
-        figure.savefig(out / f".{file}.tmp", format="png")
-        os.replace(out / f".{file}.tmp", out / file)
+        picture = io.BytesIO()
+        figure.savefig(picture, format="png")
+        write_atomic(out / file, picture.getvalue(), overwrite=True)
     write_atomic(out / "findings.json", (json.dumps(findings, indent=1) + "\n").encode(), overwrite=True)
     write_page(out, findings, list(figures), settings, title=kind.TITLE, question=kind.QUESTION)
     return findings
@@ -201,7 +203,9 @@ def _prepared(out: Path, described: dict[str, Any], overwrite: bool) -> Path:
                     "choose another folder, or pass overwrite=True"
                 )
         return out
-    (out / "pieces").mkdir(parents=True, exist_ok=True)
+    out.mkdir(mode=0o700, parents=True, exist_ok=True)  # losses tell something of single records
+    for part in ("trained", "pieces"):
+        (out / part).mkdir(mode=0o700, exist_ok=True)
     write_atomic(file, (json.dumps(described, indent=1) + "\n").encode(), overwrite=True)
     return out
 

@@ -111,7 +111,19 @@ def label_files(files: Sequence[Path], columns: Columns) -> list[Path]:
     for one in found:
         if not one.is_file():
             raise FileNotFoundError(f"labels {one} does not exist")
+    if path.is_dir():
+        _refuse_more(path, found)
     return found
+
+
+def _refuse_more(folder: Path, found: list[Path]) -> None:
+    """Refuse labels that belong to no shard: the shard may be what is missing."""
+    kept = {file.name for file in folder.iterdir() if not file.name.startswith((".", "_")) and kind_of(file) == ".npy"}
+    if more := sorted(kept - {one.name for one in found}):
+        raise ValueError(
+            f"labels {folder} holds {', '.join(more[:5])}, and the source no shard of that name; move it away, or "
+            "begin its name with an underscore to leave it out"
+        )
 
 
 def _check_labels(path: Path, rows: int, of: str, *, loss: str, n_outputs: int) -> None:

@@ -29,7 +29,7 @@ __all__ = ["RunFolder", "describe_model"]
 
 FORMAT = 2  # 1 had no digests
 _RUN, _STATE, _FINAL = "run.json", "state.pt", "final.pt"
-_OWNER_ONLY = 0o600
+_OWNER_ONLY, _OWNERS_FOLDER = 0o600, 0o700
 
 
 def describe_model(model: nn.Module) -> dict[str, Any]:
@@ -78,7 +78,7 @@ class RunFolder:
             )
         if there:
             self._clear()
-        self.path.mkdir(parents=True, exist_ok=True)
+        self.path.mkdir(mode=_OWNERS_FOLDER, parents=True, exist_ok=True)
         self.write(description)
         return None
 
@@ -110,7 +110,7 @@ class RunFolder:
 
     def write_arrays(self, name: str, values: dict[str, NDArray[Any]]) -> None:
         """Keep arrays under a name: a number for the values at one of the places they are collected."""
-        (self.path / "columns").mkdir(exist_ok=True)
+        (self.path / "columns").mkdir(mode=_OWNERS_FOLDER, exist_ok=True)
         buffer = io.BytesIO()
         np.savez(buffer, **values)  # type: ignore[arg-type]
         _write(self.path / "columns" / f"{name}.npz", buffer)
@@ -128,7 +128,7 @@ class RunFolder:
 
     def write_weights(self, index: int, model: nn.Module) -> None:
         """Keep the weights at one of the places."""
-        (self.path / "weights").mkdir(exist_ok=True)
+        (self.path / "weights").mkdir(mode=_OWNERS_FOLDER, exist_ok=True)
         self._put(self.path / "weights" / f"{index:05d}.pt", _on_cpu(model))
 
     def read_weights(self, index: int) -> dict[str, torch.Tensor]:
