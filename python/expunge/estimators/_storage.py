@@ -207,7 +207,7 @@ def _working(cls: type[Any], path: str | Path, header: dict[str, Any], arrays: d
         if model._history is not None and set(model._rests_on) != set(known):
             raise ValueError(f"rests_on must be what the history rests on, {list(known)}, got {list(model._rests_on)}")
         _stored.check_working(model)
-        if header["version"] > 1:  # version 1 wrote the parameters of the moment, which need not be those of the fit
+        if "sources" in header:  # without it, parameters are those of the moment, which need not be those of the fit
             _stored.check_settings(model)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise FileFormatError(f"path: the model at {path} lacks or misstates a field: {_said(error)}") from None
