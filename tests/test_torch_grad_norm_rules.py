@@ -55,7 +55,7 @@ MIXED = {
     "getitem, an array": (lambda h: h[TURN.numpy()], "getitem"),
     "getitem, a list": (lambda h: h[TURN.tolist()], "getitem"),
     "getitem, a tensor": (lambda h: h[TURN], "getitem"),
-    "getitem, a mask": (lambda h: h[h[:, 0] > -9], "getitem"),
+    "getitem, a mask": (lambda h: h[torch.arange(B) != 1], "getitem .* more rows for some examples"),
     "getitem, a slice": (lambda h: torch.cat([h[1:], h[:1]]), "getitem"),
     "flip": (lambda h: h.flip(0), "flip"),
     "flipud": (torch.flipud, "flipud"),
@@ -137,6 +137,7 @@ MIXED = {
     "an autograd function": (Turned.apply, "no torch function shows"),
     "an autograd function of the backward pass": (TurnedBack.apply, "no torch function shows"),
     "vmap": (lambda h: torch.vmap(lambda c: c - c.mean(), in_dims=1, out_dims=1)(h), "no torch function"),
+    "vmap of what is around it": (lambda h: torch.vmap(lambda i: h[i])(TURN), "no torch function"),
 }  # fmt: skip
 
 
@@ -155,9 +156,16 @@ def test_rows_of_other_examples_are_refused_before_a_layer_and_before_the_loss(n
 
 
 def test_transforms_of_inputs_are_refused_where_no_gradient_shows_them():
-    model = Calls(lambda m, x: m.a(x) * torch.vmap(lambda c: c.flip(0), in_dims=1, out_dims=1)(x), a=nn.Linear(D, D))
-    with pytest.raises(UnsupportedLayerError, match=r"shape \(5, 6\) that depends on examples .* torch.func"):
-        block_norms(model.double(), torch.randn(B, D).double())
+    transforms = [
+        lambda x: torch.vmap(lambda c: c.flip(0), in_dims=1, out_dims=1)(x),
+        lambda x: torch.vmap(lambda i: x[i])(TURN),
+        lambda x: torch.vmap(lambda i: x.index_select(0, i[None])[0])(TURN),
+        lambda x: torch.vmap(lambda i: x.sum(0) + i)(TURN),
+    ]
+    for transform in transforms:
+        model = Calls(lambda m, x, t=transform: m.a(x) * t(x), a=nn.Linear(D, D))
+        with pytest.raises(UnsupportedLayerError, match=r"shape \(5, 6\) that depends on examples .* torch.func"):
+            block_norms(model.double(), torch.randn(B, D).double())
 
 
 @pytest.mark.parametrize("name", ["getitem, a tensor", "softmax", "an autograd function"])
@@ -449,3 +457,72 @@ def test_rows_of_a_table_added_to_every_example(ids, padding):
 def test_a_whole_parameter_added_to_every_example():
     for shape in ((1, 4, D), (4, D)):
         assert_exact(Calls(lambda m, x: m.a(x) + m.p, a=nn.Linear(D, D), p=parameter(*shape)), torch.randn(3, 4, D))
+
+
+# --- autograd functions of other libraries ------------------------------------------------------------
+
+
+def named_as_known(function):
+    """Give an autograd function the name of one that is known to treat every entry by itself."""
+    function.__module__, function.__qualname__ = "transformers.models.bloom.modeling_bloom", "GeLUFunction"
+    return function
+
+
+@named_as_known
+class Known(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.square()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return 2 * ctx.saved_tensors[0] * grad
+
+
+@named_as_known
+class SavesAnother(Known):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x * 1.0)
+        return x.square()
+
+
+@named_as_known
+class TakesTwo(Known):
+    @staticmethod
+    def forward(ctx, x, other):
+        ctx.save_for_backward(x)
+        return x.square()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return 2 * ctx.saved_tensors[0] * grad, None
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_known_autograd_functions_of_other_libraries_are_followed(batch):
+    torch.manual_seed(11)
+    x = torch.randn(batch, 3, D)
+    assert_exact(Calls(lambda m, x: m.b(Known.apply(m.a(x))), a=nn.Linear(D, 4), b=nn.Linear(4, 2)), x)
+    assert_exact(Calls(lambda m, x: Known.apply(m.a(x).movedim(0, 2)) + m.c, a=nn.Linear(D, 4), c=parameter(4, 1)), x)
+
+
+@pytest.mark.parametrize("function", [SavesAnother.apply, lambda h: TakesTwo.apply(h, h * 2)])
+def test_what_only_has_the_name_of_a_known_autograd_function_is_refused(function):
+    model = Calls(lambda m, x: m.b(function(m.a(x))), a=nn.Linear(D, 4), b=nn.Linear(4, 2)).double()
+    with pytest.raises(UnsupportedLayerError, match="no torch function shows"):
+        block_norms(model, torch.randn(B, D).double())
+
+
+def test_known_autograd_functions_in_a_checkpoint_are_refused():
+    def inside(m, x):
+        return m.b(Known.apply(m.a(x)))
+
+    model = Calls(
+        lambda m, x: torch.utils.checkpoint.checkpoint(inside, m, x, use_reentrant=False),
+        a=nn.Linear(D, 4),
+        b=nn.Linear(4, 2),
+    ).double()
+    with pytest.raises(UnsupportedLayerError, match="no torch function shows"):
+        block_norms(model, torch.randn(B, D).double())

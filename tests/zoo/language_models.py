@@ -31,6 +31,7 @@ class Row(NamedTuple):
     left: bool = False  # padded on the left
     masked: bool = True  # called with a mask
     refused: str = ""  # what the error says, if the norms are not given
+    own_refused: str = ""  # what it says of the loss that the model computes itself
 
     def __str__(self) -> str:
         """Return the name of the row in the names of tests."""
@@ -206,6 +207,7 @@ ROWS = [
     Row("AlbertForSequenceClassification", "classes", _NARROW),
     Row("AlbertForMaskedLM", "masked words", _NARROW),
     Row("ElectraForSequenceClassification", "classes", _NARROW),
+    Row("ElectraForPreTraining", "replaced tokens", _NARROW, own_refused="more rows for some examples"),
     Row("ModernBertForSequenceClassification", "classes", _MODERN),
     Row("ModernBertForMaskedLM", "masked words", _MODERN),
     Row("NomicBertForMaskedLM", "masked words"),
@@ -215,12 +217,19 @@ ROWS = [
     Row("SqueezeBertForSequenceClassification", "classes", {
         "embedding_size": 8, "q_groups": 1, "k_groups": 1, "v_groups": 1, "post_attention_groups": 1,
         "intermediate_groups": 1, "output_groups": 1}, EAGER),
+    Row("MobileBertForSequenceClassification", "classes",
+        {"embedding_size": 6, "intra_bottleneck_size": 8, "true_hidden_size": 8, "num_feedforward_networks": 1}),
     Row("LongformerForSequenceClassification", "classes", {"attention_window": 4}, EAGER,
         refused="nonzero .* has no rule"),
+    Row("LEDForConditionalGeneration", "pairs", {
+        **_BART, "attention_window": 4, "max_encoder_position_embeddings": 16, "max_decoder_position_embeddings": 16},
+        EAGER, refused="as_strided .* has no rule"),
     Row("T5ForConditionalGeneration", "pairs", _T5),
+    Row("T5ForSequenceClassification", "classes", _T5),
     Row("T5EncoderModel", "hidden", _T5),
     Row("MT5ForConditionalGeneration", "pairs", {**_T5, "feed_forward_proj": "gated-gelu"}),
     Row("BartForConditionalGeneration", "pairs", _BART),
+    Row("BartForSequenceClassification", "classes", _BART),
     Row("MBartForConditionalGeneration", "pairs", _BART),
     Row("MarianMTModel", "pairs", {**_BART, "decoder_start_token_id": PAD}),
     Row("PegasusForConditionalGeneration", "pairs", _BART),
@@ -233,6 +242,8 @@ ROWS = [
         {"num_layers": 2, "attention_types": [[["global", "local"], 1]], "num_heads": 2, "window_size": 3}, EAGER),
     Row("GPTJForCausalLM", "next words", {"n_embd": 8, "n_layer": 2, "n_head": 2, "rotary_dim": 2}),
     Row("GPTNeoXForCausalLM", "next words"),
+    Row("BloomForCausalLM", "next words", {"n_layer": 2, "n_head": 2}, EAGER),
+    Row("BloomForSequenceClassification", "classes", {"n_layer": 2, "n_head": 2}, EAGER),
     Row("OPTForCausalLM", "next words", _OPT),
     Row("OPTForSequenceClassification", "classes", _OPT),
     Row("LlamaForCausalLM", "next words", _GROUPED),
@@ -244,6 +255,9 @@ ROWS = [
     Row("GemmaForCausalLM", "next words", _GEMMA),
     Row("Gemma2ForCausalLM", "next words", _GEMMA, EAGER),
     Row("Gemma3ForCausalLM", "next words", _GEMMA),
+    Row("Gemma3ForCausalLM", "next words", {**_GEMMA, "use_bidirectional_attention": True}, ("sdpa",),
+        refused=r"torch\.func \(vmap, jvp\)"),
+    Row("Gemma3ForCausalLM", "next words", {**_GEMMA, "use_bidirectional_attention": True}, ("sdpa",), masked=False),
     Row("PhiForCausalLM", "next words"),
     Row("Phi3ForCausalLM", "next words", _GROUPED),
     Row("FalconForCausalLM", "next words"),
@@ -251,6 +265,10 @@ ROWS = [
     Row("OlmoForCausalLM", "next words"),
     Row("CohereForCausalLM", "next words"),
     Row("CTRLForSequenceClassification", "classes", {"n_embd": 8, "n_layer": 2, "n_head": 2, "dff": 12}, EAGER),
+    Row("RecurrentGemmaForCausalLM", "next words",
+        {"lru_width": 8, "attention_window_size": 4, "block_types": ["recurrent", "attention"]}, EAGER),
     Row("MambaForCausalLM", "next words",
         {"state_size": 3, "expand": 2, "conv_kernel": 3, "time_step_rank": 2}, EAGER),
+    Row("Mamba2ForCausalLM", "next words",
+        {"num_heads": 4, "head_dim": 4, "state_size": 4, "n_groups": 1, "chunk_size": 4}, EAGER),
 ]  # fmt: skip

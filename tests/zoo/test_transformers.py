@@ -85,12 +85,23 @@ def test_norms_of_a_summed_loss_are_those_of_single_sentences(row, attention):
             torch.testing.assert_close(parameter.grad, grad, rtol=1e-9, atol=1e-10)
 
 
-@pytest.mark.parametrize(("row", "attention"), [case for case in ACCEPTED if case.values[0].task != "hidden"])
+def has_own_loss(row):
+    return row.task != "hidden" and not row.own_refused
+
+
+@pytest.mark.parametrize(("row", "attention"), [case for case in ACCEPTED if has_own_loss(case.values[0])])
 def test_norms_of_the_model_own_loss_are_those_of_single_sentences(row, attention):
     model = build(row, attention).eval()
     for batch in BATCHES:
         given = batch_of(row, batch)
         assert_exact(model, given, own_loss, IN_FLOAT32, param_grads=False, **reduction_of(row, given))
+
+
+@pytest.mark.parametrize(("row", "attention"), [case for case in CASES if case.values[0].own_refused])
+def test_losses_of_models_that_are_refused_say_why(row, attention):
+    model, given = build(row, attention).eval(), batch_of(row, 3)
+    with pytest.raises(UnsupportedLayerError, match=row.own_refused):
+        block_norms(model, given, own_loss, **reduction_of(row, given))
 
 
 @pytest.mark.parametrize(("row", "attention"), REFUSED)

@@ -23,6 +23,7 @@ from expunge.torch import (  # noqa: F401  the tables
     _rules_shapes,
 )
 from expunge.torch._axis import LEADING, WHOLE, Axis, Lost, State, Total
+from expunge.torch._known_functions import input_of_known
 from expunge.torch._rule import CONSTANT, IN_PLACE, RULES, Call, MixedError
 from expunge.torch._rules_losses import of_totals
 from expunge.torch._sources import tensors_in
@@ -56,8 +57,11 @@ class BatchAxes:
         if self._written and (written := self._written.get(_storage(tensor))) is not None:
             return self._of_memory(tensor, state, written[1])
         if state is not None:
-            hidden = self._without_grad and tensor in self._without_grad and tensor.requires_grad
-            return _HIDDEN if hidden and not tensor.is_leaf else state
+            if self._without_grad and tensor.requires_grad and self._without_grad.get(tensor) and not tensor.is_leaf:
+                self._without_grad[tensor] = False
+                self.hide(tensor)
+                return self._states.get(tensor)
+            return state
         return None
 
     def unknown(self, tensor: Tensor) -> bool:
@@ -76,8 +80,10 @@ class BatchAxes:
         self._constants[tensor] = True
 
     def hide(self, tensor: Tensor) -> None:
-        """Take the examples of a tensor for lost, as what made it was hidden."""
-        self._states[tensor] = _HIDDEN
+        """Take the examples of a tensor for lost, as what made it was hidden, unless that is known all the same."""
+        source = input_of_known(tensor)
+        state = None if source is None else self.get(source)
+        self._states[tensor] = state if isinstance(state, (Axis, Lost)) else _HIDDEN
 
     def begin(self, inputs: list[Tensor]) -> None:
         """Take the inputs of the model: the leading axis counts examples."""

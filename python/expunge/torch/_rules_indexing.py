@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -112,7 +113,29 @@ def _came_out(call: Call, places: _Places, axis: Axis) -> State:
                 s.plain and s.dim + len(places.wide) - t.ndim == out for t, s in tracked
             ):
                 return Axis(places.place + out)
+    if len(places.masks) == 1 and not places.joint:
+        start, mask = places.masks[0]
+        if 0 <= axis.dim - start < mask.ndim and all(s.at(s.dim + start) == axis for _, s in tracked):
+            found = _as_many_for_each(mask, axis, start)
+            if found is not None:
+                return found.at(places.place)
+            return call.lost("picks more rows for some examples than for others: multiply by the mask instead")
     return call.lost("picks rows along the batch dimension")
+
+
+def _as_many_for_each(mask: Tensor, axis: Axis, start: int) -> Axis | None:
+    """Return what a mask on the axes from ``start`` on makes of that of the examples; None if it picks unequally.
+
+    What is picked comes in the order of the axes. The mask is read, as indexing by it is about to do, or did.
+    """
+    lead = math.prod(mask.shape[: axis.dim - start])
+    if not mask.numel():
+        return None
+    counts = (mask != 0).reshape(lead * mask.shape[axis.dim - start], -1).sum(1)
+    each = int(counts[0])
+    if not each or not bool((counts == each).all()):
+        return None
+    return Axis(axis.dim, lead * axis.before, axis.after * each)
 
 
 def _pick(call: Call) -> State:

@@ -39,8 +39,16 @@ for _n in (1, 2, 3):
 _leading("tril triu det logdet slogdet inverse cholesky matrix_exp", 2)
 _leading("inv det slogdet cholesky qr svd svdvals eigh eigvalsh eig matrix_exp pinv matrix_norm", 2, (torch.linalg,))
 _leading("pixel_shuffle pixel_unshuffle", 3)
-_leading("pad constant_pad_nd", lambda call: len(call.argument(1, "pad")) // 2)
 _leading("layer_norm rms_norm", lambda call: len(tuple(call.argument(1, "normalized_shape"))))
+
+
+@rule("pad constant_pad_nd")
+def _pad(call: Call) -> State:
+    widths, axis = call.argument(1, "pad"), call.axis
+    place = 2 * (call.first.ndim - 1 - axis.dim)  # pairs go from the last dimension backwards
+    if any(width != 0 for width in widths[place : place + 2]):
+        return call.lost("works over the batch dimension")
+    return axis
 
 
 def _in_front(names: str, ndims: tuple[int, ...] | None = None, homes: Any = None) -> None:

@@ -98,7 +98,7 @@ def _along(names: str, place: int, default: Any = _ALL, homes: Any = None) -> No
 
 _along("softmax log_softmax softmin cumsum cumprod cummax cummin logcumsumexp", 1)
 _along("sort argsort msort glu", 1, -1)
-_along("topk normalize diff", 2, -1)
+_along("topk normalize", 2, -1)
 _along("normalize", 2, 1, (F,))
 _along("roll", 2)
 _along("fliplr", 99, 1)
@@ -119,6 +119,19 @@ def _flip(call: Call) -> State:
     if call.axis.dim in {int(d) % ndim for d in dims}:
         return call.lost("turns the batch dimension round")
     return call.axis
+
+
+@rule("diff")
+def _diff(call: Call) -> State:
+    tensors = [call.first, call.argument(3, "prepend"), call.argument(4, "append")]
+    given = [t for t in tensors if isinstance(t, Tensor)]
+    axes = {state for _, state in call.states}
+    axis = axes.pop()
+    if axes or not isinstance(axis, Axis) or any(t.ndim != call.first.ndim for t in given):
+        return call.lost("brings batch dimensions at different places together")
+    if int(call.argument(2, "dim", -1)) % call.first.ndim == axis.dim:
+        return call.lost("works along the batch dimension")
+    return axis
 
 
 @rule("cosine_similarity")

@@ -274,11 +274,11 @@ class Tracker:
         for tensor in given:
             while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
                 tensor = torch._C._functorch.get_unwrapped(tensor)
-                if not tensor.requires_grad and self.axes.get(tensor) is not None and self.axes.batch != 1:
-                    self.refuse(
-                        f"a tensor of shape {tuple(tensor.shape)} that depends on examples went through a transform "
-                        "of torch.func (vmap, jvp), in which rows are not followed: write it without"
-                    )
+            if not tensor.requires_grad and self.axes.get(tensor) is not None and self.axes.batch != 1:
+                self.refuse(
+                    f"a tensor of shape {tuple(tensor.shape)} that depends on examples went into a transform of "
+                    "torch.func (vmap, jvp), in which rows are not followed: write it without"
+                )
 
     def _look_at_saving(self) -> None:
         """Refuse hooks on tensors saved for backward, but those of torch, which give back what they were given."""
