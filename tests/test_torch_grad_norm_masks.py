@@ -49,6 +49,13 @@ EXACT = {
     "all positions, in front of examples": lambda h, m: h.mT.transpose(0, 2)[torch.ones(T, D, len(h)).bool()]
     .view(T, D, -1).transpose(0, 2).mT,
     "the last position, by its number": lambda h, m: h[rows(h), m.sum(1) - 1],
+    "a mask of merged heads, made by indices": lambda h, m: torch.where(
+        m.repeat_interleave(2, 0)[torch.arange(2 * len(h))[:, None, None], torch.arange(T)],
+        h.repeat_interleave(2, 0) @ h.repeat_interleave(2, 0).mT,
+        -1e9,
+    ).softmax(-1).view(len(h), 2, T, T)[:, 1] @ h,
+    "the last position of copies": lambda h, m: h.repeat(2, 1, 1)[torch.arange(2 * len(h)), (m.sum(1) - 1).repeat(2)]
+    .view(2, len(h), D).movedim(1, 0),
     "the last position, by gathering": lambda h, m: h.gather(1, (m.sum(1) - 1)[:, None, None].expand(-1, 1, D))[:, 0],
     "attention shut by where": lambda h, m: torch.where(m[:, None], h @ h.mT, -1e9).softmax(-1) @ h,
     "attention shut by adding": lambda h, m: (h @ h.mT + (~m[:, None]).double() * -1e9).softmax(-1) @ h,
@@ -87,6 +94,9 @@ MIXED = {
     "a mask behind other axes": (lambda h, m: h[None][:, last(m)[:, 0] | True, 0][0] + h[:, last(m)[:, 0], 0][:, :1],
                                  "picks for every example from all"),
     "the last positions of others": (lambda h, m: h[rows(h).flip(0), m.sum(1) - 1], "along the batch dimension"),
+    "the last positions of other copies": (
+        lambda h, m: h.repeat(2, 1, 1)[torch.arange(2 * T), (m.sum(1) - 1).repeat_interleave(2)], "along the batch"),
+    "some of the copies": (lambda h, m: h.repeat(2, 1, 1)[torch.arange(len(h)) * 2, m.sum(1) - 1], "along the batch"),
     "shut by a mask turned over": (lambda h, m: torch.where(m.T[..., None], h, 0.0), "different places"),
     "shut by the mask of others": (lambda h, m: (h @ h.mT).masked_fill(~m, -1e9).softmax(-1) @ h, "different places"),
     "a mask for all": (lambda h, m: h * m.all(0)[:, None], "batch dimension"),

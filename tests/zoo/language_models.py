@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 import transformers
 from torch import Tensor, nn
+
+from expunge.torch import GradNorms
 
 VOCABULARY, LENGTH, CLASSES = 17, 5, 3  # LENGTH is also a number of examples: axes must not be told by length
 PAD, IGNORED, END = 1, -100, 2
@@ -174,6 +177,46 @@ def reduction_of(row: Row, given: dict[str, Tensor]) -> dict[str, Any]:
     return {"loss_reduction": "token-mean", "counts": (labels != IGNORED).sum(1)}
 
 
+def single_norms(
+    model: nn.Module, given: dict[str, Tensor], loss: Callable[[nn.Module, dict[str, Tensor]], Tensor]
+) -> np.ndarray:
+    """Return norms from autograd on one example at a time, padding and all."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    out = []
+    for i in range(len(given["input_ids"])):
+        one = {name: tensor[i : i + 1] for name, tensor in given.items()}
+        grads = torch.autograd.grad(loss(model, one), parameters, allow_unused=True)
+        out.append(sum(float(g.square().sum()) for g in grads if g is not None) ** 0.5)
+    return np.array(out)
+
+
+def block_norms(
+    model: nn.Module,
+    given: dict[str, Tensor],
+    loss: Callable[[nn.Module, dict[str, Tensor]], Tensor],
+    **settings: Any,
+) -> np.ndarray:
+    """Return norms from one block."""
+    with GradNorms(model, **settings) as g:
+        loss(model, given).backward()
+        return g.norms().numpy()
+
+
+def assert_exact(
+    model: nn.Module,
+    given: dict[str, Tensor],
+    loss: Callable[[nn.Module, dict[str, Tensor]], Tensor],
+    rtol: float = 1e-9,
+    **settings: Any,
+) -> None:
+    """Norms of a batch are those of single examples."""
+    expected = single_norms(model, given, loss)
+    assert np.all(np.isfinite(expected))
+    assert np.all(expected > 0)
+    found = block_norms(model, given, loss, **settings)
+    np.testing.assert_allclose(found, expected, rtol=rtol, atol=rtol * expected.max())
+
+
 _BART = {"d_model": 8, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2,
          "decoder_attention_heads": 2, "encoder_ffn_dim": 12, "decoder_ffn_dim": 12,
          "decoder_start_token_id": END, "forced_eos_token_id": END}  # fmt: skip
@@ -197,6 +240,7 @@ ROWS = [
     Row("BertForMaskedLM", "masked words"),
     Row("BertForTokenClassification", "tags"),
     Row("BertForQuestionAnswering", "spans", {"num_labels": 2}),
+    Row("BertForMultipleChoice", "choices"),
     Row("BertLMHeadModel", "next words", {"is_decoder": True}),
     Row("RobertaForSequenceClassification", "classes"),
     Row("RobertaForMaskedLM", "masked words"),
@@ -208,6 +252,8 @@ ROWS = [
     Row("AlbertForMaskedLM", "masked words", _NARROW),
     Row("ElectraForSequenceClassification", "classes", _NARROW),
     Row("ElectraForPreTraining", "replaced tokens", _NARROW, own_refused="more rows for some examples"),
+    Row("MPNetForSequenceClassification", "classes", None, EAGER),
+    Row("MPNetForMaskedLM", "masked words", None, EAGER),
     Row("ModernBertForSequenceClassification", "classes", _MODERN),
     Row("ModernBertForMaskedLM", "masked words", _MODERN),
     Row("NomicBertForMaskedLM", "masked words"),
@@ -217,8 +263,18 @@ ROWS = [
     Row("SqueezeBertForSequenceClassification", "classes", {
         "embedding_size": 8, "q_groups": 1, "k_groups": 1, "v_groups": 1, "post_attention_groups": 1,
         "intermediate_groups": 1, "output_groups": 1}, EAGER),
+    Row("ConvBertForSequenceClassification", "classes",
+        {"embedding_size": 8, "head_ratio": 1, "conv_kernel_size": 3}, EAGER),
     Row("MobileBertForSequenceClassification", "classes",
         {"embedding_size": 6, "intra_bottleneck_size": 8, "true_hidden_size": 8, "num_feedforward_networks": 1}),
+    Row("FNetForSequenceClassification", "classes", None, EAGER, masked=False),
+    Row("BigBirdForSequenceClassification", "classes", {"attention_type": "original_full"}, EAGER),
+    Row("DebertaForSequenceClassification", "classes", _DEBERTA, EAGER, own_refused="nonzero"),
+    Row("DebertaV2ForSequenceClassification", "classes",
+        {**_DEBERTA, "norm_rel_ebd": "layer_norm", "share_att_key": True}, EAGER, own_refused="nonzero"),
+    Row("DebertaV2ForMaskedLM", "masked words", _DEBERTA, EAGER),
+    Row("XLMForSequenceClassification", "classes", _XLM, EAGER),
+    Row("FlaubertForSequenceClassification", "classes", _XLM, EAGER),
     Row("LongformerForSequenceClassification", "classes", {"attention_window": 4}, EAGER,
         refused="nonzero .* has no rule"),
     Row("LEDForConditionalGeneration", "pairs", {

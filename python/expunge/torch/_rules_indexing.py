@@ -87,12 +87,12 @@ def _tensors(places: _Places) -> list[Tensor]:
     return [t for _, t in (*places.joint, *places.masks)]
 
 
-def _examples_in_turn(index: Tensor, batch: int) -> int | None:
-    """Return along which axis an index is 0, 1, ..., B - 1, and the same along all others; None if it is not."""
+def _all_in_turn(index: Tensor, length: int) -> int | None:
+    """Return along which axis an index is 0, 1, ..., length - 1, and the same along all others; None if it is not."""
     long = [k for k, n in enumerate(index.shape) if n != 1]
-    if len(long) > 1 or index.numel() != batch or not index.ndim:
+    if len(long) > 1 or index.numel() != length or not index.ndim:
         return None
-    if index.is_floating_point() or index.flatten().tolist() != list(range(batch)):
+    if index.is_floating_point() or index.flatten().tolist() != list(range(length)):
         return None
     return long[0] if long else 0
 
@@ -105,14 +105,15 @@ def _came_out(call: Call, places: _Places, axis: Axis) -> State:
             return call.lost("picks for every example from all of them")
         return axis.at(places.outputs.index(axis.dim))
     picks = [t for k, t in places.joint if k == axis.dim]
-    if picks and axis.plain and not places.masks:
-        along = _examples_in_turn(picks[0], call.batch)
+    if picks and not places.masks:
+        length = call.first.shape[axis.dim]
+        along = _all_in_turn(picks[0], length)
         if along is not None:
             out = along + len(places.wide) - picks[0].ndim
-            if places.wide[out] == call.batch and all(
-                s.plain and s.dim + len(places.wide) - t.ndim == out for t, s in tracked
+            if places.wide[out] == length and all(
+                s.at(s.dim + len(places.wide) - t.ndim) == axis.at(out) for t, s in tracked
             ):
-                return Axis(places.place + out)
+                return axis.at(places.place + out)
     if len(places.masks) == 1 and not places.joint:
         start, mask = places.masks[0]
         if 0 <= axis.dim - start < mask.ndim and all(s.at(s.dim + start) == axis for _, s in tracked):

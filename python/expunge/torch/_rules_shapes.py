@@ -115,6 +115,8 @@ def _repeat(call: Call) -> State:
 @rule("repeat_interleave")
 def _interleave(call: Call) -> State:
     times, dim, axis = call.argument(1, "repeats"), call.argument(2, "dim"), call.axis
+    if dim is None and call.first.ndim == 1:
+        dim = 0
     if not isinstance(times, int) or dim is None:
         return call.lost("repeats rows unequally")
     if int(dim) % call.first.ndim != axis.dim:
