@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import pickle
 import struct
+import subprocess
+import sys
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -160,6 +162,7 @@ def reader(request, monkeypatch):
     """Read text tables by either reader; both must give the same."""
     if request.param == "pyarrow":
         pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+        monkeypatch.setattr("expunge.datasets.delimited._SMALL", 0)
     else:
         monkeypatch.setattr("expunge.datasets.delimited.find_spec", lambda name: None)
 
@@ -259,9 +262,26 @@ def test_both_readers_agree_on_every_table(folder, rows, delimiter):
         return data.X.tobytes(), data.ids.tolist(), data.ids.dtype.kind
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("expunge.datasets.delimited._SMALL", 0)
         first = outcome()
         patch.setattr("expunge.datasets.delimited.find_spec", lambda name: None)
         assert outcome() == first
+
+
+def test_small_tables_do_not_load_pyarrow(tmp_path):
+    """Where its threads just began to work, the end of the process aborted it: exit code 134 in place of 2."""
+    (tmp_path / "a.csv").write_text("a,y\n1,0\n,1\n")
+    code = f"""
+import sys
+from expunge.datasets import load
+try:
+    load({str(tmp_path / "a.csv")!r})
+except ValueError as error:
+    assert "line 3" in str(error), error
+    assert "pyarrow.csv" not in sys.modules
+    sys.exit(2)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 2
 
 
 @given(st.lists(st.one_of(st.integers(), st.integers(2**53, 2**53 + 3), st.integers(2**63 - 2, 2**63 + 2)), min_size=1))

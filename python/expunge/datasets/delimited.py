@@ -1,6 +1,6 @@
 """Text tables as people have them: comma, semicolon, tab or bar between cells, quotes, headers, booleans, labels.
 
-pyarrow reads them where it is installed. It is asked for what it does exactly as Python would, and nothing else: quotes
+pyarrow reads large ones where it is installed. It is asked for what it does exactly as Python would, and nothing else: quotes
 out of place, cells that are no plain numbers, and everything wrong go to Python's reader, which knows lines.
 """
 
@@ -29,6 +29,8 @@ _DELIMITERS = ("\t", ";", "|", ",")  # in this order where several would do: 1,5
 _NAMES = {"\t": "a tab", ";": "a semicolon", "|": "a bar", ",": "a comma"}
 _MISSING = {"", "na", "n/a", "nan", "null", "none", "<na>", "#n/a", "?"}
 _BOOLEANS = {"true": 1, "false": 0}
+# Bytes from which on pyarrow pays; a process that ends right after it, as one that refuses does, may be aborted by it.
+_SMALL = 1 << 18
 _LARGE = 1 << 22  # bytes from which on reading may take a second
 
 
@@ -165,7 +167,7 @@ class _Cells:
 
     def arrow(self, column: int) -> Any:
         """Return a column as pyarrow strings, or None where Python's reader must decide."""
-        if self._rows is not None or self.width < 2 or find_spec("pyarrow") is None:
+        if self._rows is not None or self.width < 2 or len(self._data) < _SMALL or find_spec("pyarrow") is None:
             return None
         if self._arrow is None:
             self._arrow = self._split()
