@@ -1,7 +1,7 @@
 """Text tables as people have them: comma, semicolon, tab or bar between cells, quotes, headers, booleans, labels.
 
-pyarrow reads large ones where it is installed. It is asked for what it does exactly as Python would, and nothing else: quotes
-out of place, cells that are no plain numbers, and everything wrong go to Python's reader, which knows lines.
+pyarrow reads large ones where it is installed. It is asked for what it does exactly as Python would, and nothing else:
+quotes out of place, cells that are no plain numbers, and everything wrong go to Python's reader, which knows lines.
 """
 
 from __future__ import annotations
