@@ -24,7 +24,9 @@ ALONE = (
     "expunge.accounting.rdp",
     "expunge.accounting.unlearning",
     "expunge.evaluation.networks",
+    "expunge.integrations.lightning",
     "expunge.integrations.opacus",
+    "expunge.integrations.transformers",
     "expunge.torch.models",
     "expunge.torch.ops",
 )

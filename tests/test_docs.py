@@ -150,17 +150,15 @@ def resolve(name: str) -> bool:
 @pytest.mark.parametrize("page", PAGES)
 def test_what_a_page_names_of_the_library_exists(page: Path) -> None:
     torch = importlib.util.find_spec("torch") is not None
-    opacus = importlib.util.find_spec("opacus") is not None
+    others = ("lightning", "opacus", "transformers")
+    absent = tuple(f"expunge.integrations.{name}" for name in others if importlib.util.find_spec(name) is None)
     names = {m[0] for code in inline_code(page) for m in [re.match(r"expunge(\.[A-Za-z_]\w*)+", code)] if m}
     needs_torch = re.compile(r"expunge\.(torch|experiments|evaluation\.networks)\b")
     compiled = re.compile(r"expunge\._(core|cuda)")
     missing = [
         n
         for n in sorted(names)
-        if not compiled.match(n)
-        and (torch or not needs_torch.match(n))
-        and (opacus or not n.startswith("expunge.integrations.opacus"))
-        and not resolve(n)
+        if not compiled.match(n) and (torch or not needs_torch.match(n)) and not n.startswith(absent) and not resolve(n)
     ]
     assert not missing
 

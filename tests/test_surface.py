@@ -139,9 +139,17 @@ SETTINGS = re.compile(r"^(float|int|bool|str)( \| (float|int|bool|str|None))*$")
 SUBJECTS = {"data", "record_id", "index", "n_blocks", "shape", "message", "field", "name", "text"}
 
 # Packages that may import torch; nothing outside them ever does.
-NEED_TORCH = ("expunge.torch", "expunge.evaluation.networks", "expunge.experiments", "expunge.integrations.opacus")
+NEED_TORCH = (
+    "expunge.torch",
+    "expunge.evaluation.networks",
+    "expunge.experiments",
+    *(f"expunge.integrations.{name}" for name in ("_visits", "lightning", "opacus", "transformers")),
+)
 # Packages of optional extras -> what they import.
-NEED = {**dict.fromkeys(NEED_TORCH, "torch"), "expunge.integrations.opacus": "opacus"}
+NEED = {
+    **dict.fromkeys(NEED_TORCH, "torch"),
+    **{f"expunge.integrations.{name}": name for name in ("lightning", "opacus", "transformers")},
+}
 
 
 def modules() -> Iterator[Any]:

@@ -301,3 +301,20 @@ def test_loss_scale_is_checked(bad):
             g.norms(loss_scale=bad)
         with pytest.raises(ValueError, match="counts must be given with"):
             g.norms(counts=[1, 1, 1])
+
+
+@pytest.mark.parametrize("param_grads", [True, False])
+def test_parts_of_a_model_are_followed_from_what_the_pass_is_said_to_be_of(param_grads):
+    model, parts = built(mlp), batches(3, 1, 4)
+    expected = [single_norms(model, part) for part in parts]
+    block = GradNorms(model, param_grads=param_grads)
+    with pytest.raises(RuntimeError, match="inside the block"):
+        block.begin_pass(parts[0])
+    with block as g:
+        for part, norms in zip(parts, expected, strict=True):
+            g.begin_pass({"x": part, "y": [torch.zeros(len(part))]})
+            loss_of(model[2:](model[:2](part))).backward()
+            np.testing.assert_allclose(g.norms().numpy(), norms, rtol=1e-9)
+        loss_of(model[2:](model[:2](part))).backward()
+        with pytest.raises(UnsupportedLayerError, match="call the model itself in the block"):
+            g.norms()

@@ -401,7 +401,7 @@ def test_packed_sequences_and_compiled_modules_are_refused_by_name():
     with pytest.raises(UnsupportedLayerError, match=r"^r\.weight_ih_l0: lstm on packed sequences .* padded sequences"):
         block_norms(model, torch.randn(3, 4, 6).double())
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore")  # of torch: it deprecates both
         scripted, traced = torch.jit.script(nn.Linear(6, 2)), torch.jit.trace(nn.Linear(6, 2), torch.zeros(1, 6))
     for compiled in (scripted, traced):
         with pytest.raises(UnsupportedLayerError, match=r"^0: it is compiled by torch\.jit"):

@@ -198,6 +198,36 @@ class GradNorms:
             raise ValueError(f"counts must have one entry for each of the {batch} examples, got {len(counts)}")
         return torch.where(counts > 0, counts.sum() / counts.clamp(min=1.0), 0.0)
 
+    def begin_pass(self, *inputs: Any) -> None:
+        """Say what the next pass is of, where parts of the model are called and the model itself is not.
+
+        Parameters
+        ----------
+        *inputs
+            As the model would be called with: tensors, also in containers, whose leading dimension counts examples.
+
+        Raises
+        ------
+        UnsupportedLayerError
+            If an input is not dense.
+        RuntimeError
+            Outside the block.
+
+        Examples
+        --------
+        >>> import torch
+        >>> model = torch.nn.ModuleDict({"a": torch.nn.Linear(2, 2), "b": torch.nn.Linear(2, 1)})
+        >>> x = torch.ones(3, 2)
+        >>> with GradNorms(model) as g:
+        ...     g.begin_pass(x)
+        ...     model["b"](model["a"](x)).sum().backward()
+        ...     g.norms().shape
+        torch.Size([3])
+        """
+        if self._tracker is None:
+            raise RuntimeError("begin_pass must be called inside the block")
+        self._tracker.begin(self._model, inputs, {})
+
     def norms(self, *, per_layer: bool = False, counts: Tensor | None = None, loss_scale: float = 1.0) -> Any:
         """Return the gradient norm of every example, after backward and inside the block.
 

@@ -137,7 +137,7 @@ class Tracker:
 
     def open(self) -> None:
         """Start following."""
-        self.hooks.append(self.model.register_forward_pre_hook(self._begin, with_kwargs=True))
+        self.hooks.append(self.model.register_forward_pre_hook(self.begin, with_kwargs=True))
         for key, parameter in enumerate(self.parameters):
             if self.param_grads:
                 self._stand_in(key)
@@ -189,7 +189,8 @@ class Tracker:
             if alias._version != self.versions[key] and not self.expected[key]:
                 self._stand_in(key)  # a step of an optimizer takes our hook off the old one
 
-    def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Take what the model is called with."""
         with torch._C.DisableTorchFunction():
             self._another_call()
             look_at_replicas(self.model, param_grads=self.param_grads)

@@ -21,12 +21,12 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRun:
-    """Norms and proxies of every record along one training run. Made by `train`, or read by `load`.
+    """Norms and proxies of every record along one training run. Made by `train`, by an integration, or read by `load`.
 
     Attributes
     ----------
     settings : dict
-        Everything `train` was told, as JSON values.
+        Everything `train` was told, as JSON values; of other loops, what was read from them.
     columns : dict of str to ndarray, shape (n, N)
         By name: ``grad_norms`` (before clipping), ``steps`` (when each was taken), ``loss``, and for classification
         ``p_true``, ``el2n`` and ``correct``. Empty if nothing was collected.
@@ -38,7 +38,8 @@ class TrainingRun:
     forgetting_events : ndarray of int64, shape (n,)
         How often a record went from correct to wrong between two visits; 0 without classes.
     never_visited : ndarray of int64
-        Records that were in no batch; their norms are those at the final weights.
+        Records that were in no batch; their norms are those at the final weights, or NaN where another library
+        trained.
     train_seconds, collect_seconds : float
         Wall time of all steps, and of the extra passes of ``collect="checkpoint"``.
     status : str
@@ -114,7 +115,8 @@ class TrainingRun:
         Raises
         ------
         ValueError
-            If the run had no noise and none is assumed, or had noise and one is; or if it collected no norms.
+            If the run had no noise and none is assumed, or had noise and one is; or if it collected no norms, or
+            none of some record.
 
         Notes
         -----
@@ -127,6 +129,12 @@ class TrainingRun:
         .. [S25] Sepahvand et al., Leveraging per-instance privacy for machine unlearning (2025), arXiv:2505.18786.
         """
         norms = np.asarray(self.grad_norms, dtype=np.float64)
+        unknown = int(np.isnan(norms).any(axis=1).sum())
+        if unknown:
+            raise ValueError(
+                f"{unknown} records have no norm, since no step that was measured held them (never_visited): measure "
+                "more steps"
+            )
         if self.settings["clip"] is not None:
             norms = np.minimum(norms, self.settings["clip"])
         return privacy_loss(
@@ -160,13 +168,14 @@ class TrainingRun:
         -------
         dict of str to ndarray of float64, shape (n,)
             ``average_grad_norm`` over columns; ``grand`` (norm) and, for classification, ``el2n`` nearest a tenth of
-            training; ``c_proxy``, the mean probability of the true class over columns; ``loss`` in the last column;
-            ``forgetting_events``.
+            training; ``c_proxy``, the mean probability of the true class over columns; ``loss`` in the last column,
+            where it was collected; ``forgetting_events``.
         """
         early = int(np.abs(self.marks - 0.1 * self.n_steps).argmin()) if self.marks.size else 0
         norms = np.asarray(self.grad_norms, dtype=np.float64)
         found = {"average_grad_norm": norms.mean(axis=1), "grand": norms[:, early].copy()}
-        found["loss"] = self._column("loss")[:, -1].astype(np.float64)
+        if "loss" in self.columns:
+            found["loss"] = self.columns["loss"][:, -1].astype(np.float64)
         if "p_true" in self.columns:
             found["el2n"] = self.columns["el2n"][:, early].astype(np.float64)
             found["c_proxy"] = self.columns["p_true"].mean(axis=1, dtype=np.float64)
