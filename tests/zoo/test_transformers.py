@@ -8,6 +8,8 @@ from __future__ import annotations
 import pytest
 
 torch = pytest.importorskip("torch", reason="the PyTorch backend needs expunge[torch]", exc_type=ImportError)
+import zoo.torchvision_operators  # noqa: E402, F401  before transformers
+
 pytest.importorskip("transformers", reason="these models are those of transformers", exc_type=ImportError)
 
 from expunge.torch import UnsupportedLayerError  # noqa: E402
@@ -67,7 +69,7 @@ def has_own_loss(row):
 @pytest.mark.parametrize(("row", "attention"), [case for case in ACCEPTED if has_own_loss(case.values[0])])
 def test_norms_of_the_model_own_loss_are_those_of_single_sentences(row, attention):
     model = build(row, attention).eval()
-    for batch in BATCHES:
+    for batch in (1, 3):
         given = batch_of(row, batch)
         assert_exact(model, given, own_loss, IN_FLOAT32, param_grads=False, **reduction_of(row, given))
 

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="the PyTorch backend needs expunge[torch]", exc_type=ImportError)
+import zoo.torchvision_operators  # noqa: E402, F401  before transformers
+
 pytest.importorskip("transformers", reason="these models are those of transformers", exc_type=ImportError)
 
 from expunge.torch import GradNorms  # noqa: E402

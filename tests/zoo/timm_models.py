@@ -9,25 +9,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the PyTorch backend needs expunge[torch]", exc_type=ImportError)
 
+import zoo.torchvision_operators  # noqa: E402, F401  before timm
 
-def declared() -> torch.library.Library | None:
-    """Declare the operators that torchvision, which timm imports, describes even where its compiled part is missing.
-
-    They are never called. The library must be kept for as long as torchvision is used.
-    """
-    try:
-        import torchvision  # noqa: F401
-    except RuntimeError:  # operator torchvision::nms does not exist
-        library = torch.library.Library("torchvision", "DEF")
-        for name in ("nms", "qnms"):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        return library
-    except ImportError:
-        pass
-    return None
-
-
-LIBRARY = declared()
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what they import may be deprecated
     timm = pytest.importorskip("timm", reason="these models are those of timm", exc_type=ImportError)
