@@ -231,3 +231,13 @@ def test_wide_data_are_told_settings_that_help_as_well(spoiled):
     model, again = fitted(LangevinRidge, X, y, **settings)
     assert again is None
     assert model.score(X, y) > 0.95
+
+
+def test_an_intercept_that_the_penalty_ruins_is_warned_of():
+    X = np.random.default_rng(0).normal(size=(300, 4))
+    y = X @ [1.0, 2.0, 3.0, 4.0] + 1e5
+    with pytest.warns(NoiseWarning, match=r"worse than 0 for the mean: alpha = 1 shrinks the intercept too; subtract"):
+        LangevinRidge(random_state=0).fit(X, y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert LangevinRidge(random_state=0).fit(X, y - 1e5).score(X, y - 1e5) > 0.99

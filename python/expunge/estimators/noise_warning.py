@@ -141,6 +141,12 @@ def warn_of_learning(
     ``settings`` are the parameters of the fit: alpha, n_steps, noise_std, step_size (as given), n_bound.
     """
     got, best = data.score(theta), data.score(optimum)
+    if not data.classify and data.intercept and len(data.design) >= _FEWEST and best < -_TOLERATED:
+        # Unpenalised, the intercept alone reaches 0.
+        text = f"{data.name} {_shown(got)}, {_shown(best)} at the noise-free optimum, worse than 0 for the mean: alpha "
+        text += f"= {settings['alpha']:g} shrinks the intercept too; subtract a constant near the mean that you know "
+        warnings.warn(NoiseWarning(text + "from y, or take a smaller alpha"), stacklevel=4)
+        return
     if not data.falls_short(got, best, by=_TOLERATED_BY_STEPS):
         return
     text = f"{data.name} {_shown(got)}, {_shown(best)} at the noise-free optimum"
