@@ -490,13 +490,13 @@ def test_a_mean_over_tokens_gives_the_norms_of_the_examples_own_means():
 def test_a_stand_in_whose_gradient_no_use_explains_is_refused(monkeypatch):
     from expunge.torch import _tracker
 
-    wait = _tracker.Tracker.wait
+    wait = _tracker.Tracker.wait_at
 
-    def deaf(self, output, roots, arrival):
-        if output.shape[-1] != 8:
-            wait(self, output, roots, arrival)
+    def deaf(self, node, which, roots, arrival):
+        if 0 not in roots:
+            wait(self, node, which, roots, arrival)
 
-    monkeypatch.setattr(_tracker.Tracker, "wait", deaf)
+    monkeypatch.setattr(_tracker.Tracker, "wait_at", deaf)
     model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 2))
     with pytest.raises(UnsupportedLayerError, match=r"^0\.weight: its gradient came from no use that was followed"):
         block_norms(model, torch.randn(5, 6))
@@ -580,3 +580,16 @@ def test_replicas_average_their_gradients_as_without_the_block():
         assert len(refused) == 3
         assert all("DistributedDataParallel" in message for message in refused)
         assert "find_unused_parameters" in refused[2]
+
+
+def test_what_is_written_into_the_output_of_a_linear_map_comes_after_its_use():
+    """The gradient that its use gets is that of what the map gave, whatever was written into that later."""
+    writes = {
+        "product": lambda h: h.mul_(torch.arange(1.0, 9.0, dtype=h.dtype)),
+        "of a view": lambda h: (h[:, 0].zero_(), h)[1],
+        "activation": lambda h: nn.functional.relu_(h),
+        "of what is kept": lambda h: h.flatten(0, 1).mul_(2.0).view_as(h),
+    }
+    for write in writes.values():
+        model = Calls(lambda m, x, w=write: m.b(w(m.a(x))), a=nn.Linear(6, 8), b=nn.Linear(8, 2))
+        assert_exact(model, torch.randn(5, 4, 6))

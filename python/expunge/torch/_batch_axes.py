@@ -53,37 +53,38 @@ class BatchAxes:
 
     def get(self, tensor: Tensor) -> State | None:
         """Return the state of a tensor, None if it does not depend on examples."""
-        state = self._states.get(tensor)
+        entry = self._states.get(id(tensor))
+        state = entry[1] if entry is not None and entry[0]() is tensor else None
         if self._written and (written := self._written.get(_storage(tensor))) is not None:
             return self._of_memory(tensor, state, written[1])
-        if state is not None:
-            if self._without_grad and tensor.requires_grad and self._without_grad.get(tensor) and not tensor.is_leaf:
-                self._without_grad[tensor] = False
-                self.hide(tensor)
-                return self._states.get(tensor)
+        if state is None or not self._without_grad or not tensor.requires_grad:
             return state
-        return None
+        if self._without_grad.of(tensor) and not tensor.is_leaf:
+            self._without_grad.put(tensor, False)
+            self.hide(tensor)
+            return self._states.of(tensor)
+        return state
 
     def unknown(self, tensor: Tensor) -> bool:
         """Whether a tensor that has no state, nor is made of parameters, was made by something hidden in the block."""
         node = tensor.grad_fn if tensor.requires_grad else None
-        if node is None or tensor in self._constants:
+        if node is None or self._constants.has(tensor):
             return False
         return node._sequence_nr() > self.since  # type: ignore[attr-defined, no-any-return]
 
     def set(self, tensor: Tensor, state: State) -> None:
         """Say where the examples are."""
-        self._states[tensor] = state
+        self._states.put(tensor, state)
 
     def made_of_parameters(self, tensor: Tensor) -> None:
         """Say that a tensor has a gradient and is no example's."""
-        self._constants[tensor] = True
+        self._constants.put(tensor, True)
 
     def hide(self, tensor: Tensor) -> None:
         """Take the examples of a tensor for lost, as what made it was hidden, unless that is known all the same."""
         source = input_of_known(tensor)
         state = None if source is None else self.get(source)
-        self._states[tensor] = state if isinstance(state, (Axis, Lost)) else _HIDDEN
+        self._states.put(tensor, state if isinstance(state, (Axis, Lost)) else _HIDDEN)
 
     def begin(self, inputs: list[Tensor]) -> None:
         """Take the inputs of the model: the leading axis counts examples."""
@@ -98,13 +99,13 @@ class BatchAxes:
                     f"the model's inputs have leading dimensions of {lengths}, and which counts examples is not clear"
                 )
                 for tensor in shaped:
-                    self._states[tensor] = Lost(reason)
+                    self._states.put(tensor, Lost(reason))
                 return
         for tensor in shaped:
             if tensor.shape[0] == self.batch:
-                self._states[tensor] = LEADING
+                self._states.put(tensor, LEADING)
             elif tensor is shaped[0]:
-                self._states[tensor] = Lost(f"the model was called on {self.batch} examples before")
+                self._states.put(tensor, Lost(f"the model was called on {self.batch} examples before"))
 
     def follow(
         self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], given: list[Tensor], result: Any
@@ -113,12 +114,16 @@ class BatchAxes:
         states: list[tuple[Tensor, State]] = []
         for tensor in given:
             state = self.get(tensor)
-            if state is not None and not any(tensor is t for t, _ in states):
-                states.append((tensor, state))
+            if state is not None:
+                for other, _ in states:
+                    if other is tensor:
+                        break
+                else:
+                    states.append((tensor, state))
         if not states or function in CONSTANT:
             for tensor in (result,) if isinstance(result, Tensor) else tensors_in(result):
                 if tensor.requires_grad:
-                    self._constants[tensor] = True
+                    self._constants.put(tensor, True)
             return
         if _writes_somewhere(function):
             self.wrote(function, args, kwargs, given)
@@ -130,9 +135,9 @@ class BatchAxes:
             return
         graded = torch.is_grad_enabled()
         for k, tensor in enumerate(call.outputs):
-            self._states[tensor] = found[k] if isinstance(found, list) else found
+            self._states.put(tensor, found[k] if isinstance(found, list) else found)
             if not graded:
-                self._without_grad[tensor] = True
+                self._without_grad.put(tensor, True)
 
     def wrote(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], given: list[Tensor]) -> None:
         """Take all arguments of a call that gave nothing, and wrote somewhere, for lost if one depends on examples."""
@@ -178,16 +183,19 @@ class BatchAxes:
         return found
 
     def _found(self, call: Call) -> State | list[State]:
-        lost = next((state for _, state in call.states if isinstance(state, Lost)), None)
-        if lost is not None:
-            return lost
+        totals = False
+        for _, state in call.states:
+            kind = type(state)
+            if kind is Lost:
+                return state
+            totals |= kind is Total
         if self.batch == 1:
             return WHOLE
         rule = RULES.get(call.function)
         if rule is None:
             return call.lost("has no rule that says what becomes of the batch dimension")
         try:
-            if any(isinstance(state, Total) for _, state in call.states):
+            if totals:
                 return of_totals(call)
             found = rule(call)
         except MixedError as error:
@@ -201,8 +209,8 @@ class BatchAxes:
         target = call.kwargs.get("out")
         target = call.first if target is None else target
         for tensor in tensors_in([target]) if targets is None else targets:
-            before = self._states.get(tensor)
-            self._states[tensor] = state
+            before = self._states.of(tensor)
+            self._states.put(tensor, state)
             if (before == state and not isinstance(state, Lost)) or (
                 isinstance(before, Total) and isinstance(state, Total)
             ):

@@ -78,7 +78,6 @@ def _remember(
 ) -> None:
     for which, tensor in enumerate(results):
         if tensor.requires_grad and not tensor.is_leaf and tracker.source_of(tensor) is None:
-            tracker.derived[tensor] = Derived(
-                call, sources, which, tensor, tracker.views, tracker.fresh_leaves, writes=writes
-            )
+            derived = Derived(call, sources, which, tensor, tracker.views, tracker.fresh_leaves, writes=writes)
+            tracker.derived.put(tensor, derived)
             tracker.axes.made_of_parameters(tensor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from types import TracebackType
 from typing import Any, NoReturn
 
@@ -309,6 +310,13 @@ class GradNorms:
         return self._taken
 
 
+@cache
+def _kind_of(kind: type) -> tuple[bool, bool, bool]:
+    """Return what a type of modules is: one of torch.compile, of torch.jit, a batch normalisation."""
+    compiled = kind.__module__.startswith("torch._dynamo")
+    return compiled, issubclass(kind, torch.jit.ScriptModule), issubclass(kind, _BatchNorm)
+
+
 def _parameters_to_follow(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Module]]:
     """Return parameters that require grad in the order of their names, and all modules, but for what is refused.
 
@@ -324,17 +332,18 @@ def _parameters_to_follow(model: nn.Module) -> tuple[list[nn.Parameter], list[nn
             continue
         seen.add(id(module))
         modules.append(module)
-        if module._compiled_call_impl is not None or type(module).__module__.startswith("torch._dynamo"):
+        dynamo, scripted, normalises = _kind_of(type(module))  # type: ignore[arg-type]
+        if module._compiled_call_impl is not None or dynamo:
             raise UnsupportedLayerError(
                 f"{_place(model, module)}: it is compiled, so that uses of its parameters cannot be followed: give and "
                 "call the model as it was before torch.compile"
             )
-        if isinstance(module, torch.jit.ScriptModule):
+        if scripted:
             raise UnsupportedLayerError(
                 f"{_place(model, module)}: it is compiled by torch.jit, so that uses of its parameters cannot be "
                 "followed: give and call the module that was scripted or traced"
             )
-        if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None):
+        if normalises and (module.training or module.running_mean is None):
             raise UnsupportedLayerError(
                 f"{_place(model, module)}: batch normalisation in training mode mixes the examples, so that no "
                 "gradient belongs to one of them: use eval mode or another normalisation"

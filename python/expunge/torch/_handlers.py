@@ -21,7 +21,7 @@ from expunge.torch._derived import derive
 from expunge.torch._errors import UnsupportedLayerError
 from expunge.torch._images import channels_next, images_of, side_by_side
 from expunge.torch._passes import backward, gradient_of, post_accumulate_hook, tensor_hook
-from expunge.torch._plain import plain_entries, plain_linear
+from expunge.torch._plain import plain_entries, plain_linear, plain_sum
 from expunge.torch._recurrent import one_step, recurrent
 from expunge.torch._replay import replay
 from expunge.torch._sources import Derived, ParameterView, tensors_in
@@ -449,6 +449,7 @@ HANDLERS: dict[Any, Any] = {
     F.batch_norm: Handler(_batch_norm, always=True),
     torch.batch_norm: Handler(_batch_norm, always=True),
     **dict.fromkeys(_BROADCASTS, Handler(_broadcast)),
+    **dict.fromkeys((torch.add, Tensor.add, Tensor.__add__), Handler(_broadcast, quick=plain_sum)),
     F.multi_head_attention_forward: Handler(_attention),
     torch.lstm: Handler(recurrent, always=True),
     torch.gru: Handler(recurrent, always=True),

@@ -27,12 +27,18 @@ __all__ = [
 ]
 
 
+_PLAIN = (torch.float32, torch.float64)
+_NORM_KINDS = ("layer", "rms", "group")  # as the kernel numbers them
+
+
 def as_array(tensor: Tensor, *, half: bool = False) -> Any:
     """Return the tensor's memory as an array, or on a device the tensor itself.
 
     Half precisions become float32, the only copy of a contiguous tensor; ``half`` leaves bfloat16 on a device.
     """
     here = tensor.is_cpu
+    if here and tensor.dtype in _PLAIN and tensor.is_contiguous():
+        return (tensor.detach() if tensor.requires_grad else tensor).numpy()
     if tensor.dtype == torch.float16 or (tensor.dtype == torch.bfloat16 and (here or not half)):
         tensor = tensor.float()
     tensor = tensor.detach().contiguous()
@@ -76,9 +82,10 @@ def linear_squares(
     a, g = as_array(activations, half=True), as_array(output_grads, half=True)
     if isinstance(a, np.ndarray):  # the kernel checks what it is given; the public function costs more
         squares = np.empty((2, a.shape[0]))
-        a, g = (x.reshape(x.shape[0], math.prod(x.shape[1:-1]), x.shape[-1]) for x in (a, g))
+        if a.ndim != 3:
+            a, g = (x.reshape(x.shape[0], math.prod(x.shape[1:-1]), x.shape[-1]) for x in (a, g))
         _run(core.linear_grad_norms, a, g, bias, True, squares, threads=threads)
-        return _both(squares)
+        return torch.from_numpy(squares).unbind()  # type: ignore[return-value]
     found = _run(grad_norms.linear_grad_norms, a, g, bias=bias, squared=True, per_parameter=True, threads=threads)
     return _both(found)
 
@@ -104,10 +111,20 @@ def norm_layer_squares(
     inputs: Tensor, output_grads: Tensor, *, bias: bool, threads: int | None, **settings: Any
 ) -> tuple[Tensor, Tensor]:
     """Return squared norms for weight and bias; settings as `expunge.grad_norms.norm_layer_grad_norms` takes them."""
+    x, g = as_array(inputs), as_array(output_grads)
+    if isinstance(x, np.ndarray) and settings["kind"] != "group":  # as in linear_squares
+        squares, split = np.empty((2, x.shape[0])), x.ndim - settings["normalized_ndim"]
+        shape = (x.shape[0], math.prod(x.shape[1:split]), math.prod(x.shape[split:]))
+        kind, eps = _NORM_KINDS.index(settings["kind"]), settings["eps"]
+        kernel = core.norm_layer_grad_norms
+        _run(
+            kernel, x.reshape(shape), g.reshape(shape), kind, 1, eps, False, True, bias, True, squares, threads=threads
+        )
+        return torch.from_numpy(squares).unbind()  # type: ignore[return-value]
     found = _run(
         grad_norms.norm_layer_grad_norms,
-        as_array(inputs),
-        as_array(output_grads),
+        x,
+        g,
         bias=bias,
         squared=True,
         per_parameter=True,

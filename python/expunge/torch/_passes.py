@@ -19,7 +19,17 @@ __all__ = ["backward", "gradient_of", "hooks_on", "post_accumulate_hook", "tenso
 Args = tuple[Any, ...]
 Kwargs = dict[str, Any]
 
-_backward = unchecked(torch.autograd.backward)
+
+def _unfollowed(function: Callable[..., Any]) -> Callable[..., Any]:
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with torch._C.DisableTorchFunction():
+            return function(*args, **kwargs)
+
+    return run
+
+
+# What a pass starts from depends on no example's values.
+_backward = unchecked(torch.autograd.backward, _make_grads=_unfollowed(torch.autograd._make_grads))
 _grad = unchecked(torch.autograd.grad)
 _NO_GRAPH = "create_graph=True: gradients of gradients have no per-example norms here: leave it out"
 

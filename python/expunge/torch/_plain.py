@@ -16,7 +16,7 @@ from expunge.torch._axis import LEADING
 from expunge.torch._contributions import BroadcastUse, MatrixUse
 from expunge.torch._tracker import Tracker
 
-__all__ = ["plain_entries", "plain_linear"]
+__all__ = ["plain_entries", "plain_linear", "plain_sum"]
 
 
 def plain_entries(tracker: Tracker, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
@@ -41,12 +41,30 @@ def plain_linear(tracker: Tracker, function: Any, args: tuple[Any, ...], kwargs:
     if x.ndim < 2 or weight.ndim != 2 or bias.ndim != 1 or tracker.source_of(x) is not None:
         return None
     if tracker.param_grads:
-        output = tracker.anchored(function(x, tracker.aliases[matrix], tracker.aliases[vector]))
+        output = function(x, tracker.aliases[matrix], tracker.aliases[vector])
     else:
-        output = tracker.anchored(function(x, weight.detach(), bias.detach()))
+        output = function(x, weight.detach(), bias.detach())
+    node = output.grad_fn
+    if node is not None and node.name() == "ViewBackward0":  # of a product of two dimensions, whose node stays
+        node = node.next_functions[0][0]
+    if node is None or node.name() != "AddmmBackward0":
+        output = tracker.anchored(output)
+        node = output.grad_fn
     tracker.axes.set(output, LEADING)
-    tracker.wait(output, (matrix, vector), _Arrival(tracker, matrix, vector, x))
+    tracker.wait_at(node, 0, (matrix, vector), _Arrival(tracker, matrix, vector, x))
     return output
+
+
+def plain_sum(tracker: Tracker, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    """Add tensors of one shape whose examples lead; None, and nothing done, if they are others."""
+    if kwargs or len(args) != 2 or not torch.is_grad_enabled():
+        return None
+    for tensor in args:
+        if not isinstance(tensor, Tensor) or tracker.axes.get(tensor) != LEADING or tensor.shape != args[0].shape:
+            return None
+    result: Tensor = function(*args)
+    tracker.axes.set(result, LEADING)
+    return result
 
 
 class _Arrival:
@@ -66,6 +84,8 @@ class _Arrival:
             return
         assert x is not None
         grad = grad.detach()
+        if grad.ndim != x.ndim:  # that of the product below a view
+            grad = grad.view(*x.shape[:-1], grad.shape[-1])
         x = x if x.dtype == grad.dtype else x.to(grad.dtype)
         if tracker.axes.batch and tracker.unsettled(self.matrix) and tracker.unsettled(self.vector):
             settled = tracker.settled

@@ -20,7 +20,7 @@ HOMES = (torch, Tensor, F, torch._C._nn, torch.special)
 class Call:
     """A call that was made: its arguments, its result, and the states of the arguments that depend on examples."""
 
-    __slots__ = ("args", "batch", "function", "kwargs", "name", "outputs", "result", "states")
+    __slots__ = ("args", "batch", "function", "kwargs", "outputs", "result", "states")
 
     def __init__(
         self,
@@ -32,9 +32,13 @@ class Call:
         batch: int,
     ) -> None:
         self.function, self.args, self.kwargs, self.result = function, args, kwargs, result
-        self.name = name_of(function)
         self.states, self.batch = states, batch
         self.outputs: list[Tensor] = [result] if isinstance(result, Tensor) else tensors_in(result)
+
+    @property
+    def name(self) -> str:
+        """Return the function's name."""
+        return name_of(self.function)
 
     def argument(self, place: int, name: str, default: Any = None) -> Any:
         """Return an argument by place or name."""

@@ -57,6 +57,7 @@ _ABOUT = frozenset(
 
 
 _transform_level = torch._C._functorch.maybe_current_level
+_saved_tensor_hooks = torch._C._autograd._top_saved_tensors_default_hooks
 _ANCHOR = torch.zeros((), requires_grad=True)
 
 
@@ -250,7 +251,9 @@ class Tracker:
         used = False
         for tensor in given:
             if tensor.requires_grad:
-                if self.source_of(tensor) is not None:
+                if id(tensor) in self.keys or (
+                    (self.derived or tensor._base is not None) and self.source_of(tensor) is not None
+                ):
                     used = True
                 elif self.axes.get(tensor) is None and self.axes.unknown(tensor):
                     self.axes.hide(tensor)
@@ -283,7 +286,7 @@ class Tracker:
 
     def _look_at_saving(self) -> None:
         """Refuse hooks on tensors saved for backward, but those of torch, which give back what they were given."""
-        hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
+        hooks = _saved_tensor_hooks(True)
         if hooks is not None and not str(getattr(hooks[0], "__module__", "")).startswith("torch."):
             raise UnsupportedLayerError(
                 "tensors saved for the backward pass go through hooks (saved_tensors_hooks), which may change them: "
@@ -313,7 +316,7 @@ class Tracker:
         key = self.keys.get(id(tensor))
         if key is not None:
             return self.views[key]
-        derived = self.derived.get(tensor) if self.derived else None
+        derived = self.derived.of(tensor) if self.derived else None
         if derived is not None:
             return derived if derived.version == tensor._version else None
         base = tensor._base
@@ -424,14 +427,21 @@ class Tracker:
 
         ``of_all`` says that it is called for any output of the same call, with one that has a gradient.
         """
+        node, which = output.grad_fn, output.output_nr
+        assert node is not None
+        self.wait_at(node, which, roots, arrival, of_all=of_all)
+
+    def wait_at(
+        self, node: Any, which: int, roots: Sequence[int], arrival: Callable[[Tensor], None], *, of_all: bool = False
+    ) -> None:
+        """Have ``arrival`` called with the gradient of a node's output number ``which``, which is expected."""
         if _in_backward():
             if not _recomputing():
                 self.fail(roots, "it was used during the backward pass (checkpoint with use_reentrant=True, or a hook)")
             return
         for root in roots:
             self.expected[root] += 1
-        node, which, number = output.grad_fn, output.output_nr, self.number
-        assert node is not None
+        number = self.number
 
         def arrive(inputs: Sequence[Tensor | None], grads: Sequence[Tensor | None]) -> None:
             grad = next((g for g in grads if g is not None), None) if of_all else grads[which]
