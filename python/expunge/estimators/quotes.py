@@ -305,7 +305,8 @@ def _from_kernel(
     rows = [[row] for row in ids] if members is None else members
     unsure = _may_be_lost(history, law, found.noise_std, members is None, ids)
     unsure |= np.isfinite(found.noise_std) & (found.noise_std > LARGEST_NOISE)
-    for i in np.flatnonzero(unsure).tolist():
+    again = np.flatnonzero(unsure).tolist()
+    for i in tqdm(again, unit=claim.unit, desc="quote, near what float64 resolves", disable=None, leave=False):
         _ask(history, table, i, rows[i], claim)
     return table.quote(ids, claim)
 
