@@ -9,7 +9,8 @@ torch = pytest.importorskip("torch", reason="the PyTorch backend needs expunge[t
 from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402, N812
 
-from torch_norms import Calls, assert_exact, parameter  # noqa: E402
+from expunge.torch import UnsupportedLayerError  # noqa: E402
+from torch_norms import Calls, assert_exact, block_norms, parameter  # noqa: E402
 
 FRAMES = 3
 
@@ -118,3 +119,52 @@ def test_layers_on_merged_axes_give_the_norms_of_single_examples(layer, merge, b
             if buffer.is_floating_point():
                 buffer.add_(torch.rand(buffer.shape, dtype=torch.float64))
     assert_exact(merged(MERGES[merge], module), inputs)
+
+
+LOSSES = {
+    "cross entropy": lambda h: F.cross_entropy(h, (h.detach() * 7).long().sum(1) % 3, reduction="sum"),
+    "multi_margin": lambda h: F.multi_margin_loss(h, (h.detach() * 7).long().sum(1) % 3, reduction="sum"),
+    "triplet": lambda h: F.triplet_margin_loss(h, h.cos(), h.sin(), reduction="sum"),
+    "cosine": lambda h: F.cosine_embedding_loss(h, h.cos(), h.detach()[:, 0].sign(), margin=-1.0, reduction="sum"),
+    "ctc": lambda h: F.ctc_loss(torch.stack([h, h.sin(), h.cos()]).log_softmax(-1), 1 + (h.detach()[:, :1] > 0).long(),
+                                torch.full((len(h),), 3), torch.ones(len(h), dtype=torch.long), reduction="sum"),
+    "mean squares": lambda h: F.mse_loss(h, h.detach().cos(), reduction="sum"),
+    "a mean of each": lambda h: h.square().mean(1).sum(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("merge", MERGES)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_losses_of_merged_rows_give_the_norms_of_single_examples(loss, merge):
+    model = Calls(lambda m, x: m.a(MERGES[merge](x)[0]), a=nn.Linear(5, 3))
+    assert_exact(model, torch.randn(3, FRAMES, 5, dtype=torch.float64), LOSSES[loss])
+
+
+# What takes merged rows together would be wrong by rows, whatever the layer behind it.
+MIXED = {
+    "softmax": lambda h: h.softmax(0),
+    "roll": lambda h: h.roll(1, 0),
+    "a running sum": lambda h: h.cumsum(0),
+    "less the mean": lambda h: h - h.mean(0),
+    "every second row": lambda h: h[::2],
+    "rows in another order": lambda h: h[torch.arange(len(h)).flip(0)],
+    "channels and rows changed over": lambda h: h.transpose(0, 1),
+    "rows for channels": lambda h: h.reshape(1, -1, h.shape[-1])[:, :4],
+    "rows cut up": lambda h: h.reshape(2 * len(h), -1, h.shape[-1])[1:-1],
+}
+
+
+@pytest.mark.parametrize("merge", MERGES)
+@pytest.mark.parametrize("mixed", MIXED)
+@pytest.mark.parametrize("layer", ["conv1d", "group_norm", "batch_norm", "instance_norm"])
+def test_layers_on_merged_rows_that_were_mixed_are_refused(layer, mixed, merge):
+    x = torch.randn(3, FRAMES, 4, 5, dtype=torch.float64)
+    h = MIXED[mixed](MERGES[merge](x)[0])
+    channels = h.shape[1]
+    module = {
+        "group_norm": lambda: nn.GroupNorm(1, channels), "batch_norm": lambda: nn.BatchNorm1d(channels).eval(),
+        "instance_norm": lambda: nn.InstanceNorm1d(channels, affine=True), "conv1d": lambda: nn.Conv1d(channels, 3, 1),
+    }[layer]()  # fmt: skip
+    model = Calls(lambda m, x: m.a(MIXED[mixed](MERGES[merge](x)[0])), a=module).double()
+    with pytest.raises(UnsupportedLayerError, match=r"^a\.weight: "):
+        block_norms(model, x)

@@ -73,6 +73,17 @@ class Call:
             raise MixedError("took examples for another argument than its first")
         return self.states[0][1]  # type: ignore[return-value]
 
+    @property
+    def rows(self) -> Axis:
+        """Where the examples are in front of all arguments that depend on them, alone or merged with others.
+
+        Raises `MixedError` if that differs, or is another dimension than the leading one.
+        """
+        axis = self.states[0][1]
+        if not isinstance(axis, Axis) or axis.dim or any(state != axis for _, state in self.states):
+            raise MixedError("takes examples in the leading dimension alone")
+        return axis
+
     def lost(self, why: str) -> Lost:
         """Return the state of a result whose examples cannot be told, with the call and its shapes."""
         shapes = ", ".join(str(tuple(t.shape)) for t, _ in self.states)

@@ -85,10 +85,7 @@ def _interpolate(call: Call) -> State:
 
 @rule("grid_sample affine_grid")
 def _grid(call: Call) -> State:
-    axes = {state for _, state in call.states}
-    if axes != {Axis(0)}:
-        return call.lost("takes examples in the leading dimension alone")
-    return Axis(0)
+    return call.rows
 
 
 @rule("batch_norm")
@@ -119,12 +116,12 @@ RULES[torch.bucketize] = lambda call: _table(call, call.argument(0, "input"))
 
 def _bag(call: Call) -> State:
     indices, offsets = call.argument(0, "input"), call.argument(2, "offsets")
-    if offsets is not None or indices.ndim != 2 or {s for _, s in call.states} != {Axis(0)}:
+    if offsets is not None or indices.ndim != 2:
         return call.lost("takes examples in the leading dimension of two alone")
     weights = call.kwargs.get("per_sample_weights")
     if any(t is not indices and t is not weights for t, _ in call.states):
         return call.lost("took examples for the rows of its table")
-    return Axis(0)
+    return call.rows
 
 
 RULES[F.embedding_bag] = _bag
@@ -132,11 +129,9 @@ RULES[F.embedding_bag] = _bag
 
 @rule("lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell", homes=(torch,))
 def _cell(call: Call) -> State:
-    weights, axes = call.args[2:], {s for _, s in call.states}
-    axis = axes.pop()
-    if axes or not isinstance(axis, Axis) or axis.dim or any(t is w for t, _ in call.states for w in weights):
-        return call.lost("takes examples in the leading dimension alone")
-    return axis if all(t.ndim == 2 for t in call.outputs) else call.lost("takes two dimensions")
+    if any(t is w for t, _ in call.states for w in call.args[2:]):
+        return call.lost("took examples for its weights")
+    return call.rows if all(t.ndim == 2 for t in call.outputs) else call.lost("takes two dimensions")
 
 
 def _recurrent(call: Call) -> State | list[State]:

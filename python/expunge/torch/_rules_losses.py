@@ -84,9 +84,9 @@ def _margins(call: Call) -> State:
 
 @rule("multi_margin_loss multilabel_margin_loss", homes=(F,))
 def _rows(call: Call) -> State:
-    if {s for _, s in call.states} != {Axis(0)} or call.argument(0, "input").ndim != 2:
+    if call.argument(0, "input").ndim != 2:
         return call.lost("takes examples in the leading dimension of two alone")
-    return _reduced(call, Axis(0))
+    return _reduced(call, call.rows)
 
 
 @rule("margin_ranking_loss", homes=(F,))
@@ -97,9 +97,10 @@ def _ranking(call: Call) -> State:
 
 @rule("triplet_margin_loss cosine_embedding_loss", homes=(F,))
 def _pairs(call: Call) -> State:
-    if {s for _, s in call.states} != {Axis(0)} or any(t.ndim != 2 for t, _ in call.states if t.is_floating_point()):
+    labels = call.argument(2, "target") if call.name == "cosine_embedding_loss" else None
+    if any(t.ndim != (1 if t is labels else 2) for t, _ in call.states):
         return call.lost("takes examples in the leading dimension of two alone")
-    return _reduced(call, Axis(0))
+    return _reduced(call, call.rows)
 
 
 @rule("gaussian_nll_loss", homes=(F,))
@@ -113,13 +114,15 @@ def _gaussian(call: Call) -> State:
 @rule("ctc_loss", homes=(F,))
 def _ctc(call: Call) -> State:
     scores, targets = call.argument(0, "log_probs"), call.argument(1, "targets")
+    axis = call.state(scores)
     if (
-        call.state(scores) != Axis(1)
+        axis is None
+        or axis.dim != 1
         or targets.ndim != 2
-        or any(s != Axis(0) for t, s in call.states if t is not scores)
+        or any(s != axis.at(0) for t, s in call.states if t is not scores)
     ):
         return call.lost("takes examples in dimension 1 of scores and in front of targets alone")
-    return _reduced(call, Axis(0))
+    return _reduced(call, axis.at(0))
 
 
 _TIMES = {"mul", "multiply", "rmul", "imul", "mul_", "multiply_"}
