@@ -12,8 +12,11 @@ from random_networks import BY_ROWS, IN_PLACE, OPERATIONS, own, turned  # noqa: 
 
 
 def behind(m, h, k, steps):
+    """What is written in place into the merged rows is written into what they are a view of."""
     n = h.shape[1]
-    return within(m, h.flatten(0, 1), steps).unflatten(0, (-1, n))
+    base = h.clone(memory_format=torch.contiguous_format)
+    m.kept.append(base)
+    return within(m, base.view(-1, *h.shape[2:]), steps, copy=False).unflatten(0, (-1, n))
 
 
 def in_front(m, h, k, steps):
@@ -63,7 +66,9 @@ def joined(m, h, k, steps):
     return u * v.cos() if k % 3 else torch.cat([u, v], -1)
 
 
-def within(m, h, steps):
+def within(m, h, steps, *, copy=True):
+    """Run steps on merged rows; on a copy where it depends on the number of examples whether they are a view."""
+    h = h.clone() if copy else h
     place = f"{m.at}_in_"
     y = m.run(h, steps, place)
     if y.shape[0] != h.shape[0]:
