@@ -10,6 +10,7 @@ try:
 except ImportError as error:
     raise ImportError(f"expunge.torch needs PyTorch: {how_to_install('torch')}") from error
 
+from expunge.torch._compatibility import UntestedVersionWarning  # first: it names what this torch lacks
 from expunge.torch._errors import GradNormMismatchError, UnsupportedLayerError
 from expunge.torch._gradient_norms import GradNorms
 from expunge.torch.training import NonFiniteLossError, RunToRunNoise, TrainingRun, run_to_run_noise, train
@@ -35,6 +36,7 @@ __all__ = [
     "UnlearningCurve",
     "UnlearningRun",
     "UnsupportedLayerError",
+    "UntestedVersionWarning",
     "run_to_run_noise",
     "train",
     "unlearn",

@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from expunge import _validate
 from expunge.torch._check import Check
+from expunge.torch._compatibility import look_at_version
 from expunge.torch._distributed import look_at_replicas
 from expunge.torch._errors import UnsupportedLayerError
 from expunge.torch._handlers import HANDLERS
@@ -66,6 +67,11 @@ class GradNorms:
         The message names the parameter, the call, its shapes and the remedy.
     GradNormMismatchError
         From `norms` with ``check``, if an example alone has other gradients than in its batch.
+
+    Warns
+    -----
+    UntestedVersionWarning
+        Once, where PyTorch is of a version that the norms were not tested with.
 
     Notes
     -----
@@ -142,6 +148,7 @@ class GradNorms:
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+        look_at_version()
         _validate.choice("loss_reduction", loss_reduction, ("sum", "mean", "token-mean", "share"))
         self._counts = _counts_of(counts, loss_reduction)
         self._taken: tuple[dict[int, Tensor], int] | None = None  # what the last pass gave
