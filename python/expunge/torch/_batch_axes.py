@@ -22,10 +22,11 @@ from expunge.torch import (  # noqa: F401  the tables
     _rules_reductions,
     _rules_shapes,
 )
-from expunge.torch._axis import LEADING, WHOLE, Axis, Lost, State, Total
+from expunge.torch._axis import LEADING, WHOLE, Axis, Lost, Rows, State, Total
 from expunge.torch._known_functions import input_of_known
 from expunge.torch._rule import CONSTANT, IN_PLACE, RULES, Call, MixedError
 from expunge.torch._rules_losses import of_totals
+from expunge.torch._rules_picked import PICKING, of_rows, picked, unmixed
 from expunge.torch._sources import tensors_in
 from expunge.torch._tensor_map import TensorMap
 
@@ -45,7 +46,7 @@ class BatchAxes:
         self._states: TensorMap[State] = TensorMap()
         self._without_grad: TensorMap[bool] = TensorMap()  # results of calls made while nothing required grad
         self._constants: TensorMap[bool] = TensorMap()  # with a gradient, but neither of examples nor of the model
-        self._written: dict[int, tuple[Any, State | tuple[int, int, Axis]]] = {}  # by storage, which is kept
+        self._written: dict[int, tuple[Any, State | tuple[int, int, Axis | Rows]]] = {}  # by storage, which is kept
         self.batch: int | None = None
         with torch.enable_grad():
             node = _CLOCK.view_as(_CLOCK).grad_fn
@@ -157,7 +158,7 @@ class BatchAxes:
 
     def claimed(
         self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], given: list[Tensor], result: Any
-    ) -> dict[int, Axis]:
+    ) -> dict[int, Axis | Rows]:
         """Return, by id, where arguments that depend on no example have rows for the examples all the same.
 
         A tensor expanded over the batch has, as far as the call goes, if its rule gives the same with examples there;
@@ -168,13 +169,13 @@ class BatchAxes:
         states = {id(t): (t, state) for t in given if (state := self.get(t)) is not None}
         others = {id(t): t for t in given if id(t) not in states}
         base = self._found(Call(function, args, kwargs, result, list(states.values()), self.batch or 0))
-        found: dict[int, Axis] = {}
-        merges = dict.fromkeys((s.before, s.after) for _, s in states.values() if isinstance(s, Axis))
+        found: dict[int, Axis | Rows] = {}
+        axes = [(s, t.shape[s.dim]) for t, s in states.values() if isinstance(s, (Axis, Rows))]
         for key, tensor in others.items():
-            for dim, (before, after) in product(range(tensor.ndim), merges):
-                if tensor.shape[dim] != before * (self.batch or 0) * after:
+            for dim, (other, length) in product(range(tensor.ndim), axes):
+                if tensor.shape[dim] != length:
                     continue
-                axis = Axis(dim, before, after)
+                axis = other.at(dim)
                 tried = [*states.values(), (tensor, axis)]
                 if self._found(Call(function, args, kwargs, result, tried, self.batch or 0)) == base:
                     states[key] = (tensor, axis)
@@ -183,24 +184,21 @@ class BatchAxes:
         return found
 
     def _found(self, call: Call) -> State | list[State]:
-        totals = False
+        totals = rows = False
         for _, state in call.states:
             kind = type(state)
             if kind is Lost:
-                return state
+                return unmixed(call) or state
             totals |= kind is Total
+            rows |= kind is Rows
         if self.batch == 1:
             return WHOLE
-        rule = RULES.get(call.function)
-        if rule is None:
-            return call.lost("has no rule that says what becomes of the batch dimension")
-        try:
-            if totals:
-                return of_totals(call)
-            found = rule(call)
-        except MixedError as error:
-            return call.lost(str(error))
-        return found if isinstance(found, (Axis, Total, Lost)) else list(found)
+        if rows:
+            return of_rows(call)
+        found = _by_rule(call, totals=totals)
+        if type(found) is Lost and call.function in PICKING:
+            return picked(call) or found
+        return found
 
     # --- memory -------------------------------------------------------------------------------------
 
@@ -216,26 +214,39 @@ class BatchAxes:
             ):
                 continue
             storage = tensor.untyped_storage()
-            held: State | tuple[int, int, Axis] = state
+            held: State | tuple[int, int, Axis | Rows] = state
             if self.batch != 1 and before is not None:
                 held = state if isinstance(state, Lost) else call.lost("wrote into memory that others use")
-            elif isinstance(state, Axis) and state.dim >= 0:
+            elif isinstance(state, (Axis, Rows)) and state.dim >= 0:
                 held = (tensor.shape[state.dim], tensor.stride(state.dim), state)
             self._written[storage.data_ptr()] = (storage, held)
 
-    def _of_memory(self, tensor: Tensor, state: State | None, held: State | tuple[int, int, Axis]) -> State:
+    def _of_memory(self, tensor: Tensor, state: State | None, held: State | tuple[int, int, Axis | Rows]) -> State:
         """Return the state of a tensor whose memory was written to in place."""
         if isinstance(held, Lost):
             return held
         if state is not None:
             return state
-        if isinstance(held, (Axis, Total)):
+        if isinstance(held, (Axis, Rows, Total)):
             return held
         length, step, axis = held
         same = [k for k in range(tensor.ndim) if (tensor.shape[k], tensor.stride(k)) == (length, step)]
         if len(same) == 1:
             return axis.at(same[0])
         return Lost("a view of memory that was written to in place was made before")
+
+
+def _by_rule(call: Call, *, totals: bool) -> State | list[State]:
+    rule = RULES.get(call.function)
+    if rule is None:
+        return call.lost("has no rule that says what becomes of the batch dimension")
+    try:
+        if totals:
+            return of_totals(call)
+        found = rule(call)
+    except MixedError as error:
+        return call.lost(str(error))
+    return found if isinstance(found, (Axis, Rows, Total, Lost)) else list(found)
 
 
 def _writes_somewhere(function: Any) -> bool:

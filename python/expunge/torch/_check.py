@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from expunge.torch._axis import Axis, State, Total, taken
+from expunge.torch._axis import Axis, Rows, State, Total, taken
 from expunge.torch._errors import GradNormMismatchError, UnsupportedLayerError
 from expunge.torch._sources import map_tensors, tensors_in
 from expunge.torch._tracker import Tracker
@@ -148,7 +148,7 @@ class Check:
 
         def single(tensor: Tensor) -> Tensor:
             state = made.states.get(id(tensor))
-            return taken(tensor, state, batch, example, example + 1) if isinstance(state, Axis) else tensor
+            return taken(tensor, state, batch, example, example + 1) if isinstance(state, (Axis, Rows)) else tensor
 
         with torch.enable_grad(), _autocast(made.casts):
             outputs = tensors_in([model(*map_tensors(single, made.args), **map_tensors(single, made.kwargs))])
@@ -160,7 +160,7 @@ class Check:
         for output, state, grad in zip(outputs, made.places, made.grads, strict=True):
             if grad is None:
                 continue
-            if isinstance(state, Axis):
+            if isinstance(state, (Axis, Rows)):
                 grad = taken(grad, state, batch, example, example + 1)
             elif isinstance(state, Total) and state.kind in ("sum", "mean"):
                 grad = grad / batch if state.kind == "mean" else grad

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from expunge.torch._axis import WHOLE, Axis
+from expunge.torch._axis import WHOLE, Axis, Rows
 from expunge.torch._contributions import BroadcastUse, ConvUse, MatrixUse, RowsUse, ScaleUse, Use
 from expunge.torch._derived import derive
 from expunge.torch._errors import UnsupportedLayerError
@@ -116,7 +116,7 @@ def _convolution(tracker: Tracker, function: Any, args: Args, kwargs: Kwargs) ->
     if tracker.source_of(x) is not None or x.ndim != weight.ndim:
         return replay(tracker, function, args, kwargs)
     axis, refusal = tracker.axes.get(x), tracker.arrangement(x)
-    if isinstance(refusal, str) or not isinstance(axis, Axis) or axis.dim > 0:
+    if isinstance(refusal, str) or not isinstance(axis, (Axis, Rows)) or axis.dim > 0:
         reason = refusal if isinstance(refusal, str) else _leading_wanted(tracker, x)
         return tracker.unfollowed(function, args, kwargs, reason)
     arrange = partial(images_of, axis=axis, batch=tracker.axes.batch or 0)
@@ -207,7 +207,7 @@ def _normalising(
     x = given["input"]
     scale, shift = tracker.source_of(given.get("weight")), tracker.source_of(given.get("bias"))
     axis, arrange = tracker.axes.get(x), tracker.arrangement(x)
-    if tracker.source_of(x) is not None or isinstance(arrange, str) or not isinstance(axis, Axis):
+    if tracker.source_of(x) is not None or isinstance(arrange, str) or not isinstance(axis, (Axis, Rows)):
         reason = arrange if isinstance(arrange, str) else "it was used as the input of a normalisation"
         return tracker.unfollowed(function, args, kwargs, reason)
     if channels and axis.dim == 1:

@@ -7,20 +7,20 @@ from typing import Any
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from expunge.torch._axis import Axis, rows_of
+from expunge.torch._axis import LEADING, Axis, Rows, rows_of
 
 __all__ = ["channels_next", "images_of", "side_by_side"]
 
 
-def images_of(tensor: Tensor, axis: Axis, batch: int) -> Tensor:
+def images_of(tensor: Tensor, axis: Axis | Rows, batch: int) -> Tensor:
     """Return (B, n, C, ...) from n images of every example in the leading axis; (B, C, ...) if that counts examples."""
-    if axis.dim == 0 and axis.plain:
+    if axis == LEADING:
         return tensor
     rows = rows_of(tensor, axis, batch)
     return rows.flatten(1, rows.ndim - tensor.ndim)
 
 
-def channels_next(tensor: Tensor, axis: Axis, batch: int) -> Tensor:
+def channels_next(tensor: Tensor, axis: Axis | Rows, batch: int) -> Tensor:
     """Return (B, C, ...) from a tensor with channels in axis 1, and examples merged with others, or behind channels."""
     behind = axis.at(axis.dim - 1) if axis.dim > 1 else axis
     return rows_of(tensor.movedim(1, -1), behind, batch).movedim(-1, 1)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from expunge.torch._axis import Axis, Lost, State, taken
+from expunge.torch._axis import Axis, Lost, Rows, State, taken
 from expunge.torch._contributions import Use
 from expunge.torch._derived import derive
 from expunge.torch._in_place import in_place, writes
@@ -56,7 +56,7 @@ def _record(
     places = tracker.axes.after(function, args, kwargs, tensors_in(args, kwargs), result)
     claimed = tracker.axes.claimed(function, args, kwargs, tensors_in(args, kwargs), result)
     call = _Replay(tracker, (function, args, kwargs), sources, {**axes, **claimed}, tensors_in(made), places)
-    lost = next((place for place in places if not isinstance(place, Axis)), None)
+    lost = next((place for place in places if not isinstance(place, (Axis, Rows))), None)
     if lost is not None:
         call.refusal = lost.reason if isinstance(lost, Lost) else f"{call.name} adds up over the batch dimension"
     for k, output in enumerate(outputs):
@@ -74,7 +74,7 @@ class _Replay:
         tracker: Tracker,
         call: tuple[Any, tuple[Any, ...], dict[str, Any]],
         sources: dict[int, ParameterView | Derived],
-        axes: dict[int, Axis],
+        axes: dict[int, Axis | Rows],
         outputs: Sequence[Tensor],
         places: Sequence[State],
     ) -> None:
@@ -142,7 +142,7 @@ class _Replay:
             results = tensors_in(function(*map_tensors(single, args), **map_tensors(single, kwargs)))
         pairs = []
         for result, output, grad, place in zip(results, self.outputs, self.grads, self.places, strict=True):
-            assert isinstance(place, Axis)
+            assert isinstance(place, (Axis, Rows))
             expected = taken(output, place, batch, low, high)
             if result.shape != expected.shape or not _same(result.detach(), expected):
                 raise ValueError("the result of an example alone is not its part of the batch's")

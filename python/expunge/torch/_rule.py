@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from expunge.torch._axis import Axis, Lost, State
+from expunge.torch._axis import Axis, Lost, Rows, State
 from expunge.torch._sources import tensors_in
 
 __all__ = ["CONSTANT", "IN_PLACE", "LIKE", "LINEAR", "RULES", "SHAPED", "Call", "functions", "rule"]
@@ -48,11 +48,11 @@ class Call:
         """Whether an argument was named."""
         return name in self.kwargs
 
-    def state(self, tensor: Any) -> Axis | None:
+    def state(self, tensor: Any) -> Any:
         """Return where the examples are in an argument; None if it does not depend on them."""
         for other, state in self.states:
             if other is tensor:
-                assert isinstance(state, Axis)
+                assert isinstance(state, (Axis, Rows))
                 return state
         return None
 

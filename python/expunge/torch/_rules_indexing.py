@@ -13,12 +13,12 @@ from torch import Tensor
 from expunge.torch._axis import Axis, Lost, State
 from expunge.torch._rule import IN_PLACE, LINEAR, RULES, Call, MixedError, functions, rule
 
-__all__ = ["write"]
+__all__ = ["Places", "write"]
 
 LINEAR.update([Tensor.__getitem__, *functions("select unbind narrow chunk split")])
 
 
-class _Places:
+class Places:
     """How the axes of an indexed tensor come out: for every output axis the one it is, or None for a new one."""
 
     def __init__(self, shape: Sequence[int], index: Any) -> None:
@@ -83,7 +83,7 @@ def _normalised(shape: Sequence[int], index: Any) -> list[Any]:
     return [*items, *rest] if where is None else [*items[:where], *rest, *items[where + 1 :]]
 
 
-def _tensors(places: _Places) -> list[Tensor]:
+def _tensors(places: Places) -> list[Tensor]:
     return [t for _, t in (*places.joint, *places.masks)]
 
 
@@ -97,7 +97,7 @@ def _all_in_turn(index: Tensor, length: int) -> int | None:
     return long[0] if long else 0
 
 
-def _came_out(call: Call, places: _Places, axis: Axis) -> State:
+def _came_out(call: Call, places: Places, axis: Axis) -> State:
     """Return where the examples of an indexed tensor are in what was picked."""
     tracked = [(t, s) for t in _tensors(places) if (s := call.state(t)) is not None]
     if axis.dim in places.outputs and axis.dim not in places.cut:
@@ -141,7 +141,7 @@ def _as_many_for_each(mask: Tensor, axis: Axis, start: int) -> Axis | None:
 
 def _pick(call: Call) -> State:
     target = call.first
-    places = _Places(target.shape, call.args[1])
+    places = Places(target.shape, call.args[1])
     axis = call.state(target)
     if axis is None:
         return _from_constant(call, places)
@@ -151,7 +151,7 @@ def _pick(call: Call) -> State:
     return found
 
 
-def _from_constant(call: Call, places: _Places) -> State:
+def _from_constant(call: Call, places: Places) -> State:
     """Entries of a constant picked by what depends on examples: as in a table."""
     if places.masks or len(places.joint) == 0:
         return call.lost("picks a number of entries that depends on the examples")
@@ -169,7 +169,7 @@ RULES[Tensor.__getitem__] = _pick
 def write(call: Call) -> State:
     """``target[index] = value``: returns where the examples of the target are afterwards."""
     target, value = call.args[0], call.args[2]
-    places = _Places(target.shape, call.args[1])
+    places = Places(target.shape, call.args[1])
     before = call.state(target)
     from_value = call.state(value) if isinstance(value, Tensor) else None
     if places.masks:
@@ -192,11 +192,11 @@ def write(call: Call) -> State:
     return from_value.at(source)
 
 
-def _aligned(places: _Places, value: Tensor, axis: Axis) -> int:
+def _aligned(places: Places, value: Tensor, axis: Axis) -> int:
     return axis.dim + len(places.outputs) - value.ndim
 
 
-def _write_masked(call: Call, places: _Places, before: Axis | None, from_value: Axis | None) -> State:
+def _write_masked(call: Call, places: Places, before: Axis | None, from_value: Axis | None) -> State:
     """One number, or one row for all, written where a mask says so: it goes by entries as long as axes match."""
     value, behind = call.args[2], len(places.outputs) - places.place - 1
     one = not isinstance(value, Tensor) or (

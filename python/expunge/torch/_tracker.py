@@ -18,7 +18,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from expunge.torch._axis import LEADING, WHOLE, Axis, Lost, State, Total, rows_of
+from expunge.torch._axis import LEADING, WHOLE, Axis, Lost, Rows, State, Total, rows_of
 from expunge.torch._batch_axes import BatchAxes
 from expunge.torch._contributions import PulledUse, Use, sum_of_squares
 from expunge.torch._distributed import look_at_replicas
@@ -304,7 +304,7 @@ class Tracker:
     def starts_from(self, states: Sequence[State | None], *, seeded: bool) -> None:
         """Note what a backward pass starts from; ``seeded`` says that a gradient was given to it."""
         for state in states:
-            if isinstance(state, Axis):
+            if isinstance(state, (Axis, Rows)):
                 state = Total("unclear", True)
             if state is not None:
                 self.losses.append(Total(state.kind, True) if seeded and isinstance(state, Total) else state)
@@ -396,9 +396,9 @@ class Tracker:
             return "its input does not depend on what the model was called with (call the model itself in the block)"
         if isinstance(axis, Lost):
             return f"the batch dimension of its input, of shape {tuple(tensor.shape)}, is lost: {axis.reason}"
-        if not isinstance(axis, Axis):
+        if not isinstance(axis, (Axis, Rows)):
             return f"its input, of shape {tuple(tensor.shape)}, is a sum over examples"
-        if (axis.dim == 0 and axis.plain) or self.leads(tensor):
+        if axis == LEADING or self.leads(tensor):
             return lambda t: t
         return partial(rows_of, axis=axis, batch=self.axes.batch or 0)
 
