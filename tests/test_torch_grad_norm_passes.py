@@ -392,14 +392,7 @@ def test_an_empty_batch_has_no_norms(name, param_grads):
         assert list(g.norms(per_layer=True)) == [name for name, _ in model.named_parameters()]
 
 
-def test_packed_sequences_and_compiled_modules_are_refused_by_name():
-    def packed(m, x):
-        p = nn.utils.rnn.pack_padded_sequence(x, torch.tensor([4, 3, 2]), batch_first=True)
-        return m.r(p)[1][0][-1]
-
-    model = Calls(packed, r=nn.LSTM(6, 4, batch_first=True)).double()
-    with pytest.raises(UnsupportedLayerError, match=r"^r\.weight_ih_l0: lstm on packed sequences .* padded sequences"):
-        block_norms(model, torch.randn(3, 4, 6).double())
+def test_compiled_modules_are_refused_by_name():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch: it deprecates both
         scripted, traced = torch.jit.script(nn.Linear(6, 2)), torch.jit.trace(nn.Linear(6, 2), torch.zeros(1, 6))

@@ -52,17 +52,18 @@ class TurnedBack(torch.autograd.Function):
 
 # What the batch must not go through, by the name that the message gives the call.
 MIXED = {
-    "getitem, an array": (lambda h: h[TURN.numpy()], "getitem"),
-    "getitem, a list": (lambda h: h[TURN.tolist()], "getitem"),
-    "getitem, a tensor": (lambda h: h[TURN], "getitem"),
-    "getitem, a mask": (lambda h: h[torch.arange(B) != 1], "getitem .* more rows for some examples"),
+    "getitem, an array": (lambda h: h * h[TURN.numpy()], "mul"),
+    "getitem, a list": (lambda h: h * h[TURN.tolist()], "mul"),
+    "getitem, a tensor": (lambda h: h * h[TURN], "mul"),
+    "getitem, a mask": (lambda h: h[torch.arange(B) != 1].cumsum(0), "cumsum"),
+    "getitem, rows in order of size": (lambda h: h[h[:, 0].argsort()], "argsort"),
     "getitem, a slice": (lambda h: torch.cat([h[1:], h[:1]]), "getitem"),
     "flip": (lambda h: h.flip(0), "flip"),
     "flipud": (torch.flipud, "flipud"),
     "rot90": (lambda h: torch.rot90(h, 2), "rot90"),
     "roll": (lambda h: h.roll(1, 0), "roll"),
     "roll of all entries": (lambda h: h.roll(D), "roll"),
-    "index_select": (lambda h: h.index_select(0, TURN), "index_select"),
+    "index_select": (lambda h: h * h.index_select(0, TURN), "mul"),
     "index_add": (lambda h: torch.zeros_like(h).index_add(0, TURN, h), "index_add"),
     "index_add_": (lambda h: torch.zeros_like(h).index_add_(0, TURN, h), "index_add_"),
     "index_copy": (lambda h: torch.zeros_like(h).index_copy(0, TURN, h), "index_copy"),
@@ -172,7 +173,7 @@ def test_transforms_of_inputs_are_refused_where_no_gradient_shows_them():
 def test_rows_of_other_examples_among_the_inputs_are_refused(name):
     mix, call = MIXED[name]
     model = Calls(lambda m, x: m.a(mix(x) + x), a=nn.Linear(D, 2)).double()
-    match = call if name != "an autograd function" else "flip"
+    match = {"an autograd function": "flip", "getitem, a tensor": "mul .* different places"}.get(name, call)
     with pytest.raises(UnsupportedLayerError, match=match):
         block_norms(model, torch.randn(B, D, dtype=torch.float64))
 

@@ -88,7 +88,7 @@ class LastOfEach(nn.Module):
         return self.head(last) + also.mean(-1, keepdim=True)
 
 
-@MODELS("packed sequences", several(WORDS, lengths(6)), refused="packed sequences is not understood")
+@MODELS("packed sequences", several(WORDS, lengths(6)))
 class Packed(nn.Module):
     def __init__(self):
         super().__init__()
@@ -268,7 +268,7 @@ class WeightedBag(nn.Module):
         return self.head(self.bag(words, per_sample_weights=weights.softmax(1)))
 
 
-@MODELS("a bag of words with offsets", tokens(5), refused="embedding_bag")
+@MODELS("a bag of words with offsets", tokens(5))
 class OffsetBag(nn.Module):
     def __init__(self):
         super().__init__()

@@ -137,7 +137,6 @@ class EdgeConv(nn.Module):
 
 MODELS.add(
     "edge convolutions, neighbours looked up among all clouds", lambda: EdgeConv(flat=True), values(3, 6),
-    refused="the batch dimension .* is lost: getitem",
 )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from expunge.torch._axis import WHOLE, Axis, Rows
+from expunge.torch._bags import bag_of_rows
 from expunge.torch._contributions import BroadcastUse, ConvUse, MatrixUse, RowsUse, ScaleUse, Use
 from expunge.torch._derived import derive
 from expunge.torch._errors import UnsupportedLayerError
@@ -438,6 +439,7 @@ HANDLERS: dict[Any, Any] = {
     F.conv2d: Handler(_convolution),
     F.conv3d: Handler(_convolution),
     F.embedding: Handler(_embedding),
+    F.embedding_bag: Handler(bag_of_rows),
     torch.embedding: Handler(_embedding),
     F.layer_norm: Handler(_layer_norm),
     torch.layer_norm: Handler(_layer_norm),

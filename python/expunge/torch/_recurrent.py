@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from expunge.torch._axis import WHOLE, Axis, Lost
+from expunge.torch._axis import LEADING, WHOLE, Axis, Lost
 from expunge.torch._derived import derive
+from expunge.torch._packed import padded, repacked
 from expunge.torch._replay import replay
 from expunge.torch._sequences import layers_of_sequences, understood
 from expunge.torch._sources import tensors_in
@@ -58,12 +59,10 @@ def recurrent(tracker: Tracker, function: Any, args: tuple[Any, ...], kwargs: di
         return function(*args, **kwargs)
     if not tracker.tracked(tensors_in(args, kwargs)):
         return derive(tracker, function, args, kwargs)
-    if kwargs or len(args) != 9 or not isinstance(args[3], bool):
-        reason = (
-            f"{name} on packed sequences is not understood: give it padded sequences with batch_first=True, and pick "
-            "the last state of each by its length"
-        )
-        return tracker.unfollowed(function, args, kwargs, reason)
+    if kwargs or len(args) != 9:
+        return tracker.unfollowed(function, args, kwargs, f"{name} was called in a way that is not understood")
+    if not isinstance(args[3], bool):
+        return _of_packed(tracker, function, args)
     x, states, batch_axis = args[0], tensors_in(args[1]), 0 if args[8] else 1
     axis = tracker.axes.get(x)
     if isinstance(axis, Lost):
@@ -72,7 +71,8 @@ def recurrent(tracker: Tracker, function: Any, args: tuple[Any, ...], kwargs: di
         reason = f"the input of {name}, of shape {tuple(x.shape)}, has the batch in another dimension than {batch_axis}"
         hint = "" if batch_axis == 0 else ": use batch_first=True"
         return tracker.unfollowed(function, args, kwargs, reason + hint)
-    if any(tracker.axes.get(s) not in (None, _behind(axis, 1)) or s.ndim != 3 for s in states):
+    placed = (None, WHOLE, Axis(1)) if tracker.axes.batch == 1 else (None, _behind(axis, 1))
+    if any(tracker.axes.get(s) not in placed or s.ndim != 3 for s in states):
         reason = f"the initial states of {name} have the batch in another dimension than 1"
         return tracker.unfollowed(function, args, kwargs, reason)
     weights = args[2]
@@ -81,6 +81,25 @@ def recurrent(tracker: Tracker, function: Any, args: tuple[Any, ...], kwargs: di
     if constant and understood(function, x, states, weights, len(weights) // (args[4] * (2 if args[7] else 1))):
         return layers_of_sequences(tracker, _behind(axis, 0), function, states, x, *args[2:])
     return _unrolled(tracker, _behind(axis, 0), _CELLS[function], states, x, *args[2:])
+
+
+def _of_packed(tracker: Tracker, function: Any, args: tuple[Any, ...]) -> Any:
+    """Make the call of a layer of packed sequences: (data, sizes, states, weights, has_biases, ...)."""
+    found = padded(tracker, function, args)
+    if isinstance(found, str):
+        reason = (
+            f"{found}: give it padded sequences with batch_first=True, and pick the last state of each by its length"
+        )
+        return tracker.unfollowed(function, args, {}, reason)
+    packing, x, states = found
+    axis = LEADING if tracker.axes.batch != 1 else WHOLE
+    states = [tracker.joined(s, _behind(axis, 1)) if tracker.source_of(s) is not None else s for s in states]
+    weights, has_biases, layers, dropout, training, bidirectional = args[3:]
+    made = _unrolled(
+        tracker, axis, _CELLS[function], states, x, weights, has_biases, layers, dropout, training, bidirectional, True,
+        real=packing.real,
+    )  # fmt: skip
+    return repacked(packing, made)
 
 
 def _behind(axis: Axis, dim: int) -> Axis:
@@ -127,8 +146,13 @@ def _unrolled(
     training: bool,
     bidirectional: bool,
     batch_first: bool,
+    *,
+    real: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
-    """Return what the fused call does, up to rounding: the sequence of outputs and the last states."""
+    """Return what the fused call does, up to rounding: the sequence of outputs and the last states.
+
+    Where ``real`` (B, T) is not, states stay what they were.
+    """
     directions = 2 if bidirectional else 1
     each = len(weights) // (layers * directions)
     projects = each == (5 if has_biases else 3)  # an LSTM with proj_size
@@ -149,10 +173,14 @@ def _unrolled(
             gates = linear(sequence, of_input, biases[0]).unbind(1)
             now = tuple(s[k] for s in states)
             steps: list[Tensor] = []
-            for gate in reversed(gates) if direction else gates:
-                now = cell(now, gate, lambda h, w=of_state, b=biases[1]: linear(h, w, b))  # type: ignore[misc]
+            turns = range(len(gates))
+            for t in reversed(turns) if direction else turns:
+                new = cell(now, gates[t], lambda h, w=of_state, b=biases[1]: linear(h, w, b))  # type: ignore[misc]
                 if projects:
-                    now = (linear(now[0], parts[-1], None), *now[1:])
+                    new = (linear(new[0], parts[-1], None), *new[1:])
+                if real is not None:
+                    new = tuple(torch.where(real[:, t, None], n, old) for n, old in zip(new, now, strict=True))
+                now = new
                 steps.append(now[0])
             outputs.append(torch.stack(steps[::-1] if direction else steps, 1))
             last.append(now)

@@ -26,7 +26,7 @@ class Places:
         self.joint: list[tuple[int, Tensor]] = []  # axes and the index tensors that pick along them together
         self.masks: list[tuple[int, Tensor]] = []
         self.fixed: set[int] = set()  # axes of which one entry is taken
-        self.cut: set[int] = set()  # axes of which a slice is taken
+        self.cut: dict[int, range] = {}  # axes of which a slice is taken, and which
         outputs: list[int | None] = []
         axis, place, separate = 0, -1, False
         for item in self.items:
@@ -34,7 +34,7 @@ class Places:
                 outputs.append(None)
             elif isinstance(item, slice):
                 if item.indices(shape[axis]) != (0, shape[axis], 1):
-                    self.cut.add(axis)
+                    self.cut[axis] = range(*item.indices(shape[axis]))
                 outputs.append(axis)
                 axis += 1
             elif isinstance(item, Tensor) and item.dtype in (torch.bool, torch.uint8):
@@ -104,6 +104,9 @@ def _came_out(call: Call, places: Places, axis: Axis) -> State:
         if tracked:
             return call.lost("picks for every example from all of them")
         return axis.at(places.outputs.index(axis.dim))
+    round_, cut = call.batch * axis.after, places.cut.get(axis.dim)
+    if cut and round_ and not tracked and cut.step == 1 and not cut.start % round_ and not len(cut) % round_:
+        return Axis(places.outputs.index(axis.dim), len(cut) // round_, axis.after)  # whole rounds of all examples
     picks = [t for k, t in places.joint if k == axis.dim]
     if picks and not places.masks:
         length = call.first.shape[axis.dim]

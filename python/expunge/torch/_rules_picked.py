@@ -20,9 +20,9 @@ from expunge.torch._rules_elementwise import broadcast
 from expunge.torch._rules_indexing import Places
 from expunge.torch._sources import tensors_in
 
-__all__ = ["PICKING", "batch_order", "of_rows", "picked", "unmixed"]
+__all__ = ["PICKING", "bags_of", "batch_order", "of_rows", "picked", "unmixed"]
 
-_OTHERS = "brings rows of different examples together"
+_OTHERS = "brings rows of different examples together along the batch dimension"
 
 
 def of_rows(call: Call) -> State | list[State]:
@@ -126,7 +126,7 @@ def _chosen(call: Call, places: Places, target: Tensor) -> tuple[Axis | Rows, Te
         if along is None or not start <= along.dim < start + mask.ndim:
             return None
         if own is not None and own.at(start + own.dim) != along:
-            raise MixedError("picks by a mask whose rows are those of other examples")
+            raise MixedError("picks along the batch dimension by a mask of other examples")
         rows = mask.nonzero()[:, along.dim - start]
         return along, owners(along, target.shape[along.dim], call.batch, rows.device)[rows]
     if not places.joint or places.masks:
@@ -187,7 +187,18 @@ def _came(call: Call, place: int, along: Axis | Rows, owner: Tensor, target: Ten
     if owner.ndim != 1:
         raise MixedError("picks rows of different examples in a way that is not understood")
     shuffled = any(isinstance(s, Rows) and s.shuffled for s in (along, *(call.state(t) for t in others)))
-    return Rows(place, owner, places=numbers, shuffled=shuffled)
+    return _settled(Rows(place, owner, places=numbers, shuffled=shuffled), call.batch)
+
+
+def _settled(rows: Rows, batch: int) -> Axis | Rows:
+    """Return rows as an axis of examples in turn, merged with others, where they are that."""
+    times, left = divmod(len(rows.owner), max(batch, 1))
+    if rows.places is not None or not times or left:
+        return rows
+    turn = torch.arange(batch, device=rows.owner.device)
+    if torch.equal(rows.owner, turn.repeat_interleave(times)):
+        return Axis(rows.dim, 1, times)
+    return Axis(rows.dim, times, 1) if torch.equal(rows.owner, turn.repeat(times)) else rows
 
 
 def _pick(call: Call) -> State | None:
@@ -222,7 +233,7 @@ def _masked(call: Call) -> State | None:
     if not isinstance(along, Axis):
         return along
     rows = mask.broadcast_to(wide.shape).nonzero()[:, along.dim]
-    return Rows(0, owners(along, wide.shape[along.dim], call.batch, rows.device)[rows])
+    return _settled(Rows(0, owners(along, wide.shape[along.dim], call.batch, rows.device)[rows]), call.batch)
 
 
 # --- putting back -------------------------------------------------------------------------------------
@@ -269,10 +280,8 @@ def _nonzero(call: Call) -> State | list[State] | None:
     length = condition.shape[state.dim]
     owner = owners(state, length, call.batch, outputs[0].device)[outputs[state.dim]]
     shuffled = isinstance(state, Rows) and state.shuffled
-    return [
-        Rows(0, owner, places=(state.at(0), length) if dim == state.dim else None, shuffled=shuffled)
-        for dim in range(len(outputs))
-    ]
+    places = [(state.at(0), length) if dim == state.dim else None for dim in range(len(outputs))]
+    return [_settled(Rows(0, owner, places=numbers, shuffled=shuffled), call.batch) for numbers in places]
 
 
 def _sorted(call: Call) -> list[State] | None:
@@ -300,7 +309,7 @@ def _reshape(call: Call) -> State | None:
             times = length // rows
             if times == 1 or state.places is None:
                 owner = state.owner if times == 1 else state.owner.repeat_interleave(times)
-                return Rows(dim, owner, places=state.places, shuffled=state.shuffled)
+                return _settled(Rows(dim, owner, places=state.places, shuffled=state.shuffled), call.batch)
     raise MixedError(f"cuts rows up that were picked along the batch dimension, to shape {tuple(after)}")
 
 
@@ -325,7 +334,32 @@ def _cat(call: Call) -> State | None:
             return states[0]  # type: ignore[no-any-return]
         raise MixedError(_OTHERS)
     parts = [owners(s, t.shape[dim], call.batch, t.device) for s, t in zip(states, tensors, strict=True)]
-    return Rows(dim, torch.cat(parts), shuffled=any(isinstance(s, Rows) and s.shuffled for s in states))
+    shuffled = any(isinstance(s, Rows) and s.shuffled for s in states)
+    return _settled(Rows(dim, torch.cat(parts), shuffled=shuffled), call.batch)
+
+
+# --- bags ---------------------------------------------------------------------------------------------
+
+
+def bags_of(indices: Tensor, offsets: Tensor, *, last: bool) -> Tensor:
+    """Return in which bag each index is; ``last`` says that the last offset is the end of the last bag."""
+    starts = offsets[:-1] if last else offsets
+    return torch.searchsorted(starts, torch.arange(len(indices), device=starts.device), right=True) - 1
+
+
+def _bag(call: Call) -> State | None:
+    indices, offsets = call.argument(0, "input"), call.argument(2, "offsets")
+    weights = call.argument(8, "per_sample_weights")
+    if offsets is None or any(t is not indices and t is not offsets and t is not weights for t, _ in call.states):
+        return None
+    last = bool(call.argument(9, "include_last_offset", False))
+    bags = bags_of(indices, offsets, last=last)
+    if len(offsets) - last != call.batch or call.state(offsets) not in (None, Axis(0)) or bool((bags < 0).any()):
+        raise MixedError("takes another number of bags than of examples")
+    for tensor in (indices, weights):
+        if tensor is not None:
+            _agree(call, tensor, bags)
+    return Axis(0)
 
 
 # --- packed sequences ---------------------------------------------------------------------------------
@@ -334,15 +368,16 @@ def _cat(call: Call) -> State | None:
 def batch_order(call: Call, data: Tensor, sizes: Tensor) -> Rows:
     """Return the examples of a packed sequence in the order of its first step, after a look at all others."""
     state = call.state(data)
-    if not isinstance(state, Rows) or state.dim or not len(sizes):
+    if not isinstance(state, (Axis, Rows)) or state.dim or not len(sizes):
         raise MixedError("takes a packed sequence whose rows are not known")
-    first = state.owner[: int(sizes[0])]
+    owner = owners(state, len(data), call.batch, data.device)
+    first = owner[: int(sizes[0])]
     steps = torch.cat([first[: int(n)] for n in sizes])
     if len(first) != call.batch or not torch.equal(first.sort()[0], torch.arange(call.batch, device=first.device)):
         raise MixedError("takes a packed sequence with other rows than one for each example")
-    if not torch.equal(steps, state.owner):
+    if not torch.equal(steps, owner):
         raise MixedError(_OTHERS)
-    return Rows(0, first, shuffled=state.shuffled)
+    return Rows(0, first, shuffled=isinstance(state, Rows) and state.shuffled)
 
 
 def _in_order(rows: Rows, dim: int) -> Axis | Rows:
@@ -361,7 +396,7 @@ def _pack(call: Call) -> list[State] | None:
     sizes = call.outputs[1].tolist()
     shuffled = isinstance(state, Rows) and state.shuffled
     return [
-        Rows(0, torch.cat([owner[:n] for n in sizes]), shuffled=shuffled),
+        _settled(Rows(0, torch.cat([owner[:n] for n in sizes]), shuffled=shuffled), call.batch),
         Lost("numbers of rows of a packed sequence depend on all examples"),
     ]
 
@@ -387,7 +422,7 @@ def unmixed(call: Call) -> State | list[State] | None:
     of its steps, which say nothing that its rows do not.
     """
     lost = [t for t, s in call.states if isinstance(s, Lost)]
-    known = [(t, s) for t, s in call.states if not isinstance(s, Lost)]
+    known: list[tuple[Tensor, State]] = [(t, s) for t, s in call.states if not isinstance(s, Lost)]
     without = Call(call.function, call.args, call.kwargs, call.result, known, call.batch)
     packed = call.function in _PACKED and len(lost) == 1
     select = call.function == Tensor.__getitem__ or call.function in _SELECTS
@@ -401,6 +436,15 @@ def unmixed(call: Call) -> State | list[State] | None:
             return None
         owner = owners(state, call.first.shape[state.dim], call.batch, call.first.device)
         if len(owner) != call.batch or len(owner.unique()) != call.batch:
+            return None
+        index = call.args[1] if call.function == Tensor.__getitem__ else _index_at(call)
+        places = Places(call.first.shape, index)
+        if (
+            places.masks
+            or len(places.joint) != 1
+            or places.joint[0][0] != state.dim
+            or places.joint[0][1] is not lost[0]
+        ):
             return None
         found = _PICKED[call.function](without)
         return found if isinstance(found, Axis) and found.plain else None
@@ -424,6 +468,7 @@ _PICKED: dict[Any, Callable[[Call], Any]] = {
     **dict.fromkeys(functions("sort argsort"), _sorted),
     **dict.fromkeys(functions("reshape view flatten unflatten ravel reshape_as view_as"), _reshape),
     **dict.fromkeys(functions("squeeze"), _squeeze),
+    F.embedding_bag: _bag,
     **dict.fromkeys(functions("cat concat concatenate"), _cat),
 }
 PICKING = set(_PICKED)
