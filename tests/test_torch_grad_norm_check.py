@@ -125,3 +125,49 @@ def test_the_number_of_examples_is_checked():
     for check, error in ((-1, ValueError), (1.5, TypeError), ("yes", TypeError)):
         with pytest.raises(error, match="check must be"):
             GradNorms(nn.Linear(2, 2), check=check)
+
+
+class Tagger(nn.Module):
+    """A model that computes its own loss: a mean over the tokens of the batch that have a label."""
+
+    def __init__(self, wrong=False):
+        super().__init__()
+        self.a, self.wrong = nn.Linear(6, 3), wrong
+
+    def forward(self, x, labels):
+        scores = self.a(through_numbers(x) if self.wrong else x)
+        return {"loss": F.cross_entropy(scores.flatten(0, 1), labels.flatten()), "scores": scores}
+
+
+LABELS = torch.tensor([[0, 1, 2, 0], [1, -100, -100, 2], [-100, -100, -100, -100], [2, -100, -100, -100]])
+
+
+def tagged(model, x, counts, **settings):
+    with GradNorms(model, loss_reduction="token-mean", counts=counts, **settings) as g:
+        model(x, LABELS)["loss"].backward()
+        return g.norms()
+
+
+def test_a_mean_over_tokens_that_the_model_computes_is_checked():
+    torch.manual_seed(3)
+    model, x, counts = Tagger().double(), torch.randn(4, 4, 6).double(), (LABELS != -100).sum(1)
+    expected = tagged(model, x, counts)
+    assert torch.equal(tagged(model, x, counts, check=4), expected)
+    for i in (0, 1, 3):
+        grads = torch.autograd.grad(model(x[i : i + 1], LABELS[i : i + 1])["loss"], list(model.parameters()))
+        norm = sum(g.square().sum() for g in grads).sqrt()
+        torch.testing.assert_close(expected[i], norm, rtol=1e-12, atol=0.0)
+    assert expected[2] == 0
+    with pytest.raises(GradNormMismatchError, match=r"^a\.weight: the gradient of example \d"):
+        tagged(Tagger(wrong=True).double(), x, counts, check=4)
+    with pytest.raises(GradNormMismatchError, match=r"^a\.weight: the gradient of example \d"):
+        tagged(model, x, torch.tensor([3, 2, 0, 1]), check=4)
+    with pytest.raises(ValueError, match="counts must have one entry for each of the 4 examples"):
+        tagged(model, x, counts[:3], check=4)
+
+
+def test_a_loss_in_another_precision_is_checked_to_its_digits():
+    torch.manual_seed(4)
+    x = torch.randn(3, 6).double()
+    model = Calls(lambda m, x: (m.a(x).float() / 3).square().mean(1).sum(), a=nn.Linear(6, 4)).double()
+    block_norms(model, x, lambda y: y, check=3)

@@ -78,8 +78,10 @@ class Check:
 
             return _rebuilt(separate, output)
 
-    def compare(self, squares: dict[int, Tensor]) -> None:
+    def compare(self, squares: dict[int, Tensor], shares: Tensor | None = None) -> None:
         """Compare the squared norms of some examples with those of single ones.
+
+        ``shares`` are those of each example in a mean over tokens: a loss that the model computes itself weighs it so.
 
         Raises
         ------
@@ -101,7 +103,7 @@ class Check:
         picked = np.random.default_rng().choice(batch, min(self.examples, batch), replace=False)
         with torch._C.DisableTorchFunction(), self._repeating():
             for example in sorted(int(i) for i in picked):
-                self._compare_one(example, squares)
+                self._compare_one(example, squares, shares)
 
     def next_pass(self) -> None:
         """Forget the calls of a pass that was compared."""
@@ -120,16 +122,17 @@ class Check:
                 for buffer, value in buffers:
                     buffer.copy_(value)
 
-    def _compare_one(self, example: int, squares: dict[int, Tensor]) -> None:
+    def _compare_one(self, example: int, squares: dict[int, Tensor], shares: Tensor | None) -> None:
         parameters = self.tracker.parameters
         sums: list[Tensor | None] = [None] * len(parameters)
         for made in self.passes:
-            for k, grad in enumerate(self._gradients(made, example)):
+            for k, grad in enumerate(self._gradients(made, example, shares)):
                 if grad is not None:
                     sums[k] = grad if sums[k] is None else sums[k] + grad  # type: ignore[operator]
         alone = [0.0 if g is None else float(g.double().square().sum()) for g in sums]
         found = [float(squares[k][example]) for k in range(len(parameters))]
-        coarsest = max(torch.finfo(p.dtype).eps for p in parameters)
+        outputs = [grad for made in self.passes for grad in made.grads if grad is not None]
+        coarsest = max(torch.finfo(t.dtype).eps for t in (*parameters, *outputs))
         scale = max(*found, *alone) ** 0.5
         for k, (a, b) in enumerate(zip(found, alone, strict=True)):
             if not abs(a**0.5 - b**0.5) <= 20 * coarsest**0.6 * scale:
@@ -139,7 +142,9 @@ class Check:
                     "report models of which neither is true"
                 )
 
-    def _gradients(self, made: _Pass, example: int) -> tuple[Tensor | None, ...] | list[Tensor | None]:
+    def _gradients(
+        self, made: _Pass, example: int, shares: Tensor | None
+    ) -> tuple[Tensor | None, ...] | list[Tensor | None]:
         """Return the gradients that one example's outputs give, from the gradients that they got in the batch."""
         batch = self.tracker.axes.batch or 0
         model: Any = self.tracker.model
@@ -162,6 +167,10 @@ class Check:
                 continue
             if isinstance(state, (Axis, Rows)):
                 grad = taken(grad, state, batch, example, example + 1)
+            elif isinstance(state, Total) and shares is not None and state.kind != "sum":
+                if not shares[example]:
+                    continue  # of no token, whose mean alone is not a number
+                grad = grad * shares[example].to(grad)
             elif isinstance(state, Total) and state.kind in ("sum", "mean"):
                 grad = grad / batch if state.kind == "mean" else grad
             else:

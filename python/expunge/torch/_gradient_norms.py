@@ -273,7 +273,7 @@ class GradNorms:
         scale = _validate.number("loss_scale", loss_scale, low=0.0, open_low=True)
         given = self._counts if counts is None else _counts_of(counts, self._reduction)
         with torch._C.DisableTorchFunction(), torch.no_grad():
-            squares, batch = self._squares(tracker, scale)
+            squares, batch = self._squares(tracker, scale, given)
             wide = any(p.dtype == torch.float64 for p in tracker.parameters)
             factor = self._factor(batch, given) / scale
 
@@ -291,7 +291,7 @@ class GradNorms:
             parts = [square if square.device == device else square.to(device) for square in squares.values()]
             return finished(torch.stack(parts).sum(0))
 
-    def _squares(self, tracker: Tracker, scale: float) -> tuple[dict[int, Tensor], int]:
+    def _squares(self, tracker: Tracker, scale: float, counts: Tensor | None) -> tuple[dict[int, Tensor], int]:
         """Return squared norms by parameter, and the number of examples, of the pass that ran, which is closed."""
         self._look_at_hooks(tracker.parameters, ours=1)
         empty = tracker.axes.batch == 0
@@ -310,7 +310,8 @@ class GradNorms:
         batch = tracker.axes.batch or 0
         look_at(tracker.losses, self._reduction, batch, scale=scale)
         if self._check is not None:
-            self._check.compare(squares)
+            self._factor(batch, counts)  # looks at the counts
+            self._check.compare(squares, None if counts is None else counts / counts.sum())
             self._check.next_pass()
         self._taken = (dict(squares), batch)
         tracker.next_pass()
