@@ -2,6 +2,7 @@
 
 import socket
 import warnings
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -504,6 +505,24 @@ def free_port():
         return s.getsockname()[1]
 
 
+def accumulated(ours, plain, generator):
+    """Accumulate two batches in one block, of which the second is averaged with the first."""
+    parts = [torch.randn(size, 6, dtype=torch.float64, generator=generator) for size in (4, 3)]
+    expected = [block_norms(ours.module, part, param_grads=False) for part in parts]
+    for model in (ours, plain):
+        model.zero_grad()
+    for part, context in zip(parts, (plain.no_sync, nullcontext), strict=True):
+        with context():
+            loss_of(plain(part)).backward()
+    with GradNorms(ours) as g:
+        for part, norms, context in zip(parts, expected, (ours.no_sync, nullcontext), strict=True):
+            with context():
+                loss_of(ours(part)).backward()
+            np.testing.assert_allclose(g.norms().numpy(), norms, rtol=1e-12)
+    for p, q in zip(ours.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad, rtol=1e-12, atol=1e-14)
+
+
 def replica(rank, port, queue):
     """Train two replicas by GradNorms and without it, side by side."""
     import datetime
@@ -539,6 +558,7 @@ def replica(rank, port, queue):
             torch.testing.assert_close(p.grad, q.grad, rtol=1e-12, atol=1e-14)
             p.data -= 0.1 * p.grad
             q.data -= 0.1 * q.grad
+    accumulated(ours, plain, generator)
     refused = []
     unused = DistributedDataParallel(nn.Linear(6, 2), find_unused_parameters=True)
     for model, param_grads in ((ours, False), (ours.module, False), (unused, True)):
