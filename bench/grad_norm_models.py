@@ -34,9 +34,9 @@ FORWARD, BOTH, FLOOR = "forward", "forward + backward", "floor: forward + data g
 class Block(nn.Module):
     """A transformer layer made of linear maps, that every library can follow."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, bend: Callable[[Tensor], Tensor] = F.relu) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.bend = heads, bend
         self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
         self.norm_1, self.norm_2 = nn.LayerNorm(width), nn.LayerNorm(width)
@@ -47,7 +47,7 @@ class Block(nn.Module):
         )
         attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
         x = self.norm_1(x + self.out(attended))
-        return self.norm_2(x + self.down(F.relu(self.up(x))))
+        return self.norm_2(x + self.down(self.bend(self.up(x))))
 
 
 class Classifier(nn.Module):
@@ -87,7 +87,38 @@ def _torch_encoder(width: int, heads: int, layers: int) -> nn.Module:
     return Classifier(width, nn.TransformerEncoder(layer, layers, enable_nested_tensor=False))
 
 
+class LastState(nn.Module):
+    """An LSTM, and a linear map of its last output."""
+
+    def __init__(self, features: int, width: int) -> None:
+        super().__init__()
+        self.recurrent = nn.LSTM(features, width, batch_first=True)
+        self.head = nn.Linear(width, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.recurrent(x)[0][:, -1])
+
+
+class Bert(nn.Module):
+    """BERT as in its paper, from modules of torch: words, positions and kinds added, layers that normalise last."""
+
+    def __init__(self, words: int, width: int, heads: int, layers: int, length: int) -> None:
+        super().__init__()
+        self.words, self.positions, self.kinds = (nn.Embedding(n, width) for n in (words, length, 2))
+        self.norm = nn.LayerNorm(width)
+        self.layers = nn.ModuleList(Block(width, heads, F.gelu) for _ in range(layers))
+        self.pooler, self.head = nn.Linear(width, width), nn.Linear(width, 10)
+
+    def forward(self, words: Tensor) -> Tensor:
+        positions = torch.arange(words.shape[1])[None]
+        x = self.norm(self.words(words) + self.kinds(torch.zeros_like(positions)) + self.positions(positions))
+        for layer in self.layers:
+            x = layer(x)
+        return self.head(torch.tanh(self.pooler(x[:, 0])))
+
+
 # Name: what it is, how it is made, the shape of its inputs.
+WORDS = 1000
 MODELS: dict[str, tuple[str, Callable[[], nn.Module], tuple[int, ...]]] = {
     "probe": ("linear, d=512, C=10, n=20000", _probe, (20_000, 512)),
     "mlp": ("784-256-256-10, n=10000", _mlp, (10_000, 784)),
@@ -99,6 +130,8 @@ MODELS: dict[str, tuple[str, Callable[[], nn.Module], tuple[int, ...]]] = {
         lambda: _torch_encoder(256, 4, 4),
         (16, 128, 256),
     ),
+    "lstm": ("64 -> 128, T=64, n=512", lambda: LastState(64, 128), (512, 64, 64)),
+    "bert": ("2 layers d=128, 4 heads, T=64, n=512", lambda: Bert(WORDS, 128, 4, 2, 64), (512, 64)),
 }
 
 # Times over another contender's that must not be passed.
@@ -108,6 +141,8 @@ TARGETS: dict[str, list[tuple[str, str, float]]] = {
     "encoder": [(OURS, BOTH, 0.95), (OURS_GRADS, BOTH, 1.35)],
     "transformer": [(OURS, BOTH, 0.95), (OURS_GRADS, BOTH, 1.35)],
     "nn.TransformerEncoder": [(OURS, BOTH, 0.95), (OURS_GRADS, BOTH, 1.35)],
+    "lstm": [(OURS, BOTH, 0.95), (OURS_GRADS, BOTH, 1.25)],
+    "bert": [(OURS, BOTH, 0.95), (OURS_GRADS, BOTH, 1.25)],
 }
 PEER_TARGETS = {name: {"Opacus ghost": 1.8} for name in ("probe", "mlp", "cnn", "encoder", "transformer")}
 
@@ -117,7 +152,7 @@ def single_example_norms(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     wide = copy.deepcopy(model).double()
     parameters = list(wide.parameters())
     rows = []
-    for a, b in zip(x.double().split(1), y.split(1), strict=True):
+    for a, b in zip((x.double() if x.is_floating_point() else x).split(1), y.split(1), strict=True):
         grads = torch.autograd.grad(F.cross_entropy(wide(a), b, reduction="sum"), parameters)
         rows.append(math.sqrt(sum(float(g.square().sum()) for g in grads)))
     return torch.tensor(rows, dtype=torch.float64)
@@ -204,7 +239,8 @@ def model_table(name: str, threads: int, repeats: int) -> tuple[list[dict[str, A
     description, make, shape = MODELS[name]
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    model, x = make(), torch.randn(*shape)
+    model = make()
+    x = torch.randint(0, WORDS, shape) if isinstance(model, Bert) else torch.randn(*shape)
     y = torch.randint(0, 10, shape[:1])
     expected = single_example_norms(model, x[:CHECKED], y[:CHECKED])
     runs = contenders(model)

@@ -41,6 +41,8 @@ def freeze(model: nn.Module) -> None:
         if isinstance(module, nn.MultiheadAttention):
             # It is one module, whose gradients begin inside: at its in-projection, which a bias is nearly free to say.
             module.in_proj_bias.requires_grad_(True)
+        elif isinstance(module, nn.RNNBase):  # the same: they begin at the gates of every step
+            module.bias_ih_l0.requires_grad_(True)
         elif next(module.parameters(recurse=False), None) is not None:
             module.register_forward_hook(begin)
 
