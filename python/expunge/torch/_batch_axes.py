@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from expunge.torch import (  # noqa: F401  the tables
+    _rules_algebra,
     _rules_elementwise,
     _rules_indexing,
     _rules_layers,

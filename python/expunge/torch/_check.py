@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from expunge.torch._axis import Axis, Rows, State, Total, taken
 from expunge.torch._errors import GradNormMismatchError, UnsupportedLayerError
-from expunge.torch._sources import map_tensors, tensors_in
+from expunge.torch._inputs import map_inputs
+from expunge.torch._sources import tensors_in
 from expunge.torch._tracker import Tracker
 
 __all__ = ["Check"]
@@ -54,7 +55,7 @@ class Check:
                     states[id(own)] = state
                 return own
 
-            self.open.append((_Pass(map_tensors(kept, args), map_tensors(kept, kwargs), states), _random_states()))
+            self.open.append((_Pass(map_inputs(kept, args), map_inputs(kept, kwargs), states), _random_states()))
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         if self.repeating:
@@ -156,7 +157,7 @@ class Check:
             return taken(tensor, state, batch, example, example + 1) if isinstance(state, (Axis, Rows)) else tensor
 
         with torch.enable_grad(), _autocast(made.casts):
-            outputs = tensors_in([model(*map_tensors(single, made.args), **map_tensors(single, made.kwargs))])
+            outputs = tensors_in([model(*map_inputs(single, made.args), **map_inputs(single, made.kwargs))])
         if len(outputs) != len(made.grads):
             raise GradNormMismatchError(
                 f"the model gives {len(outputs)} tensors for one example, and {len(made.grads)} in the batch"

@@ -23,6 +23,7 @@ from expunge.torch._batch_axes import BatchAxes
 from expunge.torch._contributions import PulledUse, Use, sum_of_squares
 from expunge.torch._distributed import look_at_replicas
 from expunge.torch._errors import UnsupportedLayerError
+from expunge.torch._inputs import inputs_in
 from expunge.torch._rule import LIKE, SHAPED
 from expunge.torch._sources import Derived, Made, ParameterView, RefusalError, layout_overlaps, map_tensors, tensors_in
 from expunge.torch._tensor_map import TensorMap
@@ -195,7 +196,7 @@ class Tracker:
         with torch._C.DisableTorchFunction():
             self._another_call()
             look_at_replicas(self.model, param_grads=self.param_grads)
-            inputs = tensors_in(args, kwargs)
+            inputs = inputs_in(args, kwargs)
             for value in (*args, *kwargs.values()):
                 if isinstance(value, nn.utils.rnn.PackedSequence):
                     raise UnsupportedLayerError(
