@@ -270,7 +270,8 @@ class GradNorms:
         tracker = self._tracker
         if tracker is None:
             raise RuntimeError("norms must be called inside the block")
-        scale = _validate.number("loss_scale", loss_scale, low=0.0, open_low=True)
+        plain = type(loss_scale) is float and loss_scale == 1.0
+        scale = 1.0 if plain else _validate.number("loss_scale", loss_scale, low=0.0, open_low=True)
         given = self._counts if counts is None else _counts_of(counts, self._reduction)
         with torch._C.DisableTorchFunction(), torch.no_grad():
             squares, batch = self._squares(tracker, scale, given)
