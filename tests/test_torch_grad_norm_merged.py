@@ -147,7 +147,6 @@ MIXED = {
     "a running sum": lambda h: h.cumsum(0),
     "less the mean": lambda h: h - h.mean(0),
     "every second row": lambda h: h[::2],
-    "rows in another order": lambda h: h[torch.arange(len(h)).flip(0)],
     "channels and rows changed over": lambda h: h.transpose(0, 1),
     "rows for channels": lambda h: h.reshape(1, -1, h.shape[-1])[:, :4],
     "rows cut up": lambda h: h.reshape(2 * len(h), -1, h.shape[-1])[1:-1],
@@ -168,3 +167,62 @@ def test_layers_on_merged_rows_that_were_mixed_are_refused(layer, mixed, merge):
     model = Calls(lambda m, x: m.a(MIXED[mixed](MERGES[merge](x)[0])), a=module).double()
     with pytest.raises(UnsupportedLayerError, match=r"^a\.weight: "):
         block_norms(model, x)
+
+
+@pytest.mark.parametrize("merge", MERGES)
+def test_merged_rows_in_another_order_belong_to_their_examples(merge):
+    """Each example's rows are somewhere else, in an order of their own; the loss adds up over rows."""
+
+    def forward(m, x):
+        h = MERGES[merge](x)[0]
+        return m.a(h[torch.arange(len(h)).flip(0)])
+
+    assert_exact(Calls(forward, a=nn.Conv1d(4, 3, 2)), torch.randn(3, FRAMES, 4, 5, dtype=torch.float64))
+
+
+def in_groups(turn_kernels=None, channels=4):
+    """Every example's kernels on its own channels, all at once; unless something is done to the kernels."""
+
+    def forward(m, x):
+        b = len(x)
+        kernels = m.a(x.mean(-1)).view(b, 2, channels, 1) * 1.0
+        kernels = kernels if turn_kernels is None else turn_kernels(kernels)
+        y = F.conv1d(x.reshape(1, -1, x.shape[-1]), kernels.reshape(2 * b, -1, 1), groups=b)
+        return y.view(b, 2, -1)
+
+    return Calls(forward, a=nn.Linear(4, 2 * channels))
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 4])
+def test_examples_for_groups_of_a_convolution_give_the_norms_of_single_examples(batch):
+    assert_exact(in_groups(), torch.randn(batch, 4, 5, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    "turn",
+    [
+        lambda k: k.transpose(0, 1),
+        lambda k: k.flip(0),
+        lambda k: torch.ones_like(k) * k.mean(0),
+    ],
+)
+def test_kernels_of_other_examples_in_groups_are_refused(turn):
+    with pytest.raises(UnsupportedLayerError):
+        block_norms(in_groups(turn).double(), torch.randn(4, 4, 5, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4, 16])
+def test_constant_kernels_for_groups_of_examples_are_refused(groups):
+    x, kernels = torch.randn(4, 4, 5, dtype=torch.float64), torch.randn(16, 16 // groups, 1, dtype=torch.float64)
+    model = Calls(lambda m, x: F.conv1d((x * m.s).reshape(1, 16, 5), kernels, groups=groups), s=parameter(5))
+    with pytest.raises(UnsupportedLayerError, match=r"spans several examples|not those of each channel's example"):
+        block_norms(model, x)
+
+
+def test_a_group_that_spans_examples_is_refused():
+    """Kernels as many as fit, of the examples, and groups of two examples each."""
+    model = Calls(
+        lambda m, x: F.conv1d(x.reshape(1, 16, 5), m.a(x.mean(-1)).view(8, 8, 1), groups=2), a=nn.Linear(4, 16)
+    ).double()
+    with pytest.raises(UnsupportedLayerError, match="spans several examples"):
+        block_norms(model, torch.randn(4, 4, 5, dtype=torch.float64))

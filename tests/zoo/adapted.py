@@ -216,7 +216,7 @@ class AdaIN(nn.Module):
         return self.head(F.leaky_relu(self.norm(self.conv(x)) * scale + shift))
 
 
-@MODELS("modulated convolution with groups for examples", several(values(2, 5, 5), values(3)), refused="conv2d")
+@MODELS("modulated convolution with groups for examples", several(values(2, 5, 5), values(3)))
 class Modulated(nn.Module):
     """Kernels of every example, run at once as groups of one image."""
 
@@ -232,7 +232,7 @@ class Modulated(nn.Module):
         return out.view(b, 3, h, w)
 
 
-@MODELS("dynamic convolution: kernels mixed by each example", values(3, 6, 6), refused="conv2d")
+@MODELS("dynamic convolution: kernels mixed by each example", values(3, 6, 6))
 class CondConv(nn.Module):
     def __init__(self):
         super().__init__()
@@ -243,6 +243,21 @@ class CondConv(nn.Module):
         weights = self.route(x.mean((2, 3))).softmax(-1)
         kernel = torch.einsum("be,eoikl->boikl", weights, self.experts).reshape(b * 4, 3, 3, 3)
         return F.conv2d(x.view(1, b * 3, 6, 6), kernel, padding=1, groups=b).view(b, 4, 6, 6)
+
+
+@MODELS(
+    "siamese tracker: an image compared with a patch, channel by channel", several(values(3, 6, 6), values(3, 3, 3))
+)
+class Tracked(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 4, 1), nn.Linear(4, 2)
+
+    def forward(self, image, patch):
+        a, b = self.conv(image), self.conv(patch)
+        batch, width = a.shape[:2]
+        found = F.conv2d(a.reshape(1, -1, *a.shape[2:]), b.reshape(-1, 1, *b.shape[2:]), groups=batch * width)
+        return self.head(found.view(batch, width, -1).amax(-1))
 
 
 @MODELS("siamese network, a call for each view", PAIR)

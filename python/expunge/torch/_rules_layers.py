@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
 
 from expunge.torch._axis import Axis, State
 from expunge.torch._rule import RULES, Call, rule
@@ -72,10 +73,26 @@ _in_front("fold col2im", (3,))
 
 @rule("conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d")
 def _convolution(call: Call) -> State:
-    weight = call.argument(1, "weight")
-    if call.axis.dim != 0 or call.first.ndim != weight.ndim:
+    x, weight = call.first, call.argument(1, "weight")
+    axis = call.state(x)
+    if axis is not None and axis.dim == 1 and x.ndim == weight.ndim and "transpose" not in call.name:
+        return _in_groups(call, axis, weight)
+    if call.axis.dim != 0 or x.ndim != weight.ndim:
         return call.lost("takes examples in the leading dimension alone")
     return call.axis
+
+
+def _in_groups(call: Call, axis: Axis, weight: Tensor) -> State:
+    """Follow examples among the channels: no group of channels spans two, and each has kernels of its own example."""
+    seen, made = weight.shape[1], weight.shape[0]  # channels a kernel sees, channels that all groups make
+    if axis.after % seen:
+        return call.lost("has a group of channels that spans several examples")
+    behind = made // (axis.before * call.batch)
+    own = Axis(0, axis.before, behind)
+    bias = call.argument(2, "bias")
+    if call.state(weight) != own or (bias is not None and call.state(bias) != own):
+        return call.lost("has kernels that are not those of each channel's example")
+    return Axis(1, axis.before, behind)
 
 
 @rule("interpolate upsample upsample_nearest upsample_bilinear")
