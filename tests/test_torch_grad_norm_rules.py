@@ -455,6 +455,25 @@ def test_rows_of_a_table_added_to_every_example(ids, padding):
             np.testing.assert_allclose(g.norms().numpy(), expected, rtol=1e-10)
 
 
+@pytest.mark.parametrize("first", [F.relu, torch.tanh, lambda x: x + x.sin(), lambda x: x.cos() + x, lambda x: x])
+@pytest.mark.parametrize("batch", [1, 2, 4])
+def test_inputs_of_the_model_that_were_made_of_parameters(first, batch):
+    torch.manual_seed(12)
+    outer = Calls(lambda m, x: m.inner(m.emb(x)), emb=nn.Embedding(7, D), inner=nn.Linear(D, 2)).double()
+    outer.inner = Calls(lambda m, x: m.a(first(x)), a=nn.Linear(D, 2)).double()
+    x = torch.randint(0, 7, (batch, 4))
+    expected = [
+        sum(float(g.square().sum()) for g in torch.autograd.grad(outer(x[i : i + 1]).sin().sum(), outer.parameters()))
+        for i in range(batch)
+    ]
+    watched = nn.Module()
+    watched.emb, watched.inner = outer.emb, outer.inner
+    watched.forward = outer.inner.forward  # called on rows of its own table
+    with GradNorms(watched) as g:
+        watched(watched.emb(x)).sin().sum().backward()
+        np.testing.assert_allclose(g.norms().square(), expected, rtol=1e-10)
+
+
 def test_a_whole_parameter_added_to_every_example():
     for shape in ((1, 4, D), (4, D)):
         assert_exact(Calls(lambda m, x: m.a(x) + m.p, a=nn.Linear(D, D), p=parameter(*shape)), torch.randn(3, 4, D))

@@ -23,7 +23,7 @@ def plain_entries(tracker: Tracker, function: Any, args: tuple[Any, ...], kwargs
     """Make a call that treats every entry by itself; None, and nothing done, unless examples lead its one tensor."""
     if not args or not isinstance(args[0], Tensor) or tracker.axes.get(args[0]) != LEADING:
         return None
-    if kwargs.get("out") is not None or not torch.is_grad_enabled():
+    if kwargs.get("out") is not None or not torch.is_grad_enabled() or tracker.source_of(args[0]) is not None:
         return None
     result: Tensor = function(*args, **kwargs)
     tracker.axes.set(result, LEADING)
@@ -61,6 +61,8 @@ def plain_sum(tracker: Tracker, function: Any, args: tuple[Any, ...], kwargs: di
         return None
     for tensor in args:
         if not isinstance(tensor, Tensor) or tracker.axes.get(tensor) != LEADING or tensor.shape != args[0].shape:
+            return None
+        if tracker.source_of(tensor) is not None:  # an input of the model that was made of parameters
             return None
     result: Tensor = function(*args)
     tracker.axes.set(result, LEADING)
