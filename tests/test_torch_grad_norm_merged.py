@@ -226,3 +226,56 @@ def test_a_group_that_spans_examples_is_refused():
     ).double()
     with pytest.raises(UnsupportedLayerError, match="spans several examples"):
         block_norms(model, torch.randn(4, 4, 5, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("merge", MERGES)
+def test_masks_of_every_head_and_merged_row_give_the_norms_of_single_examples(merge):
+    """The mask of a row has its heads side by side behind it."""
+
+    def forward(m, x):
+        h, back = MERGES[merge](x)
+        mask = torch.stack([h @ h.mT, h.cos() @ h.mT], 1).flatten(0, 1)
+        hidden = (h.mean(-1) > 0.8) & (torch.arange(h.shape[1]) > 0)
+        return back(m.a(h, h, h, attn_mask=mask, key_padding_mask=hidden.to(h.dtype) * -3.0)[0]).flatten(1)
+
+    model = Calls(forward, a=nn.MultiheadAttention(4, 2, batch_first=True))
+    assert_exact(model, torch.randn(2, FRAMES, 5, 4, dtype=torch.float64))
+
+
+def test_masks_that_belong_to_the_rows_of_others_are_refused():
+    """As many as rows and heads, but the heads in front of the rows."""
+    model = Calls(
+        lambda m, x: m.a(x, x, x, attn_mask=torch.stack([x @ x.mT, x.cos() @ x.mT]).flatten(0, 1))[0],
+        a=nn.MultiheadAttention(4, 2, batch_first=True),
+    ).double()
+    with pytest.raises(
+        UnsupportedLayerError, match=r"brings batch dimensions at different places together|attends over the batch"
+    ):
+        block_norms(model, torch.randn(2, 5, 4, dtype=torch.float64))
+
+
+def test_batch_normalisation_of_examples_behind_channels():
+    model = Calls(
+        lambda m, x: m.a(x.permute(1, 2, 0)).permute(2, 0, 1) * torch.linspace(0.5, 2.0, 4, dtype=x.dtype),
+        a=nn.BatchNorm1d(4).double().eval(),
+    )
+    assert_exact(model, torch.randn(4, 4, 4, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("turn", [lambda h: h.transpose(0, 1).flatten(0, 1), lambda h: h.flatten(0, 1).flip(0)])
+def test_cells_whose_states_belong_to_other_rows_are_refused(turn):
+    """As many rows of input and state, merged in another order."""
+    model = Calls(lambda m, x: m.a(x.flatten(0, 1), turn(x.cos())), a=nn.GRUCell(4, 4)).double()
+    with pytest.raises(UnsupportedLayerError):
+        block_norms(model, torch.randn(3, FRAMES, 4, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("turn", [lambda h: h.transpose(0, 1).flatten(0, 1), lambda h: h.mean(1).repeat(FRAMES, 1)])
+def test_losses_of_rows_merged_in_different_orders_are_refused(turn):
+    model = Calls(lambda m, x: m.a(x), a=nn.Linear(4, 4)).double()
+
+    def loss(h):
+        return F.triplet_margin_loss(h.flatten(0, 1), turn(h.cos()), h.flatten(0, 1).sin(), reduction="sum")
+
+    with pytest.raises(UnsupportedLayerError):
+        block_norms(model, torch.randn(3, FRAMES, 4, dtype=torch.float64), loss)
