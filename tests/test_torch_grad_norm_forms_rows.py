@@ -254,6 +254,9 @@ MIXED = {
     "places of another axis": (
         lambda h, x: h.transpose(0, 1)[(x[:, 0, 0] > -9).nonzero().squeeze(1)[:, None], 0], "batch dimension",
     ),
+    "chosen by all, of rows in turn": (
+        lambda h, x: h[(torch.arange(T) == h.sum((1, 2)).argsort()[:, None]) | (torch.arange(T) < 0)], "argsort",
+    ),
     "chosen by all": (lambda h, x: h[torch.arange(3), h.sum((1, 2)).argsort()], "batch dimension|argsort"),
     "in order of length, beside constants": (
         lambda h, x: h[(x[:, 0, 0] * 9).long().argsort()] * torch.arange(3.0)[:, None, None].double(), "constants",
