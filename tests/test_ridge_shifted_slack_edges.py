@@ -7,7 +7,7 @@ import pytest
 from expunge.accounting import ridge_shifted
 from expunge.accounting.ridge_law import Phase, RidgeDeletion, smoothness
 from expunge.accounting.ridge_rounding import Basis, Frame
-from expunge.accounting.ridge_shifted import UniformBound, sensitivities
+from expunge.accounting.ridge_shifted import UniformBound, sensitivities, shifted_claim
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -63,3 +63,23 @@ def test_long_blocks_of_a_later_phase_stay_close_to_its_steps(monkeypatch, noise
     assert some.length.max() > 5
     assert np.all(every * (1.0 - 1e-12) <= spread)
     assert np.all(spread <= 2.0 * every)
+
+
+# Chosen so that exp(epsilon) and its product with delta_s both round down, by more than one unit together.
+@pytest.mark.parametrize(
+    ("epsilon", "delta_s"),
+    [
+        (4.172373149261151, 2.7628203517103486e-08),
+        (2.1034414578823037, 6.978352710470298e-09),
+        (2.8085499916613452, 1.7658225755237172e-06),
+    ],
+)
+def test_the_failure_s_share_is_rounded_up_where_nothing_is_added_to_it(epsilon, delta_s):
+    """A row of zeros separates no runs: delta(Q||P) is e^epsilon delta_s alone, whose two roundings are covered."""
+    design, targets = np.array([[0.0], [1.0], [1.0]]), np.zeros((3, 1))
+    run = {"alpha": 1.0, "step_size": 0.25, "phases": [Phase(3, 0.5), Phase(2, 0.5, (0,))], "deleted": [0]}
+    claim = shifted_claim(design, targets, **run, epsilon=epsilon, delta_s=delta_s)
+    assert claim.mu == 0.0
+    with mpmath.workdps(40):
+        true = mpmath.exp(mpmath.mpf(epsilon)) * mpmath.mpf(delta_s)
+        assert true <= mpmath.mpf(claim.delta_qp) <= true * (1 + mpmath.mpf("2e-15"))
