@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -83,6 +83,7 @@ class DeletionCost:
         )
         self._state = self.deletion.run(history.phases)
         self._floors: dict[int, float] = {}
+        self.begin: Callable[[str], None] = lambda part: None  # is told of every trial of the search
         if method == "shifted":
             self._sensitivities = sensitivities(self.deletion, history.phases, delta_s=self._delta_s)
         elif method == "uniform":
@@ -141,6 +142,7 @@ class DeletionCost:
 
     def ratio(self, n_steps: int, noise_std: float, *, proved: bool = True) -> float:
         """Return delta over its target (for bounds by mu: a monotone stand-in that is <= 1 exactly when it passes)."""
+        self.begin("noise")
         try:
             if self.method == "exact":
                 pair = self.pair(n_steps, noise_std, proved=proved)

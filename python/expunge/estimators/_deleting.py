@@ -16,6 +16,7 @@ from expunge.estimators._asking import AskedRidge
 from expunge.estimators._cost import LARGEST_NOISE, METHODS, DeletionCost, chosen_noise
 from expunge.estimators._dynamics import NormalEquations, os_normals
 from expunge.estimators._history import History
+from expunge.estimators._progress import dense_work, parts
 from expunge.estimators.noise_warning import REHEARSALS, check_loss, warn_of_forgetting
 from expunge.estimators.released import Released
 
@@ -169,9 +170,14 @@ class DeletingRidge(AskedRidge):
         if noise_std is not None and noise_grid is not None:
             raise ValueError("unlearn takes at most one of noise_std and noise_grid, got both")
         condition = self._lost_class(history, chosen, last_of_class)
-        cost = DeletionCost(history, chosen.tolist(), method=method, epsilon=epsilon, delta=delta)
         start = max(history.phases[0].noise_std, 1e-3)
-        noise = chosen_noise(cost, n_steps, start=start, noise_std=noise_std, noise_grid=noise_grid)
+        # The search tries some 40 noises.
+        work = dense_work(*history.design.shape, decompositions=len(history.phases) + 40)
+        with parts("unlearn", work=work) as begin:
+            begin("laws of the run")
+            cost = DeletionCost(history, chosen.tolist(), method=method, epsilon=epsilon, delta=delta)
+            cost.begin = begin
+            noise = chosen_noise(cost, n_steps, start=start, noise_std=noise_std, noise_grid=noise_grid)
         phase = cost.phase(n_steps, noise.noise_std)
         keep = np.ones(len(history.design), dtype=bool)
         keep[list(cost.deleted)] = False

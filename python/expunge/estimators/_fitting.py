@@ -21,6 +21,7 @@ from expunge.estimators import _storage
 from expunge.estimators._cost import LARGEST_NOISE, LEAST_NOISE
 from expunge.estimators._dynamics import NormalEquations, os_normals, seeded_normals
 from expunge.estimators._history import SEED_CONDITION, History
+from expunge.estimators._progress import dense_work, parts
 from expunge.estimators._records import RecordIds
 from expunge.estimators.noise_warning import TrainingData, warn_of_learning
 from expunge.estimators.released import Released, linear_scores
@@ -99,11 +100,17 @@ class FittedRidge(BaseEstimator):  # type: ignore[misc]
         design[:, : X.shape[1]] = X
         if settings["fit_intercept"]:
             design[:, -1] = 1.0
-        equations = NormalEquations.of(design, targets, alpha=settings["alpha"])
-        step_size, sources = _step_size(settings, design, classes_source)
-        optimum = equations.optimum()
         phase = Phase(settings["n_steps"], settings["noise_std"])
-        _check_noise(phase, design, targets, optimum, alpha=settings["alpha"], step_size=step_size)
+        work = dense_work(*design.shape, decompositions=2)
+        with parts("fit", work=work) as begin:
+            begin("normal equations")
+            equations = NormalEquations.of(design, targets, alpha=settings["alpha"])
+            begin("step size")
+            step_size, sources = _step_size(settings, design, classes_source)
+            begin("optimum")
+            optimum = equations.optimum()
+            begin("floor of the noise")
+            _check_noise(phase, design, targets, optimum, alpha=settings["alpha"], step_size=step_size)
         seed = self._seed()
         normals = os_normals if seed is None else seeded_normals(seed)
         theta = equations.steps(np.zeros_like(optimum), step_size=step_size, phase=phase, normals=normals)
@@ -116,7 +123,9 @@ class FittedRidge(BaseEstimator):  # type: ignore[misc]
         self._rests_on, self._no_history_reason = history.rests_on, ""
         self._law_cache: LearningLaw | None = None
         data = self._training_data(design, targets)
-        warn_of_learning(data, theta, optimum, equations, settings=settings, step_size=step_size)
+        with parts("fit", work=work) as begin:
+            begin("score")
+            warn_of_learning(data, theta, optimum, equations, settings=settings, step_size=step_size)
         return self
 
     def _training_data(self, design: Array, targets: Array) -> TrainingData:

@@ -27,6 +27,8 @@ _FEWEST = 20
 # A remedy is proposed when it loses no more than this in each of several rehearsals.
 _AIM = 0.01
 REHEARSALS = 3
+# What is proposed has to hold in these too: three leave a fit in many clearly below.
+_CONFIRMING = 16
 # Rehearsals look at this many records, evenly spaced. Beyond these columns, eigenvectors would outlast the fit.
 _REHEARSED_ROWS, _DECOMPOSED_COLUMNS = 10_000, 1024
 _MOST_STEPS = 100_000
@@ -262,13 +264,21 @@ class _Rehearsal:
 
     def worst(self, n_steps: int, noise_std: float) -> float:
         """Return the lowest score among the draws."""
+        return self._lowest(n_steps, noise_std, self._draws)
+
+    def _lowest(self, n_steps: int, noise_std: float, normals: Array) -> float:
         with np.errstate(divide="ignore", under="ignore"):
             decay = np.exp(n_steps * np.log1p(-self._rate))
         mean = (self._step_size * (1 - decay) / self._rate)[:, None] * self._moment
         spread = noise_std * np.sqrt((1 - decay**2) / (self._rate * (2 - self._rate)))
-        draws = mean[:, :, None] + spread[:, None, None] * self._draws
+        draws = mean[:, :, None] + spread[:, None, None] * normals
         theta = self._vectors @ np.concatenate(list(np.moveaxis(draws, 2, 0)), axis=1)
         return float(self._data.scores(theta).min())
+
+    def confirmed(self, n_steps: int, noise_std: float, goal: float) -> bool:
+        """Return whether noise that keeps the goal in the rehearsals keeps it in many others."""
+        normals = np.random.default_rng(1).standard_normal((*self._moment.shape, _CONFIRMING))
+        return self._lowest(n_steps, noise_std, normals) >= goal
 
     def most(self, steps: int, wanted: int) -> int:
         """Return the most steps to rehearse, if ``wanted`` would be of interest and ``steps`` were those of the fit."""
@@ -278,7 +288,8 @@ class _Rehearsal:
         """Return the largest noise up to ``most`` (one digit) that keeps the goal, or None if not even 0 does."""
         if not self.worst(n_steps, 0.0) >= goal:
             return None
-        return next((noise for noise in _falling(most) if self.worst(n_steps, noise) >= goal), None)
+        kept = (noise for noise in _falling(most) if self.worst(n_steps, noise) >= goal)
+        return next((noise for noise in kept if noise == 0 or self.confirmed(n_steps, noise, goal)), None)
 
 
 class _Trials(_Rehearsal):
@@ -303,6 +314,9 @@ class _Trials(_Rehearsal):
             self._runs[n_steps] = mean, spread
         mean, spread = self._runs[n_steps]
         return float(self._data.scores(np.tile(mean, REHEARSALS) + noise_std * spread).min())
+
+    def confirmed(self, n_steps: int, noise_std: float, goal: float) -> bool:
+        return self.worst(n_steps, 2 * noise_std) >= goal  # many more runs would outlast the fit
 
     def most(self, steps: int, wanted: int) -> int:
         return steps  # each more would cost as much as the fit did
