@@ -26,6 +26,8 @@ PRIVATE = {
     "torch._dynamo": "_gradient_norms",
     "torch._foreach_add_": "training.step",
     "torch._foreach_mul_": "training.step",
+    "torch._pack_padded_sequence": "_rules_picked",
+    "torch._pad_packed_sequence": "_rules_picked",
     "torch.autograd._make_grads": "_passes",
     "torch.nn.modules.batchnorm._BatchNorm": "_gradient_norms",
     "torch.nn.modules.module._global_backward_hooks": "_passes",
