@@ -279,3 +279,10 @@ def test_losses_of_rows_merged_in_different_orders_are_refused(turn):
 
     with pytest.raises(UnsupportedLayerError):
         block_norms(model, torch.randn(3, FRAMES, 4, dtype=torch.float64), loss)
+
+
+def test_bags_of_the_examples_of_a_place_are_refused():
+    """As many examples as places, so that the shapes say nothing."""
+    model = Calls(lambda m, x: m.a((x * 3).long().remainder(5).t()), a=nn.EmbeddingBag(5, 3)).double()
+    with pytest.raises(UnsupportedLayerError, match="in the leading dimension"):
+        block_norms(model, torch.randn(4, 4, dtype=torch.float64))
