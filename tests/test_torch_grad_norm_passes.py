@@ -536,7 +536,7 @@ def replica(rank, port, queue):
         init_method=f"tcp://127.0.0.1:{port}",
         rank=rank,
         world_size=2,
-        timeout=datetime.timedelta(seconds=60),
+        timeout=datetime.timedelta(seconds=300),
     )
     models = []
     for _ in range(2):
@@ -580,8 +580,8 @@ def test_replicas_average_their_gradients_as_without_the_block():
     other.start()
     try:
         replica(0, port, queue)
-        results = {rank: found for rank, *found in (queue.get(timeout=60) for _ in range(2))}
-        other.join(timeout=30)
+        results = {rank: found for rank, *found in (queue.get(timeout=300) for _ in range(2))}
+        other.join(timeout=120)
         assert other.exitcode == 0
     finally:
         torch.set_num_threads(threads)
