@@ -474,6 +474,17 @@ def test_inputs_of_the_model_that_were_made_of_parameters(first, batch):
         np.testing.assert_allclose(g.norms().square(), expected, rtol=1e-10)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_example_that_is_not_finite_leaves_the_others_theirs(value):
+    torch.manual_seed(13)
+    model, x = Calls(lambda m, x: torch.addcmul(x, x, m.w), w=parameter(D)), torch.randn(3, D).double()
+    expected = block_norms(model, x, lambda y: y.square().sum())
+    x[1, 2] = value
+    found = block_norms(model, x, lambda y: y.square().sum())
+    np.testing.assert_allclose(found[[0, 2]], expected[[0, 2]], rtol=1e-12)
+    assert not np.isfinite(found[1])
+
+
 def test_a_whole_parameter_added_to_every_example():
     for shape in ((1, 4, D), (4, D)):
         assert_exact(Calls(lambda m, x: m.a(x) + m.p, a=nn.Linear(D, D), p=parameter(*shape)), torch.randn(3, 4, D))
