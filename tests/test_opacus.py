@@ -287,6 +287,22 @@ def test_check_names_a_parameter_that_is_used_outside_its_layer() -> None:
         opacus.check(wrapped, losses_of, whole(7, EXAMPLES, 5))
 
 
+def test_check_leaves_norms_whose_step_is_still_to_come() -> None:
+    wrapped = GradSampleModuleFastGradientClipping(nn.Linear(4, 2).double())
+    inputs = normal(EXAMPLES, 4)
+    losses_of(wrapped(inputs)).mean().backward()
+    before = [p._norm_sample for p in wrapped.parameters()]
+    opacus.check(wrapped, losses_of, 2 * inputs)
+    assert all(p._norm_sample is norms for p, norms in zip(wrapped.parameters(), before, strict=True))
+
+
+@pytest.mark.parametrize(("losses", "examples"), [(lambda y: y.sum(1), 0), (lambda y: y.sum(), 3)])
+def test_check_needs_a_loss_for_each_of_some_examples(losses: Any, examples: int) -> None:
+    wrapped = GradSampleModuleFastGradientClipping(nn.Linear(4, 2).double())
+    with pytest.raises(ValueError, match="losses must give one number for each of some examples"):
+        opacus.check(wrapped, losses, normal(examples, 4))
+
+
 def test_check_refuses_what_opacus_did_not_wrap() -> None:
     with pytest.raises(TypeError, match=r"must be a GradSampleModuleFastGradientClipping .* got Linear"):
         opacus.check(nn.Linear(2, 2), losses_of, normal(3, 2))

@@ -113,6 +113,14 @@ def test_operators_pass_the_checks_of_torch(label: str) -> None:
     opcheck(operator(name), tensors, settings)
 
 
+@pytest.mark.parametrize("per_parameter", [False, True])
+def test_an_empty_result_has_the_strides_of_the_fake_one(per_parameter: bool) -> None:
+    empty = normal(0, 4, 3)
+    found = torch.ops.expunge.linear_grad_norms(empty, empty, per_parameter=per_parameter)
+    fake = torch.ops.expunge.linear_grad_norms(empty.to("meta"), empty.to("meta"), per_parameter=per_parameter)
+    assert (found.shape, found.stride()) == (fake.shape, fake.stride())
+
+
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 @pytest.mark.parametrize("label", LABELS)
 def test_compiled_code_calls_operators_without_a_break(label: str, backend: str) -> None:

@@ -49,6 +49,7 @@ class BatchAxes:
         self._constants: TensorMap[bool] = TensorMap()  # with a gradient, but neither of examples nor of the model
         self._written: dict[int, tuple[Any, State | tuple[int, int, Axis | Rows]]] = {}  # by storage, which is kept
         self.batch: int | None = None
+        self.graded = False  # whether a call with gradients said how many examples there are
         with torch.enable_grad():
             node = _CLOCK.view_as(_CLOCK).grad_fn
         self.since = node._sequence_nr()  # type: ignore[union-attr]
@@ -90,6 +91,11 @@ class BatchAxes:
 
     def begin(self, inputs: list[Tensor]) -> None:
         """Take the inputs of the model: the leading axis counts examples."""
+        if torch.is_grad_enabled() and not self.graded:
+            self.graded = True
+            first = next((t for t in inputs if t.ndim), None)
+            if first is not None and self.batch not in (None, first.shape[0]):
+                self._other_examples()
         shaped = [t for t in inputs if t.ndim and self.get(t) is None]
         if not shaped:
             return
@@ -108,6 +114,15 @@ class BatchAxes:
                 self._states.put(tensor, LEADING)
             elif tensor is shaped[0]:
                 self._states.put(tensor, Lost(f"the model was called on {self.batch} examples before"))
+
+    def _other_examples(self) -> None:
+        """Take all examples so far, of calls without gradients, for others than those that follow."""
+        lost = Lost(f"the model was called on {self.batch} other examples before, without gradients")
+        for key, (tensor, _) in self._states.items():
+            self._states[key] = (tensor, lost)
+        for place, (storage, _) in self._written.items():
+            self._written[place] = (storage, lost)
+        self.batch = None
 
     def follow(
         self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], given: list[Tensor], result: Any

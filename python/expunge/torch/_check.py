@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator
+import random
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 from expunge.torch._axis import Axis, Rows, State, Total, taken
 from expunge.torch._errors import GradNormMismatchError, UnsupportedLayerError
-from expunge.torch._inputs import map_inputs
-from expunge.torch._sources import tensors_in
-from expunge.torch._tracker import Tracker
+from expunge.torch._inputs import inputs_in, map_inputs
+from expunge.torch._tracker import BlockHook, Tracker
 
 __all__ = ["Check"]
 
@@ -25,6 +24,7 @@ class _Pass:
 
     def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any], states: dict[int, State]) -> None:
         self.args, self.kwargs, self.states = args, kwargs, states
+        self.versions: list[int] = []  # of the parameters
         self.casts = {d: torch.get_autocast_dtype(d) for d in ("cpu", "cuda") if torch.is_autocast_enabled(d)}
         self.places: list[State | None] = []
         self.grads: list[Tensor | None] = []
@@ -38,13 +38,14 @@ class Check:
         self.passes: list[_Pass] = []
         self.open: list[tuple[_Pass, list[Tensor]]] = []
         self.random = False
+        self.unread: str | None = None  # the kind of an output without tensors that are found
         self.repeating = False
         model = tracker.model
-        tracker.hooks.append(model.register_forward_pre_hook(self._before, with_kwargs=True))
-        tracker.hooks.append(model.register_forward_hook(self._after, with_kwargs=True))
+        tracker.hooks.append(model.register_forward_pre_hook(BlockHook(self._before), with_kwargs=True))
+        tracker.hooks.append(model.register_forward_hook(BlockHook(self._after), with_kwargs=True))
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self.repeating:
+        if self.repeating or not torch.is_grad_enabled():
             return
         with torch._C.DisableTorchFunction(), torch.no_grad():
             states: dict[int, State] = {}
@@ -55,10 +56,12 @@ class Check:
                     states[id(own)] = state
                 return own
 
-            self.open.append((_Pass(map_inputs(kept, args), map_inputs(kept, kwargs), states), _random_states()))
+            made = _Pass(map_inputs(kept, args), map_inputs(kept, kwargs), states)
+            made.versions = [p._version for p in self.tracker.parameters]
+            self.open.append((made, _random_states()))
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        if self.repeating:
+        if self.repeating or not torch.is_grad_enabled():
             return None
         with torch._C.DisableTorchFunction():
             made, before = self.open.pop()
@@ -77,7 +80,10 @@ class Check:
                 self.tracker.wait(own, [], lambda grad: made.grads.__setitem__(place, grad.detach()))
                 return own
 
-            return _rebuilt(separate, output)
+            output = map_inputs(separate, output)
+            if not made.places:
+                self.unread = type(output).__name__
+            return output
 
     def compare(self, squares: dict[int, Tensor], shares: Tensor | None = None) -> None:
         """Compare the squared norms of some examples with those of single ones.
@@ -101,6 +107,16 @@ class Check:
             )
         if not self.passes:
             raise UnsupportedLayerError("check needs the model itself to be called in the block")
+        if self.unread is not None:
+            raise UnsupportedLayerError(
+                f"check finds no tensor in the model's output, a {self.unread}: return tensors, or lists, dicts or "
+                "dataclasses of them"
+            )
+        if any(made.versions != [p._version for p in self.tracker.parameters] for made in self.passes):
+            raise UnsupportedLayerError(
+                "parameters were changed since the model was called (by an optimizer's step), so that check cannot "
+                "repeat the call: call norms() before"
+            )
         picked = np.random.default_rng().choice(batch, min(self.examples, batch), replace=False)
         with torch._C.DisableTorchFunction(), self._repeating():
             for example in sorted(int(i) for i in picked):
@@ -108,11 +124,13 @@ class Check:
 
     def next_pass(self) -> None:
         """Forget the calls of a pass that was compared."""
-        self.passes, self.random = [], False
+        self.passes, self.random, self.unread = [], False, None
 
     @contextmanager
     def _repeating(self) -> Iterator[None]:
-        buffers = [(b, b.detach().clone()) for b in self.tracker.model.buffers()]
+        model = self.tracker.model
+        buffers = [(b, b.detach().clone()) for b in model.buffers()]
+        places = [(module._buffers, dict(module._buffers)) for module in model.modules()]
         before, self.tracker.aside = self.tracker.aside, True
         self.repeating = True
         try:
@@ -120,6 +138,8 @@ class Check:
         finally:
             self.repeating, self.tracker.aside = False, before
             with torch.no_grad():
+                for place, held in places:
+                    place.update(held)  # a buffer may have been put in place of another
                 for buffer, value in buffers:
                     buffer.copy_(value)
 
@@ -157,7 +177,7 @@ class Check:
             return taken(tensor, state, batch, example, example + 1) if isinstance(state, (Axis, Rows)) else tensor
 
         with torch.enable_grad(), _autocast(made.casts):
-            outputs = tensors_in([model(*map_inputs(single, made.args), **map_inputs(single, made.kwargs))])
+            outputs = inputs_in([model(*map_inputs(single, made.args), **map_inputs(single, made.kwargs))])
         if len(outputs) != len(made.grads):
             raise GradNormMismatchError(
                 f"the model gives {len(outputs)} tensors for one example, and {len(made.grads)} in the batch"
@@ -190,7 +210,9 @@ class Check:
 
 
 def _random_states() -> list[Tensor]:
-    states = [torch.get_rng_state()]
+    """Return what tells whether random numbers were drawn: of torch, Python and NumPy."""
+    python, numpy = random.getstate()[1], tuple(np.random.get_state())  # noqa: NPY002
+    states = [torch.get_rng_state(), *(torch.tensor([*map(int, key), at]) for key, at in ((python, 0), numpy[1:3]))]
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         states += torch.cuda.get_rng_state_all()
     return states
@@ -204,17 +226,3 @@ def _autocast(casts: dict[str, torch.dtype]) -> Iterator[None]:
     device, dtype = next(iter(casts.items()))
     with torch.autocast(device, dtype=dtype):
         yield
-
-
-def _rebuilt(change: Callable[[Tensor], Tensor], value: Any) -> Any:
-    """Return outputs with every tensor changed, in containers of their own kind."""
-    if isinstance(value, dict) and type(value) is not dict:
-        changed = copy.copy(value)
-        for key, part in value.items():
-            changed[key] = _rebuilt(change, part)
-        return changed
-    if type(value) is dict:
-        return {key: _rebuilt(change, part) for key, part in value.items()}
-    if isinstance(value, (list, tuple)) and type(value) is not torch.Size:
-        return getattr(value, "_make", type(value))([_rebuilt(change, part) for part in value])
-    return change(value) if isinstance(value, Tensor) else value

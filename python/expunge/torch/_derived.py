@@ -27,9 +27,6 @@ def derive(tracker: Tracker, function: Any, args: tuple[Any, ...], kwargs: dict[
                 "(call the model itself in the block, and take penalties on parameters outside it)"
             )
             tracker.hints.setdefault(root, reason)
-    if function == Tensor.data.__set__:
-        tracker.fail(sorted({r for s in sources.values() for r in s.roots}), "data was set in the block, unseen")
-        return function(*args, **kwargs)
     target = args[0] if args and writes(function) else None
     if isinstance(target, Tensor):
         return _written(tracker, function, args, kwargs, sources, target)

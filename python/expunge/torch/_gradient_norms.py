@@ -295,6 +295,9 @@ class GradNorms:
     def _squares(self, tracker: Tracker, scale: float, counts: Tensor | None) -> tuple[dict[int, Tensor], int]:
         """Return squared norms by parameter, and the number of examples, of the pass that ran, which is closed."""
         self._look_at_hooks(tracker.parameters, ours=1)
+        tracker.look_at_parameters()
+        if tracker.refusals:
+            raise UnsupportedLayerError(tracker.refusals[0])
         empty = tracker.axes.batch == 0
         if not empty and not tracker.arrived and not tracker.failures and not tracker.refusals:
             if self._taken is not None and not tracker.begun:

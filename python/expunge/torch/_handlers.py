@@ -21,6 +21,7 @@ from expunge.torch._contributions import BroadcastUse, ConvUse, MatrixUse, RowsU
 from expunge.torch._derived import derive
 from expunge.torch._errors import UnsupportedLayerError
 from expunge.torch._images import channels_next, images_of, side_by_side
+from expunge.torch._in_place import data_set
 from expunge.torch._passes import backward, gradient_of, post_accumulate_hook, tensor_hook
 from expunge.torch._plain import plain_entries, plain_linear, plain_sum
 from expunge.torch._recurrent import one_step, recurrent
@@ -430,6 +431,7 @@ HANDLERS: dict[Any, Any] = {
     torch.autograd.backward: Handler(backward, always=True),
     torch.autograd.grad: Handler(gradient_of, always=True),
     Tensor.register_hook: Handler(tensor_hook, always=True),
+    Tensor.data.__set__: Handler(data_set, always=True),
     Tensor.register_post_accumulate_grad_hook: Handler(post_accumulate_hook, always=True),
     **dict.fromkeys(_ENTRY_BY_ENTRY, Handler(replay, quick=plain_entries)),
     F.linear: Handler(_linear, quick=plain_linear),

@@ -12,7 +12,7 @@ from expunge.torch._rules_indexing import write
 from expunge.torch._sources import ParameterView
 from expunge.torch._tracker import Tracker
 
-__all__ = ["in_place", "writes"]
+__all__ = ["data_set", "in_place", "writes"]
 
 
 def writes(function: Any) -> bool:
@@ -45,6 +45,17 @@ def in_place(tracker: Tracker, function: Any, args: tuple[Any, ...], kwargs: dic
     target.copy_(made)
     tracker.axes.follow(Tensor.copy_, (target, made), {}, [target, made], target)
     return None if function is Tensor.__setitem__ else target
+
+
+def data_set(tracker: Tracker, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Give a tensor other memory, as `Module.to` and steps written by hand do with parameters."""
+    target, value = args
+    key, source = tracker.keys.get(id(target)), tracker.source_of(target)
+    function(target, value)
+    if key is not None and tracker.axes.get(value) is None:
+        tracker.moved(key)
+    elif source is not None:
+        tracker.fail(source.roots, "data was set in the block, of examples or of what was made of it")
 
 
 def _without_underscore(name: str) -> Any:

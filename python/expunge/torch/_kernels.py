@@ -47,7 +47,9 @@ def as_array(tensor: Tensor, *, half: bool = False) -> Any:
 
 def as_tensor(found: Any) -> Tensor:
     """Return a kernel's result as a tensor where it lies."""
-    return found if isinstance(found, Tensor) else torch.from_numpy(found)
+    if isinstance(found, Tensor):
+        return found
+    return torch.from_numpy(found) if found.size else torch.empty(found.shape, dtype=torch.float64)  # with strides
 
 
 @lru_cache(maxsize=1)

@@ -38,6 +38,8 @@ def plain_linear(tracker: Tracker, function: Any, args: tuple[Any, ...], kwargs:
     matrix, vector = tracker.keys.get(id(weight)), tracker.keys.get(id(bias))
     if matrix is None or vector is None or not isinstance(x, Tensor) or tracker.axes.get(x) != LEADING:
         return None
+    if not (weight.requires_grad and bias.requires_grad):  # one may have been frozen since the block began
+        return None
     if x.ndim < 2 or weight.ndim != 2 or bias.ndim != 1 or tracker.source_of(x) is not None:
         return None
     if tracker.param_grads:

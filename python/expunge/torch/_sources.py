@@ -8,7 +8,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Derived", "Made", "ParameterView", "RefusalError", "layout_overlaps", "map_tensors", "tensors_in"]
+__all__ = [
+    "Derived",
+    "Made",
+    "ParameterView",
+    "RefusalError",
+    "layout_overlaps",
+    "map_tensors",
+    "tensors_in",
+]
 
 
 class RefusalError(Exception):

@@ -25,10 +25,18 @@ from expunge.torch._distributed import look_at_replicas
 from expunge.torch._errors import UnsupportedLayerError
 from expunge.torch._inputs import inputs_in
 from expunge.torch._rule import LIKE, SHAPED
-from expunge.torch._sources import Derived, Made, ParameterView, RefusalError, layout_overlaps, map_tensors, tensors_in
+from expunge.torch._sources import (
+    Derived,
+    Made,
+    ParameterView,
+    RefusalError,
+    layout_overlaps,
+    map_tensors,
+    tensors_in,
+)
 from expunge.torch._tensor_map import TensorMap
 
-__all__ = ["Source", "Tracker"]
+__all__ = ["BlockHook", "Source", "Tracker"]
 
 Source = ParameterView | Derived
 Finish = Callable[[Tensor], Sequence[Use]]
@@ -82,6 +90,30 @@ class _Mode(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         assert self.tracker is not None
         return self.tracker.call(func, args, kwargs or {})
+
+
+def _nothing(*_: Any) -> None:
+    """Do what a hook of a block does in a copy of the model."""
+
+
+def _make_nothing() -> Callable[..., None]:
+    return _nothing
+
+
+class BlockHook:
+    """A hook of the model that does nothing in copies of it, which the block does not follow."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+
+    def __call__(self, *args: Any) -> Any:
+        return self.function(*args)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _make_nothing, ()
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        return _nothing
 
 
 class Tracker:
@@ -139,7 +171,7 @@ class Tracker:
 
     def open(self) -> None:
         """Start following."""
-        self.hooks.append(self.model.register_forward_pre_hook(self.begin, with_kwargs=True))
+        self.hooks.append(self.model.register_forward_pre_hook(BlockHook(self.begin), with_kwargs=True))
         for key, parameter in enumerate(self.parameters):
             if self.param_grads:
                 self._stand_in(key)
@@ -191,10 +223,38 @@ class Tracker:
             if alias._version != self.versions[key] and not self.expected[key]:
                 self._stand_in(key)  # a step of an optimizer takes our hook off the old one
 
+    def look_at_parameters(self) -> None:
+        """Refuse norms where parameters of the model require grad that did not, or were not there, at the beginning."""
+        waiting: list[nn.Module | None] = [self.model]
+        while waiting:
+            module = waiting.pop()
+            if module is None:
+                continue
+            for parameter in module._parameters.values():
+                if parameter is None or not parameter.requires_grad or id(parameter) in self.keys:
+                    continue
+                if isinstance(parameter, nn.Parameter):  # else torch.func.functional_call put it there
+                    name = next(name for name, p in self.model.named_parameters() if p is parameter)
+                    self.refuse(
+                        f"{name}: it did not require grad when the block began, or was put in place of another "
+                        "(requires_grad_(), a new Parameter, load_state_dict(assign=True)): do so before the block"
+                    )
+                    return
+            waiting.extend(module._modules.values())
+
+    def moved(self, key: int) -> None:
+        """Let the uses of a parameter from here on see the memory that it was given."""
+        if self.expected[key]:
+            self.fail([key], "its data was set between a use of it and norms(): call norms() first")
+        self.views.pop(key, None)
+        if self.param_grads:
+            self._stand_in(key)
+
     def begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Take what the model is called with."""
         with torch._C.DisableTorchFunction():
             self._another_call()
+            self.look_at_parameters()
             look_at_replicas(self.model, param_grads=self.param_grads)
             inputs = inputs_in(args, kwargs)
             for value in (*args, *kwargs.values()):
@@ -270,7 +330,7 @@ class Tracker:
             result = self.handlers["replay"](self, function, args, kwargs)
         if isinstance(result, (Tensor, tuple, list)) or function in _WRITERS:
             self.axes.follow(function, args, kwargs, given, result)
-        elif result is None and getattr(function, "__name__", "").endswith("_"):
+        elif result is None and (name := getattr(function, "__name__", "")).endswith("_") and name != "__get__":
             self.axes.wrote(function, args, kwargs, given)
         return result
 

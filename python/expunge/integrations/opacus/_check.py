@@ -37,7 +37,7 @@ def check(module: Any, losses: Any, *inputs: Any, tolerance: float = 1e-3) -> No
     TypeError
         If the module is not one that Opacus wrapped for ghost clipping.
     ValueError
-        Naming the parameters whose norms are wrong.
+        Naming the parameters whose norms are wrong; or if there are no examples, or not one loss for each.
 
     Examples
     --------
@@ -56,12 +56,16 @@ def check(module: Any, losses: Any, *inputs: Any, tolerance: float = 1e-3) -> No
     limit = _validate.number("tolerance", tolerance, low=0.0)
     model = module._module
     names = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    before = {name: p.grad for name, p in names.items()}
+    before = {name: (p.grad, getattr(p, "_norm_sample", None)) for name, p in names.items()}
     try:
         for p in names.values():
             p.grad = None
         with torch.random.fork_rng():
             loss = losses(module(*inputs))
+            if loss.ndim != 1 or not len(loss):
+                raise ValueError(
+                    f"losses must give one number for each of some examples, got shape {tuple(loss.shape)}"
+                )
             (loss.mean() if module.loss_reduction == "mean" else loss.sum()).backward()
         ghost: dict[str, Any] = {name: getattr(p, "_norm_sample", None) for name, p in names.items()}
         missing = [name for name, norms in ghost.items() if norms is None]
@@ -70,8 +74,10 @@ def check(module: Any, losses: Any, *inputs: Any, tolerance: float = 1e-3) -> No
         exact = _exact_norms(module, losses, inputs)
     finally:
         for name, p in names.items():
-            p.grad = before[name]
+            p.grad, sample = before[name]
             p.__dict__.pop("_norm_sample", None)
+            if sample is not None:  # of a backward pass whose step is still to come
+                p._norm_sample = sample
             p._forward_counter = 0  # what Opacus leaves behind where it refuses a model
         for layer in model.modules():
             layer.__dict__.pop("activations", None)
