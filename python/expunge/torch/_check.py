@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from expunge.torch._axis import Axis, Rows, State, Total, taken
+from expunge.torch._block_hook import BlockHook
 from expunge.torch._errors import GradNormMismatchError, UnsupportedLayerError
 from expunge.torch._inputs import inputs_in, map_inputs
-from expunge.torch._tracker import BlockHook, Tracker
+from expunge.torch._tracker import Tracker
 
 __all__ = ["Check"]
 

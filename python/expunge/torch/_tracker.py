@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from expunge.torch._axis import LEADING, WHOLE, Axis, Lost, Rows, State, Total, rows_of
 from expunge.torch._batch_axes import BatchAxes
+from expunge.torch._block_hook import BlockHook
 from expunge.torch._contributions import PulledUse, Use, sum_of_squares
 from expunge.torch._distributed import look_at_replicas
 from expunge.torch._errors import UnsupportedLayerError
@@ -36,7 +37,7 @@ from expunge.torch._sources import (
 )
 from expunge.torch._tensor_map import TensorMap
 
-__all__ = ["BlockHook", "Source", "Tracker"]
+__all__ = ["Source", "Tracker"]
 
 Source = ParameterView | Derived
 Finish = Callable[[Tensor], Sequence[Use]]
@@ -90,30 +91,6 @@ class _Mode(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         assert self.tracker is not None
         return self.tracker.call(func, args, kwargs or {})
-
-
-def _nothing(*_: Any) -> None:
-    """Do what a hook of a block does in a copy of the model."""
-
-
-def _make_nothing() -> Callable[..., None]:
-    return _nothing
-
-
-class BlockHook:
-    """A hook of the model that does nothing in copies of it, which the block does not follow."""
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function = function
-
-    def __call__(self, *args: Any) -> Any:
-        return self.function(*args)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _make_nothing, ()
-
-    def __deepcopy__(self, memo: Any) -> Any:
-        return _nothing
 
 
 class Tracker:
