@@ -256,3 +256,21 @@ def test_check_gives_buffers_that_were_replaced_back():
     model = Counting()
     block_norms(model, X, check=5)
     assert model.calls == 1
+
+
+SUMS = {
+    "cat": lambda h: torch.cat([h.sum(0, keepdim=True), h.mean(0, keepdim=True)]),
+    "cat with rows": lambda h: torch.cat([h.sum(0, keepdim=True), h]),
+    "cat with picked rows": lambda h: torch.cat([h.sum(0, keepdim=True), h[h[:, 0] > h[:, 1]]]),
+    "stack": lambda h: torch.stack([h.sum(0), h.sum(0)]),
+    "index_select": lambda h: h.sum(0).index_select(0, torch.tensor([0])),
+    "entry": lambda h: h.sum(0)[torch.tensor([True, False, True])],
+    "index_add": lambda h: h.sum(0).index_add(0, torch.tensor([0, 1, 2]), h.sum(0)),
+}
+
+
+@pytest.mark.parametrize("name", SUMS)
+def test_sums_over_examples_in_calls_that_pick_rows_are_refused_by_name(name):
+    model = Calls(lambda m, x: SUMS[name](m.a(x)), a=nn.Linear(6, 3)).double()
+    with pytest.raises(UnsupportedLayerError, match=r"sums? over examples"):
+        block_norms(model, X)

@@ -209,10 +209,10 @@ class BatchAxes:
             rows |= kind is Rows
         if self.batch == 1:
             return WHOLE
-        if rows:
+        if rows and not totals:
             return of_rows(call)
         found = _by_rule(call, totals=totals)
-        if type(found) is Lost and call.function in PICKING:
+        if type(found) is Lost and call.function in PICKING and not totals:
             return picked(call) or found
         return found
 
