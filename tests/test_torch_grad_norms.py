@@ -630,10 +630,10 @@ REFUSALS = {
         (4, 5),
         r"^w: einsum of shape \(4, 5\) adds products up over the batch",
     ),
-    "examples in another order": (
-        Calls(lambda m, x: m.a(x[torch.tensor([1, 0, 2, 3])]), a=nn.Linear(5, 3)),
+    "examples added to others": (
+        Calls(lambda m, x: m.a(x) + m.a(x[torch.tensor([1, 0, 2, 3])]), a=nn.Linear(5, 3)),
         (4, 5),
-        r"^a\.weight: the batch dimension",
+        "add of shape .* brings batch dimensions at different places together",
     ),
     "examples turned round": (Calls(lambda m, x: m.a(x.flip(0)), a=nn.Linear(5, 3)), (4, 5), r"^a\.weight: the batch"),
     "features scaled over the batch": (
