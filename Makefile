@@ -8,6 +8,8 @@ QUIET   := --quiet --quiet --disable-pip-version-check
 # Directories are listed too: their times change when a file is added or removed.
 SOURCES := $(shell find csrc python -not -name '__pycache__' -not -name '*.pyc') CMakeLists.txt pyproject.toml
 
+FORMATTED = $(shell find csrc tests/native -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
+
 .PHONY: demo test mutation bench gpu-check lint types docs clean
 .DEFAULT_GOAL := test
 
@@ -31,6 +33,7 @@ gpu-check:
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run -Werror $(FORMATTED)
 
 types: $(VENV)/.dev
 	$(BIN)/python -m mypy

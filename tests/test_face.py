@@ -48,3 +48,9 @@ def test_make_targets_of_the_workflows_exist() -> None:
              path.read_text(encoding="utf-8"))}  # fmt: skip
     assert named
     assert {name.replace(".venv", "$(VENV)") for name in named} <= targets
+
+
+def test_the_formatter_has_one_version() -> None:
+    places = ("pyproject.toml", ".pre-commit-config.yaml")
+    (version,) = {found for place in places for found in re.findall(r"clang-format==([\d.]+)", read(place))}
+    assert read(".clang-format").startswith(f"# clang-format {version.split('.')[0]}:")

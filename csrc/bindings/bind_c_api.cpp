@@ -350,24 +350,15 @@ const char* last_error() { return message; }
 
 // The address stays the same for the life of the process: callers keep it.
 const expunge_api table = {
-    EXPUNGE_API_VERSION,
-    sizeof(expunge_api),
-    &last_error,
-    &default_threads,
-    &linear_grad_norms,
-    &linear_grad_dots,
-    &conv_grad_norms,
-    &embedding_grad_norms,
-    &embedding_linear_grad_dots,
-    &norm_layer_grad_norms,
-    &probe_grad_norms,
+    EXPUNGE_API_VERSION,         sizeof(expunge_api),    &last_error,       &default_threads,
+    &linear_grad_norms,          &linear_grad_dots,      &conv_grad_norms,  &embedding_grad_norms,
+    &embedding_linear_grad_dots, &norm_layer_grad_norms, &probe_grad_norms,
 };
 
 }  // namespace
 
 void bind_c_api(pybind11::module_& module) {
-  module.attr(EXPUNGE_CAPSULE_ATTRIBUTE) =
-      pybind11::capsule(static_cast<const void*>(&table), EXPUNGE_CAPSULE_NAME);
+  module.attr(EXPUNGE_CAPSULE_ATTRIBUTE) = pybind11::capsule(static_cast<const void*>(&table), EXPUNGE_CAPSULE_NAME);
 }
 
 }  // namespace expunge::bindings

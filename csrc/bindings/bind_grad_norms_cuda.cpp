@@ -109,9 +109,9 @@ void linear_grad_dots(const py::object& activations_1_array, const py::object& o
                       const py::object& activations_2_array, const py::object& output_grads_2_array,
                       const py::object& out_array, const py::object& workspace_array, Stream stream) {
   const Array activations_1(activations_1_array, "activations_1"),
-      output_grads_1(output_grads_1_array, "output_grads_1"),
-      activations_2(activations_2_array, "activations_2"), output_grads_2(output_grads_2_array, "output_grads_2"),
-      out(out_array, "out"), scratch(workspace_array, "workspace");
+      output_grads_1(output_grads_1_array, "output_grads_1"), activations_2(activations_2_array, "activations_2"),
+      output_grads_2(output_grads_2_array, "output_grads_2"), out(out_array, "out"),
+      scratch(workspace_array, "workspace");
   by_dtype(activations_1, [&](auto zero) {
     using T = decltype(zero);
     LinearDots<T> call{};
@@ -271,8 +271,7 @@ long embedding_grad_norms_workspace(long examples, long n_tokens, long width, in
 }
 
 void embedding_grad_norms(const py::object& indices_array, const py::object& output_grads_array, long padding_idx,
-                          bool squared, const py::object& out_array, const py::object& workspace_array,
-                          Stream stream) {
+                          bool squared, const py::object& out_array, const py::object& workspace_array, Stream stream) {
   const Array indices(indices_array, "indices"), output_grads(output_grads_array, "output_grads"),
       out(out_array, "out"), scratch(workspace_array, "workspace");
   by_dtype(output_grads, [&](auto zero) {

@@ -127,8 +127,8 @@ void run_chains(const py::array& X, const py::array& targets, const py::object& 
   a.step_size = input<T>(step_size, "step_size", {a.n_steps});
   a.noise_std = input<T>(noise_std, "noise_std", {a.n_steps});
   a.theta0_per_chain = theta0.ndim() == 3;
-  a.theta0 = a.theta0_per_chain ? input<T>(theta0, "theta0", {a.n_chains, a.p, a.q})
-                                : input<T>(theta0, "theta0", {a.p, a.q});
+  a.theta0 =
+      a.theta0_per_chain ? input<T>(theta0, "theta0", {a.n_chains, a.p, a.q}) : input<T>(theta0, "theta0", {a.p, a.q});
   a.record = input<int64_t>(record, "record", {a.n_record});
   a.out = output<T>(out, "out", {a.n_record, a.n_chains, a.p, a.q});
   for (long i = 0; i < a.n_record; ++i)
@@ -237,8 +237,8 @@ void bind_langevin(py::module_& module) {
   module.def("langevin_tail", &tail, arg("theta"), arg("gradient"), arg("moment").none(true), py::kw_only(),
              arg("alpha"), arg("step_size"), arg("noise_std"), arg("radius"), arg("seed"), arg("first_chain"),
              arg("step"), arg("threads"));
-  module.def("langevin_residuals", &residuals, arg("linear"), arg("targets"), arg("row_norm").none(true),
-             py::kw_only(), arg("loss"), arg("clip"), arg("threads"));
+  module.def("langevin_residuals", &residuals, arg("linear"), arg("targets"), arg("row_norm").none(true), py::kw_only(),
+             arg("loss"), arg("clip"), arg("threads"));
 }
 
 }  // namespace expunge::bindings

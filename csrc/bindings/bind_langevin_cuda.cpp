@@ -211,8 +211,8 @@ void bind_langevin_cuda(py::module_& module) {
   module.def("langevin_tail", &tail, arg("theta"), arg("gradient"), arg("moment").none(true), py::kw_only(),
              arg("alpha"), arg("step_size"), arg("noise_std"), arg("radius"), arg("seed"), arg("first_chain"),
              arg("step"), arg("stream"));
-  module.def("langevin_residuals", &residuals, arg("linear"), arg("targets"), arg("row_norm").none(true),
-             py::kw_only(), arg("loss"), arg("clip"), arg("stream"));
+  module.def("langevin_residuals", &residuals, arg("linear"), arg("targets"), arg("row_norm").none(true), py::kw_only(),
+             arg("loss"), arg("clip"), arg("stream"));
 }
 
 }  // namespace expunge::bindings

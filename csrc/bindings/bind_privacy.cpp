@@ -35,8 +35,10 @@ bool with_workspace(long n, long grain, long doubles, int threads, Body&& body) 
   std::atomic<bool> enough{true};
   parallel_ranges(n, grain, threads, [&](long begin, long end) {
     std::unique_ptr<double[]> workspace(new (std::nothrow) double[static_cast<std::size_t>(doubles) + 1]);
-    if (workspace) body(begin, end, workspace.get());
-    else enough = false;
+    if (workspace)
+      body(begin, end, workspace.get());
+    else
+      enough = false;
   });
   return enough;
 }

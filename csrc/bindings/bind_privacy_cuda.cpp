@@ -32,9 +32,8 @@ void shifted_mu(const py::object& sensitivity_array, const py::object& contracti
   const double* tau = input<double>(noise_std, {rows, steps});
   double* mu = output<double>(out, {rows});
   double* work = workspace<double>(scratch, device::shifted_workspace(rows, steps));
-  run_on_device({&sensitivity, &contraction, &noise_std, &out, &scratch}, stream, [&](cudaStream_t on) {
-    return device::shifted_mu(s, c, tau, rows, steps, mu, work, on);
-  });
+  run_on_device({&sensitivity, &contraction, &noise_std, &out, &scratch}, stream,
+                [&](cudaStream_t on) { return device::shifted_mu(s, c, tau, rows, steps, mu, work, on); });
 }
 
 // Pairs are rows of (n, m) arrays, or one row for all n items.
@@ -78,9 +77,8 @@ void pair_values(PairKernel kernel, const py::object& excess_array, const py::ob
   const privacy::Pairs pairs = pairs_of(excess, squared_shift, columns, n);
   double* results = output<double>(out, {n});
   double* work = workspace<double>(scratch, device::pair_workspace(n, pairs.m));
-  run_on_device({&excess, &squared_shift, &asked, &out, &scratch}, stream, [&](cudaStream_t on) {
-    return kernel(pairs, values, swapped, results, n, work, on);
-  });
+  run_on_device({&excess, &squared_shift, &asked, &out, &scratch}, stream,
+                [&](cudaStream_t on) { return kernel(pairs, values, swapped, results, n, work, on); });
 }
 
 void sampled_gaussian_rdp(const py::object& order_array, const py::object& noise_array,
@@ -93,9 +91,8 @@ void sampled_gaussian_rdp(const py::object& order_array, const py::object& noise
   const double* s = input<double>(noise_multiplier, {n});
   const double* q = input<double>(probability, {n});
   double* result = output<double>(out, {n});
-  run_on_device({&order, &noise_multiplier, &probability, &out}, stream, [&](cudaStream_t on) {
-    return device::sampled_gaussian_rdp(a, s, q, reverse, result, n, on);
-  });
+  run_on_device({&order, &noise_multiplier, &probability, &out}, stream,
+                [&](cudaStream_t on) { return device::sampled_gaussian_rdp(a, s, q, reverse, result, n, on); });
 }
 
 }  // namespace

@@ -89,7 +89,12 @@ void shifted_quotes(const py::array& sensitivity, const py::array& contraction, 
   const long n = length(sensitivity, 0, "sensitivity"), steps = length(sensitivity, 1, "sensitivity");
   const ridge::ShiftedInput in = {input<double>(sensitivity, "sensitivity", {n, steps}),
                                   input<double>(contraction, "contraction", {n}),
-                                  steps, noise_std, unlearn_steps, unlearn_noise_std, solve_steps, mu_limit};
+                                  steps,
+                                  noise_std,
+                                  unlearn_steps,
+                                  unlearn_noise_std,
+                                  solve_steps,
+                                  mu_limit};
   double* value_out = output<double>(value, "value", {n});
   double* mu_out = output<double>(mu, "mu", {n});
   const py::gil_scoped_release release;
@@ -126,9 +131,9 @@ void bind_ridge(py::module_& module) {
   module.def("ridge_gaussian_pairs", &gaussian_pairs, arg("eigenvalues"), arg("projected"), arg("residuals"),
              arg("setting"), arg("rank"), arg("excess_variance"), arg("squared_shift"), arg("rest"), arg("count"),
              arg("threads") = 0);
-  module.def("ridge_solve_reduced", &solve_reduced, arg("eigenvalues"), arg("difference"), arg("shift"),
-             arg("setting"), arg("n_steps"), arg("value"), arg("epsilon_out"), arg("log_delta_pq"),
-             arg("log_delta_qp"), arg("error"), arg("rank_out"));
+  module.def("ridge_solve_reduced", &solve_reduced, arg("eigenvalues"), arg("difference"), arg("shift"), arg("setting"),
+             arg("n_steps"), arg("value"), arg("epsilon_out"), arg("log_delta_pq"), arg("log_delta_qp"), arg("error"),
+             arg("rank_out"));
   module.def("ridge_shifted_quotes", &shifted_quotes, arg("sensitivity"), arg("contraction"), arg("noise_std"),
              arg("unlearn_steps"), arg("unlearn_noise_std"), arg("solve_steps"), arg("mu_limit"), arg("value"),
              arg("mu"), arg("threads") = 0);

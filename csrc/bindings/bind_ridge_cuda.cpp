@@ -44,8 +44,12 @@ struct Quotes {
 
   Quotes(const py::object& value_array, const py::object& epsilon_array, const py::object& pq_array,
          const py::object& qp_array, const py::object& error_array, const py::object& rank_array, long n)
-      : value(value_array, "value"), epsilon(epsilon_array, "epsilon_out"), pq(pq_array, "log_delta_pq"),
-        qp(qp_array, "log_delta_qp"), error(error_array, "error"), rank(rank_array, "rank_out"),
+      : value(value_array, "value"),
+        epsilon(epsilon_array, "epsilon_out"),
+        pq(pq_array, "log_delta_pq"),
+        qp(qp_array, "log_delta_qp"),
+        error(error_array, "error"),
+        rank(rank_array, "rank_out"),
         out{output<double>(value, {n}), output<double>(epsilon, {n}), output<double>(pq, {n}),
             output<double>(qp, {n}),    output<double>(error, {n}),   integers(rank, n)} {}
 
@@ -63,9 +67,8 @@ void exact_quotes(const py::object& eigenvalues, const py::object& projected, co
   double* work = workspace<double>(scratch, device::quote_workspace(in.n, in.p, in.q, rank));
   run_on_device({&in.eigenvalues, &in.projected, &in.residuals, &to.value, &to.epsilon, &to.pq, &to.qp, &to.error,
                  &to.rank, &scratch},
-                stream, [&](cudaStream_t on) {
-                  return device::exact_quotes(in.with(setting, rank), to.out, in.n, work, on);
-                });
+                stream,
+                [&](cudaStream_t on) { return device::exact_quotes(in.with(setting, rank), to.out, in.n, work, on); });
 }
 
 void gaussian_pairs(const py::object& eigenvalues, const py::object& projected, const py::object& residuals,
@@ -81,11 +84,10 @@ void gaussian_pairs(const py::object& eigenvalues, const py::object& projected, 
   double* rest_out = output<double>(rest, {in.n});
   long* count_out = Quotes::integers(count, in.n);
   double* work = workspace<double>(scratch, device::pair_workspace(in.n, in.q, rank));
-  run_on_device({&in.eigenvalues, &in.projected, &in.residuals, &e, &d2, &rest, &count, &scratch}, stream,
-                [&](cudaStream_t on) {
-                  return device::gaussian_pairs(in.with(setting, rank), e_out, d2_out, rest_out, count_out, in.n, work,
-                                                on);
-                });
+  run_on_device(
+      {&in.eigenvalues, &in.projected, &in.residuals, &e, &d2, &rest, &count, &scratch}, stream, [&](cudaStream_t on) {
+        return device::gaussian_pairs(in.with(setting, rank), e_out, d2_out, rest_out, count_out, in.n, work, on);
+      });
 }
 
 void solve_reduced(const py::object& eigenvalues, const py::object& difference, const py::object& shift,
@@ -113,7 +115,12 @@ void shifted_quotes(const py::object& sensitivity_array, const py::object& contr
   const long n = length(sensitivity, 0), steps = length(sensitivity, 1);
   const ridge::ShiftedInput in = {input<double>(sensitivity, {n, steps}),
                                   input<double>(contraction, {n}),
-                                  steps, noise_std, unlearn_steps, unlearn_noise_std, solve_steps, mu_limit};
+                                  steps,
+                                  noise_std,
+                                  unlearn_steps,
+                                  unlearn_noise_std,
+                                  solve_steps,
+                                  mu_limit};
   double* value_out = output<double>(value, {n});
   double* mu_out = output<double>(mu, {n});
   double* work = workspace<double>(scratch, device::shifted_workspace(n, steps));
@@ -128,9 +135,8 @@ void smallest_eigenvalues(const py::object& eigenvalues, const py::object& proje
   const double* h = input<double>(h_array, {p});
   const double* x = input<double>(x_array, {n, p});
   double* lowest = output<double>(out, {n});
-  run_on_device({&h_array, &x_array, &out}, stream, [&](cudaStream_t on) {
-    return device::smallest_eigenvalues(h, x, p, floor, slack, lowest, n, on);
-  });
+  run_on_device({&h_array, &x_array, &out}, stream,
+                [&](cudaStream_t on) { return device::smallest_eigenvalues(h, x, p, floor, slack, lowest, n, on); });
 }
 
 }  // namespace
@@ -147,9 +153,9 @@ void bind_ridge_cuda(py::module_& module) {
              arg("setting"), arg("rank"), arg("excess_variance"), arg("squared_shift"), arg("rest"), arg("count"),
              py::kw_only(), arg("workspace"), arg("stream"));
   module.def("ridge_solve_reduced_workspace", &device::reduced_workspace, arg("r"), arg("q"));
-  module.def("ridge_solve_reduced", &solve_reduced, arg("eigenvalues"), arg("difference"), arg("shift"),
-             arg("setting"), arg("n_steps"), arg("value"), arg("epsilon_out"), arg("log_delta_pq"),
-             arg("log_delta_qp"), arg("error"), arg("rank_out"), py::kw_only(), arg("workspace"), arg("stream"));
+  module.def("ridge_solve_reduced", &solve_reduced, arg("eigenvalues"), arg("difference"), arg("shift"), arg("setting"),
+             arg("n_steps"), arg("value"), arg("epsilon_out"), arg("log_delta_pq"), arg("log_delta_qp"), arg("error"),
+             arg("rank_out"), py::kw_only(), arg("workspace"), arg("stream"));
   module.def("ridge_shifted_quotes_workspace", &device::shifted_workspace, arg("n"), arg("n_steps"));
   module.def("ridge_shifted_quotes", &shifted_quotes, arg("sensitivity"), arg("contraction"), arg("noise_std"),
              arg("unlearn_steps"), arg("unlearn_noise_std"), arg("solve_steps"), arg("mu_limit"), arg("value"),

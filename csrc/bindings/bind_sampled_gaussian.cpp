@@ -17,8 +17,7 @@ void sampled_gaussian_rdp(const py::array& order, const py::array& noise_multipl
   double* result = output<double>(out, "out", {n});
   const auto& table = privacy::sampled_gaussian_table();
   py::gil_scoped_release release;
-  parallel_ranges(n, 32, threads,
-                  [&](long begin, long end) { table.rdp(begin, end, reverse, a, s, q, result); });
+  parallel_ranges(n, 32, threads, [&](long begin, long end) { table.rdp(begin, end, reverse, a, s, q, result); });
   keep_visible(result, n);
 }
 

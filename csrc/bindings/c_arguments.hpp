@@ -19,8 +19,7 @@ struct InvalidArgument : std::invalid_argument {
 constexpr std::int64_t kMostElements = std::int64_t{1} << 58;  // bytes of float64 still fit 64 bits
 
 inline void require_number(bool right, const char* name, const char* needed, std::int64_t got) {
-  if (!right)
-    throw InvalidArgument(std::string(name) + " must be " + needed + ", got " + std::to_string(got));
+  if (!right) throw InvalidArgument(std::string(name) + " must be " + needed + ", got " + std::to_string(got));
 }
 
 inline long at_least(std::int64_t low, const char* name, std::int64_t value) {

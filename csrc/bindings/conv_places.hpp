@@ -48,8 +48,8 @@ inline std::vector<int> grid_offsets(const long counts[3], const long steps[3], 
     for (long i = 0; i < counts[0]; ++i)
       for (long j = 0; j < counts[1]; ++j)
         for (long k = 0; k < counts[2]; ++k)
-          offsets.push_back(static_cast<int>(channel * channel_length + (i * steps[0] * plane[1] + j * steps[1]) *
-                                                                            plane[2] + k * steps[2]));
+          offsets.push_back(static_cast<int>(channel * channel_length +
+                                             (i * steps[0] * plane[1] + j * steps[1]) * plane[2] + k * steps[2]));
   return offsets;
 }
 

@@ -57,8 +57,10 @@ inline void require_device() {
   int count = 0;
   if (problem.empty()) {
     const cudaError_t error = cudaGetDeviceCount(&count);
-    if (error != cudaSuccess) problem = cudaGetErrorString(error);
-    else if (count == 0) problem = "no device was found";
+    if (error != cudaSuccess)
+      problem = cudaGetErrorString(error);
+    else if (count == 0)
+      problem = "no device was found";
   }
   if (!problem.empty()) throw_device_error("arrays on a CUDA device need an NVIDIA GPU and its driver: " + problem);
   found = true;
@@ -162,11 +164,11 @@ class Array {
 
 template <class T>
 struct TypeOf;
-#define EXPUNGE_TYPE(T, code_, text)                                         \
-  template <>                                                                \
-  struct TypeOf<T> {                                                         \
-    static constexpr uint8_t code = dlpack::code_, bits = 8 * sizeof(T);     \
-    static constexpr const char* name = text;                                \
+#define EXPUNGE_TYPE(T, code_, text)                                     \
+  template <>                                                            \
+  struct TypeOf<T> {                                                     \
+    static constexpr uint8_t code = dlpack::code_, bits = 8 * sizeof(T); \
+    static constexpr const char* name = text;                            \
   };
 EXPUNGE_TYPE(double, kFloat, "float64")
 EXPUNGE_TYPE(float, kFloat, "float32")

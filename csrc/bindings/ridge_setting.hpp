@@ -22,9 +22,22 @@ inline RidgeSetting ridge_setting(double step_size, double noise_std, double unl
 
 inline ridge::QuoteInput quote_input(const RidgeSetting& s, const double* eigenvalues, const double* projected,
                                      const double* residuals, long p, long q, long n_steps, long rank) {
-  return {eigenvalues,     projected,           residuals,     p,         q,           s.step_size, double(n_steps),
-          s.noise_std,     s.unlearn_steps,     s.unlearn_noise_std, s.solve_steps, s.epsilon, s.log_delta, s.mu,
-          s.tolerance,     rank};
+  return {eigenvalues,
+          projected,
+          residuals,
+          p,
+          q,
+          s.step_size,
+          double(n_steps),
+          s.noise_std,
+          s.unlearn_steps,
+          s.unlearn_noise_std,
+          s.solve_steps,
+          s.epsilon,
+          s.log_delta,
+          s.mu,
+          s.tolerance,
+          rank};
 }
 
 inline void check_rank(long rank, long p, long lowest) {

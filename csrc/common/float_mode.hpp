@@ -14,8 +14,8 @@ namespace expunge {
 
 #if defined(__x86_64__) || defined(__i386__)
 
-constexpr std::uint64_t kIeeeMode = 0x1f80;      // every exception masked, to nearest, gradual underflow
-constexpr std::uint64_t kFlushing = 0x8040;      // flush to zero, denormals are zero
+constexpr std::uint64_t kIeeeMode = 0x1f80;  // every exception masked, to nearest, gradual underflow
+constexpr std::uint64_t kFlushing = 0x8040;  // flush to zero, denormals are zero
 inline std::uint64_t float_mode() { return _mm_getcsr(); }
 inline void set_float_mode(std::uint64_t mode) { _mm_setcsr(static_cast<unsigned>(mode)); }
 

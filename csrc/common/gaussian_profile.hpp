@@ -17,10 +17,10 @@ namespace {
 namespace team = expunge::team;
 
 struct ProfileResult {
-  double log_delta;       // log of delta(P | Q) at epsilon; -inf where delta is exactly 0
+  double log_delta;  // log of delta(P | Q) at epsilon; -inf where delta is exactly 0
   double relative_error;  // of delta: tail and rounding (bounds) and the quadrature (an estimate)
-  int converged;          // 0: log_delta is the Chernoff-type upper bound instead (or NaN if the input was)
-  double saddle;          // -d log delta / d epsilon, to a few per cent where converged
+  int converged;  // 0: log_delta is the Chernoff-type upper bound instead (or NaN if the input was)
+  double saddle;  // -d log delta / d epsilon, to a few per cent where converged
 };
 
 // The pair seen by every routine below. d2[j] sums the squared shift over the q columns that share excess e[j].
@@ -28,15 +28,15 @@ struct ProfilePair {
   const double* e;
   const double* d2;
   long m;
-  double rest_d2;     // squared shift along directions whose excess is exactly 0
-  double q;           // columns: the multiplicity of each excess in the log-determinant
-  double sum_log1p;   // sum_j log1p(e_j)
-  double sum_abs;     // sum_j |log1p(e_j)|, for the rounding error
-  double pole;        // 1 / max positive e, or +inf
-  double max_loss;    // supremum of log(dP/dQ), or +inf
-  int trivial;        // P = Q
-  int valid;          // 0: NaN, an infinite excess or e <= -1 somewhere
-  int overflows;      // an excess or a squared shift leaves the floats: only delta <= 1 is known
+  double rest_d2;  // squared shift along directions whose excess is exactly 0
+  double q;  // columns: the multiplicity of each excess in the log-determinant
+  double sum_log1p;  // sum_j log1p(e_j)
+  double sum_abs;  // sum_j |log1p(e_j)|, for the rounding error
+  double pole;  // 1 / max positive e, or +inf
+  double max_loss;  // supremum of log(dP/dQ), or +inf
+  int trivial;  // P = Q
+  int valid;  // 0: NaN, an infinite excess or e <= -1 somewhere
+  int overflows;  // an excess or a squared shift leaves the floats: only delta <= 1 is known
   const double* origin;  // excesses before swap_roles, or null; 1 + e loses digits near e = -1, 1 + origin does not
 };
 
@@ -198,8 +198,10 @@ EXPUNGE_HD EXPUNGE_OUTLINE static double profile_saddle(const ProfilePair& pair,
     *slopes = profile_slopes(pair, w);
     const double slope = slopes->k1 - epsilon - 1.0 / w - 1.0 / (1.0 + w);
     const double bend = slopes->k2 + 1.0 / (w * w) + 1.0 / ((1.0 + w) * (1.0 + w));
-    if (slope > 0.0) high = w;
-    else low = w;
+    if (slope > 0.0)
+      high = w;
+    else
+      low = w;
     double next;
     if (slope > 0.0 || pair.pole == HUGE_VAL || w < 0.5 * pair.pole) {
       // Newton on w * slope in log w: straightens the 1/w wall at the origin.
@@ -213,10 +215,14 @@ EXPUNGE_HD EXPUNGE_OUTLINE static double profile_saddle(const ProfilePair& pair,
     }
     if (next == w) break;  // the step is below rounding: bisection would leave the answer
     if (!(next > low && next < high)) {
-      if (high == HUGE_VAL) next = 4.0 * w;
-      else if (low == 0.0) next = 0.25 * high;
-      else if (high == pair.pole && high < 2.0 * low) next = high - 0.25 * (high - low);
-      else next = high > 4.0 * low ? sqrt(low) * sqrt(high) : 0.5 * (low + high);
+      if (high == HUGE_VAL)
+        next = 4.0 * w;
+      else if (low == 0.0)
+        next = 0.25 * high;
+      else if (high == pair.pole && high < 2.0 * low)
+        next = high - 0.25 * (high - low);
+      else
+        next = high > 4.0 * low ? sqrt(low) * sqrt(high) : 0.5 * (low + high);
     }
     if (!(next > 0.0 && next < pair.pole && next < 1e300)) break;
     const double move = fabs(next - w);
@@ -237,14 +243,14 @@ static_assert(team::size == 1 || team::size * vm::kLanes >= kPanel, "one vector 
 
 // Node i and its weight.
 EXPUNGE_HD static inline double panel_node(int i, double* weight) {
-  static const double kNode[12] = {
-      0.064056892862605626085, 0.19111886747361630916, 0.31504267969616337439, 0.43379350762604513849,
-      0.54542147138883953566, 0.64809365193697556925, 0.74012419157855436424, 0.82000198597390292195,
-      0.88641552700440103421, 0.93827455200273275852, 0.9747285559713094982, 0.99518721999702136018};
-  static const double kWeight[12] = {
-      0.12793819534675215697, 0.12583745634682829612, 0.1216704729278033912, 0.11550566805372560135,
-      0.10744427011596563478, 0.09761865210411388827, 0.086190161531953275917, 0.073346481411080305734,
-      0.059298584915436780746, 0.044277438817419806169, 0.028531388628933663181, 0.012341229799987199547};
+  static const double kNode[12] = {0.064056892862605626085, 0.19111886747361630916, 0.31504267969616337439,
+                                   0.43379350762604513849,  0.54542147138883953566, 0.64809365193697556925,
+                                   0.74012419157855436424,  0.82000198597390292195, 0.88641552700440103421,
+                                   0.93827455200273275852,  0.9747285559713094982,  0.99518721999702136018};
+  static const double kWeight[12] = {0.12793819534675215697,  0.12583745634682829612,  0.1216704729278033912,
+                                     0.11550566805372560135,  0.10744427011596563478,  0.09761865210411388827,
+                                     0.086190161531953275917, 0.073346481411080305734, 0.059298584915436780746,
+                                     0.044277438817419806169, 0.028531388628933663181, 0.012341229799987199547};
   const int k = i < 12 ? 11 - i : i - 12;
   *weight = kWeight[k];
   return i < 12 ? -kNode[k] : kNode[k];
@@ -254,26 +260,26 @@ constexpr int kOrder = 8;  // lumped excesses enter as a power series up to (w e
 
 // Twelve values each of 45/2 P_22 and 47/2 P_23, Legendre's polynomials, at the nodes from the middle outwards: with
 // the weights they give a panel's last two Legendre coefficients.
-EXPUNGE_TABLE double kLegendre22[12] = {
-    -0.484204927529, 1.43276445467, -2.32238795664, 3.11579174998, -3.77854698586, 4.27988553717,
-    -4.59309150422, 4.69517026081, -4.56509322763, 4.17863810336, -3.49258724342, 2.37832772717};
-EXPUNGE_TABLE double kLegendre23[12] = {
-    -3.86347990755, 3.83165640351, -3.76773804138, 3.6711378924, -3.54085317436, 3.37527924521,
-    -3.17187321921, 2.92652180105, -2.63225293423, 2.27625097513, -1.83138180953, 1.22146838584};
+EXPUNGE_TABLE double kLegendre22[12] = {-0.484204927529, 1.43276445467, -2.32238795664, 3.11579174998,
+                                        -3.77854698586,  4.27988553717, -4.59309150422, 4.69517026081,
+                                        -4.56509322763,  4.17863810336, -3.49258724342, 2.37832772717};
+EXPUNGE_TABLE double kLegendre23[12] = {-3.86347990755, 3.83165640351, -3.76773804138, 3.6711378924,
+                                        -3.54085317436, 3.37527924521, -3.17187321921, 2.92652180105,
+                                        -2.63225293423, 2.27625097513, -1.83138180953, 1.22146838584};
 
 struct PanelSum {
-  double value;       // integral over the panel of Re(integrand dw / i), relative to its value at w0
-  double noise;       // bound on the rounding error of `value`, in units of kRoundoff
+  double value;  // integral over the panel of Re(integrand dw / i), relative to its value at w0
+  double noise;  // bound on the rounding error of `value`, in units of kRoundoff
   double unresolved;  // error of the Gauss rule
-  double end_size;    // |w (1 + w) integrand| at the last node, relative to its value at w0
-  double largest;     // largest |integrand| met
+  double end_size;  // |w (1 + w) integrand| at the last node, relative to its value at w0
+  double largest;  // largest |integrand| met
   double phase_rate;  // |d phase / dt| over the panel
 };
 
 struct Contour {
   double w0, s, bend;  // w(t) = w0 + bend s (sqrt(1 + (t/s)^2) - 1) + i t
   double epsilon, exponent, rtol;  // exponent = K(w0) - w0 eps
-  Magnification magnification;     // at w0
+  Magnification magnification;  // at w0
 };
 
 EXPUNGE_HD EXPUNGE_OUTLINE static PanelSum profile_panel(const ProfilePair& pair, const Contour& path, double begin,
@@ -332,8 +338,10 @@ EXPUNGE_HD EXPUNGE_OUTLINE static PanelSum profile_panel(const ProfilePair& pair
       const vd re = pr[b] * vr - pi[b] * vi;
       const vd im = pr[b] * vi + pi[b] * vr;
       // The product turns one way per factor; a sign change of the imaginary part tells when it passed the cut.
-      if (e > 0.0) turns[b] -= vm::select((pi[b] <= 0.0) & (im > 0.0), vm::broadcast(1.0), vm::broadcast(0.0));
-      else turns[b] += vm::select((pi[b] >= 0.0) & (im < 0.0), vm::broadcast(1.0), vm::broadcast(0.0));
+      if (e > 0.0)
+        turns[b] -= vm::select((pi[b] <= 0.0) & (im > 0.0), vm::broadcast(1.0), vm::broadcast(0.0));
+      else
+        turns[b] += vm::select((pi[b] >= 0.0) & (im < 0.0), vm::broadcast(1.0), vm::broadcast(0.0));
       pr[b] = re;
       pi[b] = im;
       const vd factor = d2 / (vr * vr + vi * vi);
@@ -354,8 +362,8 @@ EXPUNGE_HD EXPUNGE_OUTLINE static PanelSum profile_panel(const ProfilePair& pair
   const double of_shift = terms + 20.0 + 6.0 * path.magnification.largest;
   const double of_w = half * (sum_e + pair.sum_abs) * (terms + 2.0) + 3.0 * fabs(linear - path.epsilon);
   const double of_squares = half * (terms + 8.0) * moment[2];
-  const double fixed = 16.0 + 2.0 * fabs(path.exponent) +
-                       half * (12.0 * (terms - lumped) + 6.0 * path.magnification.sum);
+  const double fixed =
+      16.0 + 2.0 * fabs(path.exponent) + half * (12.0 * (terms - lumped) + 6.0 * path.magnification.sum);
   double c22 = 0.0;
   double c23 = 0.0;
   PanelSum out{0.0, 0.0, 0.0, 0.0, 0.0, 0.0};
@@ -561,8 +569,8 @@ EXPUNGE_HD EXPUNGE_OUTLINE static ProfileResult profile_at(const ProfilePair& pa
 
 // delta(P | Q) at epsilon. rtol: wanted relative accuracy (1e-12 for certificates, 1e-8 for quotes).
 [[maybe_unused]] EXPUNGE_HD static ProfileResult gaussian_profile(const double* e, const double* d2, long m,
-                                                                  double rest_d2, double q, double epsilon,
-                                                                  double rtol, const double* origin) {
+                                                                  double rest_d2, double q, double epsilon, double rtol,
+                                                                  const double* origin) {
   return profile_at(profile_pair(e, d2, m, rest_d2, q, origin), epsilon, rtol, 0);
 }
 

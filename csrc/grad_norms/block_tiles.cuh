@@ -63,7 +63,7 @@ struct BlockTile {
   template <int along, class Operand, int fours>
   __device__ __forceinline__ static void fetch(const Operand& operand, int thread, int first_term, int first,
                                                A (&values)[fours][4]) {
-EXPUNGE_UNROLL(16)
+    EXPUNGE_UNROLL(16)
     for (int f = 0; f < fours; ++f) {
       const int group = thread + f * kThreads;
       if constexpr (Operand::along_terms)
@@ -75,15 +75,15 @@ EXPUNGE_UNROLL(16)
 
   template <class Operand, int along, int fours>
   __device__ __forceinline__ static void keep(int thread, const A (&values)[fours][4], A (&slab)[kTerms][along + 4]) {
-EXPUNGE_UNROLL(16)
+    EXPUNGE_UNROLL(16)
     for (int f = 0; f < fours; ++f) {
       const int group = thread + f * kThreads;
       if constexpr (Operand::along_terms) {
-EXPUNGE_UNROLL(16)
+        EXPUNGE_UNROLL(16)
         for (int i = 0; i < 4; ++i) slab[group % (kTerms / 4) * 4 + i][group / (kTerms / 4)] = values[f][i];
       } else {
         A* to = &slab[group / (along / 4)][group % (along / 4) * 4];
-EXPUNGE_UNROLL(16)
+        EXPUNGE_UNROLL(16)
         for (int i = 0; i < 4; ++i) to[i] = values[f][i];
       }
     }
@@ -92,24 +92,23 @@ EXPUNGE_UNROLL(16)
   template <int along, int micro>
   __device__ __forceinline__ static void read(const A* slab_row, int thread_place, A (&out)[micro]) {
     constexpr int width = 16 / static_cast<int>(sizeof(A));
-EXPUNGE_UNROLL(16)
+    EXPUNGE_UNROLL(16)
     for (int i = 0; i < micro; i += width) {
       const Pack<A, width> values = *reinterpret_cast<const Pack<A, width>*>(slab_row + place<along>(thread_place, i));
-EXPUNGE_UNROLL(16)
+      EXPUNGE_UNROLL(16)
       for (int j = 0; j < width; ++j) out[i + j] = values.v[j];
     }
   }
 
   __device__ __forceinline__ void multiply(int buffer) {
-EXPUNGE_UNROLL(16)
+    EXPUNGE_UNROLL(16)
     for (int k = 0; k < kTerms; ++k) {
       A left[MicroRows], right[MicroColumns];
       read<Rows>(shared.left[buffer][k], row, left);
       read<Columns>(shared.right[buffer][k], column, right);
-EXPUNGE_UNROLL(16)
-      for (int i = 0; i < MicroRows; ++i)
-EXPUNGE_UNROLL(16)
-        for (int j = 0; j < MicroColumns; ++j) sums[i][j] += left[i] * right[j];
+      EXPUNGE_UNROLL(16)
+      for (int i = 0; i < MicroRows; ++i) EXPUNGE_UNROLL(16)
+      for (int j = 0; j < MicroColumns; ++j) sums[i][j] += left[i] * right[j];
     }
   }
 
@@ -119,10 +118,9 @@ EXPUNGE_UNROLL(16)
                                              int first_term, int last_term) {
     A seconds[kHasSecond && !kSecondInShared ? kSums : 1];
     (void)seconds;
-EXPUNGE_UNROLL(16)
-    for (int i = 0; i < MicroRows; ++i)
-EXPUNGE_UNROLL(16)
-      for (int j = 0; j < MicroColumns; ++j) sums[i][j] = A(0);
+    EXPUNGE_UNROLL(16)
+    for (int i = 0; i < MicroRows; ++i) EXPUNGE_UNROLL(16)
+    for (int j = 0; j < MicroColumns; ++j) sums[i][j] = A(0);
     A next_left[kLeftFours][4] = {}, next_right[kRightFours][4] = {};
     if (first_term < last_term) {
       fetch<Rows>(left, thread, first_term, first_row, next_left);
@@ -146,15 +144,14 @@ EXPUNGE_UNROLL(16)
       }
       if constexpr (kHasSecond) {
         if (more && (term + kTerms - first_term) % static_cast<int>(kBlock) == 0) {
-EXPUNGE_UNROLL(16)
-          for (int i = 0; i < MicroRows; ++i)
-EXPUNGE_UNROLL(16)
-            for (int j = 0; j < MicroColumns; ++j) {
-              A& slot =
-                  kSecondInShared ? second[(i * MicroColumns + j) * kThreads + thread] : seconds[i * MicroColumns + j];
-              slot = carried ? slot + sums[i][j] : sums[i][j];
-              sums[i][j] = A(0);
-            }
+          EXPUNGE_UNROLL(16)
+          for (int i = 0; i < MicroRows; ++i) EXPUNGE_UNROLL(16)
+          for (int j = 0; j < MicroColumns; ++j) {
+            A& slot =
+                kSecondInShared ? second[(i * MicroColumns + j) * kThreads + thread] : seconds[i * MicroColumns + j];
+            slot = carried ? slot + sums[i][j] : sums[i][j];
+            sums[i][j] = A(0);
+          }
           carried = true;
         }
       }
@@ -162,12 +159,11 @@ EXPUNGE_UNROLL(16)
     }
     if constexpr (kHasSecond) {
       if (carried) {
-EXPUNGE_UNROLL(16)
-        for (int i = 0; i < MicroRows; ++i)
-EXPUNGE_UNROLL(16)
-          for (int j = 0; j < MicroColumns; ++j)
-            sums[i][j] +=
-                kSecondInShared ? second[(i * MicroColumns + j) * kThreads + thread] : seconds[i * MicroColumns + j];
+        EXPUNGE_UNROLL(16)
+        for (int i = 0; i < MicroRows; ++i) EXPUNGE_UNROLL(16)
+        for (int j = 0; j < MicroColumns; ++j)
+          sums[i][j] +=
+              kSecondInShared ? second[(i * MicroColumns + j) * kThreads + thread] : seconds[i * MicroColumns + j];
       }
     }
   }
@@ -182,13 +178,12 @@ EXPUNGE_UNROLL(16)
   // Calls body(value, row, column) for what this thread holds of a rows x columns matrix.
   template <class Body>
   __device__ __forceinline__ void each(int first_row, int first_column, int rows, int columns, const Body& body) const {
-EXPUNGE_UNROLL(16)
-    for (int i = 0; i < MicroRows; ++i)
-EXPUNGE_UNROLL(16)
-      for (int j = 0; j < MicroColumns; ++j) {
-        const int r = first_row + place<Rows>(row, i), c = first_column + place<Columns>(column, j);
-        if (r < rows && c < columns) body(sums[i][j], r, c);
-      }
+    EXPUNGE_UNROLL(16)
+    for (int i = 0; i < MicroRows; ++i) EXPUNGE_UNROLL(16)
+    for (int j = 0; j < MicroColumns; ++j) {
+      const int r = first_row + place<Rows>(row, i), c = first_column + place<Columns>(column, j);
+      if (r < rows && c < columns) body(sums[i][j], r, c);
+    }
   }
 };
 
@@ -248,8 +243,8 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kResident)
       }
     }
     if (whole) {
-      const double squares = block_sum(
-          tile.squares(at.first_row, at.first_column, problem.rows(), problem.columns()), shared.scratch);
+      const double squares =
+          block_sum(tile.squares(at.first_row, at.first_column, problem.rows(), problem.columns()), shared.scratch);
       if (threadIdx.x == 0) parts[slot] = squares;
     }
     __syncthreads();
@@ -258,8 +253,8 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kResident)
 
 // Adds up the splits of a tile in float64 and squares: one block a tile.
 template <class A>
-__global__ void __launch_bounds__(kRowThreads) sum_splits(const A* partial, TileGrid grid, TileShape shape, int rows,
-                                                          int columns, double* parts) {
+__global__ void __launch_bounds__(kRowThreads)
+    sum_splits(const A* partial, TileGrid grid, TileShape shape, int rows, int columns, double* parts) {
   EXPUNGE_SHARED(double, scratch, [kRowThreads / kWarp]);
   const long slot = blockIdx.x;
   const int tile = static_cast<int>(slot % (grid.row_tiles * grid.column_tiles));
@@ -300,29 +295,27 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kResident)
     A first[Tile::kMicroRows][Tile::kMicroColumns];
     Tile tile(shared, nullptr);
     tile.accumulate(problem.left(at.item), problem.right(at.item), at.first_row, at.first_column, 0, problem.terms());
-EXPUNGE_UNROLL(16)
-    for (int i = 0; i < Tile::kMicroRows; ++i)
-EXPUNGE_UNROLL(16)
-      for (int j = 0; j < Tile::kMicroColumns; ++j) first[i][j] = tile.sums[i][j];
+    EXPUNGE_UNROLL(16)
+    for (int i = 0; i < Tile::kMicroRows; ++i) EXPUNGE_UNROLL(16)
+    for (int j = 0; j < Tile::kMicroColumns; ++j) first[i][j] = tile.sums[i][j];
     tile.accumulate(problem.second_left(at.item), problem.second_right(at.item), at.first_row, at.first_column, 0,
                     problem.second_terms());
     double value = 0, spread = 0;
-EXPUNGE_UNROLL(16)
-    for (int i = 0; i < Tile::kMicroRows; ++i)
-EXPUNGE_UNROLL(16)
-      for (int j = 0; j < Tile::kMicroColumns; ++j) {
-        const int r = at.first_row + Tile::template place<Tile::kRows>(tile.row, i);
-        const int c = at.first_column + Tile::template place<Tile::kColumns>(tile.column, j);
-        if (r >= problem.rows() || c >= problem.columns()) continue;
-        if (Form == PairForm::symmetric_gram && r > c) continue;
-        const double a = static_cast<double>(first[i][j]), g = static_cast<double>(tile.sums[i][j]);
-        const double weight = Form == PairForm::symmetric_gram && r < c ? 2.0 : 1.0;
-        value += weight * (a * g);
-        if constexpr (Form != PairForm::product)
-          spread += weight * (problem.left_squares(at.item, r) * (problem.right_squares(at.item, c) * (g * g)) +
-                              problem.second_left_squares(at.item, r) *
-                                  (problem.second_right_squares(at.item, c) * (a * a)));
-      }
+    EXPUNGE_UNROLL(16)
+    for (int i = 0; i < Tile::kMicroRows; ++i) EXPUNGE_UNROLL(16)
+    for (int j = 0; j < Tile::kMicroColumns; ++j) {
+      const int r = at.first_row + Tile::template place<Tile::kRows>(tile.row, i);
+      const int c = at.first_column + Tile::template place<Tile::kColumns>(tile.column, j);
+      if (r >= problem.rows() || c >= problem.columns()) continue;
+      if (Form == PairForm::symmetric_gram && r > c) continue;
+      const double a = static_cast<double>(first[i][j]), g = static_cast<double>(tile.sums[i][j]);
+      const double weight = Form == PairForm::symmetric_gram && r < c ? 2.0 : 1.0;
+      value += weight * (a * g);
+      if constexpr (Form != PairForm::product)
+        spread +=
+            weight * (problem.left_squares(at.item, r) * (problem.right_squares(at.item, c) * (g * g)) +
+                      problem.second_left_squares(at.item, r) * (problem.second_right_squares(at.item, c) * (a * a)));
+    }
     value = block_sum(value, shared.scratch);
     if (threadIdx.x == 0) values[slot] = value;
     if constexpr (Form != PairForm::product) {

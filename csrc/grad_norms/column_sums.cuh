@@ -16,8 +16,8 @@ struct ColumnSums {
 
 // weights[example, strip] = squares of sum_p (x_p - mean_p) scale_p g_p, biases[example, strip] = those of sum_p g_p.
 template <class T>
-__global__ void __launch_bounds__(kRowThreads) column_squares(const T* x, const T* grads, ColumnSums given, int strips,
-                                                              double* weight_parts, double* bias_parts) {
+__global__ void __launch_bounds__(kRowThreads)
+    column_squares(const T* x, const T* grads, ColumnSums given, int strips, double* weight_parts, double* bias_parts) {
   constexpr int rows = kRowThreads / kWarp;
   EXPUNGE_SHARED(double, sums, [rows][kStripColumns]);
   const long example = blockIdx.x / static_cast<unsigned>(strips);
@@ -35,17 +35,17 @@ __global__ void __launch_bounds__(kRowThreads) column_squares(const T* x, const 
       a.load(p, column, value);
       const double mean = given.means != nullptr ? given.means[example * given.positions + p] : 0.0;
       const double scale = given.scales != nullptr ? given.scales[example * given.positions + p] : 1.0;
-EXPUNGE_UNROLL(16)
+      EXPUNGE_UNROLL(16)
       for (int i = 0; i < 4; ++i)
         if (column + i < width) weights[i] += (value[i] - mean) * scale * grad[i];
     }
-EXPUNGE_UNROLL(16)
+    EXPUNGE_UNROLL(16)
     for (int i = 0; i < 4; ++i) biases[i] += grad[i];
   }
   for (int which = 0; which < 2; ++which) {
     if (which == 0 ? !given.weight : !given.bias) continue;
     double squares = 0;
-EXPUNGE_UNROLL(16)
+    EXPUNGE_UNROLL(16)
     for (int i = 0; i < 4; ++i) sums[row][lane * 4 + i] = which == 0 ? weights[i] : biases[i];
     __syncthreads();
     if (threadIdx.x < kStripColumns) {

@@ -20,8 +20,8 @@ struct Shape {
 
 // Which pixel of a group's image every pixel of its padded image is: -1 for zero, -2 for a bad map.
 template <class T>
-__global__ void __launch_bounds__(kRowThreads) fill_table(ConvNorms<T> call, long source_plane, long padded_plane,
-                                                          long entries, int* table) {
+__global__ void __launch_bounds__(kRowThreads)
+    fill_table(ConvNorms<T> call, long source_plane, long padded_plane, long entries, int* table) {
   const long place = static_cast<long>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (place >= entries) return;
   const long channel = place / padded_plane, in_plane = place % padded_plane;
@@ -59,8 +59,13 @@ struct ConvProblem {
 
   // Groups of an example follow one another, so item * (channels of a group) counts channels.
   __device__ __forceinline__ Patches<T> patches(long item) const {
-    return {call.images + item * in_channels * source_plane, table, call.feature_offsets, call.position_offsets, limit,
-            static_cast<int>(call.features), static_cast<int>(call.positions)};
+    return {call.images + item * in_channels * source_plane,
+            table,
+            call.feature_offsets,
+            call.position_offsets,
+            limit,
+            static_cast<int>(call.features),
+            static_cast<int>(call.positions)};
   }
   __device__ __forceinline__ const T* grads(long item) const {
     return call.output_grads + item * out_channels * call.positions;
@@ -107,8 +112,8 @@ struct ConvGram : ConvProblem<T> {
 
 // Squares of a patch, and of the gradients, at every position: one thread a position.
 template <class T>
-__global__ void __launch_bounds__(kRowThreads) squares_of_positions(ConvGram<T> problem, long items, double* inputs,
-                                                                    double* outputs) {
+__global__ void __launch_bounds__(kRowThreads)
+    squares_of_positions(ConvGram<T> problem, long items, double* inputs, double* outputs) {
   const long place = static_cast<long>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (place >= items * problem.call.positions) return;
   const long item = place / problem.call.positions;

@@ -111,8 +111,8 @@ __device__ __forceinline__ AcrossRows<T> grads_of(const EmbeddingNorms<T>& call,
 
 // Short examples, many of them: a block sorts one in shared memory, sums its runs and writes its norm.
 template <class T>
-__global__ void __launch_bounds__(kRowThreads) short_examples(EmbeddingNorms<T> call, int slots, int segments,
-                                                              int strips) {
+__global__ void __launch_bounds__(kRowThreads)
+    short_examples(EmbeddingNorms<T> call, int slots, int segments, int strips) {
   EXPUNGE_DYNAMIC_SHARED(Entry, slot);
   EXPUNGE_SHARED(int, kept);
   EXPUNGE_SHARED(double, scratch, [kRowThreads / kWarp]);
@@ -134,9 +134,9 @@ __global__ void __launch_bounds__(kRowThreads) short_examples(EmbeddingNorms<T> 
 
 // order[example, 0..counts[example]) = positions sorted by token, padding left out; runs[...] says where a run begins.
 // One block an example, in shared memory or, for long examples, in `entries`.
-__global__ void __launch_bounds__(kRowThreads) sort_tokens(const long* tokens, int n_tokens, long padding_token,
-                                                           int slots, Entry* entries, int* order, unsigned char* runs,
-                                                           int* counts) {
+__global__ void __launch_bounds__(kRowThreads)
+    sort_tokens(const long* tokens, int n_tokens, long padding_token, int slots, Entry* entries, int* order,
+                unsigned char* runs, int* counts) {
   EXPUNGE_DYNAMIC_SHARED(Entry, in_shared);
   const long example = blockIdx.x;
   Entry* const slot = entries == nullptr ? in_shared : entries + example * slots;
@@ -153,16 +153,15 @@ __global__ void __launch_bounds__(kRowThreads) sort_tokens(const long* tokens, i
 
 // parts[example, segment, strip] = squares of the runs that begin in the segment, over one strip of columns.
 template <class T>
-__global__ void __launch_bounds__(kRowThreads) run_squares(EmbeddingNorms<T> call, const int* order,
-                                                           const unsigned char* runs, const int* counts, int segments,
-                                                           int strips, long examples, double* parts) {
+__global__ void __launch_bounds__(kRowThreads)
+    run_squares(EmbeddingNorms<T> call, const int* order, const unsigned char* runs, const int* counts, int segments,
+                int strips, long examples, double* parts) {
   const long work = (static_cast<long>(blockIdx.x) * blockDim.x + threadIdx.x) / kWarp;
   if (work >= examples * segments * strips) return;
   const int strip = static_cast<int>(work % strips), segment = static_cast<int>(work / strips % segments);
   const long example = work / strips / segments;
   const Ordered ordered{order + example * call.n_tokens, runs + example * call.n_tokens};
-  const double squares =
-      lanes_sum(squares_of_runs(grads_of(call, example), ordered, counts[example], segment, strip));
+  const double squares = lanes_sum(squares_of_runs(grads_of(call, example), ordered, counts[example], segment, strip));
   if (threadIdx.x % kWarp == 0) parts[work] = squares;
 }
 

@@ -50,8 +50,8 @@ EXPUNGE_INLINE bool inputs_as_rows(long d_in, long d_out) {
 
 // The same matrices of the next example, to be read ahead; null at the end.
 template <class T>
-double product_squares(const T* rows, long n_rows, const T* columns, long n_columns, long positions,
-                       const T* next_rows, const T* next_columns, const ProductSpace<T>& space) {
+double product_squares(const T* rows, long n_rows, const T* columns, long n_columns, long positions, const T* next_rows,
+                       const T* next_columns, const ProductSpace<T>& space) {
   constexpr long width = kTileColumns<T>;
   const RowTiles tiles(n_rows);
   Ahead ahead;
@@ -75,8 +75,15 @@ double product_squares(const T* rows, long n_rows, const T* columns, long n_colu
 template <class T>
 GramSum gram_squares(const T* inputs, const T* outputs, long positions, long d_in, long d_out,
                      const GramSpace<T>& space) {
-  const FactorSide<T> side{inputs, outputs, d_in, d_out, positions, space.input_panel, space.output_panel,
-                           space.input_squares, space.output_squares};
+  const FactorSide<T> side{inputs,
+                           outputs,
+                           d_in,
+                           d_out,
+                           positions,
+                           space.input_panel,
+                           space.output_panel,
+                           space.input_squares,
+                           space.output_squares};
   return half_gram<T>(side, d_in, d_out, space.strip_in, space.strip_out, [&] {
     for (long t = 0; t < positions; ++t) {
       space.input_squares[t] = sum_squares(inputs + t * d_in, d_in);
@@ -129,9 +136,8 @@ void norms(const LinearNorms<T>& call, long begin, long end, char* workspace) {
       const bool last = i + 1 == end;
       const T* next_inputs = last ? nullptr : inputs + positions * d_in;
       const T* next_outputs = last ? nullptr : outputs + positions * d_out;
-      squares = as_rows
-                    ? product_squares(inputs, d_in, outputs, d_out, positions, next_inputs, next_outputs, product)
-                    : product_squares(outputs, d_out, inputs, d_in, positions, next_outputs, next_inputs, product);
+      squares = as_rows ? product_squares(inputs, d_in, outputs, d_out, positions, next_inputs, next_outputs, product)
+                        : product_squares(outputs, d_out, inputs, d_in, positions, next_outputs, next_inputs, product);
     }
     put(call, i, squares, call.bias ? row_sum_squares(outputs, positions, d_out) : 0.0);
   }

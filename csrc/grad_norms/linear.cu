@@ -173,7 +173,7 @@ cudaError_t launch_product(const ProductProblem<T>& problem, const NormsPlan<T>&
     }
   }
   return launch_squares<A, sizeof(T) == 2 ? 64 : largest_tile<A>()>(problem, plan.product, plan.shape, call.d_in,
-                                                                  call.d_out, plan.parts, plan.partial, stream);
+                                                                    call.d_out, plan.parts, plan.partial, stream);
 }
 
 }  // namespace
@@ -190,8 +190,8 @@ cudaError_t linear_norms(const LinearNorms<T>& call, long examples, char* worksp
   if (call.positions == 1) {
     const bool block_a_row = examples < 4 * kEnoughBlocks && call.d_in + call.d_out >= 4096;
     const auto kernel = &outer_norms<T>;
-    EXPUNGE_LAUNCH(kernel, dim3(blocks_for(examples, block_a_row ? 1 : kRowThreads / kWarp)),
-                   dim3(kRowThreads), 0, stream)
+    EXPUNGE_LAUNCH(kernel, dim3(blocks_for(examples, block_a_row ? 1 : kRowThreads / kWarp)), dim3(kRowThreads), 0,
+                   stream)
     (call, examples, block_a_row);
     return launched();
   }
@@ -211,16 +211,16 @@ cudaError_t linear_norms(const LinearNorms<T>& call, long examples, char* worksp
     if (status != cudaSuccess) return status;
     status = launch_squares_of_rows(call.output_grads, examples * call.positions, call.d_out, plan.squares_out, stream);
     if (status != cudaSuccess) return status;
-    const GramProblem<T> problem{call.activations, call.output_grads,  call.activations, call.output_grads,
-                                 plan.squares_in,  plan.squares_out,   plan.squares_in,  plan.squares_out,
-                                 call.positions,   call.positions,     call.d_in,        call.d_out};
+    const GramProblem<T> problem{call.activations, call.output_grads, call.activations, call.output_grads,
+                                 plan.squares_in,  plan.squares_out,  plan.squares_in,  plan.squares_out,
+                                 call.positions,   call.positions,    call.d_in,        call.d_out};
     status = launch_gram<PairForm::symmetric_gram, A>(problem, plan.pairs, plan.values, plan.spreads, stream);
     if (status != cudaSuccess) return status;
-    const double lost =
-        lost_to_underflow<A>(call.positions, call.d_in > call.d_out ? call.d_in : call.d_out, 1.0);
-    const Settling settling{plan.values,    plan.spreads,  plan.pair_tiles_, plan.squares_in, plan.squares_out,
-                            call.positions, kGramLimit<A>, lost,             examples,        plan.settled_values,
-                            plan.settled,   plan.list,     plan.count};
+    const double lost = lost_to_underflow<A>(call.positions, call.d_in > call.d_out ? call.d_in : call.d_out, 1.0);
+    const Settling settling{plan.values,      plan.spreads,        plan.pair_tiles_, plan.squares_in,
+                            plan.squares_out, call.positions,      kGramLimit<A>,    lost,
+                            examples,         plan.settled_values, plan.settled,     plan.list,
+                            plan.count};
     status = launch_settle(settling, stream);
     if (status != cudaSuccess) return status;
     parts.settled = plan.settled;
@@ -327,15 +327,25 @@ cudaError_t linear_dots(const LinearDots<T>& call, long examples, char* workspac
                                       plan.squares[s], stream);
       if (status != cudaSuccess) return status;
     }
-    const GramProblem<T> problem{rows[0],         rows[1],         rows[2],          rows[3],
-                                 plan.squares[0], plan.squares[1], plan.squares[2],  plan.squares[3],
-                                 call.positions_1, call.positions_2, call.d_in,      call.d_out};
+    const GramProblem<T> problem{rows[0],          rows[1],          rows[2],         rows[3],
+                                 plan.squares[0],  plan.squares[1],  plan.squares[2], plan.squares[3],
+                                 call.positions_1, call.positions_2, call.d_in,       call.d_out};
     status = launch_gram<PairForm::gram, double>(problem, plan.pairs, plan.values, plan.spreads, stream);
     if (status != cudaSuccess) return status;
     // float32 inputs have float64 digits to spare; a non-finite value is settled by the product.
-    const Settling settling{plan.values, plan.spreads, plan.pair_tiles_, nullptr, nullptr, 0,
-                            sizeof(T) == 4 ? 0.0 : kGramLimit<double>, 0.0,
-                            examples, plan.settled_values, plan.settled, plan.list, plan.count};
+    const Settling settling{plan.values,
+                            plan.spreads,
+                            plan.pair_tiles_,
+                            nullptr,
+                            nullptr,
+                            0,
+                            sizeof(T) == 4 ? 0.0 : kGramLimit<double>,
+                            0.0,
+                            examples,
+                            plan.settled_values,
+                            plan.settled,
+                            plan.list,
+                            plan.count};
     status = launch_settle(settling, stream);
     if (status != cudaSuccess) return status;
     parts.settled = plan.settled;
@@ -381,8 +391,8 @@ __global__ void __launch_bounds__(Tile::kThreads) tied_tiles(TiedProblem<T> prob
               if (token < 0 || token >= call.rows)
                 total = __builtin_nan("");
               else
-                total += product *
-                         static_cast<double>(call.row_factors[(at.item * call.positions + s) * call.rows + token]);
+                total +=
+                    product * static_cast<double>(call.row_factors[(at.item * call.positions + s) * call.rows + token]);
             });
   total = block_sum(total, shared.scratch);
   if (threadIdx.x == 0) parts[at.item * grid.row_tiles * grid.column_tiles + at.tile] = total;

@@ -18,8 +18,8 @@ struct ChannelSums {
 
 // A group of `lanes` lanes a channel.
 template <class T>
-__global__ void __launch_bounds__(kRowThreads) channel_sums(NormLayerNorms<T> call, long channels, int lanes,
-                                                            ChannelSums* sums) {
+__global__ void __launch_bounds__(kRowThreads)
+    channel_sums(NormLayerNorms<T> call, long channels, int lanes, ChannelSums* sums) {
   const int lane = static_cast<int>(threadIdx.x) % lanes;
   const long channel = (static_cast<long>(blockIdx.x) * blockDim.x + threadIdx.x) / lanes;
   double x = 0, squares = 0, products = 0, grads = 0;
@@ -51,9 +51,9 @@ __global__ void __launch_bounds__(kRowThreads) channel_sums(NormLayerNorms<T> ca
 
 // One warp a group of channels: its statistics, then the squares of its channels' parameters.
 template <class T>
-__global__ void __launch_bounds__(kRowThreads) group_squares(NormLayerNorms<T> call, const ChannelSums* sums,
-                                                             long groups, long group_channels, double* weight_parts,
-                                                             double* bias_parts) {
+__global__ void __launch_bounds__(kRowThreads)
+    group_squares(NormLayerNorms<T> call, const ChannelSums* sums, long groups, long group_channels,
+                  double* weight_parts, double* bias_parts) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const long group = (static_cast<long>(blockIdx.x) * blockDim.x + threadIdx.x) / kWarp;
   if (group >= groups) return;
@@ -199,8 +199,8 @@ cudaError_t norm_layer_norms(const NormLayerNorms<T>& call, long examples, char*
       if (status != cudaSuccess) return status;
     }
     const ColumnSums sums{plan.means, plan.scales, call.positions, call.width, call.weight, call.bias};
-    status = launch_column_squares(call.activations, call.output_grads, sums, examples, plan.parts, plan.bias_parts,
-                                   stream);
+    status =
+        launch_column_squares(call.activations, call.output_grads, sums, examples, plan.parts, plan.bias_parts, stream);
     parts.per_item = call.weight ? static_cast<int>(plan.strips) : 0;
     parts.biases = static_cast<int>(plan.strips);
   }

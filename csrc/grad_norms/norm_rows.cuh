@@ -54,8 +54,8 @@ __device__ __forceinline__ void write_norms(double of_weight, double of_bias, bo
 // then sums by one thread a column. A tile's gradients are on their way during its statistics, the next tile's
 // activations during its sums. With one block an example its squares, else the sums, go to `parts`.
 template <class T>
-__global__ void __launch_bounds__(kRowThreads) standard_rows(NormLayerNorms<T> call, int rows_a_tile, int rows_a_block,
-                                                             int blocks, double* parts) {
+__global__ void __launch_bounds__(kRowThreads)
+    standard_rows(NormLayerNorms<T> call, int rows_a_tile, int rows_a_block, int blocks, double* parts) {
   EXPUNGE_DYNAMIC_SHARED(double, tile);
   EXPUNGE_SHARED(double, totals, [kMostRows]);
   EXPUNGE_SHARED(double, squares, [kMostRows]);
@@ -181,8 +181,8 @@ __global__ void __launch_bounds__(kRowThreads) sum_blocks(const double* parts, i
 // Mean and scale of rows too long for a tile, one block a row, for column_squares: such rows are read twice. `kept`
 // says that the row's doubles fit in shared memory; else a row that is centred is read and converted once more.
 template <class T>
-__global__ void __launch_bounds__(kRowThreads) row_statistics(const T* x, long width, bool centre, bool kept,
-                                                              double eps, double* means, double* scales) {
+__global__ void __launch_bounds__(kRowThreads)
+    row_statistics(const T* x, long width, bool centre, bool kept, double eps, double* means, double* scales) {
   EXPUNGE_DYNAMIC_SHARED(double, values);
   EXPUNGE_SHARED(double, scratch, [kRowThreads / kWarp]);
   EXPUNGE_SHARED(double, shared_mean, [1]);

@@ -17,10 +17,10 @@ __device__ __forceinline__ bool four_at_once(const In* data, long stride) {
 template <class In, class A>
 __device__ __forceinline__ void load_four(const In* p, A (&out)[4]) {
   constexpr int width = 16 / static_cast<int>(sizeof(In)) < 4 ? 16 / static_cast<int>(sizeof(In)) : 4;
-EXPUNGE_UNROLL(16)
+  EXPUNGE_UNROLL(16)
   for (int i = 0; i < 4; i += width) {
     const Pack<In, width> values = *reinterpret_cast<const Pack<In, width>*>(p + i);
-EXPUNGE_UNROLL(16)
+    EXPUNGE_UNROLL(16)
     for (int j = 0; j < width; ++j) out[i + j] = widened<A>(values.v[j]);
   }
 }
@@ -35,7 +35,11 @@ struct AcrossRows {
   bool whole, eight;
 
   __device__ __forceinline__ AcrossRows(const In* data_, long stride_, int terms_, int width_)
-      : data(data_), stride(stride_), terms(terms_), width(width_), whole(four_at_once(data_, stride_)),
+      : data(data_),
+        stride(stride_),
+        terms(terms_),
+        width(width_),
+        whole(four_at_once(data_, stride_)),
         eight(stride_ % 8 == 0 && aligned(data_, 16)) {}
 
   template <class A>
@@ -45,7 +49,7 @@ struct AcrossRows {
       load_four(p, out);
       return;
     }
-EXPUNGE_UNROLL(16)
+    EXPUNGE_UNROLL(16)
     for (int i = 0; i < 4; ++i) out[i] = k < terms && m + i < width ? widened<A>(p[i]) : A(0);
   }
   // Eight two-byte elements of one term on their way into shared memory, zeros past the matrix: there after a wait of
@@ -58,7 +62,7 @@ EXPUNGE_UNROLL(16)
       async_copy::copy(to, from, inside * static_cast<int>(sizeof(In)));
       return;
     }
-EXPUNGE_UNROLL(8)
+    EXPUNGE_UNROLL(8)
     for (int i = 0; i < 8; ++i) to[i] = i < inside ? from[i] : In{};
   }
 };
@@ -82,7 +86,7 @@ struct AlongRows {
       load_four(p, out);
       return;
     }
-EXPUNGE_UNROLL(16)
+    EXPUNGE_UNROLL(16)
     for (int i = 0; i < 4; ++i) out[i] = m < width && k + i < terms ? widened<A>(p[i]) : A(0);
   }
 };
@@ -116,7 +120,7 @@ struct PatchesAlongTerms {
   template <class A>
   __device__ __forceinline__ void load(int k, int m, A (&out)[4]) const {
     const int feature = m < patches.features ? patches.feature_offsets[m] : 0;
-EXPUNGE_UNROLL(16)
+    EXPUNGE_UNROLL(16)
     for (int i = 0; i < 4; ++i)
       out[i] = m < patches.features && k + i < patches.positions
                    ? patches.template at<A>(feature, patches.position_offsets[k + i])
@@ -133,7 +137,7 @@ struct PatchesAcrossTerms {
   template <class A>
   __device__ __forceinline__ void load(int k, int m, A (&out)[4]) const {
     const int feature = k < patches.features ? patches.feature_offsets[k] : 0;
-EXPUNGE_UNROLL(16)
+    EXPUNGE_UNROLL(16)
     for (int i = 0; i < 4; ++i)
       out[i] = k < patches.features && m + i < patches.positions
                    ? patches.template at<A>(feature, patches.position_offsets[m + i])

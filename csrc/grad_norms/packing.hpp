@@ -291,8 +291,7 @@ inline GramSum gram(const Side& left, const Side& right, long d_in, long d_out, 
         spread += weight * (left.input_squares[i] * (a2 * (g * g)) + left.output_squares[i] * (g2 * (a * a)));
       }
     if (!Spread)
-      for (long j = 0; j < columns; ++j)
-        add_position(strip_in[(j0 + j) * width + j], strip_out[(j0 + j) * width + j]);
+      for (long j = 0; j < columns; ++j) add_position(strip_in[(j0 + j) * width + j], strip_out[(j0 + j) * width + j]);
   }
   if (Spread)
     for (long i = 0; i < left.positions; ++i) add_position(left.input_squares[i], left.output_squares[i]);

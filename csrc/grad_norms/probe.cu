@@ -258,9 +258,9 @@ __global__ void __launch_bounds__(kRowThreads) probe_records(ProbeCall<T> call) 
 template <class T>
 __global__ void __launch_bounds__(kRowThreads) squares_of_checkpoints(const T* weights, long size, double* squares) {
   EXPUNGE_SHARED(double, scratch, [kRowThreads / kWarp]);
-  const double total = block_sum(row_squares(weights + static_cast<long>(blockIdx.x) * size, size,
-                                             static_cast<int>(threadIdx.x), kRowThreads),
-                                 scratch);
+  const double total = block_sum(
+      row_squares(weights + static_cast<long>(blockIdx.x) * size, size, static_cast<int>(threadIdx.x), kRowThreads),
+      scratch);
   if (threadIdx.x == 0) squares[blockIdx.x] = total;
 }
 

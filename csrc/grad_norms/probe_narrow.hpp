@@ -107,20 +107,11 @@ template <int Rows, bool First, int Ahead, class T>
 EXPUNGE_INLINE void narrow_rest(const T* x, long d, const T* ahead, long columns, const T* weights, double* logits,
                                 double* row_squares) {
   switch (columns) {
-    case 1:
-      narrow_tile<Rows, 1, First, Ahead>(x, d, ahead, weights, logits, row_squares);
-      break;
-    case 2:
-      narrow_tile<Rows, 2, First, Ahead>(x, d, ahead, weights, logits, row_squares);
-      break;
-    case 3:
-      narrow_tile<Rows, 3, First, Ahead>(x, d, ahead, weights, logits, row_squares);
-      break;
-    case 4:
-      narrow_tile<Rows, 4, First, Ahead>(x, d, ahead, weights, logits, row_squares);
-      break;
-    default:
-      break;
+    case 1: narrow_tile<Rows, 1, First, Ahead>(x, d, ahead, weights, logits, row_squares); break;
+    case 2: narrow_tile<Rows, 2, First, Ahead>(x, d, ahead, weights, logits, row_squares); break;
+    case 3: narrow_tile<Rows, 3, First, Ahead>(x, d, ahead, weights, logits, row_squares); break;
+    case 4: narrow_tile<Rows, 4, First, Ahead>(x, d, ahead, weights, logits, row_squares); break;
+    default: break;
   }
 }
 

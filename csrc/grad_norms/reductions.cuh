@@ -105,9 +105,9 @@ struct DeviceArena {
 struct Parts {
   const double* parts;  // (examples * items, per_item)
   int items, per_item;
-  const int* settled;    // null, or whether an item's value is in `values` instead
+  const int* settled;  // null, or whether an item's value is in `values` instead
   const double* values;  // (examples * items)
-  const double* bias;    // null or (examples, biases)
+  const double* bias;  // null or (examples, biases)
   int biases;
   double* bias_out;  // null, or where norms of the biases go, apart from the others
 };

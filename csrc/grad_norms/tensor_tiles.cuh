@@ -70,11 +70,10 @@ struct TensorTile {
   __device__ __forceinline__ void multiply(int slab) {
     const int warp = thread / kWarp, row = warp / 4 * (16 * kWarpRows), column = warp % 4 * (16 * kWarpColumns);
     EXPUNGE_UNROLL(4)
-    for (int i = 0; i < kWarpRows; ++i)
-      EXPUNGE_UNROLL(2)
-      for (int j = 0; j < kWarpColumns; ++j)
-        sums[i][j].multiply_add(&shared.left[slab][0][row + 16 * i], kStride, &shared.right[slab][0][column + 16 * j],
-                                kStride);
+    for (int i = 0; i < kWarpRows; ++i) EXPUNGE_UNROLL(2)
+    for (int j = 0; j < kWarpColumns; ++j)
+      sums[i][j].multiply_add(&shared.left[slab][0][row + 16 * i], kStride, &shared.right[slab][0][column + 16 * j],
+                              kStride);
   }
 
   __device__ __forceinline__ float& slot(int i, int j, int e) const {
@@ -83,14 +82,13 @@ struct TensorTile {
 
   __device__ __forceinline__ void carry() {
     EXPUNGE_UNROLL(4)
-    for (int i = 0; i < kWarpRows; ++i)
-      EXPUNGE_UNROLL(2)
-      for (int j = 0; j < kWarpColumns; ++j) {
-        EXPUNGE_UNROLL(8)
-        for (int e = 0; e < kElements; ++e)
-          slot(i, j, e) = carried ? slot(i, j, e) + sums[i][j].element(e) : sums[i][j].element(e);
-        sums[i][j].clear();
-      }
+    for (int i = 0; i < kWarpRows; ++i) EXPUNGE_UNROLL(2)
+    for (int j = 0; j < kWarpColumns; ++j) {
+      EXPUNGE_UNROLL(8)
+      for (int e = 0; e < kElements; ++e)
+        slot(i, j, e) = carried ? slot(i, j, e) + sums[i][j].element(e) : sums[i][j].element(e);
+      sums[i][j].clear();
+    }
     carried = true;
   }
 
@@ -99,9 +97,8 @@ struct TensorTile {
   __device__ __forceinline__ void accumulate(const Left& left, const Right& right, int first_row, int first_column,
                                              int first_term, int last_term) {
     EXPUNGE_UNROLL(4)
-    for (int i = 0; i < kWarpRows; ++i)
-      EXPUNGE_UNROLL(2)
-      for (int j = 0; j < kWarpColumns; ++j) sums[i][j].clear();
+    for (int i = 0; i < kWarpRows; ++i) EXPUNGE_UNROLL(2)
+    for (int j = 0; j < kWarpColumns; ++j) sums[i][j].clear();
     EXPUNGE_UNROLL(4)
     for (int ahead = 0; ahead < kSlabs - 1; ++ahead)
       fetch(left, right, first_row, first_column, first_term + ahead * kTerms, last_term, ahead);
@@ -122,14 +119,12 @@ struct TensorTile {
   __device__ __forceinline__ double squares(int, int, int, int) const {
     double total = 0;
     EXPUNGE_UNROLL(4)
-    for (int i = 0; i < kWarpRows; ++i)
-      EXPUNGE_UNROLL(2)
-      for (int j = 0; j < kWarpColumns; ++j)
-        EXPUNGE_UNROLL(8)
-        for (int e = 0; e < kElements; ++e) {
-          const float value = sums[i][j].element(e) + (carried ? slot(i, j, e) : 0.0f);
-          total += static_cast<double>(value) * static_cast<double>(value);
-        }
+    for (int i = 0; i < kWarpRows; ++i) EXPUNGE_UNROLL(2)
+    for (int j = 0; j < kWarpColumns; ++j) EXPUNGE_UNROLL(8)
+    for (int e = 0; e < kElements; ++e) {
+      const float value = sums[i][j].element(e) + (carried ? slot(i, j, e) : 0.0f);
+      total += static_cast<double>(value) * static_cast<double>(value);
+    }
     return total;
   }
 };

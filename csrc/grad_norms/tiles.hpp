@@ -296,34 +296,17 @@ EXPUNGE_INLINE void multiply(long terms, const PackedRows<T, Rows>& a, const T* 
 template <class Body>
 EXPUNGE_INLINE void with_height(int height, const Body& body) {
   switch (height) {
-    case 1:
-      body(Int<1>{});
-      break;
-    case 2:
-      body(Int<2>{});
-      break;
-    case 3:
-      body(Int<3>{});
-      break;
-    case 4:
-      body(Int<4>{});
-      break;
-    case 5:
-      body(Int<5>{});
-      break;
-    case 6:
-      body(Int<6>{});
-      break;
+    case 1: body(Int<1>{}); break;
+    case 2: body(Int<2>{}); break;
+    case 3: body(Int<3>{}); break;
+    case 4: body(Int<4>{}); break;
+    case 5: body(Int<5>{}); break;
+    case 6: body(Int<6>{}); break;
 #if defined(__AVX512F__)
-    case 7:
-      body(Int<7>{});
-      break;
-    case 8:
-      body(Int<8>{});
-      break;
+    case 7: body(Int<7>{}); break;
+    case 8: body(Int<8>{}); break;
 #endif
-    default:
-      break;
+    default: break;
   }
 }
 

@@ -257,8 +257,7 @@ cudaError_t chains(const Chains<T>& a, T* workspace, cudaStream_t stream) {
   if (a.n_chains == 0 || a.p == 0 || a.q == 0) return cudaSuccess;
   const bool gram = a.gram != nullptr;
   const long elements = static_cast<long>(sizeof(T));
-  const long values = gram ? a.p * padded(a.p) + a.q * a.p
-                           : a.n * (a.p + a.q) + (a.row_norm != nullptr ? a.n : 0);
+  const long values = gram ? a.p * padded(a.p) + a.q * a.p : a.n * (a.p + a.q) + (a.row_norm != nullptr ? a.n : 0);
   const bool data_in_shared = values <= kDataBytes / elements;
   const long data_bytes = data_in_shared ? values * elements : 0;
   const long threads = shared_threads(a.p, a.q, gram, elements);

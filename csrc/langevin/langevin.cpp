@@ -17,16 +17,16 @@ void normals(T* out, uint64_t first, long count, uint64_t seed, uint64_t chain, 
 void words(uint32_t* out, uint64_t first_block, long blocks, uint64_t seed, uint64_t chain, uint32_t step) {
   constexpr long W = Lanes<double>::W;
   for (long done = 0; done < blocks; done += W) {
-    const auto x = Words<double, 1>::of<LanesAre::blocks>(seed, first_block + static_cast<uint64_t>(done), step, chain,
-                                                          kNormals);
+    const auto x =
+        Words<double, 1>::of<LanesAre::blocks>(seed, first_block + static_cast<uint64_t>(done), step, chain, kNormals);
     for (long lane = 0; lane < W && done + lane < blocks; ++lane)
       for (int k = 0; k < 4; ++k) out[4 * (done + lane) + k] = static_cast<uint32_t>(x.w[k][0][lane]);
   }
 }
 
 template <class T>
-void gram(const T* X, const T* targets, long n, long p, long q, double alpha, T* gram_out, T* moment,
-          double* workspace, long begin, long end) {
+void gram(const T* X, const T* targets, long n, long p, long q, double alpha, T* gram_out, T* moment, double* workspace,
+          long begin, long end) {
   const long padded = (p + kGramBlock - 1) / kGramBlock * kGramBlock, width = padded + q;
   double *total = workspace, *partial = workspace + width;
   for (long i = begin; i < end; ++i) {
@@ -230,8 +230,7 @@ EXPUNGE_INLINE void update(const Chains<T>& a, T* theta, const T* gradient, T* n
       P::store(t, (P::load(t) - P::load(gradient + i * W) * eta) + P::load(noise + i * W) * tau);
     }
   } else {
-    for (long i = 0; i < size; ++i)
-      P::store(theta + i * W, P::load(theta + i * W) - P::load(gradient + i * W) * eta);
+    for (long i = 0; i < size; ++i) P::store(theta + i * W, P::load(theta + i * W) - P::load(gradient + i * W) * eta);
   }
   if (a.radius > 0) {
     F square = {};
@@ -297,8 +296,7 @@ void tail(const Tail<T>& a, long begin_chain, long end_chain) {
         const T* EXPUNGE_RESTRICT b = a.moment + start;
         for (long i = 0; i < count; ++i) t[i] = (t[i] - (g[i] - b[i]) * a.step_size) + z[i] * a.noise_std;
       } else {
-        for (long i = 0; i < count; ++i)
-          t[i] = (t[i] - (g[i] + t[i] * a.alpha) * a.step_size) + z[i] * a.noise_std;
+        for (long i = 0; i < count; ++i) t[i] = (t[i] - (g[i] + t[i] * a.alpha) * a.step_size) + z[i] * a.noise_std;
       }
     }
     if (a.radius > 0) {

@@ -68,9 +68,8 @@ __global__ void __launch_bounds__(kColumns* kBlocks)
     for (int k = 0; k < kGramRows; ++k) partial[k][threadIdx.y][threadIdx.x] = sum[k];
     __syncthreads();
     for (int block = 0; block < kBlocks; ++block)
-      if (first + block * kRecordBlock < n)
-        EXPUNGE_UNROLL(4)
-        for (int k = 0; k < kGramRows; ++k) total[k] += partial[k][block][threadIdx.x];
+      if (first + block * kRecordBlock < n) EXPUNGE_UNROLL(4)
+    for (int k = 0; k < kGramRows; ++k) total[k] += partial[k][block][threadIdx.x];
     __syncthreads();
   }
   if (threadIdx.y != 0) return;
@@ -79,8 +78,10 @@ __global__ void __launch_bounds__(kColumns* kBlocks)
     const long i = row + k;
     if (k >= rows) continue;
     if (column == i) total[k] += alpha;
-    if (column < padded) gram[i * padded + column] = static_cast<T>(total[k]);
-    else if (column < padded + q) moment[(column - padded) * p + i] = static_cast<T>(total[k]);
+    if (column < padded)
+      gram[i * padded + column] = static_cast<T>(total[k]);
+    else if (column < padded + q)
+      moment[(column - padded) * p + i] = static_cast<T>(total[k]);
   }
 }
 
@@ -215,11 +216,11 @@ cudaError_t residuals(const Residuals<T>& problem, long n_chains, cudaStream_t s
   return launched();
 }
 
-#define EXPUNGE_INSTANTIATE(T)                                                                             \
-  template cudaError_t standard_normals<T>(T*, long, uint64_t, uint64_t, uint32_t, cudaStream_t);         \
-  template cudaError_t gram<T>(const T*, const T*, long, long, long, double, T*, T*, cudaStream_t);       \
-  template cudaError_t row_norms<T>(const T*, long, long, T*, cudaStream_t);                              \
-  template cudaError_t tail<T>(const Tail<T>&, long, cudaStream_t);                                       \
+#define EXPUNGE_INSTANTIATE(T)                                                                      \
+  template cudaError_t standard_normals<T>(T*, long, uint64_t, uint64_t, uint32_t, cudaStream_t);   \
+  template cudaError_t gram<T>(const T*, const T*, long, long, long, double, T*, T*, cudaStream_t); \
+  template cudaError_t row_norms<T>(const T*, long, long, T*, cudaStream_t);                        \
+  template cudaError_t tail<T>(const Tail<T>&, long, cudaStream_t);                                 \
   template cudaError_t residuals<T>(const Residuals<T>&, long, cudaStream_t);
 EXPUNGE_INSTANTIATE(double)
 EXPUNGE_INSTANTIATE(float)

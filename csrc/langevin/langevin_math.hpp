@@ -29,8 +29,7 @@ EXPUNGE_INLINE void residual(int loss, typename P::T* linear, long stride, long 
       total = total + e;
     }
     const F share = P::splat(1) / total;
-    for (long c = 0; c < q; ++c)
-      P::store(linear + c * stride, P::load(linear + c * stride) * share - target(c));
+    for (long c = 0; c < q; ++c) P::store(linear + c * stride, P::load(linear + c * stride) * share - target(c));
   }
 }
 

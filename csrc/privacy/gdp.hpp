@@ -103,8 +103,8 @@ EXPUNGE_INLINE bool any(vi mask) {
                                  vm::log(vm::select(left, left_delta, vm::broadcast(0.5))));
   out.log_delta = vm::select(left, left_log, right_log);
   const vd left_drift = vm::select(off * (1.0 + size) < 0.1, 1.2 * off * density / left_delta, drift);
-  out.relative = vm::select(left, kUnit * 3.0 + miss * (12.0 * kUnit + wobble) / left_delta + left_drift,
-                            noise + wobble + drift);
+  out.relative =
+      vm::select(left, kUnit * 3.0 + miss * (12.0 * kUnit + wobble) / left_delta + left_drift, noise + wobble + drift);
   const vd flux = vm::select(left, density / left_delta, kHuge / gap);
   out.epsilon_slope = flux * upper;
   out.mu_slope = flux;
@@ -123,8 +123,8 @@ EXPUNGE_HD static inline double gdp_round_up(const GdpValue& value, int lane) {
   return up < 1.0 ? up : 1.0;
 }
 
-[[maybe_unused]] EXPUNGE_HD static void gdp_delta(const double* mu, const double* epsilon, double* delta,
-                                                  long begin, long end) {
+[[maybe_unused]] EXPUNGE_HD static void gdp_delta(const double* mu, const double* epsilon, double* delta, long begin,
+                                                  long end) {
   for (long start = begin; start < end; start += kLanes) {
     vd mus = vm::broadcast(1.0);
     vd epsilons = mus;
@@ -138,15 +138,15 @@ EXPUNGE_HD static inline double gdp_round_up(const GdpValue& value, int lane) {
       const double one_mu = mu[start + lane];
       const double one_epsilon = epsilon[start + lane];
       // NaN in, NaN out: the rounding above is all comparisons, and would lose it.
-      delta[start + lane] = one_mu > 0.0 && one_epsilon >= 0.0 ? gdp_round_up(value, lane)
+      delta[start + lane] = one_mu > 0.0 && one_epsilon >= 0.0    ? gdp_round_up(value, lane)
                             : one_mu == 0.0 && one_epsilon >= 0.0 ? 0.0
                                                                   : NAN;
     }
   }
 }
 
-[[maybe_unused]] EXPUNGE_HD static void gdp_epsilon(const double* mu, const double* delta, double* epsilon,
-                                                    long begin, long end) {
+[[maybe_unused]] EXPUNGE_HD static void gdp_epsilon(const double* mu, const double* delta, double* epsilon, long begin,
+                                                    long end) {
   for (long start = begin; start < end; start += kLanes) {
     const int count = end - start < kLanes ? static_cast<int>(end - start) : kLanes;
     vd mus = vm::broadcast(1.0), log_target = vm::broadcast(-1.0), target = vm::broadcast(0.5);
@@ -238,13 +238,12 @@ EXPUNGE_HD static inline double gdp_round_up(const GdpValue& value, int lane) {
       }
       growth *= 2.0;
     }
-    for (int lane = 0; lane < count; ++lane)
-      epsilon[start + lane] = vm::get(unproved, lane) ? HUGE_VAL : settled[lane];
+    for (int lane = 0; lane < count; ++lane) epsilon[start + lane] = vm::get(unproved, lane) ? HUGE_VAL : settled[lane];
   }
 }
 
-[[maybe_unused]] EXPUNGE_HD static void gdp_mu(const double* epsilon, const double* delta, double* mu,
-                                               long begin, long end) {
+[[maybe_unused]] EXPUNGE_HD static void gdp_mu(const double* epsilon, const double* delta, double* mu, long begin,
+                                               long end) {
   for (long start = begin; start < end; start += kLanes) {
     const int count = end - start < kLanes ? static_cast<int>(end - start) : kLanes;
     vd epsilons = vm::broadcast(1.0), at = epsilons;

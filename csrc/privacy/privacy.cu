@@ -71,16 +71,16 @@ __global__ void __launch_bounds__(kThreads)
   });
 }
 
-__global__ void __launch_bounds__(kThreads) pair_epsilon_kernel(Pairs pairs, const double* delta, bool swapped,
-                                                                double* epsilon, long n, double* workspace) {
+__global__ void __launch_bounds__(kThreads)
+    pair_epsilon_kernel(Pairs pairs, const double* delta, bool swapped, double* epsilon, long n, double* workspace) {
   for_pairs(pairs, swapped, workspace, n, [&](long row, const ProfilePair& pair) {
     const double value = solve_epsilon(pair, delta[row]);
     if (team::leads()) epsilon[row] = value;
   });
 }
 
-__global__ void __launch_bounds__(kThreads) pair_renyi_kernel(Pairs pairs, const double* order, bool swapped,
-                                                              double* divergence, long n, double* workspace) {
+__global__ void __launch_bounds__(kThreads)
+    pair_renyi_kernel(Pairs pairs, const double* order, bool swapped, double* divergence, long n, double* workspace) {
   for_pairs(pairs, swapped, workspace, n, [&](long row, const ProfilePair& pair) {
     double error = 0.0;
     const double value = gaussian_renyi(pair, order[row], &error);

@@ -55,8 +55,10 @@ EXPUNGE_HD static double solve_epsilon(const ProfilePair& pair, double delta) {
   for (int round = 0; round < 200; ++round) {
     const double margin = value.converged ? value.relative_error : 0.0;
     const double off = value.log_delta + margin - target;
-    if (off > 0.0) low = at;
-    else high = at;
+    if (off > 0.0)
+      low = at;
+    else
+      high = at;
     if (round > 0 && off > -HUGE_VAL && last_off > -HUGE_VAL && at != last_at && off != last_off)
       slope = (last_off - off) / (at - last_at);
     // A bound has no saddle slope of its own; the saddle's is close, and the secant corrects it.

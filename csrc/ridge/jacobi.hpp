@@ -54,8 +54,7 @@ EXPUNGE_HD static inline double magnitude(double x) { return x < 0.0 ? -x : x; }
 // eigenvalues and columns the matrix of eigenvectors transposed times the input columns. Couplings below `negligible`
 // are dropped, which moves no eigenvalue by more. False if it did not converge. Lanes own columns.
 EXPUNGE_HD EXPUNGE_OUTLINE static bool tridiagonal_ql(double* EXPUNGE_RESTRICT d, double* EXPUNGE_RESTRICT e, long n,
-                                                      double* EXPUNGE_RESTRICT columns, long width,
-                                                      double negligible) {
+                                                      double* EXPUNGE_RESTRICT columns, long width, double negligible) {
   const double epsilon = 2.220446049250313e-16;
   if (team::leads()) e[n - 1] = 0.0;
   team::sync();

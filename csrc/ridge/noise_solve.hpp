@@ -88,8 +88,7 @@ EXPUNGE_HD EXPUNGE_OUTLINE static void complete_profile(const Pair& pair, double
     profile->log_pq = exact_log_delta(pair.e, pair.d2, pair.count, pair.rest, width, epsilon, nullptr);
   if (!profile->exact_qp) {
     swap_roles(pair.e, pair.d2, pair.count, swapped, swapped + pair.count);
-    profile->log_qp =
-        exact_log_delta(swapped, swapped + pair.count, pair.count, pair.rest, width, epsilon, pair.e);
+    profile->log_qp = exact_log_delta(swapped, swapped + pair.count, pair.count, pair.rest, width, epsilon, pair.e);
   }
   profile->exact_pq = profile->exact_qp = true;
 }

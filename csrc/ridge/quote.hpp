@@ -207,8 +207,7 @@ EXPUNGE_HD EXPUNGE_OUTLINE static bool quote_record(const QuoteInput& in, const 
   Reduced low = place_reduced(work.reduced[1], ranks.low, in.q);
   const double mass = work.squares[0];
   reduce(learning, place_spectrum(work.spectrum[0], ranks.high), mass, residuals, &high, work.scratch);
-  if (truncated)
-    reduce(learning, place_spectrum(work.spectrum[1], ranks.low), mass, residuals, &low, work.scratch);
+  if (truncated) reduce(learning, place_spectrum(work.spectrum[1], ranks.low), mass, residuals, &low, work.scratch);
   return answer_record(in, out, i, high, truncated ? &low : nullptr, work);
 }
 

@@ -14,8 +14,8 @@ namespace {
 typedef unsigned long long Count;
 
 constexpr long kSharedDoubles = 48 * 1024 / sizeof(double);  // of one record; four of the largest fit a multiprocessor
-constexpr long kSlabDoubles = 1L << 27;                      // of all records in the workspace
-constexpr long kWarps = 4096;                                // at work at once, more than any GPU runs
+constexpr long kSlabDoubles = 1L << 27;  // of all records in the workspace
+constexpr long kWarps = 4096;  // at work at once, more than any GPU runs
 constexpr long kShiftedDoubles = 1L << 26;
 #if defined(EXPUNGE_CUDA_EMULATION)
 constexpr long kSpectraDoubles = 1L << 10;  // so that a few records need several batches

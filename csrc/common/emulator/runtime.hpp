@@ -101,8 +101,8 @@ inline cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream
 
 namespace expunge::emulator {
 
-constexpr size_t kSharedBytes = 48 * 1024;        // without cudaFuncSetAttribute
-constexpr size_t kMostSharedBytes = 227 * 1024;   // with it
+constexpr size_t kSharedBytes = 48 * 1024;  // without cudaFuncSetAttribute
+constexpr size_t kMostSharedBytes = 227 * 1024;  // with it
 
 cudaError_t allow_shared(const void* kernel, int bytes);
 
@@ -120,7 +120,8 @@ struct Launch {
   void operator()(std::common_type_t<Parameters>... arguments) const {
     const auto body = [&] { kernel(arguments...); };
     using Body = decltype(body);
-    run(name, reinterpret_cast<const void*>(kernel), grid, block, shared_bytes,
+    run(
+        name, reinterpret_cast<const void*>(kernel), grid, block, shared_bytes,
         [](const void* context) { (*static_cast<Body*>(context))(); }, &body);
   }
 };
@@ -195,8 +196,8 @@ cudaError_t cudaFuncSetAttribute(Kernel* kernel, cudaFuncAttribute, int bytes) {
 #define __ballot_sync(mask, predicate) static_cast<unsigned>(EXPUNGE_EMULATED_WARP(ballot, mask, (predicate) ? 1 : 0))
 #define __any_sync(mask, predicate) (__ballot_sync(mask, predicate) != 0u)
 #define __all_sync(mask, predicate) (__ballot_sync(mask, predicate) == (mask))
-#define EXPUNGE_EMULATED_SHUFFLE(source, mask, value, argument, ...)                                                 \
-  ::expunge::emulator::shuffle(mask, value,                                                                          \
+#define EXPUNGE_EMULATED_SHUFFLE(source, mask, value, argument, ...)                                              \
+  ::expunge::emulator::shuffle(mask, value,                                                                       \
                                ::expunge::emulator::source(argument, ::expunge::emulator::width_or(__VA_ARGS__)), \
                                __FILE__, __LINE__)
 #define __shfl_sync(mask, value, ...) EXPUNGE_EMULATED_SHUFFLE(shuffle_from, mask, value, __VA_ARGS__)
