@@ -36,7 +36,7 @@ __all__ = ["BatchAxes"]
 _CLOCK = torch.zeros((), requires_grad=True)  # the numbers of nodes say which were made in the block
 _HIDDEN = Lost(
     "it was made in a way that no torch function shows (a torch.autograd.Function, a hook of a module, "
-    "checkpoint with use_reentrant=True)"
+    "checkpoint with use_reentrant=True: say False)"
 )
 
 

@@ -81,17 +81,19 @@ class GradNorms:
 
     Linear maps, convolutions, embeddings, Layer-, Group-, Instance- and RMSNorm, BatchNorm in eval mode and multi-head
     attention store no per-example gradient of their own [GHO]_ [BOO]_. Raw parameters that are added or multiplied, and
-    parameters whose several uses have no cheap cross term, have theirs formed a chunk of examples at a time. Any other
-    function is run again on one example at a time, recurrent layers among them, and its outputs are checked against
-    the batch's. What is computed from parameters alone, weight normalisation say, is differentiated per example.
+    parameters whose several uses have no cheap cross term, have theirs formed a chunk of examples at a time. LSTM, GRU
+    and RNN take the gradients of a whole sequence's gates. Any other function is run again on one example at a time,
+    and its outputs are checked against the batch's. What is computed from parameters alone, weight normalisation say,
+    is differentiated per example.
 
     Parameters are replaced by stand-ins in the calls that are understood: a gradient that reaches the parameter in
     another way, or a stand-in without a use that explains it, is refused.
 
-    Every torch function keeps the dimension of the examples only by a rule of its own. Behind one that mixes rows, puts
-    them in another order, or has no rule, parameters and losses are refused. Numbers that leave torch (``item()``,
+    Every torch function keeps the dimension of the examples only by a rule of its own. Behind one that mixes rows, or
+    has no rule, parameters and losses are refused. Numbers that leave torch (``item()``,
     NumPy) and come back are taken for constants, and so is what torch.jit's functions make of tensors without gradient.
-    What depends on the size of the batch is taken as it is. A batch of one example needs no rules.
+    What depends on the size of the batch is taken as it is. A batch of one example needs no rules. A
+    list with a tensor for each example is no batch, for the examples do not lead its tensors: stack it before the call.
 
     `norms` closes a pass: what is kept of it is dropped, and the next call of the model begins another, while ``.grad``
     accumulates. Several calls of the model before one backward pass, and several backward passes through different
@@ -99,9 +101,8 @@ class GradNorms:
     pass through the same uses of parameters, one through calls made after the first, and one through a closed pass.
 
     The results are exact up to rounding and certify nothing by themselves. ``torch.autograd.grad`` beside the backward
-    pass counts for nothing. Hooks of tensors are followed where they treat rows
-    separately; hooks of the graph's nodes (``grad_fn.register_hook``) are not seen, and must treat them so. Hooks on
-    saved tensors are refused.
+    pass counts for nothing. Hooks of tensors are followed where they treat rows separately; hooks of the graph's nodes
+    (``grad_fn.register_hook``) are not seen, and must treat them so. Hooks on saved tensors are refused.
 
     References
     ----------

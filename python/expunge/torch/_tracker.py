@@ -475,7 +475,8 @@ class Tracker:
         """Have ``arrival`` called with the gradient of a node's output number ``which``, which is expected."""
         if _in_backward():
             if not _recomputing():
-                self.fail(roots, "it was used during the backward pass (checkpoint with use_reentrant=True, or a hook)")
+                reason = "it was used during the backward pass (checkpoint(use_reentrant=True): say False; or a hook)"
+                self.fail(roots, reason)
             return
         for root in roots:
             self.expected[root] += 1
