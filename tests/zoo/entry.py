@@ -148,3 +148,17 @@ def assert_refused(architecture: Architecture) -> None:
     with pytest.raises(UnsupportedLayerError, match=architecture.refused), GradNorms(model, threads=1) as g:  # noqa: PT012
         architecture.loss(model(*inputs)).backward()
         g.norms()
+
+
+def takes_no_examples(architecture: Architecture) -> bool:
+    """Give the model an empty batch: False if it fails by itself on one, else its norms are none."""
+    model = made(architecture).train(architecture.modes[-1])
+    inputs = tuple(t[:0] for t in architecture.inputs(1))
+    try:
+        architecture.loss(model(*inputs)).backward()
+    except Exception:  # whatever a model raises on nothing
+        return False
+    with GradNorms(model, threads=1) as g:
+        architecture.loss(model(*inputs)).backward()
+        assert g.norms().shape == (0,)
+    return True

@@ -5,7 +5,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="the PyTorch backend needs expunge[torch]", exc_type=ImportError)
 
 from zoo import adapted, language, sequence, structures, tabular, vision, vision_attention  # noqa: E402
-from zoo.entry import assert_exact, assert_refused  # noqa: E402
+from zoo.entry import assert_exact, assert_refused, takes_no_examples  # noqa: E402
 
 FAMILIES = {
     "vision": vision.MODELS,
@@ -36,3 +36,10 @@ def test_norms_are_those_of_single_examples(name):
 @pytest.mark.parametrize("name", [name for name, model in ALL.items() if model.refused])
 def test_models_that_are_refused_say_why(name):
     assert_refused(ALL[name])
+
+
+@pytest.mark.filterwarnings("ignore")  # of means of nothing
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_examples_have_no_norms(family):
+    taken = [takes_no_examples(model) for model in FAMILIES[family].values()]
+    assert sum(taken) > len(taken) / 2
