@@ -157,8 +157,15 @@ def encoder():
     return nn.TransformerEncoderLayer(D, 2, 8, dropout=0.0, batch_first=True)
 
 
-def again(run):
-    return lambda m, x: m.o(checkpoint(run(m), m.a(x), use_reentrant=False))
+def again(run, reentrant=False):
+    return lambda m, x: m.o(checkpoint(run(m), m.a(x), use_reentrant=reentrant))
+
+
+def nested(m, x):
+    """Parts of parts, which share parameters with each other and with what is outside."""
+    h = checkpoint(lambda z: m.i(z) * m.w + m.a(z), m.a(x), use_reentrant=True)
+    h = checkpoint(lambda z, y: checkpoint(m.i, z, use_reentrant=True) + y, h.relu(), h, use_reentrant=True)
+    return m.o(m.i(h))
 
 
 CHECKPOINTS = {
@@ -174,6 +181,15 @@ CHECKPOINTS = {
     "in parts": (
         lambda m, x: m.o(checkpoint_sequential(m.i, 2, m.a(x), use_reentrant=False)), {"i": net(D, D)},
     ),
+    "a network, with re-entry": (again(lambda m: m.i, reentrant=True), {"i": net(D, D)}),
+    "a transformer, with re-entry": (again(lambda m: m.i, reentrant=True), {"i": encoder}),
+    "a recurrent layer, with re-entry": (
+        again(lambda m: lambda h: m.i(h)[0], reentrant=True), {"i": lambda: nn.LSTM(D, D, batch_first=True)},
+    ),
+    "nested, with re-entry": (nested, {"i": net(D, D), "w": one(D)}),
+    "in parts, with re-entry": (
+        lambda m, x: m.o(checkpoint_sequential(m.i, 2, m.a(x), use_reentrant=True)), {"i": net(D, D)},
+    ),
 }  # fmt: skip
 
 
@@ -183,17 +199,32 @@ def test_checkpoints_are_exact(name):
     assert_exact_at_all_sizes(function, {"a": linear(D, D), "o": linear(D, 3), **parts}, (T, D), batches=(1, 3))
 
 
+class _Mean(torch.autograd.Function):
+    """A mean over the batch that no torch function shows, as an extension of another language would compute it."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.shape = x.shape
+        with torch._C.DisableTorchFunction():
+            return x.mean(0)
+
+    @staticmethod
+    def backward(ctx, grad):
+        with torch._C.DisableTorchFunction():
+            return grad.expand(ctx.shape) / ctx.shape[0]
+
+
 @pytest.mark.parametrize("param_grads", [True, False])
-@pytest.mark.parametrize("size", [1, 3])
-def test_checkpoints_with_reentry_are_refused_with_the_remedy(param_grads, size):
-    model = Calls(
-        lambda m, x: m.o(checkpoint(m.i, m.a(x), use_reentrant=True)),
-        a=nn.Linear(D, D),
-        i=net(D, D)(),
-        o=nn.Linear(D, 3),
-    ).double()
-    with pytest.raises(UnsupportedLayerError, match=r"use_reentrant=True\)?: say False"):
-        block_norms(model, torch.randn(size, T, D).double(), param_grads=param_grads)
+@pytest.mark.parametrize("inside", ["mean", "hidden mean", "parameters alone"])
+def test_checkpoints_with_reentry_in_which_examples_meet_are_refused(inside, param_grads):
+    part = {
+        "mean": lambda m: lambda h: h + h.mean(0),
+        "hidden mean": lambda m: lambda h: h + _Mean.apply(h),
+        "parameters alone": lambda m: lambda h: torch.ones_like(h) * m.w,
+    }[inside]
+    model = Calls(again(part, reentrant=True), a=linear(D, D)(), w=one(D)(), o=nn.Linear(D, 3)).double()
+    with pytest.raises(UnsupportedLayerError, match=r"sum over examples|that no torch function shows|no example"):
+        block_norms(model, torch.randn(3, T, D).double(), param_grads=param_grads)
 
 
 # --- empty batches ------------------------------------------------------------------------------------

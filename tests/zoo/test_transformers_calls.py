@@ -10,7 +10,7 @@ import zoo.torchvision_operators  # noqa: E402, F401  before transformers
 
 pytest.importorskip("transformers", reason="these models are those of transformers", exc_type=ImportError)
 
-from expunge.torch import GradNorms  # noqa: E402
+from expunge.torch import GradNorms, UnsupportedLayerError  # noqa: E402
 from zoo.language_models import LENGTH, ROWS, assert_exact, batch_of, build, loss_of  # noqa: E402
 
 # Names that a later version will drop are those that people use.
@@ -114,16 +114,34 @@ def test_norms_are_those_of_single_sentences_however_a_model_is_called(call, mod
         assert_exact(built, with_vectors(ROW[model], batch), call, param_grads=batch == 2)
 
 
-@pytest.mark.parametrize("model", [BERT, GPT2, LLAMA, T5, "BartForConditionalGeneration", "MambaForCausalLM"])
-def test_norms_with_checkpoints_are_those_of_single_sentences(model):
-    row = ROW[model]
-    built = build(row, row.attention[-1]).train()
-    built.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+CHECKPOINTED = [BERT, GPT2, LLAMA, T5, "BartForConditionalGeneration", "MambaForCausalLM"]
+
+
+def checkpointed(model, reentrant):
+    built = build(ROW[model], ROW[model].attention[-1]).train()
+    built.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
+    return built
+
+
+def loss_as_it_is(row):
+    return lambda model, given: loss_of(row, model(**given), given)
+
+
+@pytest.mark.parametrize(
+    ("model", "reentrant"), [(m, r) for m in CHECKPOINTED for r in (True, False) if m != T5 or not r]
+)
+def test_norms_with_checkpoints_are_those_of_single_sentences(model, reentrant):
+    row, built = ROW[model], checkpointed(model, reentrant)
     for batch in (1, 3):
         for param_grads in (True, False):
-            assert_exact(
-                built, batch_of(row, batch), lambda m, given: loss_of(row, m(**given), given), param_grads=param_grads
-            )
+            assert_exact(built, batch_of(row, batch), loss_as_it_is(row), param_grads=param_grads)
+
+
+def test_a_checkpoint_with_reentry_that_gives_the_same_to_all_sentences_is_refused():
+    built = checkpointed(T5, True)  # the biases of positions come out beside the states
+    with pytest.raises(UnsupportedLayerError, match="no torch function shows"), GradNorms(built) as g:  # noqa: PT012
+        loss_as_it_is(ROW[T5])(built, batch_of(ROW[T5], 3)).backward()
+        g.norms()
 
 
 def test_a_loss_divided_by_a_number_of_tokens_of_all_processes_is_a_sum_divided_by_it():

@@ -1,11 +1,11 @@
-"""Norms of every model of the zoo are those of single examples; the few that are refused say why."""
+"""Norms of every model of the zoo are those of single examples."""
 
 import pytest
 
 torch = pytest.importorskip("torch", reason="the PyTorch backend needs expunge[torch]", exc_type=ImportError)
 
 from zoo import adapted, language, sequence, structures, tabular, vision, vision_attention  # noqa: E402
-from zoo.entry import assert_exact, assert_refused, takes_no_examples  # noqa: E402
+from zoo.entry import assert_exact, takes_no_examples  # noqa: E402
 
 FAMILIES = {
     "vision": vision.MODELS,
@@ -28,14 +28,9 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("name", [name for name, model in ALL.items() if not model.refused])
+@pytest.mark.parametrize("name", ALL)
 def test_norms_are_those_of_single_examples(name):
     assert_exact(ALL[name])
-
-
-@pytest.mark.parametrize("name", [name for name, model in ALL.items() if model.refused])
-def test_models_that_are_refused_say_why(name):
-    assert_refused(ALL[name])
 
 
 @pytest.mark.filterwarnings("ignore")  # of means of nothing

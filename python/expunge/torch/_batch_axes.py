@@ -24,7 +24,7 @@ from expunge.torch import (  # noqa: F401  the tables
     _rules_shapes,
 )
 from expunge.torch._axis import LEADING, WHOLE, Axis, Lost, Rows, State, Total
-from expunge.torch._known_functions import input_of_known
+from expunge.torch._known_functions import checkpointed, input_of_known
 from expunge.torch._rule import CONSTANT, IN_PLACE, RULES, Call, MixedError
 from expunge.torch._rules_losses import of_totals
 from expunge.torch._rules_picked import PICKING, of_rows, picked, unmixed
@@ -34,10 +34,7 @@ from expunge.torch._tensor_map import TensorMap
 __all__ = ["BatchAxes"]
 
 _CLOCK = torch.zeros((), requires_grad=True)  # the numbers of nodes say which were made in the block
-_HIDDEN = Lost(
-    "it was made in a way that no torch function shows (a torch.autograd.Function, a hook of a module, "
-    "checkpoint with use_reentrant=True: say False)"
-)
+_HIDDEN = Lost("it was made in a way that no torch function shows (a torch.autograd.Function, a hook of a module)")
 
 
 class BatchAxes:
@@ -49,6 +46,7 @@ class BatchAxes:
         self._constants: TensorMap[bool] = TensorMap()  # with a gradient, but neither of examples nor of the model
         self._written: dict[int, tuple[Any, State | tuple[int, int, Axis | Rows]]] = {}  # by storage, which is kept
         self.batch: int | None = None
+        self.reentry = False  # whether a checkpoint will make calls in the backward pass
         self.graded = False  # whether a call with gradients said how many examples there are
         with torch.enable_grad():
             node = _CLOCK.view_as(_CLOCK).grad_fn
@@ -64,6 +62,9 @@ class BatchAxes:
             return state
         if self._without_grad.of(tensor) and not tensor.is_leaf:
             self._without_grad.put(tensor, False)
+            if checkpointed(tensor.grad_fn):
+                self.reentry = True
+                return state
             self.hide(tensor)
             return self._states.of(tensor)
         return state
@@ -153,7 +154,7 @@ class BatchAxes:
         graded = torch.is_grad_enabled()
         for k, tensor in enumerate(call.outputs):
             self._states.put(tensor, found[k] if isinstance(found, list) else found)
-            if not graded:
+            if not graded and not tensor.requires_grad:  # else it is an argument, given back as it was
                 self._without_grad.put(tensor, True)
 
     def wrote(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], given: list[Tensor]) -> None:

@@ -17,6 +17,7 @@ TESTED = ((2, 13), (2, 14))
 # Name, from torch on; a module of this package that uses it. Attributes of objects stand after the colon.
 PRIVATE = {
     "torch._C._autograd._top_saved_tensors_default_hooks": "_tracker",
+    "torch._C._current_autograd_node": "_tracker",
     "torch._C._current_graph_task_id": "_tracker",
     "torch._C._functorch.get_unwrapped": "_tracker",
     "torch._C._functorch.is_functorch_wrapped_tensor": "_tracker",
@@ -37,6 +38,7 @@ PRIVATE = {
     "Function:_forward_cls": "_known_functions",
     "Module:_backward_hooks": "_passes",
     "Module:_backward_pre_hooks": "_passes",
+    "Module:_buffers": "_check",
     "Module:_compiled_call_impl": "_gradient_norms",
     "Module:_modules": "_gradient_norms",
     "Module:_parameters": "_gradient_norms",

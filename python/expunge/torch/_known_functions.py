@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import CheckpointFunction
 
-__all__ = ["input_of_known"]
+__all__ = ["checkpointed", "input_of_known"]
 
 _TIMM = "timm.layers.activations_me"
 # Forward and backward pass were read: entry by entry, of one tensor, which is saved first.
@@ -31,3 +34,8 @@ def input_of_known(output: Tensor) -> Tensor | None:
     if not saved or len(edges) != 1 or saved[0].grad_fn is not edges[0][0] or saved[0].shape != output.shape:
         return None
     return saved[0]
+
+
+def checkpointed(node: Any) -> bool:
+    """Whether a node is that of a checkpoint with re-entry: its calls are seen, without gradients and once more."""
+    return getattr(type(node), "_forward_cls", None) is CheckpointFunction

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from expunge.torch._axis import Axis, Lost, State, Total
+from expunge.torch._axis import Axis, Lost, Rows, State, Total
 from expunge.torch._errors import UnsupportedLayerError
+from expunge.torch._known_functions import checkpointed
 from expunge.torch._sources import tensors_in
 from expunge.torch._tracker import Tracker
 from expunge.torch._unchecked import unchecked
@@ -51,8 +52,19 @@ def backward(tracker: Tracker, function: Any, args: Args, kwargs: Kwargs) -> Non
                 "backward was called with inputs=, so that uses of other parameters get no gradient: leave it out"
             )
         tracker.starts_from([tracker.state_of(t) for t in roots], seeded=given.get("grad_tensors") is not None)
+    elif checkpointed(torch._C._current_autograd_node()):
+        _look_at_run_again(tracker, roots)
     with tracker.mode:
         _backward(**given)
+
+
+def _look_at_run_again(tracker: Tracker, roots: list[Tensor]) -> None:
+    """Refuse a checkpoint in which gradients show what calls without them had hidden."""
+    for root in roots:
+        state = tracker.state_of(root)
+        if not isinstance(state, (Axis, Rows)):
+            why = state.reason if isinstance(state, Lost) else "it depends on no example"
+            tracker.refuse(f"the output of a checkpoint, of shape {tuple(root.shape)}, was not followed: {why}")
 
 
 def gradient_of(tracker: Tracker, function: Any, args: Args, kwargs: Kwargs) -> Any:

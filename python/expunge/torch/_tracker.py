@@ -25,6 +25,7 @@ from expunge.torch._contributions import PulledUse, Use, sum_of_squares
 from expunge.torch._distributed import look_at_replicas
 from expunge.torch._errors import UnsupportedLayerError
 from expunge.torch._inputs import inputs_in
+from expunge.torch._known_functions import checkpointed
 from expunge.torch._rule import LIKE, SHAPED
 from expunge.torch._sources import (
     Derived,
@@ -473,10 +474,9 @@ class Tracker:
         self, node: Any, which: int, roots: Sequence[int], arrival: Callable[[Tensor], None], *, of_all: bool = False
     ) -> None:
         """Have ``arrival`` called with the gradient of a node's output number ``which``, which is expected."""
-        if _in_backward():
+        if _in_backward() and not checkpointed(torch._C._current_autograd_node()):
             if not _recomputing():
-                reason = "it was used during the backward pass (checkpoint(use_reentrant=True): say False; or a hook)"
-                self.fail(roots, reason)
+                self.fail(roots, "it was used during the backward pass, by a hook")
             return
         for root in roots:
             self.expected[root] += 1
@@ -538,7 +538,7 @@ class Tracker:
 
     def unsettled(self, root: int) -> bool:
         """Return whether a parameter's only use has not been counted yet."""
-        return self.expected[root] == 1 and root not in self.settled and not self.uses[root]
+        return self.expected[root] == 1 and not self.axes.reentry and root not in self.settled and not self.uses[root]
 
     def add(self, uses: Sequence[Use]) -> None:
         """Take uses whose gradients have arrived; a parameter's only use is settled at once."""
@@ -549,7 +549,7 @@ class Tracker:
                     self.fail([root], "it was used again, or a second backward pass ran, after its norms were settled")
                 elif isinstance(use.source, Derived):
                     self.uses[root].append(PulledUse(self.views[root], self.threads, use))
-                elif use.immediate and self.expected[root] == 1:
+                elif use.immediate and self.expected[root] == 1 and not self.axes.reentry:
                     self.settled[root] = use.squares(batch)
                 else:
                     self.uses[root].append(use)
