@@ -52,7 +52,7 @@ def backward(tracker: Tracker, function: Any, args: Args, kwargs: Kwargs) -> Non
                 "backward was called with inputs=, so that uses of other parameters get no gradient: leave it out"
             )
         tracker.starts_from([tracker.state_of(t) for t in roots], seeded=given.get("grad_tensors") is not None)
-    elif checkpointed(torch._C._current_autograd_node()):
+    elif tracker.axes.batch and checkpointed(torch._C._current_autograd_node()):
         _look_at_run_again(tracker, roots)
     with tracker.mode:
         _backward(**given)
