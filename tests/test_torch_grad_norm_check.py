@@ -9,6 +9,7 @@ torch = pytest.importorskip("torch", reason="the PyTorch backend needs expunge[t
 
 from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402, N812
+from torch.utils.checkpoint import checkpoint  # noqa: E402
 
 from expunge.torch import GradNormMismatchError, GradNorms, UnsupportedLayerError  # noqa: E402
 from torch_norms import Calls, block_norms, loss_of, parameter  # noqa: E402
@@ -171,3 +172,12 @@ def test_a_loss_in_another_precision_is_checked_to_its_digits():
     x = torch.randn(3, 6).double()
     model = Calls(lambda m, x: (m.a(x).float() / 3).square().mean(1).sum(), a=nn.Linear(6, 4)).double()
     block_norms(model, x, lambda y: y, check=3)
+
+
+def test_checkpoints_with_reentry_cannot_be_repeated():
+    model = Calls(lambda m, x: m.b(checkpoint(m.a, x * m.s, use_reentrant=True)), a=nn.Linear(4, 4), b=nn.Linear(4, 2))
+    model.s = parameter(4)
+    model.double()
+    with pytest.raises(UnsupportedLayerError, match="use_reentrant=True"), GradNorms(model, check=True) as g:  # noqa: PT012
+        loss_of(model(torch.randn(3, 4).double())).backward()
+        g.norms()

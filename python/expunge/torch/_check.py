@@ -113,6 +113,11 @@ class Check:
                 f"check finds no tensor in the model's output, a {self.unread}: return tensors, or lists, dicts or "
                 "dataclasses of them"
             )
+        if self.tracker.axes.reentry:
+            raise UnsupportedLayerError(
+                "check cannot repeat checkpoints with use_reentrant=True, which allow no torch.autograd.grad: check with "
+                "False"
+            )
         if any(made.versions != [p._version for p in self.tracker.parameters] for made in self.passes):
             raise UnsupportedLayerError(
                 "parameters were changed since the model was called (by an optimizer's step), so that check cannot "

@@ -55,7 +55,7 @@ class GradNorms:
         at random) and compares their gradients, parameter by parameter, with autograd: worth a run for every new
         model. The loss itself is not repeated, only its gradients at the model's outputs; examples that interact in a
         loss outside the model are left to the rules. Random numbers (dropout) cannot be repeated for one example: check
-        in eval mode, it is refused else.
+        in eval mode, it is refused else. So are checkpoints with re-entry.
 
     Raises
     ------
@@ -257,8 +257,7 @@ class GradNorms:
         -------
         torch.Tensor of shape (B,), or dict of str to torch.Tensor
             On the device of the parameters, in the order of torch's current stream there. float64 if a parameter is,
-            else float32. Frozen parameters contribute nothing; a parameter that the loss
-            does not depend on has norm 0.
+            else float32. Frozen parameters contribute nothing; a parameter that the loss does not depend on has norm 0.
 
         Raises
         ------
@@ -300,7 +299,7 @@ class GradNorms:
         if tracker.refusals:
             raise UnsupportedLayerError(tracker.refusals[0])
         empty = tracker.axes.batch == 0
-        if not empty and not tracker.arrived and not tracker.failures and not tracker.refusals:
+        if not empty and not tracker.arrived and not tracker.failures:
             if self._taken is not None and not tracker.begun:
                 return self._taken
             raise RuntimeError(
