@@ -18,7 +18,7 @@ TESTED = ((2, 13), (2, 14))
 PRIVATE = {
     "torch._C._autograd._top_saved_tensors_default_hooks": "_tracker",
     "torch._C._current_autograd_node": "_tracker",
-    "torch._C._current_graph_task_id": "_tracker",
+    "torch._C._current_graph_task_id": "_calls",
     "torch._C._functorch.get_unwrapped": "_tracker",
     "torch._C._functorch.is_functorch_wrapped_tensor": "_tracker",
     "torch._C._functorch.maybe_current_level": "_tracker",
@@ -34,7 +34,7 @@ PRIVATE = {
     "torch.nn.modules.module._global_backward_hooks": "_passes",
     "torch.nn.modules.module._global_backward_pre_hooks": "_passes",
     "torch.ops.aten._unsafe_view": "_tracker",
-    "torch.utils.checkpoint._recomputation_hook": "_tracker",
+    "torch.utils.checkpoint._recomputation_hook": "_calls",
     "Function:_forward_cls": "_known_functions",
     "Module:_backward_hooks": "_passes",
     "Module:_backward_pre_hooks": "_passes",

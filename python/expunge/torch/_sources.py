@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +13,7 @@ __all__ = [
     "Made",
     "ParameterView",
     "RefusalError",
+    "Views",
     "layout_overlaps",
     "map_tensors",
     "tensors_in",
@@ -64,6 +65,9 @@ def layout_overlaps(size: tuple[int, ...], stride: tuple[int, ...]) -> bool:
     return False
 
 
+Leaves = Sequence[Tensor] | dict[int, Tensor]  # by the number of the parameter
+
+
 class ParameterView(NamedTuple):
     """A strided view that covers places in a parameter's memory, counted from the parameter's first entry."""
 
@@ -87,12 +91,26 @@ class ParameterView(NamedTuple):
         ends = [v.offset + sum(s * (n - 1) for s, n in zip(v.stride, v.size, strict=True)) for v in (self, other)]
         return ends[0] < other.offset or ends[1] < self.offset
 
-    def build(self, leaves: Mapping[int, Tensor]) -> Tensor:
+    def build(self, leaves: Leaves) -> Tensor:
         """Return the view of the leaf that stands for the parameter."""
         leaf = leaves[self.key]
         if self.size == tuple(leaf.shape) and self.stride == leaf.stride() and self.offset == 0:
             return leaf
         return leaf.as_strided(self.size, self.stride, leaf.storage_offset() + self.offset)
+
+
+class Views(dict[int, ParameterView]):
+    """The whole of every parameter, by key, as asked for."""
+
+    def __init__(self, parameters: Sequence[Tensor]) -> None:
+        super().__init__()
+        self.parameters = parameters
+
+    def __missing__(self, key: int) -> ParameterView:
+        size, stride = tuple(self.parameters[key].shape), self.parameters[key].stride()
+        span = 1 + sum(s * (n - 1) for s, n in zip(stride, size, strict=True))
+        self[key] = ParameterView(key, size, stride, 0, max(span, 0))
+        return self[key]
 
 
 Made = dict[int, tuple[Any, list[Tensor]]]  # the results of calls, by the id of the call, which is kept
@@ -124,7 +142,7 @@ class Derived:
         self.looked_up: tuple[ParameterView, Tensor, int | None] | None = None  # a table, rows of it, padding
         self.rebuilt: tuple[dict[int, Tensor], Tensor] | None = None
 
-    def build(self, leaves: Mapping[int, Tensor], made: Made | None = None) -> Tensor:
+    def build(self, leaves: Leaves, made: Made | None = None) -> Tensor:
         """Return the tensor computed again from the leaves that stand for the parameters.
 
         Calls already in ``made`` are not made again, and others are entered there.
@@ -144,7 +162,7 @@ class Derived:
             waiting.pop()
         return made[id(self.call)][1][self.which]
 
-    def _called(self, leaves: Mapping[int, Tensor], made: Made) -> list[Tensor]:
+    def _called(self, leaves: Leaves, made: Made) -> list[Tensor]:
         function, args, kwargs = self.call
 
         def stand_in(tensor: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ view or hook of a tensor takes out of the graph.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -21,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from expunge.torch._axis import LEADING, WHOLE, Axis, Lost, Rows, State, Total, rows_of
 from expunge.torch._batch_axes import BatchAxes
 from expunge.torch._block_hook import BlockHook
+from expunge.torch._calls import ABOUT, READERS, WRITERS, in_backward, recomputing, with_weight
 from expunge.torch._contributions import PulledUse, Use, sum_of_squares
 from expunge.torch._distributed import look_at_replicas
 from expunge.torch._errors import UnsupportedLayerError
@@ -32,6 +32,7 @@ from expunge.torch._sources import (
     Made,
     ParameterView,
     RefusalError,
+    Views,
     layout_overlaps,
     map_tensors,
     tensors_in,
@@ -42,30 +43,6 @@ __all__ = ["Source", "Tracker"]
 
 Source = ParameterView | Derived
 Finish = Callable[[Tensor], Sequence[Use]]
-
-
-_WRITERS = frozenset({Tensor.__setitem__, Tensor.data.__set__})  # give no result
-_READERS = frozenset(
-    getattr(Tensor, name) for name in ("item", "tolist", "numpy", "__float__", "__int__", "__bool__", "__array__")
-)
-# What says something about a tensor and gives none: not a use of it.
-_ABOUT = frozenset(
-    {
-        *(
-            getattr(Tensor, name).__get__
-            for name in (
-                *("device", "dtype", "grad_fn", "is_cpu", "is_cuda", "is_leaf", "is_meta", "is_mkldnn", "is_nested"),
-                *("is_quantized", "is_sparse", "is_sparse_csr", "itemsize", "layout", "nbytes", "ndim", "output_nr"),
-                *("requires_grad", "retains_grad", "shape", "_version"),
-            )
-        ),
-        *(Tensor.dim, Tensor.ndimension, Tensor.element_size, Tensor.get_device, Tensor.is_contiguous),
-        *(Tensor.is_floating_point, Tensor.nelement, Tensor.numel, Tensor.size, Tensor.storage_offset, Tensor.stride),
-        *(Tensor.__len__, torch.is_floating_point, torch.numel),
-        Tensor.requires_grad.__set__,  # a flag, no values
-    }
-)
-
 
 _transform_level = torch._C._functorch.maybe_current_level
 _saved_tensor_hooks = torch._C._autograd._top_saved_tensors_default_hooks
@@ -113,7 +90,7 @@ class Tracker:
         self.threads = threads
         self.mode = _Mode(self)
         self.axes = BatchAxes()
-        self.views = _Views(parameters)
+        self.views = Views(parameters)
         self.keys = {id(p): k for k, p in enumerate(self.parameters)}
         self.derived: TensorMap[Derived] = TensorMap()
         self.made: Made = {}  # what was computed of the aliases
@@ -271,10 +248,10 @@ class Tracker:
 
     def call(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Make one call, with stand-ins for parameters if it is understood."""
-        if function in _ABOUT:
+        if function in ABOUT:
             return function(*args, **kwargs)
         if function is F.l1_loss:
-            kwargs = _with_weight(kwargs)
+            kwargs = with_weight(kwargs)
         if torch.is_grad_enabled():
             self._look_at_saving()
         if _transform_level() is not None:
@@ -285,7 +262,7 @@ class Tracker:
             if result is not None:
                 return result
         given = tensors_in(args[:1] if function in LIKE else args[1:] if function in SHAPED else args, kwargs)
-        if function in _READERS and any(self.axes.get(t) is not None for t in given):
+        if function in READERS and any(self.axes.get(t) is not None for t in given):
             self.read_out = True
         used = False
         for tensor in given:
@@ -306,7 +283,7 @@ class Tracker:
             result = handler.apply(self, function, args, kwargs)
         else:
             result = self.handlers["replay"](self, function, args, kwargs)
-        if isinstance(result, (Tensor, tuple, list)) or function in _WRITERS:
+        if isinstance(result, (Tensor, tuple, list)) or function in WRITERS:
             self.axes.follow(function, args, kwargs, given, result)
         elif result is None and (name := getattr(function, "__name__", "")).endswith("_") and name != "__get__":
             self.axes.wrote(function, args, kwargs, given)
@@ -397,12 +374,11 @@ class Tracker:
                 return tensor
             if not self.param_grads:
                 return tensor.detach()
-            leaves = dict(enumerate(self.aliases))
             if isinstance(source, ParameterView):
-                return source.build(leaves)
+                return source.build(self.aliases)
             # A checkpoint counts what is saved for backward, and makes its calls twice.
             kept = torch._C._autograd._top_saved_tensors_default_hooks(True) is None
-            return source.build(leaves, self.made if kept else None)
+            return source.build(self.aliases, self.made if kept else None)
 
         return function(*map_tensors(stand_in, args), **map_tensors(stand_in, kwargs))
 
@@ -474,8 +450,8 @@ class Tracker:
         self, node: Any, which: int, roots: Sequence[int], arrival: Callable[[Tensor], None], *, of_all: bool = False
     ) -> None:
         """Have ``arrival`` called with the gradient of a node's output number ``which``, which is expected."""
-        if _in_backward() and not checkpointed(torch._C._current_autograd_node()):
-            if not _recomputing():
+        if in_backward() and not checkpointed(torch._C._current_autograd_node()):
+            if not recomputing():
                 self.fail(roots, "it was used during the backward pass, by a hook")
             return
         for root in roots:
@@ -596,39 +572,6 @@ class _Arrival:
             self.tracker.add(finish(grad.detach()))
 
 
-def _with_weight(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments of F.l1_loss with its weight, which torch leaves out where calls are followed."""
-    frame: Any = sys._getframe(1)
-    while frame is not None and frame.f_code is not F.l1_loss.__code__:
-        frame = frame.f_back
-    weight = None if frame is None else frame.f_locals.get("weight")
-    return kwargs if weight is None else {**kwargs, "weight": weight}
-
-
 def _mark(grad: Tensor) -> tuple[int, int]:
     """Return what tells a gradient from one that something was added to."""
     return (id(grad) if grad.is_sparse else grad.data_ptr()), grad._version
-
-
-def _in_backward() -> bool:
-    return torch._C._current_graph_task_id() != -1
-
-
-def _recomputing() -> bool:
-    """Whether a backward pass makes calls again that were made, and followed, in the forward pass."""
-    hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
-    return hooks is not None and "_recomputation_hook" in getattr(hooks[0], "__qualname__", "")
-
-
-class _Views(dict[int, ParameterView]):
-    """The whole of every parameter, by key, as asked for."""
-
-    def __init__(self, parameters: Sequence[Tensor]) -> None:
-        super().__init__()
-        self.parameters = parameters
-
-    def __missing__(self, key: int) -> ParameterView:
-        size, stride = tuple(self.parameters[key].shape), self.parameters[key].stride()
-        span = 1 + sum(s * (n - 1) for s, n in zip(stride, size, strict=True))
-        self[key] = ParameterView(key, size, stride, 0, max(span, 0))
-        return self[key]
