@@ -11,21 +11,10 @@ from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402, N812
 
 from expunge.torch import GradNorms, UnsupportedLayerError  # noqa: E402
+from torch_norms import TurnedBack  # noqa: E402
 
 T, D = 3, 4
 LIMIT = 3000  # entries of a tensor
-
-
-class Turned(torch.autograd.Function):
-    """A function that puts examples in another order on its way back."""
-
-    @staticmethod
-    def forward(ctx, x):
-        return x * 1.0
-
-    @staticmethod
-    def backward(ctx, grad):
-        return grad.flip(0)
 
 
 class Network(nn.Module):
@@ -280,7 +269,7 @@ def with_hook(m, h, k):
 
 OTHERS = {
     "hook": with_hook,
-    "function": lambda m, h, k: Turned.apply(h),
+    "function": lambda m, h, k: TurnedBack.apply(h),
     "numbers": lambda m, h, k: h * 1.0,
 }
 OPERATIONS = WITH_PARAMETERS | ENTRIES | IN_PLACE | ALONG | SHAPES | PLACES | PRODUCTS | OTHERS

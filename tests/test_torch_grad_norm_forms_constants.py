@@ -10,7 +10,15 @@ from torch.nn import functional as F  # noqa: E402, N812
 from torch.nn.utils import parametrizations  # noqa: E402
 
 from expunge.torch import GradNorms, UnsupportedLayerError  # noqa: E402
-from torch_norms import Calls, Constant, assert_exact_at_all_sizes, block_norms, loss_of, parameter  # noqa: E402
+from torch_norms import (  # noqa: E402
+    Calls,
+    Constant,
+    assert_exact_at_all_sizes,
+    block_norms,
+    loss_of,
+    norms_of_rows,
+    parameter,
+)
 
 D, T, H = 6, 5, 4  # T is a size of a batch, too
 
@@ -212,10 +220,7 @@ def test_rows_made_for_every_example_are_each_its_own():
     model = Calls(lambda m, x: m.h(m.g.t).tanh() * x, g=Constant(T, 3), h=nn.Linear(3, D)).double()
     x = torch.randn(T, D).double()
     losses = model(x).sin().sum(1)
-    expected = []
-    for loss in losses:
-        grads = torch.autograd.grad(loss, list(model.parameters()), retain_graph=True)
-        expected.append(sum(float(g.square().sum()) for g in grads) ** 0.5)
+    expected = norms_of_rows(model, losses)
     for param_grads in (True, False):
         np.testing.assert_allclose(block_norms(model, x, param_grads=param_grads), expected, rtol=1e-9)
 

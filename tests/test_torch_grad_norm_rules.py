@@ -10,7 +10,7 @@ from torch.nn import functional as F  # noqa: E402, N812
 
 from expunge.torch import GradNorms, UnsupportedLayerError  # noqa: E402
 from expunge.torch._axis import Axis, merged, rows_of, taken  # noqa: E402
-from torch_norms import Calls, assert_exact, block_norms, parameter  # noqa: E402
+from torch_norms import Calls, TurnedBack, assert_exact, block_norms, parameter  # noqa: E402
 
 B, D = 5, 6
 TURN = torch.tensor([1, 0, 2, 4, 3])
@@ -32,18 +32,6 @@ class Turned(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):
         return x.flip(0)
-
-    @staticmethod
-    def backward(ctx, grad):
-        return grad.flip(0)
-
-
-class TurnedBack(torch.autograd.Function):
-    """Examples stay, their gradients do not."""
-
-    @staticmethod
-    def forward(ctx, x):
-        return x * 1.0
 
     @staticmethod
     def backward(ctx, grad):
