@@ -25,9 +25,7 @@ ALONE = (
     "expunge.accounting.unlearning",
     "expunge.evaluation.networks",
     "expunge.integrations.lightning",
-    "expunge.integrations.lightning",
     "expunge.integrations.opacus",
-    "expunge.integrations.transformers",
     "expunge.integrations.transformers",
     "expunge.torch.models",
     "expunge.torch.ops",
@@ -57,7 +55,6 @@ autodoc_member_order = "groupwise"
 autodoc_typehints = "none"  # docstrings give shapes and dtypes
 autodoc_preserve_defaults = True
 suppress_warnings = ["ref.citation"]  # a reference list is complete even where no number of it is cited
-linkcheck_ignore = [r"https://arxiv\.org/.*"]
 
 
 def modules() -> tuple[dict[str, list[str]], dict[str, str]]:

@@ -115,8 +115,8 @@ class Check:
             )
         if self.tracker.axes.reentry:
             raise UnsupportedLayerError(
-                "check cannot repeat checkpoints with use_reentrant=True, which allow no torch.autograd.grad: check with "
-                "False"
+                "check cannot repeat checkpoints with use_reentrant=True, which allow no torch.autograd.grad: set it "
+                "to False for the check"
             )
         if any(made.versions != [p._version for p in self.tracker.parameters] for made in self.passes):
             raise UnsupportedLayerError(
