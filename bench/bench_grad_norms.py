@@ -18,15 +18,15 @@ import numpy as np
 from scipy.special import log_softmax
 from threadpoolctl import threadpool_limits
 
-from expunge import _backend
-from expunge._extras import how_to_install
-from expunge._probe_measures import probe_measures
+from expunge._errors import how_to_install
+from expunge._kernels import backend
 from expunge.grad_norms import (
     conv_grad_norms,
     embedding_grad_norms,
     linear_grad_norms,
     probe_grad_norms,
 )
+from expunge.grad_norms.probe_measures import probe_measures
 from timing import RESULTS, measure, table, write_results
 
 RECORDS, FEATURES, CLASSES, CHECKPOINTS = 20_000, 512, 10, 35
@@ -315,7 +315,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", choices=("kernels", "models"), help="one part alone")
     parser.add_argument("--models", nargs="+", default=[], metavar="NAME", help="these models alone")
-    parser.add_argument("--threads", type=int, default=_backend.default_threads())
+    parser.add_argument("--threads", type=int, default=backend.default_threads())
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--check", action="store_true", help="exit with status 1 if a target is missed")
     options = parser.parse_args()

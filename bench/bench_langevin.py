@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from expunge import _backend
+from expunge._kernels import backend
 from expunge.langevin import langevin_chains, standard_normals
 from timing import measure, table, write_results
 
@@ -41,7 +41,7 @@ def bench_normals(count: int = 1 << 16, loops: int = 64) -> list[Row]:
 
         def ours(out: NDArray[Any] = out) -> None:
             for step in range(loops):
-                _backend.core.standard_normals(out, seed=1, chain=0, step=step, threads=1)
+                backend.core.standard_normals(out, seed=1, chain=0, step=step, threads=1)
 
         def numpy(out: NDArray[Any] = out, generator: np.random.Generator = generator) -> None:
             for _ in range(loops):
@@ -111,7 +111,7 @@ def bench_small_ridge() -> list[Row]:
         seconds = measure({"expunge": lambda t=threads: ours(t), "numpy": theirs}, repeats=15)
         rows.append(
             {
-                "what": f"ridge, 1000 chains, p=16, q=1, 300 steps, {threads or _backend.default_threads()} thread(s)",
+                "what": f"ridge, 1000 chains, p=16, q=1, 300 steps, {threads or backend.default_threads()} thread(s)",
                 "expunge ms": seconds["expunge"] * 1e3,
                 "numpy ms": seconds["numpy"] * 1e3,
                 "ratio": seconds["numpy"] / seconds["expunge"],
@@ -132,7 +132,7 @@ def bench_wide_ridge() -> list[Row]:
         truth -= eta * (H @ truth - b)
     np.testing.assert_allclose(noiseless, truth, rtol=0, atol=1e-12 * np.abs(truth).max())
     rows = []
-    for threads in (1, _backend.default_threads()):
+    for threads in (1, backend.default_threads()):
 
         def ours(threads: int = threads) -> object:
             return langevin_chains(
@@ -154,7 +154,7 @@ def bench_wide_ridge() -> list[Row]:
 
         def normals(threads: int = threads) -> None:
             for step in range(n_steps):
-                _backend.core.standard_normals(noise, seed=1, chain=0, step=step, threads=threads)
+                backend.core.standard_normals(noise, seed=1, chain=0, step=step, threads=threads)
 
         theirs = numpy_ridge(H, b, eta, tau, n_steps, n_chains)
         seconds = measure({"expunge": ours, "products": products, "normals": normals, "numpy": theirs}, repeats=9)
@@ -169,7 +169,7 @@ def bench_wide_ridge() -> list[Row]:
                 "target": 0.8,
             }
         )
-        if threads == _backend.default_threads():
+        if threads == backend.default_threads():
             break
     return rows
 

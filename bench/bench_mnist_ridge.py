@@ -29,7 +29,7 @@ from bench_ridge import (
 from expunge import LangevinRidgeClassifier
 from expunge.langevin import langevin_chains
 from expunge.plotting import plot_noise
-from expunge.ridge import LearningLaw
+from expunge.runs.ridge import LearningLaw
 
 RUNS = 5
 FORGOTTEN = 0

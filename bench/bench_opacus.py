@@ -13,7 +13,7 @@ import sys
 import warnings
 from typing import Any
 
-from expunge import _backend
+from expunge._kernels import backend
 from timing import measure, need, table, write_results
 
 need("opacus", extra="opacus")
@@ -132,7 +132,7 @@ def compare(name: str, repeats: int) -> tuple[list[dict[str, Any]], float]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS, help="these models alone")
-    parser.add_argument("--threads", type=int, default=_backend.default_threads())
+    parser.add_argument("--threads", type=int, default=backend.default_threads())
     parser.add_argument("--repeats", type=int, default=7)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

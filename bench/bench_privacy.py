@@ -16,7 +16,7 @@ import timing
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 import oracles
-from expunge._backend import core
+from expunge._kernels.backend import core
 from expunge.accounting import GaussianPair, gdp_delta, gdp_epsilon, gdp_mu, shifted_mu
 
 SIZE = 100_000

@@ -19,9 +19,9 @@ import scipy.optimize
 import threadpoolctl
 
 import timing
-from expunge import _backend
+from expunge._kernels import backend
 from expunge.accounting import GaussianPair
-from expunge.ridge import LearningLaw, exact_quotes, shifted_quotes
+from expunge.runs.ridge import LearningLaw, exact_quotes, shifted_quotes
 
 DATA = Path(os.environ.get("EXPUNGE_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 ALPHA, LEARN_STEPS, UNLEARN_STEPS, NOISE, EPSILON, DELTA = 1.0, 300, 30, 0.01, 1.0, 1e-5
@@ -122,7 +122,7 @@ def main() -> None:
         cpu = timing.measure(contenders, repeats=args.repeats, clock=time.process_time)
         wall = (
             timing.measure(contenders, repeats=args.repeats, clock=time.perf_counter)["exact"]
-            * _backend.default_threads()
+            * backend.default_threads()
         )
     per_record = cpu["exact"] / n * 1e3
     rows_out = [

@@ -41,13 +41,17 @@ def plans(on: Device) -> Iterator[Plan]:
     import gpu_cases_layers
     import gpu_cases_libraries
     import gpu_cases_privacy
+    import gpu_cases_recurrent
+    import gpu_cases_residual
     import gpu_cases_ridge
 
     for family in (
         gpu_cases_gradients,
         gpu_cases_layers,
+        gpu_cases_recurrent,
         gpu_cases_langevin,
         gpu_cases_privacy,
+        gpu_cases_residual,
         gpu_cases_ridge,
         gpu_cases_libraries,
     ):

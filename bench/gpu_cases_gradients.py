@@ -38,7 +38,7 @@ def probe_epilogue(on: Device, n: int, d: int, classes: int) -> Case:
     X, W = on.normal(n, d), on.normal(1, d, classes) * 0.05
     y, out = on.integers(classes, n), on.empty(n, 1)
     logits = (X @ W[0]).reshape(n, 1, classes)
-    run = on.direct("probe_grad_norms", X, W, y, 0, 0.0, None, False, out, logits=logits, workspace={"checkpoints": 1})
+    run = on.direct("probe_grad_norms", X, W, y, "softmax", 0.0, None, False, out, logits=logits)
 
     def check() -> float:
         run()

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from expunge import _backend, langevin
+from expunge import langevin
+from expunge._kernels import backend
 from gpu_cases import Case, Plan
 from gpu_device import Device, nbytes, worst
 
@@ -65,7 +66,7 @@ def normals(on: Device, count: int, dtype: str) -> Case:
 
 def chains(on: Device, loss: str, n: int, p: int, steps: int, n_chains: int, **options: Any) -> Case:
     X, noise = on.normal(n, p), on.normal(n)
-    y = noise if loss == "ridge" else (noise > 0).long()
+    y = noise if loss == "squared" else (noise > 0).long()
     settings: dict[str, Any] = {
         "alpha": 1.0, "step_size": 1e-4, "noise_std": 0.01, "n_steps": steps, "seed": 3, "dtype": np.float32,
         "loss": loss, "record": [0, steps], **options,
@@ -92,12 +93,12 @@ def chains(on: Device, loss: str, n: int, p: int, steps: int, n_chains: int, **o
             langevin.langevin_chains(host_X, host_y, n_chains=count, **settings)
             cpu, done, count = time.perf_counter() - start, count, 4 * count
         cpu *= n_chains / done
-        return {"cpu_seconds": cpu, "cpu_threads": _backend.default_threads(), "times_the_cpu": cpu / seconds}
+        return {"cpu_seconds": cpu, "cpu_threads": backend.default_threads(), "times_the_cpu": cpu / seconds}
 
     share = options.get("sampling_probability", 1.0)
-    flops = 2.0 * p * p * steps * n_chains if loss == "ridge" else 4.0 * n * p * steps * n_chains * share
+    flops = 2.0 * p * p * steps * n_chains if loss == "squared" else 4.0 * n * p * steps * n_chains * share
     case = Case(check, f"{_SAME_BITS}, 500 of the first, middle and last chains", run, flops=flops)
-    if loss == "ridge" and not on.emulated:
+    if loss == "squared" and not on.emulated:
         case.extra = beside_the_cpu
     return case
 
@@ -206,7 +207,7 @@ def plans(on: Device) -> Iterator[Plan]:
     n, p, steps, n_chains = on.pick((1000, 16, 100, 1_000_000), (30, 5, 4, 40))
     options: dict[str, Any]
     for loss, some, many, options in (
-        ("ridge", steps, n_chains, {}),
+        ("squared", steps, n_chains, {}),
         ("logistic", min(steps, 10), max(n_chains // 10, 7), {}),
         ("logistic", min(steps, 10), max(n_chains // 10, 7), {"sampling_probability": 0.1}),
     ):

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from expunge import grad_norms, langevin, ridge
+from expunge import grad_norms, langevin
 from expunge.accounting import gdp_delta
+from expunge.runs import ridge
 from gpu_cases import Case, Plan
 from gpu_device import Device, worst
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from expunge import ridge
+from expunge.runs import ridge
 from gpu_cases import Case, Plan
 from gpu_device import Device, nbytes, worst
 
@@ -56,7 +56,6 @@ def exact(on: Device, n: int, p: int, q: int, steps: int, rank: int) -> Case:
     outs = [*(on.empty(n) for _ in range(5)), on.empty(n, dtype=on.torch.int64)]
     run = on.direct(
         "ridge_exact_quotes", given.h, given.projected, given.residuals, given.setting, rank, *outs,
-        workspace={"n": n, "p": p, "q": q, "rank": rank},
     )  # fmt: skip
 
     def check() -> float:
@@ -86,7 +85,6 @@ def reduced_pairs(on: Device, n: int, p: int, q: int, steps: int, rank: int) -> 
     outs = [on.empty(n, rank), on.empty(n, rank), on.empty(n), on.empty(n, dtype=on.torch.int64)]
     run = on.direct(
         "ridge_gaussian_pairs", given.h, given.projected, given.residuals, given.setting, rank, *outs,
-        workspace={"n": n, "q": q, "rank": rank},
     )  # fmt: skip
 
     def check() -> float:
@@ -106,8 +104,7 @@ def one_reduced(on: Device, q: int, steps: int, rank: int) -> Case:
     difference = on.torch.eye(rank, dtype=on.torch.float64, device=on.where) * 0.1
     shift, h = on.doubles(rank, q) * 0.01, given.h[:rank].contiguous()
     outs = [*(on.empty(1) for _ in range(5)), on.empty(1, dtype=on.torch.int64)]
-    run = on.direct("ridge_solve_reduced", h, difference, shift, given.setting, steps, *outs,
-                    workspace={"r": rank, "q": q})  # fmt: skip
+    run = on.direct("ridge_solve_reduced", h, difference, shift, given.setting, steps, *outs)  # fmt: skip
 
     def check() -> float:
         run()
@@ -122,8 +119,7 @@ def shifted(on: Device, n: int, steps: int) -> Case:
     sensitivity, contraction = on.uniform(0.1, 0.5, n, steps), on.uniform(0.9, 0.99, n)
     value, mu = on.empty(n), on.empty(n)
     settings = (0.1, 30.0, 0.0, False, 0.3)
-    run = on.direct("ridge_shifted_quotes", sensitivity, contraction, *settings, value, mu,
-                    workspace={"n": n, "n_steps": steps})  # fmt: skip
+    run = on.direct("ridge_shifted_quotes", sensitivity, contraction, *settings, value, mu)  # fmt: skip
 
     def check() -> float:
         run()

@@ -36,21 +36,21 @@ class Device:
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # JAX would take most of the GPU's memory
         import torch
 
-        from expunge import _array_libraries, _backend
+        from expunge._kernels import backend, libraries
 
         self.torch, self.emulated, self.check_time = torch, emulated, check_time
         self.where = "cpu" if emulated else "cuda"
-        self.module: Any = _backend._device_module(_EMULATED[0] if emulated else 2)
-        self.core: Any = _backend.core
+        self.module: Any = backend._device_module(_EMULATED[0] if emulated else 2)
+        self.core: Any = backend.core
         if emulated:
-            known = _backend._kind
+            known = backend._kind
 
             def kind(value: Any) -> tuple[int, int]:
                 device_array = type(value).__module__.partition(".")[0] in ("torch", "jax", "jaxlib")
                 return _EMULATED if device_array else known(value)
 
-            _backend._kind = kind
-            _array_libraries._Torch.stream = lambda self: 0  # type: ignore[method-assign]
+            backend._kind = kind
+            libraries._Torch.stream = lambda self: 0  # type: ignore[method-assign]
 
     def pick(self, full: T, small: T) -> T:
         """Return the size for a GPU, or that for the emulator."""
@@ -78,10 +78,11 @@ class Device:
         value = float("nan") if dtype.is_floating_point else 77
         return self.torch.full(shape, value, dtype=dtype, device=self.where)
 
-    def direct(self, kernel: str, *arguments: Any, workspace: dict[str, Any] | None = None, **settings: Any) -> Run:
+    def direct(self, kernel: str, *arguments: Any, **settings: Any) -> Run:
         """Return a run of the compiled kernel alone; its scratch is allocated once."""
-        if workspace is not None:
-            settings["workspace"] = self.empty(getattr(self.module, f"{kernel}_workspace")(**workspace))
+        ask = getattr(self.module, f"{kernel}_workspace", None)
+        if ask is not None:
+            settings["workspace"] = self.empty(ask(*arguments, **settings))
         function = getattr(self.module, kernel)
         return lambda: function(*arguments, **settings, stream=self.stream())
 

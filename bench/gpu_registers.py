@@ -89,8 +89,9 @@ def tool(name: str) -> str:
 
 def plain(name: str) -> str:
     """Return a demangled kernel name without what every name has."""
-    for noise in ("(anonymous namespace)::", "expunge::", "grad_norms::device::", "ridge::", "langevin::", "privacy::"):
-        name = name.replace(noise, "")
+    families = ("grad_norms::device", "residual", "ridge", "langevin", "privacy")
+    for noise in ("(anonymous namespace)", "expunge", *families):
+        name = name.replace(f"{noise}::", "")
     name = re.sub(r"_GLOBAL__N__\w+::", "", name)
     depth, out = 0, ""
     for character in name.removeprefix("void "):

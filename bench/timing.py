@@ -21,9 +21,9 @@ import numpy as np
 import scipy
 
 import expunge
-from expunge import _backend
-from expunge._extras import how_to_install
-from expunge._machine import processor
+from expunge._errors import how_to_install
+from expunge._kernels import backend
+from expunge._kernels.machine import processor
 
 # Threads of the contender before may still be spinning for work, OpenBLAS' for some 30 ms: they would cost the next one
 # a core.
@@ -68,7 +68,19 @@ def measure(
     awake: bool = False,
     clock: Callable[[], float] = CLOCKS[CLOCK],
 ) -> dict[str, float]:
-    """Return the median seconds of each contender over ``repeats`` interleaved rounds, after one warm-up round.
+    """Return the median seconds of each contender over ``repeats`` interleaved rounds, as `measured` times them."""
+    seconds = measured(contenders, repeats=repeats, awake=awake, clock=clock)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def measured(
+    contenders: Mapping[str, Callable[[], object]],
+    *,
+    repeats: int = 7,
+    awake: bool = False,
+    clock: Callable[[], float] = CLOCKS[CLOCK],
+) -> dict[str, list[float]]:
+    """Return the seconds of each contender in each of ``repeats`` interleaved rounds, after one warm-up round.
 
     With ``awake`` each contender also runs untimed for twenty milliseconds right before it is timed: cores that slept
     while the threads of the one before settled take milliseconds to come back, longer than a short contender. With
@@ -86,7 +98,7 @@ def measure(
             start = clock()
             run()
             seconds[name].append(clock() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+    return seconds
 
 
 def environment() -> dict[str, Any]:
@@ -98,8 +110,8 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "processor": processor(),
         "architecture": platform.machine(),
-        "isa": _backend.isa(),
-        "threads": _backend.default_threads(),
+        "isa": backend.isa(),
+        "threads": backend.default_threads(),
         "clock": CLOCK,
         "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,  # of others as well
         "command": " ".join(["python", f"bench/{Path(sys.argv[0]).name}", *map(_plain, sys.argv[1:])]),

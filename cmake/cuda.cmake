@@ -1,7 +1,10 @@
 # The CUDA kernels: csrc/<family>/*.cu by nvcc into _cuda, and the same files as C++ on fibers into _cuda_emul.
 file(GLOB cuda_sources CONFIGURE_DEPENDS csrc/*/*.cu)
-file(GLOB cuda_binding_sources CONFIGURE_DEPENDS csrc/bindings/bind_*_cuda.cpp)
-list(APPEND cuda_binding_sources csrc/bindings/cuda_module.cpp)
+# Bindings of what has CUDA kernels: the same sources as of _core, for arrays on a device.
+set(cuda_binding_sources csrc/bindings/cuda_module.cpp)
+foreach(family IN LISTS EXPUNGE_FAMILIES)
+  list(APPEND cuda_binding_sources csrc/bindings/bind_${family}.cpp)
+endforeach()
 
 if(NOT EXPUNGE_CUDA MATCHES "^(AUTO|ON|OFF)$")
   message(FATAL_ERROR "EXPUNGE_CUDA must be AUTO, ON or OFF, got ${EXPUNGE_CUDA}")
@@ -43,6 +46,7 @@ if(expunge_cuda_found)
   target_include_directories(_cuda PRIVATE csrc)
   # A driver's version of the runtime is found when the first kernel is launched: importing needs no driver.
   target_link_libraries(_cuda PRIVATE cuda_kernels expunge_flags CUDA::cudart_static)
+  target_compile_definitions(_cuda PRIVATE EXPUNGE_ON_DEVICE)
   target_compile_options(_cuda PRIVATE -O1)  # checks of arguments: the work is on the device
   install(TARGETS _cuda LIBRARY DESTINATION expunge)
 endif()
@@ -69,6 +73,7 @@ if(EXPUNGE_CUDA_EMUL)
   target_compile_options(cuda_emulated PRIVATE -O1 -ffp-contract=off -fno-math-errno)
   pybind11_add_module(_cuda_emul NO_EXTRAS ${cuda_binding_sources})
   target_link_libraries(_cuda_emul PRIVATE cuda_emulated)
+  target_compile_definitions(_cuda_emul PRIVATE EXPUNGE_ON_DEVICE)
   target_compile_options(_cuda_emul PRIVATE -O1)
   install(TARGETS _cuda_emul LIBRARY DESTINATION expunge)
 endif()

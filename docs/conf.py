@@ -18,15 +18,18 @@ import expunge
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "docs" / "reference"
-COMMANDS = ("cli",)  # what is called from a shell
+LEFT_OUT = ("cli",)  # called from a shell
 # Modules inside packages that people import by themselves; of the others the package hands out what is public.
 ALONE = (
     "expunge.accounting.rdp",
     "expunge.accounting.unlearning",
+    "expunge.certificates.residual",
     "expunge.evaluation.networks",
     "expunge.integrations.lightning",
     "expunge.integrations.opacus",
     "expunge.integrations.transformers",
+    "expunge.runs.residual",
+    "expunge.runs.ridge",
     "expunge.torch.models",
     "expunge.torch.ops",
 )
@@ -63,7 +66,7 @@ def modules() -> tuple[dict[str, list[str]], dict[str, str]]:
     for module in pkgutil.walk_packages(expunge.__path__, "expunge."):
         parts = module.name.split(".")[1:]
         inside = len(parts) > 1 and module.name not in ALONE
-        if any(part.startswith("_") for part in parts) or parts[0] in COMMANDS or inside:
+        if any(part.startswith("_") for part in parts) or parts[0] in LEFT_OUT or inside:
             continue
         try:
             names = getattr(importlib.import_module(module.name), "__all__", [])
@@ -87,6 +90,8 @@ def page_of(module: str, names: list[str], found: dict[str, list[str]]) -> str:
             links.append(f"- `{home}.{name}`")
         elif inspect.isclass(value):
             text += f"\n.. autoclass:: {module}.{name}\n"
+            if any(base.__module__.startswith("expunge") for base in value.__mro__[1:]):
+                text += "   :inherited-members: object, Exception\n"  # of bases that have no page
         elif callable(value):
             text += f"\n.. autofunction:: {module}.{name}\n"
     return text + ("\nAlso here:\n\n" + "\n".join(links) + "\n" if links else "")

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import expunge
-from expunge import _backend
+from expunge._kernels import backend
 
 HEADER = Path(expunge.get_include()) / "expunge.h"
 CONSTANTS = {name: int(value) for name, value in re.findall(r"^#define EXPUNGE_(\w+) (\d+)$", HEADER.read_text(), re.M)}
@@ -58,7 +58,7 @@ def table() -> Table:
     """Return the table that the capsule holds."""
     get = ctypes.pythonapi.PyCapsule_GetPointer
     get.restype, get.argtypes = c_void_p, (ctypes.py_object, c_char_p)
-    return Table.from_address(get(_backend.core._c_api, b"expunge._core._c_api"))
+    return Table.from_address(get(backend.core._c_api, b"expunge._core._c_api"))
 
 
 class RefusedError(Exception):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,9 @@ KERNEL_FILES = {
     "test_isa",
     "test_langevin",
     "test_normals",
+    "test_recurrent",
     "test_renyi_accounting",
+    "test_residual_gradients",
     "test_ridge",
     "test_ridge_faint",
     "test_shifted",
@@ -84,19 +86,48 @@ def target(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> A
     return chosen
 
 
+@pytest.fixture
+def threads_of_kernel(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Callable[[], object]], list[Any]]:
+    """Return a function that makes a call and returns the threads with which it runs the kernel of a name."""
+    from expunge._kernels import backend
+
+    def threads_of(kernel: str, call: Callable[[], object]) -> list[Any]:
+        plain, seen = getattr(backend.core, kernel), []
+
+        def noted(*arguments: Any, threads: Any, **settings: Any) -> Any:
+            seen.append(threads)
+            return plain(*arguments, threads=threads, **settings)
+
+        monkeypatch.setattr(backend.core, kernel, noted)
+        call()
+        return seen
+
+    return threads_of
+
+
 def pytest_report_header() -> str:
     """Say what is under test: the installed package, at which instruction set and thread count."""
     import expunge
-    from expunge import _backend
+    from expunge._kernels import backend
 
     place = Path(expunge.__file__).parent
     kernels = ", ".join(compiled.AVAILABLE)
     if "cuda_emul" not in compiled.AVAILABLE:
         kernels += " (not cuda_emul: build with EXPUNGE_CUDA_EMUL=ON)"
     return (
-        f"expunge {expunge.__version__} at {place}, isa {_backend.isa()}, {_backend.default_threads()} threads; "
+        f"expunge {expunge.__version__} at {place}, isa {backend.isa()}, {backend.default_threads()} threads; "
         f"kernels of {kernels}"
     )
+
+
+@pytest.fixture(scope="module")
+def one_torch_thread() -> Generator[None, None, None]:
+    """Let PyTorch use one thread: small operations lose by more, the more so beside other processes."""
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -12,19 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 import compiled
-from expunge import _backend
+from expunge._kernels import backend
 
 # What calls run on unless they are told: tests exchange it (fixture `target`).
 target: Any = compiled.CPU
 
 # Names in the compiled module that are questions or settings, not kernels.
-QUESTIONS = {"isa", "default_threads", "exchange_thread_team"}
+QUESTIONS = {"isa", "default_threads", "exchange_thread_team", "residual_depth"}
 
 
 def kernel_names() -> set[str]:
     """Return the names of all kernels the compiled module exports."""
-    exported = {name for name in vars(_backend.core) if not name.startswith("_")}
-    return {name for name in exported if inspect.isbuiltin(getattr(_backend.core, name))} - QUESTIONS
+    exported = {name for name in vars(backend.core) if not name.startswith("_")}
+    return {name for name in exported if inspect.isbuiltin(getattr(backend.core, name))} - QUESTIONS
 
 
 def refuses_nan(outputs: dict[str, NDArray[Any]]) -> bool:
@@ -101,6 +101,70 @@ def kernels_in_table() -> set[str]:
 def call(label: str, *, n: int = 37, seed: int = 0) -> KernelCall:
     """Return the table's call on ``n`` items."""
     return CALLS[label](np.random.default_rng(seed), n)
+
+
+# --- residual ---------------------------------------------------------------------------------
+
+
+def _residual_pass(loss: str, outputs: int) -> Builder:
+    def build(rng: np.random.Generator, n: int) -> KernelCall:
+        rows, p = 40 * n, 13  # several ranges of rows
+        X, theta = rng.standard_normal((rows, p)), rng.standard_normal((outputs, p)) / 4
+        labelled = loss != "squared"
+        arguments = {
+            "X": X,
+            "targets": None if labelled else rng.standard_normal((rows, outputs)),
+            "labels": rng.integers(0, max(outputs, 2), size=rows) if labelled else None,
+            "weights": rng.uniform(0.5, 2.0, size=rows),
+            "theta": theta,
+            "gradient": np.zeros((outputs, p)),
+            "sums": np.zeros(4),
+            "residuals": np.zeros((rows, outputs)),
+            "loss": loss,
+        }
+        scale = float(np.abs(X).sum() * 8.0)
+        return KernelCall(
+            "residual_pass",
+            arguments,
+            ("gradient", "sums", "residuals"),
+            nan_is_refused=lambda outputs: bool(np.isnan(outputs["sums"][:2]).any()),
+            free=(("theta", 0),) if labelled else (),
+            optional=("weights", "residuals"),
+            scales={"gradient": scale, "sums": scale, "residuals": 64.0},
+        )
+
+    return build
+
+
+for _loss, _outputs in (("squared", 2), ("logistic", 1), ("logistic", 3), ("softmax", 7)):
+    entry(f"residual_pass:{_loss}{_outputs}")(_residual_pass(_loss, _outputs))
+
+
+def _residual_leverages(outputs: int) -> Builder:
+    def build(rng: np.random.Generator, n: int) -> KernelCall:
+        p = 19
+        K = rng.standard_normal((n, outputs, outputs, p))
+        arguments = {
+            "X": rng.standard_normal((n, p)),
+            "K": K,
+            "leverages": np.zeros((n, outputs, outputs)),
+            "squares": np.zeros((n, outputs, outputs)),
+            "norms": np.zeros(n),
+        }
+        scale = float(np.abs(K).sum() + 1.0) * 8.0
+        return KernelCall(
+            "residual_leverages",
+            arguments,
+            ("leverages", "squares", "norms"),
+            nan_is_refused=lambda outputs: any(bool(np.isnan(out).any()) for out in outputs.values()),
+            scales=dict.fromkeys(("leverages", "squares", "norms"), scale),
+        )
+
+    return build
+
+
+for _outputs in (1, 3, 5):
+    entry(f"residual_leverages:{_outputs}")(_residual_leverages(_outputs))
 
 
 # --- privacy -----------------------------------------------------------------------------------
@@ -207,7 +271,7 @@ def _ridge_problem(rng: np.random.Generator, n: int) -> dict[str, Any]:
 
 
 def _ridge_setting(step_size: float) -> Any:
-    return _backend.core.RidgeSetting(
+    return backend.core.RidgeSetting(
         step_size=step_size,
         noise_std=0.1,
         unlearn_steps=3.0,
@@ -388,7 +452,7 @@ def _chains(loss: str, dtype: str, **options: Any) -> Builder:
         rows, p, steps = 23, 5, 6
         q = 1 if loss == "logistic" else 3
         X = rng.normal(size=(rows, p)).astype(dtype)
-        targets = rng.normal(size=(rows, q)) if loss == "ridge" else rng.integers(0, 2, size=(rows, q))
+        targets = rng.normal(size=(rows, q)) if loss == "squared" else rng.integers(0, 2, size=(rows, q))
         targets = targets.astype(dtype)
         arguments: dict[str, Any] = {
             "X": X,
@@ -424,7 +488,7 @@ def _chains(loss: str, dtype: str, **options: Any) -> Builder:
     return build
 
 
-entry("langevin_chains")(_chains("ridge", "float64"))
+entry("langevin_chains")(_chains("squared", "float64"))
 entry("langevin_chains:logistic")(_chains("logistic", "float64", clip=0.7, radius=2.0))
 entry("langevin_chains:softmax")(_chains("softmax", "float32", threshold=2**31, weight=2.0))
 
@@ -460,7 +524,7 @@ def _langevin_residuals(rng: np.random.Generator, n: int) -> KernelCall:
             "linear": rng.normal(size=(n, 3, 11)),
             "targets": rng.normal(size=(3, 11)),
             "row_norm": rng.uniform(0.5, 2.0, size=11),
-            "loss": "ridge",
+            "loss": "squared",
             "clip": 0.7,
         },
         ("linear",),
@@ -632,7 +696,7 @@ def _probe_grad_norms(
             "X": _normal(rng, (size, d), dtype),
             "weights": _normal(rng, (checkpoints, d, classes), dtype),
             "y": y,
-            "loss": ("softmax", "logistic", "squared").index(loss),
+            "loss": loss,
             "alpha": alpha,
             "checkpoint_weights": rng.uniform(size=checkpoints) if weighted else None,
             "squared": False,
@@ -652,7 +716,87 @@ def _probe_grad_norms(
     return build
 
 
+CELLS = {"lstm": 4, "gru": 3, "tanh": 1, "relu": 1}  # in the order of the kernels' numbers; gates of each
+
+
+def recurrent_call(
+    rng: np.random.Generator,
+    cell: str,
+    shape: tuple[int, int, int],
+    dtype: str,
+    *,
+    bias: bool = True,
+    backwards: bool = False,
+) -> KernelCall:
+    """Return a call of ``recurrent_states`` on (sequences, steps, width), outputs of zeros."""
+    n, steps, width = shape
+    rows, lstm = CELLS[cell] * width, cell == "lstm"
+    arguments = {
+        "gates": _normal(rng, (n, steps, rows), dtype),
+        "weight": _normal(rng, (rows, width), dtype) / np.sqrt(width).astype(dtype),
+        "bias": _normal(rng, (rows,), dtype) if bias else None,
+        "hidden": _normal(rng, (n, width), dtype),
+        "cells": _normal(rng, (n, width), dtype) if lstm else None,
+        "before": np.zeros((n, steps, width), dtype),
+        "outputs": np.zeros((steps, n, width), dtype),
+        "kept": np.zeros((n, steps, width), dtype) if CELLS[cell] > 1 else None,
+        "cell": list(CELLS).index(cell),
+        "backwards": backwards,
+    }
+    outputs = tuple(name for name in ("gates", "before", "outputs", "kept") if arguments[name] is not None)
+    return KernelCall(
+        "recurrent_states", arguments, outputs, read_outputs=("gates",), one_chooses_for_all=True,
+        optional=("bias", "cells", "kept"), nan_is_refused=lambda found: bool(np.isnan(found["outputs"]).all()),
+    )  # fmt: skip
+
+
+def recurrent_grads_call(rng: np.random.Generator, states: KernelCall) -> KernelCall:
+    """Return the call of ``recurrent_grads`` after a call of ``recurrent_states`` that was made."""
+    given = states.arguments
+    cell, dtype = list(CELLS)[given["cell"]], given["gates"].dtype.name
+    n, steps, width = given["before"].shape
+    lstm, gru = cell == "lstm", cell == "gru"
+    arguments = {
+        "output_grads": _normal(rng, (n, steps, width), dtype),
+        "gates": given["gates"],
+        "weight": given["weight"],
+        "before": given["before"] if gru else None,
+        "cells": given["cells"],
+        "kept": given["kept"],
+        "gate_grads": np.zeros(given["gates"].shape, dtype),
+        "state_gate_grads": np.zeros(given["gates"].shape, dtype) if gru else None,
+        "hidden_grads": _normal(rng, (n, width), dtype),
+        "cell_grads": _normal(rng, (n, width), dtype) if lstm else None,
+        "cell": given["cell"],
+        "backwards": given["backwards"],
+    }
+    names = ("gate_grads", "state_gate_grads", "hidden_grads", "cell_grads")
+    return KernelCall(
+        "recurrent_grads", arguments, tuple(name for name in names if arguments[name] is not None),
+        read_outputs=("hidden_grads", "cell_grads") if lstm else ("hidden_grads",), one_chooses_for_all=True,
+        optional=("before", "cells", "kept", "state_gate_grads", "cell_grads"),
+        nan_is_refused=lambda found: bool(np.isnan(found["hidden_grads"]).all()),
+    )  # fmt: skip
+
+
+def _recurrent(cell: str, dtype: str) -> Builder:
+    return lambda rng, n: recurrent_call(rng, cell, (n, 3, 9), dtype, backwards=cell == "gru")
+
+
+def _recurrent_grads(cell: str, dtype: str) -> Builder:
+    def build(rng: np.random.Generator, n: int) -> KernelCall:
+        states = recurrent_call(rng, cell, (n, 3, 9), dtype, backwards=cell == "gru")
+        compiled.CPU.run("recurrent_states", states.arguments)
+        return recurrent_grads_call(rng, states)
+
+    return build
+
+
 for _dtype in DTYPES:
+    for _cell in CELLS:
+        _name = "" if _cell == "lstm" else _cell
+        entry(_label("recurrent_states", _name, _dtype))(_recurrent(_cell, _dtype))
+        entry(_label("recurrent_grads", _name, _dtype))(_recurrent_grads(_cell, _dtype))
     for _name, _shape in {"": (4, 9, 7), "row": (1, 33, 21), "gram": (3, 40, 50)}.items():
         entry(_label("linear_grad_norms", _name, _dtype))(_linear_grad_norms(_dtype, *_shape))
     entry(_label("linear_grad_dots", _dtype))(_linear_grad_dots(_dtype))

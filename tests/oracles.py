@@ -5,7 +5,7 @@ import math
 import mpmath
 import numpy as np
 from scipy.optimize import brentq
-from scipy.special import log_ndtr
+from scipy.special import expit, log_ndtr
 
 # --- privacy -----------------------------------------------------------------------------------
 
@@ -333,7 +333,7 @@ def langevin_chain(
         gradient = np.zeros((p, q))
         for x, target in zip(X[taken], targets[taken], strict=True):
             u = x @ theta
-            if loss == "ridge":
+            if loss == "squared":
                 residual = u - target
             elif loss == "logistic":
                 residual = 1 / (1 + np.exp(-u)) - target
@@ -364,7 +364,7 @@ def langevin_row_norms(X):
 
 def langevin_residuals(linear, targets, row_norm, loss, clip):
     """Derivative of the loss in each prediction (chains, q, n), data gradients clipped to the norm ``clip`` if > 0."""
-    if loss == "ridge":
+    if loss == "squared":
         residual = linear - targets
     elif loss == "logistic":
         residual = 1 / (1 + np.exp(-linear)) - targets
@@ -615,3 +615,243 @@ def probe_proxies(X, stack, y, *, loss, early):
             losses.append(np.logaddexp(0.0, np.logaddexp.reduce(against)))
         rows.append((residuals[early], np.mean(own), losses[-1]))
     return np.array(rows).reshape(-1, 3)
+
+
+def sigmoid(x):
+    with np.errstate(over="ignore"):
+        return 1 / (1 + np.exp(-x))
+
+
+def recurrent_states(gates, weight, bias, hidden, cells, *, cell, backwards):
+    """One sequence and one step at a time: (gates, states before, states after (steps first), what else is kept)."""
+    given, weight = np.asarray(gates, float), np.asarray(weight, float)
+    batch, steps, width = *given.shape[:2], weight.shape[1]
+    made, kept = given.copy(), np.zeros((batch, steps, width))
+    before, after = np.zeros((batch, steps, width)), np.zeros((steps, batch, width))
+    for i in range(batch):
+        h = np.asarray(hidden[i], float)
+        c = None if cells is None else np.asarray(cells[i], float)
+        for t in reversed(range(steps)) if backwards else range(steps):
+            before[i, t] = h
+            own = weight @ h + (0 if bias is None else bias)
+            if cell == "lstm":
+                inward, forget, new, out = np.split(given[i, t] + own, 4)
+                inward, forget, new, out = sigmoid(inward), sigmoid(forget), np.tanh(new), sigmoid(out)
+                c = forget * c + inward * new
+                h, kept[i, t], made[i, t] = out * np.tanh(c), c, np.concatenate([inward, forget, new, out])
+            elif cell == "gru":
+                r, z, n = np.split(given[i, t], 3)
+                r_h, z_h, n_h = np.split(own, 3)
+                r, z = sigmoid(r + r_h), sigmoid(z + z_h)
+                n = np.tanh(n + r * n_h)
+                h, kept[i, t], made[i, t] = (1 - z) * n + z * h, n_h, np.concatenate([r, z, n])
+            else:
+                total = given[i, t] + own
+                h = made[i, t] = np.tanh(total) if cell == "tanh" else np.maximum(total, 0.0)
+            after[t, i] = h
+    return made, before, after, kept
+
+
+def recurrent_grads(output_grads, gates, weight, before, cells, kept, last, *, cell, backwards):
+    """The chain rule, a sequence and a step at a time: (gradients of both parts of the gates, of the first states)."""
+    weight = np.asarray(weight, float)
+    of_input, of_state = np.zeros(gates.shape), np.zeros(gates.shape)
+    first = [np.asarray(g, float).copy() for g in last]
+    batch, steps = gates.shape[:2]
+    for i in range(batch):
+        d_h, d_c = first[0][i].copy(), first[1][i].copy() if cell == "lstm" else None
+        for t in range(steps) if backwards else reversed(range(steps)):
+            d_h = d_h + output_grads[i, t]
+            g = np.asarray(gates[i, t], float)
+            if cell == "lstm":
+                inward, forget, new, out = np.split(g, 4)
+                earlier = t + 1 if backwards else t - 1
+                c_before = kept[i, earlier] if 0 <= earlier < steps else cells[i]
+                bent = np.tanh(np.asarray(kept[i, t], float))
+                d_c = d_c + d_h * out * (1 - bent**2)
+                parts = [
+                    d_c * new * inward * (1 - inward), d_c * c_before * forget * (1 - forget),
+                    d_c * inward * (1 - new**2), d_h * bent * out * (1 - out),
+                ]  # fmt: skip
+                of_input[i, t] = of_state[i, t] = np.concatenate(parts)
+                d_c, d_h = d_c * forget, of_state[i, t] @ weight
+            elif cell == "gru":
+                r, z, n = np.split(g, 3)
+                d_n = d_h * (1 - z) * (1 - n**2)
+                d_r, d_z = d_n * kept[i, t] * r * (1 - r), d_h * (before[i, t] - n) * z * (1 - z)
+                of_input[i, t], of_state[i, t] = np.concatenate([d_r, d_z, d_n]), np.concatenate([d_r, d_z, d_n * r])
+                d_h = d_h * z + of_state[i, t] @ weight
+            else:
+                of_input[i, t] = of_state[i, t] = d_h * ((1 - g**2) if cell == "tanh" else (g > 0))
+                d_h = of_state[i, t] @ weight
+        first[0][i] = d_h
+        if cell == "lstm":
+            first[1][i] = d_c
+    return of_input, of_state, first
+
+
+def residual_sums(X, theta, *, loss, targets=None, labels=None, weights=None):
+    """Return gradient, residuals, loss and right answers of a pass over rows: the textbook's formulas, row by row."""
+    q = len(theta)
+    gradient, residuals, value, correct = np.zeros(theta.shape), np.zeros((len(X), q)), 0.0, 0
+    for i, x in enumerate(X):
+        weight = 1.0 if weights is None else weights[i]
+        logits = theta @ x
+        if loss == "squared":
+            r = logits - targets[i]
+            value += weight * 0.5 * r @ r
+        elif loss == "softmax":
+            shifted = np.exp(logits - logits.max())
+            r = shifted / shifted.sum() - (np.arange(q) == labels[i])
+            value += weight * (np.log(shifted.sum()) + logits.max() - logits[labels[i]])
+        else:
+            wanted = np.array([labels[i] == 1]) if q == 1 else np.arange(q) == labels[i]
+            r = np.where(wanted, -expit(-logits), expit(logits))
+            value += weight * np.logaddexp(0.0, np.where(wanted, -logits, logits)).sum()
+        if loss != "squared" and weight > 0:
+            correct += int(
+                (logits[0] > 0) == labels[i] if q == 1 and loss == "logistic" else logits.argmax() == labels[i]
+            )
+        residuals[i] = weight * r
+        gradient += np.outer(residuals[i], x)
+    return gradient, residuals, value, correct
+
+
+def residual_leverages(X, K):
+    """Return x^T K_ca, K_c^T K_d and |x|^2 of every row x and its solutions K_c, each of q blocks K_ca."""
+    leverages = np.einsum("np,ncap->nca", X, K)
+    return leverages, np.einsum("ncap,ndap->ncd", K, K), np.einsum("np,np->n", X, X)
+
+
+def penalised_derivatives(X, theta, *, loss, targets=None, labels=None, weights=None, alpha=0.0):
+    """Return gradient (q p) and Hessian (q p, q p) of weighted losses and penalty."""
+    q, p = theta.shape
+    share = np.ones(len(X)) if weights is None else np.asarray(weights)
+    gradient = residual_sums(X, theta, loss=loss, targets=targets, labels=labels, weights=weights)[0] + alpha * theta
+    logits = X @ theta.T
+    if loss == "squared":
+        curvature = np.broadcast_to(np.eye(q), (len(X), q, q))
+    elif loss == "logistic":
+        curvature = (expit(logits) * expit(-logits))[:, :, None] * np.eye(q)
+    else:
+        e = np.exp(logits - logits.max(axis=1, keepdims=True))
+        e = e / e.sum(axis=1, keepdims=True)
+        curvature = e[:, :, None] * np.eye(q) - e[:, :, None] * e[:, None, :]
+    hessian = np.einsum("n,ncd,ni,nj->cidj", share, curvature, X, X, optimize=True).reshape(q * p, q * p)
+    return gradient.ravel(), hessian + alpha * np.eye(q * p)
+
+
+def penalised_optimum(X, start, **given):
+    """Return the optimum of weighted losses and penalty, by damped Newton steps."""
+    theta = np.array(start, dtype=float)
+    gradient, hessian = penalised_derivatives(X, theta, **given)
+    size = np.inf
+    for _ in range(200):
+        step, last = np.linalg.solve(hessian, gradient), size
+        size, length = np.sqrt(abs(step @ gradient)), 1.0
+        if size < 1e-7 and size >= last / 4:
+            break
+        while True:  # not so far that the slope along the step turns
+            point = theta - length * step.reshape(theta.shape)
+            gradient, hessian = penalised_derivatives(X, point, **given)
+            if size < 1e-7 or step @ gradient > -(size**2) / 2:
+                break
+            length /= 2
+        theta = point
+    return theta
+
+
+def penalised_derivatives_mpmath(X, theta, *, loss, targets=None, labels=None, weights=None, alpha=0.0):
+    """Return gradient and Hessian as `penalised_derivatives` does, of floats and an mpmath matrix theta (q p, 1)."""
+    number = mpmath.mpf
+    p = X.shape[1]
+    q = theta.rows // p
+    alpha = number(float(alpha))
+    gradient, hessian = alpha * theta, alpha * mpmath.eye(q * p)
+    for i, x in enumerate(X):
+        row = [number(float(value)) for value in x]
+        weight = number(1.0 if weights is None else float(weights[i]))
+        logits = [mpmath.fsum(theta[c * p + j] * row[j] for j in range(p)) for c in range(q)]
+        if loss == "squared":
+            r = [u - number(float(t)) for u, t in zip(logits, targets[i], strict=True)]
+            curved = [[number(c == d) for d in range(q)] for c in range(q)]
+        elif loss == "softmax":
+            powers = [mpmath.exp(u - max(logits)) for u in logits]
+            shares = [e / mpmath.fsum(powers) for e in powers]
+            r = [s - (c == labels[i]) for c, s in enumerate(shares)]
+            curved = [[shares[c] * ((c == d) - shares[d]) for d in range(q)] for c in range(q)]
+        else:
+            wanted = [labels[i] == 1] if q == 1 else [c == labels[i] for c in range(q)]
+            shares = [1 / (1 + mpmath.exp(-u)) for u in logits]
+            r = [-1 / (1 + mpmath.exp(u)) if w else s for u, s, w in zip(logits, shares, wanted, strict=True)]
+            curved = [
+                [(shares[c] / (1 + mpmath.exp(logits[c])) if c == d else number(0)) for d in range(q)] for c in range(q)
+            ]
+        for c in range(q):
+            for j in range(p):
+                gradient[c * p + j] += weight * r[c] * row[j]
+                for d in range(q):
+                    for k in range(p):
+                        hessian[c * p + j, d * p + k] += weight * curved[c][d] * row[j] * row[k]
+    return gradient, hessian
+
+
+def penalised_optimum_mpmath(X, start, **given):
+    """Return the optimum as `penalised_optimum` does, to the digits of the context; `start` is a matrix (q p, 1)."""
+    theta = start
+    gradient, hessian = penalised_derivatives_mpmath(X, theta, **given)
+    for _ in range(500):
+        step = mpmath.lu_solve(hessian, gradient)
+        slope = (step.T * gradient)[0]
+        if slope < mpmath.mpf(10) ** (-2 * mpmath.mp.dps // 3):
+            return theta - step
+        length = mpmath.mpf(1)
+        while True:  # not so far that the slope along the step turns
+            point = theta - length * step
+            gradient, hessian = penalised_derivatives_mpmath(X, point, **given)
+            if (step.T * gradient)[0] > -slope / 2:
+                break
+            length /= 2
+        theta = point
+    raise AssertionError("no optimum")
+
+
+def residual_gradient_mpmath(X, theta, *, loss, targets=None, labels=None, weights=None, alpha=0.0, digits=60):
+    """Return the norm of the exact gradient, penalty included, at the floats given."""
+    with mpmath.workdps(digits):
+        number = mpmath.mpf
+        q, p = theta.shape
+        total = [[number(alpha) * number(float(t)) for t in row] for row in theta]
+        for i, x in enumerate(X):
+            row = [number(float(value)) for value in x]
+            weight = number(1.0 if weights is None else float(weights[i]))
+            logits = [mpmath.fsum(number(float(t)) * v for t, v in zip(out, row, strict=True)) for out in theta]
+            if loss == "squared":
+                r = [u - number(float(t)) for u, t in zip(logits, targets[i], strict=True)]
+            elif loss == "softmax":
+                powers = [mpmath.exp(u - max(logits)) for u in logits]
+                r = [e / mpmath.fsum(powers) - (c == labels[i]) for c, e in enumerate(powers)]
+            else:
+                wanted = [labels[i] == 1] if q == 1 else [c == labels[i] for c in range(q)]
+                r = [
+                    -1 / (1 + mpmath.exp(u)) if w else 1 / (1 + mpmath.exp(-u))
+                    for u, w in zip(logits, wanted, strict=True)
+                ]
+            for c in range(q):
+                for j in range(p):
+                    total[c][j] += weight * r[c] * row[j]
+        return mpmath.sqrt(mpmath.fsum(value * value for out in total for value in out))
+
+
+def ridge_law(X, Y, *, alpha, step_size, phases):
+    """Mean and covariance of a Langevin ridge run, one step after the other."""
+    p = X.shape[1]
+    mean, covariance = np.zeros((p, Y.shape[1])), np.zeros((p, p))
+    for phase in phases:
+        keep = np.setdiff1d(np.arange(len(X)), np.array(phase.removed, dtype=int))
+        rows, aims = X[keep], Y[keep]
+        step = np.eye(p) - step_size * (rows.T @ rows + alpha * np.eye(p))
+        for _ in range(phase.n_steps):
+            mean = step @ mean + step_size * (rows.T @ aims)
+            covariance = step @ covariance @ step.T + phase.noise_std**2 * np.eye(p)
+    return mean, covariance

@@ -5,7 +5,7 @@ import pytest
 
 from expunge.accounting import GaussianPair, contraction_rdp, contraction_steps
 from expunge.accounting.noise_floor import noise_floor
-from expunge.accounting.ridge_shifted import smallest_eigenvalues
+from expunge.runs.ridge.secular import smallest_eigenvalues
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -14,7 +14,7 @@ def test_a_smallest_eigenvalue_is_bounded_from_below_and_closely(seed, size):
     rng = np.random.default_rng(seed)
     values = np.sort(rng.uniform(1.0, 50.0, 6))
     x = rng.normal(size=(4, 6)) * size
-    lower = smallest_eigenvalues(values, x**2, floor=0.25)
+    lower = smallest_eigenvalues(values, x, floor=0.25, square=float((x**2).sum(axis=1).max()))
     for bound, row in zip(lower, x, strict=True):
         truth = max(np.linalg.eigvalsh(np.diag(values) - np.outer(row, row))[0], 0.25)
         assert bound <= truth * (1 + 1e-13)

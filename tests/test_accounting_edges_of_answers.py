@@ -10,16 +10,15 @@ from emulated import DEVICES, host, put
 from expunge.accounting import (
     StepCost,
     assumed_noise_privacy_loss,
-    composition,
     composition_rdp,
     contraction_rdp,
     contraction_steps,
     gdp_delta,
     noise_sensitivity,
-    privacy_loss,
     rdp_to_epsilon,
     weak_triangle_rdp,
 )
+from expunge.accounting.rdp import composition, privacy_loss
 
 STEP = {"step_size": 0.1, "sampling_probability": 0.5, "batch_size": 2.0}
 RARE = {**STEP, "sampling_probability": 0.01}

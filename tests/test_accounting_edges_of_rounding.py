@@ -6,7 +6,6 @@ import mpmath
 import numpy as np
 import pytest
 
-from expunge import _backend
 from expunge.accounting import (
     RenyiFilter,
     composition_rdp,
@@ -16,12 +15,12 @@ from expunge.accounting import (
     gdp_epsilon,
     gdp_mu,
     rdp_to_epsilon,
-    renyi_filter,
     sampled_gaussian_rdp,
     weak_triangle_rdp,
 )
-from expunge.accounting.contraction import rdp_within
 from expunge.accounting.noise_floor import noise_floor
+from expunge.accounting.rdp import renyi_filter
+from expunge.accounting.unlearning.contraction import rdp_within
 
 EPS = float(np.finfo(float).eps)
 RUN = {
@@ -54,16 +53,8 @@ def test_exponents_of_half_to_thirty_two_times_the_steps_are_tried(direction):
         ),
     ],
 )
-def test_the_threads_asked_for_reach_the_kernel(monkeypatch, kernel, call):
-    plain, seen = getattr(_backend.core, kernel), []
-
-    def noted(*arguments, threads, **settings):
-        seen.append(threads)
-        return plain(*arguments, threads=threads, **settings)
-
-    monkeypatch.setattr(_backend.core, kernel, noted)
-    call()
-    assert seen == [3]
+def test_the_threads_asked_for_reach_the_kernel(threads_of_kernel, kernel, call):
+    assert threads_of_kernel(kernel, call) == [3]
 
 
 def test_the_slack_of_the_weak_triangle_is_eight_units():

@@ -13,9 +13,9 @@ from expunge.accounting import (
     contraction_steps,
     fit_log_steps,
     langevin_steps,
-    langevin_unlearning,
     predict_steps,
 )
+from expunge.accounting.unlearning import langevin
 
 CHAIN = {
     "delta": 1e-4, "smoothness": 2.0, "strong_convexity": 0.01, "lipschitz": 1.7, "sigma": 0.3, "n_records": 700,
@@ -34,8 +34,8 @@ def test_more_steps_than_float64_counts_are_infinitely_many():
 
 
 def test_rounding_that_leaves_no_room_is_refused(monkeypatch):
-    monkeypatch.setattr(langevin_unlearning, "_EPS", 0.1)
-    with pytest.raises(ValueError, match=r"^epsilon is too small to be told from the rounding"):
+    monkeypatch.setattr(langevin, "_EPS", 0.1)
+    with pytest.raises(ValueError, match=r"^epsilon is too small to be distinguished from the rounding"):
         langevin_steps(epsilon=1.0, **{**CHAIN, "step_size": 0.1})
 
 
@@ -103,7 +103,7 @@ def test_the_constant_of_a_chain_is_rounded_up():
         smooth = 10.0 ** rng.uniform(-3, 3)
         convex = smooth * min(10.0 ** rng.uniform(-6, 0.5), 1.0)
         changes = {"smoothness": smooth, "strong_convexity": convex, "step_size": min(1.0, 2 * rng.random()) / smooth}
-        setting = langevin_unlearning._Setting.of(epsilon=1.0, **{**CHAIN, **changes})
+        setting = langevin._Setting.of(epsilon=1.0, **{**CHAIN, **changes})
         contracted = 1 - Fraction(convex) * Fraction(changes["step_size"])
         exact = 1 / (1 - contracted**2)
         assert exact <= Fraction(setting.stationary) <= exact * (1 + 16 * Fraction(2.0**-52))

@@ -22,8 +22,8 @@ from expunge.accounting import (
     weak_triangle_rdp,
 )
 from expunge.accounting.noise_floor import noise_floor
-from expunge.accounting.ridge_law import Phase, deletion_pair
-from expunge.accounting.ridge_shifted import shifted_claim
+from expunge.runs.ridge.bounds import shifted_claim
+from expunge.runs.ridge.law import Phase, deletion_pair
 
 FLOATS = st.floats(allow_nan=True, allow_infinity=True)
 # Floats of every size: drawn by exponent, since half of all floats drawn at random are beyond any use.

@@ -13,9 +13,9 @@ import pytest
 
 import compiled
 import emulated
-from expunge import _array_libraries
-from expunge._array_libraries import EXCHANGES, library_of
-from expunge._backend import DevicePlace
+from expunge._kernels import libraries
+from expunge._kernels.backend import DevicePlace
+from expunge._kernels.libraries import EXCHANGES, library_of
 
 
 class Recording(emulated.Array):
@@ -32,7 +32,7 @@ class Recording(emulated.Array):
 
 def library_named(name):
     """The library's own class on an array that needs none of its packages."""
-    kind = {"torch": _array_libraries._Torch, "cupy": _array_libraries._CuPy, "jax": _array_libraries._Jax}[name]
+    kind = {"torch": libraries._Torch, "cupy": libraries._CuPy, "jax": libraries._Jax}[name]
     library = object.__new__(kind)
     library.name, library.device = name, types.SimpleNamespace(type="cpu")
     return library
@@ -106,7 +106,7 @@ def test_products_of_torch_are_in_full_precision_however_tf32_was_allowed(allow)
     try:
         allow(torch)
         allowed = matmul.fp32_precision
-        library = _array_libraries._Torch(torch.zeros(1))
+        library = libraries._Torch(torch.zeros(1))
         inside = library.product(Factor(lambda: (matmul.fp32_precision, torch.is_grad_enabled())), 1)
         assert inside == ("ieee", False)
         assert matmul.fp32_precision == allowed
@@ -141,7 +141,7 @@ def test_products_of_cupy_are_in_full_precision_whatever_it_was_told():
 def test_products_of_jax_are_in_full_precision_whatever_it_was_told():
     jax = pytest.importorskip("jax", reason="jax is not installed")
     jnp = importlib.import_module("jax.numpy")
-    library = _array_libraries._Jax(jnp.zeros(1))
+    library = libraries._Jax(jnp.zeros(1))
     with jax.default_matmul_precision("tensorfloat32"):
         text = str(jax.make_jaxpr(library.product)(jnp.zeros((2, 3)), jnp.zeros((3, 2))))
     assert "HIGHEST" in text

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from emulated import DEVICES, EXTENSION
-from expunge import _array_libraries, _backend, accounting, ridge
+from expunge import accounting
 from expunge import grad_norms as norms
+from expunge._kernels import backend, libraries
 from expunge.langevin import langevin_chains, random_words, standard_normals
+from expunge.runs import ridge
 
 pytestmark = pytest.mark.skipif("cuda_emul" not in DEVICES, reason="build with -C cmake.define.EXPUNGE_CUDA_EMUL=ON")
 
@@ -30,12 +32,12 @@ def there(request, monkeypatch):
     library = pytest.importorskip(request.param, reason=f"{request.param} is not installed")
     if request.param == "torch":
         kind, convert = library.Tensor, lambda array: library.from_numpy(np.array(array))
-        monkeypatch.setattr(_array_libraries._Torch, "stream", lambda self: 0)
+        monkeypatch.setattr(libraries._Torch, "stream", lambda self: 0)
     else:
         library.config.update("jax_enable_x64", True)
         kind, convert = library.Array, importlib.import_module("jax.numpy").asarray
-    plain = _backend._kind
-    monkeypatch.setattr(_backend, "_kind", lambda value: EXTENSION if isinstance(value, kind) else plain(value))
+    plain = backend._kind
+    monkeypatch.setattr(backend, "_kind", lambda value: EXTENSION if isinstance(value, kind) else plain(value))
     return convert
 
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from expunge.accounting import gdp_epsilon
-from expunge.accounting.ridge_law import Phase, RidgeDeletion, smoothness
-from expunge.accounting.ridge_shifted import tracked_mu
 from expunge.evaluation import audited_epsilon
 from expunge.langevin import langevin_chains
+from expunge.runs.ridge.bounds import tracked_mu
+from expunge.runs.ridge.law import Phase, RidgeDeletion, smoothness
 
 CHAINS = 100_000
 CONFIDENCE = 0.999
@@ -30,7 +30,7 @@ def worlds():
             theta = langevin_chains(
                 rows,
                 targets,
-                loss="ridge",
+                loss="squared",
                 **run,
                 noise_std=phase.noise_std,
                 n_steps=phase.n_steps,

@@ -250,6 +250,9 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("linear, Gram", {"squared": -1}, "squared must be 0 or 1, got -1"),
     ("linear, Gram", {"out": None}, "out must be given, got NULL"),
     ("linear, Gram", {"output_grads": c_calls.Array(4097, None)}, "output_grads must be aligned"),
+    ("linear, Gram", {"out": 4097}, "out must be aligned"),
+    ("linear, Gram", {"bias_out": 4097}, "bias_out must be aligned"),
+    ("probe, squared", {"checkpoint_weights": 4097}, "checkpoint_weights must be aligned"),
     ("linear dots", {"output_grads_2": None}, "output_grads_2 must be given"),
     ("convolution, 2 axes, zeros", {"axes": 4}, "axes must be 1, 2 or 3, got 4"),
     ("convolution, 2 axes, zeros", {"padding_mode": 0}, "padding_mode must be one of EXPUNGE_PAD_.*, got 0"),
@@ -268,13 +271,16 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("embedding", {"reserved": 1}, "reserved must be 0, got 1"),
     ("layer norm", {"reserved": 1}, "reserved must be 0, got 1"),
     ("layer norm", {"kind": 0}, "kind must be one of .* got 0"),
-    ("layer norm", {"eps": math.nan}, "eps must be at least 0, got nan"),
+    ("layer norm", {"eps": math.nan}, "eps must be finite and at least 0, got nan"),
+    ("layer norm", {"eps": math.inf}, "eps must be finite and at least 0, got inf"),
+    ("group norm", {"eps": -1e-9}, "eps must be finite and at least 0, got -"),
     ("group norm", {"num_groups": 4}, "num_groups must be a divisor of width, got 4"),
     ("probe, softmax", {"loss": 4}, "loss must be one of .* got 4"),
     ("probe, softmax", {"classes": 1}, "classes must be at least 2 for EXPUNGE_SOFTMAX, got 1"),
     ("probe, softmax", {"y": np.full(150, 4)}, r"y must be within \[0, 4\), got 4"),
     ("probe, logistic", {"classes": 2}, "classes must be 1 for EXPUNGE_LOGISTIC, got 2"),
-    ("probe, squared", {"alpha": -1.0}, "alpha must be at least 0"),
+    ("probe, squared", {"alpha": -1.0}, "alpha must be finite and at least 0"),
+    ("probe, squared", {"alpha": math.inf}, "alpha must be finite and at least 0, got inf"),
 ]
 
 

@@ -52,3 +52,16 @@ def test_underflowing_delta_is_bracketed():
     noise = smallest_noise(lambda s: 0.0 if s > 3.0 else 1.0, delta=1e-5, start=1e-4)
     assert noise == pytest.approx(3.0, rel=1e-6)
     assert noise > 3.0
+
+
+@given(st.floats(0, 2 * math.pi), st.sampled_from([0.01, 1.0, 100.0]))
+def test_a_delta_that_jitters_costs_no_more_noise_than_its_jitter(phase, start):
+    """As rounding has it where delta is steep: many a candidate beside the root fails that lies above it."""
+
+    def delta_at(noise):
+        x = math.log(noise)
+        return min(1e-5 * math.exp(min(1e-3 * math.sin(1e12 * x + phase) - 1e3 * x, 20.0)), 1.0)
+
+    noise = smallest_noise(delta_at, delta=1e-5, start=start)
+    assert delta_at(noise) <= 1e-5 * (1 - HEADROOM)
+    assert 1 - 1e-5 < noise < 1 + 1e-5

@@ -10,12 +10,10 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 import oracles
-from expunge.accounting.ridge_law import Phase, smoothness
 from expunge.certificates import (
     CONDITIONS,
     Certificate,
     CertificateError,
-    RidgeRun,
     Sources,
     certificate_schema,
     features_digest,
@@ -25,31 +23,23 @@ from expunge.certificates import (
     load_public_key,
     targets_digest,
 )
-from expunge.certificates.assumptions import check_classes, check_run, lost_classes
-from expunge.certificates.certificate import MAX_BYTES
+from expunge.certificates.document import MAX_BYTES
 from expunge.certificates.report import shown
 from expunge.certificates.schema import check
+from expunge.runs import RunError
+from expunge.runs.ridge.assumptions import check_classes, check_shape, check_step_size, lost_classes
+from expunge.runs.ridge.law import Phase, smoothness
+from expunge.runs.ridge.products import Products
+from given_runs import GIVEN, certificate_of, ridge_run
+
+
+def check_run(run, design, targets):
+    """Check all that needs no law, and return 1/L."""
+    check_shape(run, design, targets)
+    return check_step_size(run, Products(design, targets))
+
 
 EPS = float(np.finfo(np.float64).eps)
-GIVEN = Sources(step_size="given", noise_std="given", classes="none")
-
-
-def ridge_run(**changes):
-    """Return a run on three records, the rows of the unit matrix, whose constants are short numbers."""
-    values = {
-        "estimator": "LangevinRidge",
-        "alpha": 1.0,
-        "fit_intercept": False,
-        "step_size": 0.25,
-        "classes": None,
-        "n_records": 3,
-        "n_features": 3,
-        "n_outputs": 1,
-        "phases": (Phase(10, 0.5), Phase(5, 1.0, (0,))),
-        "deleted": (0,),
-        "sources": GIVEN,
-    }
-    return RidgeRun(**{**values, **changes})
 
 
 X, Y = np.eye(3), np.ones((3, 1))
@@ -63,7 +53,7 @@ def issue(run=None, *, y=Y, seed=1, **changes):
 
 
 def refused(call, field, match=""):
-    with pytest.raises(CertificateError, match=match) as caught:
+    with pytest.raises((CertificateError, RunError), match=match) as caught:
         call()
     assert caught.value.field == field
 
@@ -259,7 +249,7 @@ def test_what_is_no_certificate_is_refused_as_such_before_its_version(text):
 
 @pytest.mark.parametrize("time", ["2026-02-30T00:00:00Z", "2026-13-01T00:00:00Z", "2026-01-01T24:00:00Z"])
 def test_a_time_that_does_not_exist_is_refused(time):
-    refused(lambda: dataclasses.replace(issue(), issued_at=time), "issued_at", "must be a time that exists")
+    refused(lambda: dataclasses.replace(issue(), issued_at=time), "issued_at", "must be a valid time")
 
 
 def test_an_unknown_version_of_the_schema_is_refused():
@@ -469,8 +459,10 @@ def test_data_of_another_form_have_no_hint_or_one_about_their_size():
     for given in (np.ones(3), np.ones((3, 2, 1)), np.array([["a"]]), np.ones((3, 2), dtype=complex)):
         assert features_hint(given, certified) == ""
     assert features_hint(np.ones((2, 2)), certified).startswith("2 rows are what the deletion left")
-    assert features_hint(np.ones((4, 2)), certified) == "there are 4 rows, certified were 3"
-    assert features_hint(np.ones((3, 3)), certified).startswith("X has 3 columns, certified were 2 (was the constant")
+    assert features_hint(np.ones((4, 2)), certified) == "there are 4 rows, but 3 were certified"
+    assert features_hint(np.ones((3, 3)), certified).startswith(
+        "X has 3 columns, but 2 were certified (was the constant"
+    )
 
 
 DELETED_ROWS_INCLUDED = "2 rows are what the deletion left; give the data of the first fit, deleted rows included"
@@ -491,10 +483,19 @@ def targets_hint(given, certified):
         (["a", "b", "c"], [1.0, 0.0, 1.0], "X is as certified: is this the same target column, in the same units?"),
         (["inf", "nan", "1"], [1.0, 0.0, 1.0], "X is as certified: is this the same target column, in the same units?"),
         ([1.0, 2.0], [1.0, 2.0, 3.0], DELETED_ROWS_INCLUDED),
-        ([1.0] * 4, [1.0, 2.0, 3.0], "there are 4 rows, certified were 3"),
+        ([1.0] * 4, [1.0, 2.0, 3.0], "there are 4 rows, but 3 were certified"),
         ([[[1.0]]] * 3, [1.0, 2.0, 3.0], ""),
         (1.0, [1.0, 2.0, 3.0], ""),
     ],
 )  # fmt: skip
 def test_targets_have_hints_of_their_own(given, certified, hint):
     assert targets_hint(np.array(given), np.array(certified)) == hint
+
+
+@pytest.mark.parametrize("text", ["a\nVERIFIED  holds", "\x1b[2J", "\ud800"], ids=ascii)
+@pytest.mark.parametrize("field", ["notes", "conditions", "library_version"])
+def test_texts_cannot_pass_for_lines_of_a_summary(field, text):
+    wrong = text if field == "library_version" else (text,)
+    with pytest.raises(CertificateError, match="must be printable text on one line") as caught:
+        dataclasses.replace(certificate_of(1, conditions=["fine"]), **{field: wrong})
+    assert caught.value.field.startswith(field)

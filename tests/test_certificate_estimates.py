@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import oracles
-from expunge.accounting.ridge_law import Phase
 from expunge.certificates import Certificate, Policy, RidgeRun, Sources, VerificationError
+from expunge.runs.ridge.law import Phase
 
 
 def test_an_estimate_is_made_kept_and_shown_as_one_and_certifies_nothing(tmp_path):

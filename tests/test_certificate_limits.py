@@ -11,22 +11,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import oracles
-from expunge.accounting.ridge_law import Phase, RidgeDeletion, deletion_pair, smoothness
 from expunge.certificates import (
     CONDITIONS,
     Certificate,
     CertificateError,
     Policy,
-    RidgeRun,
     Sources,
     VerificationError,
     work,
 )
-from expunge.certificates import certificate as certificate_module
-from expunge.certificates.work import DEFAULT_BUDGET, estimated_work
-
-GIVEN = Sources(step_size="given", noise_std="given", classes="none")
-
+from expunge.certificates import signed as certificate_module
+from expunge.certificates.work import DEFAULT_BUDGET
+from expunge.runs.ridge.law import Phase, RidgeDeletion, deletion_pair, smoothness
+from expunge.runs.ridge.work import estimated_work
+from given_runs import GIVEN, run_on
 
 PHASES = (Phase(6, 0.3), Phase(3, 0.3, (4,)))
 
@@ -34,20 +32,7 @@ PHASES = (Phase(6, 0.3), Phase(3, 0.3, (4,)))
 def problem(*, phases=PHASES, deleted=(4,), sources=GIVEN, width=3, n=14):
     rng = np.random.default_rng(3)
     X, y = rng.normal(size=(n, width)), rng.normal(size=n)
-    run = RidgeRun(
-        estimator="LangevinRidge",
-        alpha=1.5,
-        fit_intercept=False,
-        step_size=0.9 / smoothness(X, alpha=1.5),
-        classes=None,
-        n_records=n,
-        n_features=width,
-        n_outputs=1,
-        phases=phases,
-        deleted=deleted,
-        sources=sources,
-    )
-    return X, y, run
+    return X, y, run_on(X, alpha=1.5, step=0.9, phases=phases, deleted=deleted, sources=sources)
 
 
 def issue(X, y, run, **changes):
@@ -306,8 +291,8 @@ def test_other_data_are_told_apart_where_that_is_cheap():
         (X * 7.5, y, "y is as certified"),
         (X[order], y[order], "same order"),
         (np.delete(X, 4, axis=0), np.delete(y, 4), "deleted rows included"),
-        (X[:-2], y[:-2], "12 rows, certified were 14"),
-        (X[:, :2], y, "2 columns, certified were 3"),
+        (X[:-2], y[:-2], "12 rows, but 14 were certified"),
+        (X[:, :2], y, "2 columns, but 3 were certified"),
         (X, y[::-1], "rows reversed"),
         (X, y * 2, "X is as certified"),
     ):
@@ -360,7 +345,7 @@ def test_long_verifications_show_where_they_are(monkeypatch):
     certificate = issue(X, y, run, model=model)
     assert seen[0] == "hidden"
     stages = seen[1:]
-    assert stages == [f"verify: {one}" for one in ("data", "assumptions", "law of the run", "claim", "model")]
+    assert stages == [f"verify: {one}" for one in ("data", "assumptions", "claim", "model")]
     seen.clear()
     monkeypatch.setattr(work, "_SHOWN", estimated_work(run, method=certificate.method))
     certificate.verify(X, y, model)

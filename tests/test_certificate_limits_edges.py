@@ -4,28 +4,16 @@ import numpy as np
 import pytest
 
 import oracles
-from expunge.accounting.ridge_law import Phase, RidgeDeletion, smoothness
-from expunge.certificates import Certificate, RidgeRun, Sources, VerificationError
+from expunge.certificates import Certificate, VerificationError
+from expunge.runs.ridge.law import Phase, RidgeDeletion
+from given_runs import run_on
 
 
 @pytest.fixture(scope="module")
 def case():
     rng = np.random.default_rng(11)
     X, y = rng.normal(size=(14, 3)), rng.normal(size=(14, 1))
-    run = RidgeRun(
-        estimator="LangevinRidge",
-        alpha=1.5,
-        fit_intercept=False,
-        step_size=0.9 / smoothness(X, alpha=1.5),
-        classes=None,
-        n_records=14,
-        n_features=3,
-        n_outputs=1,
-        phases=(Phase(6, 0.3), Phase(3, 0.3, (4,))),
-        deleted=(4,),
-        sources=Sources(step_size="given", noise_std="given", classes="none"),
-    )
-    return X, y, run
+    return X, y, run_on(X, alpha=1.5, step=0.9, phases=(Phase(6, 0.3), Phase(3, 0.3, (4,))), deleted=(4,))
 
 
 def test_a_budget_may_be_without_limit_and_is_never_negative(case):

@@ -7,10 +7,11 @@ import pytest
 from scipy import stats
 
 import oracles
-from expunge.accounting.ridge_law import Phase, RidgeDeletion, smoothness
 from expunge.certificates import Certificate, RidgeRun, Sources, VerificationError, model_digest
-from expunge.certificates import model as released_model
-from expunge.certificates.model import p_value
+from expunge.runs import RunError
+from expunge.runs.ridge import release as released_model
+from expunge.runs.ridge.law import Phase, RidgeDeletion, smoothness
+from expunge.runs.ridge.release import p_value
 
 N, WIDTH, OUTPUTS = 30, 3, 2
 
@@ -127,10 +128,10 @@ def test_directions_without_noise_must_agree_with_the_run_to_rounding():
     assert 1e-6 < p_value(deletion, phases, theta) <= 1
     strong = deletion.reference.vectors[:, [-1]]
     p_value(deletion, phases, theta + 1e-16 * strong)
-    with pytest.raises(VerificationError, match="without noise"):
+    with pytest.raises(RunError, match="without noise"):
         p_value(deletion, phases, theta + 1e-9 * strong)
     weak = deletion.reference.vectors[:, [0]]  # the other directions are judged by their noise all the same
-    with pytest.raises(VerificationError, match="than chance allows"):
+    with pytest.raises(RunError, match="than chance allows"):
         p_value(deletion, phases, theta + 100 * spread.max() * weak)
 
 
@@ -150,15 +151,15 @@ def test_noise_judges_where_it_is_64_times_the_rounding_and_agreement_elsewhere(
     assert 59 < spread / rounding < 61
     for sign in (-1, 1):
         assert p_value(deletion, phases, mean + sign * 0.99 * (rounding + 40 * spread)) == 1.0
-        with pytest.raises(VerificationError, match="without noise"):
+        with pytest.raises(RunError, match="without noise"):
             p_value(deletion, phases, mean + sign * 1.01 * (rounding + 40 * spread))
     deletion, phases, mean, spread, rounding = one_parameter(68 * unit)
     assert p_value(deletion, phases, mean + spread) == pytest.approx(2 * stats.chi2(1).sf(1.0), rel=1e-2)
-    with pytest.raises(VerificationError, match="than chance allows"):
+    with pytest.raises(RunError, match="than chance allows"):
         p_value(deletion, phases, mean + 20 * spread)
     deletion, phases, mean, spread, rounding = one_parameter(0.0)
     assert p_value(deletion, phases, mean + 0.99 * rounding) == 1.0
-    with pytest.raises(VerificationError, match="without noise"):
+    with pytest.raises(RunError, match="without noise"):
         p_value(deletion, phases, mean + 1.01 * rounding)
 
 
@@ -171,7 +172,7 @@ def test_a_p_value_of_a_million_millionth_is_the_least():
             if passes:
                 assert p_value(deletion, phases, parameters) == pytest.approx(probability, rel=1e-3)
             else:
-                with pytest.raises(VerificationError, match=where):
+                with pytest.raises(RunError, match=where):
                     p_value(deletion, phases, parameters)
     median = mean + spread * np.sqrt(stats.chi2(1).median())
     assert 1 - 1e-6 < p_value(deletion, phases, median) <= 1

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from expunge.accounting.ridge_law import Phase, RidgeDeletion, smoothness
-from expunge.certificates import VerificationError, model_digest
-from expunge.certificates import model as released_model
-from expunge.certificates.model import p_value
+from expunge.certificates import model_digest
+from expunge.runs import RunError
+from expunge.runs.ridge import release as released_model
+from expunge.runs.ridge.law import Phase, RidgeDeletion, smoothness
+from expunge.runs.ridge.release import p_value
 
 EPS = float(np.finfo(np.float64).eps)
 
@@ -43,10 +44,10 @@ def test_parameters_with_noise_that_move_together_have_a_direction_without_any(j
         nudged = size * together + 0.9e-4 * apart
         assert judged(nudged, law, [1e-4, 1e-4]) == pytest.approx(two_sided(size**2, 1), rel=1e-3)
     for sign in (-1, 1):
-        with pytest.raises(VerificationError, match="without noise") as caught:
+        with pytest.raises(RunError, match="without noise") as caught:
             judged(together + sign * 1.1e-4 * apart, law, [1e-4, 1e-4])
         assert caught.value.field == "model"
-    with pytest.raises(VerificationError, match="than chance allows"):
+    with pytest.raises(RunError, match="than chance allows"):
         judged(8 * together, law, [1e-4, 1e-4])
 
 
@@ -55,7 +56,7 @@ def test_where_no_direction_is_clear_of_rounding_after_whitening_agreement_decid
     law, rounding = [[1.0, 0.01], [0.01, 1.0]], [1 / 80, 1 / 80]
     for parameters in ([0.0, 0.0], [39.0, -39.0 * 0.01], [28.0, 28.0]):
         assert judged(parameters, law, rounding) == 1.0
-    with pytest.raises(VerificationError, match="without noise"):
+    with pytest.raises(RunError, match="without noise"):
         judged([29.0, 29.0], law, rounding)
 
 
@@ -63,7 +64,7 @@ def test_a_parameter_without_noise_does_not_hide_the_noise_of_the_other(judged):
     law = [[0.0, 0.0], [0.0, 4.0]]
     assert judged([0.0, 3.0], law, [1e-9, 1e-9]) == pytest.approx(two_sided(9 / 4, 1), rel=1e-9)
     for parameters, match in (([1.1e-9, 3.0], "without noise"), ([0.0, 20.0], "than chance allows")):
-        with pytest.raises(VerificationError, match=match):
+        with pytest.raises(RunError, match=match):
             judged(parameters, law, [1e-9, 1e-9])
     assert judged([0.0, 3.0], [[-1e-30, 0.0], [0.0, 4.0]], [1e-9, 1e-9]) == pytest.approx(two_sided(9 / 4, 1))
 
@@ -76,7 +77,7 @@ def test_one_spread_or_distance_beyond_float64_is_enough_to_refuse(judged, bad):
 
 
 def test_infinitely_far_has_probability_zero(judged):
-    with pytest.raises(VerificationError, match=r"farther from .*p-value 0,"):
+    with pytest.raises(RunError, match=r"farther from .*p-value 0,"):
         judged([1e200, 0.0], np.eye(2), [1e-9, 1e-9])
 
 

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 import oracles
 from expunge.accounting.noise_floor import RESOLUTION
-from expunge.accounting.ridge_law import Phase, phase_floors, smoothness
 from expunge.certificates import (
     CONDITIONS,
     GRID_NOTE,
@@ -24,6 +23,7 @@ from expunge.certificates import (
     VerificationError,
     certificate_schema,
 )
+from expunge.runs.ridge.law import Phase, phase_floors, smoothness
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -6,33 +6,23 @@ import io
 import numpy as np
 import pytest
 
+import given_runs
 import oracles
-from expunge.accounting.ridge_law import Phase
-from expunge.certificates import CONDITIONS, Certificate, CertificateError, RidgeRun, Sources
+from expunge.certificates import CONDITIONS, Certificate, CertificateError, Sources
 from expunge.certificates import verification as verifying
 from expunge.certificates import work as work_module
-from expunge.certificates.verification import check_model, check_status
-from expunge.certificates.work import DEFAULT_BUDGET, check_budget, estimated_work
+from expunge.certificates.evidence import check_model
+from expunge.certificates.verification import check_status
+from expunge.certificates.work import DEFAULT_BUDGET, check_budget
+from expunge.runs.ridge.law import Phase
+from expunge.runs.ridge.work import estimated_work
+from given_runs import GIVEN
 
-GIVEN = Sources(step_size="given", noise_std="given", classes="none")
 SIX = np.eye(6)[:, :3] + np.eye(6)[:, [3, 4, 5]]  # every row of the unit matrix twice
 
 
 def ridge_run(**changes):
-    values = {
-        "estimator": "LangevinRidge",
-        "alpha": 1.0,
-        "fit_intercept": False,
-        "step_size": 0.25,
-        "classes": None,
-        "n_records": 6,
-        "n_features": 3,
-        "n_outputs": 1,
-        "phases": (Phase(10, 0.5), Phase(5, 1.0, (0,))),
-        "deleted": (0,),
-        "sources": GIVEN,
-    }
-    return RidgeRun(**{**values, **changes})
+    return given_runs.ridge_run(**{"n_records": 6, **changes})
 
 
 Y = np.arange(6.0)[:, None]
@@ -59,7 +49,7 @@ def refused(call, field, match=""):
         ({"status": "estimate"}, "status", "an estimate certifies nothing"),
         ({"conditions": ("a seed",)}, "conditions", "must be empty when certified"),
         ({"status": "conditional"}, "conditions", "must name at least one when conditional"),
-        ({"notes": ("a note",)}, "notes", r"must be \[\], as run.sources says"),
+        ({"notes": ("a note",)}, "notes", r"must be \[\], as the run says"),
         ({"delta_s": 0.1}, "claim.delta_s", "must be null for method 'exact'"),
         ({"method": "shifted"}, "claim.delta_s", r"must be in \(0, delta\) for method 'shifted', got None"),
         ({"method": "uniform", "delta_s": 0.5}, "claim.delta_s", r"must be in \(0, delta\)"),
@@ -288,7 +278,7 @@ def test_a_budget_is_met_exactly_and_nan_is_none():
     check_budget(run, method="exact", budget=needed)
     assert needed < DEFAULT_BUDGET / 1000
     for budget in (np.nextafter(needed, 0), float("nan")):
-        match = r"operations \(2 phases, 6 records, 3 features\), more than"
+        match = r"operations \(6 records, 3 features; LangevinRidge, 2 phases; .*\), more than"
         refused(lambda: check_budget(run, method="exact", budget=budget), "budget", match)  # noqa: B023
 
 
@@ -307,5 +297,5 @@ def test_the_bar_stands_at_the_stage_that_begins(monkeypatch):
     monkeypatch.setattr(work_module, "tqdm", Bar)
     model = oracles.ridge_run(SIX, Y, ridge_run(), np.random.default_rng(1))
     issue(SIX, Y, ridge_run(), model=model).verify(SIX, Y, model)
-    names = ("data", "assumptions", "law of the run", "claim", "model")
-    assert seen == [(name, i, 5) for i, name in enumerate(names)] * 2
+    names = ("data", "assumptions", "claim", "model")
+    assert seen == [(name, i, 4) for i, name in enumerate(names)] * 2

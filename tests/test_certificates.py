@@ -12,8 +12,6 @@ from hypothesis import strategies as st
 
 import oracles
 from expunge import _files
-from expunge.accounting.ridge_law import Phase, RidgeDeletion, deletion_pair, smoothness
-from expunge.accounting.ridge_shifted import shifted_claim
 from expunge.certificates import (
     Certificate,
     CertificateError,
@@ -30,8 +28,11 @@ from expunge.certificates import (
     record_digest,
     targets_digest,
 )
-from expunge.certificates.run import design_of, recompute, targets_of
 from expunge.certificates.schema import check
+from expunge.runs.ridge.bounds import shifted_claim
+from expunge.runs.ridge.inputs import design_of, targets_of
+from expunge.runs.ridge.law import Phase, RidgeDeletion, deletion_pair, smoothness
+from expunge.runs.ridge.run import RidgeProblem
 
 EPSILON = 0.5
 
@@ -881,11 +882,12 @@ def test_data_of_other_kinds_or_dimensions_are_no_problem_of_least_squares():
 def test_a_claim_by_clipping_is_recomputed_by_its_own_method(method):
     _, _, design, targets, _, run = problem()
     deletion = RidgeDeletion(design, targets, alpha=run.alpha, step_size=run.step_size, deleted=run.deleted)
+    problem_of_run = RidgeProblem(deletion)
     given = {"method": method, "epsilon": 2.0}
     claim = shifted_claim(**law(design, targets, run), epsilon=2.0, delta_s=0.01, uniform=method == "uniform")
-    assert recompute(run, deletion, delta_s=0.01, **given) == (claim.delta_pq, claim.delta_qp)
+    assert run.deltas(problem_of_run, delta_s=0.01, **given) == (claim.delta_pq, claim.delta_qp)
     with pytest.raises(ValueError, match="delta_s must be given"):
-        recompute(run, deletion, delta_s=None, **given)
+        run.deltas(problem_of_run, delta_s=None, **given)
 
 
 def test_a_claim_may_be_missed_by_rounding_and_by_no_more(case):

@@ -142,7 +142,7 @@ def test_quote_writes_what_it_prints(learned, method):
     assert (values["method"], values["epsilon"], values["delta"]) == (method, 1.0, 1e-3)
     assert [record["record"] for record in values["records"]] == list(range(150))
     assert f"method {method}" in output
-    median = np.quantile([r["noise_std"] for r in values["records"]], 0.5, method="higher")
+    median = np.quantile([r["noise_std"] for r in values["records"]], 0.5, method="inverted_cdf")
     assert f"median {median:.4g}" in output
 
 
@@ -211,7 +211,9 @@ def people() -> str:
 
 
 def test_a_table_is_fitted_evaluated_and_predicted_by_its_names(people):
-    shown = run("fit", *people, "-o", "m.npz", "--released", "r.npz", "--noise-std", "1e-4").output
+    shown = run(
+        "fit", "--model", "langevin-ridge", *people, "-o", "m.npz", "--released", "r.npz", "--noise-std", "1e-4"
+    ).output
     assert "reading y as 2 classes: no, yes" in shown
     assert "column 'Unnamed: 0' is a row index" in shown
     assert "learned from 90 records about 45 ids of 3 features" in shown
@@ -237,7 +239,7 @@ def test_a_table_is_fitted_evaluated_and_predicted_by_its_names(people):
 
 
 def test_people_are_quoted_by_id_exactly(people):
-    run("fit", *people, "-o", "m.npz")
+    run("fit", "--model", "langevin-ridge", *people, "-o", "m.npz")
     run("quote", "m.npz", *TARGET, "--id", "CUST-7", "--id", "CUST-3", "-o", "q.json")
     asked = json.loads(Path("q.json").read_text())["ids"]
     assert [one["id"] for one in asked] == ["CUST-7", "CUST-3"]
@@ -250,7 +252,7 @@ def test_people_are_quoted_by_id_exactly(people):
     assert "2 groups" in run("quote", "m.npz", *TARGET, "--groups", "g.csv").output
     numbered = Path("people.csv").read_text().replace("CUST-", "90071992547409")
     Path("people.csv").write_text(numbered)
-    run("fit", *people, "-o", "n.npz")
+    run("fit", "--model", "langevin-ridge", *people, "-o", "n.npz")
     assert "1 id, " in run("quote", "n.npz", *TARGET, "--id", "900719925474092").output
     refused("quote", "n.npz", "--id", "CUST-1", match="whole numbers, as the ids of this model are, got 'CUST-1'")
 
@@ -259,7 +261,7 @@ def test_people_are_quoted_by_id_exactly(people):
     ("arguments", "match"),
     [
         (["--bounds", "none.csv"], "there is no file none.csv"),
-        (["--bounds", "few.csv"], "few.csv: says nothing of the feature 'income'"),
+        (["--bounds", "few.csv"], "few.csv: says nothing about the feature 'income'"),
         (["--bounds", "more.csv"], "more.csv: names 'size', which is none of the features age, income, member"),
         (["--bounds", "twice.csv"], "names the feature 'age' twice"),
         (
@@ -317,7 +319,7 @@ def test_divisors_taken_from_data_say_so(people):
 
 def test_division_by_one_constant_per_feature_is_division(people):
     Path("d.csv").write_text("feature,divide_by\nage,100\nincome,1e5\nmember,2\n")
-    run("fit", *people[:3], "--divide-by", "d.csv", "-o", "m.npz", "--random-state", "1")
+    run("fit", "--model", "langevin-ridge", *people[:3], "--divide-by", "d.csv", "-o", "m.npz", "--random-state", "1")
     table = [line.split(",") for line in Path("people.csv").read_text().splitlines()[1:]]
     X = np.array([[float(row[2]) / 100, float(row[3]) / 1e5, (row[4] == "True") / 2] for row in table])
     model = LangevinRidgeClassifier(random_state=1).fit(X, [row[5] for row in table])
@@ -337,7 +339,7 @@ def test_a_regression_is_evaluated(tmp_path):
 
 
 def test_verification_takes_the_options_of_fit(people):
-    run("fit", *people, "-o", "m.npz")
+    run("fit", "--model", "langevin-ridge", *people, "-o", "m.npz")
     LangevinRidgeClassifier.load("m.npz").unlearn(ids=["CUST-3"], epsilon=1.0, delta=1e-3, n_steps=5).certificate.save(
         "c.json"
     )
@@ -418,7 +420,7 @@ def test_a_changed_ledger_is_refused_with_exit_code_1(learned):
         (["iris", "--alpha", "nan"], "alpha must be finite"),
         (["iris", "--n-steps", "0"], "n_steps must be >= 1"),
         (["iris", "--noise-std", "-1"], "noise_std must be >= 0"),
-        (["iris", "--step-size", "10"], "step_size must be at most 1/L"),
+        (["iris", "--step-size", "10"], "step_size must be > 0 and at most 1/L"),
         (["iris", "--step-size", "big"], "step_size must be a number or auto"),
         (["iris", "--divide-by", "0"], "divide_by must be > 0"),
         (["iris", "--cosine-features", "0"], "n_features must be >= 1"),
@@ -434,7 +436,7 @@ def test_fit_refuses(arguments, match):
     np.savez("whole.npz", X=np.ones((3, 3)), y=np.ones(3))
     Path("short.npz").write_bytes(Path("whole.npz").read_bytes()[:200])
     np.save("x.npy", np.ones((3, 3)))
-    refused("fit", *arguments, "-o", "m.npz", match=match)
+    refused("fit", "--model", "langevin-ridge", *arguments, "-o", "m.npz", match=match)
 
 
 @pytest.mark.parametrize(
@@ -523,10 +525,10 @@ def test_wrong_files_are_refused(learned):
 def test_nothing_is_overwritten_unasked(learned):
     for name in ("m.npz", "c.json", "q.json", "k.pem"):
         Path(name).write_text("precious")
-    refused(*FIT, "-o", "m.npz", match="m.npz exists already; pass --overwrite")
-    refused("quote", learned / "m0.npz", "-o", "q.json", match="q.json exists already")
-    refused("unlearn", learned / "m0.npz", "1", "-o", "new.npz", "-c", "c.json", match="c.json exists already")
-    refused("keygen", "k.pem", "k.pub.pem", match="k.pem exists already")
+    refused(*FIT, "-o", "m.npz", match="m.npz already exists; pass --overwrite")
+    refused("quote", learned / "m0.npz", "-o", "q.json", match="q.json already exists")
+    refused("unlearn", learned / "m0.npz", "1", "-o", "new.npz", "-c", "c.json", match="c.json already exists")
+    refused("keygen", "k.pem", "k.pub.pem", match="k.pem already exists")
     run(*FIT, "-o", "m.npz", "--overwrite")
     run("quote", "m.npz", *TARGET, "-o", "q.json", "--overwrite")
     run("keygen", "k.pem", "k.pub.pem", "--overwrite")
@@ -566,14 +568,31 @@ def test_demo_tells_the_whole_story(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    for words in ("worst case over all", "per record, exactly", "CERTIFIED: epsilon = 1", "REFUSED: claim.delta"):
+    for words in (
+        "worst case over all",
+        "per record, exactly",
+        "REFUSED: claim.delta",
+        "ABSENT",
+        "before/after epsilon",
+    ):
         assert words in done.stdout
+    assert done.stdout.count("CERTIFIED: epsilon = 1, delta = 1e-05") == 2
+    assert done.stdout.index("customers") < done.stdout.index("digits")
+    refusals = ("With C-10191 among the data\n    REFUSED: digests.data", "half the epsilon\n    REFUSED: claim.mu")
+    assert all(words in done.stdout for words in refusals)
+    before, after = re.findall(r"accuracy (\d+\.\d)%", done.stdout)[:2]
+    assert abs(float(before) - float(after)) < 3
     left = [float(x) for x in re.findall(r"(\d+\.\d)%(?:  \(estimate\))?$", done.stdout, flags=re.MULTILINE)]
     uniform, shifted, exact = left
     assert uniform < shifted < exact
     assert exact - uniform > 30
-    folder = tmp_path / "demo-output"
-    assert {"certificate.json", "model.npz", "released.npz", "training.npz"} <= set(os.listdir(folder))
-    assert not [name for name in os.listdir(folder) if name.endswith(".tmp")]
-    run("verify", folder / "certificate.json", folder / "training.npz", "--model", folder / "released.npz")
-    refused("demo", match="exists already; pass --overwrite")
+    names = set(os.listdir(tmp_path / "demo-output"))
+    assert {"certificate.json", "evidence.npz", "report.html", "digits-model.npz", "digits-training.npz"} <= names
+    assert not [name for name in names if name.endswith(".tmp")]
+    said = re.findall(r"^  expunge (.*)$", done.stdout, flags=re.MULTILINE)
+    assert [words.split()[0] for words in said] == ["verify", "absence", "verify"]
+    for words in said:
+        run(*words.split())
+    run("verify", *(word.replace("-now.csv", ".csv") for word in said[0].split()[1:]), code=1)
+    run("ledger", "check", "demo-output/deletions.ledger", "--model", "demo-output/released.npz")
+    refused("demo", match="already exists; pass --overwrite")

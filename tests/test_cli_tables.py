@@ -42,7 +42,7 @@ def test_constants_that_are_given_leave_no_condition():
         warnings.simplefilter("ignore", NoiseWarning)  # 0.5 is far more than needed
         result = model.unlearn(3, epsilon=1.0, delta=1e-3, n_steps=50, noise_std=0.5)
     assert result.certificate.status == "certified"
-    shown = run("fit", "a.csv", "-o", "n.npz").output
+    shown = run("fit", "--model", "langevin-ridge", "a.csv", "-o", "n.npz").output
     assert shown.count("certificates will be conditional") == 3
     for name in ("step_size", "classes", "task"):
         assert f"certificates will be conditional: {CONDITIONS[name]}" in shown
@@ -74,7 +74,7 @@ def test_one_record_that_decides_how_targets_are_read_makes_certificates_conditi
         (["--step-size", "bounded", "--norm-bound", "2", "--n-bound", "7"], "n_bound"),
         (["--classes", "no"], "only the classes given, got 'yes'|at least 2"),
         (["--classes", "no,maybe"], "must hold only the classes given, got 'yes' at index"),
-        (["--target-column", "b", "--classes", "no,yes", "--drop", "answer"], "--classes need classes"),
+        (["--target-column", "b", "--classes", "no,yes", "--drop", "answer"], "--classes needs classes"),
     ],
 )
 def test_constants_that_do_not_hold_are_refused(options, match):
@@ -84,19 +84,19 @@ def test_constants_that_do_not_hold_are_refused(options, match):
 
 
 def test_whole_number_classes_are_given_as_whole_numbers():
-    run("fit", "iris", "--classes", "0,1,2,3", "-o", "m.npz")
+    run("fit", "--model", "langevin-ridge", "iris", "--classes", "0,1,2,3", "-o", "m.npz")
     assert LangevinRidgeClassifier.load("m.npz").classes_.tolist() == [0, 1, 2, 3]
     assert "must be whole numbers" in run("fit", "iris", "--classes", "a,b", "-o", "n.npz", code=2).stderr
 
 
 def test_a_model_ruined_by_noise_says_which_options_would_help():
-    result = run("fit", "wine", "-o", "m.npz")
+    result = run("fit", "--model", "langevin-ridge", "wine", "-o", "m.npz")
     assert re.search(r"^warning  training accuracy 0\.\d+", result.stderr)
     assert "--bounds (expunge bounds wine writes a draft" in result.stderr
     assert "ConstantScaler" not in result.stderr
     run("bounds", "wine", "-o", "b.csv")
     options = re.search(r"in their place\)(.*)$", result.stderr.strip()).group(1).split()
-    better = run("fit", "wine", "--bounds", "b.csv", *options, "-o", "better.npz")
+    better = run("fit", "--model", "langevin-ridge", "wine", "--bounds", "b.csv", *options, "-o", "better.npz")
     assert "warning  training" not in better.stderr
     assert float(re.search(r"training accuracy  (\S+)", better.output).group(1)) > 0.95
 
@@ -104,8 +104,11 @@ def test_a_model_ruined_by_noise_says_which_options_would_help():
 def test_regression_targets_written_as_whole_floats_in_few_values_are_classes_unless_said_otherwise():
     rows = "\n".join(f"{i / 60},{float(i % 3)}" for i in range(60))
     Path("f.csv").write_text(f"x,y\n{rows}\n")
-    assert "reading y as 3 classes: 0, 1, 2" in run("fit", "f.csv", "-o", "m.npz").output
-    assert "reading y as a number" in run("fit", "f.csv", "--task", "regress", "-o", "r.npz").output
+    assert "reading y as 3 classes: 0, 1, 2" in run("fit", "--model", "langevin-ridge", "f.csv", "-o", "m.npz").output
+    assert (
+        "reading y as a number"
+        in run("fit", "--model", "langevin-ridge", "f.csv", "--task", "regress", "-o", "r.npz").output
+    )
     LangevinRidge.load("r.npz")
     Path("f.csv").write_text("x,y\n" + "\n".join(f"{i / 60},{100 + i}" for i in range(60)) + "\n")
     assert "pass --task regress" in run("fit", "f.csv", "-o", "p.npz", code=2).stderr
@@ -113,8 +116,8 @@ def test_regression_targets_written_as_whole_floats_in_few_values_are_classes_un
 
 def test_verification_keeps_to_a_policy():
     given = ["--step-size", "bounded", "--norm-bound", "2", "--n-bound", "100", "--classes", "no,yes"]
-    run("fit", "a.csv", *given, "-o", "m.npz")
-    run("fit", "a.csv", "-o", "n.npz")
+    run("fit", "--model", "langevin-ridge", "a.csv", *given, "-o", "m.npz")
+    run("fit", "--model", "langevin-ridge", "a.csv", "-o", "n.npz")
     for model, certificate in (("m.npz", "m.json"), ("n.npz", "n.json")):
         fitted = LangevinRidgeClassifier.load(model)
         noise = fitted.quote(epsilon=1.0, delta=1e-3, n_steps=50, indices=[3]).noise_std[0]
@@ -135,7 +138,7 @@ def test_verification_keeps_to_a_policy():
         ("m.json", ["--budget", "10"], "budget"),
         ("n.json", ["--max-epsilon", "1"], "policy.allow_conditional"),
         ("n.json", ["--no-conditional"], "policy.allow_conditional"),
-        ("n.json", ["--divide-by", "2"], "digests.X: .*--divide-by, --bounds and --cosine-features as at fit"),
+        ("n.json", ["--divide-by", "2"], "digests.X: .*--divide-by, --bounds and --cosine-features as for fit"),
     ):
         assert re.match(f"REFUSED  {field}", run("verify", certificate, "a.csv", *options, code=1).stderr)
 
@@ -143,7 +146,7 @@ def test_verification_keeps_to_a_policy():
 def test_a_deletion_that_costs_says_so_in_a_plain_line():
     # A number, which noise of 5 a step always spoils; random classes are right by chance now and then.
     Path("r.csv").write_text("x,y\n" + "\n".join(f"{i / 60},{i / 60}" for i in range(60)) + "\n")
-    run("fit", "r.csv", "-o", "m.npz")
+    run("fit", "--model", "langevin-ridge", "r.csv", "-o", "m.npz")
     target = ["--epsilon", "1", "--delta", "1e-3", "--noise-std", "5"]
     result = run("unlearn", "m.npz", "3", *target, "-o", "n.npz", "-c", "c.json")
     assert re.search(r"^warning  training R\^2 on what remains -\d", result.stderr, flags=re.MULTILINE)
@@ -151,7 +154,7 @@ def test_a_deletion_that_costs_says_so_in_a_plain_line():
 
 
 def test_a_released_model_finds_its_columns_by_name():
-    run("fit", "a.csv", "-o", "m.npz", "--released", "r.npz")
+    run("fit", "--model", "langevin-ridge", "a.csv", "-o", "m.npz", "--released", "r.npz")
     lines = [line.split(",") for line in Path("a.csv").read_text().splitlines()]
     Path("turned.csv").write_text("\n".join(",".join([row[2], row[1], row[0]]) for row in lines) + "\n")
     with warnings.catch_warnings():

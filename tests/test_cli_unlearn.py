@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import itertools
 import json
 import os
@@ -178,7 +179,7 @@ def test_any_column_of_requests_can_be_named(made):
         ("text", ["--requests", "day.csv"], "line 2: date of a request must look like"),
         ("text", ["--requests", "unknown.csv"], "line 3: .* got 'CUST-99', which no record has"),
         ("text", ["--requests", "lines.csv"], "is empty"),
-        ("text", ["--requests", "case.csv"], "one column may be request, got the columns request, Request"),
+        ("text", ["--requests", "case.csv"], "only one column may be request, got the columns request, Request"),
         ("text", ["--requests", "itself.csv"], "line 2: number of a request must not be the record id"),
         ("whole", ["--id", "9" * 5000], "must be whole numbers"),
         ("whole", ["--requests", "header2.csv"], "got 'x7' in line 2 of header2.csv"),
@@ -296,8 +297,8 @@ def check_whole(entries: int) -> None:
     assert set(proof.run.deleted) >= {6, 7}
     assert proof.digests.model in model_digests(model)
     assert proof.run.phases == model._history.phases
-    history = model._history
-    proof.verify(history.design[:, :2], history.labels, load_model("out/r1.npz", released=True))
+    data = np.loadtxt(io.StringIO(table(list(range(N)))), delimiter=",", skiprows=1, usecols=(1, 2, 3))
+    proof.verify(data[:, :2], data[:, 2], load_model("out/r1.npz", released=True))
     ledger = Ledger("book/l")
     ledger.check(model=proof.digests.model)
     found = ledger.entries()
@@ -429,8 +430,8 @@ def test_a_repeated_deletion_is_neither_doubled_nor_refused(made, tmp_path):
     assert "done already" in run(*CALL).output
     assert "done already" in run(*CALL, "--overwrite").output
     assert listing() == before
-    refused(*[one if one != "CUST-3" else "CUST-4" for one in CALL], match="exists already")
-    refused(*[one if one != "1e-3" else "1e-4" for one in CALL], match="exists already")
+    refused(*[one if one != "CUST-3" else "CUST-4" for one in CALL], match="already exists")
+    refused(*[one if one != "1e-3" else "1e-4" for one in CALL], match="already exists")
 
 
 @pytest.mark.parametrize("ledger", [False, True])
@@ -446,7 +447,7 @@ def test_a_deletion_done_in_another_way_is_not_taken_for_done(made, tmp_path, ot
     if other[0] == "--request" and not ledger:  # a number is for the ledger alone
         assert "done already" in run(*call, *other).output
     else:
-        refused(*call, *other, match="exists already")
+        refused(*call, *other, match="already exists")
     run(*[one.replace("1.", "2.") for one in call if one not in ("--ledger", "l")], *other)
     assert (
         "done already" in run(*[one.replace("1.", "2.") for one in call if one not in ("--ledger", "l")], *other).output
@@ -461,7 +462,7 @@ def test_a_deletion_from_another_model_is_not_taken_for_done(made, tmp_path):
     for steps in (20, 21):  # learned anew, with the same settings or with others
         run("fit", made / "text.csv", "--id-column", "customer_id", "--n-steps", steps, "--noise-std", "0.3",
             "-o", "m0.npz", "--overwrite")  # fmt: skip
-        refused(*call, match="exists already")
+        refused(*call, match="already exists")
 
 
 # --- where files may go -------------------------------------------------------------------------

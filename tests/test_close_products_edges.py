@@ -5,7 +5,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from expunge.accounting.close_products import UNIT, _split, columns, gram, norm, product
+from expunge.runs.ridge.close_products import UNIT, _split, columns, gram, norm, product
 
 
 def dot(left, right):

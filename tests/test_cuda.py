@@ -10,7 +10,8 @@ import pytest
 import compiled
 import oracles
 from emulated import DEVICES, host, put
-from expunge import DeviceError, _backend
+from expunge import DeviceError
+from expunge._kernels import backend
 from expunge.accounting import (
     GaussianPair,
     gdp_delta,
@@ -159,7 +160,7 @@ def test_the_streams_have_the_bits_of_the_cpu():
 def problem(loss, n, p, q):
     X = RNG.normal(size=(n, p))
     raw = RNG.normal(size=(n, q))
-    y = raw if loss == "ridge" else (raw[:, 0] > 0).astype(np.int64) if loss == "logistic" else raw.argmax(axis=1)
+    y = raw if loss == "squared" else (raw[:, 0] > 0).astype(np.int64) if loss == "logistic" else raw.argmax(axis=1)
     return X, y
 
 
@@ -168,7 +169,7 @@ def problem(loss, n, p, q):
     ("loss", "p", "dtype", "extra"),
     [
         *itertools.product(
-            ("ridge", "logistic", "softmax"),
+            ("squared", "logistic", "softmax"),
             (1, 7, 64),
             (np.float64, np.float32),
             ({}, {"clip": 0.5}, {"sampling_probability": 0.3}, {"radius": 0.5}),
@@ -179,7 +180,7 @@ def problem(loss, n, p, q):
 def test_chains_have_the_bits_of_the_cpu(loss, p, dtype, extra):
     q = 1 if loss == "logistic" else 3
     X, y = problem(loss, 37, p, q)
-    X, y = X.astype(dtype), y.astype(dtype) if loss == "ridge" else y
+    X, y = X.astype(dtype), y.astype(dtype) if loss == "squared" else y
     settings = {
         "loss": loss, "alpha": 0.5, "step_size": 0.004, "noise_std": 0.1, "n_steps": 6, "n_chains": 41, "seed": 6,
         "record": [0, 3, 6], "dtype": dtype, "first_chain": 2**40, "first_step": 9,
@@ -192,7 +193,7 @@ def test_chains_have_the_bits_of_the_cpu(loss, p, dtype, extra):
 
 @on_a_device
 def test_the_start_of_chains_is_not_overwritten():
-    X, y = problem("ridge", 19, 70, 2)
+    X, y = problem("squared", 19, 70, 2)
     theta0 = RNG.normal(size=(3, 70, 2))
     start = there(theta0)
     langevin_chains(
@@ -272,5 +273,5 @@ def test_cuda_without_a_device_says_so():
 
 
 def test_numbers_and_host_arrays_stay_on_the_host():
-    assert _backend.place(a=1.0, b=None, c=np.zeros(3), d=[1.0]).on_host
-    assert not _backend.on_device(1.0, np.zeros(3))
+    assert backend.place(a=1.0, b=None, c=np.zeros(3), d=[1.0]).on_host
+    assert not backend.on_device(1.0, np.zeros(3))

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from expunge.datasets import BUNDLED, exact_ids, load, load_ids, load_targets, random_cosine_features, read_task
+from expunge.data import BUNDLED, exact_ids, load, load_ids, load_targets, random_cosine_features, read_task
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False, width=64)
 TABLES = hnp.arrays(np.float64, hnp.array_shapes(min_dims=2, max_dims=2, max_side=6), elements=FINITE)
@@ -162,9 +162,9 @@ def reader(request, monkeypatch):
     """Read text tables by either reader; both must give the same."""
     if request.param == "pyarrow":
         pytest.importorskip("pyarrow", reason="pyarrow is not installed")
-        monkeypatch.setattr("expunge.datasets.delimited._SMALL", 0)
+        monkeypatch.setattr("expunge.data.delimited._SMALL", 0)
     else:
-        monkeypatch.setattr("expunge.datasets.delimited.find_spec", lambda name: None)
+        monkeypatch.setattr("expunge.data.delimited.find_spec", lambda name: None)
 
 
 @pytest.mark.usefixtures("reader")
@@ -262,9 +262,9 @@ def test_both_readers_agree_on_every_table(folder, rows, delimiter):
         return data.X.tobytes(), data.ids.tolist(), data.ids.dtype.kind
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("expunge.datasets.delimited._SMALL", 0)
+        patch.setattr("expunge.data.delimited._SMALL", 0)
         first = outcome()
-        patch.setattr("expunge.datasets.delimited.find_spec", lambda name: None)
+        patch.setattr("expunge.data.delimited.find_spec", lambda name: None)
         assert outcome() == first
 
 
@@ -273,7 +273,7 @@ def test_small_tables_do_not_load_pyarrow(tmp_path):
     (tmp_path / "a.csv").write_text("a,y\n1,0\n,1\n")
     code = f"""
 import sys
-from expunge.datasets import load
+from expunge.data import load
 try:
     load({str(tmp_path / "a.csv")!r})
 except ValueError as error:
@@ -597,7 +597,7 @@ def test_lengths_and_shapes_are_checked(tmp_path):
     with pytest.raises(FileNotFoundError, match="target: there is no file"):
         load(tmp_path / "a.npy", target=tmp_path / "none.npy")
     (tmp_path / "a.txt").write_text("hello")
-    with pytest.raises(ValueError, match="no format that can be read"):
+    with pytest.raises(ValueError, match="no readable format"):
         load(tmp_path / "a.txt")
 
 

@@ -21,6 +21,9 @@ from expunge.cli import main
 
 PAGES = [pytest.param(page, id=page.relative_to(ROOT).as_posix()) for page in pages()]
 MINUTES = 5
+# Commands run in another folder, where relative entries would name nothing.
+_GIVEN = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+PYTHONPATH = os.pathsep.join(str(Path(entry).resolve()) for entry in _GIVEN if entry)
 
 
 def runnable(page: Path) -> list[Block]:
@@ -39,7 +42,7 @@ def run_shell(block: Block, folder: Path) -> None:
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", text],
         cwd=folder,
-        env={**os.environ, "PATH": path, "MPLBACKEND": "Agg"},
+        env={**os.environ, "PATH": path, "PYTHONPATH": PYTHONPATH, "MPLBACKEND": "Agg"},
         capture_output=True,
         text=True,
         timeout=60 * MINUTES,

@@ -18,10 +18,10 @@ from expunge._files import FileFormatError
 from expunge.accounting.noise_floor import RESOLUTION
 from expunge.certificates import CONDITIONS
 from expunge.estimators import _storage, quotes
-from expunge.estimators._cost import DeletionCost
-from expunge.estimators._dynamics import NormalEquations
+from expunge.estimators._classes import class_list
 from expunge.estimators.noise_warning import TrainingData, _Rehearsal
-from expunge.estimators.ridge import _class_list
+from expunge.runs.ridge.cost import DeletionCost
+from expunge.runs.ridge.dynamics import NormalEquations
 
 pytestmark = pytest.mark.filterwarnings("ignore::expunge.NoiseWarning")
 
@@ -210,8 +210,8 @@ RELEASED = {"ReleasedRidge": ReleasedRidge}
 
 def written(place: Path, model: Any, **header: Any) -> Path:
     """Write a model's file with other words in its header; None leaves one out."""
-    stored, arrays = _storage._read(model.save(place, overwrite=True))
-    place.write_bytes(_storage._bytes({k: v for k, v in {**stored, **header}.items() if v is not None}, arrays))
+    stored, arrays = _storage.read(model.save(place, overwrite=True))
+    place.write_bytes(_storage.sealed_bytes({k: v for k, v in {**stored, **header}.items() if v is not None}, arrays))
     return place
 
 
@@ -256,9 +256,9 @@ def test_old_files_of_classifiers_name_their_classes_as_data_and_those_of_regres
 @pytest.mark.parametrize("name", ["targets", "design", "theta"])
 def test_arrays_of_a_model_are_float64_also_where_float32_would_hold_them(name: str, tmp_path: Path) -> None:
     model = LangevinRidge(noise_std=0.0, n_steps=1, fit_intercept=False).fit(np.eye(4), [1.0, 2.0, 3.0, 4.0])
-    header, arrays = _storage._read(model.save(tmp_path / "m.npz"))
+    header, arrays = _storage.read(model.save(tmp_path / "m.npz"))
     arrays[name] = arrays[name].astype(np.float32)
-    (tmp_path / "m.npz").write_bytes(_storage._bytes(header, arrays))
+    (tmp_path / "m.npz").write_bytes(_storage.sealed_bytes(header, arrays))
     with pytest.raises(FileFormatError, match=rf"{name} must be float64 of 2 dimension\(s\), got float32"):
         LangevinRidge.load(tmp_path / "m.npz")
 
@@ -269,17 +269,17 @@ def test_arrays_of_a_model_are_float64_also_where_float32_would_hold_them(name: 
 def test_given_classes_and_labels_are_of_one_kind_also_as_python_objects() -> None:
     texts = np.array(["b", "a", "b"], dtype=object)
     for labels in (texts, texts.astype(str)):
-        classes, source = _class_list(labels, ["b", "a", "c"])
+        classes, source = class_list(labels, ["b", "a", "c"])
         assert (classes.tolist(), source) == (["a", "b", "c"], "given")
-    assert _class_list(np.array([1, 0], dtype=object), [0, 1])[0].tolist() == [0, 1]
+    assert class_list(np.array([1, 0], dtype=object), [0, 1])[0].tolist() == [0, 1]
     for labels, given in (
         (texts, [0, 1]),
         (np.array([0, 1]), ["a", "b"]),
         (np.array([0, 1], dtype=object), ["a", "b"]),
     ):
         with pytest.raises(ValueError, match=r"^y must hold the labels given as classes, got labels of another kind"):
-            _class_list(labels, given)
+            class_list(labels, given)
     with pytest.raises(TypeError, match=r"^classes must be all strings or all numbers, got both"):
-        _class_list(texts, ["a", 1])
+        class_list(texts, ["a", 1])
     with pytest.raises(ValueError, match=r"^y must hold at least 2 classes, got one class: 7$"):
-        _class_list(np.array([7, 7]), None)
+        class_list(np.array([7, 7]), None)

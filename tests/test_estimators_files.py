@@ -10,9 +10,9 @@ import pytest
 
 from expunge import LangevinRidge, LangevinRidgeClassifier, ReleasedRidge
 from expunge._files import FileFormatError
-from expunge.accounting.ridge_law import Phase
 from expunge.estimators import _storage, _stored
 from expunge.estimators._records import GIVEN, INDEX, ROW_NUMBERS
+from expunge.runs.ridge.law import Phase
 
 pytestmark = pytest.mark.filterwarnings("ignore::expunge.NoiseWarning")
 
@@ -32,12 +32,14 @@ def classifier(labels: Any = LABELS, **more: Any) -> LangevinRidgeClassifier:
 
 def rewritten(model: Any, place: Path, *, header: Any = None, arrays: Any = None) -> Path:
     """Write a model's file with other content, its digest made anew; what is set to None is left out."""
-    stored, found = _storage._read(model.save(place, overwrite=True))
+    stored, found = _storage.read(model.save(place, overwrite=True))
     version = stored.pop("version")
     stored |= header or {}
     found |= arrays or {}
     values = {name: value for name, value in stored.items() if value is not None}
-    place.write_bytes(_storage._bytes(values, {name: array for name, array in found.items() if array is not None}))
+    place.write_bytes(
+        _storage.sealed_bytes(values, {name: array for name, array in found.items() if array is not None})
+    )
     assert version == 2
     return place
 
@@ -52,14 +54,14 @@ def refused(kind: Any, path: Path, said: str) -> None:
 
 def test_a_header_holds_no_nan() -> None:
     with pytest.raises(ValueError, match="JSON"):
-        _storage._bytes({"alpha": float("nan")}, {})
+        _storage.sealed_bytes({"alpha": float("nan")}, {})
 
 
-@pytest.mark.parametrize("version", [0, 3, "2", None, True, False])
+@pytest.mark.parametrize("version", [0, 4, "2", None, True, False])
 def test_a_version_that_is_not_read_is_refused_with_those_that_are(version: Any, tmp_path: Path) -> None:
     path = tmp_path / "model.npz"
-    path.write_bytes(_storage._bytes({"version": version}, {"theta": np.zeros(1)}))
-    refused(LangevinRidge, path, rf"has version {version!r}, this library reads versions 1 and 2$")
+    path.write_bytes(_storage.sealed_bytes({"version": version}, {"theta": np.zeros(1)}))
+    refused(LangevinRidge, path, rf"has version {version!r}, this library reads versions 1, 2 and 3$")
 
 
 def test_a_file_without_a_header_is_no_model(tmp_path: Path) -> None:
@@ -83,13 +85,13 @@ def test_labels_that_are_no_text_and_no_number_are_not_saved(values: list[Any]) 
     labels = np.empty(2, dtype=object)
     labels[:] = values
     with pytest.raises(TypeError, match=r"^classes must hold strings or numbers"):
-        _storage._pack_labels("classes", labels, {}, {})
+        _storage.pack_labels("classes", labels, {}, {})
 
 
 @pytest.mark.parametrize("stored", [["a", None], [["a"], "b"], "ab", {"a": 1}, 7])
 def test_labels_that_are_no_text_and_no_number_are_not_read(stored: Any) -> None:
     with pytest.raises(ValueError, match=r"^labels must be a list of strings or numbers"):
-        _storage._unpack_labels("labels", {}, {"labels": stored})
+        _storage.unpack_labels("labels", {}, {"labels": stored})
 
 
 @pytest.mark.parametrize("values", [["a", "b"], [1, 2.5], ["", "z"], [True, 7]])
@@ -97,8 +99,8 @@ def test_labels_of_python_come_back_as_they_were(values: list[Any]) -> None:
     labels = np.empty(2, dtype=object)
     labels[:] = values
     header: dict[str, Any] = {}
-    _storage._pack_labels("labels", labels, {}, header)
-    again = _storage._unpack_labels("labels", {}, header)
+    _storage.pack_labels("labels", labels, {}, header)
+    again = _storage.unpack_labels("labels", {}, header)
     assert again is not None
     assert again.dtype == object
     assert again.tolist() == values
@@ -226,7 +228,7 @@ def test_a_regressor_that_no_fit_makes_is_refused(header: Any, arrays: Any, said
 @pytest.mark.parametrize(
     ("arrays", "said"),
     [
-        ({"classes": None}, "classes must be there for this kind of model"),
+        ({"classes": None}, "classes must be present for this kind of model"),
         ({"classes": np.array([["a"], ["b"], ["c"]])}, r"classes must be one per output, 3, got shape \(3, 1\)"),
         ({"classes": np.array(["a", "b"])}, r"classes must be one per output, 3, got shape \(2,\)"),
         ({"classes": np.array(["a", "b", "b"])}, "classes must be distinct"),
@@ -245,7 +247,7 @@ def test_a_step_size_beyond_one_over_l_is_no_fit_s(factor: float, fits: bool, tm
     if fits:
         assert LangevinRidge.load(path).step_size_ == model.step_size_
     else:
-        refused(LangevinRidge, path, "step_size must be at most 1/L")
+        refused(LangevinRidge, path, "step_size must be > 0 and at most 1/L")
 
 
 def test_a_constant_column_is_a_column_of_ones(tmp_path: Path) -> None:
@@ -303,7 +305,7 @@ def test_releases_have_classes_where_they_classify_and_only_there() -> None:
     _stored.check_released(np.zeros((2, 3)), np.zeros(2), np.array(["a", "b"]), needs_classes=True)
     _stored.check_released(np.zeros((2, 3)), np.zeros(2), None, needs_classes=False)
     _stored.check_released(np.zeros(3), np.array(0.0), None, needs_classes=False)
-    with pytest.raises(ValueError, match="classes must be there"):
+    with pytest.raises(ValueError, match="classes must be present"):
         _stored.check_released(np.zeros((2, 3)), np.zeros(2), None, needs_classes=True)
     with pytest.raises(ValueError, match="classes must be absent"):
         _stored.check_released(np.zeros((2, 3)), np.zeros(2), np.array(["a", "b"]), needs_classes=False)

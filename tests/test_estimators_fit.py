@@ -12,8 +12,8 @@ import pytest
 from sklearn.exceptions import NotFittedError
 
 from expunge import LangevinRidge, LangevinRidgeClassifier, ReleasedRidge
-from expunge.accounting.ridge_law import Phase, phase_floors
-from expunge.estimators._dynamics import NormalEquations
+from expunge.runs.ridge.dynamics import NormalEquations
+from expunge.runs.ridge.law import Phase, phase_floors
 
 pytestmark = pytest.mark.filterwarnings("ignore::expunge.NoiseWarning")
 
@@ -167,7 +167,7 @@ def test_a_model_shows_itself_with_what_makes_it_confidential() -> None:
     model = fitted(alpha=2.0)
     assert repr(model) == "LangevinRidge(alpha=2.0)  <confidential: holds the history and data of 20 records>"
     after = model.unlearn([1, 2], **TARGET).model
-    assert repr(after).endswith("<confidential: holds the history and data of 20 records, 2 deleted>")
+    assert repr(after).endswith("<confidential: holds the history and data of 18 records, 2 deleted>")
     assert repr(model.forget_history()) == "LangevinRidge(alpha=2.0)"
     assert repr(LangevinRidge(alpha=2.0)) == "LangevinRidge(alpha=2.0)"
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from expunge import LangevinRidge
-from expunge.accounting.ridge_law import Phase, deletion_pair
-from expunge.estimators._cost import DeletionCost
+from expunge.runs.ridge.cost import DeletionCost
+from expunge.runs.ridge.law import Phase, deletion_pair
 
 pytestmark = pytest.mark.filterwarnings("ignore::expunge.NoiseWarning")
 

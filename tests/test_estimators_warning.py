@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from expunge import LangevinRidge, LangevinRidgeClassifier, NoiseWarning
-from expunge.accounting.ridge_law import Phase
 from expunge.estimators import noise_warning
-from expunge.estimators._dynamics import NormalEquations
 from expunge.estimators.noise_warning import TrainingData, check_loss, warn_of_forgetting
+from expunge.runs.ridge.dynamics import NormalEquations
+from expunge.runs.ridge.law import Phase
 
 PHASE = Phase(30, 0.25, (0,))
 

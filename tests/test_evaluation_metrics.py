@@ -2,8 +2,6 @@
 
 import json
 import math
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -12,6 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.special import log_softmax
 
+from absent import run_without
 from expunge.evaluation import (
     METRICS,
     Band,
@@ -43,21 +42,13 @@ def test_every_metric_is_defined_once_and_the_documentation_says_the_same(root):
 
 def test_the_array_metrics_need_no_torch():
     code = """
-import sys
-
-class Absent:
-    def find_spec(self, name, *rest):
-        if name == "torch":
-            raise ModuleNotFoundError(name)
-
-sys.meta_path.insert(0, Absent())
 import expunge.evaluation, expunge.evaluation.plots
 try:
     import expunge.evaluation.networks
 except ImportError as error:
     print(error)
 """
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    result = run_without("torch", code)
     assert result.returncode == 0, result.stderr
     wanted = "expunge.evaluation.networks needs PyTorch: pip install '.[torch]' in a checkout of Expunge"
     assert result.stdout.strip() == wanted

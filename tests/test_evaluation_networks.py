@@ -27,32 +27,14 @@ from expunge.evaluation.networks import (  # noqa: E402
 from expunge.evaluation.networks.matching import assignment  # noqa: E402
 from expunge.evaluation.networks.permutations import random_permutations  # noqa: E402
 from expunge.torch.models import mlp, resnet18, small_cnn, small_vit  # noqa: E402
+from small_training import shaken  # noqa: E402
 from torch_norms import Calls  # noqa: E402
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Small operations lose by threads, the more so beside other processes."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 
 def images(*shape, n=3):
     return torch.randn(n, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
-
-
-def shaken(model, seed=0):
-    """The model in float64 with every parameter and statistic its own random number, so that no symmetry is left."""
-    model = model.double()
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-            if tensor.is_floating_point():
-                drawn = torch.rand(tensor.shape, dtype=torch.float64, generator=generator)
-                tensor.copy_(drawn + 0.5 if "var" in name else drawn - 0.5)
-    return model
 
 
 def residual_mlp(m, x):

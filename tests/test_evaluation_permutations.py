@@ -21,15 +21,9 @@ from expunge.evaluation.networks import (  # noqa: E402
     tracing,
 )
 from expunge.evaluation.networks.permutations import random_permutations  # noqa: E402
+from small_training import shaken  # noqa: E402
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Small operations lose by threads, the more so beside other processes."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 
 class Chain(nn.Module):
@@ -44,18 +38,6 @@ class Chain(nn.Module):
         for layer, function in zip(self.layers, self.functions, strict=True):
             x = function(layer, x)
         return x
-
-
-def shaken(model, seed):
-    """The model in float64 with every parameter and statistic its own random number, so that no symmetry is left."""
-    model = model.double().eval()
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-            if tensor.is_floating_point():
-                drawn = torch.rand(tensor.shape, dtype=torch.float64, generator=generator)
-                tensor.copy_(drawn + 0.5 if "var" in name else drawn - 0.5)
-    return model
 
 
 def plain(function):
@@ -134,7 +116,7 @@ def test_a_permuted_random_network_is_the_same_function(steps, head, batch):
     with pytest.MonkeyPatch.context() as patch:
         # The rules are right by themselves, not because the outcome is tested.
         patch.setattr(tracing, "verify_structure", lambda *a, **k: None)
-        model = shaken(network(steps, head), seed=len(steps))
+        model = shaken(network(steps, head).eval(), seed=len(steps))
         x = torch.randn(batch, 2, LENGTH, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
         spec = permutation_spec(model, x)
     expected = model(x)
@@ -168,7 +150,7 @@ def test_what_has_no_rule_stays_by_name(step, reason):
 
 def test_a_rule_that_is_wrong_is_refused(monkeypatch):
     # As it was: axis= is not read, and units that are kept apart are taken for summed up.
-    monkeypatch.setattr(tracing._Follower, "_reduced", lambda self, node, label, ndim: None)
+    monkeypatch.setattr(tracing.Follower, "_reduced", lambda self, node, label, ndim: None)
     with pytest.raises(ValueError, match="spec must leave the function as it is"):
         permutation_spec(network([], "mean(axis=2)"), torch.zeros(3, 2, LENGTH))
 

@@ -43,6 +43,14 @@ def test_reports_show_value_interval_and_band(tmp_path):
         plot_reports({})
 
 
+def test_the_title_of_one_panel_is_within_the_picture():
+    figure = plot_reports({"a": report(0.83)}, metrics=["UA"])
+    figure.canvas.draw()
+    (title,) = figure.texts
+    box = title.get_window_extent()
+    assert 0.0 <= box.x0 < box.x1 <= figure.bbox.width
+
+
 def test_a_time_never_reached_is_written_out():
     never = Report((Measured(METRICS["time to unlearn"], math.inf),))
     axes = plot_reports({"a": never}, metrics=["time to unlearn"]).axes[0]

@@ -32,12 +32,7 @@ TINY = Settings(
 )  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 
 def run(name, folder, **settings):
@@ -212,7 +207,7 @@ def test_what_never_reaches_the_band_is_said_and_ranks_last():
     assert level["never_reached"] == 1
     assert level["rank_correlation_pooled"] == pytest.approx(rank_correlation([1, 2, 4, 8], [0, 10, 10, 101]))
     assert level["log_fit"]["n"] == 3
-    assert any("1 of 4 runs never came to stay in the band" in text for text in found["words"])
+    assert any("1 of 4 runs never settled in the band" in text for text in found["words"])
     assert not any("flat" in text for text in found["words"])
     every = [prediction(privacy_loss=p, steps_to_unlearn=None, reached=False, set=p) for p in (1, 2, 3)]
     found, _ = predict.findings(TINY, every, n_seeds=1)
@@ -264,7 +259,7 @@ def test_a_difference_that_cannot_be_told_says_which_could_have_been():
             row["barrier"] += 0.1 * (row["seed"] - 1)
     found, _ = barrier.findings(TINY, rows, n_seeds=3)
     half = 4.302653 * 0.1 / math.sqrt(3)
-    assert all(f"No difference can be told, one of {half:.2g} could have been" in text for text in found["words"])
+    assert all(f"No difference can be detected; one of {half:.2g} could have been" in text for text in found["words"])
     found, _ = barrier.findings(TINY, [row for row in rows if row["seed"] == 0], n_seeds=1)
     assert all("One seed says nothing about chance" in text for text in found["words"])
 
@@ -274,8 +269,8 @@ def test_a_difference_that_cannot_be_told_says_which_could_have_been():
         for seed, steps in enumerate([5, 10, 15] if name == "privacy_loss" else [10, 10, 10])
     ]
     found, _ = compare.findings(TINY, rows, n_seeds=3)
-    assert any("no difference can be told, one of 12 steps could have been" in text for text in found["words"])
-    assert "No order of the measures can be told." in found["words"]
+    assert any("no difference can be detected; one of 12 steps could have been" in text for text in found["words"])
+    assert "The measures cannot be put in order." in found["words"]
 
     rows = [
         prediction(seed=seed, set=k, privacy_loss=1.0 + k, steps_to_unlearn=10 * (k if seed else 3 - k))
@@ -283,7 +278,7 @@ def test_a_difference_that_cannot_be_told_says_which_could_have_been():
         for k in range(3)
     ]
     found, _ = predict.findings(TINY, rows, n_seeds=3)
-    assert "no ranking can be told, a mean of" in found["words"][0]
+    assert "no ranking can be detected; a mean of" in found["words"][0]
 
 
 def test_a_seed_without_a_ranking_is_not_left_out():
@@ -295,7 +290,7 @@ def test_a_seed_without_a_ranking_is_not_left_out():
     found, _ = predict.findings(TINY, rows, n_seeds=4)
     assert found["levels"][0]["rank_correlation_per_seed"] == [None, 1.0, 1.0, 1.0]
     assert found["levels"][0]["rank_correlation_mean"] == pytest.approx(0.75)
-    assert "all sets of 1 took equally long, which counts as 0" in found["words"][0]
+    assert "in 1 of them all sets took equally long, which counts as 0" in found["words"][0]
 
 
 def test_measures_are_ordered_and_compared_over_seeds():

@@ -11,10 +11,10 @@ import zipfile
 import numpy as np
 import pytest
 
-from expunge import _archive
-from expunge._archive import read_arrays, refuse_inflation
 from expunge._files import FileFormatError, read_text, write_atomic
-from expunge._sealed import is_sealed, read_sealed, sealed
+from expunge._files import archive as archives
+from expunge._files.archive import read_arrays, refuse_inflation
+from expunge._files.sealed import is_sealed, read_sealed, sealed
 
 # --- writing ------------------------------------------------------------------------------------
 
@@ -28,7 +28,7 @@ def test_a_name_that_is_taken_is_refused_before_anything_is_written(tmp_path, mo
 
     monkeypatch.setattr(os, "open", never)
     for taken in (tmp_path / "a", tmp_path / "link", tmp_path):
-        with pytest.raises(FileExistsError, match=r"exists already; pass overwrite=True"):
+        with pytest.raises(FileExistsError, match=r"already exists; pass overwrite=True"):
             write_atomic(taken, b"after")
 
 
@@ -90,7 +90,7 @@ def test_a_name_taken_during_the_write_is_refused_also_without_hard_links(tmp_pa
     monkeypatch.setattr(os, "fsync", slow)
     if not links:
         monkeypatch.setattr(os, "link", fail)
-    with pytest.raises(FileExistsError, match="exists already; pass overwrite=True"):
+    with pytest.raises(FileExistsError, match="already exists; pass overwrite=True"):
         write_atomic(path, b"mine")
     assert path.read_bytes() == b"somebody else's"
     assert [file.name for file in tmp_path.iterdir()] == ["a"]
@@ -156,7 +156,7 @@ def test_a_gib_or_a_hundredfold_is_the_most_that_an_array_inflates_to(held, most
 
 
 def test_large_arrays_are_read_piece_by_piece(tmp_path):
-    values = np.random.default_rng(1).normal(size=(3, _archive._CHUNK // 8 + 1))
+    values = np.random.default_rng(1).normal(size=(3, archives._CHUNK // 8 + 1))
     np.savez(tmp_path / "a.npz", a=values)
     np.testing.assert_array_equal(read_arrays(tmp_path / "a.npz", what="table", max_bytes=2**24)["a"], values)
 
@@ -196,7 +196,7 @@ def test_a_change_of_any_byte_of_a_sealed_archive_is_seen(tmp_path):
         if length <= position < length + 9:  # no longer marked as sealed
             assert is_sealed(path) is False
         else:
-            with pytest.raises(FileFormatError, match="its bytes are not those of its digest"):
+            with pytest.raises(FileFormatError, match="its bytes do not match its digest"):
                 is_sealed(path)
     for end in range(len(data)):
         path.write_bytes(data[:end])
@@ -231,5 +231,5 @@ def test_the_digest_of_a_large_file_is_that_of_all_its_pieces(tmp_path):
     assert is_sealed(path) is True
     for position in (0, 2**20, 2**21, 2**21 + 9):
         path.write_bytes(data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :])
-        with pytest.raises(FileFormatError, match="its bytes are not those of its digest"):
+        with pytest.raises(FileFormatError, match="its bytes do not match its digest"):
             is_sealed(path)

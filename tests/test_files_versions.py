@@ -6,8 +6,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from expunge._archive import read_arrays
 from expunge._files import FileFormatError
+from expunge._files.archive import read_arrays
 
 
 def written(place, version):

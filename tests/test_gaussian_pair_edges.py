@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from emulated import DEVICES, at, on_every_device, put
-from expunge import _backend
+from expunge._kernels import backend
 from expunge.accounting import GaussianPair, shifted_mu
 
 EXACT = GaussianPair([0.3, -0.2], [[0.4], [-0.1]])
@@ -82,6 +82,8 @@ def test_unknown_directions_are_refused_by_name(device, method):
 class Watched:
     """A host that notes how many cores were allowed and may fail to compute."""
 
+    on_host = True
+
     def __init__(self, place, *, fails):
         self.place, self.fails, self.threads = place, fails, []
 
@@ -93,13 +95,14 @@ class Watched:
 
 
 def watch(monkeypatch, *, fails=False):
-    asked, watched = _backend.place, Watched(_backend.place(), fails=fails)
+    asked, watched = backend.place, Watched(backend.place(), fails=fails)
 
     def place(**arrays):
         found = asked(**arrays)
-        return found if isinstance(found, _backend.DevicePlace) else watched
+        return watched if found.on_host else found
 
-    monkeypatch.setattr(_backend, "place", place)
+    monkeypatch.setattr(backend, "place", place)
+    monkeypatch.setattr(backend, "HOST", watched)
     return watched
 
 
@@ -125,3 +128,19 @@ def test_as_many_cores_are_used_as_allowed(device, method, monkeypatch):
 def test_steps_without_an_axis_are_refused(device):
     with pytest.raises(ValueError, match="must have an axis of steps"):
         shifted_mu(put(1.0, device), put(1.0, device), put(1.0, device))
+
+
+@pytest.mark.parametrize("direction", ["pq", "qp", "both"])
+def test_excess_beyond_the_range_of_floats_has_no_epsilon_where_it_has_no_delta(direction):
+    pair = GaussianPair([1e301], [[0.0]])
+    assert pair.delta(346.6, direction=direction) == 1.0
+    assert pair.epsilon([0.0, 1e-5], direction=direction).tolist() == [np.inf, np.inf]
+
+
+@pytest.mark.parametrize("excess", [5e-324, 1e-310, 1e-300])
+def test_laws_that_differ_have_a_largest_loss_above_zero(excess):
+    pair = GaussianPair([excess], [[0.0]])
+    found = float(pair.epsilon(0.0, direction="qp"))
+    assert excess / 2 <= found <= max(excess, 3e-308)
+    assert pair.delta(found, direction="qp") == 0.0
+    assert pair.delta(0.0, direction="qp") > 0.0

@@ -53,6 +53,23 @@ def test_delta_is_rounded_up_by_the_error_of_its_computation(device, mu, tail):
     assert delta <= min(1.0, exact * (1 + 10 * np.finfo(float).eps * size) + mpmath_tiny())
 
 
+@on_every_device
+@given(st.floats(-323, -290), st.floats(0, 30))
+def test_delta_of_the_smallest_mus_is_rounded_up_by_the_error_of_its_logarithm(device, power, tail):
+    mu = max(10.0**power, 5e-324)
+    epsilon = mu * tail
+    exact = mills_slope_mpmath(mu, epsilon)
+    delta = at(device, gdp_delta)(mu, epsilon)
+    assert exact <= delta <= exact * (1 + 2e-12) + mpmath_tiny()
+
+
+def mills_slope_mpmath(mu, epsilon):
+    """delta of a mu whose square is nothing beside 1: mu (phi(m) - m Phi(-m)) at m = epsilon / mu."""
+    with mpmath.workdps(50):
+        m = mpmath.mpf(epsilon) / mpmath.mpf(mu)
+        return mpmath.mpf(mu) * (mpmath.npdf(m) - m * mpmath.ncdf(-m))
+
+
 def mpmath_tiny():
     """One subnormal: the unit of outward rounding where delta leaves the normal range."""
     return 5e-320

@@ -10,8 +10,8 @@ from sklearn.base import clone
 from sklearn.datasets import load_iris
 
 from expunge import LangevinRidge, LangevinRidgeClassifier, NoiseWarning, ReleasedRidge, ReleasedRidgeClassifier
-from expunge.certificates.constants import CONDITIONS, GRID_NOTE
-from expunge.estimators._history import SEED_CONDITION
+from expunge.data.constants import CONDITIONS, GRID_NOTE
+from expunge.estimators._conditions import SEED_CONDITION
 
 # How well a model of few records predicts is not the matter here.
 pytestmark = pytest.mark.filterwarnings("ignore::expunge.NoiseWarning")
@@ -230,7 +230,9 @@ def test_constants_give_the_record_away_and_given_ones_do_not():
         return float(np.linalg.norm(result.model.release().coef_))
 
     seen = [(size(row, given=False), row is odd) for row in (odd, plain) for _ in range(20)]
-    assert all((abs(found - 7.38) > 0.01) == was_odd for found, was_odd in seen)  # 40 of 40
+    usual = np.median([found for found, was_odd in seen if not was_odd])
+    # 40 of 40: the others spread over 1e-8, those of the odd record over more than 1.
+    assert all((abs(found - usual) > 1e-6) == was_odd for found, was_odd in seen)
     sizes = np.array([[size(row, given=True) for _ in range(60)] for row in (odd, plain)])
     best = max(
         max(np.mean(sizes[0] > cut) + np.mean(sizes[1] <= cut), np.mean(sizes[0] <= cut) + np.mean(sizes[1] > cut)) / 2

@@ -32,7 +32,7 @@ except ImportError:
 on_the_emulator = pytest.mark.skipif(
     torch is None or compiled.built("_cuda_emul") is None, reason="needs PyTorch and a build with EXPUNGE_CUDA_EMUL=ON"
 )
-SITE = Path(compiled._backend.__file__).resolve().parent.parent
+SITE = Path(compiled.backend.__file__).resolve().parent.parent.parent
 RATES = {"copy_bytes_per_s": 1e12, "float32_gemm_flop_per_s": 1e13}
 
 
@@ -290,7 +290,7 @@ def test_a_dry_run_out_of_time_says_so_and_the_next_one_goes_on(tmp_path):
 # Every output of every kernel is off by what TF32 would do, or by one where it is an integer.
 WRONG = """
 def spoil():
-    import expunge._backend as backend, gpu_device
+    import expunge._kernels.backend as backend, gpu_device
     def off(before, arrays):
         for array in arrays:
             if hasattr(array, "is_floating_point") and array.numel() and not torch.equal(before[id(array)], array):

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import compiled
 import oracles
 from emulated import at, on_every_device
-from expunge._probe_measures import probe_measures
 from expunge.grad_norms import (
     conv_grad_norms,
     embedding_grad_norms,
@@ -22,6 +22,7 @@ from expunge.grad_norms import (
     norm_layer_grad_norms,
     probe_grad_norms,
 )
+from expunge.grad_norms.probe_measures import probe_measures
 from kernel_calls import call as kernel_call
 
 try:
@@ -322,6 +323,103 @@ def test_same_padding_is_explicit_padding(device):
     np.testing.assert_allclose(
         even, at(device, conv_grad_norms)(shifted, g, kernel_size=4, padding="valid"), rtol=1e-14
     )
+
+
+@on_every_device
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(2, 3, 0), (2, 3, 0, 4), (2, 3, 4, 0), (2, 3, 0, 0), (2, 3, 2, 0, 2)])
+def test_images_without_pixels_are_all_padding(shape, dtype, device):
+    """Every patch is zero, so that the weight's gradient is, and the bias's is not."""
+    axes = len(shape) - 2
+    g = normal(np.random.default_rng(1), (2, 4, *(n + 4 - 2 for n in shape[2:])), dtype)
+    weight, bias = at(device, conv_grad_norms)(
+        np.zeros(shape, dtype), g, kernel_size=3, padding=(2,) * axes, per_parameter=True
+    )
+    np.testing.assert_array_equal(weight, 0.0)
+    np.testing.assert_allclose(
+        bias, np.sqrt(np.sum(g.reshape(2, 4, -1).sum(axis=2, dtype=float) ** 2, axis=1)), rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("mode", ["circular", "reflect", "replicate"])
+def test_there_is_no_pixel_to_pad_an_image_without_pixels_with(mode):
+    with pytest.raises(ValueError, match=r"^padding must be .* length"):
+        conv_grad_norms(np.zeros((1, 2, 0)), np.zeros((1, 2, 2)), kernel_size=3, padding=2, padding_mode=mode)
+
+
+def patches_of(images, padded, maps, positions, features):
+    """(B, channels * features, positions) values that the kernel looks up, one group."""
+    flat = np.zeros((*images.shape[:2], *padded))
+    for at_d, at_h, at_w in np.ndindex(*padded):
+        source = maps[0][at_d], maps[1][at_h], maps[2][at_w]
+        if min(source) >= 0:
+            flat[:, :, at_d, at_h, at_w] = images[(slice(None), slice(None), *source)]
+    return flat.reshape(images.shape[0], -1)[:, features[:, None] + positions]
+
+
+@on_every_device
+@given(seeds, dtypes, st.lists(st.integers(0, 5), min_size=3, max_size=3), st.sampled_from([1, 2, 3, 24, 50]))
+def test_any_map_of_the_padding_is_looked_up(device, seed, dtype, source, outputs):
+    """Rows that the map crops, shuffles, repeats or leaves out altogether, images without pixels among them."""
+    rng = np.random.default_rng(seed)
+    channels, padded = 2, [int(n) for n in rng.integers(1, 8, 3)]
+    images = normal(rng, (2, channels, *source), dtype)
+    maps = [
+        np.clip(rng.integers(-3, max(n, 1), length), -1, n - 1).astype(np.int32)
+        for n, length in zip(source, padded, strict=True)
+    ]
+    if rng.random() < 0.3 and padded[2] >= source[2]:  # the ends of a whole row, but not its middle
+        maps[2][: source[2]] = np.arange(source[2])
+        maps[2][1 : source[2] - 1] = -1
+    plane = math.prod(padded)
+    features = np.sort(rng.choice(plane * channels, size=rng.integers(0, plane) // channels * channels, replace=False))
+    last = int(features.max(initial=0))
+    positions = np.sort(rng.choice(plane * channels - last, size=rng.integers(0, plane * channels - last + 1)))
+    positions = np.unique(positions)
+    g = normal(rng, (2, outputs, positions.size), dtype)
+    out = np.full(2, np.nan)
+    compiled.AVAILABLE[device].run(
+        "conv_grad_norms",
+        {
+            "activations": images,
+            "output_grads": g,
+            "groups": 1,
+            "padded": np.array(padded, dtype=np.int64),
+            "pad_maps": np.concatenate(maps),
+            "position_offsets": positions.astype(np.int32),
+            "feature_offsets": features.astype(np.int32),
+            "bias": False,
+            "squared": False,
+            "out": out,
+        },
+    )
+    patches = patches_of(images.astype(float), padded, maps, positions, features)
+    expected = np.sqrt(np.sum(np.einsum("bfp,bcp->bfc", patches, g.astype(float)) ** 2, axis=(1, 2)))
+    sizes = np.sqrt(np.sum(patches**2, axis=(1, 2)) * np.sum(g.astype(float) ** 2, axis=(1, 2)))
+    assert np.all(np.abs(out - expected) <= (1e-5 if dtype == np.float32 else 1e-12) * sizes)
+
+
+def test_positions_that_do_not_increase_are_refused():
+    case = kernel_call("conv_grad_norms")
+    offsets = case.arguments["position_offsets"]
+    offsets[4:6] = offsets[[5, 4]]
+    with pytest.raises(ValueError, match=r"^position_offsets must increase"):
+        case.run()
+
+
+def test_channels_that_no_memory_stands_behind_are_refused():
+    """Images without rows: 2**29 channels of them are no bytes, and their padded planes would be 200 GB."""
+    case = kernel_call("conv_grad_norms", n=1)
+    case.arguments["pad_maps"][1:7] = -1
+    case.arguments |= {"activations": np.empty((1, 2**29, 1, 0, 6)), "feature_offsets": np.zeros(0, dtype=np.int32)}
+    with pytest.raises(ValueError, match=r"^padded must have fewer than 2\*\*31 entries in all channels of a group"):
+        case.run()
+
+
+@pytest.mark.parametrize("n_groups", [0, -1, 4])
+def test_values_that_are_normalised_already_are_in_no_groups(n_groups):
+    case = kernel_call("norm_layer_grad_norms:group").replaced(normalized=True)
+    np.testing.assert_array_equal(case.replaced(n_groups=n_groups).run()["out"], case.run()["out"])
 
 
 # --- normalising layers ---------------------------------------------------------------------------
@@ -759,7 +857,7 @@ def test_kernels_refuse_what_would_lead_outside_an_array(kernel, name, value):
         ("norm_layer_grad_norms:group", "n_groups", 0),
         ("norm_layer_grad_norms:group", "n_groups", 4),
         ("norm_layer_grad_norms:layer", "kind", 3),
-        ("probe_grad_norms:softmax", "loss", 3),
+        ("probe_grad_norms:softmax", "loss", "hinge"),
     ],
 )
 def test_kernels_refuse_settings_that_do_not_divide_or_exist(kernel, name, value):

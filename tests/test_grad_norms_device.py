@@ -147,7 +147,7 @@ def test_records_are_taken_some_at_a_time(monkeypatch, n):
     rng = np.random.default_rng(5)
     X, W, y = rng.standard_normal((n, 4)), rng.standard_normal((3, 4, 5)), rng.integers(0, 5, n)
     weights = rng.uniform(size=3)
-    monkeypatch.setattr("expunge._probe_arrays._LOGITS", 3 * 5 * 2)
+    monkeypatch.setattr("expunge.grad_norms.probe_arrays._LOGITS", 3 * 5 * 2)
     for options in ({}, {"alpha": 0.1}, {"checkpoint_weights": weights}):
         found = host(probe_grad_norms(*there(X, W, y), **options))
         np.testing.assert_allclose(found, probe_grad_norms(X, W, y, **options), rtol=1e-12)
@@ -241,8 +241,8 @@ def test_bfloat16_factors_are_multiplied_exactly(shape, bias):
     a = torch.randn(examples, positions, d_in, dtype=torch.bfloat16)
     g = torch.randn(examples, positions, d_out, dtype=torch.bfloat16)
     module, out = AVAILABLE[DEVICE].module, torch.full((examples,), math.nan, dtype=torch.float64)
-    sizes = {"examples": examples, "positions": positions, "d_in": d_in, "d_out": d_out, "bias": bias, "itemsize": 2}
-    scratch = torch.full((module.linear_grad_norms_workspace(**sizes),), math.nan, dtype=torch.float64)
+    doubles = module.linear_grad_norms_workspace(a, g, bias, False, out)
+    scratch = torch.full((doubles,), math.nan, dtype=torch.float64)
     module.linear_grad_norms(a, g, bias, False, out, workspace=scratch, stream=0)
     expected = oracles.linear_grad_norms(a.double().numpy(), g.double().numpy(), bias=bias)
     np.testing.assert_allclose(out.numpy(), expected, rtol=1e-5)
@@ -255,9 +255,9 @@ def test_sums_of_tensor_cores_drift_no_further_than_their_block_allows():
     module = AVAILABLE[DEVICE].module
     torch.manual_seed(1)
     a, g = (torch.rand(4, terms, width).bfloat16() for _ in range(2))  # no two terms cancel
-    sizes = {"examples": 4, "positions": terms, "d_in": width, "d_out": width, "bias": False, "itemsize": 2}
-    scratch = torch.full((module.linear_grad_norms_workspace(**sizes),), math.nan, dtype=torch.float64)
     out = torch.full((4,), math.nan, dtype=torch.float64)
+    doubles = module.linear_grad_norms_workspace(a, g, False, False, out)
+    scratch = torch.full((doubles,), math.nan, dtype=torch.float64)
     module.linear_grad_norms(a, g, False, False, out, workspace=scratch, stream=0)
     expected = np.linalg.norm(a.double().mT.numpy() @ g.double().numpy(), axis=(1, 2))
     drift = 1 - out.numpy() / expected

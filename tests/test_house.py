@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from pathlib import Path
@@ -33,6 +34,18 @@ def test_lines_end_at_120() -> None:
             if len(line) > 120 and not table and " " in line.strip():
                 long.append(f"{path.relative_to(ROOT)}:{number}: {len(line)}")
     assert not long, "\n".join(long)
+
+
+def test_docstrings_say_what_a_thing_is() -> None:
+    wrong = []
+    for path in sorted((ROOT / "python").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):
+                first = (ast.get_docstring(node) or "").partition(" ")[0]
+                wrong += (
+                    [f"{path.name}: {getattr(node, 'name', 'module')}"] if first in ("What", "Where", "Which") else []
+                )
+    assert not wrong
 
 
 def test_the_places_of_a_stem_are_as_many_as_said_and_exist() -> None:

@@ -14,17 +14,17 @@ from hypothesis import strategies as st
 
 import oracles
 from emulated import at, on_every_device, put
-from expunge import _backend
+from expunge._kernels import backend
 from expunge.langevin import langevin_chains, standard_normals
 
-LOSSES = ["ridge", "logistic", "softmax"]
+LOSSES = ["squared", "logistic", "softmax"]
 
 
 def problem(loss, n, p, q, seed=1):
     """Return records, targets as the face takes them, and targets as rows."""
     X = standard_normals((n, p), seed=seed, dtype=np.float32).astype(np.float64)
     raw = standard_normals((n, q), seed=seed, chain=1, dtype=np.float32).astype(np.float64)
-    if loss == "ridge":
+    if loss == "squared":
         return X, raw, raw
     if loss == "logistic":
         labels = (raw[:, 0] > 0).astype(int)
@@ -90,9 +90,9 @@ def test_chains_are_those_of_the_oracle(
 
 
 CASES = [
-    {"loss": "ridge"},
-    {"loss": "ridge", "clip": 0.5, "radius": 0.7},
-    {"loss": "ridge", "sampling_probability": 0.2},
+    {"loss": "squared"},
+    {"loss": "squared", "clip": 0.5, "radius": 0.7},
+    {"loss": "squared", "sampling_probability": 0.2},
     {"loss": "logistic"},
     {"loss": "softmax", "sampling_probability": 0.3, "clip": 0.4},
     {"loss": "softmax", "radius": 0.5},
@@ -145,16 +145,16 @@ def test_batches_split_and_runs_continue(device, case, p, split, cut, dtype):
 @given(steps=st.sets(st.integers(0, 9), min_size=1), p=st.sampled_from([3, 65]))
 @settings(max_examples=20, deadline=None)
 def test_recorded_subset_is_part_of_the_full_recording(device, steps, p):
-    X, y, _ = problem("ridge", 30, p, 2)
-    full = run("ridge", X, y, 2, device, n_steps=9, record=range(10))
+    X, y, _ = problem("squared", 30, p, 2)
+    full = run("squared", X, y, 2, device, n_steps=9, record=range(10))
     chosen = sorted(steps)
-    np.testing.assert_array_equal(run("ridge", X, y, 2, device, n_steps=9, record=chosen), full[chosen])
-    np.testing.assert_array_equal(run("ridge", X, y, 2, device, n_steps=9), full[-1])
+    np.testing.assert_array_equal(run("squared", X, y, 2, device, n_steps=9, record=chosen), full[chosen])
+    np.testing.assert_array_equal(run("squared", X, y, 2, device, n_steps=9), full[-1])
 
 
 def test_ridge_chains_follow_the_closed_form():
     n, p, q, T, m, alpha, tau = 30, 5, 2, 12, 20_000, 0.8, 0.3
-    X, Y, _ = problem("ridge", n, p, q)
+    X, Y, _ = problem("squared", n, p, q)
     H, b = X.T @ X + alpha * np.eye(p), X.T @ Y
     eta = 1 / np.linalg.eigvalsh(H)[-1]
     chains = langevin_chains(
@@ -212,7 +212,7 @@ def test_lone_chain_is_the_one_of_a_batch(device):
 ISA_SCRIPT = """
 import hashlib
 import numpy as np
-from expunge import _backend
+from expunge._kernels import backend
 from expunge.langevin import langevin_chains, random_words, standard_normals
 
 digest = hashlib.sha256()
@@ -223,7 +223,7 @@ for dtype in (np.float64, np.float32):
     for p in (1, 7, 16, 64):
         X = standard_normals((37, p), seed=1, dtype=np.float32)
         raw = standard_normals((37, 3), seed=2, dtype=np.float32)
-        for loss, y in (("ridge", raw), ("logistic", (raw[:, 0] > 0) * 1), ("softmax", raw.argmax(axis=1))):
+        for loss, y in (("squared", raw), ("logistic", (raw[:, 0] > 0) * 1), ("softmax", raw.argmax(axis=1))):
             for extra in ({}, {"clip": 0.5}, {"sampling_probability": 0.3}, {"radius": 0.5}):
                 chains = langevin_chains(
                     X, y, loss=loss, alpha=0.5, step_size=0.004, noise_std=0.1, n_steps=20, n_chains=21, seed=6,
@@ -231,7 +231,7 @@ for dtype in (np.float64, np.float32):
                 )
                 assert np.isfinite(chains).all()
                 digest.update(chains.astype(little).tobytes())
-print(_backend.isa(), digest.hexdigest())
+print(backend.isa(), digest.hexdigest())
 """
 
 # The same on every processor, and in every version of the library that keeps its streams.
@@ -305,17 +305,25 @@ def test_bad_arguments_are_named(changes, error, named):
         langevin_chains(X, y, **arguments)
 
 
+def test_the_former_name_of_the_squared_loss_warns():
+    arguments = {**GOOD, "seed": 0}
+    X, y = arguments.pop("X"), arguments.pop("y")
+    with pytest.warns(DeprecationWarning, match="loss='squared'"):
+        former = langevin_chains(X, y, loss="ridge", **arguments)
+    np.testing.assert_array_equal(former, langevin_chains(X, y, loss="squared", **arguments))
+
+
 def test_a_record_is_never_sampled_more_often_than_said(monkeypatch):
     """The kernel takes a record where a random word is below a threshold, which must not be rounded up."""
     asked = []
-    run_kernel = type(_backend.place()).run
+    run_kernel = type(backend.place()).run
 
     def watched(place, kernel, *arguments, **options):
         if kernel == "langevin_chains":
             asked.append(options["threshold"])
         return run_kernel(place, kernel, *arguments, **options)
 
-    monkeypatch.setattr(type(_backend.place()), "run", watched)
+    monkeypatch.setattr(type(backend.place()), "run", watched)
     X, y, _ = problem("logistic", 4, 2, 1)
     rates = np.concatenate([np.random.default_rng(0).random(40), [1e-9, 1 - 1e-12, 0.5]])
     for rate in rates:

@@ -13,47 +13,19 @@ import numpy as np
 import pytest
 
 from expunge import _files
-from expunge._ledger_lines import hash_of as _hash
-from expunge._ledger_lines import read as _read
-from expunge.accounting.ridge_law import Phase, smoothness
-from expunge.certificates import Certificate, RidgeRun, model_digest
+from expunge.certificates import Certificate, Sources, model_digest
 from expunge.ledger import DeletionRequest, Ledger, LedgerError, record_id_digest
+from expunge.ledger.lines import hash_of as _hash
+from expunge.ledger.lines import read as _read
+from given_runs import certificate_of
 
 START = model_digest(np.zeros((2, 1)))
 
 
 def certificates(n, *, seed=3, rows=range(11)):
     """Return the certificates of n deletions in sequence, each of one more record."""
-    rng = np.random.default_rng(seed)
-    X, y = rng.normal(size=(12, 2)), rng.normal(size=12)
-    result = []
-    for k in range(1, n + 1):
-        phases = (Phase(20, 0.5), *(Phase(5, 0.8, tuple(sorted(rows[:j]))) for j in range(1, k + 1)))
-        run = RidgeRun(
-            estimator="LangevinRidge",
-            alpha=1.0,
-            fit_intercept=False,
-            step_size=1 / smoothness(X, alpha=1.0),
-            classes=None,
-            n_records=12,
-            n_features=2,
-            n_outputs=1,
-            phases=phases,
-            deleted=tuple(sorted(rows[:k])),
-        )
-        coefficients = np.full((2, 1), float(k))
-        result.append(
-            Certificate.create(
-                X=X,
-                y=y,
-                model=coefficients,
-                run=run,
-                epsilon=1.0,
-                delta=0.2 + k / 8,
-                conditions=["a seed"] if k == 2 else [],
-            )
-        )
-    return result
+    setting = {"seed": seed, "rows": rows, "sources": Sources()}
+    return [certificate_of(k, conditions=["a seed"] if k == 2 else [], **setting) for k in range(1, n + 1)]
 
 
 @pytest.fixture(scope="module")

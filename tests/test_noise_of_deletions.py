@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from expunge import LangevinRidge, LangevinRidgeClassifier
 from expunge.accounting.noise_floor import RESOLUTION
-from expunge.accounting.ridge_law import phase_floors
 from expunge.cli.quote import quote_json
+from expunge.runs.ridge.law import phase_floors
 
 pytestmark = pytest.mark.filterwarnings("ignore::expunge.NoiseWarning")
 
@@ -31,11 +31,12 @@ def last_noise(result):
     return result.certificate.run.phases[-1].noise_std
 
 
-def floor_of(result):
-    history = result.model._history
+def floor_of(model, result):
+    """Return the floor of the last deletion from all rows of the first fit."""
+    history, fit = result.model._history, model._history
     return phase_floors(
-        history.design,
-        history.targets,
+        fit.design,
+        fit.targets,
         alpha=history.alpha,
         step_size=history.step_size,
         phases=history.phases,
@@ -84,7 +85,7 @@ def test_without_noise_many_steps_are_the_optimum_of_what_remains(rows, kind):
 def test_a_quote_never_promises_less_than_a_deletion_takes(model, n_steps, method):
     result = model.unlearn(4, **TARGET, n_steps=n_steps, method=method)
     quote = model.quote(**TARGET, n_steps=n_steps, method=method, indices=[4])
-    floor = floor_of(result)
+    floor = floor_of(model, result)
     assert last_noise(result) >= floor > 0
     assert quote.noise_std[0] == pytest.approx(last_noise(result), rel=1e-5)
     assert quote.epsilon[0] <= 1.0

@@ -10,9 +10,9 @@ from sklearn.linear_model import Ridge, RidgeClassifier
 from sklearn.metrics import r2_score
 
 from expunge import LangevinRidge, LangevinRidgeClassifier, NoiseWarning
-from expunge.estimators._dynamics import NormalEquations
+from expunge.data import ConstantScaler
 from expunge.estimators.noise_warning import TrainingData
-from expunge.scaling import ConstantScaler
+from expunge.runs.ridge.dynamics import NormalEquations
 
 TARGET = {"epsilon": 1.0, "delta": 1e-5}
 LOADERS = [load_wine, load_breast_cancer, load_iris, load_digits, load_diabetes]

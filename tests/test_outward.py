@@ -12,11 +12,11 @@ from expunge.accounting import (
     contraction_rdp,
     contraction_steps,
     rdp_to_epsilon,
-    renyi_filter,
     shifted_mu,
     weak_triangle_rdp,
 )
-from expunge.accounting.contraction import rdp_within
+from expunge.accounting.rdp import renyi_filter
+from expunge.accounting.unlearning.contraction import rdp_within
 
 STEP = {"noise_std": 0.37, "step_size": 0.11, "batch_size": 7.3}
 

@@ -15,10 +15,10 @@ from expunge.accounting import (
     contraction_steps,
     gdp_mu,
     rdp_to_epsilon,
-    renyi_filter,
     weak_triangle_rdp,
 )
-from expunge.accounting.rdp_conversion import divergence_within_distance
+from expunge.accounting.rdp import renyi_filter
+from expunge.accounting.rdp.conversion import divergence_within_distance
 
 LEAST = 5e-324
 TINY, EPS = float(np.finfo(float).tiny), float(np.finfo(float).eps)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from expunge.accounting import GaussianPair
-from expunge.ridge import LearningLaw, smallest_eigenvalues
+from expunge.runs.ridge import LearningLaw, smallest_eigenvalues
 
 
 def renyi_divergence(excess: float, shift: float, order: float, direction: str) -> mpmath.mpf:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from expunge.plotting import plot_noise, plot_profile
+from expunge.plotting import plot_attack, plot_deletions, plot_noise, plot_profile
 
 matplotlib = pytest.importorskip("matplotlib", reason="matplotlib is not installed: no pictures to test")
 
@@ -172,3 +172,84 @@ def test_a_share_is_nothing_or_all_only_if_it_is(zeros, text):
     noise = np.where(np.arange(1000) < zeros, 0.0, 0.1)
     figure = plot_noise([quote(noise=noise)])
     assert text in [one.get_text() for one in figure.axes[0].texts]
+
+
+# --- before and after ----------------------------------------------------------------------------
+
+
+def test_shares_and_the_deleted_record_are_written_in_the_picture():
+    figure = plot_deletions([0.1, 0.2, 0.5, 2.0], noise_std=0.1, marked=0.2, name="customer")
+    assert "75% at most 1" in texts(figure)
+    assert "25% above" in texts(figure)
+    assert "the one deleted: 0.2" in texts(figure)
+    assert "customers with that epsilon, at noise 0.1" in texts(figure)
+    assert len(figure.axes) == 1
+    figure = plot_deletions([0.1, np.inf], noise_std=0.1, choices=([0.01, 0.1], [0.2, 1.0], [0.9, 0.8]))
+    assert "1 record beyond any number" in texts(figure)
+    assert "test accuracy" in texts(figure)
+    assert len(figure.axes) == 2
+
+
+@settings(max_examples=15)
+@given(hnp.arrays(np.float64, st.integers(1, 8), elements=st.one_of(st.just(0.0), st.just(np.inf), st.floats(0, 1e9))))
+def test_every_finite_epsilon_is_in_a_bar(epsilon):
+    figure = plot_deletions(epsilon, noise_std=0.1, marked=float(epsilon[0]))
+    bars = sum(patch.get_height() for patch in figure.axes[0].patches if hasattr(patch, "get_height"))
+    assert bars == np.isfinite(epsilon).sum()
+    low, high = figure.axes[0].get_xlim()
+    assert low < high
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"epsilon": []}, "epsilon must hold at least one"),
+        ({"epsilon": [np.nan]}, "epsilon"),
+        ({"epsilon": [-1.0]}, "epsilon"),
+        ({"noise_std": 0.0}, "noise_std"),
+        ({"marked": np.nan}, "marked"),
+        ({"choices": ([0.1], [1.0], [1.0])}, "choices must be"),
+        ({"choices": ([0.1, 0.1], [1.0, 1.0], [1.0, 1.0])}, "choices must be"),
+        ({"choices": ([0.0, 0.1], [1.0, 1.0], [1.0, 1.0])}, "choices must be"),
+        ({"choices": ([0.1, 0.2], [1.0, 1.5], [1.0, 1.0])}, "choices"),
+    ],
+)
+def test_a_picture_of_before_and_after_refuses(changes, match):
+    values = {"epsilon": [1.0], "noise_std": 0.1, **changes}
+    with pytest.raises(ValueError, match=match):
+        plot_deletions(values.pop("epsilon"), **values)
+
+
+# --- the attack on before and after ---------------------------------------------------------------
+
+
+def attack(**changes):
+    values = {"noise_std": [1e-4, 1e-2, 1.0], "cosine": [[1.0, 0.9], [0.5, 0.2], [0.1, 0.2]], "chance": [0.1, 0.2, 0.2]}
+    values |= {"epsilon": [[900.0, 90.0], [9.0, 2.0], [0.0, 0.1]], "delta": 1e-5, **changes}
+    return plot_attack(values.pop("noise_std"), **values)
+
+
+def test_an_attack_has_both_panels_with_medians_and_chance():
+    top, bottom = attack().axes
+    curves = [line.get_ydata() for line in top.lines]
+    np.testing.assert_allclose(curves[0], [0.95, 0.35, 0.15])
+    np.testing.assert_allclose(curves[1], [0.1, 0.2, 0.2])
+    np.testing.assert_allclose(bottom.lines[0].get_ydata(), [495.0, 5.5, 0.05])
+    assert "noise_std" in bottom.get_xlabel()
+    assert "1e-05" in bottom.get_ylabel()
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"noise_std": [1e-2, 1e-4, 1.0]}, "noise_std"),
+        ({"noise_std": [0.0, 1e-4, 1.0]}, "noise_std"),
+        ({"cosine": [[1.0], [0.5]]}, "cosine"),
+        ({"cosine": [[1.1], [0.5], [0.5]]}, "cosine"),
+        ({"epsilon": [[1.0], [np.nan], [0.5]]}, "epsilon"),
+        ({"chance": [0.1]}, "chance"),
+    ],
+)
+def test_an_attack_refuses_what_it_cannot_show(changes, named):
+    with pytest.raises(ValueError, match=named):
+        attack(**changes)

@@ -5,7 +5,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from expunge.accounting.power_sums import divided_powers, powers
+from expunge.runs.ridge.power_sums import divided_powers, powers
 
 POINTS = [0.0, 1e-4, 0.3, 0.5, 0.97, 1.0 - 2.0**-30, 1.0]
 COUNTS = [0, 1, 2, 3, 4, 5, 6, 7, 11, 32, 45]

@@ -8,7 +8,7 @@ import pytest
 
 from expunge.accounting import RenyiFilter, StepCost, gdp_epsilon, privacy_loss, rdp_to_epsilon
 
-COSTS = sys.modules["expunge.accounting.privacy_loss"]  # the function of this name hides its module
+COSTS = sys.modules["expunge.accounting.rdp.privacy_loss"]  # the function of this name hides its module
 STEP = {"step_size": 0.1, "sampling_probability": 0.2, "batch_size": 2.0}
 
 

@@ -3,8 +3,6 @@
 import re
 from pathlib import Path
 
-import numpy as np
-
 README = Path(__file__).parent.parent / "README.md"
 
 
@@ -15,7 +13,9 @@ def test_the_example_of_the_readme_runs(capsys):
     names = {}
     exec(compile(blocks[0], str(README), "exec"), names)
     printed = capsys.readouterr().out
-    assert "estimate" in printed  # the quote
-    assert "\ncertified: 1 of 1,797 records" in printed  # constants were given, and noise is of a public grid
-    assert np.median(names["quote"].noise_std) > 1e-4  # a price that can be seen
-    assert not hasattr(names["released"], "_history")
+    assert "\ncertified: NewtonLogisticRegression on 568 records" in f"\n{printed.partition('<ResidualCertificate')[2]}"
+    assert "holds (certified): epsilon = 1, delta = 1e-05" in printed
+    assert "568 records as certified; model as certified" in printed
+    assert names["result"].before_after.epsilon < 1  # so that the example is one to follow
+    assert names["result"].model.score(*names["now"]) > 0.88
+    assert 42 not in names["result"].model.ids_

@@ -316,8 +316,8 @@ def test_ids_stay_in_the_working_model(ids, tmp_path):
     path = result.model.save(tmp_path / "model.npz")
     assert deleted(LangevinRidgeClassifier.load(path), ids=ids[5]) == (3, 5)
     public = result.model.release().save(tmp_path / "released.npz").read_bytes()
-    for one in map(str, ids[:6]):
-        assert one.encode() in path.read_bytes()
+    for i, one in enumerate(map(str, ids[:6])):
+        assert (one.encode() in path.read_bytes()) == (i != 3)
         assert one.encode() not in public
         assert one not in result.certificate.to_json()
         assert one.encode() not in pickle.dumps(model.release())

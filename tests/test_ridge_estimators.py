@@ -13,10 +13,11 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 
 from expunge import LangevinRidge, LangevinRidgeClassifier, ReleasedRidge, ReleasedRidgeClassifier
 from expunge.accounting import gdp_delta
-from expunge.accounting.ridge_law import Phase
 from expunge.certificates import CONDITIONS
-from expunge.estimators._dynamics import NormalEquations, os_normals
 from expunge.langevin import langevin_chains
+from expunge.runs.noise import os_normals
+from expunge.runs.ridge.dynamics import NormalEquations
+from expunge.runs.ridge.law import Phase
 
 # Laws of deletions from few records, where noise costs much; the warning has tests of its own.
 pytestmark = pytest.mark.filterwarnings("ignore::expunge.NoiseWarning")
@@ -61,7 +62,7 @@ def test_fit_is_the_langevin_chain_of_its_seed(diabetes, model):
     X, y = diabetes
     design = np.column_stack([X, np.ones(len(X))])
     chain = langevin_chains(
-        design, y, loss="ridge", alpha=0.1, step_size=model.step_size_, noise_std=0.1, n_steps=80, n_chains=1, seed=3
+        design, y, loss="squared", alpha=0.1, step_size=model.step_size_, noise_std=0.1, n_steps=80, n_chains=1, seed=3
     )
     theta = np.r_[model.coef_, model.intercept_]
     np.testing.assert_allclose(np.ravel(chain), theta, rtol=1e-10, atol=1e-12)

@@ -5,7 +5,7 @@ import pytest
 
 import compiled
 from emulated import on_every_device
-from expunge._backend import core
+from expunge._kernels.backend import core
 
 EPS = np.finfo(float).eps
 

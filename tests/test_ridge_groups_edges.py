@@ -7,8 +7,8 @@ import mpmath
 import numpy as np
 import pytest
 
-from expunge import ridge
-from expunge.ridge import groups, shifted
+from expunge.runs import ridge
+from expunge.runs.ridge import groups, shifted
 
 EPS = np.finfo(float).eps
 TARGET = {"epsilon": 1.0, "delta": 1e-5, "n_steps": 6}
@@ -188,7 +188,7 @@ def test_the_room_beside_failures_is_rounded_down(monkeypatch):
     law, seen, plain = wide(4, n=8, p=3), [], shifted.gdp_mu
 
     def limit(epsilon, delta):
-        seen.append(float(delta[0]))
+        seen.append(delta)
         return plain(epsilon, delta)
 
     monkeypatch.setattr(shifted, "gdp_mu", limit)

@@ -10,10 +10,12 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import oracles
-from expunge.accounting import gdp_delta, ridge_shifted
-from expunge.accounting.power_sums import divided_powers
-from expunge.accounting.ridge_law import Phase, RidgeDeletion, deletion_pair, smoothness
-from expunge.accounting.ridge_shifted import UniformBound, sensitivities, shifted_claim, tracked_mu
+from expunge.accounting import gdp_delta
+from expunge.runs.ridge import bounds
+from expunge.runs.ridge.bounds import UniformBound, sensitivities, shifted_claim, tracked_mu
+from expunge.runs.ridge.law import Phase, RidgeDeletion, deletion_pair, smoothness
+from expunge.runs.ridge.power_sums import divided_powers
+from expunge.runs.ridge.secular import smallest_eigenvalues
 
 EPSILONS = np.array([0.0, 0.1, 0.5, 1.0, 2.0])
 # delta carries a few units of outward rounding on each side of a comparison.
@@ -271,7 +273,7 @@ def test_divided_powers_match_exact_sums(a, b, n_steps):
 def test_residual_quantile_is_between_its_elementary_bounds(q, distance, variance, tail):
     from scipy import stats
 
-    got = float(ridge_shifted.residual_norm_quantile(np.array([distance]), np.array([variance]), q, tail)[0])
+    got = float(bounds.residual_norm_quantile(np.array([distance]), np.array([variance]), q, tail)[0])
     spread = math.sqrt(variance)
     slack = 1 + 1e-12
     assert got <= (distance + spread * stats.chi.isf(tail, q)) * slack
@@ -284,7 +286,8 @@ def test_smallest_eigenvalues_are_lower_bounds(problem):
     X, _, run = problem
     hessian = X.T @ X + run["alpha"] * np.eye(X.shape[1])
     values, vectors = np.linalg.eigh(hessian)
-    found = ridge_shifted.smallest_eigenvalues(values, (X @ vectors) ** 2, floor=run["alpha"])
+    square = float((X**2).sum(axis=1).max())
+    found = smallest_eigenvalues(values, X @ vectors, floor=run["alpha"], square=square * (1 + 1e-9))
     for x, low in zip(X, found, strict=True):
         true = np.linalg.eigvalsh(hessian - np.outer(x, x))[0]
         assert low <= true + 1e-9 * values[-1]
@@ -355,7 +358,7 @@ def test_the_contraction_is_rounded_up(seed):
         values = mpmath.eigsy(rows.T * rows + mpmath.mpf(alpha) * mpmath.eye(3), eigvals_only=True)
         smallest = min(values[i] for i in range(3))
         true = 1 - mpmath.mpf(eta) * smallest
-        assert true <= ridge_shifted._outward(deletion.contraction, deletion) <= true + mpmath.mpf("1e-13")
+        assert true <= bounds._outward(deletion.contraction, deletion) <= true + mpmath.mpf("1e-13")
 
 
 def test_no_eigenvalue_falls_below_the_penalty_and_no_step_expands():
@@ -369,4 +372,4 @@ def test_no_eigenvalue_falls_below_the_penalty_and_no_step_expands():
         for basis in (deletion.reference, deletion.basis(())):
             assert np.all(basis.a <= 1.0)
             assert np.all(basis.a >= -1e-8)
-        assert ridge_shifted._outward(deletion.contraction, deletion) <= 1.0
+        assert bounds._outward(deletion.contraction, deletion) <= 1.0

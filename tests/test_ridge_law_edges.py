@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from expunge.accounting.noise_floor import noise_floor
-from expunge.accounting.ridge_law import LawPair, Phase, RidgeDeletion, phase_floors, smoothness
-from expunge.accounting.ridge_rounding import LawErrors
+from expunge.runs.ridge.law import LawPair, Phase, RidgeDeletion, phase_floors, require_step_size, smoothness
+from expunge.runs.ridge.rounding import LawErrors
 
 HUGE = np.array([[1e200, 1e200], [1e200, -1e200], [1.0, 1.0]])
 TALL = np.arange(6.0).reshape(3, 2)
@@ -64,6 +64,17 @@ def test_a_step_size_is_above_zero_and_at_most_its_limit(step_size):
     RidgeDeletion(nothing, np.ones((3, 1)), alpha=1.0, step_size=1.0 + 1e-9, deleted=[0])  # the limit itself
     with pytest.raises(ValueError, match=r"^step_size must be > 0"):
         RidgeDeletion(nothing, np.ones((3, 1)), alpha=1.0, step_size=step_size, deleted=[0])
+
+
+def test_one_over_l_has_room_for_the_rounding_of_as_many_columns():
+    eps = float(np.finfo(np.float64).eps)
+    assert require_step_size(0.5, largest=2.0, n_columns=1) == 0.5
+    for columns in (1, 100):
+        require_step_size(1.0 + 1e-9 + 0.5 * columns * eps, largest=1.0, n_columns=columns)
+        with pytest.raises(ValueError, match=r"^step_size must be > 0 and at most 1/L = 1\.0, got 1\.0"):
+            require_step_size(1.0 + 1e-9 + 2 * columns * eps, largest=1.0, n_columns=columns)
+    # A product that underflows is no step size of 0.
+    require_step_size(1e-300, largest=1e-100, n_columns=1)
 
 
 def test_a_step_size_within_the_slack_is_taken_as_it_is():

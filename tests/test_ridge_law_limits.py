@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from expunge.accounting.close_products import TINY, UNIT
-from expunge.accounting.ridge_law import LawPair, Phase, RidgeDeletion, require_squares, smoothness
-from expunge.accounting.ridge_rounding import LawErrors
+from expunge.runs.ridge.close_products import TINY, UNIT
+from expunge.runs.ridge.law import LawPair, Phase, RidgeDeletion, require_squares, smoothness
+from expunge.runs.ridge.rounding import LawErrors
 
 ONES = np.ones((3, 1))
 

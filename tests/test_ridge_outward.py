@@ -10,10 +10,11 @@ import pytest
 import oracles
 import ridge_truth
 from expunge.accounting.noise_floor import RESOLUTION
-from expunge.accounting.ridge_law import Phase, RidgeDeletion, phase_floors
-from expunge.accounting.ridge_shifted import UniformBound, residual_norm_quantile, sensitivities, smallest_eigenvalues
-from expunge.estimators._cost import shifted_epsilon
-from expunge.ridge import LearningLaw, exact, shifted
+from expunge.runs.ridge import LearningLaw, exact, shifted
+from expunge.runs.ridge.bounds import UniformBound, residual_norm_quantile, sensitivities
+from expunge.runs.ridge.clipping import least_epsilon
+from expunge.runs.ridge.law import Phase, RidgeDeletion, phase_floors
+from expunge.runs.ridge.secular import smallest_eigenvalues
 
 
 def normal_quantile(tail):
@@ -71,7 +72,7 @@ def test_smallest_eigenvalues_without_a_row_are_rounded_down():
     for _ in range(300):
         values = np.sort(10.0 ** rng.uniform(-2, 2, 2))
         x = rng.normal(size=2) * np.sqrt(values) * rng.uniform(0, 0.7)
-        found = float(smallest_eigenvalues(values, (x * x)[None, :], floor=1e-9)[0])
+        found = float(smallest_eigenvalues(values, x[None, :], floor=1e-9, square=float(x @ x))[0])
         with mpmath.workdps(40):
             h, g = ([mpmath.mpf(float(value)) for value in part] for part in (values, x * x))
             total = h[0] - g[0] + h[1] - g[1]
@@ -189,7 +190,7 @@ def test_an_epsilon_reached_by_shifts_pays_for_the_failure_of_their_bounds():
     rng = np.random.default_rng(6)
     for delta in 10.0 ** rng.uniform(-12, -1, 30):
         for mu in rng.uniform(0.01, 1.0, 3):
-            epsilon = shifted_epsilon(float(mu), float(delta), at_most=2.3)
+            epsilon = float(least_epsilon(mu, float(delta), at_most=2.3))
             if epsilon < 2.3:
                 with mpmath.workdps(40):
                     paid = oracles.gdp_delta_mpmath(mu, epsilon) + mpmath.exp(epsilon) * mpmath.mpf(float(delta)) / 10

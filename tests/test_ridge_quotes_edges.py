@@ -10,9 +10,9 @@ import scipy.stats
 
 import oracles
 from emulated import DEVICES, put
-from expunge import _backend, ridge
 from expunge.accounting import gdp_delta
-from expunge.ridge import exact, law, shifted, target
+from expunge.runs import ridge
+from expunge.runs.ridge import exact, shifted, spectral, target
 
 EPS = np.finfo(float).eps
 NAN, INF = math.nan, math.inf
@@ -74,7 +74,7 @@ def test_a_step_size_may_exceed_its_limit_by_rounding_alone():
     largest = 1.5
     for factor in (1.0, 1 + 1e-9, 1 + 1e-9 + 30 * EPS):
         learned(X=wide, Y=np.ones((40, 1)), step_size=factor / largest)
-    with pytest.raises(ValueError, match=r"^step_size must be <= \(1 \+ 1e-9\)/L"):
+    with pytest.raises(ValueError, match=r"^step_size must be > 0 and at most 1/L"):
         learned(X=wide, Y=np.ones((40, 1)), step_size=(1 + 1e-9 + 50 * EPS) / largest)
 
 
@@ -319,7 +319,7 @@ def test_blocks_of_records_change_nothing(monkeypatch, name):
     run, counts = learned(X, Y, step_size=0.01), []
     whole = EXACT[name](run, range(50), **TARGET)
     eigenvalues = ridge.smallest_eigenvalues(run, range(50))
-    monkeypatch.setattr(law, "_TABLE_BYTES", 1)
+    monkeypatch.setattr(spectral, "_TABLE_BYTES", 1)
     parts = EXACT[name](run, range(50), progress=counts.append, **TARGET)
     assert counts == [16, 16, 16, 2]
     for field in ("noise_std", "epsilon", "mu", "delta_pq", "delta_qp"):
@@ -340,16 +340,8 @@ def test_blocks_of_records_change_nothing(monkeypatch, name):
         ("ridge_smallest_eigenvalues", lambda run: ridge.shifted_quotes(run, [0], threads=3, **TARGET)),
     ],
 )
-def test_the_threads_asked_for_reach_the_kernel(monkeypatch, kernel, call):
-    plain, seen = getattr(_backend.core, kernel), []
-
-    def noted(*arguments, threads, **settings):
-        seen.append(threads)
-        return plain(*arguments, threads=threads, **settings)
-
-    monkeypatch.setattr(_backend.core, kernel, noted)
-    call(learned())
-    assert seen == [3]
+def test_the_threads_asked_for_reach_the_kernel(threads_of_kernel, kernel, call):
+    assert threads_of_kernel(kernel, lambda: call(learned())) == [3]
 
 
 @pytest.mark.parametrize("name", [*EXACT, *GROUPS])

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from scipy import linalg
 
 import ridge_truth
-from expunge.accounting import GaussianPair, ridge_law
-from expunge.accounting.close_products import gram, norm, product
-from expunge.accounting.ridge_law import Phase, RidgeDeletion, deletion_pair, smoothness
-from expunge.accounting.ridge_rounding import Jet, _jets, _Slopes, rotation
-from expunge.accounting.ridge_shifted import UniformBound, _outward, sensitivities
+from expunge.accounting import GaussianPair
+from expunge.runs.ridge import law
+from expunge.runs.ridge.bounds import UniformBound, _outward, sensitivities
+from expunge.runs.ridge.close_products import gram, norm, product
+from expunge.runs.ridge.law import Phase, RidgeDeletion, deletion_pair, smoothness
+from expunge.runs.ridge.rounding import Jet, _jets, _Slopes, rotation
 
 KINDS = [
     "plain",
@@ -111,7 +112,7 @@ def test_the_true_pair_lies_within_the_stated_errors(kind):
 def test_eigenvectors_that_are_off_are_covered_to_every_order(kind, size, monkeypatch):
     """Far more than rounding: terms of the second order count, and every bound is needed to some tenths."""
     eigh = turned_by(size, np.random.default_rng(0))
-    monkeypatch.setattr(ridge_law, "linalg", SimpleNamespace(eigh=eigh, eigvalsh=linalg.eigvalsh))
+    monkeypatch.setattr(law, "linalg", SimpleNamespace(eigh=eigh, eigvalsh=linalg.eigvalsh))
     found = []
     for seed in range(3):
         X, Y, run = problem(kind, seed)
@@ -359,7 +360,7 @@ def residual_law(X, Y, row, *, alpha, step_size, phases, steps):
 @pytest.mark.parametrize("gone", [(), (0,)])
 def test_sensitivities_hold_for_laws_that_are_off(size, gone, monkeypatch):
     rng = np.random.default_rng(2)
-    monkeypatch.setattr(ridge_law, "linalg", SimpleNamespace(eigh=turned_by(size, rng), eigvalsh=linalg.eigvalsh))
+    monkeypatch.setattr(law, "linalg", SimpleNamespace(eigh=turned_by(size, rng), eigvalsh=linalg.eigvalsh))
     checked = 0
     for _ in range(4):
         X, Y, alpha, tail = rng.normal(size=(7, 3)) * (1.0, 0.1, 0.3), rng.normal(size=(7, 1)), 0.01, 1e-6
@@ -389,7 +390,7 @@ def test_sensitivities_hold_for_laws_that_are_off(size, gone, monkeypatch):
 @pytest.mark.parametrize("size", [0.0, 1e-6, 1e-4])
 def test_contractions_hold_for_eigenvalues_that_are_off(size, monkeypatch):
     rng = np.random.default_rng(3)
-    monkeypatch.setattr(ridge_law, "linalg", SimpleNamespace(eigh=turned_by(size, rng), eigvalsh=linalg.eigvalsh))
+    monkeypatch.setattr(law, "linalg", SimpleNamespace(eigh=turned_by(size, rng), eigvalsh=linalg.eigvalsh))
     for _ in range(10):
         X, alpha = rng.normal(size=(7, 3)) * (1.0, 0.01, 0.3), 1e-6
         eta = float(0.9 / smoothness(X, alpha=alpha))

@@ -9,8 +9,8 @@ import math
 import numpy as np
 import pytest
 
-from expunge.accounting.close_products import TINY, UNIT
-from expunge.accounting.ridge_rounding import (
+from expunge.runs.ridge.close_products import TINY, UNIT
+from expunge.runs.ridge.rounding import (
     Basis,
     Frame,
     Jet,

@@ -1,7 +1,6 @@
 """The shifted bound of a ridge deletion over long phases: blocks of steps, merged steps, the price of its events."""
 
 import math
-from fractions import Fraction
 
 import mpmath
 import numpy as np
@@ -9,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from expunge.accounting import gdp_delta, ridge_shifted, shifted_mu
-from expunge.accounting.ridge_law import Phase, RidgeDeletion, smoothness
-from expunge.accounting.ridge_shifted import UniformBound, n_blocks, sensitivities, shifted_claim, tracked_mu
+from expunge.accounting import gdp_delta, shifted_mu
+from expunge.runs.ridge import bounds, step_blocks
+from expunge.runs.ridge.bounds import UniformBound, n_blocks, sensitivities, shifted_claim, tracked_mu
+from expunge.runs.ridge.law import Phase, RidgeDeletion, smoothness
 
 PHASES = (Phase(300, 0.2), Phase(40, 0.1, (0,)), Phase(5, 0.3, (0, 3)))
 
@@ -29,7 +29,7 @@ def test_blocks_of_steps_bound_every_step_in_them(monkeypatch, single, seed):
     deletion = RidgeDeletion(X, Y, **run, deleted=[0, 3])
     exact = sensitivities(deletion, PHASES, delta_s=1e-6)
     one_by_one = tracked_mu(deletion, PHASES, delta_s=1e-6)
-    monkeypatch.setattr(ridge_shifted, "_SINGLE_STEPS", single)
+    monkeypatch.setattr(step_blocks, "_SINGLE_STEPS", single)
     blocks = sensitivities(deletion, PHASES, delta_s=1e-6)
     for phase, every, some in zip(PHASES, exact, blocks, strict=True):
         assert some.length.sum() == phase.n_steps
@@ -45,7 +45,7 @@ def test_blocks_bound_the_worst_case_too_and_the_own_bound_stays_below_it(monkey
     X, Y, run = problem()
     learn = PHASES[0]
     exact = UniformBound(X, Y, **run, learning=learn, delta_s=1e-6).mu([learn])
-    monkeypatch.setattr(ridge_shifted, "_SINGLE_STEPS", single)
+    monkeypatch.setattr(step_blocks, "_SINGLE_STEPS", single)
     blocked = UniformBound(X, Y, **run, learning=learn, delta_s=1e-6)
     assert exact * (1 - 1e-12) <= blocked.mu([learn]) <= 1.5 * exact
     for i in range(len(X)):
@@ -57,7 +57,7 @@ def test_settling_in_pieces_gives_the_same_worst_case(monkeypatch):
     X, Y, run = problem()
     learn = PHASES[0]
     whole = UniformBound(X, Y, **run, learning=learn, delta_s=1e-6).mu([learn])
-    monkeypatch.setattr(ridge_shifted, "_SETTLED", 5)
+    monkeypatch.setattr(bounds, "_SETTLED", 5)
     assert UniformBound(X, Y, **run, learning=learn, delta_s=1e-6).mu([learn]) == pytest.approx(whole, rel=1e-13)
 
 
@@ -71,14 +71,14 @@ def test_equal_steps_merged_into_one_give_the_mu_of_all_of_them(blocks, contract
     every = shifted_mu(
         *(np.repeat(values, length.astype(int)) for values in (bound, np.full(5, contraction)[: len(blocks)], noise))
     )
-    merged = shifted_mu(*ridge_shifted._merged(bound, noise, contraction, length))
+    merged = shifted_mu(*bounds._merged(bound, noise, contraction, length))
     assert merged == pytest.approx(every, rel=1e-11, abs=1e-150)
 
 
 @given(st.integers(2, 10**9), st.floats(1e-9, 1.0), st.floats(1e-3, 10.0), st.floats(1e-3, 10.0))
 def test_a_merged_step_is_rounded_outward(n_steps, gap, bound, noise):
     contraction = 1.0 - gap
-    merged = ridge_shifted._merged(np.array([bound]), np.array([noise]), contraction, np.array([float(n_steps)]))
+    merged = bounds._merged(np.array([bound]), np.array([noise]), contraction, np.array([float(n_steps)]))
     got = [mpmath.mpf(float(values[0])) for values in merged]
     with mpmath.workdps(60):
         c = mpmath.mpf(contraction)
@@ -112,12 +112,6 @@ def test_the_event_costs_delta_s_one_way_and_e_to_the_epsilon_as_much_the_other(
         assert mpmath.mpf(claim.delta_qp) >= mpmath.mpf(base) + mpmath.exp(epsilon) * mpmath.mpf(delta_s)
     assert claim.delta_pq == pytest.approx(base + delta_s, rel=1e-12)
     assert claim.delta_qp == pytest.approx(base + math.exp(epsilon) * delta_s, rel=1e-12)
-
-
-@given(st.floats(0, 1), st.floats(1e-300, 1))
-def test_the_two_parts_of_a_claim_are_added_upward(base, failure):
-    total = ridge_shifted._sum_up(base, failure)
-    assert Fraction(total) >= min(Fraction(1), Fraction(base) + Fraction(failure))
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -7,10 +7,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from expunge.accounting import ridge_shifted
-from expunge.accounting.ridge_law import Phase, RidgeDeletion, smoothness
-from expunge.accounting.ridge_rounding import Basis, Frame
-from expunge.accounting.ridge_shifted import (
+from expunge.runs.ridge import bounds, step_blocks
+from expunge.runs.ridge.bounds import (
     ShiftedClaim,
     UniformBound,
     n_blocks,
@@ -19,6 +17,8 @@ from expunge.accounting.ridge_shifted import (
     shifted_claim,
     tracked_mu,
 )
+from expunge.runs.ridge.law import Phase, RidgeDeletion, smoothness
+from expunge.runs.ridge.rounding import Basis, Frame
 
 X, Y = np.random.default_rng(0).normal(size=(9, 3)), np.random.default_rng(1).normal(size=(9, 2))
 RUN = {"alpha": 0.05, "step_size": 0.7 / smoothness(X, alpha=0.05)}
@@ -39,13 +39,13 @@ def basis(a, *, moment=0.0, off=0.0, apart=0.0, moment_error=0.0):
 @pytest.mark.parametrize("single", [1, 2048])
 def test_blocks_bound_the_rounding_of_the_mean_in_their_steps(monkeypatch, start, single):
     """Started at 1 the rounded recursion stands still while the exact one moves by almost half a unit a step."""
-    monkeypatch.setattr(ridge_shifted, "_SINGLE_STEPS", single)
+    monkeypatch.setattr(step_blocks, "_SINGLE_STEPS", single)
     push = 2.0**-30 + 0.9 * 2.0**-53 if start else 1.0 / 3.0
     contraction = 1.0 - 2.0**-30 if start else 0.9
     chosen, done, n_steps = basis([contraction], moment=push), 0, 2048
     with mpmath.workdps(60):
         a = mpmath.mpf(contraction)
-        for block in ridge_shifted._blocks(chosen, np.array([[start]]), n_steps, 1.0):
+        for block in step_blocks.blocks(chosen, np.array([[start]]), n_steps, 1.0):
             assert np.all(block.error >= 0.0)
             for k in {done, done + block.length - 1}:
                 mean = a**k * start + mpmath.mpf(push) * (1 - a**k) / (1 - a)
@@ -59,7 +59,7 @@ def test_blocks_bound_the_rounding_of_the_mean_in_their_steps(monkeypatch, start
 
 def test_the_number_of_blocks_is_known_without_forming_them():
     for n_steps in (0, 1, 2047, 2048, 2049, 2200, 10_000, 10**9):
-        found = sum(1 for _ in ridge_shifted._blocks(basis([0.5]), np.zeros((1, 1)), n_steps, 1.0))
+        found = sum(1 for _ in step_blocks.blocks(basis([0.5]), np.zeros((1, 1)), n_steps, 1.0))
         assert found <= n_blocks(n_steps) <= max(found, 1.1 * found - 100.0)
         assert n_steps > 2048 or n_blocks(n_steps) == n_steps
 
@@ -72,7 +72,7 @@ def test_the_number_of_blocks_is_known_without_forming_them():
     [((0.1, 0.99), 1e-6, 1000), ((0.5, 0.2), 0.01, 10), ((0.3, 1.0), 1e-3, 50), ((0.999, 0.1), 1e-4, 30)],
 )
 def test_a_frame_remembers_no_less_than_the_powers_of_its_rate(a, off, n_steps):
-    frame = ridge_shifted.FrameErrors(basis(a, off=off), n_steps, 0.5, 0.0)
+    frame = step_blocks.FrameErrors(basis(a, off=off), n_steps, 0.5, 0.0)
     with mpmath.workdps(40):
         rate = mpmath.mpf(max(a)) + mpmath.mpf(off)
         kept = sum(rate**k for k in range(n_steps))
@@ -81,7 +81,7 @@ def test_a_frame_remembers_no_less_than_the_powers_of_its_rate(a, off, n_steps):
         # Deviations grow by 1/(1 - share), and by what the turn sees of the noise of every step.
         grown = frame.deviation(np.array([4.0]), np.array([0.0]), 0.3)[0]
         assert grown >= 2.0 / (1 - off * kept)
-    turned = ridge_shifted.FrameErrors(basis(a, off=off, apart=1e-3), n_steps, 0.5, 0.0)
+    turned = step_blocks.FrameErrors(basis(a, off=off, apart=1e-3), n_steps, 0.5, 0.0)
     noise = 0.3 * float(mpmath.sqrt(sum(mpmath.mpf(max(a)) ** (2 * k) for k in range(n_steps))))
     assert turned.deviation(np.array([0.0]), np.array([2.0]), 0.3)[0] >= 1e-3 * 2.0 * noise * (1 - 1e-12)
 
@@ -90,23 +90,23 @@ def test_a_frame_remembers_no_less_than_the_powers_of_its_rate(a, off, n_steps):
 def test_the_turn_of_a_frame_covers_the_product_of_a_row_with_its_vectors(p):
     """A sum of p products is off by p units of the product of the norms, in each of p coordinates."""
     unit = 2.0**-53
-    turned = ridge_shifted.FrameErrors(basis(np.full(p, 0.5), apart=1e-9), 3, 0.5, 0.0).turned
+    turned = step_blocks.FrameErrors(basis(np.full(p, 0.5), apart=1e-9), 3, 0.5, 0.0).turned
     assert turned - 1e-9 >= np.sqrt(p) * p * unit
     assert turned <= 1e-9 + 10.0 * np.sqrt(p) * (p + 2.0) * unit
 
 
 def test_a_frame_that_may_move_parameters_by_a_tenth_is_refused_with_the_remedy():
-    ridge_shifted.FrameErrors(basis([0.0], off=0.09), 1, 0.5, 0.0)
+    step_blocks.FrameErrors(basis([0.0], off=0.09), 1, 0.5, 0.0)
     for off in (0.101, 0.15, 0.5, np.nan):
         with pytest.raises(ValueError, match=r"numerically singular.*Fewer steps, a larger alpha"):
-            ridge_shifted.FrameErrors(basis([0.0], off=off), 1, 0.5, 0.0)
+            step_blocks.FrameErrors(basis([0.0], off=off), 1, 0.5, 0.0)
 
 
 def test_a_mean_is_off_by_its_start_first_and_by_the_turn_of_the_largest_mean_after():
     chosen = basis([0.5], moment=1.0, apart=1e-6, moment_error=1e-3)
-    frame = ridge_shifted.FrameErrors(chosen, 50, 0.5, 0.25)
+    frame = step_blocks.FrameErrors(chosen, 50, 0.5, 0.25)
     largest = 0.0
-    for k, block in enumerate(ridge_shifted._blocks(chosen, np.zeros((1, 1)), 50, 0.5)):
+    for k, block in enumerate(step_blocks.blocks(chosen, np.zeros((1, 1)), 50, 0.5)):
         off = frame.mean_off(block)
         largest = max(largest, float(np.abs(block.mean).max()))
         if k == 0:
@@ -158,7 +158,7 @@ def test_blocks_of_a_later_phase_stay_close_to_its_steps(monkeypatch):
     phases = [Phase(30, 1e-4), Phase(60, 1e-4, (3,))]
     deletion = RidgeDeletion(X, Y * 1e-3, **RUN, deleted=[0, 3])
     every = sensitivities(deletion, phases, delta_s=1e-6)[1]
-    monkeypatch.setattr(ridge_shifted, "_SINGLE_STEPS", 1)
+    monkeypatch.setattr(step_blocks, "_SINGLE_STEPS", 1)
     some = sensitivities(deletion, phases, delta_s=1e-6)[1]
     spread = np.repeat(some.bound, some.length)
     assert np.all(spread >= every.bound * (1.0 - 1e-12))
@@ -177,7 +177,7 @@ def test_sensitivities_refuse_laws_without_errors_and_noise_beyond_the_range():
     deletion = RidgeDeletion(X, Y, **RUN, deleted=[0])
     state = deletion.advance(deletion.start, LEARN, proved=False)
     with pytest.raises(ValueError, match="proved=True"):
-        ridge_shifted._residual_bounds(deletion, state, Phase(5, 0.1), 1e-6)
+        bounds._residual_bounds(deletion, state, Phase(5, 0.1), 1e-6)
     with pytest.raises(ValueError, match="noise_std must be at most"):
         sensitivities(deletion, [Phase(0, 1e200), LEARN], delta_s=1e-6)
     worst = UniformBound(X, Y, **RUN, learning=LEARN, delta_s=1e-6)
@@ -193,8 +193,8 @@ def test_targets_of_zero_and_cancelling_ones_have_finite_distances_rounded_up():
     targets = rows @ mean
     targets[0] = 0.0
     zeros = np.zeros_like(mean)
-    block = ridge_shifted._Block(1, mean, zeros, zeros, np.ones(3), np.zeros(3), np.zeros(3))
-    found = ridge_shifted._distance(rows, targets, block)
+    block = step_blocks.Block(1, mean, zeros, zeros, np.ones(3), np.zeros(3), np.zeros(3))
+    found = bounds._distance(rows, targets, block)
     with mpmath.workdps(40):
         for row, target, bound in zip(rows.tolist(), targets[:, 0].tolist(), found.tolist(), strict=True):
             each = [mpmath.mpf(v) * mpmath.mpf(float(m)) for v, m in zip(row, mean[:, 0], strict=True)]
@@ -203,13 +203,13 @@ def test_targets_of_zero_and_cancelling_ones_have_finite_distances_rounded_up():
 
 
 def test_the_path_contracts_no_better_than_the_error_of_its_eigenvalue_allows(monkeypatch):
-    used, given = [], ridge_shifted._mu_of_path
+    used, given = [], bounds._mu_of_path
 
     def noted(phases, steps, contraction):
         used.append(contraction)
         return given(phases, steps, contraction)
 
-    monkeypatch.setattr(ridge_shifted, "_mu_of_path", noted)
+    monkeypatch.setattr(bounds, "_mu_of_path", noted)
     deletion = RidgeDeletion(X, Y, **RUN, deleted=[0])
     tracked_mu(deletion, [LEARN], delta_s=1e-6)
     assert deletion.contraction + deletion.reference.frame.norm <= used[0] <= 1.0
@@ -218,7 +218,7 @@ def test_the_path_contracts_no_better_than_the_error_of_its_eigenvalue_allows(mo
 def test_merged_steps_never_expand():
     for length in (2.0, 1e3, 1e9):
         contraction = 1.0 - 2.0**-53
-        power = ridge_shifted._merged(np.ones(1), np.ones(1), contraction, np.array([length]))[1]
+        power = bounds._merged(np.ones(1), np.ones(1), contraction, np.array([length]))[1]
         assert contraction**length <= power[0] <= 1.0
 
 
@@ -245,7 +245,7 @@ def test_a_distance_whose_square_overflows_is_its_own_quantile():
 def test_a_library_quantile_that_its_own_tail_does_not_confirm_is_not_used(monkeypatch, factor):
     true = stats.ncx2
     wrong = SimpleNamespace(isf=lambda *args: factor * true.isf(*args), sf=true.sf)
-    monkeypatch.setattr(ridge_shifted, "stats", SimpleNamespace(ncx2=wrong, chi=stats.chi, norm=stats.norm))
+    monkeypatch.setattr(bounds, "stats", SimpleNamespace(ncx2=wrong, chi=stats.chi, norm=stats.norm))
     found = float(residual_norm_quantile(np.array([1.0]), np.array([4.0]), 3, 1e-4)[0])
     elementary = 1.0 + 2.0 * float(stats.chi.isf(1e-4, 3))
     assert found == pytest.approx(elementary, rel=1e-14)

@@ -4,10 +4,10 @@ import mpmath
 import numpy as np
 import pytest
 
-from expunge.accounting import ridge_shifted
-from expunge.accounting.ridge_law import Phase, RidgeDeletion, smoothness
-from expunge.accounting.ridge_rounding import Basis, Frame
-from expunge.accounting.ridge_shifted import UniformBound, sensitivities, shifted_claim
+from expunge.runs.ridge import step_blocks
+from expunge.runs.ridge.bounds import UniformBound, sensitivities, shifted_claim
+from expunge.runs.ridge.law import Phase, RidgeDeletion, smoothness
+from expunge.runs.ridge.rounding import Basis, Frame
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -31,7 +31,7 @@ def test_contractions_without_a_rounding_of_their_own_leave_that_of_their_powers
 def test_a_direction_that_does_not_contract_remembers_every_rounding():
     a = np.array([1.0])
     still = Basis(1.0 - a, np.eye(1), a, np.array([[0.1]]), Frame(0.0, 0.0, 0.0, 0.0), np.zeros(1))
-    errors = [block.error[0, 0] for block in ridge_shifted._blocks(still, np.ones((1, 1)), 50, 1.0)]
+    errors = [block.error[0, 0] for block in step_blocks.blocks(still, np.ones((1, 1)), 50, 1.0)]
     with mpmath.workdps(40):
         mean, rounded = mpmath.mpf(1), 1.0
         for error in errors:
@@ -42,8 +42,8 @@ def test_a_direction_that_does_not_contract_remembers_every_rounding():
 def test_a_turn_moves_the_largest_mean_so_far():
     a, turn = np.array([0.5]), 1e-3
     turned = Basis(1.0 - a, np.eye(1), a, np.zeros((1, 1)), Frame(0.0, 0.0, turn, turn), np.zeros(1))
-    frame = ridge_shifted.FrameErrors(turned, 20, 1.0, 0.0)
-    found = [frame.mean_off(block) for block in ridge_shifted._blocks(turned, np.full((1, 1), 8.0), 20, 1.0)]
+    frame = step_blocks.FrameErrors(turned, 20, 1.0, 0.0)
+    found = [frame.mean_off(block) for block in step_blocks.blocks(turned, np.full((1, 1), 8.0), 20, 1.0)]
     assert min(found) >= turn * 8.0
     assert max(found) <= turn * 8.1
 
@@ -56,8 +56,8 @@ def test_long_blocks_of_a_later_phase_stay_close_to_its_steps(monkeypatch, noise
     deletion = RidgeDeletion(design, targets, **run, deleted=[0, 3])
     phases = [Phase(100, noise), Phase(100, noise, (3,))]
     every = sensitivities(deletion, phases, delta_s=1e-6)[1].bound
-    monkeypatch.setattr(ridge_shifted, "_SINGLE_STEPS", 4)
-    monkeypatch.setattr(ridge_shifted, "_BLOCKS_PER_DOUBLING", 4)
+    monkeypatch.setattr(step_blocks, "_SINGLE_STEPS", 4)
+    monkeypatch.setattr(step_blocks, "_BLOCKS_PER_DOUBLING", 4)
     some = sensitivities(deletion, phases, delta_s=1e-6)[1]
     spread = np.repeat(some.bound, some.length)
     assert some.length.max() > 5

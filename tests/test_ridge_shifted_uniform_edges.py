@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from expunge.accounting.ridge_law import Phase, smoothness
-from expunge.accounting.ridge_shifted import UniformBound, smallest_eigenvalues
+from expunge.runs.ridge.bounds import UniformBound
+from expunge.runs.ridge.law import Phase, smoothness
+from expunge.runs.ridge.secular import smallest_eigenvalues
 
 LEARN = Phase(20, 0.2)
 
@@ -21,5 +22,5 @@ def test_the_worst_case_is_refused_for_another_learning_and_for_a_second_deletio
 
 
 def test_a_row_of_zeros_leaves_the_smallest_eigenvalue_as_it_is():
-    found = smallest_eigenvalues(np.array([1.0, 2.0]), np.zeros((1, 2)), floor=0.1)
+    found = smallest_eigenvalues(np.array([1.0, 2.0]), np.zeros((1, 2)), floor=0.1, square=0.0)
     assert 1.0 - 1e-11 <= found[0] <= 1.0

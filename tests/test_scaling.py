@@ -10,7 +10,7 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 
 from expunge import LangevinRidge
 from expunge.certificates import CONDITIONS
-from expunge.scaling import ConstantScaler
+from expunge.data import ConstantScaler
 
 CONTRACT = [
     pytest.param(scaler, check, id=getattr(check, "func", check).__name__)

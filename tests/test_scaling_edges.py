@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.exceptions import NotFittedError
 
-from expunge.scaling import ConstantScaler
+from expunge.data import ConstantScaler
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Scoring of datasets on disk: the same numbers as in memory, whatever the file, a kill or a bad row does."""
 
+import itertools
 import json
 import os
 import signal
@@ -194,6 +195,10 @@ def test_bad_rows_stop_by_name_or_become_null(tmp_path):
     truth = score_records(X[good], y[good], make_probe())
     np.testing.assert_allclose(read(out)["privacy_loss_2"][good], truth["privacy_loss_2"], rtol=2e-9)
     assert sorted(read(out)["rank"][good]) == list(range(1, 116))
+    # Null lists of fixed size would be lost on PyArrow before 26; rows beside null ones keep their own norms.
+    assert pa.types.is_list(got.schema.field("grad_norms").type)
+    norms = score_records(X[good], y[good], make_probe(), keep_norms=True)["grad_norms"]
+    np.testing.assert_allclose(np.stack(read(out)["grad_norms"][good]), norms, rtol=2e-9)
 
 
 def test_npy_rows_with_nan_are_named(tmp_path):
@@ -393,7 +398,7 @@ def test_labels_of_one_shard_never_serve_another(tmp_path):
     with pytest.raises(ValueError, match=r"two.npy must have 4 rows, as the 2 shards together, got shape \(2,\)"):
         score_files(source, make_probe(), tmp_path / "o.parquet", labels=tmp_path / "two.npy", progress=False)
     np.save(tmp_path / "labels" / "d.npy", np.zeros(3, dtype=int))
-    with pytest.raises(ValueError, match=r"labels .*labels holds d\.npy, and the source no shard of that name"):
+    with pytest.raises(ValueError, match=r"labels .*labels holds d\.npy, but the source has no shard of that name"):
         score_files(source, make_probe(), tmp_path / "o.parquet", labels=tmp_path / "labels", progress=False)
     (tmp_path / "labels" / "d.npy").rename(tmp_path / "labels" / "_d.npy")
     (tmp_path / "labels" / "b.npy").unlink()
@@ -415,7 +420,7 @@ def test_endings_count_in_any_case_hidden_files_never_and_strange_ones_are_named
     np.testing.assert_allclose(read(tmp_path / "o.parquet")["loss"], score_records(X, y, make_probe())["loss"])
     for name in ("notes.txt", "q.parquet.tmp", "more"):
         (folder / name).mkdir() if name == "more" else (folder / name).write_text("?")
-        with pytest.raises(ValueError, match=f"no .parquet shard: {name}; move it"):
+        with pytest.raises(ValueError, match=f"not a .parquet shard: {name}; move it"):
             score_files(**common, overwrite=True)
         (folder / name).rename(tmp_path / name)
 
@@ -611,6 +616,19 @@ def test_a_panel_without_points_says_so_and_has_no_ticks(losses, proxy):
     for axis in (axes.xaxis, axes.yaxis):
         assert len(axis.get_ticklocs()) == 0
         assert len(axis.get_ticklocs(minor=True)) == 0
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.14, 5.0), (0.12, 9.0), (0.2, 8.0), (0.03, 3.0), (0.1, 25.0), (1e-9, 1e9)])
+def test_labels_of_a_logarithmic_axis_do_not_overlap(low, high):
+    losses, values = np.geomspace(1e-4, 1.0, 500), np.geomspace(low, high, 500)
+    figure = plot_loss_against_proxies(losses, dict.fromkeys(("loss", "grand", "el2n"), values))
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    inside = axes.get_window_extent().intervalx
+    boxes = [label.get_window_extent() for label in axes.get_xticklabels(which="both") if label.get_text()]
+    boxes = sorted((box for box in boxes if inside[0] <= (box.x0 + box.x1) / 2 <= inside[1]), key=lambda box: box.x0)
+    assert len(boxes) >= 2
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
 
 
 def test_a_panel_with_points_says_nothing_of_the_kind():

@@ -4,6 +4,7 @@ import json
 import math
 from pathlib import Path
 
+import mpmath
 import numpy as np
 import pytest
 from hypothesis import given
@@ -16,6 +17,7 @@ from expunge.accounting import shifted_mu
 REFERENCE = json.loads((Path(__file__).parent / "golden" / "reference.json").read_text())
 
 levels = st.sampled_from([0.0, 0.3, 1.0]) | st.floats(0.01, 3.0)
+wide = st.sampled_from([0.0, 5e-324, 1e-310, 1.0]) | st.floats(-300.0, 300.0).map(lambda power: 10.0**power)
 
 
 @st.composite
@@ -100,6 +102,57 @@ def test_noiseless_steps(device):
 def test_a_contraction_of_zero_forgets_everything_before_it(device):
     assert at(device, shifted_mu)([5.0, 1.0], [0.9, 0.0], [0.0, 2.0]) == pytest.approx(0.5)
     assert at(device, shifted_mu)([5.0, 0.0], [0.9, 0.0], [0.0, 0.0]) == 0.0
+
+
+def exact_mu(sensitivity, contraction, noise_std):
+    """The greatest convex minorant by gift wrapping, in numbers of any size."""
+    with mpmath.workdps(60):
+        s, c, tau = ([mpmath.mpf(float(x)) for x in part] for part in (sensitivity, contraction, noise_std))
+        weight, points = mpmath.mpf(1), []
+        for k in reversed(range(len(s))):
+            points.append((weight * s[k], (weight * tau[k]) ** 2))
+            weight *= c[k]
+        points.reverse()
+        total, here = mpmath.mpf(0), 0
+        while here < len(points):
+            best, rise, run = None, mpmath.mpf(0), mpmath.mpf(0)
+            for k in range(here, len(points)):
+                rise, run = rise + points[k][0], run + points[k][1]
+                slope = rise / run if run > 0 else mpmath.inf if rise > 0 else mpmath.mpf(0)
+                if best is None or slope <= best[0]:
+                    best = (slope, rise, run, k)
+            _, rise, run, last = best
+            here = last + 1
+            if rise > 0:
+                if run == 0:
+                    return mpmath.inf
+                total += rise**2 / run
+        return mpmath.sqrt(total)
+
+
+@on_every_device
+@pytest.mark.parametrize(
+    ("run", "mu"),
+    [
+        (([6.0, 1.5e-323], [0.0, 0.0], [0.0, 0.0]), math.inf),
+        (([1.0, 0.0], [0.0, 0.0], [5e-324, 0.0]), 0.0),
+        (([1e250, 1e-80], [0.0, 0.0], [1.0, 1e-80]), 1.0),
+        (([1e-250, 1e-80], [0.0, 0.0], [1e200, 1e-80]), 1.0),
+        (([1e-200], [1.0], [1e200]), 2.2250738585072014e-308),
+    ],
+)
+def test_what_is_forgotten_does_not_hide_what_is_left(device, run, mu):
+    assert at(device, shifted_mu)(*run) == pytest.approx(mu, rel=1e-13)
+
+
+@on_every_device
+@given(st.lists(st.tuples(wide, wide, wide), min_size=1, max_size=5))
+def test_bounds_the_optimum_over_the_whole_range(device, steps):
+    found, truth = float(at(device, shifted_mu)(*zip(*steps, strict=True))), exact_mu(*zip(*steps, strict=True))
+    with mpmath.workdps(60):
+        assert mpmath.mpf(found) >= truth * (1 - mpmath.mpf(1e-14))
+    if truth == 0:
+        assert found == 0.0
 
 
 @on_every_device

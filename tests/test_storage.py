@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from expunge import LangevinRidge, LangevinRidgeClassifier, ReleasedRidge, ReleasedRidgeClassifier, _archive
-from expunge._archive import read_arrays
+from expunge import LangevinRidge, LangevinRidgeClassifier, ReleasedRidge, ReleasedRidgeClassifier
 from expunge._files import FileFormatError
-from expunge.certificates.constants import Sources
-from expunge.datasets import load
+from expunge._files import archive as archives
+from expunge._files.archive import read_arrays
+from expunge.data import load
+from expunge.data.constants import Sources
 from expunge.estimators import _storage
 from expunge.estimators._history import History
 from expunge.scoring import ProbeCheckpoints
@@ -131,15 +132,14 @@ def test_a_file_without_its_digest_is_no_file_of_this_version(files, tmp_path):
 
 def rewritten(path, place, *, header=None, arrays=None):
     """Write a model file with other content, its digest made anew."""
-    values, stored = _storage._read(path)
-    del values["version"]
+    values, stored = _storage.read(path)
     for keys, value in (header or {}).items():
         inner = values
         for key in keys[:-1]:
             inner = inner[key]
         inner[keys[-1]] = value
     stored.update({name: change(stored[name]) for name, change in (arrays or {}).items()})
-    place.write_bytes(_storage._bytes(values, stored))
+    place.write_bytes(_storage.sealed_bytes(values, stored))
     return place
 
 
@@ -161,13 +161,13 @@ def changed(index, value):
         ({"theta": lambda a: a.astype(np.float32)}, "theta"),
         ({"theta": lambda a: a[:, 0]}, "theta"),
         ({"theta": lambda a: a[:, :0]}, "theta"),
-        ({"design": changed((3, 1), np.nan)}, "design"),
-        ({"design": changed((3, 2), 2.0)}, "constant column"),
+        ({"design": changed((4, 1), np.nan)}, "design"),
+        ({"design": changed((4, 2), 2.0)}, "constant column"),
         ({"design": lambda a: a[:-1]}, "ids must be one per row"),
         ({"design": lambda a: a[:, 1:]}, "design"),
         ({"design": lambda a: a[:0]}, "ids must be one per row"),
-        ({"targets": changed((3, 0), 7.0)}, "targets"),
-        ({"targets": changed((3, 0), -np.inf)}, "targets"),
+        ({"targets": changed((4, 0), 7.0)}, "targets"),
+        ({"targets": changed((4, 0), -np.inf)}, "targets"),
         ({"labels": lambda a: a[:-1]}, "labels"),
         ({"labels": lambda a: a.astype(np.float32)}, "labels"),
     ],
@@ -202,7 +202,7 @@ def test_arrays_that_no_fit_could_have_made_are_refused_by_name(files, tmp_path,
         (("phases", 0, "noise_std"), "-0x1p-3", "noise_std"),
         (("step_size",), "0x0p+0", "step_size"),
         (("step_size",), "nan", "step_size"),
-        (("step_size",), "0x1p-1", "step_size must be at most"),
+        (("step_size",), "0x1p-1", "step_size must be > 0 and at most 1/L"),
         (("step_size",), "0x1p+99999", "."),
         (("step_size",), 0.1, "."),
         (("alpha",), "-0x1p-3", "alpha"),
@@ -378,7 +378,7 @@ def test_a_declared_size_is_held_against_the_file(tmp_path):
         ([("header.json", npy(np.zeros(3)))], "header"),
         ([("header.json", npy(np.frombuffer(b"[" * 100_000, dtype=np.uint8)))], "header"),
         ([("header.json", npy(np.frombuffer(b"{}", dtype=np.uint8)))], "version None"),
-        ([("header.json", npy(np.frombuffer(b'{"version": 3}', dtype=np.uint8)))], "version 3"),
+        ([("header.json", npy(np.frombuffer(b'{"version": 4}', dtype=np.uint8)))], "version 4"),
         ([], "no header.json"),
     ],
 )
@@ -424,7 +424,7 @@ def test_data_and_checkpoints_that_inflate_are_refused(tmp_path, monkeypatch):
     path = tmp_path / "bomb.npz"
     np.savez_compressed(path, X=np.zeros((2000, 50)), y=np.zeros(2000))
     assert load(path).X.shape == (2000, 50)
-    monkeypatch.setattr(_archive, "_LARGE", 2**16)
+    monkeypatch.setattr(archives, "_LARGE", 2**16)
     with pytest.raises(ValueError, match="'X' would take 800,128 bytes"):
         load(path)
     np.savez(path, X=np.zeros((2000, 50)), y=np.zeros(2000))

@@ -10,10 +10,15 @@ import sys
 import threading
 from typing import Any
 
+import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from expunge import _backend
+import compiled
+from expunge._kernels import backend
+from expunge.accounting import GaussianPair, gdp_delta, sampled_gaussian_rdp, shifted_mu
+from expunge.grad_norms import linear_grad_norms
+from expunge.langevin import standard_normals
 from kernel_calls import CALLS, call
 
 KERNELS = sorted(CALLS)
@@ -33,9 +38,33 @@ print(core.default_threads(), core.isa())
 """
 
 
+# Loads the module given by name and file, and ends while daemon threads are inside its kernels.
+DAEMONS = """
+import importlib.machinery, importlib.util, sys, threading
+import numpy as np
+loader = importlib.machinery.ExtensionFileLoader(sys.argv[1], sys.argv[2])
+module = importlib.util.module_from_spec(importlib.util.spec_from_loader(sys.argv[1], loader))
+loader.exec_module(module)
+place = {"threads": 2} if sys.argv[1] == "expunge._core" else {"stream": 0}
+started = threading.Semaphore(0)
+
+def work():
+    out = np.empty(300_000)
+    while True:
+        started.release()
+        module.standard_normals(out, seed=1, chain=2, step=3, **place)
+
+for _ in range(4):
+    threading.Thread(target=work, daemon=True).start()
+for _ in range(8):
+    started.acquire()
+sys.exit(7)
+"""
+
+
 def subprocess_with(before: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", before + LOAD, _backend.core.__file__],
+        [sys.executable, "-c", before + LOAD, backend.core.__file__],
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
@@ -127,6 +156,19 @@ def test_many_python_threads_may_call_at_once(kernel: str) -> None:
     assert not wrong
 
 
+@pytest.mark.parametrize("name", compiled.AVAILABLE)
+def test_a_process_may_end_while_daemon_threads_are_inside_kernels(name: str) -> None:
+    module = compiled.AVAILABLE[name].module
+    for _ in range(3):
+        done = subprocess.run(
+            [sys.executable, "-c", DAEMONS, module.__name__, module.__file__],
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert (done.returncode, done.stderr) == (7, "")
+
+
 def test_an_absurd_thread_count_is_bounded_and_harmless() -> None:
     expected = call(KERNELS[0], n=200).run(threads=1)
     outputs = call(KERNELS[0], n=200).run(threads=10**6)
@@ -168,5 +210,22 @@ def test_an_instruction_set_can_be_forced() -> None:
 
 def test_threads_really_share_the_work() -> None:
     """The kernel's wall time hides on a busy machine; threads that exist do not."""
-    heavy(KERNELS[0])
+    heavy("gdp_delta")  # several ranges, whatever ran before
     assert len(os.listdir("/proc/self/task")) > threading.active_count(), "no worker thread was started"
+
+
+TAKE_THREADS = {
+    "gdp_delta": lambda threads: gdp_delta(1.0, 1.0, threads=threads),
+    "shifted_mu": lambda threads: shifted_mu([1.0], 0.5, 1.0, threads=threads),
+    "sampled_gaussian_rdp": lambda threads: sampled_gaussian_rdp(2.0, 1.0, 0.1, threads=threads),
+    "GaussianPair.epsilon": lambda threads: GaussianPair([0.1], [[0.1]]).epsilon(1e-5, threads=threads),
+    "standard_normals": lambda threads: standard_normals(3, seed=0, threads=threads),
+    "linear_grad_norms": lambda threads: linear_grad_norms(np.ones((2, 3)), np.ones((2, 4)), threads=threads),
+}
+
+
+@pytest.mark.parametrize(("threads", "error"), [(0, ValueError), (-3, ValueError), (True, TypeError), (1.5, TypeError)])
+@pytest.mark.parametrize("name", TAKE_THREADS)
+def test_no_kernel_takes_a_number_of_threads_that_is_none(name: str, threads: object, error: type[Exception]) -> None:
+    with pytest.raises(error, match=r"^threads must be .*, got "):
+        TAKE_THREADS[name](threads)

@@ -299,7 +299,7 @@ def test_loss_scale_is_checked(bad):
         loss_of(model(x)).backward()
         with pytest.raises(ValueError, match="loss_scale"):
             g.norms(loss_scale=bad)
-        with pytest.raises(ValueError, match="counts must be given with"):
+        with pytest.raises(ValueError, match="counts must be given only with"):
             g.norms(counts=[1, 1, 1])
 
 

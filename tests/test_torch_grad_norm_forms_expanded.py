@@ -262,3 +262,20 @@ def test_examples_that_meet_through_learned_queries_are_refused():
     mixed = Calls(lambda m, x: m.o(m.q.expand(len(x), -1) @ x.T @ x), q=parameter(1, D), o=nn.Linear(D, 3)).double()
     with pytest.raises(UnsupportedLayerError, match=r"adds (up|products up) over the batch"):
         block_norms(mixed, torch.randn(3, D).double())
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda x, w: x + w,
+        lambda x, w: x * w,
+        lambda x, w: torch.bmm(x[:, None], w.unsqueeze(-1)),
+        lambda x, w: torch.cat([x, w], 1),
+    ],
+)
+def test_a_parameter_with_as_many_rows_as_the_batch_has_none_for_each_example(use):
+    model = Calls(lambda m, x: use(m.l(x), m.w)[:, None].flatten(1), l=linear(D, D)(), w=parameter(T, D)).double()
+    x = torch.randn(T, D, dtype=torch.float64)
+    for settings in ({}, {"param_grads": False}):
+        with pytest.raises(UnsupportedLayerError, match=r"^w: "):
+            block_norms(model, x, **settings)

@@ -241,11 +241,11 @@ MIXED = {
         lambda h, x: (lambda z, k: (z.__setitem__(k[TURN], h[k]), z)[1])(h * 1.0, x[..., :2].argmax(-1) < 9), "setitem",
     ),
     "numbers of places": (
-        lambda h, x: h * (x[:, 0, 0] > -9).nonzero().double().mean(0, keepdim=True), "numbers of places",
+        lambda h, x: h * (x[:, 0, 0] > -9).nonzero().double().mean(0, keepdim=True), "positions along",
     ),
-    "numbers of places added": (lambda h, x: h + (x[:, 0, 0] > -9).nonzero()[:, :, None], "numbers of places"),
+    "numbers of places added": (lambda h, x: h + (x[:, 0, 0] > -9).nonzero()[:, :, None], "positions along"),
     "numbers of places looked up": (
-        lambda h, x: h + F.embedding((x[:, 0, 0] > -9).nonzero(), torch.eye(D).double()), "numbers of places",
+        lambda h, x: h + F.embedding((x[:, 0, 0] > -9).nonzero(), torch.eye(D).double()), "positions along",
     ),
     "over the rows picked": (lambda h, x: h[x[..., 0] > 0].softmax(0), "along the batch"),
     "the mean of rows picked": (lambda h, x: h[x[..., 0] > 0].mean(0).square(), "not linear"),

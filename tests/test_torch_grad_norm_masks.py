@@ -90,7 +90,7 @@ MIXED = {
         lambda h, m: (lambda p: p.cumsum(0))(h[m | (torch.arange(T) == 0)]), "works along the batch"),
     "a mask of positions and examples": (lambda h, m: h.transpose(0, 1)[m], "along the batch dimension"),
     "a mask turned over": (lambda h, m: h[last(m).T], "along the batch dimension"),
-    "a mask in another order": (lambda h, m: h[last(m).flip(0)], "turns the batch dimension round"),
+    "a mask in another order": (lambda h, m: h[last(m).flip(0)], "reverses the batch dimension"),
     "a mask of columns that are examples": (lambda h, m: h[:, m[:, 0]], "picks for every example from all"),
     "a mask behind other axes": (lambda h, m: h[None][:, last(m)[:, 0] | True, 0][0] + h[:, last(m)[:, 0], 0][:, :1],
                                  "picks for every example from all"),
@@ -101,7 +101,7 @@ MIXED = {
     "shut by a mask turned over": (lambda h, m: torch.where(m.T[..., None], h, 0.0), "different places"),
     "shut by the mask of others": (lambda h, m: (h @ h.mT).masked_fill(~m, -1e9).softmax(-1) @ h, "different places"),
     "a mask for all": (lambda h, m: h * m.all(0)[:, None], "batch dimension"),
-    "the number of all that count": (lambda h, m: h / m.sum(), "together with examples|not linear"),
+    "the number of all that count": (lambda h, m: h / m.sum(), "a sum over examples with examples|not linear"),
     "steps from one example to the next": (
         lambda h, m: h * torch.diff(m.long(), prepend=torch.zeros(1, T).long(), dim=0)[..., None], "along the batch"),
     "steps from a mask turned over": (

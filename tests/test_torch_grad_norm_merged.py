@@ -249,7 +249,7 @@ def test_masks_that_belong_to_the_rows_of_others_are_refused():
         a=nn.MultiheadAttention(4, 2, batch_first=True),
     ).double()
     with pytest.raises(
-        UnsupportedLayerError, match=r"brings batch dimensions at different places together|attends over the batch"
+        UnsupportedLayerError, match=r"combines batch dimensions at different places|attends over the batch"
     ):
         block_norms(model, torch.randn(2, 5, 4, dtype=torch.float64))
 

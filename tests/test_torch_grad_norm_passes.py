@@ -255,6 +255,17 @@ def test_a_hook_of_a_node_is_respected():
         assert_exact(model, torch.randn(*shape))
 
 
+def test_a_second_block_on_a_model_is_refused_as_one():
+    model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
+    with GradNorms(model) as g:
+        with pytest.raises(UnsupportedLayerError, match=r"^0\.weight: another block of norms is open on it"):
+            GradNorms(model).__enter__()
+        model(torch.ones(3, 4)).sum().backward()
+        assert (g.norms() > 0).all()
+    with GradNorms(model):
+        pass
+
+
 @pytest.mark.parametrize("kind", ["register_hook", "register_post_accumulate_grad_hook"])
 @pytest.mark.parametrize("param_grads", [True, False])
 def test_hooks_of_parameters_are_refused_by_name(kind, param_grads):
@@ -480,7 +491,7 @@ def test_a_mean_over_tokens_gives_the_norms_of_the_examples_own_means():
         block_norms(model, tokens, lambda y: y.sum(), loss_reduction="token-mean", counts=counts)
     with pytest.raises(ValueError, match="one entry for each of the 4 examples"):
         block_norms(model, tokens, loss, loss_reduction="token-mean", counts=counts[:2])
-    with pytest.raises(ValueError, match="counts must be given with"):
+    with pytest.raises(ValueError, match="counts must be given only with"):
         GradNorms(model, counts=counts)
     for bad in ([1.5], [-1], [float("nan")], [[1]]):
         with pytest.raises(ValueError, match="counts must be numbers of tokens"):

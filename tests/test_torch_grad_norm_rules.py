@@ -107,6 +107,12 @@ MIXED = {
         lambda h: F.scaled_dot_product_attention(h[None], h[None], h[None])[0], "scaled_dot_product_attention",
     ),
     "qr": (lambda h: torch.linalg.qr(h, mode="complete")[0] @ h, "linalg_qr"),
+    "matrix_norm of the batch and another": (
+        lambda h: h * torch.linalg.matrix_norm(h[:, :, None].expand(B, D, B), dim=(0, 1))[:, None], "matrix_norm",
+    ),
+    "matrix_norm with the batch last": (
+        lambda h: h * torch.linalg.matrix_norm(h.T[:, None, :].expand(D, B, B), "fro", (0, -1))[:, None], "matrix_norm",
+    ),
     "products": (lambda h: h @ h.T @ h, "matmul"),
     "bmm": (lambda h: torch.bmm(h[None], h.T[None])[0] @ h, "bmm"),
     "baddbmm": (lambda h: torch.baddbmm(h[None], torch.ones(1, len(h), len(h)).double(), h[None])[0], "baddbmm"),
@@ -230,6 +236,9 @@ KEPT = {
     "side by side": lambda h: torch.hstack([h, h.exp()]),
     "quantiles": lambda h: h.quantile(0.3, dim=1) + h.nanquantile(0.6, dim=2, keepdim=True).sum(1),
     "by einsum": lambda h: torch.einsum("bti,bsi->bts", h, h.cos()),
+    "matrix norms": lambda h: h / (1 + torch.linalg.matrix_norm(h, keepdim=True)),
+    "matrix norms of what was turned": lambda h: torch.linalg.matrix_norm(h.permute(1, 2, 0), dim=(0, 1))[:, None],
+    "inner with a number": lambda h: torch.inner(torch.tensor(2.0).double(), h).tanh(),
     "pooled and padded": lambda h: F.pad(F.avg_pool1d(h, 2), (1, 2)),
     "convolved": lambda h: F.conv1d(h, torch.ones(2, 3, 2).double()),
 }  # fmt: skip
@@ -289,7 +298,7 @@ def test_memory_written_before_its_views_are_used_is_followed():
 def test_the_message_names_the_call_its_shapes_and_what_to_do():
     model = Calls(lambda m, x: m.b(m.a(x).flip(0)), a=nn.Linear(D, D), b=nn.Linear(D, 2)).double()
     with pytest.raises(
-        UnsupportedLayerError, match=r"b\.weight: .* flip of shape \(5, 6\) turns the batch dimension round"
+        UnsupportedLayerError, match=r"b\.weight: .* flip of shape \(5, 6\) reverses the batch dimension"
     ):
         block_norms(model, torch.randn(B, D).double())
 

@@ -633,7 +633,7 @@ REFUSALS = {
     "examples added to others": (
         Calls(lambda m, x: m.a(x) + m.a(x[torch.tensor([1, 0, 2, 3])]), a=nn.Linear(5, 3)),
         (4, 5),
-        "add of shape .* brings batch dimensions at different places together",
+        "add of shape .* combines batch dimensions at different places",
     ),
     "examples turned round": (Calls(lambda m, x: m.a(x.flip(0)), a=nn.Linear(5, 3)), (4, 5), r"^a\.weight: the batch"),
     "features scaled over the batch": (

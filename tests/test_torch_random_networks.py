@@ -11,14 +11,7 @@ torch = pytest.importorskip("torch", reason="the PyTorch backend needs expunge[t
 from random_merges import KEEP, LEADING, MERGES, MIX  # noqa: E402
 from random_networks import BY_ROWS, LOSSES, OPERATIONS, WITH_PARAMETERS, outcome  # noqa: E402
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Small networks are done sooner by one thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 
 programs = st.lists(st.tuples(st.sampled_from(sorted(OPERATIONS)), st.integers(0, 11)), min_size=1, max_size=7)

@@ -7,6 +7,7 @@ torch = pytest.importorskip("torch", reason="the PyTorch backend needs expunge[t
 from torch import nn  # noqa: E402
 
 from expunge.torch import GradNorms, UnsupportedLayerError  # noqa: E402
+from expunge.torch._sequences_fused import Fused  # noqa: E402
 from torch_norms import Calls, assert_exact, block_norms, single_norms  # noqa: E402
 
 KINDS = {
@@ -44,6 +45,15 @@ def layer(kind, **settings):
     return KINDS[kind](5, 4, batch_first=True, **settings)
 
 
+@pytest.fixture(params=["by one kernel", "a step at a time"])
+def way(request, monkeypatch):
+    """Layers as they run on the CPU, and as they run on devices."""
+    if request.param == "a step at a time":
+        monkeypatch.setattr(Fused, "takes", staticmethod(lambda tensors: False))
+    return request.param
+
+
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("read", READ)
 @pytest.mark.parametrize("settings", SETTINGS)
 @pytest.mark.parametrize("kind", KINDS)
@@ -52,12 +62,14 @@ def test_norms_of_sequences_whatever_the_loss_reads(kind, settings, read):
     assert_exact(model, torch.randn(3, 6, 5))
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("batch", [1, 2, 4])
 @pytest.mark.parametrize("kind", KINDS)
 def test_norms_of_sequences_where_the_batch_is_as_long_as_others(kind, batch):
     assert_exact(Calls(lambda m, x: m.r(x)[0], r=layer(kind)), torch.randn(batch, 4, 5))
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("kind", KINDS)
 def test_outputs_are_laid_out_as_torch_does(kind):
     for batch_first in (True, False):
@@ -73,6 +85,7 @@ def test_outputs_are_laid_out_as_torch_does(kind):
             assert one.is_contiguous() == other.is_contiguous()
 
 
+@pytest.mark.usefixtures("way")
 def test_states_of_examples_get_their_gradients():
     def read(m, x):
         first = torch.stack([m.a(x[:, 0]), m.a(x[:, 1])])
@@ -81,6 +94,7 @@ def test_states_of_examples_get_their_gradients():
     assert_exact(Calls(read, r=layer("lstm", num_layers=2), a=nn.Linear(5, 4)), torch.randn(3, 6, 5))
 
 
+@pytest.mark.usefixtures("way")
 def test_frozen_weights_of_one_layer_are_left_out():
     made = layer("lstm", num_layers=2)
     for name, weight in made.named_parameters():
@@ -96,10 +110,43 @@ def test_one_weight_for_both_parts_of_the_gates(kind):
     assert_exact(Calls(lambda m, x: m.r(x)[0], r=made), torch.randn(3, 6, 4))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_norms_of_wide_layers_and_many_sequences(kind):
+    """Several tiles of sequences, and units that fill no whole number of vectors."""
+    torch.manual_seed(1)
+    made = KINDS[kind](3, 37, batch_first=True, bidirectional=True)
+    assert_exact(Calls(lambda m, x: m.r(x)[0].square(), r=made), torch.randn(35, 4, 3))
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_lies_scattered_in_memory(kind):
+    """Inputs, first states and gradients of outputs that are no contiguous tensors, time in front."""
+    made = layer(kind)
+    made.batch_first = False
+
+    def read(m, x):
+        first = m.a(x[:, 0]).repeat(1, 2)[None, :, ::2]
+        found = m.r(m.i(x)[:, ::2].transpose(0, 1), (first, first * 2) if kind == "lstm" else first)[0]
+        return found.transpose(0, 1).flip(2)
+
+    assert_exact(Calls(read, r=made, a=nn.Linear(5, 4), i=nn.Linear(5, 5)), torch.randn(3, 6, 5))
+
+
+def test_a_subclass_of_tensors_goes_to_no_kernel():
+    class Marked(torch.Tensor):
+        pass
+
+    assert Fused.takes([torch.zeros(2), nn.Parameter(torch.zeros(2))])
+    assert not Fused.takes([torch.zeros(2), torch.zeros(2).as_subclass(Marked)])
+    assert not Fused.takes([torch.zeros(2, device="meta")])
+
+
 def test_a_sequence_of_two_calls_of_one_layer():
     assert_exact(Calls(lambda m, x: m.r(m.a(m.r(x)[0]))[0], r=layer("gru"), a=nn.Linear(4, 5)), torch.randn(3, 6, 5))
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("batch", [1, 2, 3])
 @pytest.mark.parametrize("kind", KINDS)
 def test_norms_of_several_sequences_of_each_example(kind, batch):
@@ -107,6 +154,7 @@ def test_norms_of_several_sequences_of_each_example(kind, batch):
     assert_exact(model, torch.randn(batch, 2, 4, 5))
 
 
+@pytest.mark.usefixtures("way")
 def test_a_sequence_checkpointed():
     def read(m, x):
         return torch.utils.checkpoint.checkpoint(lambda t: m.r(t)[0], m.a(x), use_reentrant=False)
@@ -114,6 +162,7 @@ def test_a_sequence_checkpointed():
     assert_exact(Calls(read, r=layer("lstm"), a=nn.Linear(5, 5)), torch.randn(3, 6, 5))
 
 
+@pytest.mark.usefixtures("way")
 def test_a_pass_through_a_sequence_twice_is_refused():
     model = Calls(lambda m, x: m.r(x)[0], r=layer("lstm")).double()
     with GradNorms(model) as g:
@@ -124,6 +173,7 @@ def test_a_pass_through_a_sequence_twice_is_refused():
             g.norms()
 
 
+@pytest.mark.usefixtures("way")
 def test_gradients_taken_beside_the_loss_count_for_nothing():
     model = Calls(lambda m, x: m.r(x)[0], r=layer("lstm")).double()
     x = torch.randn(3, 6, 5, dtype=torch.float64)

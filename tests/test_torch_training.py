@@ -20,7 +20,11 @@ from torch.nn import functional as F  # noqa: E402, N812
 from torch.utils.data import Dataset, Subset, TensorDataset  # noqa: E402
 
 from expunge._files import FileFormatError  # noqa: E402
-from expunge.accounting import privacy_loss, quadrature_weights, sampled_gaussian_rdp  # noqa: E402
+from expunge.accounting import (  # noqa: E402
+    privacy_loss,
+    quadrature_weights,
+    sampled_gaussian_rdp,
+)
 from expunge.torch import (  # noqa: E402
     NonFiniteLossError,
     TrainingRun,
@@ -31,29 +35,9 @@ from expunge.torch import (  # noqa: E402
 from expunge.torch.training.folder import RunFolder  # noqa: E402
 from expunge.torch.training.sampling import Batches  # noqa: E402
 from expunge.torch.training.schedule import checkpoint_steps, window_ends  # noqa: E402
+from small_training import data, network, weights_of  # noqa: E402
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def data(n=60, d=6, classes=3, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(n, d, dtype=torch.float64, generator=generator)
-    return x, (x[:, :classes] + 0.5 * torch.randn(n, classes, dtype=torch.float64, generator=generator)).argmax(1)
-
-
-def network(seed=0, d=6, classes=3, dropout=0.0):
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(d, 8), nn.Tanh(), nn.Dropout(dropout), nn.Linear(8, classes)).double()
-
-
-def weights_of(model):
-    return torch.cat([p.detach().flatten() for p in model.parameters()])
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 
 SETTINGS = {"step_size": 0.5, "batch_size": 12, "n_steps": 40, "n_checkpoints": 5, "alpha": 0.01, "progress": False}

@@ -24,32 +24,13 @@ from expunge.torch import (  # noqa: E402
     unlearn,
     unlearn_adaptively,
 )
+from small_training import data, network, weights_of  # noqa: E402
 
 SETTING = {"step_size": 0.5, "batch_size": 12, "progress": False}
 FORGET = [3, 17, 4, 40]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def data(n=60, d=6, classes=3, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(n, d, dtype=torch.float64, generator=generator)
-    return x, (x[:, :classes] + 0.5 * torch.randn(n, classes, dtype=torch.float64, generator=generator)).argmax(1)
-
-
-def network(seed=0, dropout=0.0):
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Dropout(dropout), nn.Linear(8, 3)).double()
-
-
-def weights_of(model):
-    return torch.cat([p.detach().flatten() for p in model.parameters()]).clone()
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 
 def state_of(model):

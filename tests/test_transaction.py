@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from expunge._files import PUBLIC, FileFormatError
-from expunge._places import check_places
-from expunge._transaction import Change, exclusive
+from expunge._files.outputs import check_places
+from expunge._files.transaction import Change, exclusive
 from expunge.cli.main import one_line
 from killing import MOMENTS, Killed, killed_at
 
@@ -48,6 +48,16 @@ def write(folder, word="a word"):
         return "anew"
 
 
+def write_and_be_killed(folder, number, moment):
+    """Kill the command at its ``number``-th call; return whether it ended before that, and the calls made."""
+    with killed_at(number, moment) as made:
+        try:
+            write(folder)
+        except Killed:
+            return False, made
+    return True, made
+
+
 def contents(folder):
     return [file.read_bytes() if file.exists() else None for file in places(folder)]
 
@@ -67,13 +77,9 @@ def test_killed_at_any_call_the_same_command_ends_or_begins_anew(tmp_path, momen
         folder = tmp_path / str(number)
         folder.mkdir()
         places(folder)[0].write_bytes(OLD)
-        with killed_at(number, moment) as made:
-            try:
-                write(folder)
-            except Killed:
-                pass
-            else:
-                break
+        ended, made = write_and_be_killed(folder, number, moment)
+        if ended:
+            break
         for place in folder.rglob(".*"):
             assert place.stat().st_mode & 0o077 == 0 or place.read_bytes() == WHOLE[2]
         seen = contents(folder)
@@ -102,13 +108,8 @@ def test_the_command_that_ends_it_knows_its_own_word(tmp_path, moment):
         folder = tmp_path / str(number)
         folder.mkdir()
         places(folder)[0].write_bytes(OLD)
-        with killed_at(number, moment):
-            try:
-                write(folder)
-            except Killed:
-                pass
-            else:
-                break
+        if write_and_be_killed(folder, number, moment)[0]:
+            break
         if contents(folder) == WHOLE and not list(folder.glob(".*")):
             continue  # killed when all was done
         said.append(write(folder))
@@ -127,13 +128,9 @@ def test_killed_again_while_ending_it(tmp_path, moment, decides):
         places(folder)[0].write_bytes(OLD)
         with pytest.raises(Killed), killed_at(decides, "after"):
             write(folder)
-        with killed_at(number, moment) as made:
-            try:
-                write(folder)
-            except Killed:
-                pass
-            else:
-                break
+        ended, made = write_and_be_killed(folder, number, moment)
+        if ended:
+            break
         if listed(folder) != NAMES:
             assert write(folder) == "finished"
         assert contents(folder) == WHOLE
@@ -181,7 +178,7 @@ def test_a_failure_before_the_journal_leaves_nothing(tmp_path, monkeypatch):
 def test_what_is_there_is_not_replaced_unasked(tmp_path):
     places(tmp_path)[0].write_bytes(OLD)
     places(tmp_path)[1].write_bytes(b"precious")
-    with pytest.raises(FileExistsError, match="certificate exists already"):
+    with pytest.raises(FileExistsError, match="certificate already exists"):
         write(tmp_path)
     assert contents(tmp_path) == [OLD, b"precious", None]
     assert listed(tmp_path) == NAMES[:2]

@@ -6,9 +6,8 @@ import os
 
 import pytest
 
-from expunge import _transaction
-from expunge._files import FileFormatError
-from expunge._transaction import Change, exclusive
+from expunge._files import FileFormatError, transaction
+from expunge._files.transaction import Change, exclusive
 from killing import Killed, killed_at
 
 OLD, NEW = b"old", b"new"
@@ -66,8 +65,8 @@ def test_a_link_in_the_place_of_a_new_file_is_not_replaced(begun):
 
 
 def test_a_journal_that_is_ended_while_it_is_looked_for_is_none(tmp_path, monkeypatch):
-    monkeypatch.setattr(_transaction, "_own", lambda folders, ending: [tmp_path / f".expunge-{'0' * 32}.journal"])
-    assert _transaction._journals([tmp_path]) == []
+    monkeypatch.setattr(transaction, "_own", lambda folders, ending: [tmp_path / f".expunge-{'0' * 32}.journal"])
+    assert transaction._journals([tmp_path]) == []
 
 
 def test_while_the_umask_is_read_files_of_other_threads_are_for_their_owner_alone(tmp_path, monkeypatch):
@@ -102,7 +101,7 @@ def test_a_folder_that_is_named_twice_is_locked_once(tmp_path, monkeypatch):
     fcntl = pytest.importorskip("fcntl")
     locked = []
     monkeypatch.setattr(fcntl, "flock", lambda descriptor, how: locked.append(os.fstat(descriptor).st_ino))
-    with _transaction._locked([tmp_path, tmp_path, tmp_path.parent]) as complete:
+    with transaction._locked([tmp_path, tmp_path, tmp_path.parent]) as complete:
         assert complete
     assert sorted(locked) == sorted([tmp_path.stat().st_ino, tmp_path.parent.stat().st_ino])
 

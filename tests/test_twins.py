@@ -57,6 +57,15 @@ def test_ridge_smallest_eigenvalues_from_below() -> None:
     assert_allclose(out["out"], expected, rtol=0, atol=rounding + 4 * given["slack"])
 
 
+@pytest.mark.parametrize("outputs", [1, 3, 5])
+def test_residual_leverages(outputs: int) -> None:
+    given, out = answered(f"residual_leverages:{outputs}")
+    expected = oracles.residual_leverages(given["X"], given["K"])
+    for name, values in zip(("leverages", "squares", "norms"), expected, strict=True):
+        scale = np.abs(given["K"]).max() ** 2 * given["K"][0, 0].size
+        assert_allclose(out[name], values, rtol=0, atol=100 * EPS * scale)
+
+
 def test_langevin_gram() -> None:
     given, out = answered("langevin_gram")
     gram, moment = oracles.langevin_gram(given["X"], given["targets"], given["alpha"])
@@ -73,7 +82,7 @@ def test_langevin_row_norms() -> None:
 
 
 @pytest.mark.parametrize("clip", [0.0, 0.7])
-@pytest.mark.parametrize("loss", ["ridge", "logistic", "softmax"])
+@pytest.mark.parametrize("loss", ["squared", "logistic", "softmax"])
 def test_langevin_residuals(loss: str, clip: float) -> None:
     case = call("langevin_residuals")
     arguments = {**case.arguments, "loss": loss, "clip": clip}

@@ -1,63 +1,41 @@
-// The memory half of the boundary: exact dtype, rank, C order, writability, one length per named dimension.
+// NumPy's arrays, as array_checks.hpp looks at them.
 #pragma once
 
 #include <pybind11/numpy.h>
-#include <pybind11/pybind11.h>
 
-#include <initializer_list>
-#include <string>
+#include "bindings/array_checks.hpp"
 
 namespace expunge::bindings {
 
-namespace py = pybind11;
-
-inline std::string shape_text(const py::array& array) {
-  std::string text = "(";
-  for (py::ssize_t axis = 0; axis < array.ndim(); ++axis) {
-    text += (axis ? ", " : "") + std::to_string(array.shape(axis));
+class HostArray : public ArrayRole {
+ public:
+  // Borrows what the caller holds for as long as the call.
+  HostArray(const py::object& object, const char* name)
+      : name_(name), array_(py::reinterpret_borrow<py::array>(object)) {
+    if (!py::isinstance<py::array>(object))
+      throw py::type_error(std::string(name) + " must be a NumPy array, got " +
+                           py::str(py::type::of(object)).cast<std::string>());
   }
-  return text + (array.ndim() == 1 ? ",)" : ")");
-}
 
-// Checks `array` and returns it as is: never a cast, never a copy. A length of -1 in `shape` accepts any.
-template <class T>
-const py::array& require(const py::array& array, const char* name, std::initializer_list<long> shape) {
-  if (!py::dtype::of<T>().equal(array.dtype()))
-    throw py::type_error(std::string(name) + " must have dtype " + py::str(py::dtype::of<T>()).cast<std::string>() +
-                         ", got " + py::str(array.dtype()).cast<std::string>());
-  if (array.ndim() != static_cast<py::ssize_t>(shape.size()))
-    throw py::value_error(std::string(name) + " must have " + std::to_string(shape.size()) + " dimensions, got shape " +
-                          shape_text(array));
-  py::ssize_t axis = 0;
-  for (long length : shape) {
-    if (length >= 0 && array.shape(axis) != length)
-      throw py::value_error(std::string(name) + " must have length " + std::to_string(length) + " along axis " +
-                            std::to_string(axis) + ", got shape " + shape_text(array));
-    ++axis;
+  static constexpr bool on_device = false;
+
+  const char* name() const { return name_; }
+  int ndim() const { return static_cast<int>(array_.ndim()); }
+  long shape(int axis) const { return static_cast<long>(array_.shape(axis)); }
+  std::string dtype_text() const { return py::str(array_.dtype()).cast<std::string>(); }
+  bool c_contiguous() const { return array_.flags() & py::array::c_style; }
+  bool writeable() const { return array_.writeable(); }
+  void* data() const { return const_cast<void*>(array_.data()); }
+  std::size_t bytes() const { return static_cast<std::size_t>(array_.nbytes()); }
+
+  template <class T>
+  bool is() const {
+    return py::dtype::of<T>().equal(array_.dtype());
   }
-  if (!(array.flags() & py::array::c_style)) throw py::value_error(std::string(name) + " must be C-contiguous");
-  if (reinterpret_cast<std::uintptr_t>(array.data()) % alignof(T) != 0)
-    throw py::value_error(std::string(name) + " must be aligned for its dtype");
-  return array;
-}
 
-template <class T>
-const T* input(const py::array& array, const char* name, std::initializer_list<long> shape) {
-  return static_cast<const T*>(require<T>(array, name, shape).data());
-}
-
-template <class T>
-T* output(py::array& array, const char* name, std::initializer_list<long> shape) {
-  require<T>(array, name, shape);
-  if (!array.writeable()) throw py::value_error(std::string(name) + " must be writeable");
-  return static_cast<T*>(array.mutable_data());
-}
-
-inline long length(const py::array& array, int axis, const char* name) {
-  if (array.ndim() <= axis)
-    throw py::value_error(std::string(name) + " must have more than " + std::to_string(axis) +
-                          " dimensions, got shape " + shape_text(array));
-  return static_cast<long>(array.shape(axis));
-}
+ private:
+  const char* name_;
+  py::array array_;
+};
 
 }  // namespace expunge::bindings

@@ -45,12 +45,13 @@ void by_dtype(std::int32_t dtype, Body&& body) {
 
 // Lets `place(part, begin, end, room)` lead a copy of the call to the examples [begin, end), and runs the kernel on it.
 // `room_for(n)` is the room that copies of n examples take, and 0 where nothing is copied.
-template <class Call, class Kernel, class RoomFor, class Place>
-void run_placed(const Call& call, Kernel kernel, long bytes, long items, int threads, long unit, RoomFor&& room_for,
-                Place&& place) {
+template <class Call, class Kernel, class Scratch, class RoomFor, class Place>
+void run_placed(const Call& call, Kernel kernel, Scratch scratch_bytes, long items, int threads, long unit,
+                RoomFor&& room_for, Place&& place) {
+  if (ran_empty(call, items)) return;
   const long unit_room = room_for(unit);
   const long block = unit_room == 0 ? items : unit * (unit_room >= kRoom ? 1 : kRoom / unit_room);
-  const long start = (bytes + 63) / 64 * 64;
+  const long start = (scratch_bytes(call) + 63) / 64 * 64;
   run_ranges(start + room_for(block < items ? block : items), items, operations(call), threads, unit,
              [&](long begin, long end, char* workspace) {
                for (long first = begin; first < end; first += block) {
@@ -68,7 +69,7 @@ void set_out(Call& call, const Args& args, long items) {
   call.squared = flag("squared", args.squared);
   call.bias = flag("bias", args.bias);
   call.out = written("out", args.out, items);
-  call.bias_out = args.bias_out;
+  call.bias_out = aligned("bias_out", args.bias_out);
   if (args.bias_out != nullptr && !call.bias) throw InvalidArgument("bias_out must be NULL unless bias is 1");
 }
 
@@ -93,7 +94,7 @@ int linear_grad_norms(const expunge_linear_grad_norms* pointer) {
       set_out(call, args, items);
       const auto& kernels = kernels_of<T>(linear_table());
       run_placed(
-          call, kernels.norms, kernels.norms_workspace(call), items, args.threads, 1,
+          call, kernels.norms, kernels.norms_workspace, items, args.threads, 1,
           [&](long n) { return inputs.room(n) + grads.room(n); },
           [&](LinearNorms<T>& part, long first, long last, char* room) {
             part.activations = inputs.at(first, last, room);
@@ -122,7 +123,7 @@ int linear_grad_dots(const expunge_linear_grad_dots* pointer) {
       call.out = written("out", args.out, items);
       const auto& kernels = kernels_of<T>(linear_table());
       run_placed(
-          call, kernels.dots, kernels.dots_workspace(call), items, args.threads, 1,
+          call, kernels.dots, kernels.dots_workspace, items, args.threads, 1,
           [&](long n) { return inputs_1.room(n) + grads_1.room(n) + inputs_2.room(n) + grads_2.room(n); },
           [&](LinearDots<T>& part, long first, long last, char* room) {
             part.activations_1 = inputs_1.at(first, last, room);
@@ -174,7 +175,7 @@ int conv_grad_norms(const expunge_conv_grad_norms* pointer) {
       set_out(call, args, items);
       const auto& kernels = kernels_of<T>(conv_table());
       run_placed(
-          call, kernels.norms, kernels.norms_workspace(call), items, args.threads, 1,
+          call, kernels.norms, kernels.norms_workspace, items, args.threads, 1,
           [&](long n) { return inputs.room(n) + grads.room(n); },
           [&](ConvNorms<T>& part, long first, long last, char* room) {
             part.images = inputs.at(first, last, room);
@@ -208,7 +209,7 @@ int embedding_grad_norms(const expunge_embedding_grad_norms* pointer) {
       call.out = written("out", args.out, items);
       const auto& kernels = kernels_of<T>(layer_table());
       run_placed(
-          call, kernels.embedding, kernels.embedding_workspace(call), items, args.threads, 1,
+          call, kernels.embedding, kernels.embedding_workspace, items, args.threads, 1,
           [&](long n) { return tokens.room(n) + grads.room(n); },
           [&](EmbeddingNorms<T>& part, long first, long last, char* room) {
             part.tokens = tokens.at(first, last, room);
@@ -239,7 +240,7 @@ int embedding_linear_grad_dots(const expunge_embedding_linear_grad_dots* pointer
       call.out = written("out", args.out, items);
       const auto& kernels = kernels_of<T>(linear_table());
       run_placed(
-          call, kernels.embedding_dots, kernels.embedding_dots_workspace(call), items, args.threads, 1,
+          call, kernels.embedding_dots, kernels.embedding_dots_workspace, items, args.threads, 1,
           [&](long n) { return tokens.room(n) + grads.room(n) + rows.room(n) + columns.room(n); },
           [&](EmbeddingLinearDots<T>& part, long first, long last, char* room) {
             part.tokens = tokens.at(first, last, room);
@@ -274,13 +275,12 @@ int norm_layer_grad_norms(const expunge_norm_layer_grad_norms* pointer) {
                        args.num_groups);
       call.n_groups = group && !call.normalized ? static_cast<long>(args.num_groups) : 1;
       require_number(args.reserved == 0, "reserved", "0", args.reserved);
-      if (!(args.eps >= 0.0)) throw InvalidArgument("eps must be at least 0, got " + std::to_string(args.eps));
-      call.eps = args.eps;
+      call.eps = finite_at_least_0("eps", args.eps);
       call.weight = flag("weight", args.weight);
       set_out(call, args, items);
       const auto& kernels = kernels_of<T>(layer_table());
       run_placed(
-          call, kernels.norm_layer, kernels.norm_layer_workspace(call), items, args.threads, 1,
+          call, kernels.norm_layer, kernels.norm_layer_workspace, items, args.threads, 1,
           [&](long n) { return inputs.room(n) + grads.room(n); },
           [&](NormLayerNorms<T>& part, long first, long last, char* room) {
             part.activations = inputs.at(first, last, room);
@@ -300,27 +300,27 @@ int probe_grad_norms(const expunge_probe_grad_norms* pointer) {
       const long items = at_least(0, "examples", args.examples);
       require_number(args.loss >= EXPUNGE_SOFTMAX && args.loss <= EXPUNGE_SQUARED, "loss",
                      "one of EXPUNGE_SOFTMAX, EXPUNGE_LOGISTIC and EXPUNGE_SQUARED", args.loss);
-      call.loss = static_cast<ProbeLoss>(args.loss - EXPUNGE_SOFTMAX);
+      call.loss = static_cast<Loss>(args.loss - EXPUNGE_SOFTMAX);
       call.d = at_least(1, "d", args.d);
       call.checkpoints = at_least(0, "checkpoints", args.checkpoints);
       call.classes = at_least(1, "classes", args.classes);
-      if (call.loss == ProbeLoss::logistic)
+      if (call.loss == Loss::logistic)
         require_number(args.classes == 1, "classes", "1 for EXPUNGE_LOGISTIC", args.classes);
-      if (call.loss == ProbeLoss::softmax)
+      if (call.loss == Loss::softmax)
         require_number(args.classes >= 2, "classes", "at least 2 for EXPUNGE_SOFTMAX", args.classes);
       const Operand<T> x("x", args.x, {items, call.d});
       const Operand<T> stack("weights", args.weights, {call.checkpoints, call.d, call.classes});
-      const bool labelled = call.loss != ProbeLoss::squared;
+      const bool labelled = call.loss != Loss::squared;
       const Operand<long> labels("y", args.y, {labelled ? items : 0});
       const Operand<T> targets("y", args.y, {labelled ? 0 : items, call.classes});
-      require_all_within(labels, "y", 0, call.loss == ProbeLoss::logistic ? 2 : call.classes);
-      if (!(args.alpha >= 0.0)) throw InvalidArgument("alpha must be at least 0, got " + std::to_string(args.alpha));
-      call.alpha = args.alpha;
+      require_all_within(labels, "y", 0, call.loss == Loss::logistic ? 2 : call.classes);
+      call.alpha = finite_at_least_0("alpha", args.alpha);
       call.squared = flag("squared", args.squared);
-      call.checkpoint_weights = args.checkpoint_weights;
+      call.checkpoint_weights = aligned("checkpoint_weights", args.checkpoint_weights);
       const bool summed = args.checkpoint_weights != nullptr;
       call.out = written("out", args.out, summed ? items : items * call.checkpoints);
       const auto& kernels = kernels_of<T>(probe_table());
+      if (items == 0) return;
       Workspaces copies(stack.room(call.checkpoints), 1);
       char* room = copies.take();
       call.weights = stack.at(0, call.checkpoints, room);
@@ -334,7 +334,7 @@ int probe_grad_norms(const expunge_probe_grad_norms* pointer) {
       call.packed_weights = buffer;
       call.weight_squares = weight_squares.data();
       run_placed(
-          call, kernels.norms, kernels.workspace(call), items, args.threads, kProbeTileRows,
+          call, kernels.norms, kernels.workspace, items, args.threads, kProbeTileRows,
           [&](long n) { return x.room(n) + (labelled ? labels.room(n) : targets.room(n)); },
           [&](ProbeNorms<T>& part, long first, long last, char* left) {
             part.x = x.at(first, last, left);

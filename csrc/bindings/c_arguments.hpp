@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <initializer_list>
+#include <limits>
 #include <stdexcept>
 #include <string>
 #include <type_traits>
@@ -45,10 +46,24 @@ const Args& given(const Args* args) {
   return *args;
 }
 
+// Numbers that nothing looks at as arrays: outputs, and weights of checkpoints. NULL where there may be none.
+template <class T>
+T* aligned(const char* name, T* pointer) {
+  if (reinterpret_cast<std::uintptr_t>(pointer) % alignof(T) != 0)
+    throw InvalidArgument(std::string(name) + " must be aligned for its dtype");
+  return pointer;
+}
+
 template <class T>
 T* written(const char* name, T* pointer, long items) {
   if (pointer == nullptr && items > 0) throw InvalidArgument(std::string(name) + " must be given, got NULL");
-  return pointer;
+  return aligned(name, pointer);
+}
+
+inline double finite_at_least_0(const char* name, double value) {
+  if (!(value >= 0.0 && value <= std::numeric_limits<double>::max()))
+    throw InvalidArgument(std::string(name) + " must be finite and at least 0, got " + std::to_string(value));
+  return value;
 }
 
 // An input of up to five axes, the examples' first.
@@ -75,8 +90,7 @@ class Operand {
     }
     in_place_ = in_place_ || empty;
     if (!empty && data_ == nullptr) throw InvalidArgument(std::string(name) + " must be given, got NULL");
-    if (reinterpret_cast<std::uintptr_t>(data_) % alignof(T) != 0)
-      throw InvalidArgument(std::string(name) + " must be aligned for its dtype");
+    aligned(name, data_);
   }
 
   // Bytes that copies of so many examples take.

@@ -1,4 +1,4 @@
-// Where a convolution reads, for the C interface: what _conv_geometry.py is for Python.
+// Where a convolution reads, for the C interface: what _kernels/conv_geometry.py is for Python.
 #pragma once
 
 #include <vector>

@@ -4,11 +4,7 @@
 #include <cstdint>
 
 #include "bindings/bind_c_api.hpp"
-#include "bindings/bind_grad_norms.hpp"
-#include "bindings/bind_langevin.hpp"
-#include "bindings/bind_privacy.hpp"
-#include "bindings/bind_ridge.hpp"
-#include "bindings/bind_sampled_gaussian.hpp"
+#include "bindings/families.hpp"
 #include "common/float_mode.hpp"
 #include "common/isa.hpp"
 #include "common/thread_pool.hpp"
@@ -34,9 +30,9 @@ PYBIND11_MODULE(_core, module) {
         expunge::exchange_thread_team(reinterpret_cast<expunge::ThreadTeam>(address)));
   });
   expunge::bindings::bind_privacy(module);
+  expunge::bindings::bind_residual(module);
   expunge::bindings::bind_ridge(module);
   expunge::bindings::bind_langevin(module);
-  expunge::bindings::bind_sampled_gaussian(module);
   expunge::bindings::bind_grad_norms(module);
   expunge::bindings::bind_c_api(module);
 }

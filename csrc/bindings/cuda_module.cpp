@@ -1,11 +1,8 @@
 // Table of contents of expunge._cuda and, compiled against the emulator, of expunge._cuda_emul.
 #include <pybind11/pybind11.h>
 
-#include "bindings/bind_grad_norms_cuda.hpp"
-#include "bindings/bind_langevin_cuda.hpp"
-#include "bindings/bind_privacy_cuda.hpp"
-#include "bindings/bind_ridge_cuda.hpp"
 #include "bindings/device_arrays.hpp"
+#include "bindings/families.hpp"
 
 namespace {
 
@@ -19,7 +16,7 @@ void synchronize(std::uintptr_t stream, int device) {
   expunge::bindings::require_device();
   cudaError_t error;
   {
-    pybind11::gil_scoped_release release;
+    const expunge::bindings::WithoutGil released;
     int before = device;
     error = cudaGetDevice(&before);
     if (error == cudaSuccess) error = cudaSetDevice(device);
@@ -39,8 +36,9 @@ PYBIND11_MODULE(_cuda, module) {
   module.doc() = "CUDA kernels of Expunge. Private: use the functions of the expunge package.";
   module.def("device_count", &device_count);
   module.def("synchronize", &synchronize, pybind11::arg("stream"), pybind11::arg("device") = 0);
-  expunge::bindings::bind_privacy_cuda(module);
-  expunge::bindings::bind_ridge_cuda(module);
-  expunge::bindings::bind_grad_norms_cuda(module);
-  expunge::bindings::bind_langevin_cuda(module);
+  expunge::bindings::bind_privacy(module);
+  expunge::bindings::bind_residual(module);
+  expunge::bindings::bind_ridge(module);
+  expunge::bindings::bind_grad_norms(module);
+  expunge::bindings::bind_langevin(module);
 }

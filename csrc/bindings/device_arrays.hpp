@@ -1,20 +1,18 @@
-// arrays.hpp for arrays on a GPU, taken by DLPack: the same checks and messages, and one device for all of a call.
+// Arrays on a GPU, taken by DLPack, as array_checks.hpp looks at them, and one device for all of a call.
 #pragma once
 
 #include <pybind11/pybind11.h>
 
 #include <cstdint>
-#include <initializer_list>
 #include <string>
-#include <utility>
+#include <vector>
 
+#include "bindings/array_checks.hpp"
 #include "bindings/dlpack.hpp"
-#include "common/bfloat16.hpp"
+#include "bindings/without_gil.hpp"
 #include "common/gpu.cuh"
 
 namespace expunge::bindings {
-
-namespace py = pybind11;
 
 #if defined(EXPUNGE_CUDA_EMULATION)
 constexpr const char* kDeviceName = "the CPU";
@@ -67,9 +65,9 @@ inline void require_device() {
 }
 
 // One array of a call, and the device all of them must be on.
-class Array {
+class DeviceArray : public ArrayRole {
  public:
-  Array(const py::object& object, const char* name) : name_(name) {
+  DeviceArray(const py::object& object, const char* name) : name_(name) {
     if (!py::hasattr(object, "__dlpack__"))
       throw py::type_error(name_ + " must be an array that DLPack can exchange, got " +
                            py::str(py::type::of(object)).cast<std::string>());
@@ -95,13 +93,21 @@ class Array {
                          std::to_string(tensor_->device.type));
   }
 
-  const std::string& name() const { return name_; }
+  static constexpr bool on_device = true;
+
+  const char* name() const { return name_.c_str(); }
   int ndim() const { return tensor_->ndim; }
   long shape(int axis) const { return static_cast<long>(tensor_->shape[axis]); }
   int device() const { return tensor_->device.id; }
-  dlpack::DataType dtype() const { return tensor_->dtype; }
+  std::string dtype_text() const { return bindings::dtype_text(tensor_->dtype); }
   bool writeable() const { return !read_only_; }
   void* data() const { return static_cast<char*>(tensor_->data) + tensor_->byte_offset; }
+
+  std::size_t bytes() const {
+    std::size_t total = tensor_->dtype.bits / 8;
+    for (int axis = 0; axis < ndim(); ++axis) total *= static_cast<std::size_t>(tensor_->shape[axis]);
+    return total;
+  }
 
   bool c_contiguous() const {
     if (tensor_->strides == nullptr) return true;
@@ -115,10 +121,10 @@ class Array {
     return true;
   }
 
-  std::string shape_text() const {
-    std::string text = "(";
-    for (int axis = 0; axis < ndim(); ++axis) text += (axis ? ", " : "") + std::to_string(shape(axis));
-    return text + (ndim() == 1 ? ",)" : ")");
+  template <class T>
+  bool is() const {
+    const dlpack::DataType type = tensor_->dtype, needed = type_of<T>();
+    return type.code == needed.code && type.bits == needed.bits && type.lanes == 1;
   }
 
  private:
@@ -135,7 +141,7 @@ class Array {
   }
 
   // Versioned exchange says whether the array is read-only. Stream -1: the work runs on the caller's own stream, which
-  // orders it after what made the array; nothing needs to wait. _array_libraries.py says this as each library has it.
+  // orders it after what made the array; nothing needs to wait. libraries.py of _kernels says this for each.
   static py::object ask(const py::object& exchange) {
     using namespace py::literals;
     const py::tuple version = py::make_tuple(1, 0);
@@ -162,114 +168,20 @@ class Array {
   bool read_only_ = false;
 };
 
-template <class T>
-struct TypeOf;
-#define EXPUNGE_TYPE(T, code_, text)                                     \
-  template <>                                                            \
-  struct TypeOf<T> {                                                     \
-    static constexpr uint8_t code = dlpack::code_, bits = 8 * sizeof(T); \
-    static constexpr const char* name = text;                            \
-  };
-EXPUNGE_TYPE(double, kFloat, "float64")
-EXPUNGE_TYPE(float, kFloat, "float32")
-EXPUNGE_TYPE(bfloat16, kBfloat, "bfloat16")
-EXPUNGE_TYPE(int64_t, kInt, "int64")
-EXPUNGE_TYPE(int32_t, kInt, "int32")
-EXPUNGE_TYPE(uint32_t, kUInt, "uint32")
-#undef EXPUNGE_TYPE
-
-inline std::string dtype_text(dlpack::DataType type) {
-  const char* kind = type.code == dlpack::kInt       ? "int"
-                     : type.code == dlpack::kUInt    ? "uint"
-                     : type.code == dlpack::kFloat   ? "float"
-                     : type.code == dlpack::kBfloat  ? "bfloat"
-                     : type.code == dlpack::kComplex ? "complex"
-                     : type.code == dlpack::kBool    ? "bool"
-                                                     : nullptr;
-  if (kind == nullptr) return "DLPack type " + std::to_string(type.code);
-  return type.code == dlpack::kBool ? kind : kind + std::to_string(type.bits);
-}
-
-template <class T>
-bool has_type(const Array& array) {
-  const dlpack::DataType type = array.dtype();
-  return type.code == TypeOf<T>::code && type.bits == TypeOf<T>::bits && type.lanes == 1;
-}
-
-// Checks `array` and returns where its memory is: never a cast, never a copy. A length of -1 in `shape` accepts any.
-template <class T>
-T* require(const Array& array, std::initializer_list<long> shape) {
-  const std::string& name = array.name();
-  if (!has_type<T>(array))
-    throw py::type_error(name + " must have dtype " + TypeOf<T>::name + ", got " + dtype_text(array.dtype()));
-  if (array.ndim() != static_cast<int>(shape.size()))
-    throw py::value_error(name + " must have " + std::to_string(shape.size()) + " dimensions, got shape " +
-                          array.shape_text());
-  int axis = 0;
-  for (long length : shape) {
-    if (length >= 0 && array.shape(axis) != length)
-      throw py::value_error(name + " must have length " + std::to_string(length) + " along axis " +
-                            std::to_string(axis) + ", got shape " + array.shape_text());
-    ++axis;
-  }
-  if (!array.c_contiguous()) throw py::value_error(name + " must be C-contiguous");
-  if (reinterpret_cast<std::uintptr_t>(array.data()) % alignof(T) != 0)
-    throw py::value_error(name + " must be aligned for its dtype");
-  return static_cast<T*>(array.data());
-}
-
-template <class T>
-const T* input(const Array& array, std::initializer_list<long> shape) {
-  return require<T>(array, shape);
-}
-
-template <class T>
-T* output(const Array& array, std::initializer_list<long> shape) {
-  T* data = require<T>(array, shape);
-  if (!array.writeable()) throw py::value_error(array.name() + " must be writeable");
-  return data;
-}
-
-inline long length(const Array& array, int axis) {
-  if (array.ndim() <= axis)
-    throw py::value_error(array.name() + " must have more than " + std::to_string(axis) + " dimensions, got shape " +
-                          array.shape_text());
-  return array.shape(axis);
-}
-
-// Scratch of at least `elements`, which the caller's library allocated.
-template <class T>
-T* workspace(const Array& array, long elements) {
-  T* data = output<T>(array, {-1});
-  if (array.shape(0) < elements)
-    throw py::value_error(array.name() + " must hold at least " + std::to_string(elements) + " elements, got shape " +
-                          array.shape_text());
-  return data;
-}
-
-// Calls run(T{}) with the T of the array's dtype.
-template <class Run>
-void by_dtype(const Array& array, Run run) {
-  if (has_type<double>(array)) return run(double{});
-  if (has_type<float>(array)) return run(float{});
-  throw py::type_error(array.name() + " must have dtype float64 or float32, got " + dtype_text(array.dtype()));
-}
-
 // Runs launch(stream) on the device of the arrays, without the GIL; a launch that fails raises DeviceError.
 template <class Launch>
-void run_on_device(std::initializer_list<const Array*> arrays, std::uintptr_t stream, Launch launch) {
-  const Array* first = nullptr;
-  for (const Array* array : arrays) {
-    if (array == nullptr) continue;
-    if (first == nullptr) first = array;
+void run_on_device(const std::vector<const DeviceArray*>& arrays, std::uintptr_t stream, Launch launch) {
+  require_apart(arrays);
+  const DeviceArray* first = arrays.front();
+  for (const DeviceArray* array : arrays) {
     if (array->device() != first->device())
-      throw_device_error(array->name() + " must be on the device of " + first->name() + " (" +
+      throw_device_error(std::string(array->name()) + " must be on the device of " + first->name() + " (" +
                          std::to_string(first->device()) + "), got device " + std::to_string(array->device()));
   }
   require_device();
   std::string failure;
   {
-    py::gil_scoped_release release;
+    const WithoutGil released;
     int before = 0;
     cudaError_t error = cudaGetDevice(&before);
     if (error == cudaSuccess) error = cudaSetDevice(first->device());

@@ -5,6 +5,7 @@
 #include <mutex>
 #include <new>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
 #include "common/thread_pool.hpp"
@@ -88,6 +89,51 @@ const Kernels<T>& kernels_of(const grad_norms::Both<Kernels>& table) {
     return table.f64;
 }
 
+template <class Call, class = void>
+struct has_biases : std::false_type {};
+template <class Call>
+struct has_biases<Call, std::void_t<decltype(Call::bias_out)>> : std::true_type {};
+
+// Whether every sum of a call is empty: its norms are 0, and lengths that no memory stands behind are not looped over.
+template <class T>
+bool sums_nothing(const grad_norms::LinearNorms<T>& call) {
+  return call.positions == 0 || call.d_out == 0;
+}
+template <class T>
+bool sums_nothing(const grad_norms::LinearDots<T>& call) {
+  return call.positions_1 == 0 || call.positions_2 == 0 || call.d_in == 0 || call.d_out == 0;
+}
+template <class T>
+bool sums_nothing(const grad_norms::EmbeddingLinearDots<T>& call) {
+  return call.n_tokens == 0 || call.positions == 0 || call.width == 0;
+}
+template <class T>
+bool sums_nothing(const grad_norms::ConvNorms<T>& call) {
+  return call.positions == 0 || call.out_channels == 0;
+}
+template <class T>
+bool sums_nothing(const grad_norms::EmbeddingNorms<T>& call) {
+  return call.n_tokens == 0 || call.width == 0;
+}
+template <class T>
+bool sums_nothing(const grad_norms::NormLayerNorms<T>& call) {
+  return call.positions == 0 || call.width == 0;
+}
+template <class T>
+bool sums_nothing(const grad_norms::ProbeNorms<T>&) {
+  return false;  // its outputs are more than norms
+}
+
+// Runs a call whose sums are empty, or that has no examples; false if there is more to do.
+template <class Call>
+bool ran_empty(const Call& call, long items) {
+  if (items > 0 && !sums_nothing(call)) return false;
+  for (long i = 0; i < items; ++i) call.out[i] = 0.0;
+  if constexpr (has_biases<Call>::value)
+    for (long i = 0; call.bias_out != nullptr && i < items; ++i) call.bias_out[i] = 0.0;
+  return true;
+}
+
 // Operations of one example, about.
 template <class T>
 double operations(const grad_norms::LinearNorms<T>& call) {
@@ -117,6 +163,18 @@ double operations(const grad_norms::NormLayerNorms<T>& call) {
 template <class T>
 double operations(const grad_norms::ProbeNorms<T>& call) {
   return double(call.d) * double(call.checkpoints * call.classes + 16);
+}
+template <class T>
+double operations(const grad_norms::RecurrentLayer<T>& layer) {
+  return double(layer.steps) * double(gates_of(layer.cell) * layer.width) * double(layer.width + 32) / 8;
+}
+template <class T>
+double operations(const grad_norms::RecurrentStates<T>& call) {
+  return operations(call.layer);
+}
+template <class T>
+double operations(const grad_norms::RecurrentGrads<T>& call) {
+  return operations(call.layer);
 }
 
 }  // namespace expunge::bindings

@@ -39,6 +39,10 @@ namespace expunge {
 constexpr unsigned kWholeWarp = 0xffffffffu;
 constexpr int kWarp = 32;
 
+// A grid of so many blocks. More than a launch can have stay too many, so that it fails: a cut number would leave some
+// out.
+inline dim3 grid_of(long blocks) { return dim3(blocks < 0xffffffffL ? static_cast<unsigned>(blocks) : 0xffffffffu); }
+
 // Blocks for `items` with `per_block` each, at least one and at most `most` (kernels stride over the rest).
 inline unsigned blocks_for(long items, long per_block, long most = 1L << 30) {
   const long blocks = (items + per_block - 1) / per_block;

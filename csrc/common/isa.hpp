@@ -13,6 +13,9 @@
 #define EXPUNGE_OUTLINE
 #endif
 
+// Small bodies, in anonymous namespaces: inlined wherever they are called, on the CPU and on a device.
+#define EXPUNGE_INLINE EXPUNGE_HD __attribute__((always_inline, unused)) inline
+
 // Constant arrays at namespace scope that host and device code read.
 #if defined(__CUDA_ARCH__)
 #define EXPUNGE_TABLE static __device__ const
@@ -61,5 +64,26 @@ const Table& select_table(const Table& base, const Table& v3, const Table& v4) {
     default: return base;
   }
 }
+
+// Declares a family's table, which its sources define once per level, and `name()`: that of the level in use.
+#if defined(EXPUNGE_X86_LEVELS)
+#define EXPUNGE_ISA_TABLE(Type, name) \
+  namespace isa_base {                \
+  extern const Type name;             \
+  }                                   \
+  namespace isa_v3 {                  \
+  extern const Type name;             \
+  }                                   \
+  namespace isa_v4 {                  \
+  extern const Type name;             \
+  }                                   \
+  inline const Type& name() { return select_table(isa_base::name, isa_v3::name, isa_v4::name); }
+#else
+#define EXPUNGE_ISA_TABLE(Type, name) \
+  namespace isa_base {                \
+  extern const Type name;             \
+  }                                   \
+  inline const Type& name() { return isa_base::name; }
+#endif
 
 }  // namespace expunge

@@ -1,11 +1,26 @@
-// Vector lanes of the instruction set being compiled for. Only per-ISA sources may include this (internal linkage).
-// Width differs between instruction sets; every lane does the same IEEE operations, so results do not. On a GPU a lane
-// is a thread and a vector is one number.
+// Vectors of the instruction set being compiled for: the one set of types and packs that every family is written over.
+// Only per-ISA sources and a GPU's may include this (internal linkage). Width differs between instruction sets; every
+// lane does the same IEEE operations, so results do not. On a GPU a lane is a thread and a vector is one number.
 #pragma once
 
 #include <stdint.h>
+#include <string.h>
 
 #include "common/isa.hpp"
+
+namespace expunge {
+namespace {
+
+template <class To, class From>
+EXPUNGE_INLINE To bits_as(From from) {
+  static_assert(sizeof(To) == sizeof(From), "same size");
+  To to;
+  memcpy(&to, &from, sizeof to);
+  return to;
+}
+
+}  // namespace
+}  // namespace expunge
 
 #if defined(EXPUNGE_DEVICE_CODE)
 #include "common/lanes_device.hpp"
@@ -28,8 +43,6 @@
 #pragma GCC diagnostic ignored "-Wpsabi"
 #endif
 
-#define EXPUNGE_INLINE static inline __attribute__((always_inline))
-
 namespace expunge {
 namespace {
 
@@ -41,14 +54,6 @@ typedef int64_t I64 __attribute__((vector_size(EXPUNGE_VECTOR_BYTES)));
 typedef float F32 __attribute__((vector_size(EXPUNGE_VECTOR_BYTES)));
 typedef uint32_t U32 __attribute__((vector_size(EXPUNGE_VECTOR_BYTES)));
 typedef int32_t I32 __attribute__((vector_size(EXPUNGE_VECTOR_BYTES)));
-
-template <class To, class From>
-EXPUNGE_INLINE To bits_as(From from) {
-  static_assert(sizeof(To) == sizeof(From), "same size");
-  To to;
-  __builtin_memcpy(&to, &from, sizeof to);
-  return to;
-}
 
 // The zero-masked 512-bit forms are the same instructions; the plain ones make GCC 12 warn about its own headers.
 EXPUNGE_INLINE F64 sqrt_lanes(F64 x) {
@@ -129,81 +134,73 @@ EXPUNGE_INLINE F32 zip_high(F32 a, F32 b) { return EXPUNGE_SHUFFLE(I32, a, b, 2,
 EXPUNGE_INLINE U64 lane_numbers() { return U64{0, 1}; }
 #endif
 
-// A pack is what the mathematics in normal.hpp and the kernels is written over: vector lanes, or one scalar.
-template <class T>
-struct Lanes;
+EXPUNGE_INLINE double sqrt_lanes(double x) { return __builtin_sqrt(x); }
+EXPUNGE_INLINE float sqrt_lanes(float x) { return __builtin_sqrtf(x); }
 
-template <>
-struct Lanes<double> {
-  using T = double;
-  using F = F64;
-  using U = U64;
-  using I = I64;
-  static constexpr long W = EXPUNGE_VECTOR_BYTES / 8;
-  EXPUNGE_INLINE F splat(T x) { return F{} + x; }
-  EXPUNGE_INLINE F load(const T* from) {
-    F x;
-    __builtin_memcpy(&x, from, sizeof x);
-    return x;
-  }
-  EXPUNGE_INLINE void store(T* to, F x) { __builtin_memcpy(to, &x, sizeof x); }
-  EXPUNGE_INLINE F sqrt(F x) { return sqrt_lanes(x); }
-  EXPUNGE_INLINE F where_less(F a, F b, F yes, F no) { return a < b ? yes : no; }
-  EXPUNGE_INLINE F where_bits(I mask, F yes, F no) { return mask ? yes : no; }
-};
-
-template <>
-struct Lanes<float> {
-  using T = float;
-  using F = F32;
-  using U = U32;
-  using I = I32;
-  static constexpr long W = EXPUNGE_VECTOR_BYTES / 4;
-  EXPUNGE_INLINE F splat(T x) { return F{} + x; }
-  EXPUNGE_INLINE F load(const T* from) {
-    F x;
-    __builtin_memcpy(&x, from, sizeof x);
-    return x;
-  }
-  EXPUNGE_INLINE void store(T* to, F x) { __builtin_memcpy(to, &x, sizeof x); }
-  EXPUNGE_INLINE F sqrt(F x) { return sqrt_lanes(x); }
-  EXPUNGE_INLINE F where_less(F a, F b, F yes, F no) { return a < b ? yes : no; }
-  EXPUNGE_INLINE F where_bits(I mask, F yes, F no) { return mask ? yes : no; }
-};
-
-// One lane, for the remainder of a loop: the same operations, hence the same bits.
-template <class T>
-struct One;
-
-template <>
-struct One<double> {
-  using T = double;
-  using F = double;
-  using U = uint64_t;
-  using I = int64_t;
-  static constexpr long W = 1;
-  EXPUNGE_INLINE F splat(T x) { return x; }
-  EXPUNGE_INLINE F load(const T* from) { return *from; }
-  EXPUNGE_INLINE void store(T* to, F x) { *to = x; }
-  EXPUNGE_INLINE F sqrt(F x) { return __builtin_sqrt(x); }
-  EXPUNGE_INLINE F where_less(F a, F b, F yes, F no) { return a < b ? yes : no; }
-};
-
-template <>
-struct One<float> {
-  using T = float;
-  using F = float;
-  using U = uint32_t;
-  using I = int32_t;
-  static constexpr long W = 1;
-  EXPUNGE_INLINE F splat(T x) { return x; }
-  EXPUNGE_INLINE F load(const T* from) { return *from; }
-  EXPUNGE_INLINE void store(T* to, F x) { *to = x; }
-  EXPUNGE_INLINE F sqrt(F x) { return __builtin_sqrtf(x); }
-  EXPUNGE_INLINE F where_less(F a, F b, F yes, F no) { return a < b ? yes : no; }
-};
+EXPUNGE_INLINE double lane_of(F64 x, int lane) { return x[lane]; }
+EXPUNGE_INLINE int64_t lane_of(I64 x, int lane) { return x[lane]; }
+EXPUNGE_INLINE void set_lane(F64* x, int lane, double value) { (*x)[lane] = value; }
+EXPUNGE_INLINE void set_lane(I64* x, int lane, int64_t value) { (*x)[lane] = value; }
 
 }  // namespace
 }  // namespace expunge
 
 #endif  // EXPUNGE_DEVICE_CODE
+
+namespace expunge {
+namespace {
+
+// A pack is what the mathematics here and the kernels are written over: vector lanes, or one scalar.
+template <class T_, class F_, class U_, class I_>
+struct Pack {
+  using T = T_;
+  using F = F_;
+  using U = U_;
+  using I = I_;
+  static constexpr long W = sizeof(F) / sizeof(T);
+  EXPUNGE_INLINE static F splat(T x) { return x - F{}; }  // also of -0, and free: x + 0 is neither
+  EXPUNGE_INLINE static F load(const T* from) {
+    if constexpr (W == 1) {
+      return *from;
+    } else {
+      F x;
+      memcpy(&x, from, sizeof x);
+      return x;
+    }
+  }
+  EXPUNGE_INLINE static void store(T* to, F x) {
+    if constexpr (W == 1)
+      *to = x;
+    else
+      memcpy(to, &x, sizeof x);
+  }
+  EXPUNGE_INLINE static F sqrt(F x) { return sqrt_lanes(x); }
+  EXPUNGE_INLINE static F where_less(F a, F b, F yes, F no) { return a < b ? yes : no; }
+  EXPUNGE_INLINE static F where_bits(I mask, F yes, F no) { return mask ? yes : no; }
+};
+
+template <class T>
+struct Lanes;
+template <>
+struct Lanes<double> : Pack<double, F64, U64, I64> {};
+template <>
+struct Lanes<float> : Pack<float, F32, U32, I32> {};
+
+constexpr int kLanes = Lanes<double>::W;
+
+// One lane, for the remainder of a loop: the same operations, hence the same bits.
+template <class T>
+struct One;
+template <>
+struct One<double> : Pack<double, double, uint64_t, int64_t> {};
+template <>
+struct One<float> : Pack<float, float, uint32_t, int32_t> {};
+
+EXPUNGE_INLINE F64 splat(double x) { return Lanes<double>::splat(x); }
+
+// Masks have all bits of a lane set, or none.
+EXPUNGE_INLINE F64 select(I64 mask, F64 yes, F64 no) { return mask ? yes : no; }
+EXPUNGE_INLINE bool any(I64 mask) { return any_bit(bits_as<U64>(mask)); }
+
+}  // namespace
+}  // namespace expunge

@@ -1,5 +1,5 @@
-// Own exp, log, sine and cosine, and Box-Muller normals on Philox words: integer operations, +, -, *, /, sqrt in one
-// fixed order, so every instruction set gives the same bits. Polynomials: fdlibm (float64), Cephes (float32).
+// Own log, sine and cosine of random bits, and Box-Muller normals on Philox words: integer operations, +, -, *, /, sqrt
+// in one fixed order, so every instruction set gives the same bits. Polynomials: fdlibm (float64), Cephes (float32).
 #pragma once
 
 #include "common/philox.hpp"
@@ -95,7 +95,7 @@ template <>
 struct Normals<double> {
   static constexpr int per_block = 2, groups = kGroups;
   F64 z[2];
-  EXPUNGE_INLINE Normals of(const Words<double, groups>& words, int g) {
+  EXPUNGE_INLINE static Normals of(const Words<double, groups>& words, int g) {
     Normals out;
     const F64 r = sqrt_lanes(minus_two_log(words.w[0][g], words.w[1][g]));
     F64 c, s;
@@ -105,7 +105,8 @@ struct Normals<double> {
     return out;
   }
 #if !defined(EXPUNGE_DEVICE_CODE)
-  EXPUNGE_INLINE void store(double* out, const Normals& n) {  // lane by lane: 2 normals of lane 0, of lane 1, ...
+  // Lane by lane: 2 normals of lane 0, of lane 1, ...
+  EXPUNGE_INLINE static void store(double* out, const Normals& n) {
     Lanes<double>::store(out, zip_low(n.z[0], n.z[1]));
     Lanes<double>::store(out + Lanes<double>::W, zip_high(n.z[0], n.z[1]));
   }
@@ -116,7 +117,7 @@ template <>
 struct Normals<float> {
   static constexpr int per_block = 4, groups = kGroups;
   F32 z[4];
-  EXPUNGE_INLINE Normals of(const Words<float, groups>& words, int g) {
+  EXPUNGE_INLINE static Normals of(const Words<float, groups>& words, int g) {
     Normals out;
     for (int half = 0; half < 2; ++half) {
       const F32 r = sqrt_lanes(minus_two_log(words.w[2 * half][g]));
@@ -128,7 +129,7 @@ struct Normals<float> {
     return out;
   }
 #if !defined(EXPUNGE_DEVICE_CODE)
-  EXPUNGE_INLINE void store(float* out, const Normals& n) {
+  EXPUNGE_INLINE static void store(float* out, const Normals& n) {
     constexpr long W = Lanes<float>::W;
     const F64 a = bits_as<F64>(zip_low(n.z[0], n.z[1])), b = bits_as<F64>(zip_low(n.z[2], n.z[3]));
     const F64 c = bits_as<F64>(zip_high(n.z[0], n.z[1])), d = bits_as<F64>(zip_high(n.z[2], n.z[3]));
@@ -179,57 +180,6 @@ EXPUNGE_INLINE void fill_normals(T* out, uint64_t first, long count, uint64_t se
   for (long i = done; i < count; ++i) out[i] = rest[i - done];
 }
 #endif
-
-// exp with the argument clamped to where neither the result nor its reciprocal overflows or is denormal.
-template <class P>
-EXPUNGE_INLINE typename P::F exp_lanes_64(typename P::F x) {
-  using F = typename P::F;
-  using U = typename P::U;
-  x = P::where_less(x, P::splat(-700.0), P::splat(-700.0), x);
-  x = P::where_less(P::splat(700.0), x, P::splat(700.0), x);
-  const F shifted = x * 1.44269504088896338700 + 0x1.8p52;
-  const F n = shifted - 0x1.8p52;
-  const F r = (x - n * 6.93147180369123816490e-01) - n * 1.90821492927058770002e-10;
-  F y = r * (1.0 / 6227020800.0) + (1.0 / 479001600.0);
-  y = y * r + (1.0 / 39916800.0);
-  y = y * r + (1.0 / 3628800.0);
-  y = y * r + (1.0 / 362880.0);
-  y = y * r + (1.0 / 40320.0);
-  y = y * r + (1.0 / 5040.0);
-  y = y * r + (1.0 / 720.0);
-  y = y * r + (1.0 / 120.0);
-  y = y * r + (1.0 / 24.0);
-  y = y * r + (1.0 / 6.0);
-  y = y * r + 0.5;
-  y = (y * r * r + r) + 1.0;
-  return y * bits_as<F>((bits_as<U>(shifted) << 52) + uint64_t(0x3ff0000000000000));
-}
-
-template <class P>
-EXPUNGE_INLINE typename P::F exp_lanes_32(typename P::F x) {
-  using F = typename P::F;
-  using U = typename P::U;
-  x = P::where_less(x, P::splat(-80.0f), P::splat(-80.0f), x);
-  x = P::where_less(P::splat(80.0f), x, P::splat(80.0f), x);
-  const F shifted = x * 1.44269504088896341f + 0x1.8p23f;
-  const F n = shifted - 0x1.8p23f;
-  const F r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
-  F y = r * 1.9875691500e-4f + 1.3981999507e-3f;
-  y = y * r + 8.3334519073e-3f;
-  y = y * r + 4.1665795894e-2f;
-  y = y * r + 1.6666665459e-1f;
-  y = y * r + 5.0000001201e-1f;
-  y = (y * r * r + r) + 1.0f;
-  return y * bits_as<F>((bits_as<U>(shifted) << 23) + uint32_t(0x3f800000));
-}
-
-template <class P>
-EXPUNGE_INLINE typename P::F exp_lanes(typename P::F x) {
-  if constexpr (sizeof(typename P::T) == 8)
-    return exp_lanes_64<P>(x);
-  else
-    return exp_lanes_32<P>(x);
-}
 
 }  // namespace
 }  // namespace expunge

@@ -91,7 +91,7 @@ template <class T, int G>
 struct Words {
   typename Lanes<T>::U w[4][G];
   template <LanesAre>
-  EXPUNGE_INLINE Words of(uint64_t seed, uint64_t block, uint32_t step, uint64_t chain, uint32_t purpose) {
+  EXPUNGE_INLINE static Words of(uint64_t seed, uint64_t block, uint32_t step, uint64_t chain, uint32_t purpose) {
     Words out;
     EXPUNGE_UNROLL(4)
     for (int g = 0; g < G; ++g) {
@@ -113,7 +113,7 @@ template <int G>
 struct Words<double, G> {
   U64 w[4][G];
   template <LanesAre kind>
-  EXPUNGE_INLINE Words of(uint64_t seed, uint64_t block, uint32_t step, uint64_t chain, uint32_t purpose) {
+  EXPUNGE_INLINE static Words of(uint64_t seed, uint64_t block, uint32_t step, uint64_t chain, uint32_t purpose) {
     U64 blocks[G], chains[G];
     for (int g = 0; g < G; ++g) {
       const bool by_block = kind == LanesAre::blocks;
@@ -130,7 +130,7 @@ template <int G>
 struct Words<float, G> {
   U32 w[4][G];
   template <LanesAre kind>
-  EXPUNGE_INLINE Words of(uint64_t seed, uint64_t block, uint32_t step, uint64_t chain, uint32_t purpose) {
+  EXPUNGE_INLINE static Words of(uint64_t seed, uint64_t block, uint32_t step, uint64_t chain, uint32_t purpose) {
     U64 blocks[2 * G], chains[2 * G], w[4][2 * G];  // even items, then odd items, of every group
     for (int g = 0; g < 2 * G; ++g) {
       const bool by_block = kind == LanesAre::blocks;

@@ -68,7 +68,7 @@ cudaError_t launch_column_squares(const T* x, const T* grads, const ColumnSums& 
   const long strips = column_strips(given.width);
   if (examples * strips == 0) return cudaSuccess;
   const auto kernel = &column_squares<T>;
-  EXPUNGE_LAUNCH(kernel, dim3(static_cast<unsigned>(examples * strips)), dim3(kRowThreads), 0, stream)
+  EXPUNGE_LAUNCH(kernel, grid_of(examples * strips), dim3(kRowThreads), 0, stream)
   (x, grads, given, static_cast<int>(strips), weight_parts, bias_parts);
   return launched();
 }

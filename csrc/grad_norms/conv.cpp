@@ -49,13 +49,26 @@ long norms_workspace(const ConvNorms<T>& call) {
   return arena.used;
 }
 
+// Columns [first, first + count) of a padded row that are the whole source row in order; none if the map has no such.
+struct WholeRow {
+  long first = 0, count = 0;
+  WholeRow(const int* width, long columns, long inner) {
+    for (long before = 0; before + inner <= columns; ++before) {
+      long same = 0;
+      while (same < inner && width[before + same] == same) ++same;
+      if (same < inner) continue;
+      first = before;
+      count = inner;
+      return;
+    }
+  }
+};
+
 // Source pixels or zeros at every pixel of the padded planes.
 template <class T>
-void pad(const ConvNorms<T>& call, const Shape<T>& shape, const T* from, T* to) {
+void pad(const ConvNorms<T>& call, const Shape<T>& shape, const WholeRow& whole, const T* from, T* to) {
   const int *depth = call.pad_map[0], *height = call.pad_map[1], *width = call.pad_map[2];
-  const long columns = call.padded[2], inner = call.source[2];
-  long before = 0;  // every padding has the whole row somewhere, from column `before` on
-  while (width[before] != 0 || width[before + inner - 1] != inner - 1) ++before;
+  const long columns = call.padded[2], before = whole.first, inner = whole.count;
   for (long c = 0; c < shape.in_channels; ++c, from += shape.source_plane)
     for (long d = 0; d < call.padded[0]; ++d)
       for (long h = 0; h < call.padded[1]; ++h, to += columns) {
@@ -111,24 +124,24 @@ double product_squares(const ConvNorms<T>& call, const Shape<T>& shape, const T*
 // Squares of Features adjacent rows of the gradient of one output channel, lanes along positions.
 template <int Features, class T>
 EXPUNGE_INLINE double thin_rows(const ConvNorms<T>& call, const T* image, const int* features, const T* grad) {
-  constexpr int lanes = Simd<T>::lanes;
+  constexpr int lanes = Lanes<T>::W;
   constexpr int parts = kParts<T>;
-  Vd sums[Features][parts];
+  F64 sums[Features][parts];
   double rest[Features];
 #pragma GCC unroll 4
   for (int f = 0; f < Features; ++f) {
     rest[f] = 0;
-    for (int part = 0; part < parts; ++part) sums[f][part] = Vd{};
+    for (int part = 0; part < parts; ++part) sums[f][part] = F64{};
   }
   for (long k = 0; k < call.positions;) {
     const int* offset = call.position_offsets + k;
     // Offsets rise all the way: those of a vector are contiguous iff its ends are.
     if (k + lanes <= call.positions && offset[lanes - 1] - offset[0] == lanes - 1) {
-      Vd right[parts];
+      F64 right[parts];
       widen(load(grad + k), right);
 #pragma GCC unroll 4
       for (int f = 0; f < Features; ++f) {
-        Vd left[parts];
+        F64 left[parts];
         widen(load(image + features[f] + offset[0]), left);
 #pragma GCC unroll 2
         for (int part = 0; part < parts; ++part) sums[f][part] += left[part] * right[part];
@@ -190,6 +203,7 @@ void norms(const ConvNorms<T>& call, long begin, long end, char* workspace) {
   const Shape<T> shape(call);
   Arena arena{workspace};
   const ConvSpace<T> space(arena, call, shape);
+  const WholeRow whole(call.pad_map[2], shape.padded ? call.padded[2] : -1, call.source[2]);
   for (long i = begin; i < end; ++i) {
     double squares = 0, bias_squares = 0;
     for (long g = 0; g < call.groups; ++g) {
@@ -197,7 +211,7 @@ void norms(const ConvNorms<T>& call, long begin, long end, char* workspace) {
       const T* image = source;
       const T* grads = call.output_grads + (i * call.out_channels + g * shape.out_channels) * call.positions;
       if (shape.padded) {
-        pad(call, shape, source, space.image);
+        pad(call, shape, whole, source, space.image);
         image = space.image;
       }
       bool done = false;

@@ -209,8 +209,8 @@ cudaError_t embedding_norms(const EmbeddingNorms<T>& call, long examples, char* 
   if (plan.whole) {
     const long lanes = kWarp * plan.segments * plan.strips, useful = lanes > plan.slots / 2 ? lanes : plan.slots / 2;
     const auto kernel = &short_examples<T>;
-    EXPUNGE_LAUNCH(kernel, dim3(static_cast<unsigned>(examples)),
-                   dim3(static_cast<unsigned>(useful < kRowThreads ? useful : kRowThreads)), in_shared, stream)
+    EXPUNGE_LAUNCH(kernel, grid_of(examples), dim3(static_cast<unsigned>(useful < kRowThreads ? useful : kRowThreads)),
+                   in_shared, stream)
     (call, static_cast<int>(plan.slots), static_cast<int>(plan.segments), static_cast<int>(plan.strips));
     return launched();
   }
@@ -222,7 +222,7 @@ cudaError_t embedding_norms(const EmbeddingNorms<T>& call, long examples, char* 
     const long half = plan.slots / 2;
     const unsigned threads = static_cast<unsigned>(half < kWarp ? kWarp : half < kRowThreads ? half : kRowThreads);
     const std::size_t shared = plan.slots <= kSortedInShared ? in_shared : 0;
-    EXPUNGE_LAUNCH(sort_tokens, dim3(static_cast<unsigned>(examples)), dim3(threads), shared, stream)
+    EXPUNGE_LAUNCH(sort_tokens, grid_of(examples), dim3(threads), shared, stream)
     (call.tokens, static_cast<int>(call.n_tokens), call.padding_token, static_cast<int>(plan.slots), plan.entries,
      plan.order, plan.runs, plan.counts);
     cudaError_t status = launched();

@@ -52,4 +52,10 @@ long probe_norms_workspace(const ProbeNorms<T>& call, long records);
 template <class T>
 cudaError_t probe_norms(const ProbeNorms<T>& call, const T* logits, long records, char* workspace, cudaStream_t stream);
 
+// `packed` of the calls is not used.
+template <class T>
+cudaError_t recurrent_states(const RecurrentStates<T>& call, long sequences, cudaStream_t stream);
+template <class T>
+cudaError_t recurrent_grads(const RecurrentGrads<T>& call, long sequences, cudaStream_t stream);
+
 }  // namespace expunge::grad_norms::device

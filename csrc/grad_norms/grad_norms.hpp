@@ -3,6 +3,7 @@
 #pragma once
 
 #include "common/isa.hpp"
+#include "common/losses.hpp"
 
 namespace expunge::grad_norms {
 
@@ -78,8 +79,6 @@ struct NormLayerNorms {
 
 constexpr long kProbeTileRows = 48;  // a multiple of every tile height and vector length
 
-enum class ProbeLoss : int { softmax = 0, logistic = 1, squared = 2 };
-
 // x (n, d); weights (checkpoints, d, classes); packed_weights and weight_squares as made by the pack kernel.
 template <class T>
 struct ProbeNorms {
@@ -91,12 +90,52 @@ struct ProbeNorms {
   const T* targets;                  // squared: (n, classes)
   const double* checkpoint_weights;  // null: out is (n, checkpoints), else (n,) weighted sums of squared norms
   long d, classes, checkpoints;
-  ProbeLoss loss;
+  Loss loss;
   double alpha;
   bool squared;
   double* out;
   double* proxies = nullptr;  // if any: (n, 3), |residual| at `early`, sum of p_y over checkpoints, last loss
   long early = 0;
+};
+
+enum class CellKind : int { lstm = 0, gru = 1, tanh = 2, relu = 3 };
+
+constexpr int kCells = 4;
+constexpr long kTileSequences = 16;  // that go through all steps together
+EXPUNGE_HD constexpr long gates_of(CellKind cell) { return cell == CellKind::lstm ? 4 : cell == CellKind::gru ? 3 : 1; }
+
+// What a recurrent layer's two kernels share: `width` units in torch's order of gates; weight (gates * width, width).
+// `kept` (B, steps, width) is an LSTM's cells after every step, a GRU's state's part of its third gate, else null.
+template <class T>
+struct RecurrentLayer {
+  const T* weight;
+  const T* cells;  // (B, width): an LSTM's first cells, else null
+  const T* packed;  // the weight, as made by the kernel's own pack
+  long steps, width;
+  CellKind cell;
+  bool backwards;  // the last step comes first
+};
+
+// gates (B, steps, gates * width): in, the input's part; out, the gates themselves. hidden (B, width): first states.
+// before (B, steps, width): the states that steps began with; outputs (steps, B, width): those they ended with.
+template <class T>
+struct RecurrentStates {
+  RecurrentLayer<T> layer;
+  const T* bias;  // (gates * width), of the state's part, or null
+  const T* hidden;
+  long sequences;
+  T *gates, *before, *outputs, *kept;
+};
+
+// before: what RecurrentStates leaves there, for a GRU, else null.
+// gate_grads (B, steps, gates * width): gradients of the input's part of the gates; state_gate_grads those of the
+// state's part where they differ (a GRU), else null. hidden_grads, cell_grads (B, width): in, gradients of the last
+// states that output_grads (B, steps, width) leaves out; out, those of the first states.
+template <class T>
+struct RecurrentGrads {
+  RecurrentLayer<T> layer;
+  const T *output_grads, *gates, *before, *kept;
+  T *gate_grads, *state_gate_grads, *hidden_grads, *cell_grads;
 };
 
 template <class T>
@@ -131,33 +170,28 @@ struct ProbeKernels {
   void (*norms)(const ProbeNorms<T>&, long begin, long end, char* workspace);
 };
 
+template <class T>
+struct RecurrentKernels {
+  long (*states_packed_length)(const RecurrentStates<T>&);  // in elements of T
+  void (*states_pack)(const RecurrentStates<T>&, T* packed);
+  long (*states_workspace)(const RecurrentStates<T>&);
+  void (*states)(const RecurrentStates<T>&, long begin, long end, char* workspace);
+  long (*grads_packed_length)(const RecurrentGrads<T>&);
+  void (*grads_pack)(const RecurrentGrads<T>&, T* packed);
+  long (*grads_workspace)(const RecurrentGrads<T>&);
+  void (*grads)(const RecurrentGrads<T>&, long begin, long end, char* workspace);
+};
+
 template <template <class> class Kernels>
 struct Both {
   Kernels<float> f32;
   Kernels<double> f64;
 };
 
-#define EXPUNGE_GRAD_NORM_TABLES(level)          \
-  namespace level {                              \
-  extern const Both<LinearKernels> linear_table; \
-  extern const Both<ConvKernels> conv_table;     \
-  extern const Both<LayerKernels> layer_table;   \
-  extern const Both<ProbeKernels> probe_table;   \
-  }
-EXPUNGE_GRAD_NORM_TABLES(isa_base)
-EXPUNGE_GRAD_NORM_TABLES(isa_v3)
-EXPUNGE_GRAD_NORM_TABLES(isa_v4)
-#undef EXPUNGE_GRAD_NORM_TABLES
-
-#if defined(EXPUNGE_X86_LEVELS)
-#define EXPUNGE_SELECT(name) select_table(isa_base::name, isa_v3::name, isa_v4::name)
-#else
-#define EXPUNGE_SELECT(name) isa_base::name
-#endif
-inline const Both<LinearKernels>& linear_table() { return EXPUNGE_SELECT(linear_table); }
-inline const Both<ConvKernels>& conv_table() { return EXPUNGE_SELECT(conv_table); }
-inline const Both<LayerKernels>& layer_table() { return EXPUNGE_SELECT(layer_table); }
-inline const Both<ProbeKernels>& probe_table() { return EXPUNGE_SELECT(probe_table); }
-#undef EXPUNGE_SELECT
+EXPUNGE_ISA_TABLE(Both<LinearKernels>, linear_table)
+EXPUNGE_ISA_TABLE(Both<ConvKernels>, conv_table)
+EXPUNGE_ISA_TABLE(Both<LayerKernels>, layer_table)
+EXPUNGE_ISA_TABLE(Both<ProbeKernels>, probe_table)
+EXPUNGE_ISA_TABLE(Both<RecurrentKernels>, recurrent_table)
 
 }  // namespace expunge::grad_norms

@@ -87,12 +87,12 @@ Standard standardise(const T* x, long n, bool centre, double eps) {
   const double mean = centre ? sum(x, n) / count : 0.0;
   double squares = 0;
   if (centre) {
-    constexpr int lanes = Simd<T>::lanes;
+    constexpr int lanes = Lanes<T>::W;
     constexpr int parts = kParts<T>;
-    Vd total = {};
+    F64 total = {};
     long k = 0;
     for (; k + lanes <= n; k += lanes) {
-      Vd wide[parts];
+      F64 wide[parts];
       widen(load(x + k), wide);
       for (int part = 0; part < parts; ++part) total += (wide[part] - mean) * (wide[part] - mean);
     }
@@ -119,15 +119,15 @@ long norm_layer_workspace(const NormLayerNorms<T>& call) {
 template <int Vectors, bool Weight, class T>
 EXPUNGE_INLINE AffineSquares column_sums(const T* x, const T* grads, long width, long positions,
                                          const Standard* standards) {
-  constexpr int lanes = Simd<T>::lanes;
+  constexpr int lanes = Lanes<T>::W;
   constexpr int parts = kParts<T>;
-  Vd weights[Vectors * parts], biases[Vectors * parts];
-  for (int i = 0; i < Vectors * parts; ++i) weights[i] = biases[i] = Vd{};
+  F64 weights[Vectors * parts], biases[Vectors * parts];
+  for (int i = 0; i < Vectors * parts; ++i) weights[i] = biases[i] = F64{};
   for (long p = 0; p < positions; ++p) {
     const double mean = Weight ? standards[p].mean : 0.0, scale = Weight ? standards[p].scale : 1.0;
 #pragma GCC unroll 2
     for (int v = 0; v < Vectors; ++v) {
-      Vd g[parts], a[parts];
+      F64 g[parts], a[parts];
       widen(load(grads + p * width + v * lanes), g);
       if (Weight) widen(load(x + p * width + v * lanes), a);
 #pragma GCC unroll 2
@@ -137,7 +137,7 @@ EXPUNGE_INLINE AffineSquares column_sums(const T* x, const T* grads, long width,
       }
     }
   }
-  Vd weight = {}, bias = {};
+  F64 weight = {}, bias = {};
   for (int i = 0; i < Vectors * parts; ++i) {
     weight += weights[i] * weights[i];
     bias += biases[i] * biases[i];
@@ -147,7 +147,7 @@ EXPUNGE_INLINE AffineSquares column_sums(const T* x, const T* grads, long width,
 
 template <bool Weight, class T>
 AffineSquares along_width(const NormLayerNorms<T>& call, const T* x, const T* grads, Standard* standards) {
-  constexpr int lanes = Simd<T>::lanes;
+  constexpr int lanes = Lanes<T>::W;
   const long width = call.width;
   if (Weight)
     for (long p = 0; p < call.positions; ++p)
@@ -184,13 +184,13 @@ AffineSquares along_channels(const NormLayerNorms<T>& call, const T* x, const T*
         call.normalized || !Weight ? Standard{0.0, 1.0} : standardise(x + g * size, size, true, call.eps);
     for (long c = g * channels; c < (g + 1) * channels; ++c) {
       const T *row = x + c * call.positions, *grad = grads + c * call.positions;
-      constexpr int lanes = Simd<T>::lanes;
+      constexpr int lanes = Lanes<T>::W;
       constexpr int parts = kParts<T>;
-      Vd weights = {}, biases = {};
+      F64 weights = {}, biases = {};
       double weight = 0, bias = 0;
       long k = 0;
       for (; k + lanes <= call.positions; k += lanes) {
-        Vd a[parts], b[parts];
+        F64 a[parts], b[parts];
         if (Weight) widen(load(row + k), a);
         widen(load(grad + k), b);
         for (int part = 0; part < parts; ++part) {

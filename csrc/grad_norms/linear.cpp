@@ -44,7 +44,7 @@ struct GramSpace {
 // Whole vectors go to the side where they waste less.
 template <class T>
 EXPUNGE_INLINE bool inputs_as_rows(long d_in, long d_out) {
-  const long lanes = Simd<T>::lanes;
+  const long lanes = Lanes<T>::W;
   return d_in * round_up(d_out, lanes) <= d_out * round_up(d_in, lanes);
 }
 

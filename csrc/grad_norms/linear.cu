@@ -423,7 +423,7 @@ cudaError_t embedding_linear_dots(const EmbeddingLinearDots<T>& call, long examp
   if (launch_blocks(grid) > 0) {
     using Tile = BlockTile<double, 64, 4>;
     const auto kernel = &tied_tiles<Tile, T>;
-    EXPUNGE_LAUNCH(kernel, dim3(static_cast<unsigned>(launch_blocks(grid))), dim3(Tile::kThreads), 0, stream)
+    EXPUNGE_LAUNCH(kernel, grid_of(launch_blocks(grid)), dim3(Tile::kThreads), 0, stream)
     (TiedProblem<T>{call}, grid, parts_of_tiles);
     const cudaError_t status = launched();
     if (status != cudaSuccess) return status;

@@ -171,13 +171,13 @@ cudaError_t norm_layer_norms(const NormLayerNorms<T>& call, long examples, char*
   cudaError_t status = cudaSuccess;
   if (plan.way == Plan::in_shared) {
     const auto kernel = &standard_rows<T>;
-    EXPUNGE_LAUNCH(kernel, dim3(static_cast<unsigned>(examples * plan.blocks)), dim3(kRowThreads),
+    EXPUNGE_LAUNCH(kernel, grid_of(examples * plan.blocks), dim3(kRowThreads),
                    static_cast<std::size_t>(RowTile<T>::bytes(plan.rows_a_tile, call.width)), stream)
     (call, static_cast<int>(plan.rows_a_tile), static_cast<int>(plan.rows_a_block), static_cast<int>(plan.blocks),
      plan.parts);
     status = launched();
     if (status != cudaSuccess || plan.blocks == 1) return status;
-    EXPUNGE_LAUNCH(sum_blocks, dim3(static_cast<unsigned>(examples)), dim3(kRowThreads), 0, stream)
+    EXPUNGE_LAUNCH(sum_blocks, grid_of(examples), dim3(kRowThreads), 0, stream)
     (plan.parts, static_cast<int>(plan.blocks), static_cast<int>(call.width), call.weight, call.bias, call.squared,
      call.out, call.bias_out);
     return launched();
@@ -192,7 +192,7 @@ cudaError_t norm_layer_norms(const NormLayerNorms<T>& call, long examples, char*
       const bool centre = call.kind == NormKind::layer;
       const long row_bytes = call.width * static_cast<long>(sizeof(double));
       const bool kept = centre && row_bytes <= kSharedBytes;
-      EXPUNGE_LAUNCH(kernel, dim3(static_cast<unsigned>(examples * call.positions)), dim3(kRowThreads),
+      EXPUNGE_LAUNCH(kernel, grid_of(examples * call.positions), dim3(kRowThreads),
                      static_cast<std::size_t>(kept ? row_bytes : 0), stream)
       (call.activations, call.width, centre, kept, call.eps, plan.means, plan.scales);
       status = launched();

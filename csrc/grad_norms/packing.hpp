@@ -50,8 +50,7 @@ inline void pack_columns(const T* x, long stride, long terms, long columns, T* p
   if (columns == width) {
     for (long k = 0; k < terms; ++k)
 #pragma GCC unroll 2
-      for (int v = 0; v < 2; ++v)
-        store(packed + k * width + v * Simd<T>::lanes, load(x + k * stride + v * Simd<T>::lanes));
+      for (int v = 0; v < 2; ++v) store(packed + k * width + v * Lanes<T>::W, load(x + k * stride + v * Lanes<T>::W));
     return;
   }
   for (long k = 0; k < terms; ++k)
@@ -129,7 +128,7 @@ EXPUNGE_INLINE long pack_whole_vectors(const T*, long, long, long, T*) {
 #if defined(__AVX2__)
 EXPUNGE_INLINE long pack_whole_vectors(const float* x, long stride, long even_terms, long columns, float* packed) {
   constexpr int width = kTileColumns<float>;
-  constexpr int lanes = Simd<float>::lanes;
+  constexpr int lanes = Lanes<float>::W;
   long j = 0;
   for (; j + lanes <= columns; j += lanes)
     for (long k = 0; k < even_terms; k += 4) {
@@ -255,16 +254,16 @@ inline void column_squares(const T* x, long terms, long columns, long length, do
 template <bool Symmetric, bool Spread, class T, class Side>
 inline GramSum gram(const Side& left, const Side& right, long d_in, long d_out, double* strip_in, double* strip_out) {
   constexpr int width = kTileColumns<T>;
-  constexpr int dlanes = Simd<double>::lanes;
+  constexpr int dlanes = kLanes;
   const RowTiles tiles(left.positions);
   GramSum result;
-  Vd value = {}, spread = {};
+  F64 value = {}, spread = {};
   double squares = 0;
   const auto add_position = [&](double a2, double g2) __attribute__((always_inline)) {
     result.trace += a2 * g2;
     squares += a2 + g2;
   };
-  Simd<double>::Mask lane;
+  I64 lane;
   for (int l = 0; l < dlanes; ++l) lane[l] = l;
   for (long j0 = 0; j0 < right.positions; j0 += width) {
     const long columns = least(width, right.positions - j0);
@@ -272,22 +271,22 @@ inline GramSum gram(const Side& left, const Side& right, long d_in, long d_out, 
     if (Symmetric)
       while (used > 0 && tiles.begin(used - 1) >= j0 + columns) --used;
     // Rows past the first vector of columns lie below the diagonal there.
-    const long narrow_from = Symmetric ? j0 + Simd<T>::lanes : left.positions;
+    const long narrow_from = Symmetric ? j0 + Lanes<T>::W : left.positions;
     strip_products(tiles, used, d_in, right.input_panel(j0, columns), left.input_rows(tiles), narrow_from, strip_in);
     strip_products(tiles, used, d_out, right.output_panel(j0, columns), left.output_rows(tiles), narrow_from,
                    strip_out);
     const long rows = tiles.begin(used);
     for (long i = 0; i < rows; ++i)
-      for (long j = i < narrow_from ? 0 : Simd<T>::lanes; j < columns; j += dlanes) {
-        const Vd a = load(strip_in + i * width + j), g = load(strip_out + i * width + j);  // zero past the end
-        Vd weight = Vd{} + (Symmetric ? 2.0 : 1.0);
+      for (long j = i < narrow_from ? 0 : Lanes<T>::W; j < columns; j += dlanes) {
+        const F64 a = load(strip_in + i * width + j), g = load(strip_out + i * width + j);  // zero past the end
+        F64 weight = F64{} + (Symmetric ? 2.0 : 1.0);
         if (Symmetric && i >= j0) {  // once on the diagonal, never below it
-          const Simd<double>::Mask column = lane + (j0 + j);
-          weight = __builtin_convertvector(-((column > i) + (column >= i)), Vd);
+          const I64 column = lane + (j0 + j);
+          weight = __builtin_convertvector(-((column > i) + (column >= i)), F64);
         }
         value += weight * (a * g);
         if (!Spread) continue;
-        const Vd a2 = load(right.input_squares + j0 + j), g2 = load(right.output_squares + j0 + j);
+        const F64 a2 = load(right.input_squares + j0 + j), g2 = load(right.output_squares + j0 + j);
         spread += weight * (left.input_squares[i] * (a2 * (g * g)) + left.output_squares[i] * (g2 * (a * a)));
       }
     if (!Spread)

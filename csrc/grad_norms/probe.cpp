@@ -31,7 +31,7 @@ void pack(const ProbeNorms<T>& call, T* packed, double* weight_squares) {
   if (call.alpha != 0)
     for (long c = 0; c < call.checkpoints; ++c) weight_squares[c] = sum_squares(call.weights + c * size, size);
   if (narrow(call)) {
-    constexpr long lanes = Simd<T>::lanes;
+    constexpr long lanes = Lanes<T>::W;
     const long columns = call.checkpoints * call.classes;
     for (long j0 = 0; j0 < columns; j0 += kNarrowTile)
       for (long first = 0; first < call.d; first += lanes)
@@ -64,7 +64,7 @@ long workspace_bytes(const ProbeNorms<T>& call) {
 template <int Rows, int Vectors, class T>
 EXPUNGE_INLINE void logits_tile(const T* x, long d, const T* panel, long block, bool begins, bool ends, T* partial,
                                 long stride, double* logits) {
-  constexpr int lanes = Simd<T>::lanes;
+  constexpr int lanes = Lanes<T>::W;
   constexpr int width = kTileColumns<T>;
   PointerRows<T, Rows> rows;
   for (int i = 0; i < Rows; ++i) rows.row[i] = x + i * d;
@@ -101,7 +101,7 @@ void group_logits(const ProbeNorms<T>& call, const T* x, long rows, const T* pac
       constexpr int Rows = decltype(height)::value;
       T* partial = space.partial + row * space.columns + p * width;
       double* logits = space.logits + p * width * kRows + row;
-      if (columns - p * width <= Simd<T>::lanes)
+      if (columns - p * width <= Lanes<T>::W)
         logits_tile<Rows, 1>(x + row * call.d + first, call.d, panel, block, first == 0, ends, partial, space.columns,
                              logits);
       else

@@ -40,7 +40,7 @@ struct ProbeCall {
   const double* checkpoint_weights;
   long records;
   int d, classes, checkpoints, lanes;  // lanes that share the classes of one checkpoint
-  ProbeLoss loss;
+  Loss loss;
   double alpha;
   bool squared;
   double* out;
@@ -172,8 +172,8 @@ __device__ double direct_squares(const ProbeCall<T>& call, long record, int chec
   const T* weights = call.weights + static_cast<long>(checkpoint) * call.d * call.classes;
   double top = -__builtin_inf(), total = 0, others = 0;
   long label = 0;
-  if (call.loss != ProbeLoss::squared) label = call.labels[record];
-  if (call.loss == ProbeLoss::softmax) {
+  if (call.loss != Loss::squared) label = call.labels[record];
+  if (call.loss == Loss::softmax) {
     for (int c = 0; c < call.classes; ++c) top = fmax(top, static_cast<double>(logits[c]));
     for (int c = 0; c < call.classes; ++c) {
       const double e = exp_nonpositive<T>(static_cast<double>(logits[c]) - top);
@@ -185,9 +185,9 @@ __device__ double direct_squares(const ProbeCall<T>& call, long record, int chec
   for (int c = 0; c < call.classes; ++c) {
     double r;
     const double z = static_cast<double>(logits[c]);
-    if (call.loss == ProbeLoss::softmax) {
+    if (call.loss == Loss::softmax) {
       r = c == label ? -others / total : exp_nonpositive<T>(z - top) / total;
-    } else if (call.loss == ProbeLoss::logistic) {
+    } else if (call.loss == Loss::logistic) {
       const Residual residual = logistic_residual(logits, label);
       r = label != 0 ? -residual.norm : residual.norm;
     } else {
@@ -210,9 +210,9 @@ __global__ void __launch_bounds__(kRowThreads) probe_records(ProbeCall<T> call) 
   const double size = sqrt(lanes_sum(row_squares(call.x + record * call.d, call.d, lane, kWarp)));
   long label = 0;
   bool known = true;
-  if (call.loss != ProbeLoss::squared) {
+  if (call.loss != Loss::squared) {
     label = call.labels[record];
-    known = label >= 0 && label < (call.loss == ProbeLoss::logistic ? 2 : call.classes);
+    known = label >= 0 && label < (call.loss == Loss::logistic ? 2 : call.classes);
     if (!known) label = 0;
   }
   const int own_lane = lane % call.lanes, at_once = kWarp / call.lanes;
@@ -222,9 +222,9 @@ __global__ void __launch_bounds__(kRowThreads) probe_records(ProbeCall<T> call) 
     const bool meant = checkpoint < call.checkpoints;
     const T* logits = call.logits + (record * call.checkpoints + (meant ? checkpoint : 0)) * call.classes;
     Residual residual;
-    if (call.loss == ProbeLoss::softmax)
+    if (call.loss == Loss::softmax)
       residual = softmax_of(call, logits, own_lane, label);
-    else if (call.loss == ProbeLoss::logistic)
+    else if (call.loss == Loss::logistic)
       residual = logistic_residual(logits, label);
     else
       residual = squared_residual(logits, call.targets + record * call.classes, call.classes, own_lane, call.lanes);
@@ -281,7 +281,7 @@ cudaError_t probe_norms(const ProbeNorms<T>& call, const T* logits, long records
   double* weight_squares = arena.take<double>(call.checkpoints);
   if (call.alpha != 0 && call.checkpoints > 0) {
     const auto kernel = &squares_of_checkpoints<T>;
-    EXPUNGE_LAUNCH(kernel, dim3(static_cast<unsigned>(call.checkpoints)), dim3(kRowThreads), 0, stream)
+    EXPUNGE_LAUNCH(kernel, grid_of(call.checkpoints), dim3(kRowThreads), 0, stream)
     (call.weights, call.d * call.classes, weight_squares);
     const cudaError_t status = launched();
     if (status != cudaSuccess) return status;

@@ -15,31 +15,30 @@ constexpr long kAhead = 8192;     // bytes between what is read and what is aske
 
 // totals[0..side) += sums over the lanes of `side` vectors, added pairwise in T.
 template <class T>
-EXPUNGE_INLINE typename Square<T>::V fold(const typename Simd<T>::V& v) {
+EXPUNGE_INLINE typename Square<T>::V fold(const typename Lanes<T>::F& v) {
   typedef typename Square<T>::V Q;
   union {
-    typename Simd<T>::V whole;
-    Q parts[kVectorBytes / 16];
+    typename Lanes<T>::F whole;
+    Q parts[EXPUNGE_VECTOR_BYTES / 16];
   } split;
   split.whole = v;
   Q sum = split.parts[0];
 #pragma GCC unroll 4
-  for (int part = 1; part < kVectorBytes / 16; ++part) sum += split.parts[part];
+  for (int part = 1; part < EXPUNGE_VECTOR_BYTES / 16; ++part) sum += split.parts[part];
   return sum;
 }
 
-EXPUNGE_INLINE void add_lane_sums(const Simd<float>::V* v, double* totals) {
+EXPUNGE_INLINE void add_lane_sums(const F32* v, double* totals) {
   typedef Square<float>::V Q;
   using I [[maybe_unused]] = Square<float>::I;
-  typedef double Wide __attribute__((vector_size(32), aligned(8), may_alias));
   const Q a = fold<float>(v[0]), b = fold<float>(v[1]), c = fold<float>(v[2]), d = fold<float>(v[3]);
   const Q ab = EXPUNGE_SHUFFLE(I, a, b, 0, 4, 1, 5) + EXPUNGE_SHUFFLE(I, a, b, 2, 6, 3, 7);
   const Q cd = EXPUNGE_SHUFFLE(I, c, d, 0, 4, 1, 5) + EXPUNGE_SHUFFLE(I, c, d, 2, 6, 3, 7);
   const Q all = EXPUNGE_SHUFFLE(I, ab, cd, 0, 1, 4, 5) + EXPUNGE_SHUFFLE(I, ab, cd, 2, 3, 6, 7);
-  *reinterpret_cast<Wide*>(totals) += __builtin_convertvector(all, Wide);
+  for (int i = 0; i < 4; ++i) totals[i] += static_cast<double>(all[i]);
 }
 
-EXPUNGE_INLINE void add_lane_sums(const Simd<double>::V* v, double* totals) {
+EXPUNGE_INLINE void add_lane_sums(const F64* v, double* totals) {
   typedef Square<double>::V Q;
   using I [[maybe_unused]] = Square<double>::I;
   const Q a = fold<double>(v[0]), b = fold<double>(v[1]);
@@ -51,8 +50,8 @@ EXPUNGE_INLINE void add_lane_sums(const Simd<double>::V* v, double* totals) {
 template <int Rows, int Columns, bool First, int Ahead, class T>
 EXPUNGE_INLINE void narrow_tile(const T* x, long d, const T* ahead, const T* weights, double* logits,
                                 double* row_squares) {
-  typedef typename Simd<T>::V V;
-  constexpr int lanes = Simd<T>::lanes;
+  typedef typename Lanes<T>::F V;
+  constexpr int lanes = Lanes<T>::W;
   constexpr int side = Square<T>::side;
   constexpr int used = Rows * Columns + (First ? Rows : 0);  // sums of row i and column j, then squares
   constexpr int count = (used + side - 1) / side * side;

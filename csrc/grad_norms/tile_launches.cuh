@@ -75,8 +75,7 @@ cudaError_t launch_square_tiles(const Problem& problem, const TileGrid& grid, do
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
     if (status != cudaSuccess) return status;
   }
-  EXPUNGE_LAUNCH(kernel, dim3(static_cast<unsigned>(launch_blocks(grid))), dim3(Tile::kThreads),
-                 static_cast<std::size_t>(bytes), stream)
+  EXPUNGE_LAUNCH(kernel, grid_of(launch_blocks(grid)), dim3(Tile::kThreads), static_cast<std::size_t>(bytes), stream)
   (problem, grid, parts, partial);
   return launched();
 }
@@ -99,8 +98,7 @@ cudaError_t launch_squares(const Problem& problem, const TileGrid& grid, TileSha
   }
   if (status != cudaSuccess || grid.splits == 1) return status;
   const auto kernel = &sum_splits<A>;
-  EXPUNGE_LAUNCH(kernel, dim3(static_cast<unsigned>(grid.items * grid.row_tiles * grid.column_tiles)),
-                 dim3(kRowThreads), 0, stream)
+  EXPUNGE_LAUNCH(kernel, grid_of(grid.items * grid.row_tiles * grid.column_tiles), dim3(kRowThreads), 0, stream)
   (partial, grid, shape, static_cast<int>(rows), static_cast<int>(columns), parts);
   return launched();
 }
@@ -110,7 +108,7 @@ template <class Problem>
 cudaError_t launch_pairs(const Problem& problem, const TileGrid& grid, TileShape shape, double* values,
                          cudaStream_t stream) {
   if (launch_blocks(grid) == 0) return cudaSuccess;
-  const dim3 blocks(static_cast<unsigned>(launch_blocks(grid)));
+  const dim3 blocks = grid_of(launch_blocks(grid));
   if (shape.rows == 32) {
     using Tile = BlockTile<double, 32, 4>;
     const auto kernel = &pair_tiles<PairForm::product, Tile, Problem>;
@@ -129,7 +127,7 @@ cudaError_t launch_gram(const Problem& problem, const TileGrid& grid, double* va
   if (launch_blocks(grid) == 0) return cudaSuccess;
   using Tile = BlockTile<A, 64, 4>;
   const auto kernel = &pair_tiles<Form, Tile, Problem>;
-  EXPUNGE_LAUNCH(kernel, dim3(static_cast<unsigned>(launch_blocks(grid))), dim3(Tile::kThreads), 0, stream)
+  EXPUNGE_LAUNCH(kernel, grid_of(launch_blocks(grid)), dim3(Tile::kThreads), 0, stream)
   (problem, grid, values, spreads);
   return launched();
 }

@@ -3,54 +3,21 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
-#include "common/isa.hpp"
+#include "common/lanes.hpp"
 #include "grad_norms/grad_norms_math.hpp"
-
-#if defined(__AVX2__)
-#include <immintrin.h>
-#endif
-
-#define EXPUNGE_INLINE __attribute__((always_inline)) inline
 
 namespace expunge::grad_norms::EXPUNGE_ISA_NS {
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int kVectorBytes = 64;
-constexpr int kTileRows = 8;
-#elif defined(__AVX2__)
-constexpr int kVectorBytes = 32;
-constexpr int kTileRows = 6;
-#else
-constexpr int kVectorBytes = 16;
-constexpr int kTileRows = 6;
-#endif
+constexpr int kTileRows = EXPUNGE_VECTOR_BYTES == 64 ? 8 : 6;
+
+// Half a vector of float32: as many as a vector of float64 has.
+typedef float HalfF32 __attribute__((vector_size(EXPUNGE_VECTOR_BYTES / 2)));
 
 template <class T>
-struct Simd;
-template <>
-struct Simd<float> {
-  typedef float V __attribute__((vector_size(kVectorBytes)));
-  typedef float Unaligned __attribute__((vector_size(kVectorBytes), aligned(4), may_alias));
-  typedef float Half __attribute__((vector_size(kVectorBytes / 2)));
-  typedef float UnalignedHalf __attribute__((vector_size(kVectorBytes / 2), aligned(4), may_alias));
-  typedef std::int32_t Index;
-  typedef Index Mask __attribute__((vector_size(kVectorBytes)));
-  static constexpr int lanes = kVectorBytes / 4;
-};
-template <>
-struct Simd<double> {
-  typedef double V __attribute__((vector_size(kVectorBytes)));
-  typedef double Unaligned __attribute__((vector_size(kVectorBytes), aligned(8), may_alias));
-  typedef std::int64_t Index;
-  typedef Index Mask __attribute__((vector_size(kVectorBytes)));
-  static constexpr int lanes = kVectorBytes / 8;
-};
-typedef Simd<double>::V Vd;
-
-template <class T>
-constexpr int kTileColumns = 2 * Simd<T>::lanes;
+constexpr int kTileColumns = 2 * Lanes<T>::W;
 
 template <int N>
 struct Int {
@@ -58,13 +25,13 @@ struct Int {
 };
 
 template <class T>
-EXPUNGE_INLINE typename Simd<T>::V load(const T* p) {
-  return *reinterpret_cast<const typename Simd<T>::Unaligned*>(p);
+EXPUNGE_INLINE typename Lanes<T>::F load(const T* p) {
+  return Lanes<T>::load(p);
 }
 
 template <class T>
-EXPUNGE_INLINE void store(T* p, const typename Simd<T>::V& v) {
-  *reinterpret_cast<typename Simd<T>::Unaligned*>(p) = v;
+EXPUNGE_INLINE void store(T* p, const typename Lanes<T>::F& v) {
+  Lanes<T>::store(p, v);
 }
 
 // The lanes of v as float64, in kParts vectors.
@@ -73,24 +40,24 @@ constexpr int kParts = sizeof(double) / sizeof(T);
 
 // GCC 12 converts 512 bits in pieces and glues them together. The zero-masked forms are the same instructions; the
 // plain ones make it warn about its own headers.
-EXPUNGE_INLINE Vd to_double(const Simd<float>::Half& v) {
+EXPUNGE_INLINE F64 to_double(const HalfF32& v) {
 #if defined(__AVX512F__)
-  return reinterpret_cast<Vd>(_mm512_maskz_cvtps_pd(0xff, reinterpret_cast<__m256>(v)));
+  return reinterpret_cast<F64>(_mm512_maskz_cvtps_pd(0xff, reinterpret_cast<__m256>(v)));
 #else
-  return __builtin_convertvector(v, Vd);
+  return __builtin_convertvector(v, F64);
 #endif
 }
 
-EXPUNGE_INLINE void widen(const Simd<double>::V& v, Vd (&out)[1]) { out[0] = v; }
-EXPUNGE_INLINE void widen(const Simd<float>::V& v, Vd (&out)[2]) {
+EXPUNGE_INLINE void widen(const F64& v, F64 (&out)[1]) { out[0] = v; }
+EXPUNGE_INLINE void widen(const F32& v, F64 (&out)[2]) {
 #if defined(__AVX512F__)
   const __m512 whole = reinterpret_cast<__m512>(v);
-  out[0] = to_double(reinterpret_cast<Simd<float>::Half>(_mm512_maskz_extractf32x8_ps(0xff, whole, 0)));
-  out[1] = to_double(reinterpret_cast<Simd<float>::Half>(_mm512_maskz_extractf32x8_ps(0xff, whole, 1)));
+  out[0] = to_double(reinterpret_cast<HalfF32>(_mm512_maskz_extractf32x8_ps(0xff, whole, 0)));
+  out[1] = to_double(reinterpret_cast<HalfF32>(_mm512_maskz_extractf32x8_ps(0xff, whole, 1)));
 #else
   union {
-    Simd<float>::V whole;
-    Simd<float>::Half half[2];
+    F32 whole;
+    HalfF32 half[2];
   } parts;
   parts.whole = v;
   out[0] = to_double(parts.half[0]);
@@ -99,16 +66,17 @@ EXPUNGE_INLINE void widen(const Simd<float>::V& v, Vd (&out)[2]) {
 }
 
 // The same from memory, which takes no shuffles.
-EXPUNGE_INLINE void load_wide(const double* p, Vd (&out)[1]) { out[0] = load(p); }
-EXPUNGE_INLINE void load_wide(const float* p, Vd (&out)[2]) {
+EXPUNGE_INLINE void load_wide(const double* p, F64 (&out)[1]) { out[0] = load(p); }
+EXPUNGE_INLINE void load_wide(const float* p, F64 (&out)[2]) {
   for (int part = 0; part < 2; ++part) {
-    const Simd<float>::Half half = *reinterpret_cast<const Simd<float>::UnalignedHalf*>(p + part * Simd<double>::lanes);
+    HalfF32 half;
+    memcpy(&half, p + part * kLanes, sizeof half);
     out[part] = to_double(half);
   }
 }
 
 // By halves: one lane after the other would run at the latency of an addition.
-EXPUNGE_INLINE double reduce(const Vd& v) {
+EXPUNGE_INLINE double reduce(const F64& v) {
 #if defined(__AVX2__)
 #if defined(__AVX512F__)
   const __m512d whole = reinterpret_cast<__m512d>(v);
@@ -121,7 +89,7 @@ EXPUNGE_INLINE double reduce(const Vd& v) {
   return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
 #else
   double total = 0;
-  for (int lane = 0; lane < Simd<double>::lanes; ++lane) total += v[lane];
+  for (int lane = 0; lane < kLanes; ++lane) total += v[lane];
   return total;
 #endif
 }
@@ -140,11 +108,12 @@ EXPUNGE_INLINE void hold(V& v) {
 
 // Keeps the first `count` lanes and zeroes the others, whatever is in them.
 template <class T>
-EXPUNGE_INLINE void keep_first(typename Simd<T>::V& v, long count) {
-  typename Simd<T>::Mask lane;
-  for (int i = 0; i < Simd<T>::lanes; ++i) lane[i] = i;
-  typename Simd<T>::Mask kept = lane < static_cast<typename Simd<T>::Index>(count);
-  v = reinterpret_cast<typename Simd<T>::V>(reinterpret_cast<typename Simd<T>::Mask>(v) & kept);
+EXPUNGE_INLINE void keep_first(typename Lanes<T>::F& v, long count) {
+  using Number = std::conditional_t<sizeof(T) == 8, std::int64_t, std::int32_t>;
+  typename Lanes<T>::I lane;
+  for (int i = 0; i < Lanes<T>::W; ++i) lane[i] = i;
+  typename Lanes<T>::I kept = lane < static_cast<Number>(count);
+  v = reinterpret_cast<typename Lanes<T>::F>(reinterpret_cast<typename Lanes<T>::I>(v) & kept);
 }
 
 EXPUNGE_INLINE long least(long a, long b) { return a < b ? a : b; }
@@ -197,7 +166,7 @@ struct GatherRows {  // implicit im2col: feature i at position k
 
 template <class T, int Rows, int Vectors>
 struct Tile {
-  typename Simd<T>::V v[Rows][Vectors];
+  typename Lanes<T>::F v[Rows][Vectors];
 };
 
 // Two matrices that are wanted soon: a product reads them into the second cache, a little with every term.
@@ -238,8 +207,8 @@ class Ahead {
 template <bool Fetch, int Rows, int Vectors, class T, class A>
 EXPUNGE_INLINE void multiply_fetching(long terms, const A& a, const T* EXPUNGE_RESTRICT b, long stride,
                                       Tile<T, Rows, Vectors>& tile, const char* ahead, long step) {
-  typedef typename Simd<T>::V V;
-  constexpr int lanes = Simd<T>::lanes;
+  typedef typename Lanes<T>::F V;
+  constexpr int lanes = Lanes<T>::W;
   V sums[Rows][Vectors];
 #pragma GCC unroll 8
   for (int i = 0; i < Rows; ++i)
@@ -323,12 +292,12 @@ struct Panel {
 template <int Vectors, class T, class RowsAt>
 EXPUNGE_INLINE double panel_squares(const RowTiles& tiles, long terms, const Panel<T>& panel, const RowsAt& rows_at,
                                     double* strip, Ahead& ahead) {
-  constexpr int lanes = Simd<T>::lanes;
+  constexpr int lanes = Lanes<T>::W;
   constexpr int parts = kParts<T>;
-  constexpr int dlanes = Simd<double>::lanes;
+  constexpr int dlanes = kLanes;
   const long last = panel.columns - (Vectors - 1) * lanes;
-  Vd total[Vectors * parts];  // independent sums: one chain would run at the latency of its additions
-  for (int i = 0; i < Vectors * parts; ++i) total[i] = Vd{};
+  F64 total[Vectors * parts];  // independent sums: one chain would run at the latency of its additions
+  for (int i = 0; i < Vectors * parts; ++i) total[i] = F64{};
   for (long first = 0; first < terms; first += kBlock) {
     const long block = least(kBlock, terms - first);
     const bool ends = first + block == terms;
@@ -343,7 +312,7 @@ EXPUNGE_INLINE double panel_squares(const RowTiles& tiles, long terms, const Pan
 #pragma GCC unroll 2
           for (int v = 0; v < Vectors; ++v) {
             if (ends && v == Vectors - 1) keep_first<T>(tile.v[i][v], last);
-            Vd wide[parts];
+            F64 wide[parts];
             widen(tile.v[i][v], wide);
 #pragma GCC unroll 2
             for (int part = 0; part < parts; ++part) {
@@ -377,11 +346,11 @@ EXPUNGE_INLINE void tile_products(long terms, const A& rows, const T* columns, l
   for (int i = 0; i < Rows; ++i)
 #pragma GCC unroll 2
     for (int v = 0; v < Vectors; ++v) {
-      Vd wide[parts];
+      F64 wide[parts];
       widen(tile.v[i][v], wide);
 #pragma GCC unroll 2
       for (int part = 0; part < parts; ++part) {
-        double* slot = held + i * kTileColumns<T> + v * Simd<T>::lanes + part * Simd<double>::lanes;
+        double* slot = held + i * kTileColumns<T> + v * Lanes<T>::W + part * kLanes;
         if (!fresh) wide[part] += load(slot);
         store(slot, wide[part]);
       }
@@ -393,7 +362,7 @@ EXPUNGE_INLINE void tile_products(long terms, const A& rows, const T* columns, l
 template <int Vectors, class T, class RowsAt>
 EXPUNGE_INLINE void panel_products(const RowTiles& tiles, long n_tiles, long terms, const Panel<T>& panel,
                                    const RowsAt& rows_at, long narrow_from, double* strip) {
-  constexpr int lanes = Simd<T>::lanes;
+  constexpr int lanes = Lanes<T>::W;
   for (long first = 0; first < terms; first += kBlock) {
     const long block = least(kBlock, terms - first);
     const T* columns = panel.data + first * panel.stride;
@@ -414,7 +383,7 @@ EXPUNGE_INLINE void panel_products(const RowTiles& tiles, long n_tiles, long ter
 // Calls body(Int<1 or 2>) for the number of vectors that hold `columns` lanes.
 template <class T, class Body>
 EXPUNGE_INLINE void with_vectors(long columns, const Body& body) {
-  if (columns <= Simd<T>::lanes)
+  if (columns <= Lanes<T>::W)
     body(Int<1>{});
   else
     body(Int<2>{});
@@ -432,15 +401,15 @@ __attribute__((noinline)) void strip_products(const RowTiles& tiles, long n_tile
 // Sum of squares in float64.
 template <class T>
 EXPUNGE_INLINE double sum_squares(const T* x, long n) {
-  constexpr int lanes = Simd<T>::lanes;
+  constexpr int lanes = Lanes<T>::W;
   constexpr int parts = kParts<T>;
-  Vd total[2 * parts];
-  for (int i = 0; i < 2 * parts; ++i) total[i] = Vd{};
+  F64 total[2 * parts];
+  for (int i = 0; i < 2 * parts; ++i) total[i] = F64{};
   long k = 0;
   for (; k + 2 * lanes <= n; k += 2 * lanes)
 #pragma GCC unroll 2
     for (int v = 0; v < 2; ++v) {
-      Vd wide[parts];
+      F64 wide[parts];
       load_wide(x + k + v * lanes, wide);
 #pragma GCC unroll 2
       for (int part = 0; part < parts; ++part) total[v * parts + part] += wide[part] * wide[part];
@@ -454,13 +423,13 @@ EXPUNGE_INLINE double sum_squares(const T* x, long n) {
 // a . b in float64.
 template <class T>
 EXPUNGE_INLINE double dot(const T* a, const T* b, long n) {
-  constexpr int lanes = Simd<T>::lanes;
+  constexpr int lanes = Lanes<T>::W;
   constexpr int parts = kParts<T>;
-  Vd total[parts];
-  for (int i = 0; i < parts; ++i) total[i] = Vd{};
+  F64 total[parts];
+  for (int i = 0; i < parts; ++i) total[i] = F64{};
   long k = 0;
   for (; k + lanes <= n; k += lanes) {
-    Vd left[parts], right[parts];
+    F64 left[parts], right[parts];
     load_wide(a + k, left);
     load_wide(b + k, right);
     for (int part = 0; part < parts; ++part) total[part] += left[part] * right[part];
@@ -474,18 +443,18 @@ EXPUNGE_INLINE double dot(const T* a, const T* b, long n) {
 // ||sum of the rows||^2 of a (rows, n) matrix: the bias gradient, summed in float64 in strips of columns.
 template <class T>
 inline double row_sum_squares(const T* x, long rows, long n) {
-  constexpr int lanes = Simd<T>::lanes;
+  constexpr int lanes = Lanes<T>::W;
   constexpr int parts = kParts<T>;
   constexpr int vectors = 8 / parts;  // independent sums: one chain would run at the latency of its additions
-  Vd squares = {};
+  F64 squares = {};
   long first = 0;
   for (; first + vectors * lanes <= n; first += vectors * lanes) {
-    Vd sums[vectors * parts];
-    for (int i = 0; i < vectors * parts; ++i) sums[i] = Vd{};
+    F64 sums[vectors * parts];
+    for (int i = 0; i < vectors * parts; ++i) sums[i] = F64{};
     for (long r = 0; r < rows; ++r)
 #pragma GCC unroll 8
       for (int v = 0; v < vectors; ++v) {
-        Vd wide[parts];
+        F64 wide[parts];
         load_wide(x + r * n + first + v * lanes, wide);
 #pragma GCC unroll 2
         for (int part = 0; part < parts; ++part) sums[v * parts + part] += wide[part];
@@ -504,16 +473,16 @@ inline double row_sum_squares(const T* x, long rows, long n) {
 // Sum of n values in float64.
 template <class T>
 EXPUNGE_INLINE double sum(const T* x, long n) {
-  constexpr int lanes = Simd<T>::lanes;
+  constexpr int lanes = Lanes<T>::W;
   constexpr int parts = kParts<T>;
   constexpr int vectors = 8 / parts;  // independent sums, as above
-  Vd total[vectors * parts];
-  for (int i = 0; i < vectors * parts; ++i) total[i] = Vd{};
+  F64 total[vectors * parts];
+  for (int i = 0; i < vectors * parts; ++i) total[i] = F64{};
   long k = 0;
   for (; k + vectors * lanes <= n; k += vectors * lanes)
 #pragma GCC unroll 8
     for (int v = 0; v < vectors; ++v) {
-      Vd wide[parts];
+      F64 wide[parts];
       load_wide(x + k + v * lanes, wide);
 #pragma GCC unroll 2
       for (int part = 0; part < parts; ++part) total[v * parts + part] += wide[part];

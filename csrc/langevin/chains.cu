@@ -222,6 +222,10 @@ __global__ void __launch_bounds__(kMostThreads) chains_kernel(Chains<T> a, T* wo
         record_gradient(a, data, theta, gradient, partial, linear, chain, a.first_step + static_cast<uint32_t>(k));
       update(a, theta, gradient, chain, k);
     }
+    for (; next < a.n_record; ++next) {  // never reached: the host could not look at the numbers
+      T* out = a.out + (next * a.n_chains + index) * size;
+      for (long j = 0; j < size; ++j) out[j] = static_cast<T>(__builtin_nanf(""));
+    }
   }
 }
 

@@ -24,10 +24,12 @@ void words(uint32_t* out, uint64_t first_block, long blocks, uint64_t seed, uint
   }
 }
 
+long gram_workspace(long p, long q) { return 2 * (padded_columns(p) + q); }
+
 template <class T>
 void gram(const T* X, const T* targets, long n, long p, long q, double alpha, T* gram_out, T* moment, double* workspace,
           long begin, long end) {
-  const long padded = (p + kGramBlock - 1) / kGramBlock * kGramBlock, width = padded + q;
+  const long padded = padded_columns(p), width = padded + q;
   double *total = workspace, *partial = workspace + width;
   for (long i = begin; i < end; ++i) {
     for (long j = 0; j < 2 * width; ++j) workspace[j] = 0.0;
@@ -63,7 +65,7 @@ template <class T>
 EXPUNGE_INLINE void gram_gradient(const Chains<T>& a, const T* theta, T* gradient) {
   using P = Lanes<T>;
   using F = typename P::F;
-  const long p = a.p, padded = (p + kGramBlock - 1) / kGramBlock * kGramBlock;
+  const long p = a.p, padded = padded_columns(p);
   for (long c = 0; c < a.q; ++c) {
     const T* column = theta + c * p * P::W;
     for (long i = 0; i < p; i += kGramBlock) {
@@ -243,6 +245,12 @@ EXPUNGE_INLINE void update(const Chains<T>& a, T* theta, const T* gradient, T* n
   }
 }
 
+// Of each lane: parameters, gradient and a part of it, and linear predictions of the records that are taken together.
+template <class T>
+long chains_workspace(const Chains<T>& a) {
+  return Lanes<T>::W * (3 * a.p * a.q + kRecordsAtOnce * a.q);
+}
+
 template <class T>
 void chains(const Chains<T>& a, T* workspace, long begin_chain, long end_chain) {
   constexpr long W = Lanes<T>::W;
@@ -335,7 +343,8 @@ void residuals(const Residuals<T>& a, long begin_chain, long end_chain) {
 
 template <class T>
 constexpr Kernels<T> kernels() {
-  return {Lanes<T>::W, &normals<T>, &chains<T>, &tail<T>, &residuals<T>, &gram<T>, &row_norms<T>};
+  return {Lanes<T>::W,     &normals<T>, &chains_workspace<T>, &chains<T>, &tail<T>, &residuals<T>,
+          &gram_workspace, &gram<T>,    &row_norms<T>};
 }
 
 }  // namespace

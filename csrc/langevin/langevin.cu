@@ -44,7 +44,7 @@ template <class T>
 __global__ void __launch_bounds__(kColumns* kBlocks)
     gram_kernel(const T* X, const T* targets, long n, long p, long q, double alpha, T* gram, T* moment) {
   EXPUNGE_SHARED(double, partial, [kGramRows][kBlocks][kColumns]);
-  const long padded = (p + kGramBlock - 1) / kGramBlock * kGramBlock;
+  const long padded = padded_columns(p);
   const long row = static_cast<long>(blockIdx.y) * kGramRows;
   const long column = static_cast<long>(blockIdx.x) * kColumns + threadIdx.x;
   const int rows = p - row < kGramRows ? static_cast<int>(p - row) : kGramRows;

@@ -22,7 +22,7 @@ cudaError_t row_norms(const T* X, long n, long p, T* out, cudaStream_t stream);
 // Elements of T. `gram`: whether the problem comes with a Gram matrix.
 long chains_workspace(long n_chains, long p, long q, bool gram, long element_bytes);
 
-// `record` is not checked: numbers that do not increase within [0, n_steps] leave rows of `out` unwritten.
+// `record` is not checked: rows of `out` from the first number on that does not increase within [0, n_steps] are NaN.
 template <class T>
 cudaError_t chains(const Chains<T>& problem, T* workspace, cudaStream_t stream);
 

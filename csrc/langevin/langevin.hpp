@@ -5,10 +5,9 @@
 #include <stdint.h>
 
 #include "common/isa.hpp"
+#include "common/losses.hpp"
 
 namespace expunge::langevin {
-
-enum Loss : int { kRidge = 0, kLogistic = 1, kSoftmax = 2 };
 
 // Columns of a Gram matrix are padded to this many, so that rows of it can be taken in whole blocks.
 constexpr long kGramBlock = 8;
@@ -26,7 +25,7 @@ struct Chains {
   const int64_t* record;   // increasing numbers of steps taken, in [0, n_steps]
   T* out;                  // (n_record, n_chains, p, q)
   long n, p, q, n_steps, n_chains, n_record;
-  int loss;
+  Loss loss;
   bool theta0_per_chain;
   T alpha;
   bool poisson;            // a record enters where its word < threshold; its gradient counts `weight` times
@@ -55,7 +54,7 @@ struct Residuals {
   const T* targets;        // (q, n)
   const T* row_norm;       // (n,), with clip only
   long n, q;
-  int loss;
+  Loss loss;
   T clip;
 };
 
@@ -63,11 +62,12 @@ template <class T>
 struct Kernels {
   long lanes;  // chains advanced together
   void (*normals)(T* out, uint64_t first, long count, uint64_t seed, uint64_t chain, uint32_t step);
-  // workspace: 3 p q + 4 q values per lane
+  long (*chains_workspace)(const Chains<T>& problem);  // in elements of T, for any number of chains
   void (*chains)(const Chains<T>& problem, T* workspace, long begin_chain, long end_chain);
   void (*tail)(const Tail<T>& problem, long begin_chain, long end_chain);
   void (*residuals)(const Residuals<T>& problem, long begin_chain, long end_chain);
-  // Rows [begin, end) of the Gram matrix and of the moment; summed in float64. workspace: 2 (padded p + q) doubles.
+  long (*gram_workspace)(long p, long q);  // in doubles, for any number of rows
+  // Rows [begin, end) of the Gram matrix and of the moment; summed in float64.
   void (*gram)(const T* X, const T* targets, long n, long p, long q, double alpha, T* gram, T* moment,
                double* workspace, long begin, long end);
   void (*row_norms)(const T* X, long p, T* out, long begin, long end);
@@ -79,22 +79,6 @@ struct Table {
   void (*words)(uint32_t* out, uint64_t first_block, long blocks, uint64_t seed, uint64_t chain, uint32_t step);
 };
 
-namespace isa_base {
-extern const Table table;
-}
-namespace isa_v3 {
-extern const Table table;
-}
-namespace isa_v4 {
-extern const Table table;
-}
-
-inline const Table& table() {
-#if defined(EXPUNGE_X86_LEVELS)
-  return select_table(isa_base::table, isa_v3::table, isa_v4::table);
-#else
-  return isa_base::table;
-#endif
-}
+EXPUNGE_ISA_TABLE(Table, table)
 
 }  // namespace expunge::langevin

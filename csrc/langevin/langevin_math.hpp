@@ -1,21 +1,26 @@
 // Bodies shared by the kernels, over a pack P of lanes.
 #pragma once
 
+#include "common/losses.hpp"
 #include "common/normal.hpp"
+#include "common/vector_math.hpp"
 #include "langevin/langevin.hpp"
 
 namespace expunge::langevin {
 namespace {
 
+// Columns of a Gram matrix with p of them, padding included.
+EXPUNGE_INLINE long padded_columns(long p) { return (p + kGramBlock - 1) / kGramBlock * kGramBlock; }
+
 // Turns linear[c * stride], c < q, into d loss / d linear. target(c) is the pack of targets of output c.
 template <class P, class Target>
-EXPUNGE_INLINE void residual(int loss, typename P::T* linear, long stride, long q, Target target) {
+EXPUNGE_INLINE void residual(Loss loss, typename P::T* linear, long stride, long q, Target target) {
   using F = typename P::F;
-  if (loss == kRidge) {
+  if (loss == Loss::squared) {
     for (long c = 0; c < q; ++c) P::store(linear + c * stride, P::load(linear + c * stride) - target(c));
-  } else if (loss == kLogistic) {
+  } else if (loss == Loss::logistic) {
     const F one = P::splat(1);
-    P::store(linear, one / (one + exp_lanes<P>(-P::load(linear))) - target(0));
+    P::store(linear, one / (one + vm::exp_clamped<P>(-P::load(linear))) - target(0));
   } else {
     F top = P::load(linear);
     for (long c = 1; c < q; ++c) {
@@ -24,7 +29,7 @@ EXPUNGE_INLINE void residual(int loss, typename P::T* linear, long stride, long 
     }
     F total = P::splat(0);
     for (long c = 0; c < q; ++c) {
-      const F e = exp_lanes<P>(P::load(linear + c * stride) - top);
+      const F e = vm::exp_clamped<P>(P::load(linear + c * stride) - top);
       P::store(linear + c * stride, e);
       total = total + e;
     }

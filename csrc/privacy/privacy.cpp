@@ -6,6 +6,8 @@
 namespace expunge::privacy::EXPUNGE_ISA_NS {
 namespace {
 
+long shifted_mu_workspace(long steps) { return 3 * steps; }
+
 void shifted_mu(const double* sensitivity, const double* contraction, const double* noise_std, long steps, double* mu,
                 double* workspace, long begin, long end) {
   for (long row = begin; row < end; ++row) {
@@ -13,6 +15,8 @@ void shifted_mu(const double* sensitivity, const double* contraction, const doub
     mu[row] = shifted_row(sensitivity + at, contraction + at, noise_std + at, steps, workspace);
   }
 }
+
+long pair_workspace(const Pairs& pairs) { return 2 * pairs.m; }
 
 void pair_delta(const Pairs& pairs, const double* epsilon, bool swapped, double* delta, double* error,
                 double* converged, double* workspace, long begin, long end) {
@@ -48,6 +52,7 @@ void pair_renyi(const Pairs& pairs, const double* order, bool swapped, double* d
 
 }  // namespace
 
-extern const Table table = {gdp_delta, gdp_epsilon, gdp_mu, shifted_mu, pair_delta, pair_epsilon, pair_renyi};
+extern const Table table = {gdp_delta,  gdp_epsilon,  gdp_mu,    shifted_mu_workspace, shifted_mu, pair_workspace,
+                            pair_delta, pair_epsilon, pair_renyi};
 
 }  // namespace expunge::privacy::EXPUNGE_ISA_NS

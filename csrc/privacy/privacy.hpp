@@ -21,11 +21,13 @@ struct Table {
   void (*gdp_epsilon)(const double* mu, const double* delta, double* epsilon, long begin, long end);
   // Largest mu found with gdp_delta(mu, epsilon) <= delta: rounded down.
   void (*gdp_mu)(const double* epsilon, const double* delta, double* mu, long begin, long end);
-  // Rows [begin, end) of (rows, steps) arrays; mu rounded up. workspace: 3 * steps doubles.
+  // Rows [begin, end) of (rows, steps) arrays; mu rounded up. The workspace's length is in doubles.
+  long (*shifted_mu_workspace)(long steps);
   void (*shifted_mu)(const double* sensitivity, const double* contraction, const double* noise_std, long steps,
                      double* mu, double* workspace, long begin, long end);
   // delta(P | Q) rounded up (swapped: delta(Q | P)), its relative error, and 1 if it is exact to that error or 0 if it
-  // is the Chernoff-type upper bound. workspace: 2 * m doubles.
+  // is the Chernoff-type upper bound. The workspace's length, of this and the next two, is in doubles.
+  long (*pair_workspace)(const Pairs& pairs);
   void (*pair_delta)(const Pairs& pairs, const double* epsilon, bool swapped, double* delta, double* error,
                      double* converged, double* workspace, long begin, long end);
   // Smallest epsilon found whose delta, rounded up, is at most `delta`; +inf for delta = 0 and unbounded losses.
@@ -36,22 +38,6 @@ struct Table {
                      long begin, long end);
 };
 
-namespace isa_base {
-extern const Table table;
-}
-namespace isa_v3 {
-extern const Table table;
-}
-namespace isa_v4 {
-extern const Table table;
-}
-
-inline const Table& table() {
-#if defined(EXPUNGE_X86_LEVELS)
-  return select_table(isa_base::table, isa_v3::table, isa_v4::table);
-#else
-  return isa_base::table;
-#endif
-}
+EXPUNGE_ISA_TABLE(Table, table)
 
 }  // namespace expunge::privacy

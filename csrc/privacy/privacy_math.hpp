@@ -1,7 +1,7 @@
 // Bodies shared by the privacy kernels of a CPU and of a GPU. Internal linkage.
 #pragma once
 
-#include "common/gaussian_profile.hpp"
+#include "privacy/gaussian_profile.hpp"
 #include "privacy/gdp.hpp"
 #include "privacy/privacy.hpp"
 #include "privacy/shifted.hpp"
@@ -37,9 +37,11 @@ EXPUNGE_HD static double round_up(const ProfileResult& result) {
 EXPUNGE_HD static double solve_epsilon(const ProfilePair& pair, double delta) {
   if (!pair.valid || !(delta >= 0.0)) return NAN;
   if (delta >= 1.0) return 0.0;
+  if (pair.overflows) return HUGE_VAL;  // as its deltas are 1
   if (delta <= 0.0) {
     if (pair.trivial) return 0.0;
-    return pair.max_loss < HUGE_VAL ? loss_ceiling(pair) * (1.0 + 4.5e-16) : HUGE_VAL;
+    // The laws differ: their largest loss is not 0, however small.
+    return pair.max_loss < HUGE_VAL ? ::fmax(loss_ceiling(pair) * (1.0 + 4.5e-16), 2.2250738585072014e-308) : HUGE_VAL;
   }
   double low = 0.0;
   ProfileResult value = profile_at(pair, 0.0, kTolerance, 0);

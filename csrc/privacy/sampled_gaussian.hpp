@@ -12,22 +12,6 @@ struct SampledGaussianTable {
               const double* probability, double* out);
 };
 
-namespace isa_base {
-extern const SampledGaussianTable sampled_gaussian_table;
-}
-namespace isa_v3 {
-extern const SampledGaussianTable sampled_gaussian_table;
-}
-namespace isa_v4 {
-extern const SampledGaussianTable sampled_gaussian_table;
-}
-
-inline const SampledGaussianTable& sampled_gaussian_table() {
-#if defined(EXPUNGE_X86_LEVELS)
-  return select_table(isa_base::sampled_gaussian_table, isa_v3::sampled_gaussian_table, isa_v4::sampled_gaussian_table);
-#else
-  return isa_base::sampled_gaussian_table;
-#endif
-}
+EXPUNGE_ISA_TABLE(SampledGaussianTable, sampled_gaussian_table)
 
 }  // namespace expunge::privacy

@@ -1,39 +1,39 @@
 // Jacobi matrices of several records at once, one per vector lane. For the CPU; everything here has internal linkage.
 #pragma once
 
-#include "common/isa.hpp"
+#include "common/lanes.hpp"
 
 namespace expunge::ridge {
 namespace {
 
 // Records whose Jacobi matrices are built together, one per lane.
-constexpr long kLanes = 8;
-typedef double Half __attribute__((vector_size(32)));
-typedef long long HalfMask __attribute__((vector_size(32)));
-struct Lanes {
-  Half part[2];
+constexpr long kBatch = 8;
+constexpr int kVectors = kBatch / kLanes;
+struct Batch {
+  F64 part[kVectors];
 };
 
-// First r rows of the Jacobi matrices of the measures sum_j weights[lane][j]^2 at nodes[j] (Gragg and Harwood 1984,
+EXPUNGE_INLINE double entry_of(const Batch& batch, long record) {
+  return lane_of(batch.part[record / kLanes], static_cast<int>(record % kLanes));
+}
+
+// First r rows of the Jacobi matrices of the measures sum_j weights[record][j]^2 at nodes[j] (Gragg and Harwood 1984,
 // RKPW; Gautschi's OPQ routine `lanczos`). The sweep of a node goes down the matrix, so stopping at row r is exact.
-// diagonal, squares: (r) Lanes; squares[0] is the total weight, squares[k] the square of the k-th off-diagonal.
-static void jacobi_matrices(const double* nodes, const double* const* rows, long p, long r, Lanes* diagonal,
-                            Lanes* squares) {
-  const Half one = {1.0, 1.0, 1.0, 1.0};
-  const Half zero = {0.0, 0.0, 0.0, 0.0};
-  const Half faint = {1e-290, 1e-290, 1e-290, 1e-290};
-  const Half raised = {0x1p600, 0x1p600, 0x1p600, 0x1p600};
+// diagonal, squares: (r) batches; squares[0] is the total weight, squares[k] the square of the k-th off-diagonal.
+static void jacobi_matrices(const double* nodes, const double* const* rows, long p, long r, Batch* diagonal,
+                            Batch* squares) {
+  const F64 one = splat(1.0), zero = splat(0.0), faint = splat(1e-290), raised = splat(0x1p600);
   for (long k = 0; k < r; ++k)
-    for (int c = 0; c < 2; ++c) {
+    for (int c = 0; c < kVectors; ++c) {
       diagonal[k].part[c] = zero;
       squares[k].part[c] = zero;
     }
   for (long j = 0; j < p; ++j) {
-    const Half node = {nodes[j], nodes[j], nodes[j], nodes[j]};
-    Half mass[2], gamma[2], sigma[2], t[2];
-    for (int c = 0; c < 2; ++c) {
-      const double* const* row = rows + 4 * c;
-      const Half x = {row[0][j], row[1][j], row[2][j], row[3][j]};
+    const F64 node = splat(nodes[j]);
+    F64 mass[kVectors], gamma[kVectors], sigma[kVectors], t[kVectors];
+    for (int c = 0; c < kVectors; ++c) {
+      F64 x = zero;
+      for (int lane = 0; lane < kLanes; ++lane) set_lane(&x, lane, rows[kLanes * c + lane][j]);
       mass[c] = x * x;
       gamma[c] = one;
       sigma[c] = zero;
@@ -42,23 +42,24 @@ static void jacobi_matrices(const double* nodes, const double* const* rows, long
     }
     const long rows_now = j + 1 < r ? j + 1 : r;
     for (long k = 0; k < rows_now; ++k)
-      for (int c = 0; c < 2; ++c) {
-        const Half p0 = diagonal[k].part[c];
-        const Half p1 = squares[k].part[c];
-        const Half rho = p1 + mass[c];
-        const Half previous = sigma[c];
+#pragma GCC unroll 4
+      for (int c = 0; c < kVectors; ++c) {
+        const F64 p0 = diagonal[k].part[c];
+        const F64 p1 = squares[k].part[c];
+        const F64 rho = p1 + mass[c];
+        const F64 previous = sigma[c];
         squares[k].part[c] = gamma[c] * rho;
-        const HalfMask alive = rho > zero;
+        const I64 alive = rho > zero;
         // Weights of nodes that the record hardly sees sink below the normal numbers, where 1/rho would be infinite.
-        const Half lift = rho < faint ? raised : one;
-        const Half inverse = one / (alive ? rho * lift : one);
-        gamma[c] = alive ? p1 * lift * inverse : one;
-        sigma[c] = alive ? mass[c] * lift * inverse : zero;
-        const Half next = sigma[c] * (p0 - node) - gamma[c] * t[c];
+        const F64 lift = select(rho < faint, raised, one);
+        const F64 inverse = one / select(alive, rho * lift, one);
+        gamma[c] = select(alive, p1 * lift * inverse, one);
+        sigma[c] = select(alive, mass[c] * lift * inverse, zero);
+        const F64 next = sigma[c] * (p0 - node) - gamma[c] * t[c];
         diagonal[k].part[c] = p0 - (next - t[c]);
         t[c] = next;
-        const HalfMask moving = sigma[c] > zero;
-        mass[c] = moving ? next * next / (moving ? sigma[c] : one) : previous * p1;
+        const I64 moving = sigma[c] > zero;
+        mass[c] = select(moving, next * next / select(moving, sigma[c], one), previous * p1);
       }
   }
 }

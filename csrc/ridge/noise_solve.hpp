@@ -1,11 +1,16 @@
 // The smallest unlearning noise, or the fewest steps, that reach a target (epsilon, delta) for one reduced record.
 #pragma once
 
-#include "common/gaussian_profile.hpp"
+#include "privacy/gaussian_profile.hpp"
 #include "ridge/reduced_pair.hpp"
 
 namespace expunge::ridge {
 namespace {
+
+using privacy::gaussian_profile;
+using privacy::gaussian_profile_approx;
+using privacy::ProfileResult;
+using privacy::swap_roles;
 
 struct Target {
   double epsilon;

@@ -8,7 +8,7 @@
 namespace expunge::ridge {
 namespace {
 
-static inline long lane_doubles(long r) { return 2 * kLanes * r; }
+static inline long lane_doubles(long r) { return 2 * kBatch * r; }
 
 // Spectra of one record that take turns: all it has.
 constexpr int kRuns = 4;
@@ -20,29 +20,29 @@ static RecordWork place_all(double* at, long limit, long width) {
 }
 
 // Workspace of one range: lanes of Jacobi matrices, aligned for vectors, and one record.
-static inline long workspace_doubles(long rank, long width) {
+static inline long quote_workspace(long rank, long width) {
   return lane_doubles(rank) + spectra_doubles(rank) + record_doubles(rank, width) + 8;
 }
 
 static void exact_quotes(const QuoteInput& in, const QuoteOutput& out, long begin, long end, double* workspace) {
   const long limit = in.rank > 0 ? in.rank : in.p;
-  workspace += (32 - reinterpret_cast<unsigned long>(workspace) % 32) % 32 / sizeof(double);
-  Lanes* lane_diagonal = reinterpret_cast<Lanes*>(workspace);
-  Lanes* lane_squares = lane_diagonal + limit;
+  workspace += (64 - reinterpret_cast<unsigned long>(workspace) % 64) % 64 / sizeof(double);
+  Batch* lane_diagonal = reinterpret_cast<Batch*>(workspace);
+  Batch* lane_squares = lane_diagonal + limit;
   RecordWork work = place_all(workspace + lane_doubles(limit), limit, in.q);
-  for (long first = begin; first < end; first += kLanes) {
-    const double* rows[kLanes];
-    for (long lane = 0; lane < kLanes; ++lane) {
+  for (long first = begin; first < end; first += kBatch) {
+    const double* rows[kBatch];
+    for (long lane = 0; lane < kBatch; ++lane) {
       const long i = first + lane < end ? first + lane : end - 1;
       rows[lane] = in.projected + i * in.p;
     }
     const Ranks initial = first_ranks(in);
     jacobi_matrices(in.eigenvalues, rows, in.p, initial.high, lane_diagonal, lane_squares);
-    for (long lane = 0; lane < kLanes && first + lane < end; ++lane) {
+    for (long lane = 0; lane < kBatch && first + lane < end; ++lane) {
       const long i = first + lane;
       for (long k = 0; k < initial.high; ++k) {
-        work.diagonal[k] = lane_diagonal[k].part[lane / 4][lane % 4];
-        work.squares[k] = lane_squares[k].part[lane / 4][lane % 4];
+        work.diagonal[k] = entry_of(lane_diagonal[k], lane);
+        work.squares[k] = entry_of(lane_squares[k], lane);
       }
       if (work.squares[0] == 0.0) {
         store_nothing_to_forget(out, i);
@@ -75,6 +75,9 @@ static void solve_reduced(const QuoteInput& in, const ReducedInput& space, const
   RecordWork work = place_record(workspace, space.r, in.q);
   quote_reduced(in, space, out, work);
 }
+
+// Of blocks: a spread, a shift and what comes before each; one more where there are none.
+static long shifted_quotes_workspace(const ShiftedInput& in) { return 3 * in.n_steps + 1; }
 
 static void shifted_quotes(const ShiftedInput& in, double* value, double* mu, long begin, long end, double* workspace) {
   for (long i = begin; i < end; ++i)

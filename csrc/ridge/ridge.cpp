@@ -5,7 +5,7 @@
 
 namespace expunge::ridge::EXPUNGE_ISA_NS {
 
-extern const Table table = {workspace_doubles, exact_quotes,   gaussian_pairs,
-                            solve_reduced,     shifted_quotes, smallest_eigenvalues};
+extern const Table table = {quote_workspace,          exact_quotes,   gaussian_pairs,      solve_reduced,
+                            shifted_quotes_workspace, shifted_quotes, smallest_eigenvalues};
 
 }  // namespace expunge::ridge::EXPUNGE_ISA_NS

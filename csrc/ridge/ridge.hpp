@@ -60,6 +60,7 @@ struct Table {
                          double* workspace);
   // The solve alone, for a space reduced elsewhere: `in` gives everything but records.
   void (*solve_reduced)(const QuoteInput& in, const ReducedInput& space, const QuoteOutput& out, double* workspace);
+  long (*shifted_quotes_workspace)(const ShiftedInput& in);  // doubles
   // value (noise_std or steps; 0 where learning suffices, infinite where nothing does) and mu, both rounded up.
   void (*shifted_quotes)(const ShiftedInput& in, double* value, double* mu, long begin, long end, double* workspace);
   // A lower bound, not below `floor`, on the smallest eigenvalue of H - x x^T.
@@ -67,22 +68,6 @@ struct Table {
                                double* out, long begin, long end);
 };
 
-namespace isa_base {
-extern const Table table;
-}
-namespace isa_v3 {
-extern const Table table;
-}
-namespace isa_v4 {
-extern const Table table;
-}
-
-inline const Table& table() {
-#if defined(EXPUNGE_X86_LEVELS)
-  return select_table(isa_base::table, isa_v3::table, isa_v4::table);
-#else
-  return isa_base::table;
-#endif
-}
+EXPUNGE_ISA_TABLE(Table, table)
 
 }  // namespace expunge::ridge

@@ -2,14 +2,15 @@
 
 What forgetting one record costs, the smallest noise that certifies it, and a certificate that others can re-check.
 Estimators are importable from here; privacy arithmetic is in `expunge.accounting`, kernels for many records or chains
-at once in `expunge.ridge` and `expunge.langevin`, claims in `expunge.certificates`.
+at once in `expunge.runs.ridge` and `expunge.langevin`, claims in `expunge.certificates`.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from expunge._errors import DeviceError
-from expunge._include import get_include
+from expunge._former_names import FORMER_NAMES, install
+from expunge._kernels.include_folder import get_include
 from expunge._version import __version__
 
 if TYPE_CHECKING:
@@ -17,11 +18,17 @@ if TYPE_CHECKING:
     from expunge.estimators import (
         LangevinRidge,
         LangevinRidgeClassifier,
+        NewtonLogisticRegression,
+        NewtonQuote,
+        NewtonRidge,
+        NewtonRidgeClassifier,
         NoiseWarning,
         Quote,
+        ReleasedLogisticRegression,
         ReleasedRidge,
         ReleasedRidgeClassifier,
         Unlearned,
+        Updated,
     )
 
 __all__ = [
@@ -29,22 +36,30 @@ __all__ = [
     "DeviceError",
     "LangevinRidge",
     "LangevinRidgeClassifier",
+    "NewtonLogisticRegression",
+    "NewtonQuote",
+    "NewtonRidge",
+    "NewtonRidgeClassifier",
     "NoiseWarning",
     "Quote",
+    "ReleasedLogisticRegression",
     "ReleasedRidge",
     "ReleasedRidgeClassifier",
     "Unlearned",
+    "Updated",
     "VerificationError",
     "__version__",
     "get_include",
 ]
 
 # Imported when first asked for: `expunge --version` shall not wait for SciPy and scikit-learn.
-_UNITS = ("accounting", "calibration", "certificates", "estimators", "langevin", "ridge")
+_UNITS = ("accounting", "calibration", "certificates", "estimators", "langevin", "runs")
+
+install()
 
 
 def __getattr__(name: str) -> Any:
-    if name in _UNITS:
+    if name in _UNITS or name in FORMER_NAMES:
         return import_module(f"expunge.{name}")
     if name not in __all__:
         raise AttributeError(f"module 'expunge' has no attribute {name!r}")

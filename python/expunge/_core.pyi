@@ -1,11 +1,10 @@
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import CapsuleType
 
 _Float64 = NDArray[np.float64]
-_Float32 = NDArray[np.float32]
 _Floating = NDArray[np.float32] | NDArray[np.float64]
 _Int32 = NDArray[np.int32]
 _Int64 = NDArray[np.int64]
@@ -20,7 +19,7 @@ _IEEE_MODE: int
 _FLUSHING: int
 
 # A capsule: the table of expunge.h.
-_c_api: Any
+_c_api: CapsuleType
 
 # privacy
 def gdp_delta(mu: _Float64, epsilon: _Float64, out: _Float64, *, threads: int = 0) -> None: ...
@@ -73,6 +72,31 @@ def sampled_gaussian_rdp(
     threads: int = 0,
 ) -> None: ...
 
+# residual
+def residual_depth(n: int, p: int, q: int) -> int: ...
+def residual_pass(
+    X: _Float64,
+    targets: _Float64 | None,
+    labels: _Int64 | None,
+    weights: _Float64 | None,
+    theta: _Float64,
+    gradient: _Float64,
+    sums: _Float64,
+    residuals: _Float64 | None,
+    *,
+    loss: str,
+    threads: int = 0,
+) -> None: ...
+def residual_leverages(
+    X: _Float64,
+    K: _Float64,
+    leverages: _Float64,
+    squares: _Float64,
+    norms: _Float64,
+    *,
+    threads: int = 0,
+) -> None: ...
+
 # ridge
 class RidgeSetting:
     def __init__(
@@ -100,7 +124,8 @@ def ridge_exact_quotes(
     log_delta_pq: _Float64,
     log_delta_qp: _Float64,
     error: _Float64,
-    rank_out: NDArray[np.int64],
+    rank_out: _Int64,
+    *,
     threads: int = 0,
 ) -> None: ...
 def ridge_gaussian_pairs(
@@ -112,7 +137,8 @@ def ridge_gaussian_pairs(
     excess_variance: _Float64,
     squared_shift: _Float64,
     rest: _Float64,
-    count: NDArray[np.int64],
+    count: _Int64,
+    *,
     threads: int = 0,
 ) -> None: ...
 def ridge_solve_reduced(
@@ -126,7 +152,9 @@ def ridge_solve_reduced(
     log_delta_pq: _Float64,
     log_delta_qp: _Float64,
     error: _Float64,
-    rank_out: NDArray[np.int64],
+    rank_out: _Int64,
+    *,
+    threads: int = 0,
 ) -> None: ...
 def ridge_shifted_quotes(
     sensitivity: _Float64,
@@ -138,31 +166,32 @@ def ridge_shifted_quotes(
     mu_limit: float,
     value: _Float64,
     mu: _Float64,
+    *,
     threads: int = 0,
 ) -> None: ...
 def ridge_smallest_eigenvalues(
-    eigenvalues: _Float64, projected: _Float64, floor: float, slack: float, out: _Float64, threads: int = 0
+    eigenvalues: _Float64, projected: _Float64, floor: float, slack: float, out: _Float64, *, threads: int = 0
 ) -> None: ...
 
 # langevin
 
-def random_words(out: NDArray[np.uint32], *, seed: int, chain: int, step: int, threads: int) -> None: ...
-def standard_normals(out: NDArray[Any], *, seed: int, chain: int, step: int, threads: int) -> None: ...
+def random_words(out: NDArray[np.uint32], *, seed: int, chain: int, step: int, threads: int = 0) -> None: ...
+def standard_normals(out: _Floating, *, seed: int, chain: int, step: int, threads: int = 0) -> None: ...
 def langevin_gram(
-    X: NDArray[Any], targets: NDArray[Any], alpha: float, gram: NDArray[Any], moment: NDArray[Any], *, threads: int
+    X: _Floating, targets: _Floating, alpha: float, gram: _Floating, moment: _Floating, *, threads: int = 0
 ) -> None: ...
-def langevin_row_norms(X: NDArray[Any], out: NDArray[Any], *, threads: int) -> None: ...
+def langevin_row_norms(X: _Floating, out: _Floating, *, threads: int = 0) -> None: ...
 def langevin_chains(
-    X: NDArray[Any],
-    targets: NDArray[Any],
-    gram: NDArray[Any] | None,
-    moment: NDArray[Any] | None,
-    row_norm: NDArray[Any] | None,
-    step_size: NDArray[Any],
-    noise_std: NDArray[Any],
-    theta0: NDArray[Any],
-    record: NDArray[np.int64],
-    out: NDArray[Any],
+    X: _Floating,
+    targets: _Floating,
+    gram: _Floating | None,
+    moment: _Floating | None,
+    row_norm: _Floating | None,
+    step_size: _Floating,
+    noise_std: _Floating,
+    theta0: _Floating,
+    record: _Int64,
+    out: _Floating,
     *,
     loss: str,
     alpha: float,
@@ -173,12 +202,12 @@ def langevin_chains(
     seed: int,
     first_chain: int,
     first_step: int,
-    threads: int,
+    threads: int = 0,
 ) -> None: ...
 def langevin_tail(
-    theta: NDArray[Any],
-    gradient: NDArray[Any],
-    moment: NDArray[Any] | None,
+    theta: _Floating,
+    gradient: _Floating,
+    moment: _Floating | None,
     *,
     alpha: float,
     step_size: float,
@@ -187,16 +216,16 @@ def langevin_tail(
     seed: int,
     first_chain: int,
     step: int,
-    threads: int,
+    threads: int = 0,
 ) -> None: ...
 def langevin_residuals(
-    linear: NDArray[Any],
-    targets: NDArray[Any],
-    row_norm: NDArray[Any] | None,
+    linear: _Floating,
+    targets: _Floating,
+    row_norm: _Floating | None,
     *,
     loss: str,
     clip: float,
-    threads: int,
+    threads: int = 0,
 ) -> None: ...
 
 # grad_norms
@@ -257,13 +286,43 @@ def probe_grad_norms(
     X: _Floating,
     weights: _Floating,
     y: _Floating | _Int64,
-    loss: int,
+    loss: str,
     alpha: float,
     checkpoint_weights: _Float64 | None,
     squared: bool,
     out: _Float64,
     *,
-    threads: int = 0,
     proxies: _Float64 | None = None,
     early: int = 0,
+    threads: int = 0,
+) -> None: ...
+def recurrent_states(
+    gates: _Floating,
+    weight: _Floating,
+    bias: _Floating | None,
+    hidden: _Floating,
+    cells: _Floating | None,
+    before: _Floating,
+    outputs: _Floating,
+    kept: _Floating | None,
+    *,
+    cell: int,
+    backwards: bool,
+    threads: int = 0,
+) -> None: ...
+def recurrent_grads(
+    output_grads: _Floating,
+    gates: _Floating,
+    weight: _Floating,
+    before: _Floating | None,
+    cells: _Floating | None,
+    kept: _Floating | None,
+    gate_grads: _Floating,
+    state_gate_grads: _Floating | None,
+    hidden_grads: _Floating,
+    cell_grads: _Floating | None,
+    *,
+    cell: int,
+    backwards: bool,
+    threads: int = 0,
 ) -> None: ...

@@ -1,79 +1,270 @@
 # CUDA kernels: the kernels of _core on device arrays of any library, taken by DLPack, in the order of a stream.
-# `workspace` holds at least as many elements as the function of the kernel's name with _workspace says.
-from typing import Any
+# `workspace` holds at least as many elements as the function of its name with _workspace says, asked alike.
+from typing import Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import CapsuleType
 
 from expunge._core import RidgeSetting as RidgeSetting
+
+class _Exchangeable(Protocol):
+    def __dlpack__(self, *, stream: int | None = ..., max_version: tuple[int, int] | None = ...) -> CapsuleType: ...
+    def __dlpack_device__(self) -> tuple[int, int]: ...
+
+# DLPack says an element type at run time only, where kernels check it: these names say it to readers.
+_Float64: TypeAlias = _Exchangeable
+_Floating: TypeAlias = _Exchangeable
+_Int32: TypeAlias = _Exchangeable
+_Int64: TypeAlias = _Exchangeable
+_UInt32: TypeAlias = _Exchangeable
 
 def device_count() -> int: ...
 def synchronize(stream: int, device: int = 0) -> None: ...
 
 # privacy
-def gdp_delta(mu: Any, epsilon: Any, out: Any, *, stream: int) -> None: ...
-def gdp_epsilon(mu: Any, delta: Any, out: Any, *, stream: int) -> None: ...
-def gdp_mu(epsilon: Any, delta: Any, out: Any, *, stream: int) -> None: ...
-def shifted_mu_workspace(rows: int, steps: int) -> int: ...
+def gdp_delta(mu: _Float64, epsilon: _Float64, out: _Float64, *, stream: int) -> None: ...
+def gdp_epsilon(mu: _Float64, delta: _Float64, out: _Float64, *, stream: int) -> None: ...
+def gdp_mu(epsilon: _Float64, delta: _Float64, out: _Float64, *, stream: int) -> None: ...
+def shifted_mu_workspace(sensitivity: _Float64, contraction: _Float64, noise_std: _Float64, out: _Float64) -> int: ...
 def shifted_mu(
-    sensitivity: Any, contraction: Any, noise_std: Any, out: Any, *, workspace: Any, stream: int
+    sensitivity: _Float64,
+    contraction: _Float64,
+    noise_std: _Float64,
+    out: _Float64,
+    *,
+    workspace: _Float64,
+    stream: int,
 ) -> None: ...
-def pair_delta_workspace(n: int, m: int) -> int: ...
+def pair_delta_workspace(
+    excess: _Float64,
+    squared_shift: _Float64,
+    columns: float,
+    epsilon: _Float64,
+    swapped: bool,
+    delta: _Float64,
+    error: _Float64,
+    converged: _Float64,
+) -> int: ...
 def pair_delta(
-    excess: Any,
-    squared_shift: Any,
+    excess: _Float64,
+    squared_shift: _Float64,
     columns: float,
-    epsilon: Any,
+    epsilon: _Float64,
     swapped: bool,
-    delta: Any,
-    error: Any,
-    converged: Any,
+    delta: _Float64,
+    error: _Float64,
+    converged: _Float64,
     *,
-    workspace: Any,
+    workspace: _Float64,
     stream: int,
 ) -> None: ...
-def pair_epsilon_workspace(n: int, m: int) -> int: ...
+def pair_epsilon_workspace(
+    excess: _Float64, squared_shift: _Float64, columns: float, delta: _Float64, swapped: bool, out: _Float64
+) -> int: ...
 def pair_epsilon(
-    excess: Any,
-    squared_shift: Any,
+    excess: _Float64,
+    squared_shift: _Float64,
     columns: float,
-    delta: Any,
+    delta: _Float64,
     swapped: bool,
-    out: Any,
+    out: _Float64,
     *,
-    workspace: Any,
+    workspace: _Float64,
     stream: int,
 ) -> None: ...
-def pair_renyi_workspace(n: int, m: int) -> int: ...
+def pair_renyi_workspace(
+    excess: _Float64, squared_shift: _Float64, columns: float, order: _Float64, swapped: bool, out: _Float64
+) -> int: ...
 def pair_renyi(
-    excess: Any,
-    squared_shift: Any,
+    excess: _Float64,
+    squared_shift: _Float64,
     columns: float,
-    order: Any,
+    order: _Float64,
     swapped: bool,
-    out: Any,
+    out: _Float64,
     *,
-    workspace: Any,
+    workspace: _Float64,
     stream: int,
 ) -> None: ...
 def sampled_gaussian_rdp(
-    order: Any, noise_multiplier: Any, sampling_probability: Any, *, reverse: bool, out: Any, stream: int
+    order: _Float64,
+    noise_multiplier: _Float64,
+    sampling_probability: _Float64,
+    *,
+    reverse: bool,
+    out: _Float64,
+    stream: int,
+) -> None: ...
+
+# residual
+def residual_pass_workspace(
+    X: _Float64,
+    targets: _Float64 | None,
+    labels: _Int64 | None,
+    weights: _Float64 | None,
+    theta: _Float64,
+    gradient: _Float64,
+    sums: _Float64,
+    residuals: _Float64 | None,
+    *,
+    loss: str,
+) -> int: ...
+def residual_pass(
+    X: _Float64,
+    targets: _Float64 | None,
+    labels: _Int64 | None,
+    weights: _Float64 | None,
+    theta: _Float64,
+    gradient: _Float64,
+    sums: _Float64,
+    residuals: _Float64 | None,
+    *,
+    loss: str,
+    workspace: _Float64,
+    stream: int,
+) -> None: ...
+def residual_leverages(
+    X: _Float64,
+    K: _Float64,
+    leverages: _Float64,
+    squares: _Float64,
+    norms: _Float64,
+    *,
+    stream: int,
+) -> None: ...
+
+# ridge
+def ridge_exact_quotes_workspace(
+    eigenvalues: _Float64,
+    projected: _Float64,
+    residuals: _Float64,
+    setting: RidgeSetting,
+    rank: int,
+    value: _Float64,
+    epsilon_out: _Float64,
+    log_delta_pq: _Float64,
+    log_delta_qp: _Float64,
+    error: _Float64,
+    rank_out: _Int64,
+) -> int: ...
+def ridge_exact_quotes(
+    eigenvalues: _Float64,
+    projected: _Float64,
+    residuals: _Float64,
+    setting: RidgeSetting,
+    rank: int,
+    value: _Float64,
+    epsilon_out: _Float64,
+    log_delta_pq: _Float64,
+    log_delta_qp: _Float64,
+    error: _Float64,
+    rank_out: _Int64,
+    *,
+    workspace: _Float64,
+    stream: int,
+) -> None: ...
+def ridge_gaussian_pairs_workspace(
+    eigenvalues: _Float64,
+    projected: _Float64,
+    residuals: _Float64,
+    setting: RidgeSetting,
+    rank: int,
+    excess_variance: _Float64,
+    squared_shift: _Float64,
+    rest: _Float64,
+    count: _Int64,
+) -> int: ...
+def ridge_gaussian_pairs(
+    eigenvalues: _Float64,
+    projected: _Float64,
+    residuals: _Float64,
+    setting: RidgeSetting,
+    rank: int,
+    excess_variance: _Float64,
+    squared_shift: _Float64,
+    rest: _Float64,
+    count: _Int64,
+    *,
+    workspace: _Float64,
+    stream: int,
+) -> None: ...
+def ridge_solve_reduced_workspace(
+    eigenvalues: _Float64,
+    difference: _Float64,
+    shift: _Float64,
+    setting: RidgeSetting,
+    n_steps: int,
+    value: _Float64,
+    epsilon_out: _Float64,
+    log_delta_pq: _Float64,
+    log_delta_qp: _Float64,
+    error: _Float64,
+    rank_out: _Int64,
+) -> int: ...
+def ridge_solve_reduced(
+    eigenvalues: _Float64,
+    difference: _Float64,
+    shift: _Float64,
+    setting: RidgeSetting,
+    n_steps: int,
+    value: _Float64,
+    epsilon_out: _Float64,
+    log_delta_pq: _Float64,
+    log_delta_qp: _Float64,
+    error: _Float64,
+    rank_out: _Int64,
+    *,
+    workspace: _Float64,
+    stream: int,
+) -> None: ...
+def ridge_shifted_quotes_workspace(
+    sensitivity: _Float64,
+    contraction: _Float64,
+    noise_std: float,
+    unlearn_steps: float,
+    unlearn_noise_std: float,
+    solve_steps: bool,
+    mu_limit: float,
+    value: _Float64,
+    mu: _Float64,
+) -> int: ...
+def ridge_shifted_quotes(
+    sensitivity: _Float64,
+    contraction: _Float64,
+    noise_std: float,
+    unlearn_steps: float,
+    unlearn_noise_std: float,
+    solve_steps: bool,
+    mu_limit: float,
+    value: _Float64,
+    mu: _Float64,
+    *,
+    workspace: _Float64,
+    stream: int,
+) -> None: ...
+def ridge_smallest_eigenvalues(
+    eigenvalues: _Float64, projected: _Float64, floor: float, slack: float, out: _Float64, *, stream: int
 ) -> None: ...
 
 # langevin
-def random_words(out: Any, *, seed: int, chain: int, step: int, stream: int) -> None: ...
-def standard_normals(out: Any, *, seed: int, chain: int, step: int, stream: int) -> None: ...
-def langevin_gram(X: Any, targets: Any, alpha: float, gram: Any, moment: Any, *, stream: int) -> None: ...
-def langevin_row_norms(X: Any, out: Any, *, stream: int) -> None: ...
-def langevin_chains_workspace(n_chains: int, p: int, q: int, gram: bool, element_bytes: int) -> int: ...
-def langevin_chains(
-    X: Any,
-    targets: Any,
-    gram: Any | None,
-    moment: Any | None,
-    row_norm: Any | None,
-    step_size: Any,
-    noise_std: Any,
-    theta0: Any,
-    record: Any,
-    out: Any,
+def random_words(out: _UInt32, *, seed: int, chain: int, step: int, stream: int) -> None: ...
+def standard_normals(out: _Floating, *, seed: int, chain: int, step: int, stream: int) -> None: ...
+def langevin_gram(
+    X: _Floating, targets: _Floating, alpha: float, gram: _Floating, moment: _Floating, *, stream: int
+) -> None: ...
+def langevin_row_norms(X: _Floating, out: _Floating, *, stream: int) -> None: ...
+def langevin_chains_workspace(
+    X: _Floating,
+    targets: _Floating,
+    gram: _Floating | None,
+    moment: _Floating | None,
+    row_norm: _Floating | None,
+    step_size: _Floating,
+    noise_std: _Floating,
+    theta0: _Floating,
+    record: _Int64,
+    out: _Floating,
     *,
     loss: str,
     alpha: float,
@@ -84,13 +275,35 @@ def langevin_chains(
     seed: int,
     first_chain: int,
     first_step: int,
-    workspace: Any,
+) -> int: ...
+def langevin_chains(
+    X: _Floating,
+    targets: _Floating,
+    gram: _Floating | None,
+    moment: _Floating | None,
+    row_norm: _Floating | None,
+    step_size: _Floating,
+    noise_std: _Floating,
+    theta0: _Floating,
+    record: _Int64,
+    out: _Floating,
+    *,
+    loss: str,
+    alpha: float,
+    threshold: int,
+    weight: float,
+    clip: float,
+    radius: float,
+    seed: int,
+    first_chain: int,
+    first_step: int,
+    workspace: _Float64,
     stream: int,
 ) -> None: ...
 def langevin_tail(
-    theta: Any,
-    gradient: Any,
-    moment: Any | None,
+    theta: _Floating,
+    gradient: _Floating,
+    moment: _Floating | None,
     *,
     alpha: float,
     step_size: float,
@@ -102,148 +315,103 @@ def langevin_tail(
     stream: int,
 ) -> None: ...
 def langevin_residuals(
-    linear: Any, targets: Any, row_norm: Any | None, *, loss: str, clip: float, stream: int
-) -> None: ...
-
-# ridge
-def ridge_exact_quotes_workspace(n: int, p: int, q: int, rank: int) -> int: ...
-def ridge_exact_quotes(
-    eigenvalues: Any,
-    projected: Any,
-    residuals: Any,
-    setting: RidgeSetting,
-    rank: int,
-    value: Any,
-    epsilon_out: Any,
-    log_delta_pq: Any,
-    log_delta_qp: Any,
-    error: Any,
-    rank_out: Any,
-    *,
-    workspace: Any,
-    stream: int,
-) -> None: ...
-def ridge_gaussian_pairs_workspace(n: int, q: int, rank: int) -> int: ...
-def ridge_gaussian_pairs(
-    eigenvalues: Any,
-    projected: Any,
-    residuals: Any,
-    setting: RidgeSetting,
-    rank: int,
-    excess_variance: Any,
-    squared_shift: Any,
-    rest: Any,
-    count: Any,
-    *,
-    workspace: Any,
-    stream: int,
-) -> None: ...
-def ridge_solve_reduced_workspace(r: int, q: int) -> int: ...
-def ridge_solve_reduced(
-    eigenvalues: Any,
-    difference: Any,
-    shift: Any,
-    setting: RidgeSetting,
-    n_steps: int,
-    value: Any,
-    epsilon_out: Any,
-    log_delta_pq: Any,
-    log_delta_qp: Any,
-    error: Any,
-    rank_out: Any,
-    *,
-    workspace: Any,
-    stream: int,
-) -> None: ...
-def ridge_shifted_quotes_workspace(n: int, n_steps: int) -> int: ...
-def ridge_shifted_quotes(
-    sensitivity: Any,
-    contraction: Any,
-    noise_std: float,
-    unlearn_steps: float,
-    unlearn_noise_std: float,
-    solve_steps: bool,
-    mu_limit: float,
-    value: Any,
-    mu: Any,
-    *,
-    workspace: Any,
-    stream: int,
-) -> None: ...
-def ridge_smallest_eigenvalues(
-    eigenvalues: Any, projected: Any, floor: float, slack: float, out: Any, *, stream: int
+    linear: _Floating, targets: _Floating, row_norm: _Floating | None, *, loss: str, clip: float, stream: int
 ) -> None: ...
 
 # grad_norms
+# float64, float32 or bfloat16
 def linear_grad_norms_workspace(
-    examples: int, positions: int, d_in: int, d_out: int, bias: bool, itemsize: int
+    activations: _Floating, output_grads: _Floating, bias: bool, squared: bool, out: _Float64
 ) -> int: ...
 def linear_grad_norms(
-    activations: Any, output_grads: Any, bias: bool, squared: bool, out: Any, *, workspace: Any, stream: int
+    activations: _Floating,
+    output_grads: _Floating,
+    bias: bool,
+    squared: bool,
+    out: _Float64,
+    *,
+    workspace: _Float64,
+    stream: int,
 ) -> None: ...
 def linear_grad_dots_workspace(
-    examples: int, positions_1: int, positions_2: int, d_in: int, d_out: int, itemsize: int
+    activations_1: _Floating,
+    output_grads_1: _Floating,
+    activations_2: _Floating,
+    output_grads_2: _Floating,
+    out: _Float64,
 ) -> int: ...
 def linear_grad_dots(
-    activations_1: Any,
-    output_grads_1: Any,
-    activations_2: Any,
-    output_grads_2: Any,
-    out: Any,
+    activations_1: _Floating,
+    output_grads_1: _Floating,
+    activations_2: _Floating,
+    output_grads_2: _Floating,
+    out: _Float64,
     *,
-    workspace: Any,
+    workspace: _Float64,
     stream: int,
 ) -> None: ...
 def embedding_linear_grad_dots_workspace(
-    examples: int, n_tokens: int, positions: int, rows: int, width: int, itemsize: int
+    indices: _Int64,
+    embedding_grads: _Floating,
+    row_factors: _Floating,
+    column_factors: _Floating,
+    padding_idx: int,
+    out: _Float64,
 ) -> int: ...
 def embedding_linear_grad_dots(
-    indices: Any,
-    embedding_grads: Any,
-    row_factors: Any,
-    column_factors: Any,
+    indices: _Int64,
+    embedding_grads: _Floating,
+    row_factors: _Floating,
+    column_factors: _Floating,
     padding_idx: int,
-    out: Any,
+    out: _Float64,
     *,
-    workspace: Any,
+    workspace: _Float64,
     stream: int,
 ) -> None: ...
 def conv_grad_norms_workspace(
-    examples: int,
-    channels: int,
-    out_channels: int,
+    activations: _Floating,
+    output_grads: _Floating,
     groups: int,
-    padded_entries: int,
-    positions: int,
-    features: int,
-    bias: bool,
-    itemsize: int,
-) -> int: ...
-def conv_grad_norms(
-    activations: Any,
-    output_grads: Any,
-    groups: int,
-    padded: Any,
-    pad_maps: Any | None,
-    position_offsets: Any,
-    feature_offsets: Any,
+    padded: NDArray[np.int64],
+    pad_maps: _Int32 | None,
+    position_offsets: _Int32,
+    feature_offsets: _Int32,
     bias: bool,
     squared: bool,
-    out: Any,
+    out: _Float64,
+) -> int: ...
+def conv_grad_norms(
+    activations: _Floating,
+    output_grads: _Floating,
+    groups: int,
+    padded: NDArray[np.int64],
+    pad_maps: _Int32 | None,
+    position_offsets: _Int32,
+    feature_offsets: _Int32,
+    bias: bool,
+    squared: bool,
+    out: _Float64,
     *,
-    workspace: Any,
+    workspace: _Float64,
     stream: int,
 ) -> None: ...
-def embedding_grad_norms_workspace(examples: int, n_tokens: int, width: int, itemsize: int) -> int: ...
+def embedding_grad_norms_workspace(
+    indices: _Int64, output_grads: _Floating, padding_idx: int, squared: bool, out: _Float64
+) -> int: ...
 def embedding_grad_norms(
-    indices: Any, output_grads: Any, padding_idx: int, squared: bool, out: Any, *, workspace: Any, stream: int
+    indices: _Int64,
+    output_grads: _Floating,
+    padding_idx: int,
+    squared: bool,
+    out: _Float64,
+    *,
+    workspace: _Float64,
+    stream: int,
 ) -> None: ...
 def norm_layer_grad_norms_workspace(
-    examples: int, positions: int, width: int, kind: int, n_groups: int, normalized: bool, weight: bool, itemsize: int
-) -> int: ...
-def norm_layer_grad_norms(
-    activations: Any,
-    output_grads: Any,
+    activations: _Floating,
+    output_grads: _Floating,
     kind: int,
     n_groups: int,
     eps: float,
@@ -251,23 +419,76 @@ def norm_layer_grad_norms(
     weight: bool,
     bias: bool,
     squared: bool,
-    out: Any,
+    out: _Float64,
+) -> int: ...
+def norm_layer_grad_norms(
+    activations: _Floating,
+    output_grads: _Floating,
+    kind: int,
+    n_groups: int,
+    eps: float,
+    normalized: bool,
+    weight: bool,
+    bias: bool,
+    squared: bool,
+    out: _Float64,
     *,
-    workspace: Any,
+    workspace: _Float64,
     stream: int,
 ) -> None: ...
-def probe_grad_norms_workspace(checkpoints: int) -> int: ...
-def probe_grad_norms(
-    X: Any,
-    weights: Any,
-    y: Any,
-    loss: int,
+def probe_grad_norms_workspace(
+    X: _Floating,
+    weights: _Floating,
+    y: _Floating | _Int64,
+    loss: str,
     alpha: float,
-    checkpoint_weights: Any | None,
+    checkpoint_weights: _Float64 | None,
     squared: bool,
-    out: Any,
+    out: _Float64,
     *,
-    logits: Any,
-    workspace: Any,
+    logits: _Floating,
+) -> int: ...
+def probe_grad_norms(
+    X: _Floating,
+    weights: _Floating,
+    y: _Floating | _Int64,
+    loss: str,
+    alpha: float,
+    checkpoint_weights: _Float64 | None,
+    squared: bool,
+    out: _Float64,
+    *,
+    logits: _Floating,
+    workspace: _Float64,
+    stream: int,
+) -> None: ...
+def recurrent_states(
+    gates: _Floating,
+    weight: _Floating,
+    bias: _Floating | None,
+    hidden: _Floating,
+    cells: _Floating | None,
+    before: _Floating,
+    outputs: _Floating,
+    kept: _Floating | None,
+    *,
+    cell: int,
+    backwards: bool,
+    stream: int,
+) -> None: ...
+def recurrent_grads(
+    output_grads: _Floating,
+    gates: _Floating,
+    weight: _Floating,
+    before: _Floating | None,
+    cells: _Floating | None,
+    kept: _Floating | None,
+    gate_grads: _Floating,
+    state_gate_grads: _Floating | None,
+    hidden_grads: _Floating,
+    cell_grads: _Floating | None,
+    *,
+    cell: int,
+    backwards: bool,
     stream: int,
 ) -> None: ...

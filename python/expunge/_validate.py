@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 __all__ = ["choice", "count", "number", "plain_array", "real_array", "refuse_masks", "row_indices", "unmasked"]
 
@@ -34,13 +34,13 @@ def plain_array(name: str, value: Any) -> NDArray[Any]:
 
 
 def _has_plain_columns(value: Any) -> bool:
-    """Say whether a table's columns hold booleans and numbers: NumPy finds no type in common and makes objects."""
+    """Return whether all columns of a table are booleans and numbers, which NumPy may only combine as objects."""
     dtypes = list(getattr(value, "dtypes", ())) if hasattr(value, "columns") else []
     return bool(dtypes) and all(isinstance(dtype, np.dtype) and dtype.kind in "biuf" for dtype in dtypes)
 
 
 def unmasked(name: str, value: Any) -> NDArray[Any]:
-    """Return ``value`` as an array of whatever it holds, if NumPy reads all of it: no mask, nothing sparse, no gaps."""
+    """Return ``value`` as an array of any dtype, or raise if it is masked, sparse or ragged."""
     refuse_masks(name, value)
     if hasattr(value, "toarray") and hasattr(value, "nnz"):
         raise TypeError(f"{name} must be dense, got a sparse {type(value).__name__}: use .toarray()")
@@ -51,7 +51,7 @@ def unmasked(name: str, value: Any) -> NDArray[Any]:
 
 
 def refuse_masks(name: str, value: Any) -> None:
-    """Refuse masked arrays, also inside lists: NumPy would read what they hide."""
+    """Refuse masked arrays, also inside lists: NumPy would read the masked values."""
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{name} must not be a masked array: use .compressed() or .filled(value)")
     if isinstance(value, (list, tuple)):
@@ -62,7 +62,7 @@ def refuse_masks(name: str, value: Any) -> None:
 
 def real_array(
     name: str,
-    value: ArrayLike,
+    value: object,
     *,
     ndim: int | None = None,
     low: float | None = None,

@@ -1,7 +1,7 @@
-"""Inverts accounting: the smallest noise, or the fewest steps, for which a delta is reached.
+"""Inversion of accounting: the smallest noise, or the fewest steps, that reach a delta.
 
-Both searches evaluate a caller's ``delta_at`` and return only points at which it was really evaluated and passed, so
-the answer is certified by whatever certifies ``delta_at``.
+Both searches evaluate a caller's ``delta_at`` and return only points at which it was evaluated and found small enough,
+so the answer is as certified as ``delta_at`` is.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ def smallest_noise(
     -------
     float
         A value at which ``delta_at`` was evaluated and found <= delta (1 - 1e-9), within ``tolerance`` (relative) of
-        the smallest, or ``least`` if that suffices; ``inf`` if no noise up to ``most`` does.
+        the smallest, or ``least`` if that suffices; ``inf`` if no noise up to ``most`` does. Where rounding makes
+        ``delta_at`` jitter, it may be as far above the smallest as the jitter reaches.
 
     Raises
     ------
@@ -110,10 +111,12 @@ def smallest_noise(
         stride = min(2 * stride, 20.0)
     # Near its root log delta is nearly straight in log noise; the answer then steps outward until it passes.
     root = float(brentq(gap, low, high, xtol=0.25 * tolerance, rtol=1e-15)) if high - low > tolerance else high
-    for outward in (0.25, 0.5, 1.0):
-        candidate = root + outward * tolerance
-        if candidate < high and gap(candidate) <= 0:
+    outward = 0.25 * tolerance
+    # Rounding makes a steep delta jitter, and candidates beside the root fail that lie above it.
+    while (candidate := root + outward) < high:
+        if gap(candidate) <= 0:
             return noise_at(candidate)
+        outward *= 2
     return noise_at(high)
 
 

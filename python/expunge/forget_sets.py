@@ -1,4 +1,4 @@
-"""Forget sets: which records an unlearning experiment deletes, chosen by any score, reproducible and stored with why.
+"""Forget sets: the records that an unlearning experiment deletes, chosen by any score and stored with the reason.
 
 A score is one number per record: a privacy loss, an average gradient norm, GraNd, EL2N, the C-proxy, a loss, a count of
 forgetting events. Ties go to the lower record number, so that the same scores give the same set everywhere.
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from expunge._files import FileFormatError, read_json, write_atomic
+from expunge._types import JsonObject
 from expunge._validate import count, number, real_array, row_indices, unmasked
 
 __all__ = ["ForgetSet", "bottom_forget_set", "quantile_forget_set", "random_forget_set", "top_forget_set"]
@@ -56,7 +57,7 @@ class ForgetSet:
 
     indices: Indices
     n_records: int
-    how: dict[str, Any] = field(default_factory=lambda: {"method": "given"})
+    how: JsonObject = field(default_factory=lambda: {"method": "given"})
 
     def __post_init__(self) -> None:
         n = count("n_records", self.n_records, low=1)

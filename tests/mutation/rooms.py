@@ -29,7 +29,7 @@ _RELEASES = (
 
 ROOMS: dict[str, Room] = {
     "accounting": Room(
-        ("accounting/*.py",),
+        ("accounting/*.py", "accounting/*/*.py"),
         (
             "test_accounting_edges*.py",
             "test_gdp*.py",
@@ -57,18 +57,38 @@ ROOMS: dict[str, Room] = {
         ),
     ),
     "calibration": Room(("calibration.py",), ("test_calibration*.py",)),
-    "certificates": Room(("certificates/*.py",), _RELEASES),
+    "certificates": Room(("certificates/*.py", "runs/*.py"), (*_RELEASES, "test_runs*.py")),
     "estimators": Room(
         ("estimators/*.py",),
         (*_RELEASES, "test_estimators*.py", "test_masked_arrays*.py", "test_ridge_law*.py"),
     ),
-    "ridge": Room(("ridge/*.py",), ("test_ridge*.py",)),
+    "ridge": Room(
+        ("runs/ridge/*.py",),
+        (
+            "test_ridge*.py",
+            "test_certificate*.py",
+            "test_runs*.py",
+            "test_estimators*.py",
+            "test_noise*.py",
+            "test_unlearn*.py",
+        ),
+    ),
+    "certificates_residual": Room(
+        ("certificates/residual/*.py", "runs/residual/claim.py", "runs/residual/answers.py"),
+        (
+            "test_residual_certificates.py",
+            "test_residual_claim.py",
+            "test_residual_evidence.py",
+            "test_residual_page.py",
+            "test_residual_tree.py",
+        ),
+    ),
     "ledger": Room(
-        ("ledger.py", "_ledger_lines.py", "_transaction.py", "_places.py"),
-        ("test_ledger*.py", "test_transaction*.py", "test_cli*.py"),
+        ("ledger/*.py", "_files/transaction.py", "_files/outputs.py"),
+        ("test_ledger*.py", "test_residual_ledger.py", "test_transaction*.py", "test_cli*.py"),
     ),
     "files": Room(
-        ("_files.py", "_archive.py", "_sealed.py"),
+        ("_files/__init__.py", "_files/archive.py", "_files/sealed.py"),
         (
             "test_files*.py",
             "test_ledger*.py",
@@ -78,5 +98,5 @@ ROOMS: dict[str, Room] = {
             "test_scoring*.py",
         ),
     ),
-    "scaling": Room(("scaling.py",), ("test_scaling*.py",)),
+    "scaling": Room(("data/scaling.py",), ("test_scaling*.py",)),
 }

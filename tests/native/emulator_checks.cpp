@@ -219,6 +219,9 @@ int main() {
   expect_error("nothing", "1 to 1024 threads");
   EXPUNGE_LAUNCH(nothing, 0, 32, 0, nullptr)();
   expect_error("nothing", "a grid must be within");
+  // Cut to 32 bits it would be one block.
+  EXPUNGE_LAUNCH(nothing, expunge::grid_of((1L << 32) + 1), dim3(32), 0, nullptr)();
+  expect_error("nothing", "a grid must be within");
   EXPUNGE_LAUNCH(nothing, 1, 32, 64 * 1024, nullptr)();
   expect_error("nothing", "dynamic shared memory");
   CHECK(cudaFuncSetAttribute(nothing, cudaFuncAttributeMaxDynamicSharedMemorySize, 64 * 1024) == cudaSuccess);

@@ -19,15 +19,6 @@ FAMILIES = {
 ALL = {f"{family}: {name}": model for family, models in FAMILIES.items() for name, model in models.items()}
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Small networks are done sooner by one thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("name", ALL)
 def test_norms_are_those_of_single_examples(name):
     assert_exact(ALL[name])

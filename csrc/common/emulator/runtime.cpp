@@ -53,17 +53,18 @@ struct Allowed {
   size_t bytes;
 };
 
-// One launch at a time: all of this is the launch in progress.
-std::mutex busy;
-std::vector<Thread> threads;
+// One launch at a time: all of this is the launch in progress. What has a destructor is never destroyed: a daemon
+// thread may be inside a kernel when the process ends.
+std::mutex& busy = *new std::mutex;
+std::vector<Thread>& threads = *new std::vector<Thread>;
 unsigned count = 0;
 Thread* current = nullptr;
 const char* kernel = "";
 void (*thread_body)(const void*) = nullptr;
 const void* thread_context = nullptr;
 void* dynamic = nullptr;
-std::vector<Shared> statics;
-std::vector<Allowed> allowed;
+std::vector<Shared>& statics = *new std::vector<Shared>;
+std::vector<Allowed>& allowed = *new std::vector<Allowed>;
 bool failed = false;
 
 // The last error and its text belong to the calling thread, as in CUDA.

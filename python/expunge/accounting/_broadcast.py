@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from expunge import _backend
+from expunge._kernels import backend
 from expunge._validate import real_array
 
 __all__ = ["Argument", "Float64", "broadcast", "device_arrays", "elementwise", "restore"]
@@ -45,14 +45,14 @@ def restore(values: Float64, shape: tuple[int, ...]) -> float | Float64:
     return values.reshape(shape) if shape else float(values[0])
 
 
-def device_arrays(place: _backend.DevicePlace, **values: Any) -> tuple[list[Any], tuple[int, ...]]:
+def device_arrays(place: backend.DevicePlace, **values: Any) -> tuple[list[Any], tuple[int, ...]]:
     """Return float64 device arrays broadcast together and C-contiguous, and their common shape; numbers are put there.
 
     Values are not validated on the device, to avoid a synchronisation: out of range they come out as NaN.
     """
     library = place.library
     found = {
-        name: value if _backend.on_device(value) else library.asarray(np.array(value, dtype=np.float64))
+        name: value if backend.on_device(value) else library.asarray(np.array(value, dtype=np.float64))
         for name, value in values.items()
     }
     for name, array in found.items():
@@ -66,8 +66,8 @@ def elementwise(
     kernel: str, *, threads: int | None, settings: dict[str, Any] | None = None, **arguments: Argument
 ) -> float | Float64:
     """Return what a kernel makes of its arguments item by item, in their common shape, where the arguments lie."""
-    place = _backend.place(**{name: argument.value for name, argument in arguments.items()})
-    if isinstance(place, _backend.DevicePlace):
+    place = backend.place(**{name: argument.value for name, argument in arguments.items()})
+    if not place.on_host:
         arrays, shape = device_arrays(place, **{name: argument.value for name, argument in arguments.items()})
         flat = [array.reshape(-1) for array in arrays]
         out = place.empty((math.prod(shape),), "float64")

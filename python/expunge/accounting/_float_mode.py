@@ -13,7 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
-from expunge._backend import FLUSHING, IEEE_MODE, exchange_float_mode
+from expunge._kernels.backend import FLUSHING, IEEE_MODE, exchange_float_mode
 
 __all__ = ["ieee_arithmetic"]
 

@@ -17,9 +17,9 @@ class Estimate(np.ndarray[Any, np.dtype[np.float64]]):
 
     An ordinary array otherwise. Numbers computed from it with NumPy keep the label: entries, slices, arithmetic,
     reductions, ``concatenate``, ``where``, ``quantile`` and the like, as arrays of this type (a single number as one of
-    no dimensions, with the hash of its float). What is no estimated quantity does not carry it: indices (``argsort``),
-    comparisons, integers. ``float(x)``, ``x.item()``, ``x.tolist()`` and ``np.asarray(x)`` give plain numbers: leaving
-    the label behind is then said in the code.
+    no dimensions, with the hash of its float). Results that are not estimated quantities do not carry it: indices
+    (``argsort``), comparisons, integers. ``float(x)``, ``x.item()``, ``x.tolist()`` and ``np.asarray(x)`` give plain
+    numbers: the code then says that the label is dropped.
 
     Attributes
     ----------
@@ -45,7 +45,7 @@ class Estimate(np.ndarray[Any, np.dtype[np.float64]]):
         return np.asarray(values, dtype=np.float64).view(cls)
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, out: Any = None, **kwargs: Any) -> Any:
-        """Compute on plain arrays, then label what are still numbers."""
+        """Compute on plain arrays, then label results that are numbers."""
         if out is not None:
             kwargs["out"] = tuple(_plain(array) for array in out)
         result = getattr(ufunc, method)(*map(_plain, inputs), **_plain(kwargs))

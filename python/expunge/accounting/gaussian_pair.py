@@ -4,8 +4,8 @@ Q = N(0, I) and P = N(shift, I + diag(excess_variance)) on p coordinates and q i
 Gaussians with covariances S (x) I_q becomes after whitening by Q. The profile is a Mellin integral of the moment
 generating function of the privacy loss, taken along contours on which it decays exponentially.
 
-Epsilons, deltas or orders that are arrays on a CUDA device (float64) are answered there. Their values are not checked,
-which would wait for the device: what is out of range gives NaN.
+Epsilons, deltas or orders that are arrays on a CUDA device (float64) are answered there. Values are not validated
+on the device, to avoid a synchronisation: those out of range give NaN.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, cast, overload
 import numpy as np
 from numpy.typing import ArrayLike
 
-from expunge import _backend
+from expunge._kernels import backend
 from expunge._validate import choice, number, real_array
 from expunge.accounting._broadcast import Float64, device_arrays, restore
 from expunge.accounting._float_mode import ieee_arithmetic
@@ -56,7 +56,7 @@ class PrivacyProfile(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class GaussianPair:
-    """Two Gaussian laws, Q = N(0, I) and P = N(shift, I + diag(excess_variance)), and how hard they are to tell apart.
+    """Two Gaussian laws, Q = N(0, I) and P = N(shift, I + diag(excess_variance)), and their distance.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ class GaussianPair:
     shift : array_like of float, shape (p, q)
         Mean of P less that of Q; finite, q >= 1.
     excess_error, shift_error : float, default 0
-        How far P may be off: the law that is meant is any N(d, I + E) with ``E - diag(excess_variance)`` and
+        How far P may be off: the true law is any N(d, I + E) with ``E - diag(excess_variance)`` and
         ``d - shift`` of at most these Frobenius norms. Every delta, epsilon and divergence then holds for all of them.
         At most a third of the smallest variance of P.
 
@@ -73,6 +73,11 @@ class GaussianPair:
     ------
     ValueError
         If an argument is NaN, infinite, out of range or of the wrong shape.
+
+    See Also
+    --------
+    gdp_delta : The same for equal covariances, in closed form.
+    rdp_to_epsilon : For laws of which only divergences are known.
 
     Notes
     -----
@@ -85,6 +90,17 @@ class GaussianPair:
     1e-13.
     Sizes that leave float64 are taken outward too: a squared shift below 1e-280 counts as 1e-280, and where it
     overflows delta is 1. A delta of exactly 0 is the true one: P = Q, or epsilon beyond the largest privacy loss.
+
+    ===========================================================  =====
+    Edge case                                                    Value
+    ===========================================================  =====
+    ``GaussianPair([0.0], [[0.0]]).delta(0.0)``                  0.0
+    ``GaussianPair([0.0], [[0.0]]).epsilon(0.0)``                0.0
+    ``GaussianPair([0.0], [[1.0]]).epsilon(0.0)``                inf
+    ``GaussianPair([0.0], [[1.0]]).epsilon(1.0)``                0.0
+    ``GaussianPair([0.0], [[1e200]]).delta(1.0)``                1.0
+    ``GaussianPair([1.0], [[0.0]]).renyi(2.0, direction="pq")``  inf
+    ===========================================================  =====
 
     Examples
     --------
@@ -148,7 +164,7 @@ class GaussianPair:
         direction : {"both", "pq", "qp"}, default "both"
             Which divergence; ``"both"`` is the larger.
         threads : int, optional
-            Most cores to use.
+            Maximum number of cores.
 
         Returns
         -------
@@ -173,8 +189,8 @@ class GaussianPair:
         [True, True]
         """
         choice("direction", direction, _DIRECTIONS)
-        place = _backend.place(epsilon=epsilon)
-        if isinstance(place, _backend.DevicePlace):
+        place = backend.place(epsilon=epsilon)
+        if not place.on_host:
             if self._nearness is None:
                 return self._profile_there(place, epsilon, direction)
             here = self.profile(self._fetched(place, "epsilon", epsilon), direction=direction, threads=threads)
@@ -200,7 +216,7 @@ class GaussianPair:
     def _delta(self, swapped: bool, threads: int | None, flat: Float64) -> tuple[Float64, Float64, Float64]:
         """Return delta of P itself in one direction, its relative error and whether it converged."""
         delta, error, converged = (np.empty_like(flat) for _ in range(3))
-        _backend.place().run(
+        backend.HOST.run(
             "pair_delta", *self._kernel_arguments(), flat, swapped, delta, error, converged, threads=threads
         )
         if np.isnan(delta).any():
@@ -209,24 +225,24 @@ class GaussianPair:
 
     def _run(self, kernel: str, swapped: bool, threads: int | None, flat: Float64) -> Float64:
         out = np.empty_like(flat)
-        _backend.place().run(kernel, *self._kernel_arguments(), flat, swapped, out, threads=threads)
+        backend.HOST.run(kernel, *self._kernel_arguments(), flat, swapped, out, threads=threads)
         if np.isnan(out).any():
             raise ValueError("excess_variance and shift must leave the pair within the range of float64")
         return out
 
     @staticmethod
-    def _fetched(place: _backend.DevicePlace, name: str, values: Any) -> Float64:
+    def _fetched(place: backend.DevicePlace, name: str, values: Any) -> Float64:
         """Return an array of a device on the host: a pair with errors is a few more evaluations, done there."""
         return cast(Float64, place.library.host(device_arrays(place, **{name: values})[0][0]))
 
-    def _there(self, place: _backend.DevicePlace, name: str, values: Any) -> tuple[list[Any], tuple[int, ...]]:
+    def _there(self, place: backend.DevicePlace, name: str, values: Any) -> tuple[list[Any], tuple[int, ...]]:
         """Return the kernel's arguments up to `swapped`, on the device of ``values``, and the shape of ``values``."""
         excess, squared, columns = self._kernel_arguments()
         arrays, shape = device_arrays(place, **{name: values})
         pair = [place.library.asarray(array) for array in (excess, squared)]
         return [*pair, columns, arrays[0].reshape(-1)], shape
 
-    def _profile_there(self, place: _backend.DevicePlace, epsilon: Any, direction: str) -> PrivacyProfile:
+    def _profile_there(self, place: backend.DevicePlace, epsilon: Any, direction: str) -> PrivacyProfile:
         arguments, shape = self._there(place, "epsilon", epsilon)
         n, where = arguments[-1].shape[0], place.library.where
         results = []
@@ -237,7 +253,6 @@ class GaussianPair:
                 *arguments,
                 swapped,
                 *outs,
-                workspace={"n": n, "m": self.excess_variance.shape[0]},
             )
             results.append(outs)
         found = results[0]
@@ -262,7 +277,7 @@ class GaussianPair:
         direction : {"both", "pq", "qp"}, default "both"
             Which divergence; ``"both"`` is the larger.
         threads : int, optional
-            Most cores to use.
+            Maximum number of cores.
 
         Returns
         -------
@@ -297,14 +312,13 @@ class GaussianPair:
         direction : {"both", "pq", "qp"}, default "both"
             Which divergence; ``"both"`` is the larger.
         threads : int, optional
-            Most cores to use.
+            Maximum number of cores.
 
         Returns
         -------
         float or ndarray of float64
-            The smallest epsilon found with ``pair.delta(epsilon) <= delta`` that way, however rounded; 0.0 where
-            epsilon 0 suffices.
-            ``delta = 0`` gives the largest privacy loss, infinite if unbounded.
+            The smallest epsilon found with ``pair.delta(epsilon) <= delta`` in that direction, rounding included; 0.0
+            where epsilon 0 suffices. ``delta = 0`` gives the largest privacy loss, infinite if unbounded.
 
         Raises
         ------
@@ -318,8 +332,8 @@ class GaussianPair:
         >>> pair.delta(pair.epsilon(1e-5)) <= 1e-5
         True
         """
-        place = _backend.place(delta=delta)
-        if isinstance(place, _backend.DevicePlace):
+        place = backend.place(delta=delta)
+        if not place.on_host:
             if self._nearness is None:
                 return self._larger_there(place, "pair_epsilon", "delta", delta, direction)
             here = self.epsilon(self._fetched(place, "delta", delta), direction=direction, threads=threads)
@@ -341,7 +355,7 @@ class GaussianPair:
         direction : {"both", "pq", "qp"}, default "both"
             D(P | Q), D(Q | P) or the larger.
         threads : int, optional
-            Most cores to use.
+            Maximum number of cores.
 
         Returns
         -------
@@ -359,8 +373,8 @@ class GaussianPair:
         >>> print(f"{GaussianPair([0.0], [[2.0]]).renyi(3.0):.6f}")
         6.000000
         """
-        place = _backend.place(order=order)
-        if isinstance(place, _backend.DevicePlace):
+        place = backend.place(order=order)
+        if not place.on_host:
             if self._nearness is None:
                 return self._larger_there(place, "pair_renyi", "order", order, direction)
             here = self.renyi(self._fetched(place, "order", order), direction=direction, threads=threads)
@@ -383,9 +397,7 @@ class GaussianPair:
             best = np.maximum(best, found)
         return restore(best, values.shape)
 
-    def _larger_there(
-        self, place: _backend.DevicePlace, kernel: str, name: str, values: Any, direction: str
-    ) -> Float64:
+    def _larger_there(self, place: backend.DevicePlace, kernel: str, name: str, values: Any, direction: str) -> Float64:
         choice("direction", direction, _DIRECTIONS)
         arguments, shape = self._there(place, name, values)
         n = arguments[-1].shape[0]
@@ -397,7 +409,6 @@ class GaussianPair:
                 *arguments,
                 swapped,
                 out,
-                workspace={"n": n, "m": self.excess_variance.shape[0]},
             )
             # Written so that a NaN, once there, stays.
             best = out if best is None else place.library.where((best >= out) | (best != best), best, out)

@@ -1,11 +1,11 @@
 """Gaussian differential privacy, certified: delta, epsilon and mu from one another, rounded outward.
 
-mu-GDP [DRS22, arXiv 1905.02383] means: telling P from Q is no easier than telling N(mu, 1) from N(0, 1). Its privacy
-profile is ``delta(epsilon) = Phi(-epsilon/mu + mu/2) - e^epsilon Phi(-epsilon/mu - mu/2)`` [BW18, arXiv 1805.06530,
-theorem 8]. Evaluated with Mills' ratio, so that neither tiny mu nor delta down to 1e-300 loses digits.
+A mechanism is mu-GDP [DRS22, arXiv 1905.02383] if telling P from Q is no easier than telling N(mu, 1) from N(0, 1). Its
+privacy profile is ``delta(epsilon) = Phi(-epsilon/mu + mu/2) - e^epsilon Phi(-epsilon/mu - mu/2)`` [BW18, arXiv
+1805.06530, theorem 8]. Evaluated with Mills' ratio, so that neither tiny mu nor delta down to 1e-300 loses digits.
 
 Arrays on a CUDA device (float64, of CuPy, PyTorch or JAX) are computed there and come back as arrays of their library.
-Their values are not checked, which would wait for the device: what is out of range gives NaN.
+Values are not validated on the device, to avoid a synchronisation: those out of range give NaN.
 """
 
 from __future__ import annotations
@@ -33,22 +33,36 @@ def gdp_delta(mu: ArrayLike, epsilon: ArrayLike, *, threads: int | None = None) 
     epsilon : array_like of float
         Finite and >= 0.
     threads : int, optional
-        Most cores to use; by default ``EXPUNGE_NUM_THREADS`` or all.
+        Maximum number of cores; ``EXPUNGE_NUM_THREADS`` or all of them by default.
 
     Returns
     -------
     float or ndarray of float64
-        delta, at least the true value and at most 1; exactly 0 for ``mu = 0``, otherwise positive. The rounding is
-        by the error of the computation: a few units in the last place times the size of the exponent.
+        delta, at least the true value and at most 1; exactly 0 for ``mu = 0``, otherwise positive. It exceeds the
+        true value by no more than the rounding error of the computation: a few units in the last place times the
+        size of the exponent.
 
     Raises
     ------
     ValueError
         If an argument is NaN, infinite or negative, or the shapes do not broadcast.
 
+    See Also
+    --------
+    gdp_epsilon : The same, solved for epsilon.
+    gdp_mu : The same, solved for mu.
+
     Notes
     -----
-    [BW18], theorem 8. Certified.
+    [BW18, arXiv 1805.06530], theorem 8. Certified.
+
+    =========================  ======
+    Edge case                  Value
+    =========================  ======
+    ``gdp_delta(0.0, 0.0)``    0.0
+    ``gdp_delta(1e308, 1.0)``  1.0
+    ``gdp_delta(1.0, 1e308)``  5e-324
+    =========================  ======
 
     Examples
     --------
@@ -75,7 +89,7 @@ def gdp_epsilon(mu: ArrayLike, delta: ArrayLike, *, threads: int | None = None) 
     delta : array_like of float
         Within [0, 1].
     threads : int, optional
-        Most cores to use; by default ``EXPUNGE_NUM_THREADS`` or all.
+        Maximum number of cores; ``EXPUNGE_NUM_THREADS`` or all of them by default.
 
     Returns
     -------
@@ -88,9 +102,23 @@ def gdp_epsilon(mu: ArrayLike, delta: ArrayLike, *, threads: int | None = None) 
     ValueError
         If an argument is NaN, infinite or out of range, or the shapes do not broadcast.
 
+    See Also
+    --------
+    gdp_delta : The profile that is inverted here.
+    gdp_mu : The same, solved for mu.
+
     Notes
     -----
-    Inverts [BW18], theorem 8, by a safeguarded Newton iteration in log delta. Certified.
+    Inverts [BW18, arXiv 1805.06530], theorem 8, by a safeguarded Newton iteration in log delta. Certified.
+
+    =========================  =====
+    Edge case                  Value
+    =========================  =====
+    ``gdp_epsilon(0.0, 0.0)``  0.0
+    ``gdp_epsilon(1.0, 0.0)``  inf
+    ``gdp_epsilon(1.0, 0.5)``  0.0
+    ``gdp_epsilon(1.0, 1.0)``  0.0
+    =========================  =====
 
     Examples
     --------
@@ -118,7 +146,7 @@ def gdp_mu(epsilon: ArrayLike, delta: ArrayLike, *, threads: int | None = None) 
     delta : array_like of float
         Within [0, 1].
     threads : int, optional
-        Most cores to use; by default ``EXPUNGE_NUM_THREADS`` or all.
+        Maximum number of cores; ``EXPUNGE_NUM_THREADS`` or all of them by default.
 
     Returns
     -------
@@ -130,9 +158,22 @@ def gdp_mu(epsilon: ArrayLike, delta: ArrayLike, *, threads: int | None = None) 
     ValueError
         If an argument is NaN, infinite or out of range, or the shapes do not broadcast.
 
+    See Also
+    --------
+    gdp_delta : The profile that is inverted here.
+    gdp_epsilon : The same, solved for epsilon.
+
     Notes
     -----
-    Inverts [BW18], theorem 8, by a safeguarded Newton iteration in log delta over log mu. Certified.
+    Inverts [BW18, arXiv 1805.06530], theorem 8, by a safeguarded Newton iteration in log delta over log mu. Certified.
+
+    ====================  =====
+    Edge case             Value
+    ====================  =====
+    ``gdp_mu(0.0, 0.0)``  0.0
+    ``gdp_mu(1.0, 0.0)``  0.0
+    ``gdp_mu(1.0, 1.0)``  inf
+    ====================  =====
 
     Examples
     --------

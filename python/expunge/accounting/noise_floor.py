@@ -1,4 +1,4 @@
-"""The one floor for noise: below the resolution of float64 at the size of the parameters, noise is no noise."""
+"""The floor for noise: below it, float64 loses the noise at the size of the parameters."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ RESOLUTION = 2.0**-30
 
 
 def noise_floor(*parameters: NDArray[np.float64]) -> float:
-    """Return the least noise standard deviation that is noise at the size of these parameters.
+    """Return the smallest noise standard deviation that float64 keeps at the size of these parameters.
 
     Parameters
     ----------

@@ -1,6 +1,6 @@
-"""What a privacy profile can be when one law of a pair is only known to lie near a Gaussian.
+"""Bounds on a privacy profile when one law of a pair is only known to lie near a Gaussian.
 
-The law P' that is meant is a Gaussian near P. For every set, the triangle inequality of the hockey-stick divergence
+The true law P' is a Gaussian near P. For every set, the triangle inequality of the hockey-stick divergence
 
     P'(S) - e^eps Q(S) <= e^s (P(S) - e^(eps - s) Q(S)) + delta_{P'|P}(s)
     Q(S) - e^eps P'(S) <= Q(S) - e^(eps - s) P(S) + e^(eps - s) delta_{P|P'}(s)
@@ -8,7 +8,7 @@ The law P' that is meant is a Gaussian near P. For every set, the triangle inequ
 holds for every s, and near laws have a delta at s that falls like exp(-s^2): s is chosen so that it is negligible. The
 Renyi divergence bounds it: with G = P^(-1/2) P' P^(-1/2) - I, its Frobenius norm h, and t the whitened distance of the
 means, D_a(P'|P) <= a (t^2 + q h^2 / 2) as long as (a - 1) h <= 1/2, since -log(1 - x) <= x + x^2 for |x| <= 1/2 and
-log(1 + h) >= h - h^2; and delta(s) <= exp((a - 1) (D_a - s)). docs/theory.md has the argument in whole.
+log(1 + h) >= h - h^2; and delta(s) <= exp((a - 1) (D_a - s)). docs/theory.md has the whole argument.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class Nearness:
 @ieee_arithmetic
 @np.errstate(under="ignore")
 def near_delta(near: Nearness, delta: Deltas, epsilon: Array) -> tuple[Array, Array, Array]:
-    """Return delta of whatever law may be meant, its relative error and whether it converged.
+    """Return delta of any law that the true one may be, its relative error and whether it converged.
 
     ``delta`` gives the same of P itself in one direction, at finite epsilons >= 0.
     """

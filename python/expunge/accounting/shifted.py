@@ -1,8 +1,8 @@
 """Shifted interpolation, certified: the Gaussian-DP parameter of the last iterate of a run of noisy contractions.
 
 [BSA24, arXiv 2403.00278], section 3, at its optimum: the best path of shifts is a greatest convex minorant, found in
-O(steps). Arrays on a CUDA device (float64) are computed there, and their values are not checked: out of range they
-give NaN.
+O(steps). Arrays on a CUDA device (float64) are computed there; their values are not validated, and those out of
+range give NaN.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import ArrayLike
 
-from expunge import _backend
+from expunge._kernels import backend
 from expunge._validate import real_array
 from expunge.accounting._broadcast import Float64, device_arrays
 
@@ -37,7 +37,7 @@ def shifted_mu(
     noise_std : array_like of float, shape (..., steps)
         Noise standard deviation of each step, finite and >= 0.
     threads : int, optional
-        Most cores to use; by default ``EXPUNGE_NUM_THREADS`` or all.
+        Maximum number of cores; ``EXPUNGE_NUM_THREADS`` or all of them by default.
 
     Returns
     -------
@@ -48,13 +48,26 @@ def shifted_mu(
     Raises
     ------
     ValueError
-        If an argument is NaN, infinite or negative, is a scalar in every place, or the shapes do not broadcast.
+        If an argument is NaN, infinite or negative, is a scalar like the two others, or the shapes do not broadcast.
+
+    See Also
+    --------
+    gdp_delta : The delta that mu implies at an epsilon.
 
     Notes
     -----
-    [BSA24], section 3. With w_k the product of the later contractions, V and S the running sums of
+    [BSA24, arXiv 2403.00278], section 3. With w_k the product of the later contractions, V and S the running sums of
     ``(w_k noise_std_k)^2`` and ``w_k sensitivity_k``, mu^2 sums (change of S)^2 / (change of V) over the edges of the
     greatest convex minorant of the points (V_k, S_k). Certified.
+
+    ===========================================  =====
+    Edge case                                    Value
+    ===========================================  =====
+    ``shifted_mu([], [], [])``                   0.0
+    ``shifted_mu([0.0, 0.0], 1.0, 0.0)``         0.0
+    ``shifted_mu([1.0, 0.0], [1.0, 0.0], 0.0)``  0.0
+    ``shifted_mu([0.0, 1.0], 1.0, [1.0, 0.0])``  inf
+    ===========================================  =====
 
     Examples
     --------
@@ -65,8 +78,8 @@ def shifted_mu(
     0.124990
     """
     given = {"sensitivity": sensitivity, "contraction": contraction, "noise_std": noise_std}
-    place = _backend.place(**given)
-    if isinstance(place, _backend.DevicePlace):
+    place = backend.place(**given)
+    if not place.on_host:
         arrays, shape = device_arrays(place, **given)
         _require_steps(shape)
         rows, steps = int(np.prod(shape[:-1], dtype=np.int64)), shape[-1]
@@ -75,7 +88,6 @@ def shifted_mu(
             "shifted_mu",
             *(array.reshape(rows, steps) for array in arrays),
             out,
-            workspace={"rows": rows, "steps": steps},
         )
         return cast(Float64, out.reshape(shape[:-1]))
     checked = {name: real_array(name, value, low=0.0) for name, value in given.items()}

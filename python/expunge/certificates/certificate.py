@@ -1,101 +1,56 @@
-"""The certificate: a claim about a deletion, the inputs to recompute it, and the digests that tie it to the data."""
+"""The certificate: a claim about a deletion and the inputs to recompute it, with methods to issue and verify it."""
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
-import os
-import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime, timezone
-from typing import Any
+from typing import Any, TypeVar
 
-import numpy as np
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from numpy.typing import ArrayLike
 
-from expunge import _validate
-from expunge._files import FileFormatError, parse_json, read_text, write_atomic
-from expunge._version import __version__
-from expunge._wording import counted
-from expunge.certificates import report, verification
-from expunge.certificates.constants import Sources
-from expunge.certificates.digest import features_digest, model_digest, record_digest, targets_digest
-from expunge.certificates.model import coefficients_of
+from expunge.certificates import issue, verification
+from expunge.certificates.document import Digests, Document, Signature
 from expunge.certificates.policy import Policy
-from expunge.certificates.report import Standing, VerificationReport
-from expunge.certificates.run import RidgeRun
-from expunge.certificates.schema import VERSIONS, CertificateError, VerificationError, certificate_schema, check
-from expunge.certificates.work import DEFAULT_BUDGET, stages
+from expunge.certificates.report import VerificationReport
+from expunge.certificates.work import DEFAULT_BUDGET
+from expunge.runs.base import Run
 
 __all__ = ["Certificate", "Digests", "Signature"]
 
-_SCHEMAS = {version: certificate_schema(version=version) for version in VERSIONS}
-_SCHEMA = _SCHEMAS[VERSIONS[-1]]
-_FORMAT = _SCHEMA["properties"]["format"]["const"]
-_KIND = _SCHEMA["properties"]["kind"]["const"]
-_REFERENCE = _SCHEMA["properties"]["claim"]["properties"]["reference"]["const"]
-_CANNOT_SHOW = _SCHEMA["properties"]["cannot_show"]["const"]
-_CONFIDENTIALITY = _SCHEMA["properties"]["confidentiality"]["const"]
-# Far more than any run needs that can be verified; nothing larger is read.
-MAX_BYTES = 2**24
-_SIGNATURE_TAG = b"expunge-certificate-signature-v1\0"
-_DIGEST_TAG = b"expunge-certificate-digest-v1\0"
+Self = TypeVar("Self", bound="Certificate")
 
 
-@dataclass(frozen=True)
-class Digests:
-    """SHA-256 digests, as hexadecimal text, of the first fit's data, the deleted records and the released model."""
-
-    X: str
-    y: str
-    record: str
-    model: str
-
-
-@dataclass(frozen=True)
-class Signature:
-    """An Ed25519 signature and the public key that checks it, as hexadecimal text."""
-
-    public_key: str
-    value: str
-    algorithm: str = "Ed25519"
-
-
-@dataclass(frozen=True, repr=False)
-class Certificate:
-    """A claim that records were deleted from a ridge run, and all that is needed to recompute it.
+class Certificate(Document):
+    """A claim that records were deleted from a run, and all that is needed to recompute it.
 
     P is the law of the released parameters, Q that of the same run on data that never held the deleted rows. The claim
-    is P(S) <= e^epsilon Q(S) + delta and Q(S) <= e^epsilon P(S) + delta for every S. It is confidential: the noise
-    depends on the deleted record, and so does this record. Make one with `create`, read one with `load`.
+    is P(S) <= e^epsilon Q(S) + delta and Q(S) <= e^epsilon P(S) + delta for every S. A certificate is confidential: the
+    noise depends on the deleted record, and so does the certificate. Make one with `create`, read one with `load`.
 
     Attributes
     ----------
     epsilon, delta : float
         The claim.
     delta_pq, delta_qp : float
-        delta(P|Q) and delta(Q|P) as computed at ``epsilon``; neither exceeds ``delta``.
+        delta(P|Q) and delta(Q|P) as computed at ``epsilon``; neither exceeds ``delta``. After earlier deletions they
+        may be larger than what the data of the first fit give, which the model no longer held whole.
     delta_s : float or None
-        Failure probability of the residual bounds, for the methods "shifted" and "uniform".
+        Failure probability of the method's bounds; None where it has none ("exact").
     neighbouring_relation : str
         ``"REMOVE_ONE"`` or ``"REMOVE_GROUP"``.
     method : str
-        ``"exact"``, ``"shifted"`` or ``"uniform"``.
+        How the deltas are computed: for a ridge run ``"exact"``, ``"shifted"`` or ``"uniform"``.
     status : str
         ``"certified"``, ``"conditional"`` (it rests on ``conditions``) or ``"estimate"`` (no certificate). That of a
         version 1 certificate is as it was issued; `standing` says what it is worth.
     conditions : tuple of str
         What a conditional certificate rests on: among them every constant of the run that was taken from the data.
     notes : tuple of str
-        What a reader must know besides.
-    run : RidgeRun
-        The inputs of the run.
+        What else a reader must know.
+    run : Run
+        Record of the run, an `expunge.runs.ridge.RidgeRun` for instance.
     digests : Digests
-        Of X, y, the deleted records (salted) and the released parameters.
+        Of X, y, the records of the last request (salted) and the released parameters.
     salt : str
         64 hexadecimal characters; without it the record's digest cannot be guessed.
     library_version, issued_at : str
@@ -111,70 +66,21 @@ class Certificate:
         On construction, naming the field that breaks the format; NaN and infinity always do.
     """
 
-    epsilon: float
-    delta: float
-    delta_pq: float
-    delta_qp: float
-    delta_s: float | None
-    neighbouring_relation: str
-    method: str
-    status: str
-    conditions: tuple[str, ...]
-    run: RidgeRun
-    digests: Digests
-    salt: str
-    library_version: str
-    issued_at: str
-    signature: Signature | None = None
-    notes: tuple[str, ...] = ()
-    version: int = VERSIONS[-1]
-
-    def __post_init__(self) -> None:
-        for name in ("epsilon", "delta", "delta_pq", "delta_qp", "delta_s"):
-            value = getattr(self, name)
-            if isinstance(value, (int, np.integer, np.floating)) and not isinstance(value, bool):
-                object.__setattr__(self, name, float(value))  # one JSON text for one number
-        object.__setattr__(self, "conditions", tuple(self.conditions))
-        object.__setattr__(self, "notes", tuple(self.notes))
-        _check_format(self.to_dict())
-        if self.version == 1 and (self.notes or self.run.sources not in (Sources(), Sources(classes="none"))):
-            raise CertificateError("version", "must be 2 for a certificate with notes or sources, got 1")
-
-    @property
-    def kind(self) -> str:
-        """What kind of run is certified: ``"ridge"``."""
-        return str(_KIND)
-
-    @property
-    def direction(self) -> str:
-        """Which of the two computed deltas is the larger, and binds: ``"P|Q"`` or ``"Q|P"``."""
-        return report.binding(self.delta_pq, self.delta_qp)
-
-    def standing(self) -> Standing:
-        """Return status, conditions and notes as they have to be read now.
-
-        Those of the certificate itself, but for version 1: it does not say where its constants come from, so that it is
-        conditional whatever it says.
-        """
-        return report.standing(self)
-
-    # --- making one ----------------------------------------------------------------------------
-
     @classmethod
     def create(
-        cls,
+        cls: type[Self],
         *,
         X: ArrayLike,
         y: ArrayLike,
         model: object,
-        run: RidgeRun,
+        run: Run[Any],
         epsilon: float,
         delta: float,
         method: str = "exact",
         delta_s: float | None = None,
         status: str | None = None,
         conditions: Sequence[str] = (),
-    ) -> Certificate:
+    ) -> Self:
         """Return a certificate whose claim has been computed from the data, or refuse.
 
         Parameters
@@ -183,22 +89,23 @@ class Certificate:
             Features of the first fit, deleted rows included.
         y : array-like of shape (n_records,) or (n_records, n_outputs)
             Targets or labels of the first fit.
-        model : fitted estimator or array-like of shape (n_columns, n_outputs)
-            What is released: an estimator with ``coef_`` and ``intercept_``, or its parameters in the layout of
-            `expunge.certificates.model_digest`.
-        run : RidgeRun
-            Inputs of the run.
+        model : fitted estimator or array-like
+            What is released: for a ridge run an estimator with ``coef_`` and ``intercept_``, or its parameters
+            (n_columns, n_outputs) in the layout of `expunge.certificates.model_digest`.
+        run : Run
+            Record of the run, an `expunge.runs.ridge.RidgeRun` for instance.
         epsilon, delta : float
             What is claimed.
-        method : {"exact", "shifted", "uniform"}, default="exact"
-            How the deltas are computed.
+        method : str, default="exact"
+            How the deltas are computed, one of ``run.methods``: for a ridge run "exact", "shifted" or "uniform".
         delta_s : float, optional
-            For the methods "shifted" and "uniform", in (0, delta); ``delta / 10`` if not given.
+            For methods that have a failure probability, in (0, delta); the run's choice if not given: a tenth of delta
+            for a ridge run.
         status : {"certified", "conditional", "estimate"}, optional
             "certified" has no conditions, "conditional" at least one; if not given, whichever fits.
         conditions : sequence of str
-            What the claim rests on, besides the constants that ``run.sources`` says were taken from the data: those
-            are always added.
+            What the claim rests on, besides the constants that the run says were taken from the data: those are
+            always added.
 
         Returns
         -------
@@ -226,229 +133,19 @@ class Certificate:
         >>> certificate.verify(np.eye(3), np.ones(3)).certified
         True
         """
-        rows = list(run.deleted)
-        salt = secrets.token_bytes(32)
-        features, targets = features_digest(X), targets_digest(y)
-        if np.shape(y)[:1] != np.shape(X)[:1]:
-            raise VerificationError("run.n_records", f"X has shape {np.shape(X)} but y {np.shape(y)}: one row for each")
-        parameters = coefficients_of(
-            model, fit_intercept=run.fit_intercept, n_features=run.n_features, n_outputs=run.n_outputs
-        )
-        matrix = _validate.plain_array("X", X)
-        if rows and not 0 <= min(rows) <= max(rows) < len(matrix):
-            raise VerificationError("run.deleted", f"must be within [0, {len(matrix)}), got {run.deleted!r}")
-        record = record_digest(matrix[rows], np.asarray(y)[rows], salt=salt)
-        rests_on = (*run.sources.conditions(), *(c for c in conditions if c not in run.sources.conditions()))
-        draft = cls(
+        return issue.issue(
+            cls,
+            X=X,
+            y=y,
+            model=model,
+            run=run,
             epsilon=epsilon,
             delta=delta,
-            delta_pq=0.0,
-            delta_qp=0.0,
-            delta_s=delta / 10 if delta_s is None and method != "exact" else delta_s,
-            neighbouring_relation="REMOVE_ONE" if len(rows) == 1 else "REMOVE_GROUP",
             method=method,
-            status=("conditional" if rests_on else "certified") if status is None else status,
-            conditions=rests_on,
-            notes=run.sources.notes(),
-            run=run,
-            digests=Digests(X=features, y=targets, record=record, model=model_digest(parameters)),
-            salt=salt.hex(),
-            library_version=__version__,
-            issued_at=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            delta_s=delta_s,
+            status=status,
+            conditions=conditions,
         )
-        verification.check_status(draft, allow_estimate=True)
-        with stages(run, method=method) as begin:
-            found = verification.recomputed(draft, X, y, begin=begin)
-            result = replace(draft, delta_pq=found.deltas.pq, delta_qp=found.deltas.qp)
-            begin("model")
-            verification.check_model(result, model)
-            verification.plausible(result, found, model)
-        return result
-
-    # --- JSON ----------------------------------------------------------------------------------
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the certificate as JSON values, in the order of the schema."""
-        signature = self.signature
-        values: dict[str, Any] = {
-            "format": _FORMAT,
-            "version": self.version,
-            "kind": self.kind,
-            "claim": {
-                "epsilon": self.epsilon,
-                "delta": self.delta,
-                "delta_pq": self.delta_pq,
-                "delta_qp": self.delta_qp,
-                "direction": self.direction,
-                "delta_s": self.delta_s,
-                "neighbouring_relation": self.neighbouring_relation,
-                "reference": _REFERENCE,
-            },
-            "method": self.method,
-            "status": self.status,
-            "conditions": list(self.conditions),
-            "notes": list(self.notes),
-            "run": self.run.to_dict(),
-            "digests": {
-                "X": self.digests.X,
-                "y": self.digests.y,
-                "record": self.digests.record,
-                "model": self.digests.model,
-            },
-            "salt": self.salt,
-            "cannot_show": list(_CANNOT_SHOW),
-            "confidentiality": _CONFIDENTIALITY,
-            "library_version": self.library_version,
-            "issued_at": self.issued_at,
-            "signature": None
-            if signature is None
-            else {"algorithm": signature.algorithm, "public_key": signature.public_key, "value": signature.value},
-        }
-        if self.version == 1:  # to the byte what was issued and signed then
-            del values["kind"], values["notes"], values["claim"]["direction"], values["run"]["sources"]
-        return values
-
-    def canonical_json(self) -> bytes:
-        """Return what is signed: compact ASCII JSON with sorted keys of everything but the signature."""
-        values = self.to_dict()
-        del values["signature"]
-        return json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
-
-    def digest(self) -> str:
-        """Return the SHA-256 digest of the canonical JSON; signing does not change it."""
-        return hashlib.sha256(_DIGEST_TAG + self.canonical_json()).hexdigest()
-
-    def to_json(self) -> str:
-        """Return the certificate as JSON text, indented for a reader; equal certificates give equal texts."""
-        return json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str) -> Certificate:
-        """Return the certificate of a JSON text, which must keep the schema to the letter.
-
-        Raises
-        ------
-        CertificateError
-            Naming the field that is missing, unknown, of the wrong kind or out of range; ``"json"`` for a text that
-            is truncated or no JSON. An unknown version is refused as ``"version"``.
-
-        Examples
-        --------
-        >>> Certificate.from_json('{"format": "expunge-certificate", "version": 3}')
-        Traceback (most recent call last):
-        ...
-        expunge.certificates.schema.CertificateError: version: must be 1 or 2, the versions this library reads, got 3
-        """
-        if len(text) > MAX_BYTES:
-            raise CertificateError("json", f"must have at most {MAX_BYTES} characters, got {len(text)}")
-        try:
-            values = parse_json(text, what="certificate", allow_nan=True)
-        except FileFormatError as error:
-            raise CertificateError("json", str(error)) from None
-        _check_format(values)
-        claim, signature = values["claim"], values["signature"]
-        result = cls(
-            epsilon=claim["epsilon"],
-            delta=claim["delta"],
-            delta_pq=claim["delta_pq"],
-            delta_qp=claim["delta_qp"],
-            delta_s=claim["delta_s"],
-            neighbouring_relation=claim["neighbouring_relation"],
-            method=values["method"],
-            status=values["status"],
-            conditions=tuple(values["conditions"]),
-            run=_run_of(values["run"]),
-            digests=Digests(**values["digests"]),
-            salt=values["salt"],
-            library_version=values["library_version"],
-            issued_at=values["issued_at"],
-            signature=None if signature is None else Signature(**signature),
-            notes=tuple(values.get("notes", ())),
-            version=values["version"],
-        )
-        if claim.get("direction", result.direction) != result.direction:
-            raise CertificateError(
-                "claim.direction", f"must be {result.direction!r}, as the deltas say, got {claim['direction']!r}"
-            )
-        return result
-
-    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Write the certificate as JSON, whole or not at all, readable by its owner only (it is confidential).
-
-        Raises
-        ------
-        FileExistsError
-            If ``path`` exists and ``overwrite`` is False.
-        """
-        write_atomic(path, self.to_json().encode("ascii"), overwrite=overwrite, mode=0o600)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Certificate:
-        """Return the certificate of a file.
-
-        Raises
-        ------
-        FileNotFoundError
-            If there is no such file.
-        CertificateError
-            As `from_json`; ``"json"`` also for a file that is empty, not text, or larger than 16 MiB.
-        """
-        try:
-            with contextlib.suppress(FileNotFoundError):  # said better by read_text
-                if os.stat(path).st_size > MAX_BYTES:
-                    raise CertificateError("json", f"path: the file at {path} must have at most {MAX_BYTES} bytes")
-            text = read_text(path, what="certificate")
-        except FileFormatError as error:
-            raise CertificateError("json", str(error)) from None
-        return cls.from_json(text)
-
-    # --- signing -------------------------------------------------------------------------------
-
-    def sign(self, private_key: Ed25519PrivateKey) -> Certificate:
-        """Return a copy signed with ``private_key``; a signature it had is replaced.
-
-        Raises
-        ------
-        TypeError
-            If the key is not an Ed25519 private key.
-        """
-        if not isinstance(private_key, Ed25519PrivateKey):
-            raise TypeError(f"private_key must be an Ed25519PrivateKey, got {type(private_key).__name__}")
-        value = private_key.sign(_SIGNATURE_TAG + self.canonical_json())
-        public_key = private_key.public_key().public_bytes_raw()
-        return replace(self, signature=Signature(public_key=public_key.hex(), value=value.hex()))
-
-    def verify_signature(self, public_key: Ed25519PublicKey) -> None:
-        """Check that the holder of ``public_key``'s private half signed exactly this certificate.
-
-        Raises
-        ------
-        VerificationError
-            With ``field == "signature"``: unsigned, signed by another key, or changed since.
-        TypeError
-            If the key is not an Ed25519 public key.
-        """
-        if not isinstance(public_key, Ed25519PublicKey):
-            raise TypeError(f"public_key must be an Ed25519PublicKey, got {type(public_key).__name__}")
-        if self.signature is None:
-            raise VerificationError("signature", "must be there, to be checked with the public key; got none")
-        needed = public_key.public_bytes_raw().hex()
-        if self.signature.public_key != needed:
-            raise VerificationError("signature", f"must be by key {needed}, got one by {self.signature.public_key}")
-        self._check_own_signature()
-
-    def _check_own_signature(self) -> None:
-        if self.signature is None:
-            return
-        try:
-            key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(self.signature.public_key))
-            key.verify(bytes.fromhex(self.signature.value), _SIGNATURE_TAG + self.canonical_json())
-        except (InvalidSignature, ValueError):
-            raise VerificationError(
-                "signature", "must cover this certificate; got one that does not: something was changed after signing"
-            ) from None
-
-    # --- verifying -----------------------------------------------------------------------------
 
     def verify(
         self,
@@ -462,9 +159,9 @@ class Certificate:
     ) -> VerificationReport:
         """Recompute the claim from the data and check everything else that can be checked.
 
-        The recomputed deltas decide, not the recorded ones. Without a signature, fields that nothing can be recomputed
-        from (status, conditions, time, version) and changes that only weaken the claim stay undetected; with one, no
-        change does.
+        The recomputed deltas decide, not the recorded ones. Without a signature, changes to fields that nothing is
+        recomputed from (status, conditions, time, version) and changes that only weaken the claim go undetected; with
+        one, no change does.
 
         Parameters
         ----------
@@ -475,13 +172,13 @@ class Certificate:
             `expunge.certificates.model_digest` - to be compared with the certificate, and with P, the law of what the
             run releases: below a two-sided p-value of 1e-12 it cannot have come from the run and is refused.
         public_key : Ed25519PublicKey, optional
-            Whose signature is required. Without it a signature, if there is one, is checked against the key it brings
-            along, which shows that nothing was changed since but not who signed.
+            Key whose signature is required. Without it a signature, if there is one, is checked against the key that
+            comes with it, which shows that nothing has changed since but not who signed.
         policy : Policy, optional
             What the certificate must be to be accepted; without one every true claim is.
         budget : float, default=1e12
-            Most work to do, in estimated floating-point operations (about a minute of one core); more is refused, as
-            ``field == "budget"``, before any is done.
+            Largest amount of work, in estimated floating-point operations (about a minute of one core); more is
+            refused, as ``field == "budget"``, before any is done.
 
         Returns
         -------
@@ -494,52 +191,3 @@ class Certificate:
             With ``field`` naming what refutes the certificate.
         """
         return verification.verify(self, X, y, model, public_key=public_key, policy=policy, budget=budget)
-
-    def summary(self) -> str:
-        """Return a few lines for a person."""
-        rows = ", ".join(map(str, self.run.deleted[:8])) + (", ..." if len(self.run.deleted) > 8 else "")
-        gone = len(self.run.deleted)
-        kind = "row" if gone == 1 else "rows"
-        last = self.run.phases[-1]
-        now = self.standing()
-        lines = [
-            f"{now.status}: {gone:,} of {counted(self.run.n_records, 'record')} deleted ({kind} {rows})",
-            f"  claim    epsilon = {self.epsilon:g}, delta = {self.delta:g}, {self.neighbouring_relation}",
-            f"  computed delta(P|Q) = {report.shown(self.delta_pq)}, delta(Q|P) = {report.shown(self.delta_qp)} "
-            f"({self.direction} binds), method {self.method}",
-            f"  run      {self.run.estimator}, {len(self.run.phases)} phases; last: {last.n_steps} steps with "
-            f"noise_std = {last.noise_std:g}",
-            *(f"  {label}  {condition}" for label, condition in report.reading(now)),
-            f"  issued   {self.issued_at} by expunge {self.library_version}, "
-            + ("unsigned" if self.signature is None else f"signed by {self.signature.public_key[:16]}..."),
-            f"  {_CONFIDENTIALITY}",
-        ]
-        return "\n".join(lines)
-
-    def __repr__(self) -> str:
-        return f"<Certificate\n{self.summary()}>"
-
-
-def _run_of(values: dict[str, Any]) -> RidgeRun:
-    try:
-        run = RidgeRun.from_dict(values)
-    except ValueError as error:
-        raise CertificateError("run.sources" if "sources" in str(error) else "run", str(error)) from None
-    if values.get("sources", run.sources.to_dict()) != run.sources.to_dict():
-        raise CertificateError("run.sources.classes", "must be 'none' for a run without classes")
-    return run
-
-
-def _check_format(values: Any) -> None:
-    if isinstance(values, dict):
-        if values.get("format") != _FORMAT:
-            raise CertificateError("format", f"must be {_FORMAT!r}, got {values.get('format')!r}")
-        version = values.get("version")
-        if type(version) is not int or version not in VERSIONS:
-            known = " or ".join(map(str, VERSIONS))
-            raise CertificateError("version", f"must be {known}, the versions this library reads, got {version!r}")
-    check(values, _SCHEMAS.get(values["version"], _SCHEMA) if isinstance(values, dict) else _SCHEMA)
-    try:
-        datetime.strptime(values["issued_at"], "%Y-%m-%dT%H:%M:%SZ")
-    except ValueError:
-        raise CertificateError("issued_at", f"must be a time that exists, got {values['issued_at']!r}") from None

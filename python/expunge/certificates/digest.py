@@ -12,14 +12,14 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from expunge import _validate
+from expunge.data.labels import labels
 
-__all__ = ["features_digest", "labels", "model_digest", "record_digest", "targets_digest"]
+__all__ = ["features_digest", "model_digest", "record_digest", "targets_digest"]
 
 _TAG = b"expunge-digest-v1:"
 
@@ -47,37 +47,6 @@ def features_digest(X: ArrayLike) -> str:
     False
     """
     return _array_hash(b"X", _validate.real_array("X", X, ndim=2)).hexdigest()
-
-
-def labels(y: ArrayLike) -> tuple[Any, NDArray[np.float64] | None]:
-    """Return the values of ``y`` as Python objects and, unless they are strings or huge integers, as float64.
-
-    Integers beyond 2**53 in size come without the array, because float64 would merge neighbours. A single column counts
-    as one dimension.
-
-    Raises
-    ------
-    TypeError
-        If ``y`` holds neither real numbers nor strings.
-    ValueError
-        If a number in ``y`` is not finite.
-
-    Examples
-    --------
-    >>> labels(["cat", "dog"])
-    (['cat', 'dog'], None)
-    """
-    array = _validate.unmasked("y", y)
-    if array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]
-    if array.dtype.kind == "U" or (array.dtype.kind == "O" and all(isinstance(value, str) for value in array.ravel())):
-        return array.tolist(), None
-    if array.dtype.kind == "O":
-        raise TypeError("y must hold real numbers or strings, got an object array with something else in it")
-    values = _validate.real_array("y", array)
-    if array.dtype.kind in "iu" and array.size and not (-(2**53) <= int(array.min()) <= int(array.max()) <= 2**53):
-        return array.tolist(), None
-    return values.tolist() if array.dtype.kind == "f" else array.tolist(), values
 
 
 def _targets_bytes(tag: bytes, y: ArrayLike) -> bytes:
@@ -109,7 +78,7 @@ def targets_digest(y: ArrayLike) -> str:
 def record_digest(X: ArrayLike, y: ArrayLike, *, salt: bytes) -> str:
     """Return the salted digest of deleted records: rows ``X`` (k, n_features) with their ``y`` (k, ...).
 
-    Who holds the records and the salt can recompute it; without the salt a record cannot be found by guessing.
+    Anyone who holds the records and the salt can recompute it; without the salt a record cannot be found by guessing.
 
     Raises
     ------
@@ -131,8 +100,8 @@ def record_digest(X: ArrayLike, y: ArrayLike, *, salt: bytes) -> str:
 def model_digest(coefficients: ArrayLike) -> str:
     """Return the digest of a linear model's parameters ``coefficients`` (n_columns, n_outputs).
 
-    One row for each column of the design matrix - the features in their order, then the constant column if an
-    intercept is fitted - and one column for each output. `expunge.certificates.coefficients_of` makes it of a fitted
+    One row for each column of the design matrix - the features in their order, then the constant column if an intercept
+    is fitted - and one column for each output. `expunge.certificates.coefficients_of` extracts them from a fitted
     estimator. A one-dimensional array is read as one output.
 
     Raises

@@ -1,26 +1,27 @@
-"""What may be wrong with data whose digest is not the certified one: cheap guesses, each tried by its digest."""
+"""Hints at what may be wrong with data whose digest is not the certified one: guesses, each tried by its digest."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from expunge.certificates.digest import features_digest, targets_digest
-from expunge.certificates.run import RidgeRun
+from expunge.runs.base import Run
 
 __all__ = ["features_hint", "targets_hint"]
 
-# Constants by which features are divided now and then.
+# Constants that features are commonly divided by.
 _FACTORS = (255.0, 256.0, 16.0, 10.0, 100.0, 1000.0, 2.0)
 _MOST_PERMUTED = 6
-# Numbers that all guesses together may digest: some seconds.
+# Most numbers that all guesses together may digest: a few seconds.
 _MOST_NUMBERS = 2e8
 
 
-def features_hint(X: ArrayLike, needed: str, run: RidgeRun, *, targets_match: bool) -> str:
+def features_hint(X: ArrayLike, needed: str, run: Run[Any], *, targets_match: bool) -> str:
     """Return what may be wrong with features whose digest is not ``needed``."""
     given = np.asarray(X)
     if given.ndim != 2 or given.dtype.kind not in "fiub":
@@ -30,7 +31,7 @@ def features_hint(X: ArrayLike, needed: str, run: RidgeRun, *, targets_match: bo
         return shape
     if given.shape[1] != run.n_features:
         extra = " (was the constant column or the target left in, or a column dropped?)"
-        return f"X has {given.shape[1]} columns, certified were {run.n_features}{extra}"
+        return f"X has {given.shape[1]} columns, but {run.n_features} were certified{extra}"
     array = np.asarray(given, dtype=np.float64)
     spent = 0.0
     for guess, hint in _changed(array):
@@ -47,10 +48,10 @@ def features_hint(X: ArrayLike, needed: str, run: RidgeRun, *, targets_match: bo
     return "neither X nor y match: are these the same rows, in the same order, with the same --divide-by?"
 
 
-def _shape_hint(n: int, run: RidgeRun) -> str:
+def _shape_hint(n: int, run: Run[Any]) -> str:
     if n == run.n_records - len(run.deleted):
         return f"{n} rows are what the deletion left; give the data of the first fit, deleted rows included"
-    return "" if n == run.n_records else f"there are {n} rows, certified were {run.n_records}"
+    return "" if n == run.n_records else f"there are {n} rows, but {run.n_records} were certified"
 
 
 def _changed(array: NDArray[np.float64]) -> Iterator[tuple[NDArray[np.float64], str]]:
@@ -59,7 +60,7 @@ def _changed(array: NDArray[np.float64]) -> Iterator[tuple[NDArray[np.float64], 
     yield array[::-1, ::-1], "it matches with rows and columns reversed"
     for factor in _FACTORS:
         yield array / factor, f"it matches after dividing by {factor:g}: was --divide-by the same?"
-        with np.errstate(over="ignore"):  # what is infinite then is no guess
+        with np.errstate(over="ignore"):  # an infinite result is no guess
             larger = array * factor
         yield larger, f"it matches after multiplying by {factor:g}: was --divide-by the same?"
     with np.errstate(over="ignore"):
@@ -71,7 +72,7 @@ def _changed(array: NDArray[np.float64]) -> Iterator[tuple[NDArray[np.float64], 
             yield array[:, order], f"it matches with the columns in the order {list(order)}"
 
 
-def targets_hint(y: ArrayLike, needed: str, run: RidgeRun) -> str:
+def targets_hint(y: ArrayLike, needed: str, run: Run[Any]) -> str:
     """Return what may be wrong with targets whose digest is not ``needed``, the features being as certified."""
     given = np.asarray(y)
     if given.ndim not in (1, 2):

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from expunge._files import PUBLIC, read_text
-from expunge._transaction import Change, exclusive
+from expunge._files.transaction import Change, exclusive
 
 __all__ = ["generate_key_pair", "load_private_key", "load_public_key"]
 
@@ -54,7 +54,7 @@ def generate_key_pair(
         raise ValueError(f"public_path must differ from private_path, got {public_path} for both")
     for name, path in (("private_path", private_path), ("public_path", public_path)):
         if not overwrite and os.path.lexists(path):
-            raise FileExistsError(f"{name}: {path} exists already; pass overwrite=True to replace it")
+            raise FileExistsError(f"{name}: {path} already exists; pass overwrite=True to replace it")
     private_key = Ed25519PrivateKey.generate()
     protection: serialization.KeySerializationEncryption = serialization.NoEncryption()
     if password is not None:

@@ -1,25 +1,40 @@
-"""What a reader of certificates accepts."""
+"""Policies: which certificates a reader accepts."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from expunge import _validate
-from expunge.certificates.report import standing
+from expunge.certificates.report import Standing
 from expunge.certificates.schema import VerificationError
-
-if TYPE_CHECKING:
-    from expunge.certificates.certificate import Certificate
 
 __all__ = ["Policy"]
 
 
+class Claim(Protocol):
+    """A certificate of any kind, as a policy reads it."""
+
+    @property
+    def epsilon(self) -> float:
+        """Claimed epsilon."""
+
+    @property
+    def delta(self) -> float:
+        """Claimed delta."""
+
+    def standing(self) -> Standing:
+        """Return status, conditions and notes as they must be read now."""
+
+    def verify_signature(self, public_key: Ed25519PublicKey) -> None:
+        """Check the signature."""
+
+
 @dataclass(frozen=True)
 class Policy:
-    """What a certificate must be to be accepted, over and above being true; what is not given is not asked for.
+    """Demands on a certificate over and above being true; what is not given is not demanded.
 
     Attributes
     ----------
@@ -56,7 +71,7 @@ class Policy:
         if not isinstance(self.allow_conditional, bool):
             raise TypeError(f"allow_conditional must be True or False, got {self.allow_conditional!r}")
 
-    def check(self, certificate: Certificate) -> None:
+    def check(self, certificate: Claim) -> None:
         """Refuse a certificate that asks for more than this policy allows; nothing is recomputed.
 
         Raises
@@ -70,7 +85,7 @@ class Policy:
         ):
             if most is not None and not value <= most:
                 raise VerificationError(f"policy.{name}", f"the claim must be at most {most!r}, got {value!r}")
-        now = standing(certificate)
+        now = certificate.standing()
         if not self.allow_conditional and now.status != "certified":
             reasons = "; ".join(now.conditions) or "an estimate certifies nothing"
             raise VerificationError("policy.allow_conditional", f"must be certified, got {now.status}: {reasons}")

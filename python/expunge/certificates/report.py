@@ -1,41 +1,28 @@
-"""What a verification says: how a certificate has to be read, and what was recomputed."""
+"""Results of a verification: how a certificate must be read, and what was recomputed."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from expunge.certificates.constants import UNKNOWN_SOURCES
-
-if TYPE_CHECKING:
-    from expunge.certificates.certificate import Certificate
-
-__all__ = ["Standing", "VerificationReport", "binding", "reading", "shown", "standing"]
+__all__ = ["Standing", "VerificationReport", "binding", "reading", "shown"]
 
 
 class Standing(NamedTuple):
-    """Status, conditions and notes of a certificate as they have to be read now."""
+    """Status, conditions and notes of a certificate as they must be read now."""
 
     status: str
     conditions: tuple[str, ...]
     notes: tuple[str, ...]
 
 
-def standing(certificate: Certificate) -> Standing:
-    """Return how a certificate has to be read now; version 1 never says where its constants come from."""
-    c = certificate
-    if c.version > 1:
-        return Standing(c.status, c.conditions, c.notes)
-    return Standing("conditional" if c.status == "certified" else c.status, (*c.conditions, UNKNOWN_SOURCES), c.notes)
-
-
 def reading(now: Standing) -> list[tuple[str, str]]:
-    """Return every condition and note with the word it is introduced by, for a summary."""
+    """Return every condition and note with the word that introduces it, for a summary."""
     return [("but    ", text) for text in now.conditions] + [("note   ", text) for text in now.notes]
 
 
 def shown(delta: float) -> str:
-    """Return a delta as a person would write it; what float64 can hardly hold is a bound, not a value."""
+    """Return a delta as a person would write it; one that float64 can hardly hold is shown as a bound."""
     return f"{delta:.3g}" if delta == 0.0 or delta >= 1e-300 else "below 1e-300"
 
 
@@ -46,7 +33,7 @@ def binding(delta_pq: float, delta_qp: float) -> str:
 
 @dataclass(frozen=True)
 class VerificationReport:
-    """What a verification has shown.
+    """Findings of a verification.
 
     Attributes
     ----------
@@ -92,7 +79,7 @@ class VerificationReport:
 
     @property
     def direction(self) -> str:
-        """Which of the two recomputed deltas is the larger, and binds: ``"P|Q"`` or ``"Q|P"``."""
+        """Direction of the larger of the two recomputed deltas, which binds: ``"P|Q"`` or ``"Q|P"``."""
         return binding(self.delta_pq, self.delta_qp)
 
     def summary(self) -> str:

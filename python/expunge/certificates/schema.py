@@ -6,16 +6,29 @@ import json
 import math
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from importlib import resources
 from typing import Any
 
-__all__ = ["VERSIONS", "CertificateError", "VerificationError", "certificate_schema", "check"]
+from expunge._types import JsonObject
+from expunge.runs.base import RunError
+from expunge.runs.registry import FIRST_KIND, run_class
+
+__all__ = [
+    "VERSIONS",
+    "CertificateError",
+    "VerificationError",
+    "certificate_schema",
+    "check",
+    "check_one_line",
+    "refuting",
+]
 
 
 class CertificateError(ValueError):
-    """A certificate is not what its format demands.
+    """A certificate does not conform to its format.
 
     Attributes
     ----------
@@ -32,6 +45,15 @@ class VerificationError(CertificateError):
     """A certificate does not hold: ``field`` names what refutes it, the message what came and what was needed."""
 
 
+@contextmanager
+def refuting() -> Iterator[None]:
+    """Raise what refutes a run as a refutation of the certificate about it, under the same field."""
+    try:
+        yield
+    except RunError as error:
+        raise VerificationError(error.field, error.message) from None
+
+
 VERSIONS = (1, 2)
 
 
@@ -41,18 +63,20 @@ def _schema_text(version: int) -> str:
     return resources.files("expunge.certificates").joinpath(name).read_text(encoding="utf-8")
 
 
-def certificate_schema(*, version: int = VERSIONS[-1]) -> dict[str, Any]:
-    """Return the JSON schema (draft 2020-12) of a certificate, as a new dictionary.
+def certificate_schema(*, version: int = VERSIONS[-1], kind: str = FIRST_KIND) -> JsonObject:
+    """Return the JSON schema (draft 2020-12) of certificates about a kind of run, as a new dictionary.
 
     Parameters
     ----------
     version : int, default=2
         Version of the format; version 1 is read, but no longer issued.
+    kind : str, default="ridge"
+        The kind of run; version 1 has only this one.
 
     Raises
     ------
     ValueError
-        If there is no such version.
+        If there is no such version, or no such kind in it.
 
     Examples
     --------
@@ -62,6 +86,19 @@ def certificate_schema(*, version: int = VERSIONS[-1]) -> dict[str, Any]:
     if version not in VERSIONS:
         raise ValueError(f"version must be one of {VERSIONS}, got {version!r}")
     schema: dict[str, Any] = json.loads(_schema_text(version))
+    if version == 1:
+        if kind != FIRST_KIND:
+            raise ValueError(f"kind must be {FIRST_KIND!r} in version 1, got {kind!r}")
+        return schema
+    known = run_class(kind)
+    properties = schema["properties"]
+    for values, name, narrowed in (
+        (properties, "kind", {"const": known.kind}),
+        (properties, "method", {"enum": list(known.methods)}),
+        (properties, "run", known.schema()),
+        (properties["claim"]["properties"], "reference", {"const": known.reference}),
+    ):
+        values[name] = narrowed
     return schema
 
 
@@ -95,10 +132,10 @@ _KEYWORDS = {
 }
 
 
-def check(value: Any, schema: Mapping[str, Any], *, field: str = "") -> None:
+def check(value: Any, schema: Mapping[str, Any], *, field: str = "", what: str = "certificate") -> None:
     """Check a JSON value against a schema of the keywords the certificate's schema uses.
 
-    Stricter than JSON Schema in two points: a boolean is no number, and every number must be finite in float64.
+    Stricter than JSON Schema in two points: a boolean is not a number, and every number must be finite in float64.
 
     Parameters
     ----------
@@ -108,6 +145,8 @@ def check(value: Any, schema: Mapping[str, Any], *, field: str = "") -> None:
         The schema.
     field : str, default=""
         Path of ``value``, for the error.
+    what : str, default="certificate"
+        What ``value`` is, for the error, where there is no path.
 
     Raises
     ------
@@ -124,7 +163,7 @@ def check(value: Any, schema: Mapping[str, Any], *, field: str = "") -> None:
     unknown = set(schema) - _KEYWORDS
     if unknown:
         raise ValueError(f"schema must use known keywords only, got {sorted(unknown)}")
-    name = field or "certificate"
+    name = field or what
     if "const" in schema and not _same(value, schema["const"]):
         raise CertificateError(name, f"must be {_short(schema['const'])}, got {_short(value)}")
     if "enum" in schema and not any(_same(value, option) for option in schema["enum"]):
@@ -148,6 +187,27 @@ def check(value: Any, schema: Mapping[str, Any], *, field: str = "") -> None:
             raise CertificateError(name, f"must match {schema['pattern']}, got {value!r}")
     elif _is_number(value):
         _check_number(value, schema, name)
+
+
+def check_one_line(values: JsonObject, *names: str) -> None:
+    """Check that texts which are shown to a person as they are hold nothing that could pass for something else.
+
+    A line break would begin a line of a summary that the library never wrote, and an escape sequence erase those it
+    did; ``names`` are of texts or of lists of them, a point between the names of an object and its entry.
+
+    Raises
+    ------
+    CertificateError
+        Naming the first text that is not printable on one line.
+    """
+    for name in names:
+        value: Any = values
+        for key in name.split("."):
+            value = value[key]
+        for place, text in enumerate([value] if isinstance(value, str) else value):
+            if not text.isprintable():
+                where = name if isinstance(value, str) else f"{name}[{place}]"
+                raise CertificateError(where, f"must be printable text on one line, got {text!r}")
 
 
 def _check_object(value: dict[str, Any], schema: Mapping[str, Any], field: str, name: str) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import warnings
 from typing import Any
 
@@ -14,6 +12,7 @@ from expunge.cli.files import overwrite_option
 from expunge.cli.options import check_ending
 from expunge.cli.outputs import Outputs
 from expunge.cli.reading import data_options, read_records
+from expunge.data.writing import csv_bytes
 
 __all__ = ["bounds"]
 
@@ -26,10 +25,10 @@ __all__ = ["bounds"]
 def bounds(data: str, output: str, overwrite: bool, **reading: Any) -> None:
     """Write the smallest and largest values of DATA's features, to be replaced by bounds that you know.
 
-    Bounds taken from the data depend on every record, also on one deleted later: certificates are then conditional.
+    Bounds taken from the data depend on every record, including one deleted later: certificates are then conditional.
     Put the limits you know in their place, and remove the column "source".
     """
-    from expunge.scaling import ConstantScaler
+    from expunge.data.scaling import ConstantScaler
 
     check_ending(output, (".csv",))
     inputs = {"DATA": data, "--target": reading["target"], "--bounds": reading["bounds"]}
@@ -43,11 +42,8 @@ def bounds(data: str, output: str, overwrite: bool, **reading: Any) -> None:
         warnings.simplefilter("ignore", UserWarning)  # said below, and in the file
         scaler = ConstantScaler.from_data(records.X)
     names = records.names or tuple(map(str, range(records.X.shape[1])))
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(["feature", "low", "high", "source"])
     limits = np.column_stack([scaler.low, scaler.high]).tolist()
-    table.writerows([name, *limit, "data"] for name, limit in zip(names, limits, strict=True))
-    outputs.write({"--output": text.getvalue().encode()})
+    rows = ([name, *limit, "data"] for name, limit in zip(names, limits, strict=True))
+    outputs.write({"--output": csv_bytes(["feature", "low", "high", "source"], rows)})
     click.echo(f"bounds of {len(names)} features  {output}")
     click.echo("They depend on every record in the data. Replace them by limits you know; remove the column source.")

@@ -18,7 +18,9 @@ __all__ = ["experiment"]
 @click.option("--data", type=click.Choice(["digits", "mnist", "cifar10"]), default="digits", show_default=True)
 @click.option("--data-folder", type=click.Path(path_type=Path), help="Where the files of mnist or cifar10 are.")
 @click.option("--model", type=click.Choice(["cnn", "mlp", "resnet18", "vit"]), default="cnn", show_default=True)
-@click.option("--seeds", type=int, default=1, show_default=True, help="Repetitions; more of them go on with a folder.")
+@click.option(
+    "--seeds", type=int, default=1, show_default=True, help="Repetitions; a larger number continues a folder."
+)
 @click.option("--noise", "noise_stds", multiple=True, type=float, help="Noise per step; repeat for several levels.")
 @click.option("--epochs", type=int, help="Passes of training.")
 @click.option("--metric", type=click.Choice(["confidence", "accuracy", "loss"]), help="Of the forget set.")
@@ -28,7 +30,7 @@ __all__ = ["experiment"]
     type=int,
     help="Processes of one thread each, on the CPU; they change no result.  [default: as many as cores]",
 )
-@click.option("--overwrite", is_flag=True, help="Throw away the results in the folder.")
+@click.option("--overwrite", is_flag=True, help="Discard the results in the folder.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def experiment(
     name: str,
@@ -71,6 +73,8 @@ def experiment(
         command=shlex.join(["expunge", *sys.argv[1:]]) if sys.argv[1:2] == ["experiment"] else None,
         progress=not quiet,
     )
-    for text in found["words"]:
+    words = found["words"]
+    assert isinstance(words, list)
+    for text in words:
         click.echo(text)
     click.echo(f"{'quick look, ' if seeds == 1 else ''}estimate: {folder / 'index.html'}")

@@ -1,33 +1,92 @@
-"""Where commands read from and write to."""
+"""Files that commands read from and write to."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Literal, TypeAlias, overload
 
 import click
 import numpy as np
 
+from expunge._files import FileFormatError
+
 __all__ = [
+    "load_evidence",
     "load_model",
     "model_digests",
     "overwrite_option",
     "parse_indices",
 ]
 
+if TYPE_CHECKING:
+    from expunge.certificates.residual import ResidualEvidence
+    from expunge.estimators import (
+        LangevinRidge,
+        LangevinRidgeClassifier,
+        NewtonLogisticRegression,
+        NewtonRidge,
+        NewtonRidgeClassifier,
+        ReleasedLogisticRegression,
+        ReleasedRidge,
+        ReleasedRidgeClassifier,
+    )
+
+    Langevin: TypeAlias = LangevinRidge | LangevinRidgeClassifier
+    Newton: TypeAlias = NewtonLogisticRegression | NewtonRidge | NewtonRidgeClassifier
+    Working: TypeAlias = Langevin | Newton
+    Released: TypeAlias = ReleasedLogisticRegression | ReleasedRidge | ReleasedRidgeClassifier
+
+_WORKING = (
+    "LangevinRidge",
+    "LangevinRidgeClassifier",
+    "NewtonLogisticRegression",
+    "NewtonRidge",
+    "NewtonRidgeClassifier",
+)
+_RELEASED = ("ReleasedLogisticRegression", "ReleasedRidge", "ReleasedRidgeClassifier")
+
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace files that exist.")
 
 
-def load_model(path: str, *, released: bool = False) -> Any:
-    """Return the model of a file; one that was released only if asked for."""
-    from expunge.estimators import LangevinRidge, LangevinRidgeClassifier, ReleasedRidge, ReleasedRidgeClassifier
+@overload
+def load_model(path: str, *, released: Literal[False] = False) -> Working: ...
+
+
+@overload
+def load_model(path: str, *, released: bool) -> Working | Released: ...
+
+
+def load_model(path: str, *, released: bool = False) -> Working | Released:
+    """Return the model in a file; a released one only with ``released=True``."""
+    from expunge import estimators
     from expunge.estimators._storage import load_any
 
-    working: dict[str, Any] = {one.__name__: one for one in (LangevinRidge, LangevinRidgeClassifier)}
-    public: dict[str, Any] = {one.__name__: one for one in (ReleasedRidge, ReleasedRidgeClassifier)}
-    return load_any(path, working=working, released=public if released else {})
+    working: dict[str, type] = {name: getattr(estimators, name) for name in _WORKING}
+    public: dict[str, type] = {name: getattr(estimators, name) for name in _RELEASED}
+    model: Working | Released = load_any(path, working=working, released=public if released else {})
+    return model
 
 
-def model_digests(model: Any) -> list[str]:
+def load_evidence(path: str) -> ResidualEvidence:
+    """Return the evidence in a file: one of evidence, or a working model, which has that of its last release."""
+    from expunge.certificates import CertificateError
+    from expunge.certificates.residual import ResidualEvidence
+    from expunge.estimators.newton.base import NewtonModel
+
+    try:
+        return ResidualEvidence.load(path)
+    except CertificateError as error:
+        if error.field != "facts":  # a file of something else
+            raise
+    try:
+        model = load_model(path)
+    except FileFormatError as error:
+        raise FileFormatError(f"{path}: neither evidence nor a working model: {error}") from None
+    if not isinstance(model, NewtonModel):
+        raise FileFormatError(f"{path}: a {type(model).__name__} has no evidence: its certificate holds everything")
+    return model.evidence_
+
+
+def model_digests(model: Working | Released) -> list[str]:
     """Return the digest of a model's parameters; two for a released model that may or may not fit an intercept."""
     from expunge.certificates import model_digest
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from expunge.datasets.identifiers import whole_id
+from expunge.data.identifiers import whole_id
 
 __all__ = ["parse_id", "parse_ids"]
 
@@ -24,7 +24,7 @@ def parse_id(known: Any, text: str, *, place: str = "") -> int | str:
     """
     if known is None:
         raise ValueError(
-            "ids must be known from fit, and this model has none: fit with --id-column, or name positions with --rows"
+            "ids must be known from fit, but this model has none: fit with --id-column, or name positions with --rows"
         )
     if known.kind == "string":
         return text

@@ -1,4 +1,4 @@
-"""The group of commands, and what becomes of their errors."""
+"""The group of commands, and how their errors are shown."""
 
 from __future__ import annotations
 
@@ -10,17 +10,22 @@ from typing import Any
 
 import click
 
-from expunge import __version__
+from expunge._version import __version__
 
 __all__ = ["COMMANDS", "main"]
 
 COMMANDS = {
-    "demo": ("demo", "Learn the digits, ask what forgetting each would cost, forget one and prove it."),
-    "fit": ("fit", "Learn a ridge model from DATA."),
+    "demo": ("demo", "Forget a customer and prove it without the customer; then what each digit would take."),
+    "fit": ("fit", "Learn a model that can forget from DATA."),
     "quote": ("quote", "Say what forgetting each record of MODEL would cost."),
     "unlearn": ("unlearn", "Delete records from MODEL and certify it."),
-    "verify": ("records", "Recompute the claim of CERTIFICATE from DATA."),
+    "amend": ("amend", "Replace records of MODEL by corrected ones and certify that the old ones are forgotten."),
+    "add": ("amend", "Add the records of TABLE to MODEL and certify the release."),
+    "purge": ("purge", "Rewrite MODEL without the rows of deleted records, and overwrite the old file."),
+    "verify": ("verify", "Recompute the claim of CERTIFICATE from DATA."),
+    "report": ("report", "Write the page an auditor reads about the last of CERTIFICATES."),
     "show": ("show", "Print what CERTIFICATE claims, and by whom it is signed."),
+    "absence": ("absence", "Prove that no record of an id is among the data of CERTIFICATE, or check such a proof."),
     "predict": ("predicting", "Write what MODEL, working or released, predicts for each row of DATA."),
     "evaluate": ("predicting", "Say how well MODEL, working or released, predicts the targets of DATA."),
     "bounds": ("bounds", "Write the smallest and largest values of DATA's features."),
@@ -33,7 +38,7 @@ COMMANDS = {
 
 
 class _BadInput(click.ClickException):
-    """An error of the caller's."""
+    """An error made by the caller."""
 
     exit_code = 2
 
@@ -87,4 +92,4 @@ def one_line(error: BaseException) -> str:
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="expunge")
 def main() -> None:
-    """Learn ridge models that can forget a record, and prove that they did."""
+    """Learn models that can forget a record, and prove that they did."""

@@ -1,7 +1,7 @@
-"""What a command writes: refused before any work where it must not go, and written so that all of it is there or none.
+"""Outputs of a command: bad places are refused before any work, and either all files are written or none.
 
-A command that was killed is called again: what it had decided to write is then found in place (`Outputs.recover`), and
-otherwise it begins anew.
+When a killed command is called again, it completes what it had decided to write (`Outputs.recover`), or otherwise
+begins anew.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any
 import click
 
 from expunge._files import CONFIDENTIAL
-from expunge._places import check_places
-from expunge._transaction import Change, exclusive
+from expunge._files.outputs import check_places
+from expunge._files.transaction import Change, exclusive
 
 __all__ = ["Outputs"]
 
@@ -28,13 +28,13 @@ class Outputs:
     Parameters
     ----------
     places : mapping of str to str or None
-        What is written, by the name of its option; None is left out.
+        What is written, by the name of its option; None is skipped.
     inputs : mapping of str to str or None
-        What is read. What does not exist, such as the name of a bundled data set, is left out.
+        What is read. What does not exist, such as the name of a bundled data set, is skipped.
     overwrite : bool
-        Whether files may be there already.
+        Whether existing files may be replaced.
     ledger : str or None
-        A ledger to be extended; it may be there in any case.
+        A ledger to be extended; it may exist in any case.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Outputs:
         return hashlib.sha256(json.dumps(asked, sort_keys=True, default=repr).encode()).hexdigest()
 
     def recover(self) -> bool:
-        """Refuse places that are wrong whatever is there; end what was begun there, and say if this very call was.
+        """Refuse impossible places, complete what was begun there, and return whether this very call had begun it.
 
         Raises
         ------
@@ -89,7 +89,7 @@ class Outputs:
             return self._word in session.finished
 
     def check_free(self) -> None:
-        """Refuse to overwrite unasked.
+        """Refuse to overwrite files without being asked to.
 
         Raises
         ------
@@ -98,10 +98,10 @@ class Outputs:
         """
         for place in self.places.values():
             if os.path.lexists(place) and not self._overwrite:
-                raise FileExistsError(f"{place} exists already; pass --overwrite to replace it")
+                raise FileExistsError(f"{place} already exists; pass --overwrite to replace it")
 
     def begin(self) -> bool:
-        """Return whether an earlier call of the same has just been ended; if not, nothing stands in the way."""
+        """Return whether an interrupted call of the same command was just completed; if not, the way is free."""
         if self.recover():
             for place in self.places.values():
                 click.echo(f"finished what an earlier call had begun  {place}")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from typing import Any
 
 import click
@@ -14,6 +12,7 @@ from expunge.cli.files import load_model, overwrite_option
 from expunge.cli.options import check_ending
 from expunge.cli.outputs import Outputs
 from expunge.cli.reading import Records, data_options, read_data, read_records
+from expunge.data.writing import csv_bytes
 
 __all__ = ["evaluate", "predict"]
 
@@ -44,8 +43,8 @@ def _check_width(model: Any, records: Records, source: str) -> None:
 def predict(model: str, data: str, output: str, overwrite: bool, **reading: Any) -> None:
     """Write what MODEL, working or released, predicts for each row of DATA.
 
-    Columns are found by the names that the model was fitted with; targets need not be there. Say --divide-by, --bounds
-    and --cosine-features as at fit.
+    Columns are found by the names that the model was fitted with; targets are not needed. Give --divide-by, --bounds
+    and --cosine-features as for fit.
     """
     check_ending(output, (".csv",))
     inputs = {"MODEL": model, "DATA": data, "--target": reading["target"], "--bounds": reading["bounds"]}
@@ -56,20 +55,17 @@ def predict(model: str, data: str, output: str, overwrite: bool, **reading: Any)
     records = read_records(data, with_target=False, names=names, **reading)
     _check_width(fitted, records, data)
     found = fitted.predict(records.X)
-    outputs.write({"--output": _table(found, records.ids, reading["id_column"]).encode()})
+    outputs.write({"--output": _table(found, records.ids, reading["id_column"])})
     click.echo(f"{len(found):,} predictions  {output}")
 
 
-def _table(found: NDArray[Any], ids: NDArray[Any] | None, id_name: str | None) -> str:
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
+def _table(found: NDArray[Any], ids: NDArray[Any] | None, id_name: str | None) -> bytes:
     several = found.ndim == 2
     names = [f"prediction_{j}" for j in range(found.shape[1])] if several else ["prediction"]
-    table.writerow([id_name if ids is not None else "row", *names])
+    header = [str(id_name) if ids is not None else "row", *names]
     keys = range(len(found)) if ids is None else ids.tolist()
     rows = found.tolist() if several else [[value] for value in found.tolist()]
-    table.writerows([key, *row] for key, row in zip(keys, rows, strict=True))
-    return text.getvalue()
+    return csv_bytes(header, ([key, *row] for key, row in zip(keys, rows, strict=True)))
 
 
 @click.command()

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
-from expunge._extras import how_to_install
+from expunge._errors import how_to_install
 from expunge.cli.files import load_model, overwrite_option, parse_indices
 from expunge.cli.identifiers import parse_ids
-from expunge.cli.options import check_ending, delta_option, epsilon_option, method_option
+from expunge.cli.options import check_ending, delta_option, epsilon_option, method_option, refuse_given
 from expunge.cli.outputs import Outputs
-from expunge.datasets import load_ids
+from expunge.data import load_ids
 from expunge.plotting import plot_noise
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def quote_json(quote: Quote) -> str:
 
 
 def _check_extras(paths: tuple[str, ...]) -> None:
-    """Miss an optional package before the work, not after it."""
+    """Raise for a missing optional package before the work, not after it."""
     for path in paths:
         package, extra = ("pyarrow", "parquet") if path.lower().endswith(".parquet") else ("matplotlib", "plot")
         if not path.lower().endswith(".json") and find_spec(package) is None:
@@ -112,7 +112,13 @@ def quote(
     outputs: tuple[str, ...],
     overwrite: bool,
 ) -> None:
-    """Say what forgetting each record of MODEL would cost."""
+    """Say what forgetting each record of MODEL would cost.
+
+    Of a model by computed residual, whose claim and noise were fixed by fit: passes over the data, and what is left
+    against whoever sees the model before and after. Options from --epsilon to --method are those of Langevin models.
+    """
+    from expunge.estimators.newton.base import NewtonModel
+
     for path in outputs:
         check_ending(path, (".parquet", ".json", ".png", ".svg", ".pdf"))
     _check_extras(outputs)
@@ -123,6 +129,16 @@ def quote(
     if files.begin() and outputs:
         return
     before = load_model(model)
+    if isinstance(before, NewtonModel):
+        fixed = f"claim and noise of this {type(before).__name__} were fixed by fit"
+        refuse_given(("epsilon", "delta", "n_steps", "noise_std", "method"), f"is for Langevin models: {fixed}")
+        refuse_given(
+            ("by_id", "groups"), f"is for Langevin models: rows of a {type(before).__name__} are quoted singly"
+        )
+        from expunge.cli.quote_newton import quote_newton
+
+        quote_newton(before, ids=ids, rows=rows, indices=indices, files=files)
+        return
     n_rows = len(before._require_history().design)
     found = before.quote(
         epsilon=epsilon,
@@ -146,7 +162,7 @@ def quote(
 def _quote_lines(found: Quote, *, fixed_noise: bool) -> list[str]:
     values = found.n_steps if fixed_noise else found.noise_std
     what = "unlearning steps" if fixed_noise else "noise per step"
-    low, middle, high = (_shown(value) for value in np.quantile(values, [0.05, 0.5, 0.95], method="higher"))
+    low, middle, high = (_shown(value) for value in np.quantile(values, [0.05, 0.5, 0.95], method="inverted_cdf"))
     error = f", relative error up to {found.error.max():.1g}" if found.status == "estimate" else ""
     n = len(found)
     lines = [

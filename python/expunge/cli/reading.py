@@ -1,7 +1,7 @@
-"""How commands read data: which columns, as what, and through which constants.
+"""Data as commands read them: the columns, their meaning, and the constants that features are divided by.
 
-What is said here at ``fit`` is said again at ``verify``, ``predict`` and ``evaluate``: a model knows the names of its
-features, but not what they were divided by.
+The options given to ``fit`` must be given again to ``verify``, ``predict`` and ``evaluate``: a model knows the names
+of its features, but not what they were divided by.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from expunge.datasets import Dataset, Task, load, random_cosine_features, read_task
+from expunge.data import Dataset, Task, load, random_cosine_features, read_task
 
 __all__ = ["Records", "data_options", "read_data", "read_records"]
 
@@ -69,7 +69,7 @@ class Records:
     ids : ndarray or None
         Whose record each row is.
     notes : tuple of str
-        For a person.
+        Remarks for the user.
     conditions : tuple of str
         What certificates rest on because of how the features were mapped.
     """
@@ -92,7 +92,7 @@ def read_records(source: str, *, with_target: bool = True, names: Sequence[str] 
         except ValueError as error:
             if "features: there is no column" not in str(error):
                 raise
-            raise ValueError(f"{error}; the model was fitted with it: --features says others in its place") from None
+            raise ValueError(f"{error}; the model was fitted with it: name others with --features") from None
     data = load(
         source,
         target=options["target"],
@@ -115,7 +115,7 @@ def read_records(source: str, *, with_target: bool = True, names: Sequence[str] 
 
 
 def read_data(source: str, *, task: str = "auto", **options: Any) -> tuple[Records, Task]:
-    """Return the records of a source and their targets, which must be there, read as classes or numbers."""
+    """Return the records of a source and their targets, which must exist, read as classes or numbers."""
     records = read_records(source, **options)
     if records.y is None:
         raise ValueError(f"{source}: holds no targets; give --target or --target-column")
@@ -127,7 +127,7 @@ def _has_names(source: str) -> bool:
 
 
 def _listed(texts: Sequence[str]) -> list[str] | None:
-    """Return the columns of ``a,b,c``; a name with a comma goes between quotes."""
+    """Return the columns of ``a,b,c``; a name with a comma must be quoted."""
     if not texts:
         return None
     return [name.strip() for text in texts for name in next(csv.reader([text], skipinitialspace=True))]
@@ -148,7 +148,7 @@ def _mapped(
         return data.X / divisor, conditions
     if divide_by != "1":
         raise ValueError("--bounds and --divide-by exclude each other, got both")
-    from expunge.scaling import ConstantScaler
+    from expunge.data.scaling import ConstantScaler
 
     constants, conditions = _constants(bounds, ("low", "high"), data)
     scaler = ConstantScaler(constants[:, 0], constants[:, 1], outside="clip" if clip else "refuse")
@@ -179,7 +179,7 @@ def _divisor(data: Dataset, text: str) -> tuple[NDArray[np.float64], tuple[str, 
 def _constants(path: str, columns: Sequence[str], data: Dataset) -> tuple[NDArray[np.float64], tuple[str, ...]]:
     """Return the constants of a table, one row per feature of the data in their order, by name (or position).
 
-    With them, what certificates rest on: a column "source" may say that a constant was computed from data.
+    Also returns what certificates rest on: a column "source" may say that a constant was computed from data.
     """
     table = load(path, features=columns, id_column="feature", with_target=False)
     assert table.ids is not None
@@ -190,11 +190,11 @@ def _constants(path: str, columns: Sequence[str], data: Dataset) -> tuple[NDArra
     wanted = data.feature_names or tuple(map(str, range(data.X.shape[1])))
     for name in wanted:
         if name not in keys:
-            raise ValueError(f"{path}: says nothing of the feature {name!r}")
+            raise ValueError(f"{path}: says nothing about the feature {name!r}")
     for key in keys:
         if key not in wanted:
             raise ValueError(f"{path}: names {key!r}, which is none of the features {', '.join(wanted[:20])}")
-    from expunge.certificates import CONDITIONS  # when called: commands start without the library
+    from expunge.certificates import CONDITIONS  # imported when called: commands start without the library
 
     conditions = (CONDITIONS["scale"],) if _from_data(path, columns[0]) else ()
     return np.asarray(table.X[[keys.index(name) for name in wanted]]), conditions

@@ -1,4 +1,4 @@
-"""Whom a deletion is about: ids and rows as they are typed, and files of requests."""
+"""The people that a deletion is about: ids and rows as they are typed, and files of requests."""
 
 from __future__ import annotations
 
@@ -6,24 +6,28 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from expunge._files import FileFormatError, read_text
 from expunge.cli.files import parse_indices
 from expunge.cli.identifiers import parse_id
-from expunge.estimators._records import selected_rows
+from expunge.estimators._records import GIVEN, RecordIds, selected_rows
 from expunge.ledger import DeletionRequest
 
-__all__ = ["Whom", "read_requests", "read_whom"]
+if TYPE_CHECKING:
+    from expunge.cli.files import Newton
+
+__all__ = ["Whom", "read_requests", "read_whom", "read_whom_now", "rows_of_first_fit"]
 
 _ID_NAMES = ("id", "record_id", "customer_id")
 
 
 @dataclass(frozen=True)
 class Whom:
-    """Whom a deletion is about.
+    """The people that a deletion is about.
 
     Attributes
     ----------
@@ -32,7 +36,7 @@ class Whom:
     rows : list of int
         Their rows of the first fit.
     requests : list of DeletionRequest
-        What the ledger tells of it.
+        What the ledger records of it.
     """
 
     named: dict[str, Any]
@@ -51,23 +55,108 @@ def read_whom(
     number: str | None,
     date: str | None,
 ) -> Whom:
-    """Return whom the options of a command mean."""
+    """Return the people that the options of a command name."""
+    known = history.ids
+    asked = _asked(known, ids=ids, requests=requests, id_column=id_column, number=number, date=date)
+    named = _named(asked, indices=indices, rows=rows)
+    found = selected_rows(known, n=len(history.design), removed=history.removed, **named).tolist()
+    people = _people_of_rows(known, found, history.removed)
+    return Whom(named, found, _with_people(asked, people, number=number, date=date))
+
+
+def read_whom_now(
+    model: Newton,
+    *,
+    indices: str | None,
+    rows: str | None,
+    ids: Sequence[str],
+    requests: str | None,
+    id_column: str | None,
+    number: str | None,
+    date: str | None,
+) -> Whom:
+    """Return the people that the options of a command name, of a model that knows no record but those it has.
+
+    ``rows`` are positions among these. Rows of the first fit are known as long as nothing has changed, and for good
+    where they are the ids.
+    """
+    known = RecordIds(tuple(model.ids_.tolist()), GIVEN)
+    asked = _asked(known, ids=ids, requests=requests, id_column=id_column, number=number, date=date)
+    named = _named(asked, indices=indices, rows=rows)
+    if asked:
+        found = known.rows("ids", named["ids"], removed=())
+    else:
+        how, text = ("rows", rows) if rows is not None else ("indices", indices)
+        found = rows_of_first_fit(model, how, str(text))
+    people = _people_of_rows(known, found.tolist(), ())
+    return Whom(named, found.tolist(), _with_people(asked, people, number=number, date=date))
+
+
+def rows_of_first_fit(model: Newton, how: str, text: str) -> NDArray[np.int64]:
+    """Return the positions among the records now in a model of rows of its first fit, as they are typed.
+
+    Parameters
+    ----------
+    model : working Newton model
+        A model that numbers its records has these numbers for good; of others, rows are known until something changes.
+    how : {"rows", "indices"}
+        How they are named.
+    text : str
+        As in 3,7,10-12.
+    """
+    wanted = parse_indices(text) or []
+    ids = model.ids_
+    if model._next_number < 0:
+        if how == "rows" and model.certificate_.release > 1:
+            raise ValueError(
+                "rows of the first fit are not known any more, as this model has changed since: name records by --id"
+            )
+        return selected_rows(RecordIds(tuple(ids.tolist()), GIVEN), n=len(ids), removed=(), **{how: wanted})
+    places = {one: place for place, one in enumerate(ids.tolist())}
+    for row in wanted:
+        if row not in places:
+            raise ValueError(f"{how} must be within the records of this model, got {row}, which is none of them")
+    if len(set(wanted)) < len(wanted):
+        raise ValueError(f"{how} must be distinct, got {next(row for row in wanted if wanted.count(row) > 1)} twice")
+    return np.array(sorted(places[row] for row in wanted), dtype=np.int64)
+
+
+def _asked(
+    known: Any,
+    *,
+    ids: Sequence[str],
+    requests: str | None,
+    id_column: str | None,
+    number: str | None,
+    date: str | None,
+) -> list[DeletionRequest]:
+    """Return the requests that name ids, by options or in a file."""
     if requests is not None and (number is not None or date is not None):
         raise ValueError("--request and --request-date go with --id or --rows: a file of requests has columns for them")
-    known = history.ids
     asked = [DeletionRequest(parse_id(known, one), number, date) for one in ids]
     if requests is not None:
         asked += read_requests(requests, known=known, id_column=id_column)
+    return asked
+
+
+def _named(asked: Sequence[DeletionRequest], *, indices: str | None, rows: str | None) -> dict[str, Any]:
+    """Return the one way in which records are named."""
     named: dict[str, Any] = {"ids": [one.record_id for one in asked]} if asked else {}
     named |= {name: parse_indices(text) for name, text in (("indices", indices), ("rows", rows)) if text is not None}
     if len(named) != 1:
         raise ValueError("say whom to delete by one of --id (or --requests), --rows and INDICES")
-    found = selected_rows(known, n=len(history.design), removed=history.removed, **named).tolist()
+    return named
+
+
+def _with_people(
+    asked: list[DeletionRequest], people: Sequence[int | str], *, number: str | None, date: str | None
+) -> list[DeletionRequest]:
+    """Return the requests that name ids; where rows were named, those of the people who are gone with them."""
     if not asked:
-        asked = [DeletionRequest(one, number, date) for one in _people_of_rows(known, found, history.removed)]
+        asked = [DeletionRequest(one, number, date) for one in people]
         if not asked and (number or date):
             asked = [DeletionRequest(None, number, date)]
-    return Whom(named, found, asked)
+    return asked
 
 
 def read_requests(
@@ -78,13 +167,13 @@ def read_requests(
     Parameters
     ----------
     path : str
-        The file: separated by commas, semicolons, tabs or bars.
+        The file, with commas, semicolons, tabs or bars between columns.
     known : RecordIds or None
         The model's ids.
     id_column : str or None
         The column of ids; id, record_id or customer_id when not given.
     number_column, date_column : str
-        Columns that may be there.
+        Optional columns.
     """
     text = read_text(path, what="file of requests").removeprefix("\ufeff")
     first = text.lstrip("\r\n").partition("\n")[0]
@@ -104,7 +193,9 @@ def read_requests(
     numbers, dates = ([name for name in names if name.lower() == column] for column in (number_column, date_column))
     for column, columns in ((number_column, numbers), (date_column, dates)):
         if len(columns) > 1:
-            raise FileFormatError(f"path: {path}: one column may be {column}, got the columns {', '.join(columns)}")
+            raise FileFormatError(
+                f"path: {path}: only one column may be {column}, got the columns {', '.join(columns)}"
+            )
     if len(found) != 1:
         raise FileFormatError(
             f"path: {path}: one column must be {' or '.join(wanted)}, got the columns {', '.join(names)}"
@@ -120,7 +211,7 @@ def read_requests(
         if not row[found[0]]:
             raise FileFormatError(f"path: {path}: line {line} names no id")
         asked = cells[names.index(found[0])]
-        if asked != asked.strip():  # to guess could delete somebody else
+        if asked != asked.strip():  # a guess could delete somebody else
             raise FileFormatError(
                 f"path: {path}: line {line}: ids must have no spaces around them, got {asked!r}: remove them, or name "
                 "the record with --id, which takes an id as it is typed"

@@ -33,7 +33,7 @@ _PICTURES = ("privacy_loss.png", "proxies.png")
 @click.option("--threads", type=int, help="Cores to use.  [default: all]")
 @click.option("--plots", type=click.Path(path_type=Path), help="Folder for pictures of the result.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing output.")
-@click.option("--restart", is_flag=True, help="Throw away the parts of an unfinished run.")
+@click.option("--restart", is_flag=True, help="Discard the parts of an unfinished run.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def score(
     source: Path,
@@ -58,7 +58,7 @@ def score(
 
     Writes one row per record: privacy loss (an estimate), proxies, rank. Interrupted runs continue where they stopped.
     """
-    from expunge._places import check_places
+    from expunge._files.outputs import check_places
     from expunge.scoring import ProbeCheckpoints, score_files
 
     pictures = None if plots is None else [plots / name for name in _PICTURES]
@@ -100,10 +100,10 @@ def _draw(out: Path, order: float, folder: Path) -> None:
     import pyarrow.parquet as pq
 
     from expunge.scoring import plot_loss_against_proxies, plot_loss_distribution
-    from expunge.scoring.measures import loss_name
+    from expunge.scoring.measures import loss_name, proxy_names
 
     names = pq.read_schema(out).names
-    proxies = [name for name in ("average_grad_norm", "el2n", "c_proxy", "grand", "loss") if name in names]
+    proxies = [name for name in proxy_names("softmax") if name in names]
     table = pq.read_table(out, columns=[loss_name(order), *proxies]).drop_null()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     losses = table.column(0).to_numpy()

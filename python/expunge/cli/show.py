@@ -1,10 +1,22 @@
-"""``expunge show``: what a certificate says, without the data."""
+"""``expunge show``: what a certificate, its evidence or a proof about an id says, without the data."""
 
 from __future__ import annotations
 
-import click
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+import click
+import numpy as np
+
+from expunge._errors import counted
+from expunge.cli.files import load_evidence
 from expunge.cli.records import refuse
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    from expunge.certificates import Certificate
+    from expunge.certificates.residual import AbsenceProof, MembershipProof, ResidualCertificate, ResidualEvidence
 
 __all__ = ["show"]
 
@@ -15,14 +27,31 @@ __all__ = ["show"]
 def show(certificate: str, public_key: str | None) -> None:
     """Print what CERTIFICATE claims, and by whom it is signed. Exit code 1 if the signature does not hold.
 
-    The claim itself is not checked: that takes the data, see expunge verify.
+    The claim itself is not checked: that takes the data, see expunge verify. Evidence (.npz) and proofs about an id can
+    be shown, too.
     """
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
-    from expunge.certificates import Certificate, VerificationError, load_public_key
+    from expunge.certificates import load, load_public_key
 
     key = None if public_key is None else load_public_key(public_key)
-    proof = Certificate.load(certificate)
+    lines: list[str] | None = None
+    if Path(certificate).suffix.lower() == ".npz":
+        lines = _evidence_lines(load_evidence(certificate))
+    elif (proof := _proof(certificate)) is not None:
+        lines = _proof_lines(proof)
+    if lines is None:
+        _certificate(load(certificate), key)
+        return
+    if key is not None:
+        raise ValueError(f"--public-key is for certificates, and {certificate} is not one")
+    for line in lines:
+        click.echo(line)
+
+
+def _certificate(proof: Certificate | ResidualCertificate, key: Ed25519PublicKey | None) -> None:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    from expunge.certificates import VerificationError
+
     click.echo(proof.summary())
     try:
         if key is not None:
@@ -37,3 +66,41 @@ def show(certificate: str, public_key: str | None) -> None:
         whose = "the key given" if key is not None else "the key it names; --public-key says whether it is theirs"
         click.echo(f"  signature  holds: nothing was changed since {proof.signature.public_key} signed ({whose})")
     click.echo("  not checked against data: expunge verify does that")
+
+
+def _proof(path: str) -> AbsenceProof | MembershipProof | None:
+    """Return the proof in a file, or None if its format is another."""
+    from expunge.certificates.residual import AbsenceProof, MembershipProof
+    from expunge.certificates.signed import json_values, text_of
+
+    values = json_values(text_of(path))
+    name = values.get("format") if isinstance(values, dict) else None
+    if name == "expunge-absence-proof":
+        return AbsenceProof.load(path)
+    return MembershipProof.load(path) if name == "expunge-membership-proof" else None
+
+
+def _proof_lines(proof: AbsenceProof | MembershipProof) -> list[str]:
+    return [
+        f"{type(proof).__name__} about {proof.record_id!r} and {counted(proof.n_records, 'record')}, root {proof.root}",
+        f"  shows: {proof.shows}",
+        *(f"  does not show: {text}" for text in proof.does_not_show),
+        "  not checked against a certificate: expunge absence does that",
+    ]
+
+
+def _evidence_lines(evidence: ResidualEvidence) -> list[str]:
+    both = evidence.before_after
+    lines = [
+        f"evidence of certificate {evidence.certificate} (confidential: it undoes the noise)",
+        f"  action   {evidence.action}, {counted(evidence.n_changed, 'record')} concerned, "
+        f"{counted(len(evidence.ids), 'record')} now",
+        f"  work     {evidence.passes} passes over the data, {counted(evidence.refreshes, 'new inverse Hessian')}",
+        f"  reached  |gradient| <= {evidence.residual_bound:.3g}",
+    ]
+    if both is not None:
+        shown = f"{both.epsilon:.3g}" if np.isfinite(both.epsilon) else "infinite"
+        lines.append(
+            f"  before/after epsilon {shown}: for whoever saw the model before and after, which no claim covers"
+        )
+    return lines

@@ -1,174 +1,143 @@
-"""What ``expunge demo`` shows: digits learned, quoted, one forgotten and proved, and a certificate that lies."""
+"""First story of ``expunge demo``: a customer asks to be deleted, and everybody can check that it was done."""
 
 from __future__ import annotations
 
 import io
-import time
-from dataclasses import dataclass, replace
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
-from expunge._extras import how_to_install
-from expunge._files import PUBLIC
 from expunge.certificates import VerificationError
-from expunge.cli.outputs import Outputs
-from expunge.cli.quote import quote_json
-from expunge.datasets import load, random_cosine_features
-from expunge.estimators import LangevinRidgeClassifier, Quote
-from expunge.estimators._storage import released_bytes, working_bytes
-from expunge.plotting import plot_noise
+from expunge.certificates.residual import ResidualReport, page_of, verify
+from expunge.cli.customers import CLASSES, Customers, bounds_table, customers
+from expunge.estimators import NewtonLogisticRegression, Updated
+from expunge.estimators._storage import released_bytes
+from expunge.estimators.newton._storage import working_bytes
+from expunge.ledger import DeletionRequest, Ledger, ResidualEntry
+from expunge.plotting import plot_deletions
+from expunge.runs.residual.claim import release_mu
 
-__all__ = ["tell"]
+__all__ = ["tell_customers"]
 
 Array = NDArray[np.float64]
 
-METHODS = ("uniform", "shifted", "exact")
-EPSILON, DELTA, N_STEPS = 1.0, 1e-5, 30
-_NAMES = {"uniform": "worst case over all", "shifted": "per record, by a bound", "exact": "per record, exactly"}
+EPSILON, DELTA, NOISE = 1.0, 1e-5, 0.1
+_REQUEST = DeletionRequest(None, "2026-001", "2026-03-02")
 
 
-@dataclass(frozen=True)
-class _Split:
-    """Training and test records."""
+def rehearsed(noise_std: Array, *, repeats: int = 20) -> tuple[Array, Array]:
+    """Return, on customers who do not exist, how many have a before/after epsilon of at most 1, and test accuracy.
 
-    X: Array
-    y: NDArray[Any]
-    X_test: Array
-    y_test: NDArray[Any]
-
-
-def digits() -> _Split:
-    """Return the digits: 1,347 records to learn from and 450 to test on, as 256 fixed random cosines of the pixels."""
-    data = load("digits", divide_by=16)
-    assert data.y is not None
-    X = random_cosine_features(data.X, n_features=256, scale=0.5, seed=0)
-    order = np.random.RandomState(0).permutation(len(X))
-    test, train = order[:450], order[450:]
-    return _Split(X[train], data.y[train], X[test], data.y[test])
-
-
-def accuracy_after(model: LangevinRidgeClassifier, split: _Split, noise_std: Array, *, repeats: int = 8) -> Array:
-    """Return the mean test accuracy after ``N_STEPS`` more steps with each noise.
-
-    On all records: one of 1,347 does not move the accuracy of this picture.
+    The noise of a model must be chosen without its customers: it would tell of them.
     """
-    X, X_test = (np.column_stack([rows, np.ones(len(rows))]) for rows in (split.X, split.X_test))
-    start = np.vstack([model.coef_.T, model.intercept_])
-    targets = (split.y[:, None] == model.classes_).astype(np.float64)
-    gram = X.T @ X + model.alpha * np.eye(X.shape[1])
-    step = np.eye(len(gram)) - model.step_size_ * gram
-    push = model.step_size_ * (X.T @ targets)
-    result = np.empty(len(noise_std))
-    for i, noise in enumerate(tqdm(noise_std, desc="accuracy", disable=None, leave=False)):
-        random = np.random.default_rng(0)  # the same draws for every noise, so that the curve is smooth
-        theta = np.tile(start, (1, repeats))
-        for _ in range(N_STEPS):
-            theta = step @ theta + np.tile(push, (1, repeats)) + noise * random.standard_normal(theta.shape)
-        scores = (X_test @ theta).reshape(len(X_test), repeats, -1)
-        predicted = model.classes_[scores.argmax(axis=2)]
-        result[i] = (predicted == split.y_test[:, None]).mean()
-    return result
+    known, others = customers(4000, seed=1), customers(2000, seed=2)
+    model = NewtonLogisticRegression(classes=CLASSES, noise_std=1e-3, epsilon=EPSILON, delta=DELTA).fit(
+        known.scaled, known.renewed
+    )
+    theta, random = model.evidence_.theta[0], np.random.default_rng(0)
+    mu = np.hypot(model.quote().sensitivity / noise_std[:, np.newaxis], model.certificate_.mu)
+    share = (mu <= release_mu(epsilon=1.0, delta=DELTA, releases=1)).mean(axis=1)
+    draws = theta + noise_std[:, np.newaxis, np.newaxis] * random.standard_normal((repeats, len(theta)))
+    scores = draws @ np.column_stack([others.scaled, np.ones(len(others.scaled))]).T
+    return share, ((scores > 0) == (others.renewed == "yes")).mean(axis=(1, 2))
 
 
-def tell(folder: Path, outputs: Outputs, quotes_name: str, *, has_plot: bool, started: float) -> None:
-    """Run the demonstration, print it and write its files: ``quotes_name`` and, if it can be drawn, the picture."""
-    split = digits()
-    # Constants given, not taken from the data: the certificate below rests on no condition.
-    model = LangevinRidgeClassifier(classes=range(10), step_size=5.5e-4).fit(split.X, split.y)
-    before = float(model.score(split.X_test, split.y_test))
-    n = len(split.X)
-    click.echo(f"Learned {n} handwritten digits with noisy gradient steps: test accuracy {before:.1%}.")
+def tell_customers(*, has_plot: bool) -> dict[str, bytes]:
+    """Tell the story, and return the content of its files by name."""
+    known, others = customers(4000, seed=7), customers(2000, seed=8)
+    # Constants given, none taken from the data: the certificate rests on no condition.
+    model = NewtonLogisticRegression(classes=CLASSES, noise_std=NOISE, epsilon=EPSILON, delta=DELTA)
+    model.fit(known.scaled, known.renewed, record_ids=known.ids)
+    before = model.score(others.scaled, others.renewed)
+    click.echo(f"Learned from {len(known.ids):,} customers who renews: accuracy {before:.1%} on others.")
 
-    quotes = {name: model.quote(epsilon=EPSILON, delta=DELTA, n_steps=N_STEPS, method=name) for name in METHODS}
-    medians = {name: float(np.median(quote.noise_std)) for name, quote in quotes.items()}
-    highest = max(float(quote.noise_std.max()) for quote in quotes.values())
-    grid = np.unique([0.0, *np.geomspace(highest / 1000, highest * 1.3, 28), *medians.values()])
-    curve = accuracy_after(model, split, grid)
+    quote = model.quote()
+    customer = str(quote.ids[np.argsort(quote.before_after_epsilon, kind="stable")[len(quote) // 2]])
+    result = model.unlearn(customer)
+    after = result.model.score(others.scaled, others.renewed)
+    evidence, left = result.evidence, known.without(customer)
+    click.echo(f"Customer {customer} asks to be deleted. Done in {_passes(evidence.passes)}: accuracy {after:.1%}.\n")
 
-    click.echo(f"\nNoise per step so that a record is forgotten (epsilon = {EPSILON:g}, delta = {DELTA:g}):\n")
-    click.echo(f"  {'noise calibrated to':<24}{'median':>8}{'95%':>9}{'accuracy left':>16}")
-    for name in METHODS:
-        high = float(np.quantile(quotes[name].noise_std, 0.95))
-        left = float(np.interp(medians[name], grid, curve))
-        status = "  (estimate)" if quotes[name].status == "estimate" else ""
-        click.echo(f"  {_NAMES[name]:<24}{medians[name]:>8.3f}{high:>9.3f}{left:>16.1%}{status}")
+    report = _verified(result, left)
+    click.echo(f"  Certificate, on the {len(left.ids):,} customers without {customer}")
+    click.echo(f"    {report.status.upper()}: epsilon = {report.epsilon:g}, delta = {report.delta:g}")
+    click.echo(f"  With {customer} among the data\n    {_refusal(lambda: _verified(result, known))}")
+    better = replace(result.certificate, epsilon=EPSILON / 2)
+    click.echo(f"  With half the epsilon\n    {_refusal(lambda: _verified(replace(result, certificate=better), left))}")
+    proof = evidence.tree.absence(customer)
+    proof.check(result.certificate)
+    click.echo(
+        f"  For {customer}, without any data\n    ABSENT: the id of none of the {len(left.ids):,} records certified"
+    )
+    both = result.before_after
+    assert both is not None
+    click.echo("  For whoever saw the model before and after, whom no certificate covers")
+    click.echo(f"    before/after epsilon = {both.epsilon:.2g}")
 
-    order = np.argsort(quotes["exact"].noise_std, kind="stable")
-    row = int(quotes["exact"].indices[order[n // 2]])
-    result = model.unlearn(row, epsilon=EPSILON, delta=DELTA, n_steps=N_STEPS, noise_grid="powers")
-    after = float(result.model.score(split.X_test, split.y_test))
-    noise = result.certificate.run.phases[-1].noise_std
-    click.echo(f"\nForgot record {row}, a typical one (noise {noise:.3f}): test accuracy {after:.1%}.")
-    report = result.certificate.verify(split.X, split.y, result.model)
-    click.echo(f"Certificate          {report.status.upper()}: epsilon = {report.epsilon:g}, delta = {report.delta:g}")
-    click.echo(f"Certificate changed  {_tampered(result.certificate, split)}")
-
+    ledger = _ledger(model, result, customer)
     contents = {
-        quotes_name: _quotes(quotes_name, quotes),
-        "certificate.json": result.certificate.to_json().encode("ascii"),
+        "bounds.csv": bounds_table(),
+        "customers.csv": known.table(),
+        "customers-now.csv": left.table(),
         "model.npz": working_bytes(result.model),
+        "certificate.json": result.certificate.to_json().encode("ascii"),
+        "evidence.npz": evidence.to_bytes(),
         "released.npz": released_bytes(result.model.release()),
-        "training.npz": _training(split),
+        "absence.json": proof.to_json().encode("ascii"),
+        "deletions.ledger": ledger[0],
+        "report.html": page_of([model.certificate_, result.certificate], entries=ledger[1], report=report).encode(),
     }
     if has_plot:
-        buffer = io.BytesIO()
-        figure = plot_noise([quotes[name] for name in METHODS], accuracy=(grid, curve), accuracy_before=before)
-        figure.savefig(buffer, format="png")
-        contents["noise.png"] = buffer.getvalue()
-    outputs.write(contents, modes={"released.npz": PUBLIC})
-    if has_plot:
-        click.echo(f"\nThe picture          {folder / 'noise.png'}")
-    else:
-        click.echo(f"\nFor the picture      {how_to_install('plot')}")
-    click.echo(
-        f"Check it yourself    expunge verify {folder / 'certificate.json'} {folder / 'training.npz'} "
-        f"--model {folder / 'released.npz'}"
-    )
-    click.echo(f"Took {time.monotonic() - started:.0f} s.")
-
-
-def _tampered(certificate: Any, split: _Split) -> str:
-    """Claim half the epsilon and say what verification makes of it."""
-    try:
-        replace(certificate, epsilon=certificate.epsilon / 2).verify(split.X, split.y)
-    except VerificationError as error:
-        return f"REFUSED: {error.field} (epsilon = {certificate.epsilon / 2:g} was claimed)"
-    raise RuntimeError("a certificate that claims half the epsilon was accepted")
-
-
-def _quotes(file: str, quotes: dict[str, Quote]) -> bytes:
-    """Return all three quotes as one table (or one JSON object by method)."""
-    if file.endswith(".json"):
-        parts = (f'"{name}": {quote_json(quote).strip()}' for name, quote in quotes.items())
-        return ("{" + ",\n".join(parts) + "}\n").encode()
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    table = pa.concat_tables(
-        pa.table(
-            {
-                "method": pa.array([name] * len(quote)),
-                "record": quote.indices,
-                "noise_std": quote.noise_std,
-                "mu": quote.mu,
-                "epsilon": quote.epsilon,
-                "error": quote.error,
-                "certified": quote.certified,
-            }
+        at = np.geomspace(0.001, 3.0, 36)
+        figure = plot_deletions(
+            quote.before_after_epsilon,
+            noise_std=NOISE,
+            marked=both.epsilon,
+            name="customer",
+            choices=(at, *rehearsed(at)),
         )
-        for name, quote in quotes.items()
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png")
+        contents["customers.png"] = buffer.getvalue()
+    return contents
+
+
+def _passes(number: int) -> str:
+    return "one pass over the data" if number == 1 else f"{number} passes over the data"
+
+
+def _verified(result: Updated[Any], data: Customers) -> ResidualReport:
+    return verify(
+        result.certificate, data.scaled, data.renewed, evidence=result.evidence, released=result.model, ids=data.ids
     )
-    buffer = io.BytesIO()
-    parquet.write_table(table, buffer)
-    return buffer.getvalue()
 
 
-def _training(split: _Split) -> bytes:
-    buffer = io.BytesIO()
-    np.savez(buffer, X=split.X, y=split.y)
-    return buffer.getvalue()
+def _refusal(check: Callable[[], object]) -> str:
+    """Return why a verification that must fail does."""
+    try:
+        check()
+    except VerificationError as error:
+        return f"REFUSED: {error.field}"
+    raise RuntimeError("a certificate that does not hold was accepted")
+
+
+def _ledger(model: Any, result: Updated[Any], customer: str) -> tuple[bytes, list[ResidualEntry]]:
+    """Return the ledger of a fit and a deletion, and its entries."""
+    with tempfile.TemporaryDirectory() as folder:
+        book = Ledger(Path(folder) / "ledger")
+        book.append(model.certificate_, model_before=None, action="fit", salt=model.ledger_salt_)
+        book.append(
+            result.certificate,
+            model_before=model.certificate_.digests.released,
+            action="unlearn",
+            requests=[replace(_REQUEST, record_id=customer)],
+            salt=model.ledger_salt_,
+        )
+        entries = [entry for entry in book.entries() if isinstance(entry, ResidualEntry)]
+        return book.path.read_bytes(), entries

@@ -6,34 +6,49 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import numpy as np
 
 from expunge._files import PUBLIC
-from expunge._transaction import Change
+from expunge._files.transaction import Change
+from expunge.cli.entering import check_next, is_entered, is_signed
 from expunge.cli.files import load_model, model_digests, overwrite_option
-from expunge.cli.options import check_ending, delta_option, epsilon_option, method_option
+from expunge.cli.newton import Records, Wanted, apply, outputs_of, records_of, say_release
+from expunge.cli.options import (
+    ask_password_option,
+    delta_option,
+    epsilon_option,
+    key_option,
+    method_option,
+    refuse_given,
+    signing_key,
+)
 from expunge.cli.outputs import Outputs
 
 if TYPE_CHECKING:
     from expunge.certificates import Certificate
+    from expunge.cli.files import Newton
     from expunge.cli.requests import Whom
-    from expunge.ledger import Ledger
 
 __all__ = ["unlearn"]
 
 _MODELS = ("--output", "--released")
+_LANGEVIN_ONLY = ("epsilon", "delta", "n_steps", "noise_std", "noise_grid", "method", "last_of_class", "max_loss")
 
 
 @click.command()
 @click.argument("model", type=click.Path())
 @click.argument("indices", required=False)
 @click.option("--id", "ids", multiple=True, help="Whom to delete, all rows of an id together; repeat for several.")
-@click.option("--requests", type=click.Path(), help="Table of requests: a column of ids; request, date if there.")
+@click.option("--requests", type=click.Path(), help="Table of requests: a column of ids; request, date if present.")
 @click.option("--request-id-column", help="Its column of ids.  [default: id, record_id or customer_id]")
-@click.option("--rows", help="Rows of the first fit, as in 3,7,10-12.")
+@click.option("--rows", help="Rows of the first fit, as in 3,7,10-12, while they are known.")
 @click.option("--request", "number", help="Number under which the request is filed, for the ledger.")
 @click.option("--request-date", "date", help="When it was made, as in 2026-03-01, for the ledger.")
 @click.option("-o", "--output", required=True, type=click.Path(), help="Where the new working model goes (.npz).")
 @click.option("-c", "--certificate", required=True, type=click.Path(), help="Where the certificate goes (.json).")
+@click.option(
+    "--evidence", type=click.Path(), help="Where the confidential evidence goes (.npz); not of Langevin models."
+)
 @click.option("--released", type=click.Path(), help="Also write the predict-only model there (.npz).")
 @epsilon_option
 @delta_option
@@ -44,8 +59,8 @@ _MODELS = ("--output", "--released")
 @click.option("--last-of-class", type=click.Choice(["refuse", "conditional"]), default="refuse", show_default=True,
               help="What to do where no record of a class is left.")  # fmt: skip
 @click.option("--max-loss", type=float, help="Refuse if forgetting costs more training accuracy or R^2 than this.")
-@click.option("--key", type=click.Path(), help="Private key (PEM) to sign the certificate with.")
-@click.option("--ask-password", is_flag=True, help="Ask for the key's password.")
+@key_option
+@ask_password_option
 @click.option("--ledger", "ledger_path", type=click.Path(), help="Enter the deletion in this ledger.")
 @overwrite_option
 def unlearn(
@@ -59,6 +74,7 @@ def unlearn(
     date: str | None,
     output: str,
     certificate: str,
+    evidence: str | None,
     released: str | None,
     epsilon: float,
     delta: float,
@@ -76,41 +92,57 @@ def unlearn(
     """Delete records from MODEL and certify it.
 
     Say whom by --id, by a file of --requests, or by --rows of the first fit, as in 3,7,10-12. INDICES are rows too,
-    where the model has no ids. A call that was interrupted is repeated as it was: it finishes what had been begun.
+    where the model has no ids. Repeat an interrupted call unchanged: it finishes what was begun.
+
+    Claim and noise of a model by computed residual were fixed by fit. Options from --epsilon to --max-loss are those of
+    Langevin models.
     """
-    from expunge.certificates import Certificate, load_private_key
+    from expunge.certificates import Certificate, load
     from expunge.cli.requests import read_whom
     from expunge.estimators._storage import released_bytes, working_bytes
+    from expunge.estimators.newton.base import NewtonModel
     from expunge.ledger import Ledger
 
-    for path in (output, released):
-        check_ending(path, (".npz",))
-    check_ending(certificate, (".json",))
-    outputs = Outputs(
-        {"--output": output, "--certificate": certificate, "--released": released},
+    outputs = outputs_of(
+        output=output,
+        certificate=certificate,
+        evidence=evidence,
+        released=released,
         inputs={"MODEL": model, "--key": key, "--requests": requests},
         overwrite=overwrite,
         ledger=ledger_path,
     )
     if outputs.recover():
         click.echo("finished what an earlier call had begun")
-        _say(Certificate.load(certificate), output, certificate, released, ledger_path)
+        finished = load(certificate)
+        if isinstance(finished, Certificate):
+            _say(finished, output, certificate, released, ledger_path)
+        else:
+            say_release(finished, outputs, ledger=ledger_path)
         return
     before = load_model(model)
+    asked: dict[str, Any] = {
+        "indices": indices,
+        "rows": rows,
+        "ids": ids,
+        "requests": requests,
+        "id_column": request_id_column,
+        "number": number,
+        "date": date,
+    }
+    if isinstance(before, NewtonModel):
+        refuse_given(
+            _LANGEVIN_ONLY, f"is for Langevin models: claim and noise of this {type(before).__name__} were fixed by fit"
+        )
+        wanted = _wanted(before, **asked)
+        private_key = signing_key(key, ask_password=ask_password)
+        apply(before, wanted, outputs=outputs, key=private_key, ledger=ledger_path, overwrite=overwrite)
+        return
+    refuse_given(("evidence",), f"is not for a {type(before).__name__}: its certificate holds everything")
     history = before._require_history()
-    whom = read_whom(
-        history,
-        indices=indices,
-        rows=rows,
-        ids=ids,
-        requests=requests,
-        id_column=request_id_column,
-        number=number,
-        date=date,
-    )
-    settings = {"epsilon": epsilon, "delta": delta, "n_steps": n_steps, "method": method}
-    password = click.prompt("password of the key", hide_input=True).encode() if key and ask_password else None
-    private_key = None if key is None else load_private_key(key, password=password)
+    whom = read_whom(history, **asked)
+    settings: dict[str, Any] = {"epsilon": epsilon, "delta": delta, "n_steps": n_steps, "method": method}
+    private_key = signing_key(key, ask_password=ask_password)
     public_key = None if private_key is None else private_key.public_key()
     noise = (noise_std, _grid(noise_grid))
     if (ledger_path is not None or not overwrite) and _is_done(
@@ -121,7 +153,7 @@ def unlearn(
         return
     outputs.check_free()
     if ledger_path is not None and Path(ledger_path).exists():
-        _check_ledger(Ledger(ledger_path), before)
+        check_next(ledger_path, before)
     result = before.unlearn(
         **whom.named,
         **settings,
@@ -152,6 +184,17 @@ def unlearn(
     )
 
 
+def _wanted(before: Newton, **asked: Any) -> Wanted:
+    """Return the deletion that a command was asked for, of a Newton model."""
+    from expunge.cli.requests import read_whom_now
+
+    whom = read_whom_now(before, **asked)
+    now = records_of(before)
+    rows = np.array(whom.rows, dtype=np.int64)
+    left = Records(np.delete(now.ids, rows), now.rows.without(rows))
+    return Wanted("unlearn", lambda: before.unlearn(rows=rows), left, whom.requests)
+
+
 def _say(proof: Certificate, output: str, certificate: str, released: str | None, ledger_path: str | None) -> None:
     click.echo(proof.summary())
     click.echo(f"model  {output}  (confidential: it holds the data)")
@@ -171,17 +214,6 @@ def _grid(text: str | None) -> str | list[float] | None:
         raise ValueError(f"noise_grid must be powers, or numbers as in 0.1,0.2,0.5, got {text!r}") from None
 
 
-def _check_ledger(ledger: Ledger, before: Any) -> None:
-    """Find out before any work whether this model may be entered next."""
-    ledger.check()
-    entries = ledger.entries()
-    if entries and entries[-1].model_after not in model_digests(before):
-        raise ValueError(
-            f"{ledger.path}: the model must be the model of the last entry, {entries[-1].model_after}, got "
-            f"{model_digests(before)[0]}"
-        )
-
-
 def _is_done(
     outputs: Outputs,
     before: Any,
@@ -192,7 +224,7 @@ def _is_done(
     ledger_path: str | None,
 ) -> bool:
     """Return whether the files are those of this very deletion, done by an earlier call."""
-    from expunge.certificates import Certificate, features_digest, targets_digest
+    from expunge.certificates import Certificate, RidgeRun
 
     if not all(place.is_file() for place in outputs.places.values()):
         return False
@@ -204,18 +236,19 @@ def _is_done(
     except (ValueError, OSError):
         return False
     run, digests = proof.run, proof.digests
+    if not isinstance(run, RidgeRun):
+        return False
     asked = (settings["epsilon"], settings["delta"], settings["method"], settings["n_steps"])
-    X = history.design[:, : before.n_features_in_].copy()
     return (
         asked == (proof.epsilon, proof.delta, proof.method, run.phases[-1].n_steps)
         and _is_noise_asked(*noise, working, before)
         and run.deleted == tuple(sorted({*history.removed, *whom.rows}))
         and working.ledger_salt_ == before.ledger_salt_
         and run.phases[:-1] == history.phases
-        and (digests.X, digests.y) == (features_digest(X), targets_digest(history.labels))
+        and (digests.X, digests.y) == history.digests_of_fit(before.n_features_in_)
         and all(digests.model in model_digests(one) for one in models)
-        and _is_signed(proof, public_key)
-        and (ledger_path is None or _is_entered(proof, before, whom, ledger_path))
+        and is_signed(proof, public_key)
+        and (ledger_path is None or is_entered(proof, before, whom.requests, ledger_path))
     )
 
 
@@ -226,33 +259,3 @@ def _is_noise_asked(noise_std: float | None, noise_grid: str | list[float] | Non
     phase = after.phases[-1]
     expected = before.after(phase, noise_source=source).sources
     return noise_std in (None, phase.noise_std) and after.sources == expected
-
-
-def _is_signed(proof: Certificate, public_key: Any) -> bool:
-    """Return whether a certificate is signed by a key, or by none where there is none."""
-    from expunge.certificates import VerificationError
-
-    if public_key is None:
-        return proof.signature is None
-    try:
-        proof.verify_signature(public_key)
-    except VerificationError:
-        return False
-    return True
-
-
-def _is_entered(proof: Certificate, before: Any, whom: Whom, ledger_path: str) -> bool:
-    """Return whether the last entry of a ledger is this deletion's, on these requests."""
-    from expunge.ledger import EnteredRequest, Ledger, record_id_digest
-
-    if not Path(ledger_path).exists() or not (entries := Ledger(ledger_path).entries()):
-        return False
-    salt, last = before.ledger_salt_, entries[-1]
-    requests = [
-        EnteredRequest(
-            one.number, one.date, None if one.record_id is None else record_id_digest(one.record_id, salt=salt)
-        )
-        for one in whom.requests
-    ]
-    entered = (last.certificate, last.requests) == (proof.digest(), tuple(requests))
-    return entered and last.model_before in model_digests(before)

@@ -9,12 +9,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from expunge._validate import count, number
 from expunge.accounting import GaussianPair
-from expunge.accounting.ridge_law import Phase, deletion_pair
 from expunge.estimators._fitting import FittedRidge
 from expunge.estimators._history import History
 from expunge.estimators._records import selected_rows
 from expunge.estimators.quotes import Quote, quote
-from expunge.ridge import LearningLaw
+from expunge.runs.ridge import LearningLaw
+from expunge.runs.ridge.law import Phase
 
 __all__ = ["AskedRidge"]
 
@@ -49,7 +49,7 @@ class AskedRidge(FittedRidge):
         noise_std: float | None = None,
         method: str = "exact",
         indices: ArrayLike | None = None,
-        ids: Any = None,
+        ids: ArrayLike | None = None,
         rows: ArrayLike | None = None,
         by_id: bool = False,
         groups: ArrayLike | None = None,
@@ -66,24 +66,25 @@ class AskedRidge(FittedRidge):
         noise_std : float, optional
             Noise per unlearning step (> 0); the fewest steps are returned. Give exactly one of the two.
         method : {"exact", "shifted", "uniform"}
-            From the exact Gaussian laws; from the per-record bound by shifted interpolation ([BAC26], section 3 of
-            arXiv 2602.15602, repaired); from the worst case over all training records, whichever are quoted.
-            The last two spend delta/10 on the residuals' high-probability bound and need
-            e^epsilon < 10; above, their noise is ``inf``.
+            Exact Gaussian laws; the per-record bound by shifted interpolation ([BAC26, arXiv 2602.15602], section 3,
+            repaired); or the worst case over all training records, whichever are quoted.
+            After a deletion only "exact" is left: the bounds need every step of the run, with the rows that are gone.
+            The last two spend delta/10 on the high-probability bound of the residuals and need
+            e^epsilon < 10; their noise is ``inf`` above that.
         ids : int, str or sequence of them, optional
-            People to quote: ids of the first fit, all rows of one id together. At most one of ``ids``, ``rows`` and
-            ``indices`` is given; all that remain are quoted when none is.
+            People to quote: ids of the first fit, all rows of one id together. Give at most one of ``ids``, ``rows``
+            and ``indices``; with none, all remaining records are quoted.
         rows : array-like of int, optional
             Rows to quote: positions in the first fit.
         indices : array-like of int, optional
-            The same as ``rows``; refused where the model has ids, since a number could mean either.
+            The same as ``rows``; rejected if the model has ids, since a number could mean either.
         by_id : bool, default False
             Quote all rows of one id together, one entry per id among those asked for; ``ids`` always does.
         groups : array-like of int or str, shape (n,), optional
             One group per row of the first fit (exact integers or strings); rows of one group are quoted together, and
             the quote has one entry per group among those asked for.
         threads : int, optional
-            Cores to use; EXPUNGE_NUM_THREADS or all of them when omitted.
+            Maximum number of cores; ``EXPUNGE_NUM_THREADS`` or all of them by default.
 
         Returns
         -------
@@ -97,6 +98,24 @@ class AskedRidge(FittedRidge):
             On an argument out of range.
         RuntimeError
             After `forget_history`.
+
+        See Also
+        --------
+        unlearn : Delete records, with a certificate.
+        privacy_profile : Every epsilon and delta of one deletion, exactly.
+
+        Notes
+        -----
+        ==========================================================  ==========================
+        Edge case                                                   Result
+        ==========================================================  ==========================
+        a row of zeros with target 0, no intercept                  ``noise_std`` 0
+        the same, with ``noise_std`` given                          ``n_steps`` 0
+        ``epsilon=3.0`` with ``method="shifted"``                   ``noise_std`` inf
+        learning without noise                                      finite: unlearning adds it
+        ``rows=[]``, a row twice, or a row that does not exist      ValueError
+        neither or both of ``n_steps`` and ``noise_std``            ValueError
+        ==========================================================  ==========================
 
         Examples
         --------
@@ -137,7 +156,7 @@ class AskedRidge(FittedRidge):
         self,
         indices: ArrayLike | None = None,
         *,
-        ids: Any = None,
+        ids: ArrayLike | None = None,
         rows: ArrayLike | None = None,
         n_steps: int = 0,
         noise_std: float = 0.0,
@@ -162,7 +181,11 @@ class AskedRidge(FittedRidge):
         Raises
         ------
         ValueError
-            If there is no noise at all, or on records that are not there, repeated or already deleted.
+            If there is no noise at all, or if records do not exist, are repeated or were already deleted.
+
+        See Also
+        --------
+        quote : What the deletion of each record needs.
 
         Examples
         --------
@@ -177,11 +200,5 @@ class AskedRidge(FittedRidge):
         history = self._require_history()
         deleted = tuple(sorted({*history.removed, *self._rows_to_delete(history, indices, ids, rows).tolist()}))
         last = Phase(count("n_steps", n_steps), number("noise_std", noise_std, low=0), deleted)
-        return deletion_pair(
-            history.design,
-            history.targets,
-            alpha=history.alpha,
-            step_size=history.step_size,
-            phases=(*history.phases, last),
-            deleted=deleted,
-        )
+        deletion = history.deletion(deleted)
+        return deletion.pair(deletion.run(deletion.effective_phases((*history.phases, last))))

@@ -2,40 +2,49 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from expunge._validate import choice, count, number
 from expunge.certificates import Certificate, RidgeRun
-from expunge.certificates.constants import CONDITIONS
+from expunge.certificates.issue import issue
+from expunge.data.constants import CONDITIONS
 from expunge.estimators._asking import AskedRidge
-from expunge.estimators._cost import LARGEST_NOISE, METHODS, DeletionCost, chosen_noise
-from expunge.estimators._dynamics import NormalEquations, os_normals
 from expunge.estimators._history import History
 from expunge.estimators._progress import dense_work, parts
 from expunge.estimators.noise_warning import REHEARSALS, check_loss, warn_of_forgetting
 from expunge.estimators.released import Released
+from expunge.runs.methods import METHODS
+from expunge.runs.noise import os_normals
+from expunge.runs.ridge import exact_quotes, shifted_quotes
+from expunge.runs.ridge.cost import LARGEST_NOISE, DeletionCost, chosen_noise
+from expunge.runs.ridge.dynamics import NormalEquations
+from expunge.runs.ridge.kept_law import KeptLaw, ResumedDeletion
+from expunge.runs.ridge.run import RidgeProblem
 
 __all__ = ["DeletingRidge", "Unlearned"]
 
 Array = NDArray[np.float64]
 Self = TypeVar("Self", bound="DeletingRidge")
+Model = TypeVar("Model", bound="DeletingRidge", covariant=True)
 
 NO_NOISE = "no noise was added: this model has no privacy claim"
 
 
 @dataclass(frozen=True)
-class Unlearned:
+class Unlearned(Generic[Model]):
     """The result of a deletion.
 
     Attributes
     ----------
     model : LangevinRidge or LangevinRidgeClassifier
-        A new working model (confidential: it holds the history, deleted rows included). Publish ``model.release()``.
+        A new working model without the deleted rows (confidential: it holds the rows that remain, and the law of the
+        run so far in place of the others). Publish ``model.release()``.
     certificate : Certificate
         The claim and everything needed to check it (confidential: its noise depends on the deleted record).
     before, after : float
@@ -44,7 +53,7 @@ class Unlearned:
         The same of the ridge optimum of the records that remain: what forgetting without noise would leave.
     """
 
-    model: Any
+    model: Model
     certificate: Certificate
     before: float
     after: float
@@ -52,7 +61,7 @@ class Unlearned:
 
     @property
     def status(self) -> str:
-        """What the certificate says: "certified" or "conditional"."""
+        """Standing of the certificate: "certified" or "conditional"."""
         return self.certificate.status
 
 
@@ -60,10 +69,10 @@ class DeletingRidge(AskedRidge):
     """A learned model that forgets records."""
 
     def unlearn(
-        self,
+        self: Self,
         indices: ArrayLike | None = None,
         *,
-        ids: Any = None,
+        ids: ArrayLike | None = None,
         rows: ArrayLike | None = None,
         epsilon: float,
         delta: float,
@@ -73,17 +82,17 @@ class DeletingRidge(AskedRidge):
         method: str = "exact",
         last_of_class: str = "refuse",
         max_loss: float | None = None,
-    ) -> Unlearned:
+    ) -> Unlearned[Self]:
         """Forget records: noisy steps on the remaining data, whose noise certifies (epsilon, delta).
 
         Parameters
         ----------
         indices : int or array-like of int
-            Row or rows of the first fit to delete together, where they are the only numbers a record has: a model
-            fitted with ``record_ids``, or on a table whose index is not 0..n-1, refuses them, since 7 could mean the
-            id or the position. Give exactly one of ``indices``, ``ids`` and ``rows``.
+            Row or rows of the first fit to delete together, if positions are the only numbers that records have: a
+            model fitted with ``record_ids``, or on a table whose index is not 0..n-1, rejects them, since 7 could mean
+            the id or the position. Give exactly one of ``indices``, ``ids`` and ``rows``.
         ids : int, str or sequence of them
-            Whom to delete: ids of the first fit, all remaining rows of each. An id named twice is deleted once.
+            People to delete: ids of the first fit, all remaining rows of each. An id named twice counts once.
         rows : int or array-like of int
             Positions in the first fit.
         epsilon, delta : float
@@ -92,14 +101,14 @@ class DeletingRidge(AskedRidge):
             Unlearning steps, >= 1.
         noise_std : float, optional
             Noise per step, fixed before the record was known: a constant that the certificate takes as *given*.
-            Refused, with what is needed, if it does not suffice.
+            Rejected if it does not suffice; the error says what does.
         noise_grid : sequence of float, or "powers", optional
             Public values, or all powers of 2^(1/4); the smallest that suffices is used. Which one that is depends on
             the deleted record, and the certificate notes it. At most one of ``noise_std`` and ``noise_grid``; with
             neither, the smallest noise of all is used, and the certificate is *conditional*: the noise level was
             calibrated to the deleted records.
         method : {"exact", "shifted", "uniform"}
-            How the noise is calibrated, see `quote`. Never truncated here.
+            How the noise is calibrated, as for `quote`, but never truncated.
         last_of_class : {"refuse", "conditional"}
             What happens when no record of a class is left whose name came from the data (no ``classes=`` at fit): the
             release would name the class of the deleted record. "conditional" deletes all the same, and the certificate
@@ -119,11 +128,12 @@ class DeletingRidge(AskedRidge):
         Raises
         ------
         ValueError
-            On an argument out of range, on an id or row that is not there or was deleted before, on ``indices`` that
-            could be ids, on the last record of a class, on more loss than ``max_loss``, or when the noise given, or
-            any, does not reach the target.
+            If an argument is out of range, an id or row does not exist or was deleted before, ``indices`` could be
+            ids, the last record of a class would go, the loss exceeds ``max_loss``, or the given noise, or any noise,
+            does not reach the target.
         TypeError
-            On none or several of ``indices``, ``ids`` and ``rows``; on ids of another kind (7 is not "7").
+            If none or several of ``indices``, ``ids`` and ``rows`` are given, or ids are of another kind (7 is not
+            "7").
         RuntimeError
             After `forget_history`.
 
@@ -132,8 +142,24 @@ class DeletingRidge(AskedRidge):
         NoiseWarning
             If the new model is worse than the noise-free optimum by more than 5 points of accuracy, or .05 of R^2.
 
+        See Also
+        --------
+        quote : What the deletion of each record needs.
+        downdate : The optimum without the records: no noise, no claim.
+
         Notes
         -----
+        ==========================================================  ==========================================
+        Edge case                                                   Result
+        ==========================================================  ==========================================
+        a row of zeros with target 0, no intercept                  a certificate with noise 0
+        the same record again                                       ValueError: deleted before
+        all records that remain                                     ValueError
+        ``noise_std=0.0`` where the record needs noise              ValueError with the noise that suffices
+        ``delta=0.0`` or ``n_steps=0``                              ValueError
+        ``ids`` of a model without ids                              ValueError
+        ==========================================================  ==========================================
+
         The steps' noise is drawn from the operating system's randomness and not kept, whatever ``random_state`` is.
         Noise is never below 2^-30 of the largest noise-free parameter, where float64 would lose it.
 
@@ -170,9 +196,9 @@ class DeletingRidge(AskedRidge):
         if noise_std is not None and noise_grid is not None:
             raise ValueError("unlearn takes at most one of noise_std and noise_grid, got both")
         condition = self._lost_class(history, chosen, last_of_class)
-        start = max(history.phases[0].noise_std, 1e-3)
-        # The search tries some 40 noises.
-        work = dense_work(*history.design.shape, decompositions=len(history.phases) + 40)
+        start = self._first_guess(history, chosen, epsilon=epsilon, delta=delta, n_steps=n_steps, method=method)
+        # The search tries fewer than ten noises.
+        work = dense_work(*history.design.shape, decompositions=len(history.phases) + 10)
         with parts("unlearn", work=work) as begin:
             begin("laws of the run")
             cost = DeletionCost(history, chosen.tolist(), method=method, epsilon=epsilon, delta=delta)
@@ -182,17 +208,29 @@ class DeletingRidge(AskedRidge):
         keep = np.ones(len(history.design), dtype=bool)
         keep[list(cost.deleted)] = False
         data = self._training_data(history.design[keep], history.targets[keep])
-        equations = NormalEquations.of(data.design, data.targets, alpha=history.alpha)
+        equations = NormalEquations.remaining(history.products, cost.deleted, alpha=history.alpha)
         noise_free = data.score(equations.optimum())
         steps = partial(equations.steps, self._theta, step_size=history.step_size, phase=phase, normals=os_normals)
         if max_loss is not None:
             check_loss(data, steps(copies=REHEARSALS), noise_free, max_loss=max_loss, phase=phase)
         theta = steps()
         before, after = data.score(self._theta), data.score(theta)
-        model = self._successor(history.after(phase, noise_source=noise.source, condition=condition), theta)
-        certificate = self._certificate(model, cost, epsilon=epsilon, delta=delta)
+        digests = history.digests_of_fit(self.n_features_in_)
+        extended = replace(history.after(phase, noise_source=noise.source, condition=condition), digests=digests)
+        model = self._successor(extended.without_deleted(cost.law_after(phase), n_features=self.n_features_in_), theta)
+        certificate = self._certificate(extended, model, cost, epsilon=epsilon, delta=delta)
         warn_of_forgetting(data, before=before, after=after, noise_free=noise_free, phase=phase)
         return Unlearned(model, certificate, before, after, noise_free)
+
+    def _first_guess(self, history: History, chosen: NDArray[np.int64], *, method: str, **target: Any) -> float:
+        """Return where to start the search for noise: at the quote, if there is a law to quote from."""
+        plain = max(history.phases[0].noise_std, 1e-3)
+        law = self._law_cache
+        # The law is that of a first fit; a group's quote, and the worst case over all, take longer than the search.
+        if law is None or len(history.phases) > 1 or len(chosen) > 1 or method == "uniform":
+            return plain
+        quoted = float((exact_quotes if method == "exact" else shifted_quotes)(law, chosen, **target).noise_std[0])
+        return quoted if 0 < quoted <= LARGEST_NOISE else plain
 
     def _lost_class(self, history: History, chosen: NDArray[np.int64], last_of_class: str) -> str | None:
         """Return the condition of a deletion that leaves no record of a class of the data, or refuse it."""
@@ -221,8 +259,10 @@ class DeletingRidge(AskedRidge):
         model._no_history_reason, model._law_cache = "", None
         return model
 
-    def _certificate(self, model: Any, cost: DeletionCost, *, epsilon: float, delta: float) -> Certificate:
-        history: History = model._history
+    def _certificate(
+        self, history: History, model: Any, cost: DeletionCost, *, epsilon: float, delta: float
+    ) -> Certificate:
+        """Return the certificate of a run that holds the rows it deletes last."""
         n, p = history.design.shape
         run = RidgeRun(
             estimator=self._kind,
@@ -237,7 +277,15 @@ class DeletingRidge(AskedRidge):
             deleted=cost.deleted,
             sources=history.sources,
         )
-        return Certificate.create(
+        deletion = cost.deletion
+
+        def check(X: Any, y: Any, *, conditions: Collection[str] | None) -> RidgeProblem:
+            if isinstance(deletion, ResumedDeletion):
+                return run.check_resumed(deletion, conditions=conditions)
+            return run.check(X, y, conditions=conditions, deletion=deletion)
+
+        return issue(
+            Certificate,
             X=history.design[:, : run.n_features],
             y=history.labels,
             model=model,
@@ -245,10 +293,58 @@ class DeletingRidge(AskedRidge):
             method=cost.method,
             epsilon=epsilon,
             delta=delta,
+            delta_s=None,
+            status=None,
             conditions=history.conditions,
+            check=check,
+            digests=history.digests_of_fit(run.n_features),
         )
 
-    def downdate(self, indices: ArrayLike | None = None, *, ids: Any = None, rows: ArrayLike | None = None) -> Released:
+    def purge(self: Self) -> Self:
+        """Drop what a model read from an older file still holds of deleted records, and return the model.
+
+        `unlearn` leaves none of them in the model it returns; files written before it did may hold their rows. The
+        exact law of the run so far, mean and covariance, takes their place: further deletions are certified from it, by
+        the method "exact". Ids and labels of deleted records go too. A model without deletions is left as it is.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        RuntimeError
+            After `forget_history`.
+
+        See Also
+        --------
+        forget_history : Drop the law and all data too.
+
+        Notes
+        -----
+        Only this object and what is saved from it afterwards are free of the deleted rows: the file it was read from is
+        not (``expunge purge`` rewrites it), nor are copies, backups and models from before the deletion. The law was
+        computed from the deleted rows too and stays confidential.
+
+        Examples
+        --------
+        >>> from expunge import LangevinRidge
+        >>> import numpy as np
+        >>> model = LangevinRidge(noise_std=0.5, step_size=0.25, fit_intercept=False).fit(np.eye(3), np.ones(3))
+        >>> later = model.unlearn(0, epsilon=1.0, delta=1e-5, n_steps=5).model.purge()
+        >>> later.unlearn(1, epsilon=1.0, delta=1e-5, n_steps=5).certificate.run.deleted
+        (0, 1)
+        """
+        history = self._require_history()
+        if history.removed and history.law is None:
+            deletion = history.deletion(history.removed)
+            law = KeptLaw.of(deletion, deletion.run(history.phases))
+            self._history, self._law_cache = history.without_deleted(law, n_features=self.n_features_in_), None
+        return self
+
+    def downdate(
+        self, indices: ArrayLike | None = None, *, ids: ArrayLike | None = None, rows: ArrayLike | None = None
+    ) -> Released:
         """Return the ridge optimum without some records, solved exactly: the zero-noise baseline.
 
         No dynamics, no noise and no privacy claim; the model that forgetting should stay close to.

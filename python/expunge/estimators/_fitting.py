@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
-from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -15,25 +13,26 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from expunge._validate import choice, count, number, refuse_masks
 from expunge.accounting.noise_floor import RESOLUTION
-from expunge.accounting.ridge_law import STEP_SIZE_SLACK, Phase, phase_floors, smoothness
-from expunge.certificates.constants import CONDITIONS, Sources
+from expunge.data.constants import Sources
 from expunge.estimators import _storage
-from expunge.estimators._cost import LARGEST_NOISE, LEAST_NOISE
-from expunge.estimators._dynamics import NormalEquations, os_normals, seeded_normals
-from expunge.estimators._history import SEED_CONDITION, History
+from expunge.estimators._conditions import SEED_CONDITION, stated_conditions
+from expunge.estimators._history import History
 from expunge.estimators._progress import dense_work, parts
 from expunge.estimators._records import RecordIds
+from expunge.estimators._seeds import seed_of
 from expunge.estimators.noise_warning import TrainingData, warn_of_learning
 from expunge.estimators.released import Released, linear_scores
-from expunge.ridge import LearningLaw
+from expunge.runs.noise import os_normals, seeded_normals
+from expunge.runs.ridge import LearningLaw
+from expunge.runs.ridge.cost import LARGEST_NOISE, LEAST_NOISE
+from expunge.runs.ridge.dynamics import NormalEquations
+from expunge.runs.ridge.law import Phase, phase_floors
+from expunge.runs.ridge.step_sizes import bounded_step_size, require_step_size, row_beyond, smoothness
 
 __all__ = ["FittedRidge"]
 
 Array = NDArray[np.float64]
 Self = TypeVar("Self", bound="FittedRidge")
-
-# The norm of a row is rounded a few times; a bound that equals it must be accepted.
-_NORM_SLACK = 1e-12
 
 
 class FittedRidge(BaseEstimator):  # type: ignore[misc]
@@ -52,7 +51,7 @@ class FittedRidge(BaseEstimator):  # type: ignore[misc]
         norm_bound: float | None = None,
         n_bound: int | None = None,
         fit_intercept: bool = True,
-        random_state: Any = None,
+        random_state: int | np.random.RandomState | None = None,
     ) -> None:
         self.alpha = alpha
         self.n_steps = n_steps
@@ -95,7 +94,7 @@ class FittedRidge(BaseEstimator):  # type: ignore[misc]
     def _learn(self: Self, X: Array, labels: NDArray[Any], targets: Array, ids: RecordIds | None, **more: Any) -> Self:
         """Learn; ``more`` are parameters of a subclass, where its classes come from, and the conditions given."""
         settings, classes_source = self._settings(), more.pop("classes_source", "none")
-        conditions = _conditions(more.pop("conditions", ()))
+        conditions = stated_conditions(more.pop("conditions", ()))
         design = np.empty((X.shape[0], X.shape[1] + settings["fit_intercept"]))
         design[:, : X.shape[1]] = X
         if settings["fit_intercept"]:
@@ -118,7 +117,8 @@ class FittedRidge(BaseEstimator):  # type: ignore[misc]
         self.step_size_, self.n_iter_ = step_size, phase.n_steps
         self._single_output = labels.ndim == 1 and self._kind == "LangevinRidge"
         conditions += () if seed is None else (SEED_CONDITION,)
-        history = History(design, labels, targets, settings["alpha"], step_size, (phase,), conditions, ids, sources)
+        run = (design, targets, settings["alpha"], step_size, (phase,))
+        history = History(*run, labels=labels, conditions=conditions, ids=ids, sources=sources)
         self._history: History | None = history
         self._rests_on, self._no_history_reason = history.rests_on, ""
         self._law_cache: LearningLaw | None = None
@@ -132,15 +132,7 @@ class FittedRidge(BaseEstimator):  # type: ignore[misc]
         return TrainingData(design, targets, self._kind == "LangevinRidgeClassifier", self._fitted["fit_intercept"])
 
     def _seed(self) -> int | None:
-        state = self.random_state
-        if state is None:
-            return None
-        if isinstance(state, (np.random.RandomState, np.random.Generator)):
-            draw = state.randint if isinstance(state, np.random.RandomState) else state.integers
-            return int(draw(0, 2**63 - 1, dtype=np.int64))
-        if isinstance(state, Integral) and not isinstance(state, bool) and 0 <= int(state) < 2**63:
-            return int(state)
-        raise ValueError(f"random_state must be None, an integer in [0, 2^63) or a NumPy generator, got {state!r}")
+        return seed_of(self.random_state)
 
     @property
     def _coef_rows(self) -> Array:
@@ -181,11 +173,12 @@ class FittedRidge(BaseEstimator):  # type: ignore[misc]
         if (history := self._history) is None:
             return text
         deleted = f", {len(history.removed)} deleted" if history.removed else ""
-        return f"{text}  <confidential: holds the history and data of {len(history.design)} records{deleted}>"
+        n = len(history.design) if history.law is None else len(history.remaining)
+        return f"{text}  <confidential: holds the history and data of {n} records{deleted}>"
 
     @property
     def conditions_(self) -> tuple[str, ...]:
-        """What a certificate of this model rests on, besides the theorem: every constant taken from the data."""
+        """Conditions of a certificate of this model, besides the theorem: every constant taken from the data."""
         check_is_fitted(self, "_theta")
         return self._rests_on
 
@@ -199,7 +192,7 @@ class FittedRidge(BaseEstimator):  # type: ignore[misc]
 
     @property
     def ledger_salt_(self) -> bytes:
-        """32 secret bytes, the same from the first fit on, under which `Ledger.append` tells of record ids.
+        """32 secret bytes, the same from the first fit on, under which `Ledger.append` writes digests of record ids.
 
         As confidential as the model: who has them can try ids against a ledger.
         """
@@ -270,7 +263,7 @@ class FittedRidge(BaseEstimator):  # type: ignore[misc]
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Write the working model to one ``.npz`` file (arrays and JSON, no pickle), whole or not at all.
 
-        The file is as confidential as the model: it holds the history, deleted rows included.
+        The file is as confidential as the model: it holds the data in use and the law of the run so far.
 
         Parameters
         ----------
@@ -303,26 +296,28 @@ class FittedRidge(BaseEstimator):  # type: ignore[misc]
         model: Self = _storage.load_working(cls, path)
         return model
 
+    @classmethod
+    def _of_file(cls: type[Self], path: str | Path, header: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Self:
+        model: Self = _storage.working_of(cls, path, header, arrays)
+        return model
+
 
 def _step_size(settings: dict[str, Any], design: Array, classes_source: str) -> tuple[float, Sources]:
     """Return the step size of a fit and where its constants come from; no deletion has needed noise yet."""
     alpha, chosen = settings["alpha"], settings["step_size"]
     sources = Sources(step_size="data", noise_std="given", classes=classes_source)
-    limit = 1.0 / smoothness(design, alpha=alpha)
+    largest = smoothness(design, alpha=alpha)
     if chosen == "auto":
-        return limit, sources
+        return 1.0 / largest, sources
     if chosen != "bounded":
-        if chosen > limit * (1 + STEP_SIZE_SLACK):
-            raise ValueError(f"step_size must be at most 1/L = {limit!r} on this data, got {chosen!r}")
+        require_step_size(chosen, largest=largest, n_columns=design.shape[1])
         return chosen, replace(sources, step_size="given")
     n, norm_bound, n_bound = len(design), settings["norm_bound"], settings["n_bound"]
-    norms = np.linalg.norm(design, axis=1)
-    longest = int(np.argmax(norms))
-    if not norms[longest] <= norm_bound * (1 + _NORM_SLACK):
+    if (beyond := row_beyond(design, norm_bound=norm_bound)) is not None:
         column = ", constant column included," if settings["fit_intercept"] else ""
         raise ValueError(
-            f"norm_bound must be at least the norm of every row, got {norm_bound!r}, but row {longest}{column} has "
-            f"norm {norms[longest]:.6g}"
+            f"norm_bound must be at least the norm of every row, got {norm_bound!r}, but row {beyond[0]}{column} has "
+            f"norm {beyond[1]:.6g}"
         )
     if n_bound is not None and n > n_bound:
         raise ValueError(f"n_bound must be at least the number of records, got {n_bound} for {n} records")
@@ -332,7 +327,7 @@ def _step_size(settings: dict[str, Any], design: Array, classes_source: str) -> 
     assumed = 1 << (n - 1).bit_length() if n_bound is None else n_bound
     if n_bound is not None:
         sources = replace(sources, step_size="bounded", norm_bound=norm_bound, n_bound=n_bound)
-    step_size = 1.0 / (assumed * (norm_bound * norm_bound) + alpha)
+    step_size = bounded_step_size(norm_bound=norm_bound, n_bound=assumed, alpha=alpha)
     if not step_size > 0:
         raise ValueError(f"norm_bound must be small enough for its square to be finite, got {norm_bound!r}")
     return step_size, sources
@@ -353,19 +348,6 @@ def _check_noise(
         )
 
 
-def _conditions(given: Iterable[str]) -> tuple[str, ...]:
-    """Return what the caller says that certificates rest on, each once; a name of `CONDITIONS` is its sentence."""
-    if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
-        raise TypeError(f"conditions must be a sequence of texts, got {given!r}")
-    found: dict[str, None] = {}
-    for one in given:
-        if not isinstance(one, str):
-            raise TypeError(f"conditions must be texts, got {one!r}")
-        if not one.strip() or not one.isprintable():
-            raise ValueError(f"conditions must be texts of one line, got {one!r}")
-        found[CONDITIONS.get(one, one.strip())] = None
-    return tuple(found)
-
-
 def _same(value: Any, fitted: Any) -> bool:
-    return value is fitted or bool(np.array_equal(np.asarray(value), np.asarray(fitted)))
+    # As lists: NumPy before 2.2 cannot compare arrays of text with arrays of numbers.
+    return value is fitted or bool(np.asarray(value).tolist() == np.asarray(fitted).tolist())

@@ -1,4 +1,4 @@
-"""What a working model remembers of its data and its run."""
+"""History of a working model: its run, whose records it was learned from, and what its certificates rest on."""
 
 from __future__ import annotations
 
@@ -9,33 +9,26 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from expunge.accounting.ridge_law import Phase
-from expunge.certificates.constants import Sources
+from expunge.certificates import features_digest, targets_digest
+from expunge.data.constants import Sources
 from expunge.estimators._records import RecordIds
+from expunge.runs.ridge.history import RidgeHistory
+from expunge.runs.ridge.kept_law import KeptLaw
+from expunge.runs.ridge.law import Phase
 
-__all__ = ["SEED_CONDITION", "History"]
-
-Array = NDArray[np.float64]
-
-SEED_CONDITION = "learning seed known to whoever set it"
+__all__ = ["History"]
 
 
 @dataclass(frozen=True)
-class History:
+class History(RidgeHistory):
     """The data of the first fit and the run since: everything a further certificate needs, and all of it confidential.
 
     Attributes
     ----------
-    design : ndarray of shape (n, p), float64
-        Rows of the first fit as the model sees them (constant column last, if there is one); deleted rows included.
+    design, targets, alpha, step_size, phases
+        As in `RidgeHistory`.
     labels : ndarray of shape (n,) or (n, q)
-        ``y`` as given to the first fit.
-    targets : ndarray of shape (n, q), float64
-        What the ridge loss sees.
-    step_size, alpha : float
-        Constants of the first fit.
-    phases : tuple of Phase
-        Learning, then one phase per deletion.
+        ``y`` as given to the first fit; where the rows deleted before are gone, a label of no record stands for theirs.
     conditions : tuple of str
         What a certificate has to add to its claim, besides what ``sources`` say: a known seed, and what ``fit`` was
         told.
@@ -45,33 +38,40 @@ class History:
         Where the constants come from: that of the noise is the weakest of the deletions so far.
     salt : bytes
         32 secret bytes under which ledgers tell of ids; the same for every model of this run.
+    digests : tuple of str, or None
+        Those of the features and targets of the first fit, for the certificates of models that no longer hold them.
     """
 
-    design: Array
     labels: NDArray[np.generic]
-    targets: Array
-    alpha: float
-    step_size: float
-    phases: tuple[Phase, ...]
     conditions: tuple[str, ...]
     ids: RecordIds | None = None
     sources: Sources = field(default_factory=Sources)
     salt: bytes = field(default_factory=partial(secrets.token_bytes, 32), repr=False)
-
-    @property
-    def removed(self) -> tuple[int, ...]:
-        """Rows deleted so far, sorted."""
-        return self.phases[-1].removed
-
-    @property
-    def remaining(self) -> NDArray[np.int64]:
-        """Rows still in use, sorted."""
-        return np.setdiff1d(np.arange(len(self.design)), np.array(self.removed, dtype=np.int64))
+    digests: tuple[str, str] | None = None
 
     @property
     def rests_on(self) -> tuple[str, ...]:
         """Everything that a certificate of this run rests on."""
         return tuple(dict.fromkeys((*self.sources.conditions(), *self.conditions)))
+
+    def digests_of_fit(self, n_features: int) -> tuple[str, str]:
+        """Return the digests of the features and the targets of the first fit."""
+        if self.digests is not None:
+            return self.digests
+        return features_digest(self.design[:, :n_features]), targets_digest(self.labels)
+
+    def without_deleted(self, law: KeptLaw, *, n_features: int) -> History:
+        """Return the history without the deleted rows, their labels and ids: ``law`` and digests stand for them."""
+        gone = list(self.removed)
+        labels = self.labels.copy()
+        labels[gone] = 0.0 if labels.dtype.kind == "f" and not self.classify else labels[self.remaining[0]]
+        ids = None if self.ids is None else self.ids.without(gone)
+        return replace(self.purged(law), labels=labels, ids=ids, digests=self.digests_of_fit(n_features))
+
+    @property
+    def classify(self) -> bool:
+        """Whether targets are classes."""
+        return self.sources.classes != "none"
 
     def after(self, phase: Phase, *, noise_source: str, condition: str | None = None) -> History:
         """Return the history with one more phase, whose noise comes from ``noise_source``."""

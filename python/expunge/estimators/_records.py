@@ -1,4 +1,4 @@
-"""Whose row is whose: ids of the records of the first fit, exact integers or strings, and the rows they name."""
+"""Ids of the records of the first fit, exact integers or strings, and the rows that they name."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _exact(name: str, value: Any, place: str) -> Id:
         if not value:
             raise ValueError(f"{name} must not hold an empty id, got one{place}")
         if not value.isascii() and any("\ud800" <= one <= "\udfff" for one in value):
-            raise ValueError(f"{name} must hold text that UTF-8 can write, got {value!r}{place}")
+            raise ValueError(f"{name} must hold text that UTF-8 can encode, got {value!r}{place}")
         return str.__str__(value)
     if isinstance(value, Integral) and not isinstance(value, (bool, np.bool_)):
         number = operator.index(value)
@@ -42,7 +42,7 @@ def _exact(name: str, value: Any, place: str) -> Id:
 
 
 def exact_ids(name: str, value: Any) -> list[Id]:
-    """Return ids as Python integers or strings, all of one kind, whatever they come in; nothing goes through float64.
+    """Return ids as Python integers or strings, all of one kind, from any container; nothing passes through float64.
 
     Raises
     ------
@@ -100,12 +100,12 @@ class RecordIds:
     Attributes
     ----------
     values : tuple of int or tuple of str, length n
-        Exact, in the order of the rows.
+        Exact, in the order of the rows; None for a row that was deleted and is gone.
     origin : str
         "record_ids", "index" (of a table) or "row numbers" (a table numbered 0..n-1: an id is a position).
     """
 
-    values: tuple[Id, ...]
+    values: tuple[Any, ...]
     origin: str
 
     def __len__(self) -> int:
@@ -114,17 +114,19 @@ class RecordIds:
     @property
     def kind(self) -> str:
         """``"string"`` or ``"integer"``."""
-        return "string" if isinstance(self.values[0], str) else "integer"
+        return "string" if isinstance(self.names[0], str) else "integer"
 
     @cached_property
     def _numbers(self) -> dict[Id, int]:
         """Number of each distinct id, by first appearance."""
-        return {one: number for number, one in enumerate(dict.fromkeys(self.values))}
+        known = dict.fromkeys(one for one in self.values if one is not None)
+        return {one: number for number, one in enumerate(known)}
 
     @cached_property
     def codes(self) -> NDArray[np.int64]:
-        """Number of each row's id, shape (n,)."""
-        return np.fromiter((self._numbers[one] for one in self.values), dtype=np.int64, count=len(self.values))
+        """Number of each row's id, shape (n,); -1 for rows whose id is gone."""
+        numbers = (-1 if one is None else self._numbers[one] for one in self.values)
+        return np.fromiter(numbers, dtype=np.int64, count=len(self.values))
 
     @cached_property
     def names(self) -> list[Id]:
@@ -146,8 +148,20 @@ class RecordIds:
             raise TypeError(f"{name} must hold {self.kind}s, as the ids of this model are, got {wanted[0]!r}")
         for one in wanted:
             if one not in self._numbers:
+                if None in self.values:
+                    raise ValueError(
+                        f"{name} must name records still in use, got {one!r}, deleted before or never among them: ids "
+                        "of deleted records are not kept"
+                    )
                 raise ValueError(f"{name} must be ids of the first fit, got {one!r}, which no record has")
         return list(dict.fromkeys(self._numbers[one] for one in wanted))
+
+    def without(self, rows: Sequence[int]) -> RecordIds:
+        """Return the ids without those of rows that are gone; numbers of rows name nobody and stay."""
+        if self.origin == ROW_NUMBERS:
+            return self
+        gone = set(rows)
+        return RecordIds(tuple(None if i in gone else one for i, one in enumerate(self.values)), self.origin)
 
     def rows(self, name: str, ids: Any, *, removed: Sequence[int]) -> NDArray[np.int64]:
         """Return the rows still in use of ids, sorted.
@@ -225,7 +239,7 @@ def _same_labels(one: list[Any], other: list[Any]) -> bool:
 def selected_rows(
     known: RecordIds | None, *, n: int, removed: Sequence[int], indices: Any = None, ids: Any = None, rows: Any = None
 ) -> NDArray[np.int64]:
-    """Return the rows that one of three ways to name them means.
+    """Return the rows that are named in one of three ways.
 
     Parameters
     ----------
@@ -252,7 +266,7 @@ def selected_rows(
     if ids is not None:
         if known is None:
             raise ValueError(
-                "ids must be known from fit, and this model has none: fit with record_ids=, or say rows= for positions"
+                "ids must be known from fit, but this model has none: fit with record_ids=, or say rows= for positions"
             )
         return known.rows("ids", ids, removed=removed)
     name, value = ("rows", rows) if indices is None else ("indices", indices)

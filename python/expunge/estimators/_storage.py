@@ -1,7 +1,8 @@
 """Models on disk: one ``.npz`` of plain arrays with a JSON header; nothing is ever unpickled.
 
-The file carries the SHA-256 digest of its own bytes, so that a flipped bit is found. Version 1 had no digest and is
-still read. Whatever a file says is checked before a model is made of it.
+The file carries the SHA-256 digest of its own bytes, so that a flipped bit is found. Version 1 had no digest, and in
+versions 1 and 2 deleted rows stayed; both are still read, and models without deletions are still written as version 2.
+Whatever a file says is checked before a model is made of it.
 """
 
 from __future__ import annotations
@@ -16,33 +17,42 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from expunge._archive import read_arrays
 from expunge._files import CONFIDENTIAL, PUBLIC, FileFormatError, parse_json, write_atomic
-from expunge._sealed import is_sealed, sealed
-from expunge.accounting.ridge_law import Phase
-from expunge.certificates.constants import Sources
+from expunge._files.archive import read_arrays
+from expunge._files.sealed import is_sealed, sealed
+from expunge.data.constants import Sources
 from expunge.estimators import _stored
 from expunge.estimators._history import History
 from expunge.estimators._records import ROW_NUMBERS, RecordIds
+from expunge.runs.ridge.kept_law import KeptLaw
+from expunge.runs.ridge.law import Phase
 
 __all__ = [
+    "expect",
     "load_any",
     "load_released",
     "load_working",
+    "pack_labels",
+    "plain",
+    "read",
     "released_bytes",
+    "said",
     "save_released",
     "save_working",
+    "sealed_bytes",
+    "unpack_labels",
     "working_bytes",
+    "working_of",
 ]
 
-_VERSION, _VERSIONS = 2, (1, 2)
+_VERSION, _WITHOUT_DELETED, _VERSIONS = 2, 3, (1, 2, 3)
 _HEADER = "header.json"
 _UNKNOWN = "saved by an earlier version, which did not record what its constants were computed from"
 # More than any model that fits a computer; a file can declare no more than it holds in any case.
 _MAX_BYTES = 2**40
 
 
-def _bytes(header: dict[str, Any], arrays: Mapping[str, NDArray[Any]]) -> bytes:
+def sealed_bytes(header: dict[str, Any], arrays: Mapping[str, NDArray[Any]]) -> bytes:
     text = json.dumps({"version": _VERSION, **header}, allow_nan=False)
     buffer = io.BytesIO()
     # The header travels as bytes so that one file is the whole model.
@@ -51,7 +61,7 @@ def _bytes(header: dict[str, Any], arrays: Mapping[str, NDArray[Any]]) -> bytes:
     return sealed(buffer.getvalue())
 
 
-def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+def read(path: str | Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     what = f"model at {path}"
     arrays = read_arrays(path, what="model", max_bytes=_MAX_BYTES)
     try:
@@ -67,21 +77,21 @@ def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         raise FileFormatError(f"path: the {what} is truncated or not a model of this library: {error}") from None
     version = header.get("version") if isinstance(header, dict) else None
     if version not in _VERSIONS or isinstance(version, bool):
-        read = " and ".join(map(str, _VERSIONS))
+        read = f"{', '.join(map(str, _VERSIONS[:-1]))} and {_VERSIONS[-1]}"
         raise FileFormatError(f"path: the {what} has version {version!r}, this library reads versions {read}")
     if version > 1 and not has_digest:
         raise FileFormatError(f"path: the {what} is damaged: it carries no digest of its bytes")
     return header, arrays
 
 
-def _expect(header: Mapping[str, Any], path: str | Path, *, kind: str, form: str) -> None:
+def expect(header: Mapping[str, Any], path: str | Path, *, kind: str, form: str) -> None:
     if (header.get("kind"), header.get("form")) != (kind, form):
         raise FileFormatError(
             f"path: the model at {path} holds a {header.get('form')} {header.get('kind')}, expected a {form} {kind}"
         )
 
 
-def _pack_labels(name: str, labels: NDArray[Any], arrays: dict[str, NDArray[Any]], header: dict[str, Any]) -> None:
+def pack_labels(name: str, labels: NDArray[Any], arrays: dict[str, NDArray[Any]], header: dict[str, Any]) -> None:
     """Store labels as an array, or, for Python objects, as JSON strings or numbers."""
     if labels.dtype.kind == "O":
         values = labels.tolist()
@@ -92,7 +102,7 @@ def _pack_labels(name: str, labels: NDArray[Any], arrays: dict[str, NDArray[Any]
         arrays[name] = labels
 
 
-def _unpack_labels(name: str, arrays: dict[str, NDArray[Any]], header: dict[str, Any]) -> NDArray[Any] | None:
+def unpack_labels(name: str, arrays: dict[str, NDArray[Any]], header: dict[str, Any]) -> NDArray[Any] | None:
     if name not in header:
         return arrays.pop(name, None)
     values = header[name]
@@ -105,18 +115,19 @@ def _unpack_labels(name: str, arrays: dict[str, NDArray[Any]], header: dict[str,
 
 def _written_ids(ids: RecordIds) -> dict[str, Any]:
     # Integers as text: JSON numbers are exact in Python, but not everywhere.
-    values = {} if ids.origin == ROW_NUMBERS else {"values": [str(one) for one in ids.values]}
+    texts = [None if one is None else str(one) for one in ids.values]
+    values = {} if ids.origin == ROW_NUMBERS else {"values": texts}
     return {"origin": ids.origin, "kind": ids.kind, **values}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Return a constructor's parameter as a JSON value."""
     if isinstance(value, np.ndarray):
         value = value.tolist()
     if isinstance(value, np.generic):
         value = value.item()
-    if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
+    if isinstance(value, (list, tuple, range)):
+        return [plain(one) for one in value]
     return value
 
 
@@ -127,7 +138,7 @@ def working_bytes(model: Any) -> bytes:
     header: dict[str, Any] = {
         "kind": model._kind,
         "form": "working",
-        "params": {key: _plain(value) for key, value in model._fitted.items()},
+        "params": {key: plain(value) for key, value in model._fitted.items()},
         "rests_on": list(model._rests_on),
         "step_size": float(model.step_size_).hex(),
         "n_features": int(model.n_features_in_),
@@ -137,12 +148,12 @@ def working_bytes(model: Any) -> bytes:
         "has_history": history is not None,
     }
     if hasattr(model, "classes_"):
-        _pack_labels("classes", model.classes_, arrays, header)
+        pack_labels("classes", model.classes_, arrays, header)
     if hasattr(model, "feature_names_in_"):
         header["feature_names"] = model.feature_names_in_.tolist()
     if history is not None:
         arrays["design"], arrays["targets"] = history.design, history.targets
-        _pack_labels("labels", history.labels, arrays, header)
+        pack_labels("labels", history.labels, arrays, header)
         header["alpha"] = history.alpha.hex()
         header["conditions"] = list(history.conditions)
         header["sources"] = history.sources.to_dict()
@@ -153,7 +164,11 @@ def working_bytes(model: Any) -> bytes:
             {"n_steps": phase.n_steps, "noise_std": phase.noise_std.hex(), "removed": list(phase.removed)}
             for phase in history.phases
         ]
-    return _bytes(header, arrays)
+        if (law := history.law) is not None:
+            arrays |= {"law_mean": law.mean, "law_covariance": law.covariance, "law_mean_error": law.mean_error}
+            header["law"] = {"covariance_error": law.covariance_error.hex(), "digests": list(history.digests or ())}
+            header["version"] = _WITHOUT_DELETED
+    return sealed_bytes(header, arrays)
 
 
 def save_working(model: Any, path: str | Path, *, overwrite: bool) -> Path:
@@ -164,12 +179,12 @@ def save_working(model: Any, path: str | Path, *, overwrite: bool) -> Path:
 
 def load_working(cls: type[Any], path: str | Path) -> Any:
     """Read a working estimator of class ``cls``."""
-    header, arrays = _read(path)
-    _expect(header, path, kind=cls._kind, form="working")
-    return _working(cls, path, header, arrays)
+    header, arrays = read(path)
+    expect(header, path, kind=cls._kind, form="working")
+    return working_of(cls, path, header, arrays)
 
 
-def _working(cls: type[Any], path: str | Path, header: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Any:
+def working_of(cls: type[Any], path: str | Path, header: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Any:
     try:
         params = {key: tuple(value) if isinstance(value, list) else value for key, value in header["params"].items()}
         model = cls(**params)
@@ -181,26 +196,27 @@ def _working(cls: type[Any], path: str | Path, header: dict[str, Any], arrays: d
         model._single_output = _stored.flag("single_output", header["single_output"])
         model._no_history_reason = _stored.text("no_history_reason", header["no_history_reason"])
         model._law_cache, model._history = None, None
-        classes = _unpack_labels("classes", arrays, header)
+        classes = unpack_labels("classes", arrays, header)
         if classes is not None:
             model.classes_ = classes
         if "feature_names" in header:
             model.feature_names_in_ = _stored.feature_names(header["feature_names"], model.n_features_in_)
         if _stored.flag("has_history", header["has_history"]):
-            labels = _unpack_labels("labels", arrays, header)
+            labels = unpack_labels("labels", arrays, header)
             if labels is None:
                 raise KeyError("labels")
             model._history = History(
                 arrays["design"],
-                labels,
                 arrays["targets"],
                 float.fromhex(header["alpha"]),
                 model.step_size_,
                 tuple(_phase(phase) for phase in header["phases"]),
-                _stored.texts("conditions", header["conditions"]),
-                _stored.ids(header["ids"], len(arrays["design"])) if "ids" in header else None,
-                _sources(header, classify=classes is not None),
-                _stored.salt(header["salt"]) if "salt" in header else secrets.token_bytes(32),
+                labels=labels,
+                conditions=_stored.texts("conditions", header["conditions"]),
+                ids=_stored.ids(header["ids"], len(arrays["design"])) if "ids" in header else None,
+                sources=_sources(header, classify=classes is not None),
+                salt=_stored.salt(header["salt"]) if "salt" in header else secrets.token_bytes(32),
+                **({} if header["version"] < _WITHOUT_DELETED else _kept(header["law"], arrays)),
             )
         known = (_UNKNOWN,) if model._history is None else model._history.rests_on
         model._rests_on = _stored.texts("rests_on", header.get("rests_on", list(known)))
@@ -210,8 +226,15 @@ def _working(cls: type[Any], path: str | Path, header: dict[str, Any], arrays: d
         if "sources" in header:  # without it, parameters are those of the moment, which need not be those of the fit
             _stored.check_settings(model)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise FileFormatError(f"path: the model at {path} lacks or misstates a field: {_said(error)}") from None
+        raise FileFormatError(f"path: the model at {path} lacks or misstates a field: {said(error)}") from None
     return model
+
+
+def _kept(stored: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> dict[str, Any]:
+    """Return what stands for deleted rows."""
+    error = float.fromhex(stored["covariance_error"])
+    law = KeptLaw(arrays["law_mean"], arrays["law_covariance"], arrays["law_mean_error"], error)
+    return {"law": law, "digests": _stored.digests(stored["digests"])}
 
 
 def _sources(header: dict[str, Any], *, classify: bool) -> Sources:
@@ -232,7 +255,7 @@ def _phase(stored: dict[str, Any]) -> Phase:
     )
 
 
-def _said(error: Exception) -> str:
+def said(error: Exception) -> str:
     return f"no {error.args[0]}" if isinstance(error, KeyError) else str(error)
 
 
@@ -241,10 +264,12 @@ def released_bytes(model: Any) -> bytes:
     arrays = {"coef": model.coef_, "intercept": np.asarray(model.intercept_)}
     header: dict[str, Any] = {"kind": type(model).__name__, "form": "released", "conditions": list(model.conditions_)}
     if hasattr(model, "classes_"):
-        _pack_labels("classes", model.classes_, arrays, header)
+        pack_labels("classes", model.classes_, arrays, header)
+    if hasattr(model, "softmax_"):
+        header["softmax"] = model.softmax_
     if hasattr(model, "feature_names_in_"):
         header["feature_names"] = model.feature_names_in_.tolist()
-    return _bytes(header, arrays)
+    return sealed_bytes(header, arrays)
 
 
 def save_released(model: Any, path: str | Path, *, overwrite: bool) -> Path:
@@ -255,25 +280,30 @@ def save_released(model: Any, path: str | Path, *, overwrite: bool) -> Path:
 
 def load_released(cls: type[Any], path: str | Path) -> Any:
     """Read a released model of class ``cls``."""
-    header, arrays = _read(path)
-    _expect(header, path, kind=cls.__name__, form="released")
+    header, arrays = read(path)
+    expect(header, path, kind=cls.__name__, form="released")
     return _released(cls, path, header, arrays)
 
 
 def _released(cls: type[Any], path: str | Path, header: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Any:
     try:
-        classes = _unpack_labels("classes", arrays, header)
+        classes = unpack_labels("classes", arrays, header)
         intercept = arrays["intercept"]
-        _stored.check_released(arrays["coef"], intercept, classes, needs_classes=cls.__name__.endswith("Classifier"))
+        logistic = cls.__name__ == "ReleasedLogisticRegression"
+        needs_classes = logistic or cls.__name__.endswith("Classifier")
+        _stored.check_released(
+            arrays["coef"], intercept, classes, needs_classes=needs_classes, one_output_for_two=logistic
+        )
         return cls._from_parts(
             arrays["coef"],
             float(intercept) if intercept.ndim == 0 else intercept,
             conditions=_stored.texts("conditions", header.get("conditions", [_UNKNOWN])),
             classes=classes,
             feature_names=_stored.feature_names(header.get("feature_names"), arrays["coef"].shape[-1]),
+            softmax=_stored.flag("softmax", header["softmax"]) if logistic else None,
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise FileFormatError(f"path: the model at {path} lacks or misstates a field: {_said(error)}") from None
+        raise FileFormatError(f"path: the model at {path} lacks or misstates a field: {said(error)}") from None
 
 
 def load_any(path: str | Path, *, working: Mapping[str, type[Any]], released: Mapping[str, type[Any]]) -> Any:
@@ -284,12 +314,12 @@ def load_any(path: str | Path, *, working: Mapping[str, type[Any]], released: Ma
     FileNotFoundError, FileFormatError
         As `load_working` and `load_released`; also for a form of which no kind is given.
     """
-    header, arrays = _read(path)
+    header, arrays = read(path)
     kind, form = header.get("kind"), header.get("form")
     if form == "released" and not released:
         raise FileFormatError(f"path: {path} holds a released model, which has no history: give the working model")
     if form == "working" and isinstance(kind, str) and kind in working:
-        return _working(working[kind], path, header, arrays)
+        return working[kind]._of_file(path, header, arrays)
     if form == "released" and isinstance(kind, str) and kind in released:
         return _released(released[kind], path, header, arrays)
     raise FileFormatError(f"path: the model at {path} holds a {form} {kind}, which is not known here")

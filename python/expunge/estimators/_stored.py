@@ -7,14 +7,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from expunge.accounting.ridge_law import STEP_SIZE_SLACK, Phase, smoothness
 from expunge.estimators._history import History
 from expunge.estimators._records import GIVEN, INDEX, ROW_NUMBERS, RecordIds, exact_ids
+from expunge.runs.ridge.kept_law import KeptLaw
+from expunge.runs.ridge.law import Phase
+from expunge.runs.ridge.step_sizes import require_step_size, smoothness
 
 __all__ = [
     "check_released",
     "check_settings",
     "check_working",
+    "digests",
     "feature_names",
     "flag",
     "ids",
@@ -77,11 +80,20 @@ def ids(stored: dict[str, Any], n: int) -> RecordIds:
         return RecordIds(tuple(range(n)), ROW_NUMBERS)
     if origin not in (GIVEN, INDEX) or kind not in ("integer", "string"):
         raise ValueError(f"ids must be integers or strings from record_ids or an index, got {kind!r} from {origin!r}")
-    values = [text("an id", value) for value in stored["values"]]
-    found = exact_ids("ids", values if kind == "string" else [int(value) for value in values])
-    if len(found) != n:
-        raise ValueError(f"ids must be one per row, {n}, got {len(found)}")
-    return RecordIds(tuple(found), origin)
+    texts = [None if value is None else text("an id", value) for value in stored["values"]]
+    values = [value for value in texts if value is not None]
+    found = iter(exact_ids("ids", values if kind == "string" else [int(value) for value in values]))
+    if len(texts) != n:
+        raise ValueError(f"ids must be one per row, {n}, got {len(texts)}")
+    return RecordIds(tuple(None if value is None else next(found) for value in texts), origin)
+
+
+def digests(stored: Any) -> tuple[str, str]:
+    """Return the digests of the features and the targets of the first fit."""
+    found = texts("digests", stored)
+    if len(found) != 2 or any(len(one) != 64 or set(one) - set("0123456789abcdef") for one in found):
+        raise ValueError(f"digests must be two of 64 hexadecimal digits, got {list(found)}")
+    return found[0], found[1]
 
 
 def _floats(name: str, array: NDArray[Any], shape: tuple[int | None, ...]) -> None:
@@ -101,7 +113,7 @@ def _positive(name: str, value: float, *, zero: bool = False) -> None:
 
 def _classes(classes: NDArray[Any] | None, n_outputs: int, *, needed: bool) -> None:
     if (classes is not None) != needed:
-        raise ValueError(f"classes must {'be there' if needed else 'be absent'} for this kind of model")
+        raise ValueError(f"classes must {'be present' if needed else 'be absent'} for this kind of model")
     if classes is None:
         return
     if classes.ndim != 1 or len(classes) != n_outputs:
@@ -129,17 +141,39 @@ def _check_history(model: Any, history: History, *, intercept: bool) -> None:
     _floats("design", history.design, (None, columns))
     n = len(history.design)
     _floats("targets", history.targets, (n, outputs))
-    if intercept and not (history.design[:, -1] == 1).all():
+    _check_phases(history.phases, n)
+    held = np.ones(n, dtype=bool)
+    if history.law is not None:
+        if len(history.phases) < 2:
+            raise ValueError("law must be absent before a deletion")
+        _check_law(history.law, columns, outputs)
+        held[list(history.removed)] = False
+    if history.design[~held].any() or history.targets[~held].any():
+        raise ValueError("design and targets must be zeros where a law stands for deleted rows")
+    if intercept and not (history.design[held, -1] == 1).all():
         raise ValueError("design must end in the constant column 1")
     _positive("alpha", history.alpha)
-    limit = 1.0 / smoothness(history.design, alpha=history.alpha)
-    if not history.step_size <= limit * (1 + STEP_SIZE_SLACK):
-        raise ValueError(f"step_size must be at most 1/L = {limit!r} of the design, got {history.step_size!r}")
-    _check_phases(history.phases, n)
-    if not np.array_equal(_targets(model, history.labels, n), history.targets):
+    largest = smoothness(history.design, alpha=history.alpha)
+    require_step_size(history.step_size, largest=largest, n_columns=columns)
+    if not np.array_equal(_targets(model, history.labels, n)[held], history.targets[held]):
         raise ValueError("targets must be those of the labels")
-    if history.ids is not None and len(history.ids) != n:
-        raise ValueError(f"ids must be one per row, {n}, got {len(history.ids)}")
+    if history.ids is not None:
+        if len(history.ids) != n:
+            raise ValueError(f"ids must be one per row, {n}, got {len(history.ids)}")
+        if history.ids.origin != ROW_NUMBERS and [one is None for one in history.ids.values] != (~held).tolist():
+            raise ValueError("ids must be null where a law stands for deleted rows, and only there")
+
+
+def _check_law(law: KeptLaw, columns: int, outputs: int) -> None:
+    _floats("law_mean", law.mean, (columns, outputs))
+    _floats("law_covariance", law.covariance, (columns, columns))
+    if not np.array_equal(law.covariance, law.covariance.T) or law.covariance.diagonal().min() < 0:
+        raise ValueError("law_covariance must be symmetric, with no negative variance")
+    # Bounds may be infinite: nothing more is certified then.
+    if law.mean_error.dtype != np.float64 or law.mean_error.shape != (outputs,) or not (law.mean_error >= 0).all():
+        raise ValueError(f"law_mean_error must be {outputs} float64 bounds >= 0")
+    if not law.covariance_error >= 0:
+        raise ValueError(f"covariance_error must be >= 0, got {law.covariance_error!r}")
 
 
 def check_settings(model: Any) -> None:
@@ -205,7 +239,12 @@ def _check_phases(phases: tuple[Phase, ...], n: int) -> None:
 
 
 def check_released(
-    coef: NDArray[Any], intercept: NDArray[Any], classes: NDArray[Any] | None, *, needs_classes: bool
+    coef: NDArray[Any],
+    intercept: NDArray[Any],
+    classes: NDArray[Any] | None,
+    *,
+    needs_classes: bool,
+    one_output_for_two: bool = False,
 ) -> None:
     """Check a released model as read, or raise ValueError with the name of what is wrong."""
     single = coef.ndim == 1
@@ -214,4 +253,4 @@ def check_released(
     _floats("coef", coef, (None,) if single else (None, None))
     outputs = 1 if single else len(coef)
     _floats("intercept", intercept, () if single else (outputs,))
-    _classes(classes, outputs, needed=needs_classes)
+    _classes(classes, 2 if one_output_for_two and outputs == 1 else outputs, needed=needs_classes)

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg
 
-from expunge.accounting.ridge_law import Phase
-from expunge.estimators._dynamics import NormalEquations
+from expunge._types import JsonObject
+from expunge.runs.ridge.dynamics import NormalEquations
+from expunge.runs.ridge.law import Phase
 
 __all__ = ["REHEARSALS", "NoiseWarning", "TrainingData", "check_loss", "warn_of_forgetting", "warn_of_learning"]
 
@@ -43,15 +44,15 @@ class NoiseWarning(UserWarning):
         Parameters with which a fit on the same data would be close to the optimum, rehearsed before they were
         proposed; empty if none were found. Where they hold ``norm_bound``, it is of the scaled features.
     bounds : tuple of two lists of float, or None
-        With ``settings``, features should first go through ``ConstantScaler(*bounds)``. They were read off the data:
-        replace them with bounds that you know.
+        Bounds for ``ConstantScaler(*bounds)``, which features should go through before ``settings`` are used. They
+        were read off the data: replace them with bounds that you know.
     """
 
     def __init__(
         self,
         message: str,
         *,
-        settings: dict[str, Any] | None = None,
+        settings: JsonObject | None = None,
         bounds: tuple[list[float], list[float]] | None = None,
     ) -> None:
         super().__init__(message)
@@ -125,7 +126,7 @@ class TrainingData:
 
     @property
     def name(self) -> str:
-        """What the score is called."""
+        """Name of the score."""
         return "training accuracy" if self.classify else "training R^2"
 
 

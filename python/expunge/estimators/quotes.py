@@ -1,8 +1,7 @@
-"""What forgetting each record would cost."""
+"""Quotes: what forgetting each record would cost."""
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,16 +12,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from tqdm.auto import tqdm
 
-from expunge._extras import how_to_install
 from expunge._files import write_atomic
+from expunge._types import AnyArray
 from expunge._validate import choice, count, number
 from expunge.accounting.noise_floor import RESOLUTION
-from expunge.accounting.ridge_law import Phase, phase_floors
-from expunge.estimators._cost import LARGEST_NOISE, LEAST_NOISE, METHODS, DeletionCost, LostNoiseError, check_delta
-from expunge.estimators._dynamics import NormalEquations
+from expunge.data.writing import parquet_bytes
 from expunge.estimators._history import History
 from expunge.estimators._records import RecordIds, as_array, exact_ids, selected_rows
-from expunge.ridge import (
+from expunge.runs.methods import METHODS
+from expunge.runs.ridge import (
     ExactQuotes,
     LearningLaw,
     ShiftedQuotes,
@@ -31,6 +29,9 @@ from expunge.ridge import (
     shifted_group_quotes,
     shifted_quotes,
 )
+from expunge.runs.ridge.cost import LARGEST_NOISE, LEAST_NOISE, DeletionCost, LostNoiseError, check_delta
+from expunge.runs.ridge.dynamics import NormalEquations
+from expunge.runs.ridge.law import Phase, SingularPairError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,7 +73,7 @@ class Quote:
         empty where no noise reaches the target.
     """
 
-    indices: NDArray[Any]
+    indices: AnyArray
     noise_std: Array
     n_steps: NDArray[np.int64]
     mu: Array
@@ -100,7 +101,7 @@ class Quote:
     def __repr__(self) -> str:
         what = "steps" if (self.n_steps != self.n_steps[:1]).any() else "noise_std"
         values = self.n_steps if what == "steps" else self.noise_std
-        low, middle, high = (f"{value:.3g}" for value in np.quantile(values, [0.05, 0.5, 0.95], method="higher"))
+        low, middle, high = (f"{value:.3g}" for value in np.quantile(values, [0.05, 0.5, 0.95], method="inverted_cdf"))
         unit = self.unit if len(self) == 1 else f"{self.unit}s"
         error = f" within {self.error.max():.0e}" if self.status == "estimate" else ""
         return (
@@ -143,16 +144,8 @@ class Quote:
 
     def parquet_bytes(self) -> bytes:
         """Return the content of a Parquet file (needs ``expunge[parquet]``)."""
-        try:
-            import pyarrow as pa
-            from pyarrow import parquet
-        except ImportError:
-            raise ImportError(f"to_parquet needs pyarrow: {how_to_install('parquet')}") from None
-        table = pa.table(self._columns())
-        table = table.replace_schema_metadata({f"expunge.{key}": str(value) for key, value in self._claim().items()})
-        buffer = io.BytesIO()
-        parquet.write_table(table, buffer)
-        return buffer.getvalue()
+        claim = {f"expunge.{key}": str(value) for key, value in self._claim().items()}
+        return parquet_bytes(self._columns(), metadata=claim, what="to_parquet")
 
     def to_parquet(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Write the quote to a Parquet file (needs ``expunge[parquet]``), whole or not at all, for its owner only.
@@ -187,7 +180,7 @@ def _units(
             raise ValueError(f"groups must hold one id per row of the first fit, {n}, got {len(values)}")
         unit, known = "group", RecordIds(values, "groups")
     elif history.ids is None:
-        raise ValueError("by_id needs ids, and this model has none: fit with record_ids=, or pass groups=")
+        raise ValueError("by_id needs ids, but this model has none: fit with record_ids=, or pass groups=")
     else:
         unit, known = "id", history.ids
     asked = known.find("ids", ids) if unit == "id" and ids is not None else known.codes[chosen].tolist()
@@ -222,6 +215,7 @@ def quote(
     delta = number("delta", delta, low=0, high=1, open_low=True, open_high=True)
     choice("method", method, METHODS)
     check_delta(method, delta)
+    history.require_method(method)
     if (n_steps is None) == (noise_std is None):
         raise ValueError("quote needs exactly one of n_steps and noise_std, got " + ("both" if n_steps else "neither"))
     n_steps = None if n_steps is None else count("n_steps", n_steps, low=1)
@@ -254,7 +248,7 @@ def quote(
 
 @dataclass
 class _Claim:
-    """What a quote is asked for, and where the next search for noise starts."""
+    """Target of a quote, and the start of the next search for noise."""
 
     method: str
     unit: str
@@ -266,16 +260,9 @@ class _Claim:
 
 
 def _refuse_lost(history: History, noise_std: float) -> None:
-    """Refuse noise that is lost whichever record is deleted: at the size the parameters have before."""
+    """Refuse noise that is lost whichever record is deleted, at the size of the parameters before the deletion."""
     removed = history.removed
-    *_, floor = phase_floors(
-        history.design,
-        history.targets,
-        alpha=history.alpha,
-        step_size=history.step_size,
-        phases=(*history.phases, Phase(1, 0.0, removed)),
-        deleted=removed,
-    )
+    *_, floor = history.deletion(removed).floors((*history.phases, Phase(1, 0.0, removed)))
     least = max(floor, LEAST_NOISE)
     if not least <= noise_std <= LARGEST_NOISE:
         raise ValueError(
@@ -378,7 +365,7 @@ def _ask(history: History, table: _Table, i: int, rows: Sequence[int], claim: _C
             noise, steps = cost.smallest_noise(claim.n_steps, start=claim.start), claim.n_steps
         else:
             noise, steps = _with_fewest_steps(cost, claim.noise_std)
-    except LostNoiseError:  # of an earlier phase: whatever follows, this deletion cannot be certified
+    except (LostNoiseError, SingularPairError):  # an earlier phase's noise, or no proof: it cannot be certified
         noise, steps = math.inf, claim.n_steps or -1
     if math.isfinite(noise):
         claim.start = noise or claim.start
@@ -388,7 +375,7 @@ def _ask(history: History, table: _Table, i: int, rows: Sequence[int], claim: _C
 
 
 def _with_fewest_steps(cost: DeletionCost, noise_std: float) -> tuple[float, int]:
-    """Return noise and steps of a deletion: 0 of either where none is needed, ``inf`` and -1 where none does."""
+    """Return noise and steps of a deletion: 0 of either if none is needed, ``inf`` and -1 if none suffices."""
     steps = cost.smallest_steps(noise_std)
     if steps == 0:
         return 0.0, 0

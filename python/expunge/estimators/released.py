@@ -7,12 +7,23 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import expit
+from scipy.special import softmax as _softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.utils.validation import validate_data
 
+from expunge._types import AnyArray
 from expunge._validate import refuse_masks
 
-__all__ = ["Released", "ReleasedRidge", "ReleasedRidgeClassifier", "Scored", "linear_scores"]
+__all__ = [
+    "Released",
+    "ReleasedLogisticRegression",
+    "ReleasedRidge",
+    "ReleasedRidgeClassifier",
+    "Scored",
+    "linear_scores",
+    "logistic_chances",
+]
 
 Array = NDArray[np.float64]
 Self = TypeVar("Self", bound="Released")
@@ -34,10 +45,24 @@ def linear_scores(rows: Array, coef_rows: Array, intercept: Any) -> Array:
     return scores
 
 
+def logistic_chances(scores: Array, *, softmax: bool) -> Array:
+    """Return the chance of each class from logits (n, q): shape (n, 2) for one output, else (n, q).
+
+    Outputs of one class against the rest are scaled to sum to 1; where all are 0, the classes have equal chances.
+    """
+    if scores.shape[1] == 1:
+        return np.stack([expit(-scores[:, 0]), expit(scores[:, 0])], axis=1)
+    if softmax:
+        return np.asarray(_softmax(scores, axis=1))
+    chances: Array = expit(scores)
+    totals = chances.sum(axis=1, keepdims=True)
+    return np.asarray(np.divide(chances, totals, out=np.full_like(chances, 1.0 / scores.shape[1]), where=totals > 0))
+
+
 class Scored:
     """scikit-learn's ``score``, which would count what a mask hides."""
 
-    def score(self, X: ArrayLike, y: ArrayLike, sample_weight: Any = None) -> float:
+    def score(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
         """Return R^2 or the accuracy on the records ``X`` with their targets or labels ``y``.
 
         Raises
@@ -51,7 +76,7 @@ class Scored:
 
 
 class Released(BaseEstimator):  # type: ignore[misc]
-    """What the two predict-only models share."""
+    """Base of the predict-only models."""
 
     coef_: Array
     intercept_: float | Array
@@ -66,6 +91,7 @@ class Released(BaseEstimator):  # type: ignore[misc]
         conditions: tuple[str, ...],
         classes: NDArray[Any] | None = None,
         feature_names: NDArray[Any] | None = None,
+        softmax: bool | None = None,
     ) -> Self:
         model = cls()
         model.coef_, model.intercept_ = coef, intercept
@@ -75,6 +101,8 @@ class Released(BaseEstimator):  # type: ignore[misc]
             model.classes_ = classes
         if feature_names is not None:
             model.feature_names_in_ = feature_names
+        if softmax is not None:
+            model.softmax_ = softmax
         return model
 
     def __repr__(self, N_CHAR_MAX: int = 700) -> str:
@@ -86,7 +114,7 @@ class Released(BaseEstimator):  # type: ignore[misc]
         return hasattr(self, "coef_")
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> Released:
-        """Refuse: a released model is made by `LangevinRidge.release`."""
+        """Refuse: a released model is made by the `release` of a working one."""
         raise TypeError("a released model cannot be fitted: fit LangevinRidge and call release()")
 
     def _scores(self, X: ArrayLike) -> Array:
@@ -129,7 +157,7 @@ class ReleasedRidge(Scored, RegressorMixin, Released):  # type: ignore[misc]
     (3,)
     """
 
-    def predict(self, X: ArrayLike) -> NDArray[Any]:
+    def predict(self, X: ArrayLike) -> Array:
         """Return predictions for ``X`` (n, d): shape (n,) or (n, n_outputs)."""
         return self._scores(X)
 
@@ -155,13 +183,55 @@ class ReleasedRidgeClassifier(Scored, ClassifierMixin, Released):  # type: ignor
     ['a', 'b']
     """
 
-    classes_: NDArray[Any]
+    classes_: AnyArray
 
     def decision_function(self, X: ArrayLike) -> Array:
         """Return one score per class, shape (n, n_classes); for two classes their difference, shape (n,)."""
         scores = self._scores(X)
         return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores
 
-    def predict(self, X: ArrayLike) -> NDArray[Any]:
+    def predict(self, X: ArrayLike) -> AnyArray:
         """Return class labels for ``X`` (n, d), shape (n,)."""
         return np.asarray(self.classes_[np.argmax(self._scores(X), axis=1)])
+
+
+class ReleasedLogisticRegression(Scored, ClassifierMixin, Released):  # type: ignore[misc]
+    """A logistic model that can be published: ``coef_``, ``intercept_`` and ``classes_`` only.
+
+    Made by `NewtonLogisticRegression.release`; it cannot be fitted.
+
+    Attributes
+    ----------
+    coef_ : ndarray of shape (1, n_features) or (n_classes, n_features)
+    intercept_ : ndarray of shape (1,) or (n_classes,)
+    classes_ : ndarray of shape (n_classes,)
+    softmax_ : bool
+        Whether several outputs are one softmax, rather than one class against the rest each.
+    conditions_ : tuple of str
+        What a certificate of this release rests on.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from expunge import NewtonLogisticRegression
+    >>> NewtonLogisticRegression().fit(np.eye(3), ["a", "b", "b"]).release().classes_.tolist()
+    ['a', 'b']
+    """
+
+    classes_: AnyArray
+    softmax_: bool
+
+    def decision_function(self, X: ArrayLike) -> Array:
+        """Return the logits: shape (n,) for two classes, that of the second; else (n, n_classes)."""
+        scores = self._scores(X)
+        return scores[:, 0] if scores.shape[1] == 1 else scores
+
+    def predict_proba(self, X: ArrayLike) -> Array:
+        """Return the chance of each class, shape (n, n_classes)."""
+        return logistic_chances(self._scores(X), softmax=self.softmax_)
+
+    def predict(self, X: ArrayLike) -> AnyArray:
+        """Return class labels for ``X`` (n, d), shape (n,)."""
+        scores = self._scores(X)
+        numbers = (scores[:, 0] > 0).astype(int) if scores.shape[1] == 1 else np.argmax(scores, axis=1)
+        return np.asarray(self.classes_[numbers])

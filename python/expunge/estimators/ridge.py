@@ -11,7 +11,9 @@ from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import validate_data
 
+from expunge._types import AnyArray
 from expunge._validate import refuse_masks
+from expunge.estimators._classes import class_list
 from expunge.estimators._deleting import DeletingRidge, Unlearned
 from expunge.estimators._records import ids_of_fit
 from expunge.estimators.released import ReleasedRidge, ReleasedRidgeClassifier, Scored
@@ -39,7 +41,7 @@ class LangevinRidge(Scored, RegressorMixin, DeletingRidge):  # type: ignore[misc
     step_size : float, "auto" or "bounded", default "auto"
         eta, a constant from then on; a number, at most 1/L of the first fit, is *given*. "bounded" is
         1/(n_bound norm_bound^2 + alpha), which is at most 1/L wherever the two bounds hold; ``fit`` checks them.
-        "auto" is 1/L of the first fit. It depends on every record, also on one deleted later, and whoever sees the
+        "auto" is 1/L of the first fit. It depends on every record, including one deleted later, and whoever sees the
         release may see that: certificates are then *conditional*, by name.
     norm_bound : float, optional
         With "bounded": a bound that you know on the Euclidean norm of every row, constant column included; features in
@@ -66,9 +68,10 @@ class LangevinRidge(Scored, RegressorMixin, DeletingRidge):  # type: ignore[misc
     Warns
     -----
     NoiseWarning
-        By ``fit``, when noise costs more than 5 points of training R^2 against the noise-free optimum of its data, or
-        too few steps more than 3 (from 20 records on: of fewer, a score says nothing), with settings that do not.
-        Which of noise, too few steps or the scale of the features is at fault is found out by rehearsal.
+        By ``fit``, if noise costs more than 5 points of training R^2 against the noise-free optimum of the data, or
+        too few steps cost more than 3 (from 20 records on; below that a score says little). The warning carries
+        settings that avoid it; a rehearsal finds out whether noise, too few steps or the scale of the features is at
+        fault.
 
     References
     ----------
@@ -87,7 +90,7 @@ class LangevinRidge(Scored, RegressorMixin, DeletingRidge):  # type: ignore[misc
     _released = ReleasedRidge
 
     def fit(
-        self, X: ArrayLike, y: ArrayLike, record_ids: Any = None, *, conditions: Iterable[str] = ()
+        self, X: ArrayLike, y: ArrayLike, record_ids: ArrayLike | None = None, *, conditions: Iterable[str] = ()
     ) -> LangevinRidge:
         """Learn from records ``X`` (n, d) and targets ``y`` (n,) or (n, q).
 
@@ -168,7 +171,7 @@ class LangevinRidgeClassifier(Scored, ClassifierMixin, DeletingRidge):  # type: 
     Examples
     --------
     >>> from sklearn.datasets import load_iris
-    >>> from expunge.scaling import ConstantScaler
+    >>> from expunge.data.scaling import ConstantScaler
     >>> X, y = load_iris(return_X_y=True)
     >>> X = ConstantScaler(0, 8).fit_transform(X)  # no petal is longer than 8 cm
     >>> model = LangevinRidgeClassifier(n_steps=1000).fit(X, y)
@@ -191,7 +194,7 @@ class LangevinRidgeClassifier(Scored, ClassifierMixin, DeletingRidge):  # type: 
         norm_bound: float | None = None,
         n_bound: int | None = None,
         fit_intercept: bool = True,
-        random_state: Any = None,
+        random_state: int | np.random.RandomState | None = None,
     ) -> None:
         super().__init__(
             alpha=alpha,
@@ -206,7 +209,7 @@ class LangevinRidgeClassifier(Scored, ClassifierMixin, DeletingRidge):  # type: 
         self.classes = classes
 
     def fit(
-        self, X: ArrayLike, y: ArrayLike, record_ids: Any = None, *, conditions: Iterable[str] = ()
+        self, X: ArrayLike, y: ArrayLike, record_ids: ArrayLike | None = None, *, conditions: Iterable[str] = ()
     ) -> LangevinRidgeClassifier:
         """Learn from records ``X`` (n, d) and class labels ``y`` (n,); the rest is as for `LangevinRidge.fit`."""
         refuse_masks("X", X)
@@ -215,7 +218,7 @@ class LangevinRidgeClassifier(Scored, ClassifierMixin, DeletingRidge):  # type: 
         X, y = validate_data(self, X, y, dtype=np.float64)
         ids = ids_of_fit(table, column, record_ids, np.shape(X)[0])
         check_classification_targets(y)
-        classes, source = _class_list(np.asarray(y), self.classes)
+        classes, source = class_list(np.asarray(y), self.classes)
         codes = np.searchsorted(classes, y)
         given = classes.tolist() if source == "given" else None
         targets = np.zeros((len(codes), len(classes)))
@@ -230,32 +233,7 @@ class LangevinRidgeClassifier(Scored, ClassifierMixin, DeletingRidge):  # type: 
         scores = self._scores(X)
         return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores
 
-    def predict(self, X: ArrayLike) -> NDArray[Any]:
+    def predict(self, X: ArrayLike) -> AnyArray:
         """Return class labels, shape (n,)."""
         scores = self._scores(X)
         return np.asarray(self.classes_[np.argmax(scores, axis=1)])
-
-
-def _class_list(y: NDArray[Any], given: ArrayLike | None) -> tuple[NDArray[Any], str]:
-    """Return the classes, sorted, and where they come from."""
-    if given is None:
-        classes: NDArray[Any] = np.unique(y)
-        if len(classes) < 2:
-            raise ValueError(f"y must hold at least 2 classes, got one class: {classes.tolist()[0]!r}")
-        return classes, "data"
-    refuse_masks("classes", given)
-    values = list(given) if not isinstance(given, np.ndarray) else given.tolist()  # type: ignore[arg-type]
-    texts = {isinstance(value, str) for value in values}
-    if len(texts) > 1:
-        raise TypeError("classes must be all strings or all numbers, got both")
-    classes = np.unique(np.asarray(given))
-    if classes.ndim != 1 or len(classes) != len(values) or len(classes) < 2:
-        raise ValueError(f"classes must be at least 2 distinct labels, got {given!r}")
-    if texts != {y.dtype.kind == "U" or (y.dtype.kind == "O" and all(isinstance(label, str) for label in y))}:
-        raise ValueError(f"y must hold the labels given as classes, got labels of another kind: {y.tolist()[0]!r}")
-    foreign = ~np.isin(y, classes)
-    if foreign.any():
-        raise ValueError(
-            f"y must hold only the classes given, got {y[foreign].tolist()[0]!r} at index {np.argmax(foreign)}"
-        )
-    return classes.astype(y.dtype if y.dtype.kind == "O" else classes.dtype), "given"

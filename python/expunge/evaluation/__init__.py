@@ -1,4 +1,4 @@
-"""What unlearning is measured with: every value beside the retrained models', every value an *estimate*.
+"""Measures of unlearning: every value beside the retrained models', every value an *estimate*.
 
 Here are the metrics that work on arrays. Those that need networks, whatever made them, are in
 `expunge.evaluation.networks` (needs ``expunge[torch]``), pictures in `expunge.evaluation.plots`.

@@ -1,4 +1,4 @@
-"""Where retrained models lie: the band that an unlearned model is held against."""
+"""Bands in which retrained models lie, to compare an unlearned model with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Loss barriers from losses along the linear path, and what they say in plain words."""
+"""Loss barriers from losses along the linear path, and verdicts on them in plain words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is measured, and how a measurement is written down: beside the retrained model's, and labelled an estimate."""
+"""Measurements, shown beside those of retrained models and labelled as estimates."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from expunge._types import JsonObject
 from expunge._validate import number
 from expunge.evaluation.bands import Band
 
@@ -144,16 +145,16 @@ class Measured:
 
     @property
     def distance(self) -> float | None:
-        """How far the value is from the retrained models' mean."""
+        """Distance of the value from the retrained models' mean."""
         return None if self.reference is None else abs(self.value - self.reference)
 
     @property
     def in_band(self) -> bool | None:
-        """Whether the value is where retrained models are; None without a band."""
+        """Whether the value lies in the band of retrained models; None without a band."""
         return None if self.band is None else bool(self.band.holds(self.value))
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return what JSON can hold; a time never reached is null."""
+    def to_dict(self) -> JsonObject:
+        """Return JSON values; a time never reached is null."""
         return {
             "metric": self.metric.name,
             "definition": self.metric.definition,
@@ -224,8 +225,8 @@ class Report(Sequence[Measured]):
             raise KeyError(f"there is no {key!r}; there are {', '.join(m.metric.name for m in self.measured)}")
         return self.measured[key]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return what JSON can hold."""
+    def to_dict(self) -> JsonObject:
+        """Return JSON values."""
         return {"title": self.title, "status": self.status, "measured": [one.to_dict() for one in self.measured]}
 
     def to_json(self) -> str:

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from expunge._extras import how_to_install
-from expunge._files import write_atomic
 from expunge._validate import real_array
 from expunge.evaluation.bands import Band
 from expunge.evaluation.barrier import LossBarrier
 from expunge.evaluation.metrics import Measured, Report
 from expunge.evaluation.times import time_to_unlearn
+from expunge.plotting.style import BAND, COLOURS, FAINT, INK, bare, new_figure, written
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,9 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["plot_barriers", "plot_reports", "plot_unlearning"]
 
-# Okabe and Ito's palette: told apart with every kind of colour vision.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_INK, _FAINT, _BAND = "#222222", "#8a8a8a", "#BBBBBB"
 _STYLES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.5, 1.5, 1.5)))
 
 
@@ -71,14 +65,14 @@ def plot_reports(
     if not reports or not metrics:
         raise ValueError("reports and metrics must not be empty")
     rows = [[report[name] for report in reports.values()] for name in metrics]
-    figure = _figure(1.6 + 3.4 * len(metrics), 1.5 + 0.42 * len(reports))
+    figure = new_figure(max(6.8, 1.6 + 3.4 * len(metrics)), 1.5 + 0.42 * len(reports))  # as wide as its title
     for k, (name, found) in enumerate(zip(metrics, rows, strict=True)):
         axes = figure.add_subplot(1, len(metrics), k + 1)
         _one_metric(axes, name, found, list(reports) if k == 0 else None)
     figure.suptitle(
-        "Each model beside retrained ones (estimates); a diamond is outside their band", fontsize=11, color=_INK
+        "Each model beside retrained ones (estimates); a diamond is outside their band", fontsize=11, color=INK
     )
-    return _save(figure, path, overwrite)
+    return written(figure, path, overwrite=overwrite)
 
 
 def _one_metric(axes: Axes, name: str, found: Sequence[Measured], labels: Sequence[str] | None) -> None:
@@ -87,19 +81,19 @@ def _one_metric(axes: Axes, name: str, found: Sequence[Measured], labels: Sequen
     for place, one in zip(places, found, strict=True):  # each has its own band: they may come from other models
         if one.band is not None:
             text = f"{one.band.n_models} retrained models: {one.band.low:.3g} to {one.band.high:.3g}"
-            axes.fill_betweenx([place - 0.5, place + 0.5], one.band.low, one.band.high, color=_BAND, alpha=0.55,
+            axes.fill_betweenx([place - 0.5, place + 0.5], one.band.low, one.band.high, color=BAND, alpha=0.55,
                                linewidth=0, label=None if drawn else text)  # fmt: skip
             drawn = True
     if found[0].reference is not None:
-        axes.axvline(found[0].reference, color=_INK, linewidth=1, linestyle=(0, (2, 2)))
+        axes.axvline(found[0].reference, color=INK, linewidth=1, linestyle=(0, (2, 2)))
     for place, one in zip(places, found, strict=True):
         if not np.isfinite(one.value):
             axes.text(0.5, place, "never", ha="center", va="center", transform=axes.get_yaxis_transform())
             continue
         outside = one.in_band is False
         if one.interval is not None:
-            axes.plot(one.interval, [place, place], color=_COLOURS[1 if outside else 0], linewidth=2.5, alpha=0.6)
-        marker, colour = ("D", _COLOURS[1]) if outside else ("o", _COLOURS[0])
+            axes.plot(one.interval, [place, place], color=COLOURS[1 if outside else 0], linewidth=2.5, alpha=0.6)
+        marker, colour = ("D", COLOURS[1]) if outside else ("o", COLOURS[0])
         axes.plot([one.value], [place], marker=marker, markersize=7, color=colour, markeredgecolor="white")
     if not any(np.isfinite(one.value) for one in found):
         axes.set_xticks([])
@@ -108,11 +102,11 @@ def _one_metric(axes: Axes, name: str, found: Sequence[Measured], labels: Sequen
     axes.tick_params(axis="y", length=0)
     confidence = found[0].confidence
     interval = "" if confidence is None else f", bars: {100 * confidence:g}% interval"
-    axes.set_title(f"{name}{interval}", fontsize=9.5, color=_INK)
+    axes.set_title(f"{name}{interval}", fontsize=9.5, color=INK)
     if drawn:
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False, fontsize=8.5)
-    _bare(axes)
-    axes.grid(axis="x", color=_FAINT, alpha=0.2)
+    bare(axes)
+    axes.grid(axis="x", color=FAINT, alpha=0.2)
 
 
 def plot_unlearning(
@@ -150,14 +144,14 @@ def plot_unlearning(
     """
     if not curves:
         raise ValueError("curves must hold at least one curve, got none")
-    figure = _figure(7.2, 4.0)
+    figure = new_figure(7.2, 4.0)
     from matplotlib.ticker import MaxNLocator
 
     axes = figure.add_subplot()
-    axes.axhspan(band.low, band.high, color=_BAND, alpha=0.55, linewidth=0, label=f"retrained: {band.rule}")
+    axes.axhspan(band.low, band.high, color=BAND, alpha=0.55, linewidth=0, label=f"retrained: {band.rule}")
     for k, (name, (steps, values)) in enumerate(curves.items()):
         found = time_to_unlearn(steps, values, band, metric=metric)
-        colour = _COLOURS[k % len(_COLOURS)]
+        colour = COLOURS[k % len(COLOURS)]
         ending = "never reached" if found.step is None else f"from step {found.step}"
         axes.plot(
             np.asarray(steps), real_array("values", values), color=colour, linestyle=_STYLES[k % len(_STYLES)],
@@ -169,11 +163,11 @@ def plot_unlearning(
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("unlearning step")
     axes.set_ylabel(metric)
-    axes.set_title("Time to unlearn: first step inside the band that stays (estimates)", fontsize=10.5, color=_INK)
+    axes.set_title("Time to unlearn: first step inside the band that stays (estimates)", fontsize=10.5, color=INK)
     _legend_below(axes)
-    _bare(axes)
-    axes.grid(color=_FAINT, alpha=0.2)
-    return _save(figure, path, overwrite)
+    bare(axes)
+    axes.grid(color=FAINT, alpha=0.2)
+    return written(figure, path, overwrite=overwrite)
 
 
 def plot_barriers(
@@ -209,55 +203,26 @@ def plot_barriers(
     """
     if not barriers:
         raise ValueError("barriers must hold at least one barrier, got none")
-    figure = _figure(7.2, 4.2)
+    figure = new_figure(7.2, 4.2)
     axes = figure.add_subplot()
     for k, one in enumerate(baseline):
         label = None
         if k == 0:
             label = f"between retrained models: up to {max(b.barrier for b in baseline):.3g}"
-        axes.plot(one.t, one.excess, color=_FAINT, linewidth=1.2, alpha=0.8, label=label, zorder=1)
+        axes.plot(one.t, one.excess, color=FAINT, linewidth=1.2, alpha=0.8, label=label, zorder=1)
     for k, (name, one) in enumerate(barriers.items()):
-        colour = _COLOURS[k % len(_COLOURS)]
+        colour = COLOURS[k % len(COLOURS)]
         text = f"{name}{' (matched)' if one.matched else ''}: {one.barrier:.3g}"
         axes.plot(one.t, one.excess, color=colour, linestyle=_STYLES[k % len(_STYLES)], linewidth=2, label=text)
         axes.plot([one.at], [one.barrier], marker="o", markersize=7, color=colour, markeredgecolor="white", zorder=3)
     axes.set_xlabel("t: from the first model (0) to the second (1)")
     axes.set_ylabel("loss above the line between the ends")
-    axes.set_title("Loss barriers on the linear path (estimates)", fontsize=10.5, color=_INK)
+    axes.set_title("Loss barriers on the linear path (estimates)", fontsize=10.5, color=INK)
     _legend_below(axes)
-    _bare(axes)
-    axes.grid(color=_FAINT, alpha=0.2)
-    return _save(figure, path, overwrite)
+    bare(axes)
+    axes.grid(color=FAINT, alpha=0.2)
+    return written(figure, path, overwrite=overwrite)
 
 
 def _legend_below(axes: Axes) -> None:
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, frameon=False, fontsize=8.5)
-
-
-def _bare(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["bottom", "left"]].set_color(_FAINT)
-    axes.tick_params(labelsize=9, labelcolor=_INK, color=_FAINT)
-
-
-def _figure(width: float, height: float) -> Figure:
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ImportError(f"pictures need matplotlib: {how_to_install('plot')}") from None
-    # Not pyplot: no display, no registry of figures, nothing of the caller's changed.
-    figure = Figure(figsize=(width, height), dpi=150, facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _save(figure: Figure, path: str | os.PathLike[str] | None, overwrite: bool) -> Figure:
-    if path is not None:
-        ending = Path(path).suffix.lower().lstrip(".")
-        if ending not in ("png", "svg", "pdf"):
-            raise ValueError(f"path must end in .png, .svg or .pdf, got {str(path)!r}")
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format=ending)
-        write_atomic(path, buffer.getvalue(), overwrite=overwrite)
-    return figure

@@ -1,4 +1,4 @@
-"""What a classifier says of each record: the arrays that the metrics are made of."""
+"""Predictions of a classifier for each record: the arrays that the metrics are computed from."""
 
 from __future__ import annotations
 

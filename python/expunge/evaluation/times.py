@@ -1,4 +1,4 @@
-"""Time to unlearn: when a metric comes to where retrained models are, and stays."""
+"""Time to unlearn: when a metric enters the band of retrained models, and stays."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["UnlearningTime", "time_to_unlearn"]
 
 @dataclass(frozen=True)
 class UnlearningTime:
-    """When a recorded curve entered the band and stayed. An *estimate*. Prints in plain words.
+    """The time at which a recorded curve entered the band and stayed. An *estimate*. Prints in plain words.
 
     Attributes
     ----------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,6 +18,7 @@ from expunge.evaluation.metrics import METRICS, Measured
 __all__ = ["ShadowMargins", "ULiRA", "shadow_margins", "ulira"]
 
 Array = NDArray[np.float64]
+Model = TypeVar("Model")
 _ENOUGH = 16  # shadow models of each kind from which a variance per record is worth its error
 
 
@@ -232,9 +233,9 @@ class ShadowMargins:
 
 
 def shadow_margins(
-    unlearned: Callable[[int], Any],
-    retrained: Callable[[int], Any],
-    margins: Callable[[Any], ArrayLike],
+    unlearned: Callable[[int], Model],
+    retrained: Callable[[int], Model],
+    margins: Callable[[Model], ArrayLike],
     *,
     n_shadows: int,
     seed: int = 0,

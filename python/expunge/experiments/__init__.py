@@ -3,7 +3,7 @@
 Needs ``expunge[torch,plot,parquet]``.
 """
 
-from expunge._extras import how_to_install
+from expunge._errors import how_to_install
 
 try:
     import torch as _torch  # noqa: F401

@@ -101,7 +101,7 @@ def as_barrier(row: dict[str, Any]) -> LossBarrier:
 def findings(
     settings: Settings, rows: Sequence[dict[str, Any]], *, n_seeds: int
 ) -> tuple[dict[str, Any], dict[str, Figure]]:
-    """Return what came out, in numbers and words, and the pictures."""
+    """Return the findings, in numbers and words, and the pictures."""
     table: list[dict[str, Any]] = []
     words = []
     for part in parts(settings):
@@ -151,10 +151,11 @@ def _words(part: str, label: str, one: dict[str, Any], n_seeds: int) -> str:
     if n_seeds > 1:
         differences = np.subtract(after["per_seed"], between["per_seed"])
         mean, low, high = mean_interval(differences)
-        text += f" After less between: {mean:+.3g} (95% interval over {n_seeds} seeds {low:+.3g} to {high:+.3g})."
+        interval = f"95% interval over {n_seeds} seeds {low:+.3g} to {high:+.3g}"
+        text += f" Difference, after minus between: {mean:+.3g} ({interval})."
         if low > 0:
             return text + " The barrier stays higher than between retrained models."
         if high < 0:
             return text + " It is lower than between retrained models."
-        return text + f" No difference can be told, one of {mean - low:.2g} could have been."
+        return text + f" No difference can be detected; one of {mean - low:.2g} could have been."
     return text + " One seed says nothing about chance."

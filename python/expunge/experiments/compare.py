@@ -80,7 +80,7 @@ def work(
 def findings(
     settings: Settings, rows: Sequence[dict[str, Any]], *, n_seeds: int
 ) -> tuple[dict[str, Any], dict[str, Figure]]:
-    """Return what came out, in numbers and words, and the pictures."""
+    """Return the findings, in numbers and words, and the pictures."""
     table: list[dict[str, Any]] = []
     for measure, label in NAMES.items():
         some = sorted((row for row in rows if row["measure"] == measure), key=lambda row: row["seed"])
@@ -110,9 +110,9 @@ def findings(
     missed = [one for one in table if one["never_reached"]]
     for one in missed:
         words.append(
-            f"{one['label']}: {one['never_reached']} of {n_seeds} runs never came to stay in the band of retrained "
-            f"models; they count as the most steps there were, {rows[0]['most_steps']}: its mean, and with it every "
-            "difference to it, rests on that number."
+            f"{one['label']}: {one['never_reached']} of {n_seeds} runs never settled in the band of retrained "
+            f"models. They count as the maximum, {rows[0]['most_steps']} steps, on which the mean and every "
+            "difference from it depend."
         )
     flat = {text for row in rows if (text := spread_words([row["run_privacy_loss_q05"], row["run_privacy_loss_q95"]]))}
     figures = {
@@ -132,7 +132,7 @@ def _time(row: dict[str, Any]) -> float:
 
 
 def _pair(first: dict[str, Any], other: dict[str, Any]) -> tuple[str, bool]:
-    """Compare two measures seed by seed, and say whether a difference can be told."""
+    """Compare two measures seed by seed, and say whether a difference can be detected."""
     differences = np.subtract(first["steps_per_seed"], other["steps_per_seed"])
     mean, low, high = mean_interval(differences)
     if low > 0:
@@ -142,7 +142,7 @@ def _pair(first: dict[str, Any], other: dict[str, Any]) -> tuple[str, bool]:
     elif not differences.any():
         verdict = "the same in every seed"
     else:
-        verdict = f"no difference can be told, one of {mean - low:.0f} steps could have been"
+        verdict = f"no difference can be detected; one of {mean - low:.0f} steps could have been"
     shared = np.mean(other["shared_with_privacy_loss"])
     where = f"95% interval over seeds {low:+.0f} to {high:+.0f}"
     text = (
@@ -154,5 +154,5 @@ def _pair(first: dict[str, Any], other: dict[str, Any]) -> tuple[str, bool]:
 
 def _together(told: int, pairs: int) -> str:
     if not told:
-        return "No order of the measures can be told."
+        return "The measures cannot be put in order."
     return f"With {pairs} intervals, up to one such table in {20 // pairs} shows a difference where there is none."

@@ -9,25 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from expunge._files import write_atomic
+from expunge._files.page import html_page
 from expunge.experiments.settings import Settings
 
 __all__ = ["write_page"]
-
-_STYLE = """
-:root { color-scheme: light dark; --ink: #222; --faint: #667; --back: #fff; --line: #ddd; --mark: #b54400; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e8e8e8; --faint: #aab; --back: #16181c; --line: #333;
-       --mark: #ffa261; } }
-body { font: 16px/1.55 system-ui, sans-serif; color: var(--ink); background: var(--back); max-width: 960px;
-       margin: 2rem auto; padding: 0 1rem; }
-h1 { line-height: 1.2; margin-bottom: .3rem; } h2 { margin-top: 2.2rem; }
-.lead { color: var(--faint); } .mark { display: inline-block; color: var(--mark); border: 1px solid var(--mark);
-       border-radius: 99px; padding: 0 .7em; font-size: .85rem; margin-right: .4em; }
-img { width: 100%; height: auto; background: #fff; border: 1px solid var(--line); border-radius: 6px; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem; }
-td, th { padding: .25rem .8rem .25rem 0; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top; }
-code { background: color-mix(in srgb, var(--ink) 8%, transparent); padding: .1em .3em; border-radius: 3px; }
-.scroll { overflow-x: auto; }
-"""
 
 
 def write_page(
@@ -43,10 +28,6 @@ def write_page(
     seeds = findings["n_seeds"]
     marks = ["estimate"] + (["quick look: one seed"] if seeds == 1 else [f"{seeds} seeds"])
     parts = [
-        "<!doctype html>",
-        f'<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<style>{_STYLE}</style></head><body>",
         f"<h1>{escape(title)}</h1>",
         "<p>" + "".join(f'<span class="mark">{escape(mark)}</span>' for mark in marks) + "</p>",
         f'<p class="lead">{escape(question)}</p>',
@@ -55,7 +36,9 @@ def write_page(
         "</ul>",
     ]
     if seeds == 1:
-        parts.append("<p>One seed says nothing about chance: run again with <code>--seeds 5</code>, which goes on.</p>")
+        parts.append(
+            "<p>One seed says nothing about chance: run again with <code>--seeds 5</code>, which continues.</p>"
+        )
     for name in pictures:
         data = base64.b64encode((folder / name).read_bytes()).decode()
         alt = name.removesuffix(".png").replace("_", " ")
@@ -78,12 +61,11 @@ def write_page(
     ]
     parts.append("</table><p>Another processor or version rounds differently, and times to unlearn change with it.</p>")
     parts.append(
-        '<p class="lead">Everything here is an estimate: privacy losses stand on one training run each, the band on a '
+        '<p class="lead">Everything here is an estimate: privacy losses rest on one training run each, the band on a '
         "few retrained models, and a metric inside it certifies nothing. All rows are in "
         "<code>results.parquet</code>.</p>"
-        "</body></html>"
     )
-    write_atomic(folder / "index.html", "\n".join(parts).encode(), overwrite=True)
+    write_atomic(folder / "index.html", html_page(title, parts).encode(), overwrite=True)
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> list[str]:

@@ -66,7 +66,7 @@ def work(
 def findings(
     settings: Settings, rows: Sequence[dict[str, Any]], *, n_seeds: int
 ) -> tuple[dict[str, Any], dict[str, Figure]]:
-    """Return what came out, in numbers and words, and the pictures."""
+    """Return the findings, in numbers and words, and the pictures."""
     levels: list[dict[str, Any]] = []
     fits: dict[float, LogFit | None] = {}
     words: list[str] = []
@@ -141,17 +141,17 @@ def _words(noise: float, level: dict[str, Any], fit: LogFit | None, n_seeds: int
     else:
         text += f" (95% interval over {n_seeds} seeds: {low:.2f} to {high:.2f}"
         if level["seeds_without_ranking"]:
-            text += f"; all sets of {level['seeds_without_ranking']} took equally long, which counts as 0"
+            text += f"; in {level['seeds_without_ranking']} of them all sets took equally long, which counts as 0"
         text += ")"
         if low <= 0.0 <= high:
-            text += f"; no ranking can be told, a mean of {correlation - low:.2f} could have been."
+            text += f"; no ranking can be detected; a mean of {correlation - low:.2f} could have been."
         else:
             text += "."
     if fit is None:
         return text
     return (
-        f"{text} Log fit of the {fit.n} sets that got there: R^2 {fit.r_squared:.2f}; sets of one seed share a "
-        "training run, so that its intervals are too narrow to tell a slope by."
+        f"{text} Log fit of the {fit.n} sets that reached the band: R^2 {fit.r_squared:.2f}; sets of one seed share a "
+        "training run, so that its intervals are too narrow to judge a slope by."
     )
 
 
@@ -159,7 +159,7 @@ def _missed_words(noise: float, rows: Sequence[dict[str, Any]], n: int) -> str:
     ends = [(row["band_low"], row["metric_after"], row["band_high"]) for row in rows]
     gap = np.median([max(low - value, value - high) for low, value, high in ends])
     return (
-        f"At noise {noise:g}: {len(rows)} of {n} runs never came to stay in the band of retrained models within "
+        f"At noise {noise:g}: {len(rows)} of {n} runs never settled in the band of retrained models within "
         f"{rows[0]['most_steps']} steps (median distance at the end {max(gap, 0.0):.2g}). They count as longer than "
         "all others in the rank correlation and are left out of the fit."
     )

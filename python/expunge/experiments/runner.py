@@ -1,4 +1,4 @@
-"""Runs an experiment piece by piece: each result is stored whole, a second call goes on where the first stopped."""
+"""Runs an experiment piece by piece: each result is stored whole, a second call continues where the first stopped."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ import torch
 from tqdm.auto import tqdm
 
 from expunge._files import read_json, write_atomic
-from expunge._machine import processor
+from expunge._kernels.machine import processor
+from expunge._types import JsonObject
 from expunge._validate import choice, count
 from expunge._version import __version__
 from expunge.experiments import barrier, compare, predict
@@ -63,7 +64,7 @@ def run_experiment(
     overwrite: bool = False,
     command: str | None = None,
     progress: bool = True,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Run an experiment, or what is left of it, and write its results, pictures and page.
 
     Parameters
@@ -74,25 +75,25 @@ def run_experiment(
     settings : Settings
         What is trained, forgotten and measured.
     folder : path-like
-        Holds everything; a second call with more seeds goes on.
+        Holds everything; a second call with more seeds continues.
     seeds : int
         Independent repetitions; one is a *quick look*.
     device : str, optional
         A GPU if there is one, by default.
     workers : int, optional
-        Processes of one thread each, on the CPU; as many as there are cores by default, one on a GPU. How many there
-        are changes no result, and is noted with each.
+        Processes of one thread each, on the CPU; as many as there are cores by default, one on a GPU. Their number
+        changes no result, and is noted with each.
     overwrite : bool
-        Throw away what is in the folder.
+        Discard what is in the folder.
     command : str, optional
-        What was typed, shown on the page; this call where left out.
+        The command as typed, shown on the page; by default this call.
     progress : bool
         Show a bar, on a terminal.
 
     Returns
     -------
     dict
-        The findings, as in ``findings.json``: ``words``, and what they came from. *Estimates*.
+        The findings, as in ``findings.json``: ``words``, and the numbers behind them. *Estimates*.
 
     Raises
     ------
@@ -156,8 +157,8 @@ def run_experiment(
     return findings
 
 
-def environment(device: str) -> dict[str, Any]:
-    """Return what results change with, settings aside: rounding differs between machines, versions and threads."""
+def environment(device: str) -> JsonObject:
+    """Return what results depend on, settings aside: rounding differs between machines, versions and threads."""
     return {
         "processor": processor(),
         "architecture": platform.machine(),
@@ -203,7 +204,7 @@ def _prepared(out: Path, described: dict[str, Any], overwrite: bool) -> Path:
                     "choose another folder, or pass overwrite=True"
                 )
         return out
-    out.mkdir(mode=0o700, parents=True, exist_ok=True)  # losses tell something of single records
+    out.mkdir(mode=0o700, parents=True, exist_ok=True)  # losses reveal something about single records
     for part in ("trained", "pieces"):
         (out / part).mkdir(mode=0o700, exist_ok=True)
     write_atomic(file, (json.dumps(described, indent=1) + "\n").encode(), overwrite=True)
@@ -231,7 +232,7 @@ def _few_threads() -> None:
 
 @contextmanager
 def _pool(workers: int) -> Iterator[Callable[[Sequence[Callable[[], None]]], Iterator[Callable[[], None]]]]:
-    """Yield what turns jobs into calls that wait for them, in the order they end."""
+    """Yield a function that turns jobs into calls that wait for them, in the order they end."""
     if workers == 1:
         before = torch.get_num_threads()
         _few_threads()

@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from expunge._types import JsonObject
 from expunge._validate import choice, count, number
 
 __all__ = ["Settings", "preset"]
@@ -104,7 +105,7 @@ class Settings:
         """The middle level."""
         return sorted(self.noise_stds)[len(self.noise_stds) // 2]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """Return JSON values."""
         return {**dataclasses.asdict(self), "noise_stds": list(self.noise_stds)}
 
@@ -123,7 +124,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
 _WIDTHS = {"cnn": None, "mlp": 64, "resnet18": 16, "vit": 32}
 
 
-def preset(data: str, *, model: str = "cnn", data_folder: str | None = None, **changes: Any) -> Settings:
+def preset(data: str, *, model: str = "cnn", data_folder: str | None = None, **changes: object) -> Settings:
     """Return the settings an experiment has by default on a data set.
 
     Parameters
@@ -135,7 +136,7 @@ def preset(data: str, *, model: str = "cnn", data_folder: str | None = None, **c
     data_folder : str, optional
         Where the files are.
     **changes
-        Fields of `Settings` to set otherwise.
+        Fields of `Settings` to override.
 
     Examples
     --------

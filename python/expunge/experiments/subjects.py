@@ -1,4 +1,4 @@
-"""What is trained: data sets as tensors, and networks that fit them."""
+"""Subjects of experiments: data sets as tensors, and networks that fit them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from expunge import datasets
+from expunge import data
 from expunge.experiments.settings import Settings
 from expunge.torch.models import mlp, resnet18, small_cnn, small_vit
 
@@ -65,7 +65,7 @@ def _source(settings: Settings) -> tuple[str | Path, float]:
 def load(settings: Settings) -> Subject:
     """Return the records, split the same way for every seed."""
     source, scale = _source(settings)
-    found = datasets.load(source, divide_by=scale)
+    found = data.load(source, divide_by=scale)
     if found.y is None:
         raise ValueError(f"data_folder: {source} has no labels beside it")
     needed = settings.n_train + settings.n_test

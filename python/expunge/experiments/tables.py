@@ -11,23 +11,17 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import spearmanr, t
 
-from expunge._extras import how_to_install
 from expunge._files import write_atomic
+from expunge.data.writing import parquet_bytes
 
 __all__ = ["finite", "mean_interval", "rank_correlation", "spread_words", "write_parquet"]
 
 
 def write_parquet(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Write rows, whole or not at all."""
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError:
-        raise ImportError(f"results need pyarrow: {how_to_install('parquet')}") from None
-    sink = pa.BufferOutputStream()
-    table = pa.Table.from_pylist(list(rows)).replace_schema_metadata({"status": "estimate"})
-    pq.write_table(table, sink)
-    write_atomic(path, sink.getvalue().to_pybytes(), overwrite=True)
+    columns = {name: [row.get(name) for row in rows] for name in (rows[0] if rows else ())}
+    written = parquet_bytes(columns, metadata={"status": "estimate"}, what="a table of results")
+    write_atomic(path, written, overwrite=True)
 
 
 def mean_interval(values: ArrayLike) -> tuple[float, float, float]:

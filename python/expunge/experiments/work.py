@@ -27,7 +27,7 @@ BASE, RETRAINED = 0, 1  # places of seeds within those of one run
 
 @dataclass(frozen=True)
 class Context:
-    """What a piece of work needs to know."""
+    """Context of a piece of work."""
 
     settings: Settings
     folder: Path
@@ -105,7 +105,7 @@ def accuracy(context: Context, x: torch.Tensor, y: torch.Tensor) -> Callable[[nn
 
 
 def band_of(context: Context, values: list[float]) -> Band:
-    """Return where retrained models are."""
+    """Return the band of retrained models."""
     limits = (0.0, math.inf if context.settings.metric == "loss" else 1.0)
     return reference_band(values, method="std", k=2.0, tolerance=context.settings.tolerance, limits=limits)
 
@@ -135,7 +135,7 @@ def measure_set(
         "n_forget": len(forget),
         "steps_to_unlearn": run.time.step,
         "reached": run.time.reached,
-        "most_steps": int(run.settings["most_steps"]),
+        "most_steps": run.settings["most_steps"],
         "metric_before": before,
         "metric_after": float(run.curve.values["metric"][-1]),
         "metric_retrained": band.mean,

@@ -1,4 +1,4 @@
-"""What a training loop of another library saw of its records, step by step, and the run that it makes."""
+"""Records that a training loop of another library saw, step by step, and the run that they make."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Float64 = NDArray[np.float64]
 
 
 class Visits:
-    """What records added to the gradients of steps.
+    """Norms of what records added to the gradients of steps.
 
     A step's gradient is the sum of what its records add to it, whatever the loss is divided by. Times the (constant)
     number of records of a step this is the g_i of `expunge.torch.train`, whose steps add up g_i / batch_size.
@@ -70,7 +70,7 @@ class Visits:
         self._step.append((rows, found))
 
     def step_ended(self, step: int, *, skipped: bool = False) -> None:
-        """Keep what was taken in a step, or drop it where the optimizer skipped the step.
+        """Keep what was taken in a step, or drop it if the optimizer skipped the step.
 
         Raises
         ------
@@ -151,12 +151,15 @@ def rows_of(records: Any, *, n_records: int, batch: int) -> Int64:
         raise ValueError(f"record ids must have shape ({batch},), one per example of the batch, got {found.shape}")
     outside = (found < 0) | (found >= n_records)
     if outside.any():
-        raise ValueError(f"record ids must be within [0, {n_records}), got {found[outside][0]}")
+        raise ValueError(
+            f"record ids must be within [0, {n_records}), got {found[outside][0]}: number the records from 0, or give "
+            "a larger n_records"
+        )
     return found.astype(np.int64)
 
 
 def number_of_records(given: int | None, dataset: Any) -> int:
-    """Return the number of records, of the data set where none is given."""
+    """Return the number of records, that of the data set if none is given."""
     if given is not None:
         return count("n_records", given, low=1)
     if not hasattr(dataset, "__len__"):

@@ -1,6 +1,6 @@
 """Lightning: per-record gradient norms of the run that a Lightning trainer trains.
 
-Needs ``expunge[lightning]``; ``pytorch_lightning`` does as well.
+Needs ``expunge[lightning]``; ``pytorch_lightning`` works as well.
 """
 
 from __future__ import annotations
@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from expunge._extras import how_to_install
+from expunge._errors import how_to_install
 
 try:
     import torch as _torch  # noqa: F401
 
     try:
-        from lightning.pytorch import Callback
+        from lightning.pytorch import Callback, LightningModule, Trainer
     except ImportError:
-        from pytorch_lightning import Callback
+        from pytorch_lightning import Callback, LightningModule, Trainer
 except ImportError as error:
     raise ImportError(f"expunge.integrations.lightning needs Lightning: {how_to_install('lightning')}") from error
 
@@ -28,7 +28,7 @@ __all__ = ["GradNormsCallback"]
 
 
 class GradNormsCallback(Callback):
-    """A callback of Lightning that collects the gradient norms of every record on its way.
+    """A Lightning callback that collects the gradient norms of every record during training.
 
     Norms come from the trainer's own backward passes in automatic optimization, whatever the loss, with
     ``accumulate_grad_batches``, mixed precision and ``strategy="ddp"``, whose processes gather them at the end.
@@ -36,13 +36,13 @@ class GradNormsCallback(Callback):
     Parameters
     ----------
     record_ids : str, int or callable
-        Where a batch says which records its rows are of, integers within [0, n_records): a key, a place, or a function
-        of the batch.
+        Where a batch has the ids of its records, integers within [0, n_records): a key, a place, or a function of the
+        batch.
     n_records : int, optional
         Number of records; the length of the training data by default.
     batch_size : int, optional
-        Records of a whole step of the optimizer, of all batches and processes; by default that of the data loader,
-        times batches accumulated, times processes.
+        Records of a whole step of the optimizer, over all batches and processes; by default the batch size of the data
+        loader, times batches accumulated, times processes.
     every : int
         Steps 0, every, 2 every, ... of the optimizer are measured, with all batches that they accumulate.
     n_windows : int
@@ -55,7 +55,7 @@ class GradNormsCallback(Callback):
         `expunge.torch.GradNorms` refuses on entry; in the first step, for models and losses in which examples interact
         and for optimizers that compute a step's gradient several times.
     ValueError
-        If batches have no record ids, or training goes on from a checkpoint.
+        If batches have no record ids, or training resumes from a checkpoint.
 
     Examples
     --------
@@ -84,7 +84,7 @@ class GradNormsCallback(Callback):
     def __init__(
         self,
         *,
-        record_ids: str | int | Callable[[Any], Any] = "record_id",
+        record_ids: str | int | Callable[..., object] = "record_id",
         n_records: int | None = None,
         batch_size: int | None = None,
         every: int = 1,
@@ -124,7 +124,7 @@ class GradNormsCallback(Callback):
 
     # --- hooks of Lightning -----------------------------------------------------------------------
 
-    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse what cannot be measured, before anything is computed."""
         if not pl_module.automatic_optimization:
             raise UnsupportedLayerError(
@@ -134,10 +134,10 @@ class GradNormsCallback(Callback):
         strategy = type(trainer.strategy).__name__
         if strategy not in ("SingleDeviceStrategy", "DDPStrategy"):
             raise UnsupportedLayerError(
-                f"gradients of records are not seen under {strategy}: use one device or strategy='ddp'"
+                f"gradients of records cannot be seen under {strategy}: use one device or strategy='ddp'"
             )
         if trainer.global_step:
-            raise ValueError("ckpt_path: norms of the steps before it are not in a checkpoint; train anew")
+            raise ValueError("ckpt_path: a checkpoint does not hold the norms of earlier steps; train from the start")
         with GradNorms(pl_module):  # refuses what it can refuse now
             pass
         self._run, self._step, self._scale = None, 0, _scale_of(trainer)
@@ -151,7 +151,7 @@ class GradNormsCallback(Callback):
             source="lightning.Trainer",
         )
 
-    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
         """Open a block around the batch's passes if the step is measured."""
         self._close()
         if self._visits is None or not self._visits.measures(self._step):
@@ -161,21 +161,23 @@ class GradNormsCallback(Callback):
         self._block.__enter__()
         self._block.begin_pass(batch)  # a training step may call parts of the module alone
 
-    def on_after_backward(self, trainer: Any, pl_module: Any) -> None:
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the norms of the batch."""
         if self._visits is None or not self._visits.measures(self._step):
             return
         if self._block is None:
             self._visits = None
             raise UnsupportedLayerError(
-                "the optimizer computes the gradient of a step several times (LBFGS does), so that records have no one "
-                "norm: use another optimizer"
+                "the optimizer computes the gradient of a step several times (LBFGS does), so that records have no "
+                "single norm: use another optimizer"
             )
         norms = self._block.norms(loss_scale=self._scale)
         self._close()
         self._visits.take(self._records, norms)
 
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
         """Close the block, and the step if the optimizer made one."""
         self._close()
         if self._visits is not None and trainer.global_step > self._step:
@@ -183,14 +185,14 @@ class GradNormsCallback(Callback):
             self._visits.step_ended(self._step, skipped=self._scale < before)
             self._step = trainer.global_step
 
-    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the run together."""
         self._close()
         visits, self._visits = self._visits, None
         if visits is not None:
             self._run = visits.run(n_steps=self._step)
 
-    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Close the block."""
         self._close()
 
@@ -206,8 +208,8 @@ class GradNormsCallback(Callback):
             return batch[self._record_ids]
         except (KeyError, IndexError, TypeError) as error:
             raise ValueError(
-                f"batches have no {self._record_ids!r}: add integers from 0 that say which record a row is of to the "
-                "training data, and say by record_ids= where they are"
+                f"batches have no {self._record_ids!r}: add record ids, integers from 0, to the "
+                "training data, and say where they are with record_ids="
             ) from error
 
 

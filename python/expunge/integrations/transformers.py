@@ -5,12 +5,13 @@ Needs ``expunge[transformers]``.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from expunge._extras import how_to_install
+from expunge._errors import how_to_install
 
 try:
-    import torch as _torch  # noqa: F401
+    import torch
     from accelerate.utils import DistributedType
     from transformers import Trainer, TrainerCallback
 except ImportError as error:
@@ -26,14 +27,14 @@ __all__ = ["GradNormsMixin", "GradNormsTrainer"]
 
 
 class GradNormsMixin:
-    """What `GradNormsTrainer` adds to a Trainer: put it before a trainer of your own, ``class T(GradNormsMixin, ...)``.
+    """Per-record norms for your own trainer: name it before that class, ``class T(GradNormsMixin, ...)``.
 
     Parameters
     ----------
     *args, **kwargs
         Those of the trainer.
     record_ids : str
-        Column of the training data that says which record a row is of: an integer within [0, n_records). It is kept
+        Column of the training data with the record id of each row: an integer within [0, n_records). It is kept
         whatever ``remove_unused_columns`` says, and the model does not see it.
     n_records : int, optional
         Number of records; the length of the training data by default.
@@ -45,12 +46,12 @@ class GradNormsMixin:
 
     def __init__(
         self,
-        *args: Any,
+        *args: object,
         record_ids: str = "record_id",
         n_records: int | None = None,
         every: int = 1,
         n_windows: int = 35,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> None:
         super().__init__(*args, **kwargs)
         if not isinstance(record_ids, str):
@@ -73,11 +74,11 @@ class GradNormsMixin:
             of records of a step (``settings["batch_size"]``, the batches of all accumulation steps and processes): with
             a mean over records, those of the records' own losses; with the mean over all tokens of a step that the
             Trainer takes of language models, a record counts by its tokens. Gradients are those before the Trainer
-            clips them, and ``steps`` those of the optimizer. A record in a step twice, as processes fill their last
-            batch up, has the sum of both norms: the norm itself where both rows are equal and nothing is random, else a
-            bound. Records that no measured step held are in ``never_visited``; their norms are NaN.
+            clips them, and ``steps`` those of the optimizer. A record that is in a step twice, as when processes fill
+            up their last batch, has the sum of both norms: the norm itself if both rows are equal and nothing is
+            random, else a bound. Records that no measured step held are in ``never_visited``; their norms are NaN.
 
-            Privacy losses are those of noise added to the gradient of a step, which training had not:
+            Privacy losses are those of noise added to the gradient of a step, which training did not have:
             ``run.privacy_losses(assumed_noise_std=...)``. Learning rates, clipping, momentum and Adam come after it.
 
         Raises
@@ -105,7 +106,9 @@ class GradNormsMixin:
             return inputs
         return {key: value for key, value in inputs.items() if key != self._record_ids}
 
-    def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+    def training_step(
+        self, model: torch.nn.Module, inputs: Mapping[str, object], *args: object, **kwargs: object
+    ) -> torch.Tensor:
         """Run one batch forward and backward, and take its norms if the step is measured."""
         trainer: Any = self
         visits, step = self._visits, int(trainer.state.global_step)
@@ -134,12 +137,14 @@ class GradNormsMixin:
         args, accelerator = trainer.args, trainer.accelerator
         several = accelerator.num_processes
         if state.global_step:
-            raise ValueError("resume_from_checkpoint: norms of the steps before it are not in a checkpoint; train anew")
+            raise ValueError(
+                "resume_from_checkpoint: a checkpoint does not hold the norms of earlier steps; train from the start"
+            )
         single = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
         if args.n_gpu > 1 or accelerator.distributed_type not in single or args.parallelism_config is not None:
             kind = "DataParallel" if args.n_gpu > 1 else str(accelerator.distributed_type)
             raise UnsupportedLayerError(
-                f"the Trainer spreads the model by {kind}, in which gradients of records are not seen: use one process "
+                f"the Trainer spreads the model by {kind}, where gradients of records cannot be seen: use one process "
                 "or DistributedDataParallel"
             )
         replicas = trainer.model_wrapped
@@ -173,7 +178,7 @@ class GradNormsMixin:
 
 
 class GradNormsTrainer(GradNormsMixin, Trainer):
-    """A Trainer of Transformers that collects the gradient norms of every record on its way.
+    """A Transformers Trainer that collects the gradient norms of every record during training.
 
     Takes what ``Trainer`` takes, and the parameters of `GradNormsMixin`. Norms come from the Trainer's own backward
     passes, whatever its loss: models with ``num_items_in_batch``, label smoothing, ``compute_loss_func``, gradient
@@ -186,7 +191,7 @@ class GradNormsTrainer(GradNormsMixin, Trainer):
         parallelism, and for what `expunge.torch.GradNorms` refuses on entry; in the first step, for models and losses
         in which examples interact.
     ValueError
-        If batches have no record ids, or training goes on from a checkpoint.
+        If batches have no record ids, or training resumes from a checkpoint.
 
     Examples
     --------

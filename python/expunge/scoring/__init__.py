@@ -1,7 +1,7 @@
 """Privacy losses and difficulty scores of every record of a dataset larger than memory. *Estimates*.
 
-A file of linear-probe checkpoints is held against Parquet files or ``.npy`` arrays, part by part; what was finished
-survives a kill, and the result is the same file byte for byte.
+Linear-probe checkpoints score Parquet files or ``.npy`` arrays part by part. Finished parts survive a kill, and the
+resumed run writes the same file, byte for byte.
 """
 
 from expunge.scoring.checkpoints import ProbeCheckpoints

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from expunge._archive import read_arrays
 from expunge._files import FileFormatError, write_atomic
+from expunge._files.archive import read_arrays
 from expunge._validate import choice, count, number, unmasked
 from expunge.accounting import quadrature_weights
+from expunge.grad_norms.proxies import early_checkpoint
 
 __all__ = ["ProbeCheckpoints"]
 
@@ -122,7 +123,7 @@ class ProbeCheckpoints:
     @property
     def early(self) -> int:
         """Index of the checkpoint nearest a tenth of training, where EL2N and GraNd are taken."""
-        return int(np.abs(self.steps - 0.1 * self.n_steps).argmin())
+        return early_checkpoint(self.steps, n_steps=self.n_steps)
 
     def digest(self) -> str:
         """Return a SHA-256 over all values, in hexadecimal."""

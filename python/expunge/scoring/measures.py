@@ -1,4 +1,4 @@
-"""Scores of a block of records: gradient norms, privacy losses, and the proxies people use instead. *Estimates*."""
+"""Scores of a block of records: gradient norms, privacy losses, and their common proxies. *Estimates*."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from expunge._probe_measures import probe_measures
+from expunge._types import AnyArray
 from expunge._validate import real_array, unmasked
 from expunge.accounting import StepCost, quadrature_weights
+from expunge.grad_norms.probe_measures import probe_measures
+from expunge.grad_norms.proxies import PROXY_TITLES, proxies_of
 from expunge.scoring.checkpoints import ProbeCheckpoints
 
 __all__ = ["Scorer", "loss_name", "proxy_names", "score_records", "why_unscored"]
@@ -24,9 +26,8 @@ def loss_name(order: float) -> str:
 
 
 def proxy_names(loss: str) -> list[str]:
-    """Return the proxies there are for a loss: C-proxy needs class probabilities."""
-    names = ["average_grad_norm", "el2n", "c_proxy", "grand", "loss"]
-    return [name for name in names if name != "c_proxy" or loss != "squared"]
+    """Return the names of the proxies that a loss allows: the C-proxy needs class probabilities."""
+    return [name for name in PROXY_TITLES if name != "c_proxy" or loss != "squared"]
 
 
 class Scorer:
@@ -52,7 +53,7 @@ class Scorer:
         """Return the scores of records with valid labels, by column name, and which records have none.
 
         A feature that is not finite, or a logit that overflows, leaves no finite norm: looking there saves reading
-        every feature once more. What stands in the columns of such a record means nothing.
+        every feature once more. The entries of such a record are meaningless.
         """
         probe = self.probe
         found = probe_measures(X, self._stack, y, loss=probe.loss, early=probe.early, threads=self.threads)
@@ -65,14 +66,14 @@ class Scorer:
             scale = np.float64(probe.noise_std * probe.batch_size / probe.step_size)
         for order, cost in zip(self.orders, self._costs, strict=True):
             columns[loss_name(order)] = np.einsum("ij,j->i", cost(norms, noise_per_norm=scale), self._weights)
-        proxies = {
-            "average_grad_norm": norms.mean(axis=1),
-            "el2n": found.early_residuals,
-            "c_proxy": found.own_probabilities,
-            "grand": norms[:, probe.early].copy(),
-            "loss": found.losses,
-        }
-        columns.update({name: proxies[name] for name in proxy_names(probe.loss)})
+        proxies = proxies_of(
+            norms,
+            early=probe.early,
+            residual_norms=found.early_residuals,
+            own_probabilities=None if probe.loss == "squared" else found.own_probabilities,
+            losses=found.losses,
+        )
+        columns.update(proxies)
         if self.keep_norms:
             columns["grad_norms"] = norms
         return columns, unscored
@@ -84,8 +85,8 @@ def why_unscored(row: NDArray[Any]) -> str:
 
 
 def score_records(
-    X: NDArray[Any],
-    y: NDArray[Any],
+    X: AnyArray,
+    y: AnyArray,
     probe: ProbeCheckpoints,
     *,
     orders: Sequence[float] = (2.0,),
@@ -112,10 +113,10 @@ def score_records(
     Returns
     -------
     dict of ndarray of float64
-        ``privacy_loss_<order>`` ([S25], an *estimate*: see `expunge.accounting.privacy_loss`), ``average_grad_norm``
-        over checkpoints, ``el2n`` (norm of the residual) and ``grand`` (norm of the gradient) at the checkpoint
-        nearest a tenth of training, ``c_proxy`` (mean probability of the true class over checkpoints; not for squared
-        loss), and ``loss`` at the last checkpoint; each (n,).
+        ``privacy_loss_<order>`` ([S25, arXiv 2505.18786], an *estimate*: see `expunge.accounting.privacy_loss`),
+        ``average_grad_norm`` over checkpoints, ``el2n`` (norm of the residual) and ``grand`` (norm of the gradient) at
+        the checkpoint nearest a tenth of training, ``c_proxy`` (mean probability of the true class over checkpoints;
+        not for squared loss), and ``loss`` at the last checkpoint; each (n,).
 
     Raises
     ------

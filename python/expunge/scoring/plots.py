@@ -2,52 +2,33 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import spearmanr
 
-from expunge._extras import how_to_install
-from expunge._files import write_atomic
 from expunge._validate import real_array
+from expunge.grad_norms.proxies import PROXY_TITLES
+from expunge.plotting.style import COLOURS, FAINT, INK, new_figure, written
 
 if TYPE_CHECKING:
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 __all__ = ["plot_loss_against_proxies", "plot_loss_distribution"]
 
-_BLUE, _INK, _FAINT = "#0072B2", "#222222", "#8a8a8a"
-_TITLES = {
-    "average_grad_norm": "average gradient norm",
-    "el2n": "EL2N",
-    "c_proxy": "C-proxy",
-    "grand": "GraNd",
-    "loss": "loss",
-}
 
+def _label_few(axis: Axis, ratio: float) -> None:
+    """Label powers of ten on a logarithmic axis, and twos and fives if it spans few of them: more would overlap."""
+    from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
-def _figure(width: float, height: float) -> Figure:
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ImportError(f"pictures need matplotlib: {how_to_install('plot')}") from None
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _save(figure: Figure, path: str | os.PathLike[str] | None) -> Figure:
-    if path is not None:
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format=Path(path).suffix.lower().lstrip(".") or "png", dpi=150)
-        write_atomic(path, buffer.getvalue(), overwrite=True)
-    return figure
+    axis.set_minor_formatter(NullFormatter())
+    if ratio < 200.0:
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.set_major_formatter(FormatStrFormatter("%g"))
 
 
 def _losses(value: ArrayLike) -> NDArray[np.float64]:
@@ -66,7 +47,7 @@ def plot_loss_distribution(
     order : float, optional
         Their Renyi order, for the label.
     path : path-like, optional
-        Also write the picture there.
+        Also write the picture there (.png, .svg or .pdf), over what is there.
 
     Returns
     -------
@@ -88,20 +69,20 @@ def plot_loss_distribution(
     drawn = losses[(losses > 0.0) & np.isfinite(losses)]
     if drawn.size == 0:
         raise ValueError(f"privacy_loss must hold a positive finite value, got {losses.size} without")
-    figure = _figure(7.0, 3.8)
+    figure = new_figure(7.0, 3.8)
     from matplotlib.ticker import MaxNLocator
 
     axes = figure.add_subplot()
     low, high = drawn.min(), drawn.max()
     edges = np.geomspace(low * 0.98, high * 1.02, min(80, max(10, drawn.size // 20)) + 1)
-    axes.hist(drawn, bins=list(edges), color=_BLUE, alpha=0.85)
+    axes.hist(drawn, bins=list(edges), color=COLOURS[0], alpha=0.85)
     axes.set_xscale("log")
     left_out = losses.size - drawn.size
     of_these = " of those drawn" if left_out else ""
     for share, style in ((50, "-"), (99, "--")):
         value = float(np.percentile(drawn, share))
         text = f"{share}th percentile{of_these}: {value:.3g}"
-        axes.axvline(value, color=_INK, linestyle=style, linewidth=1.2, label=text)
+        axes.axvline(value, color=INK, linestyle=style, linewidth=1.2, label=text)
     axes.legend(edgecolor="none", framealpha=0.9)  # a percentile may pass behind it
     axes.set_xlabel("privacy loss" + ("" if order is None else f" at order {order:g}") + " (estimate)")
     axes.set_ylabel("records")
@@ -110,7 +91,7 @@ def plot_loss_distribution(
         f"{losses.size:,} records" + (f", {left_out:,} of them 0 or infinite (not drawn)" if left_out else "")
     )
     axes.spines[["top", "right"]].set_visible(False)
-    return _save(figure, path)
+    return written(figure, path, overwrite=True)
 
 
 def plot_loss_against_proxies(
@@ -131,7 +112,7 @@ def plot_loss_against_proxies(
     order : float, optional
         Renyi order of the losses, for the label.
     path : path-like, optional
-        Also write the picture there.
+        Also write the picture there (.png, .svg or .pdf), over what is there.
 
     Returns
     -------
@@ -159,7 +140,7 @@ def plot_loss_against_proxies(
         raise ValueError("proxies must hold at least one proxy, got none")
     columns = min(3, len(proxies))
     rows = -(-len(proxies) // columns)
-    figure = _figure(3.6 * columns, 3.2 * rows)
+    figure = new_figure(3.6 * columns, 3.2 * rows)
     from matplotlib.ticker import NullLocator
 
     some = np.linspace(0, losses.size - 1, min(losses.size, 20_000)).astype(np.int64)
@@ -171,22 +152,23 @@ def plot_loss_against_proxies(
         text = "undefined" if constant else f"{spearmanr(values, losses).statistic:.2f}"
         axes = figure.add_subplot(rows, columns, place + 1)
         x, y = values[some], losses[some]
-        axes.scatter(x, y, s=5 if some.size < 3000 else 2, color=_BLUE, alpha=0.35, linewidths=0, rasterized=True)
+        axes.scatter(x, y, s=5 if some.size < 3000 else 2, color=COLOURS[0], alpha=0.35, linewidths=0, rasterized=True)
         if (y > 0).any():
             axes.set_yscale("log")
         log_y = axes.get_yscale() == "log"
         left_out = int((~(np.isfinite(x) & np.isfinite(y)) | ((y <= 0) & log_y)).sum())
         if name != "c_proxy" and (x > 0).all() and np.isfinite(x).all() and x.max() > 30 * x.min():
             axes.set_xscale("log")
+            _label_few(axes.xaxis, x.max() / x.min())
         if left_out == x.size:
             axes.text(0.5, 0.5, "no record has a place here", ha="center", transform=axes.transAxes)
             for axis in (axes.xaxis, axes.yaxis):  # a logarithmic axis has minor ticks, too
                 axis.set_major_locator(NullLocator())
                 axis.set_minor_locator(NullLocator())
         note = f" ({left_out:,} not drawn)" if left_out else ""
-        axes.set_title(f"{_TITLES.get(name, name)}: rank correlation {text}{note}", fontsize=10, color=_INK)
+        axes.set_title(f"{PROXY_TITLES.get(name, name)}: rank correlation {text}{note}", fontsize=10, color=INK)
         if place % columns == 0:
             axes.set_ylabel("privacy loss" + ("" if order is None else f" at order {order:g}") + " (estimate)")
         axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(color=_FAINT, alpha=0.2)
-    return _save(figure, path)
+        axes.grid(color=FAINT, alpha=0.2)
+    return written(figure, path, overwrite=True)

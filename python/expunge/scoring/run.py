@@ -6,40 +6,36 @@ import contextlib
 import hashlib
 import json
 import os
-import queue
 import shutil
 import sys
-import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from expunge import __version__
-from expunge._files import CONFIDENTIAL, read_json, write_atomic
-from expunge._places import check_places
+from expunge._files.outputs import check_places
 from expunge._validate import choice, count, real_array
+from expunge._version import __version__
+from expunge.scoring.ahead import blocks_ahead
 from expunge.scoring.checkpoints import ProbeCheckpoints
 from expunge.scoring.measures import Scorer, loss_name, proxy_names, why_unscored
+from expunge.scoring.parts import PartWriter, assemble, facts_of, only_one, part_path, prepare, publish, table_of
 from expunge.scoring.shards import Columns, Layout, Part, label_files, list_files, list_parts
 from expunge.scoring.sources import BadRowError, Block, read_blocks
 
 __all__ = ["ScoreSummary", "score_files"]
 
 _BLOCK_BYTES = 1 << 24  # features and norms of a block; a few blocks exist at a time
-_KEY = b"expunge"
 
 
 @dataclass(frozen=True)
 class ScoreSummary:
-    """What a scoring run did.
+    """Summary of a scoring run.
 
     Attributes
     ----------
@@ -89,7 +85,7 @@ def score_files(
     ----------
     source : path-like
         A Parquet file, a C-ordered two-dimensional ``.npy`` file, or a folder of such shards (one kind, by name, the
-        ending in any case). Names that begin with a dot or an underscore are left out; other files are refused.
+        ending in any case). Names that begin with a dot or an underscore are skipped; other files are rejected.
     probe : ProbeCheckpoints
         Checkpoints and training constants.
     out : path-like
@@ -178,24 +174,35 @@ def score_files(
         n_outputs=probe.n_outputs,
     )
     settings = _settings(files, probe, columns, chosen, keep_norms, on_bad_rows, rows_per_part)
-    done = _finished(target, settings)
+    done = facts_of(target, settings)
     if done is not None and not folder.exists() and not overwrite:
         return ScoreSummary(target, done["rows"], done["bad_rows"], len(parts), len(parts), time.perf_counter() - begun)
-    _prepare(target, folder, settings, overwrite=overwrite, restart=restart)
-    with _only_one(folder):
-        resumed = sum(_part_path(folder, i).exists() for i in range(len(parts)))
+    prepare(target, folder, settings, overwrite=overwrite, restart=restart)
+    with only_one(folder):
+        resumed = sum(part_path(folder, i).exists() for i in range(len(parts)))
         job = _Job(probe, columns, layout, chosen, keep_norms, on_bad_rows, threads)
         scorer = Scorer(probe, orders=chosen, dtype=layout.dtype, keep_norms=keep_norms, threads=threads)
-        left = [i for i in range(len(parts)) if not _part_path(folder, i).exists()]
+        left = [i for i in range(len(parts)) if not part_path(folder, i).exists()]
         total, kept = sum(part.rows for part in parts), sum(part.rows for i, part in enumerate(parts) if i not in left)
         with tqdm(
             total=total, initial=kept, unit="rows", unit_scale=True, disable=not progress, file=sys.stderr, desc="score"
         ) as bar:
-            ahead = _ahead(job.blocks, [parts[i] for i in left])
+            ahead = blocks_ahead(job.blocks, [parts[i] for i in left])
             with contextlib.closing(ahead), ThreadPoolExecutor(1) as writing:
                 for index, (part, blocks) in zip(left, ahead, strict=True):
-                    _score_part(part, blocks, job, scorer, _part_path(folder, index), bar, writing)
-        bad = _assemble(folder, len(parts), total, target, loss_name(chosen[0]), settings, job, progress=progress)
+                    _score_part(part, blocks, job, scorer, part_path(folder, index), bar, writing)
+        facts = {
+            "status": "estimate",
+            "settings": settings,
+            "version": __version__,
+            "orders": chosen,
+            "loss": probe.loss,
+            "steps": probe.steps.tolist(),
+        }
+        bad = assemble(
+            folder, len(parts), total, target, names=job.names, ranked=loss_name(chosen[0]), facts=facts,
+            progress=progress,
+        )  # fmt: skip
     shutil.rmtree(folder)
     return ScoreSummary(target, total, bad, len(parts), resumed, time.perf_counter() - begun)
 
@@ -256,109 +263,11 @@ def _settings(
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 
-def _part_path(folder: Path, index: int) -> Path:
-    return folder / f"part-{index:08d}.parquet"
-
-
-def _finished(target: Path, settings: str) -> dict[str, Any] | None:
-    """Return the facts of the file if it is the result of a run with these inputs and settings."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    if not target.exists():
-        return None
-    try:
-        facts = json.loads((pq.read_schema(target).metadata or {}).get(_KEY, b"{}"))
-    except (pa.ArrowInvalid, ValueError):
-        return None
-    return facts if facts.get("settings") == settings else None
-
-
-def _prepare(target: Path, folder: Path, settings: str, *, overwrite: bool, restart: bool) -> None:
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"out: the folder {target.parent} does not exist")
-    if restart and folder.exists():
-        shutil.rmtree(folder)
-    plan = folder / "plan.json"
-    if plan.exists():
-        if read_json(plan, what="plan of an unfinished run").get("settings") != settings:
-            raise FileExistsError(
-                f"out: {folder} holds an unfinished run with other inputs or settings; pass restart=True to discard it"
-            )
-    else:
-        if target.exists() and not overwrite:
-            raise FileExistsError(f"out: {target} exists already; pass overwrite=True to replace it")
-        folder.mkdir(mode=0o700, exist_ok=True)  # scores tell something of single records
-        write_atomic(plan, json.dumps({"settings": settings}).encode(), overwrite=True)
-    for stray in folder.glob("*.tmp"):
-        stray.unlink()
-
-
-@contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
-    """Hold a lock the system drops when the process dies, so that two runs never share a folder."""
-    descriptor = os.open(folder / "lock", os.O_WRONLY | os.O_CREAT, CONFIDENTIAL)
-    with os.fdopen(descriptor, "wb") as handle:
-        try:
-            import fcntl
-        except ImportError:  # a system without it: nothing to hold
-            yield
-            return
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise FileExistsError(f"out: another process is scoring into {folder}") from None
-        yield
-
-
-def _ahead(
-    make: Callable[[Part], Iterator[Block]], parts: list[Part]
-) -> Generator[tuple[Part, Iterator[Block]], None, None]:
-    """Yield each part with its blocks; blocks are read in another thread, two ahead, also across parts."""
-    stop = threading.Event()
-    waiting: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=2)
-
-    def put(kind: str, value: Any) -> None:
-        while not stop.is_set():
-            with contextlib.suppress(queue.Full):
-                waiting.put((kind, value), timeout=0.1)
-                return
-
-    def read() -> None:
-        try:
-            for part in parts:
-                for block in make(part):
-                    put("block", block)
-                    if stop.is_set():
-                        return
-                put("end", None)
-        except BaseException as error:
-            put("error", error)
-
-    def blocks() -> Iterator[Block]:
-        while True:
-            kind, value = waiting.get()
-            if kind == "end":
-                return
-            if kind == "error":
-                raise value
-            yield value
-
-    reader = threading.Thread(target=read, daemon=True)
-    reader.start()
-    try:
-        for part in parts:
-            yield part, blocks()
-    finally:
-        stop.set()
-        reader.join()
-
-
 def _score_part(
     part: Part, blocks: Iterator[Block], job: _Job, scorer: Scorer, path: Path, bar: Any, writing: ThreadPoolExecutor
 ) -> None:
     temporary = path.with_suffix(".tmp")
-    output = _PartWriter(temporary)
+    output = PartWriter(temporary)
     pending: Future[None] | None = None
     rows = 0
     try:
@@ -375,7 +284,7 @@ def _score_part(
                 )
             if pending is not None:
                 pending.result()
-            table = _table(block, scores, part, job)
+            table = table_of(block, scores, part, names=job.names)
             pending = writing.submit(output.write, table)  # while the next block is scored
             rows += table.num_rows
             bar.update(table.num_rows)
@@ -391,110 +300,4 @@ def _score_part(
     if rows != part.rows:
         temporary.unlink(missing_ok=True)
         raise ValueError(f"{part.file} gave {rows} rows where {part.rows} were promised")
-    _publish(temporary, path)
-
-
-class _PartWriter:
-    """A Parquet file that is opened with its first table."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._writer: Any = None
-
-    def write(self, table: Any) -> None:
-        import pyarrow.parquet as pq
-
-        if self._writer is None:
-            self._path.touch(mode=CONFIDENTIAL)
-            self._writer = pq.ParquetWriter(self._path, table.schema, compression="none", use_dictionary=False)
-        self._writer.write_table(table)
-
-    def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-
-
-def _publish(temporary: Path, path: Path) -> None:
-    with temporary.open("rb") as handle:
-        os.fsync(handle.fileno())
-    os.replace(temporary, path)
-
-
-def _table(block: Block, scores: dict[str, NDArray[np.float64]], part: Part, job: _Job) -> Any:
-    import pyarrow as pa
-
-    n = block.X.shape[0]
-    bad = np.zeros(n, dtype=np.bool_)
-    bad[list(block.problems)] = True
-    first = part.first_record + block.start - part.start
-    record = pa.array(np.arange(first, first + n)) if block.ids is None else block.ids
-    arrays, names = [record], ["record"]
-    for name in job.names:
-        arrays.append(pa.array(scores[name], mask=bad, from_pandas=False))
-        names.append(name)
-    if job.keep_norms:
-        flat = pa.array(scores["grad_norms"].reshape(-1))
-        arrays.append(pa.FixedSizeListArray.from_arrays(flat, scores["grad_norms"].shape[1], mask=pa.array(bad)))
-        names.append("grad_norms")
-    return pa.table(arrays, names=names)
-
-
-def _encoding(names: Sequence[str]) -> dict[str, Any]:
-    # Scores are as good as random: compressing them or looking for repeated ones costs more than the scores.
-    small = {name: "zstd" if name in ("record", "rank") else "none" for name in names}
-    return {"compression": small, "use_dictionary": False}
-
-
-def _assemble(
-    folder: Path, n_parts: int, total: int, target: Path, ranked: str, settings: str, job: _Job, *, progress: bool
-) -> int:
-    """Write the parts and their ranks into one file and give it its name; return how many rows are bad."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    values = np.empty(total)
-    at = bad = 0
-    for index in range(n_parts):
-        column = pq.ParquetFile(_part_path(folder, index)).read(columns=[ranked]).column(0)
-        bad += column.null_count
-        some = column.drop_null().to_numpy()
-        values[at : at + some.size] = some
-        at += some.size
-    values = values[:at]
-    values.sort()
-    temporary = folder / "whole.tmp"
-    temporary.touch(mode=CONFIDENTIAL)
-    writer = None
-    facts = {
-        "status": "estimate",
-        "settings": settings,
-        "version": __version__,
-        "rows": total,
-        "bad_rows": bad,
-        "orders": job.orders,
-        "loss": job.probe.loss,
-        "steps": job.probe.steps.tolist(),
-    }
-    for index in tqdm(range(n_parts), unit="part", desc="rank", disable=not progress, file=sys.stderr, leave=False):
-        for batch in pq.ParquetFile(_part_path(folder, index)).iter_batches(batch_size=65_536):
-            column = batch.column(ranked)
-            losses = column.to_numpy(zero_copy_only=False)
-            rank = np.empty(losses.size, dtype=np.int64)
-            by_size = np.argsort(losses)  # searches in order stay in the cache
-            rank[by_size] = values.size - np.searchsorted(values, losses[by_size], side="right") + 1
-            table = pa.Table.from_batches([batch]).append_column(
-                "rank", pa.array(rank, mask=column.is_null().to_numpy(zero_copy_only=False))
-            )
-            if writer is None:
-                schema = table.schema.with_metadata({_KEY: json.dumps(facts, sort_keys=True).encode()})
-                writer = pq.ParquetWriter(temporary, schema, **_encoding(schema.names))
-            writer.write_table(table.cast(writer.schema))
-    if writer is None:
-        empty = pa.table({"record": pa.array([], pa.int64()), **{n: pa.array([], pa.float64()) for n in job.names}})
-        empty = empty.append_column("rank", pa.array([], pa.int64()))
-        empty = empty.replace_schema_metadata({_KEY: json.dumps(facts, sort_keys=True).encode()})
-        writer = pq.ParquetWriter(temporary, empty.schema, **_encoding(empty.schema.names))
-        writer.write_table(empty)
-    writer.close()
-    _publish(temporary, target)
-    return bad
+    publish(temporary, path)

@@ -1,6 +1,6 @@
-"""The files of a data set: which they are, that they belong together, and the parts they are read in.
+"""Files of a data set: finding them, checking that they belong together, and dividing them into parts.
 
-Everything that can be told from names, headers and schemas is checked here, before a record is read.
+Everything that names, headers and schemas reveal is checked here, before any record is read.
 """
 
 from __future__ import annotations
@@ -13,16 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from expunge._extras import how_to_install
+from expunge.data.arrays import npy_header
+from expunge.data.parquet import open_parquet
 
-__all__ = ["Columns", "Layout", "Part", "label_files", "list_files", "list_parts", "npy_layout", "open_parquet"]
+__all__ = ["Columns", "Layout", "Part", "label_files", "list_files", "list_parts", "npy_layout", "open_shard"]
 
 _KINDS = (".parquet", ".npy")
 
 
 @dataclass(frozen=True)
 class Columns:
-    """What to read from a file: the feature columns (one list column or many scalar ones), label and record id."""
+    """Columns to read from a file: the feature columns (one list column or many scalar ones), label and record id."""
 
     features: tuple[str, ...] = ("features",)
     label: str = "label"
@@ -46,7 +47,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Layout:
-    """What all shards agree on: the dtype that is scored, and the Arrow type of the record ids."""
+    """Layout that all shards share: the dtype that is scored, and the Arrow type of the record ids."""
 
     dtype: np.dtype[Any]
     id_type: Any = None
@@ -65,7 +66,7 @@ def list_files(source: str | os.PathLike[str]) -> list[Path]:
     Raises
     ------
     FileNotFoundError, ValueError
-        If there is nothing, or something that is no shard: leaving it out silently could leave out data.
+        If there is nothing, or something that is no shard: omitting it silently could omit data.
     """
     path = Path(source)
     if path.is_dir():
@@ -78,8 +79,8 @@ def list_files(source: str | os.PathLike[str]) -> list[Path]:
         if strange:
             more = f" and {len(strange) - 5} more" if len(strange) > 5 else ""
             raise ValueError(
-                f"source {path} holds what is no {next(iter(kinds))} shard: {', '.join(strange[:5])}{more}; move it "
-                "away, or begin its name with an underscore to leave it out"
+                f"source {path} holds what is not a {next(iter(kinds))} shard: {', '.join(strange[:5])}{more}; "
+                "move it away, or begin its name with an underscore to leave it out"
             )
         return found
     if kind_of(path) not in _KINDS:
@@ -121,7 +122,7 @@ def _refuse_more(folder: Path, found: list[Path]) -> None:
     kept = {file.name for file in folder.iterdir() if not file.name.startswith((".", "_")) and kind_of(file) == ".npy"}
     if more := sorted(kept - {one.name for one in found}):
         raise ValueError(
-            f"labels {folder} holds {', '.join(more[:5])}, and the source no shard of that name; move it away, or "
+            f"labels {folder} holds {', '.join(more[:5])}, but the source has no shard of that name; move it away, or "
             "begin its name with an underscore to leave it out"
         )
 
@@ -144,7 +145,7 @@ def _check_labels(path: Path, rows: int, of: str, *, loss: str, n_outputs: int) 
 def list_parts(
     files: Sequence[Path], columns: Columns, *, rows_per_part: int, n_features: int, loss: str, n_outputs: int
 ) -> tuple[list[Part], Layout]:
-    """Return the parts in order, and what the shards agree on. They depend on the files and ``rows_per_part`` only.
+    """Return the parts in order and the layout that all shards share: by files and ``rows_per_part`` alone.
 
     Raises
     ------
@@ -208,7 +209,7 @@ def _parquet_parts(
     ids: dict[Any, Path] = {}
     record = 0
     for file in files:
-        opened = open_parquet(file)
+        opened = open_shard(file)
         schema = opened.schema_arrow
         dtypes.setdefault(_check_schema(file, schema, columns, stored, loss, n_outputs), file)
         if columns.record_id is not None:
@@ -288,9 +289,7 @@ def npy_layout(file: Path, what: str) -> tuple[tuple[int, ...], int, np.dtype[An
     """Return shape, where the values start, dtype and the file itself."""
     try:
         with file.open("rb") as stream:
-            version = np.lib.format.read_magic(stream)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, fortran, dtype = read(stream)
+            shape, fortran, dtype = npy_header(stream)
             offset = stream.tell()
     except (ValueError, EOFError) as error:
         raise ValueError(f"{what} {file} is not a .npy file ({error})") from None
@@ -302,19 +301,16 @@ def npy_layout(file: Path, what: str) -> tuple[tuple[int, ...], int, np.dtype[An
     return shape, offset, dtype, file
 
 
-def open_parquet(file: Path) -> Any:
-    """Return an open Parquet file."""
+def open_shard(file: Path) -> Any:
+    """Return an open Parquet file, or raise an error that names it."""
     try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError:
-        raise ImportError(f"Parquet files need pyarrow: {how_to_install('parquet')}") from None
-    try:
-        return pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20)
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, (FileNotFoundError, PermissionError)):
-            raise
-        raise ValueError(f"{file} is not a whole Parquet file ({' '.join(str(error).split())})") from None
+        return open_parquet(file)
+    except (FileNotFoundError, PermissionError, ImportError):
+        raise
+    except ValueError as error:
+        raise ValueError(f"{file} {error}") from None
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read as Parquet: {' '.join(str(error).split())}") from None
 
 
 def is_list(kind: Any) -> bool:

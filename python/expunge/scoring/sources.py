@@ -1,4 +1,4 @@
-"""Records of data sets that need not fit in memory, part by part, in blocks of bounded size."""
+"""Records of data sets larger than memory, part by part, in blocks of bounded size."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from expunge.scoring.shards import Columns, Layout, Part, is_list, kind_of, npy_layout, open_parquet
+from expunge.scoring.shards import Columns, Layout, Part, is_list, kind_of, npy_layout, open_shard
 
 __all__ = ["BadRowError", "Block", "read_blocks"]
 
@@ -116,7 +116,7 @@ def _parquet_rows(
         names.append(columns.record_id)
     start = part.start
     try:
-        batches = open_parquet(part.file).iter_batches(batch_size=block_rows, row_groups=[part.group], columns=names)
+        batches = open_shard(part.file).iter_batches(batch_size=block_rows, row_groups=[part.group], columns=names)
         for batch in batches:
             problems: dict[int, str] = {}
             raw = _features(batch, columns, stored, layout.dtype, problems)

@@ -1,4 +1,4 @@
-"""Where the examples are in a tensor: on one axis, maybe merged with others; summed over; or not known any more."""
+"""Places of the examples in a tensor: on one axis, possibly merged with others; summed over; or no longer known."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def merged(shape: Sequence[int], axis: Axis, batch: int, wanted: Sequence[int]) 
 
 
 def owners(axis: Axis | Rows, length: int, batch: int, device: torch.device) -> Tensor:
-    """Return to which example each entry of an axis belongs."""
+    """Return the example that each entry of an axis belongs to."""
     if isinstance(axis, Rows):
         return axis.owner.to(device)
     return torch.arange(length, device=device) // axis.after % max(batch, 1)

@@ -9,7 +9,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from expunge.torch._replay import replay
-from expunge.torch._rules_picked import bags_of
+from expunge.torch._rules_packed import bags_of
 from expunge.torch._tracker import Tracker
 
 __all__ = ["bag_of_rows"]

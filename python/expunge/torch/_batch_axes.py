@@ -1,8 +1,8 @@
-"""Which axis of every tensor counts examples, followed through the calls of a block.
+"""Batch axes: which axis of every tensor counts examples, followed through the calls of a block.
 
 A tensor without an entry does not depend on the examples. An operation keeps the axis only by a rule of its own; the
 results of any other are LOST, and a parameter used with them, or a loss made of them, is refused: rows of another kind
-are never taken for examples.
+are never mistaken for examples.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from expunge.torch._tensor_map import TensorMap
 
 __all__ = ["BatchAxes"]
 
-_CLOCK = torch.zeros((), requires_grad=True)  # the numbers of nodes say which were made in the block
+_next_number = torch._C._autograd._get_sequence_nr  # nodes have numbers, by which those made in the block are told
 _HIDDEN = Lost("it was made in a way that no torch function shows (a torch.autograd.Function, a hook of a module)")
 
 
 class BatchAxes:
-    """Where the examples are in the tensors of one block."""
+    """States of the tensors of one block: on which axis of each the examples are."""
 
     def __init__(self) -> None:
         self._states: TensorMap[State] = TensorMap()
@@ -48,9 +48,7 @@ class BatchAxes:
         self.batch: int | None = None
         self.reentry = False  # whether a checkpoint will make calls in the backward pass
         self.graded = False  # whether a call with gradients said how many examples there are
-        with torch.enable_grad():
-            node = _CLOCK.view_as(_CLOCK).grad_fn
-        self.since = node._sequence_nr()  # type: ignore[union-attr]
+        self.since = _next_number()
 
     def get(self, tensor: Tensor) -> State | None:
         """Return the state of a tensor, None if it does not depend on examples."""
@@ -74,18 +72,18 @@ class BatchAxes:
         node = tensor.grad_fn if tensor.requires_grad else None
         if node is None or self._constants.has(tensor):
             return False
-        return node._sequence_nr() > self.since  # type: ignore[attr-defined, no-any-return]
+        return node._sequence_nr() >= self.since  # type: ignore[attr-defined, no-any-return]
 
     def set(self, tensor: Tensor, state: State) -> None:
-        """Say where the examples are."""
+        """Record where the examples are."""
         self._states.put(tensor, state)
 
     def made_of_parameters(self, tensor: Tensor) -> None:
-        """Say that a tensor has a gradient and is no example's."""
+        """Record that a tensor has a gradient and belongs to no example."""
         self._constants.put(tensor, True)
 
     def hide(self, tensor: Tensor) -> None:
-        """Take the examples of a tensor for lost, as what made it was hidden, unless that is known all the same."""
+        """Mark the examples of a tensor as lost, since what made it was hidden, unless they are known anyway."""
         source = input_of_known(tensor)
         state = None if source is None else self.get(source)
         self._states.put(tensor, state if isinstance(state, (Axis, Lost)) else _HIDDEN)
@@ -94,16 +92,17 @@ class BatchAxes:
         """Take the inputs of the model: the leading axis counts examples."""
         if torch.is_grad_enabled() and not self.graded:
             self.graded = True
-            first = next((t for t in inputs if t.ndim), None)
-            if first is not None and self.batch not in (None, first.shape[0]):
-                self._other_examples()
+            if self.batch is not None:
+                first = next((t for t in inputs if t.ndim), None)
+                if first is not None and self.batch != first.shape[0]:
+                    self._other_examples()
         shaped = [t for t in inputs if t.ndim and self.get(t) is None]
         if not shaped:
             return
         if self.batch is None:
             self.batch = shaped[0].shape[0]
-            lengths = sorted({t.shape[0] for t in shaped})
-            if self.batch == 1 and len(lengths) > 1:
+            lengths = sorted({t.shape[0] for t in shaped}) if self.batch == 1 else []
+            if len(lengths) > 1:
                 reason = (
                     f"the model's inputs have leading dimensions of {lengths}, and which counts examples is not clear"
                 )
@@ -117,7 +116,7 @@ class BatchAxes:
                 self._states.put(tensor, Lost(f"the model was called on {self.batch} examples before"))
 
     def _other_examples(self) -> None:
-        """Take all examples so far, of calls without gradients, for others than those that follow."""
+        """Treat all examples so far, of calls without gradients, as different from those that follow."""
         lost = Lost(f"the model was called on {self.batch} other examples before, without gradients")
         for key, (tensor, _) in self._states.items():
             self._states[key] = (tensor, lost)
@@ -148,7 +147,7 @@ class BatchAxes:
             return
         call = Call(function, args, kwargs, result, states, self.batch or 0)
         found = self._found(call)
-        if function in IN_PLACE or kwargs.get("out") is not None or function == Tensor.data.__set__:
+        if function in IN_PLACE or kwargs.get("out") is not None or function == Tensor.data.__set__:  # type: ignore[attr-defined]
             self._write(call, found[0] if isinstance(found, list) else found)
             return
         graded = torch.is_grad_enabled()
@@ -158,7 +157,7 @@ class BatchAxes:
                 self._without_grad.put(tensor, True)
 
     def wrote(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], given: list[Tensor]) -> None:
-        """Take all arguments of a call that gave nothing, and wrote somewhere, for lost if one depends on examples."""
+        """Mark all arguments of a call that returned nothing but wrote somewhere as lost if one depends on examples."""
         states = {id(t): (t, state) for t in given if (state := self.get(t)) is not None}
         if states:
             call = Call(function, args, kwargs, None, list(states.values()), self.batch or 0)
@@ -179,7 +178,7 @@ class BatchAxes:
         """Return, by id, where arguments that depend on no example have rows for the examples all the same.
 
         A tensor expanded over the batch has, as far as the call goes, if its rule gives the same with examples there;
-        that a dimension is as long as the batch says nothing.
+        that a dimension is as long as the batch proves nothing.
         """
         if self.batch == 1:
             return {}

@@ -1,4 +1,4 @@
-"""Kinds of calls in a block: what reads, writes or only says something, and what a backward pass makes again."""
+"""Kinds of calls in a block: those that read, write or only query, and those that a backward pass repeats."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor
 
 __all__ = ["ABOUT", "READERS", "WRITERS", "in_backward", "recomputing", "with_weight"]
 
-WRITERS = frozenset({Tensor.__setitem__, Tensor.data.__set__})  # give no result
+WRITERS = frozenset({Tensor.__setitem__, Tensor.data.__set__})  # type: ignore[attr-defined]  # give no result
 READERS = frozenset(
     getattr(Tensor, name) for name in ("item", "tolist", "numpy", "__float__", "__int__", "__bool__", "__array__")
 )
-# What says something about a tensor and gives none: not a use of it.
+# Calls that tell something about a tensor and return none: not a use of it.
 ABOUT = frozenset(
     {
         *(
@@ -29,7 +29,7 @@ ABOUT = frozenset(
         *(Tensor.dim, Tensor.ndimension, Tensor.element_size, Tensor.get_device, Tensor.is_contiguous),
         *(Tensor.is_floating_point, Tensor.nelement, Tensor.numel, Tensor.size, Tensor.storage_offset, Tensor.stride),
         *(Tensor.__len__, torch.is_floating_point, torch.numel),
-        Tensor.requires_grad.__set__,  # a flag, no values
+        Tensor.requires_grad.__set__,  # type: ignore[attr-defined]  # a flag, no values
     }
 )
 
@@ -48,6 +48,6 @@ def in_backward() -> bool:
 
 
 def recomputing() -> bool:
-    """Whether a backward pass makes calls again that were made, and followed, in the forward pass."""
+    """Whether a backward pass repeats calls that were made, and followed, in the forward pass."""
     hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
     return hooks is not None and "_recomputation_hook" in getattr(hooks[0], "__qualname__", "")

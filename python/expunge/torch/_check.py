@@ -1,4 +1,4 @@
-"""Norms held against autograd on batches of one, for a few examples picked at random."""
+"""Norms compared with autograd on batches of one, for a few examples picked at random."""
 
 from __future__ import annotations
 
@@ -165,8 +165,8 @@ class Check:
             if not abs(a**0.5 - b**0.5) <= 20 * coarsest**0.6 * scale:
                 raise GradNormMismatchError(
                     f"{self.tracker.names[k]}: the gradient of example {example} has norm {a**0.5:.6g} in the batch "
-                    f"and {b**0.5:.6g} alone: examples interact in the model, or it is another for one example. Please "
-                    "report models of which neither is true"
+                    f"and {b**0.5:.6g} alone: examples interact in the model, or it is another one for one example. "
+                    "Please report models for which neither is true"
                 )
 
     def _gradients(
@@ -216,7 +216,7 @@ class Check:
 
 
 def _random_states() -> list[Tensor]:
-    """Return what tells whether random numbers were drawn: of torch, Python and NumPy."""
+    """Return states that tell whether random numbers were drawn: those of torch, Python and NumPy."""
     python, numpy = random.getstate()[1], tuple(np.random.get_state())  # noqa: NPY002
     states = [torch.get_rng_state(), *(torch.tensor([*map(int, key), at]) for key, at in ((python, 0), numpy[1:3]))]
     if torch.cuda.is_available() and torch.cuda.is_initialized():

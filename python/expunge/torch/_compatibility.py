@@ -1,4 +1,4 @@
-"""The versions of PyTorch that are tested, and what is used of it that it does not promise to keep."""
+"""The versions of PyTorch that are tested, and the parts in use that it does not promise to keep."""
 
 from __future__ import annotations
 
@@ -16,44 +16,45 @@ TESTED = ((2, 13), (2, 14))
 
 # Name, from torch on; a module of this package that uses it. Attributes of objects stand after the colon.
 PRIVATE = {
+    "torch._C._autograd._get_sequence_nr": "_batch_axes",
     "torch._C._autograd._top_saved_tensors_default_hooks": "_tracker",
     "torch._C._current_autograd_node": "_tracker",
     "torch._C._current_graph_task_id": "_calls",
-    "torch._C._functorch.get_unwrapped": "_tracker",
-    "torch._C._functorch.is_functorch_wrapped_tensor": "_tracker",
+    "torch._C._functorch.get_unwrapped": "_refusals",
+    "torch._C._functorch.is_functorch_wrapped_tensor": "_refusals",
     "torch._C._functorch.maybe_current_level": "_tracker",
     "torch._C._nn": "_rule",
     "torch._C.DisableTorchFunction": "_tracker",
-    "torch._dynamo": "_gradient_norms",
+    "torch._dynamo": "_followed_parameters",
     "torch._foreach_add_": "training.step",
     "torch._foreach_mul_": "training.step",
-    "torch._pack_padded_sequence": "_rules_picked",
-    "torch._pad_packed_sequence": "_rules_picked",
+    "torch._pack_padded_sequence": "_rules_packed",
+    "torch._pad_packed_sequence": "_rules_packed",
     "torch.autograd._make_grads": "_passes",
-    "torch.nn.modules.batchnorm._BatchNorm": "_gradient_norms",
+    "torch.nn.modules.batchnorm._BatchNorm": "_followed_parameters",
     "torch.nn.modules.module._global_backward_hooks": "_passes",
     "torch.nn.modules.module._global_backward_pre_hooks": "_passes",
-    "torch.ops.aten._unsafe_view": "_tracker",
+    "torch.ops.aten._unsafe_view": "_anchored",
     "torch.utils.checkpoint._recomputation_hook": "_calls",
     "Function:_forward_cls": "_known_functions",
     "Module:_backward_hooks": "_passes",
     "Module:_backward_pre_hooks": "_passes",
     "Module:_buffers": "_check",
-    "Module:_compiled_call_impl": "_gradient_norms",
-    "Module:_modules": "_gradient_norms",
-    "Module:_parameters": "_gradient_norms",
+    "Module:_compiled_call_impl": "_followed_parameters",
+    "Module:_modules": "_followed_parameters",
+    "Module:_parameters": "_followed_parameters",
     "Node:_sequence_nr": "_batch_axes",
     "Replicas:_active_ddp_module": "_distributed",
     "Tensor:_backward_hooks": "_passes",
     "Tensor:_base": "_tracker",
-    "Tensor:_is_view": "_tracker",
+    "Tensor:_is_view": "_anchored",
     "Tensor:_post_accumulate_grad_hooks": "_passes",
     "Tensor:_version": "_tracker",
 }
 
 
 class _Function(torch.autograd.Function):
-    """A function of somebody, to look at."""
+    """An autograd function of any kind, to inspect."""
 
 
 _TENSOR = torch.zeros(1, requires_grad=True)
@@ -104,7 +105,7 @@ _warned = False
 
 
 def look_at_version() -> None:
-    """Warn once where the version of PyTorch is not a tested one."""
+    """Warn once if the version of PyTorch is not a tested one."""
     global _warned
     if _warned:
         return
@@ -112,8 +113,8 @@ def look_at_version() -> None:
     numbers = re.match(r"(\d+)\.(\d+)", torch.__version__)
     if numbers is None or (int(numbers[1]), int(numbers[2])) not in TESTED:
         warnings.warn(
-            f"norms were not tested with torch {torch.__version__} but with {_range()}: hold them against autograd "
-            "with GradNorms(..., check=True)",
+            f"norms were not tested with torch {torch.__version__}, only with {_range()}: compare them with autograd "
+            "by GradNorms(..., check=True)",
             UntestedVersionWarning,
             stacklevel=3,
         )

@@ -1,4 +1,4 @@
-"""What one use of a parameter contributes to its per-example gradient, and how several uses add up exactly."""
+"""Contributions of the uses of a parameter to its per-example gradient, and how several add up exactly."""
 
 from __future__ import annotations
 

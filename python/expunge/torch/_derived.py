@@ -1,4 +1,4 @@
-"""Calls in which no example takes part: what they make of parameters is kept, to be pulled back to them."""
+"""Calls that involve no example: what they make of parameters is kept, to pull gradients back to these."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def derive(tracker: Tracker, function: Any, args: tuple[Any, ...], kwargs: dict[
     """Make the call and remember it."""
     name = getattr(function, "__name__", str(function))
     if kwargs.get("out") is not None:
-        return tracker.unfollowed(function, args, kwargs, f"it was used in {name} with out=: leave out= out")
+        return tracker.unfollowed(function, args, kwargs, f"it was used in {name} with out=: omit out=")
     sources = tracker.sources_in(args, kwargs)
     if not name.startswith("__"):  # not attributes
         for root in {root for source in sources.values() for root in source.roots}:
@@ -35,7 +35,7 @@ def derive(tracker: Tracker, function: Any, args: tuple[Any, ...], kwargs: dict[
     result = function(*args, **kwargs)
     changed = [t for t, version in zip(given, versions, strict=True) if t._version != version]
     if any(id(t) not in sources for t in changed):
-        return result  # what was written into is known no more
+        return result  # what was written into is no longer known
     _remember(tracker, (function, args, kwargs), sources, tensors_in(result), writes=bool(changed))
     return result
 

@@ -1,4 +1,4 @@
-"""The refusals."""
+"""Errors that refuse a norm."""
 
 from __future__ import annotations
 
@@ -10,4 +10,4 @@ class UnsupportedLayerError(RuntimeError):
 
 
 class GradNormMismatchError(UnsupportedLayerError):
-    """The norm of an example in its batch is not that of the example alone; the message names both."""
+    """The norm of an example in its batch differs from that of the example alone; the message names both."""

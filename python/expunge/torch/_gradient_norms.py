@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-from functools import cache
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from expunge import _validate
+from expunge.torch._arguments import require_model
 from expunge.torch._check import Check
 from expunge.torch._compatibility import look_at_version
 from expunge.torch._distributed import look_at_replicas
 from expunge.torch._errors import UnsupportedLayerError
+from expunge.torch._followed_parameters import followed_parameters, name_of
 from expunge.torch._handlers import HANDLERS
+from expunge.torch._kernels import Squares, as_tensor, root_of_sum
 from expunge.torch._losses import look_at
 from expunge.torch._passes import hooks_on
 from expunge.torch._tracker import Tracker
 
-__all__ = ["GradNorms"]
+__all__ = ["GradNorms", "KeptBlock"]
 
 
 class GradNorms:
     """Exact norms of per-example gradients over all parameters that require grad, from the backward pass itself.
 
-    Inside the block, call the model on one batch whose examples lead every tensor, add up the examples' losses, run
-    ``backward`` and call `norms`; then perhaps the same with the next batch, as gradient accumulation does. Dropout and
-    other randomness is that of the batch's own forward pass.
+    Inside the block, call the model on one batch whose tensors all have the examples in the leading dimension, add up
+    the examples' losses, run ``backward`` and call `norms`; then perhaps the same with the next batch, as gradient
+    accumulation does. Dropout and other randomness are those of the batch's own forward pass.
 
     Parameters
     ----------
@@ -38,11 +39,11 @@ class GradNorms:
     loss_reduction : {"sum", "mean", "token-mean", "share"}
         How the loss that runs backward combines the examples' losses. PyTorch's own losses are means unless they are
         given ``reduction="sum"``: say "mean" for them. With "mean" norms are multiplied by the number of examples, so
-        that they are those of the examples' own losses. A loss that is reduced in another way is refused, or warned of
-        where a number in it may have made one of the other. "token-mean" is a mean over all tokens that count, as
-        cross-entropy takes it with ``ignore_index``: the examples' own losses are then means over their own tokens.
-        "share" takes the loss as it is: norms are those of what each example adds to the gradient, whatever the loss
-        is divided by.
+        that they are those of the examples' own losses. A loss that is reduced in another way is refused; if a factor
+        in it may account for the difference, a warning is given instead. "token-mean" is a mean over all tokens that
+        count, as cross-entropy takes it with ``ignore_index``: the examples' own losses are then means over their own
+        tokens. "share" takes the loss as it is: norms are those of what each example adds to the gradient, whatever the
+        loss is divided by.
     counts : array of shape (B,), optional
         With "token-mean": how many tokens of each example count, as ``(labels != -100).sum(1)``. The norm of an example
         without any is 0. Give it to `norms` where a block has several backward passes.
@@ -51,11 +52,11 @@ class GradNorms:
     threads : int, optional
         Threads of the norm kernels; all cores by default.
     check : bool or int
-        Whether `norms` first repeats the model on a few examples of the batch alone (three, or as many as said, picked
-        at random) and compares their gradients, parameter by parameter, with autograd: worth a run for every new
-        model. The loss itself is not repeated, only its gradients at the model's outputs; examples that interact in a
-        loss outside the model are left to the rules. Random numbers (dropout) cannot be repeated for one example: check
-        in eval mode, it is refused else. So are checkpoints with re-entry.
+        Whether `norms` first repeats the model on a few examples of the batch alone (three, or the given number, picked
+        at random) and compares their gradients, parameter by parameter, with autograd: worth a run for every new model.
+        The loss itself is not repeated, only its gradients at the model's outputs; examples that interact in a loss
+        outside the model are left to the rules. Random numbers (dropout) cannot be repeated for one example: check in
+        eval mode, otherwise the check is refused. So are checkpoints with re-entry.
 
     Raises
     ------
@@ -90,10 +91,10 @@ class GradNorms:
     another way, or a stand-in without a use that explains it, is refused.
 
     Every torch function keeps the dimension of the examples only by a rule of its own. Behind one that mixes rows, or
-    has no rule, parameters and losses are refused. Numbers that leave torch (``item()``,
-    NumPy) and come back are taken for constants, and so is what torch.jit's functions make of tensors without gradient.
-    What depends on the size of the batch is taken as it is. A batch of one example needs no rules. A
-    list with a tensor for each example is no batch, for the examples do not lead its tensors: stack it before the call.
+    has no rule, parameters and losses are refused. Numbers that leave torch (``item()``, NumPy) and come back are taken
+    as constants, and so is what torch.jit's functions make of tensors without gradient. What depends on the size of the
+    batch is taken as it is. A batch of one example needs no rules. A list with a tensor for each example is not a
+    batch, since its tensors have no dimension of examples: stack it before the call.
 
     `norms` closes a pass: what is kept of it is dropped, and the next call of the model begins another, while ``.grad``
     accumulates. Several calls of the model before one backward pass, and several backward passes through different
@@ -101,7 +102,7 @@ class GradNorms:
     pass through the same uses of parameters, one through calls made after the first, and one through a closed pass.
 
     The results are exact up to rounding and certify nothing by themselves. ``torch.autograd.grad`` beside the backward
-    pass counts for nothing. Hooks of tensors are followed where they treat rows separately; hooks of the graph's nodes
+    pass is not counted. Hooks of tensors are followed where they treat rows separately; hooks of the graph's nodes
     (``grad_fn.register_hook``) are not seen, and must treat them so. Hooks on saved tensors are refused.
 
     References
@@ -147,12 +148,11 @@ class GradNorms:
         threads: int | None = None,
         check: bool | int = False,
     ) -> None:
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+        require_model(model)
         look_at_version()
         _validate.choice("loss_reduction", loss_reduction, ("sum", "mean", "token-mean", "share"))
         self._counts = _counts_of(counts, loss_reduction)
-        self._taken: tuple[dict[int, Tensor], int] | None = None  # what the last pass gave
+        self._taken: tuple[dict[int, Squares], int] | None = None  # what the last pass gave
         if threads is not None:
             _validate.count("threads", threads, low=1)
         self._examples_checked = (
@@ -171,7 +171,7 @@ class GradNorms:
             raise RuntimeError("the block is already open")
         if torch.compiler.is_compiling():
             raise RuntimeError("GradNorms cannot be used inside a function that torch.compile compiles")
-        parameters, self._modules = _parameters_to_follow(self._model)
+        parameters, self._modules = followed_parameters(self._model)
         self._look_at_hooks(parameters, ours=0)
         look_at_replicas(self._model, param_grads=self._param_grads)
         self._tracker = Tracker(self._model, parameters, HANDLERS, param_grads=self._param_grads, threads=self._threads)
@@ -193,12 +193,12 @@ class GradNorms:
             return
         owner, reason = found
         if isinstance(owner, nn.Module):
-            raise UnsupportedLayerError(f"{_place(self._model, owner)}: {reason}")
+            raise UnsupportedLayerError(f"{name_of(self._model, owner)}: {reason}")
         name = next(name for name, p in self._model.named_parameters() if p is owner)
         raise UnsupportedLayerError(f"{name}: {reason}")
 
     def _factor(self, batch: int, counts: Tensor | None) -> float | Tensor:
-        """Return what makes of a share in the loss the example's own loss."""
+        """Return the factor that turns a share of the loss into the example's own loss."""
         if self._reduction != "token-mean":
             return float(batch) if self._reduction == "mean" else 1.0
         if counts is None:
@@ -207,13 +207,14 @@ class GradNorms:
             raise ValueError(f"counts must have one entry for each of the {batch} examples, got {len(counts)}")
         return torch.where(counts > 0, counts.sum() / counts.clamp(min=1.0), 0.0)
 
-    def begin_pass(self, *inputs: Any) -> None:
-        """Say what the next pass is of, where parts of the model are called and the model itself is not.
+    def begin_pass(self, *inputs: object) -> None:
+        """Give the inputs of the next pass, if parts of the model are called and the model itself is not.
 
         Parameters
         ----------
         *inputs
-            As the model would be called with: tensors, also in containers, whose leading dimension counts examples.
+            Arguments that the model would be called with: tensors, also in containers, whose leading dimension counts
+            examples.
 
         Raises
         ------
@@ -237,10 +238,27 @@ class GradNorms:
             raise RuntimeError("begin_pass must be called inside the block")
         self._tracker.begin(self._model, inputs, {})
 
-    def norms(self, *, per_layer: bool = False, counts: Tensor | None = None, loss_scale: float = 1.0) -> Any:
+    @overload
+    def norms(
+        self, *, per_layer: Literal[False] = False, counts: Tensor | None = None, loss_scale: float = 1.0
+    ) -> Tensor: ...
+
+    @overload
+    def norms(
+        self, *, per_layer: Literal[True], counts: Tensor | None = None, loss_scale: float = 1.0
+    ) -> dict[str, Tensor]: ...
+
+    @overload
+    def norms(
+        self, *, per_layer: bool, counts: Tensor | None = None, loss_scale: float = 1.0
+    ) -> Tensor | dict[str, Tensor]: ...
+
+    def norms(
+        self, *, per_layer: bool = False, counts: Tensor | None = None, loss_scale: float = 1.0
+    ) -> Tensor | dict[str, Tensor]:
         """Return the gradient norm of every example, after backward and inside the block.
 
-        Closes the pass. Called again before the next, it gives the norms of the same.
+        Closes the pass. Called again before the next pass, it returns the same norms.
 
         Parameters
         ----------
@@ -250,8 +268,8 @@ class GradNorms:
         counts : array of shape (B,), optional
             As in the block, for this pass.
         loss_scale : float
-            What the reduced loss was multiplied by before backward, and norms are divided by: 1 / k where gradients of
-            k batches accumulate, ``get_scale()`` of a ``GradScaler``.
+            The factor by which the reduced loss was multiplied before backward; norms are divided by it: 1 / k where
+            gradients of k batches accumulate, ``get_scale()`` of a ``GradScaler``.
 
         Returns
         -------
@@ -278,8 +296,7 @@ class GradNorms:
             wide = any(p.dtype == torch.float64 for p in tracker.parameters)
             factor = self._factor(batch, given) / scale
 
-            def finished(square: Tensor) -> Tensor:
-                norm = square.sqrt()
+            def finished(norm: Tensor) -> Tensor:
                 if isinstance(factor, Tensor):
                     norm = norm * factor.to(norm.device)
                 elif factor != 1.0:
@@ -287,12 +304,10 @@ class GradNorms:
                 return norm if wide else norm.float()
 
             if per_layer:
-                return {name: finished(squares[key]) for key, name in enumerate(tracker.names)}
-            device = tracker.parameters[0].device  # of all, unless layers are spread over devices
-            parts = [square if square.device == device else square.to(device) for square in squares.values()]
-            return finished(torch.stack(parts).sum(0))
+                return {name: finished(as_tensor(squares[key]).sqrt()) for key, name in enumerate(tracker.names)}
+            return finished(root_of_sum([squares[key] for key in range(len(squares))]))
 
-    def _squares(self, tracker: Tracker, scale: float, counts: Tensor | None) -> tuple[dict[int, Tensor], int]:
+    def _squares(self, tracker: Tracker, scale: float, counts: Tensor | None) -> tuple[dict[int, Squares], int]:
         """Return squared norms by parameter, and the number of examples, of the pass that ran, which is closed."""
         self._look_at_hooks(tracker.parameters, ours=1)
         tracker.look_at_parameters()
@@ -315,80 +330,52 @@ class GradNorms:
         look_at(tracker.losses, self._reduction, batch, scale=scale)
         if self._check is not None:
             self._factor(batch, counts)  # looks at the counts
-            self._check.compare(squares, None if counts is None else counts / counts.sum())
+            tensors = {key: as_tensor(found) for key, found in squares.items()}
+            self._check.compare(tensors, None if counts is None else counts / counts.sum())
             self._check.next_pass()
         self._taken = (dict(squares), batch)
         tracker.next_pass()
         return self._taken
 
 
-@cache
-def _kind_of(kind: type) -> tuple[bool, bool, bool]:
-    """Return what a type of modules is: one of torch.compile, of torch.jit, a batch normalisation."""
-    compiled = kind.__module__.startswith("torch._dynamo")
-    return compiled, issubclass(kind, torch.jit.ScriptModule), issubclass(kind, _BatchNorm)
+class KeptBlock:
+    """A block of a training loop: entered for each step that is measured, and kept ready for the next until `close`.
 
-
-def _parameters_to_follow(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Module]]:
-    """Return parameters that require grad in the order of their names, and all modules, but for what is refused.
-
-    Once a step: names are for messages, and made when one is needed.
+    Between steps nothing is followed, and nobody but the loop changes the model.
     """
-    found: dict[int, nn.Parameter] = {}
-    seen: set[int] = set()
-    modules: list[nn.Module] = []
-    waiting = [model]
-    while waiting:
-        module = waiting.pop()
-        if id(module) in seen:
-            continue
-        seen.add(id(module))
-        modules.append(module)
-        dynamo, scripted, normalises = _kind_of(type(module))  # type: ignore[arg-type]
-        if module._compiled_call_impl is not None or dynamo:
-            raise UnsupportedLayerError(
-                f"{_place(model, module)}: it is compiled, so that uses of its parameters cannot be followed: give and "
-                "call the model as it was before torch.compile"
-            )
-        if scripted:
-            raise UnsupportedLayerError(
-                f"{_place(model, module)}: it is compiled by torch.jit, so that uses of its parameters cannot be "
-                "followed: give and call the module that was scripted or traced"
-            )
-        if normalises and (module.training or module.running_mean is None):
-            raise UnsupportedLayerError(
-                f"{_place(model, module)}: batch normalisation in training mode mixes the examples, so that no "
-                "gradient belongs to one of them: use eval mode or another normalisation"
-            )
-        for key, parameter in module._parameters.items():
-            if parameter is not None and parameter.requires_grad and id(parameter) not in found:
-                plain = type(parameter) is nn.Parameter and parameter.is_floating_point()
-                if not plain or parameter.device.type not in ("cpu", "cuda"):
-                    _refuse(model, module, key, parameter)
-                found[id(parameter)] = parameter
-        waiting.extend(child for child in reversed(module._modules.values()) if child is not None)
-    return list(found.values()), modules
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._block: GradNorms | None = None
+
+    def __enter__(self) -> GradNorms:
+        if self._block is None:
+            self._block = GradNorms(self._model, threads=torch.get_num_threads()).__enter__()
+        else:
+            assert self._block._tracker is not None
+            self._block._tracker.resume()
+        return self._block
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self.close()
+        elif self._block is not None:
+            assert self._block._tracker is not None
+            self._block._tracker.pause()
+
+    def close(self) -> None:
+        """Leave the block for good, or until it is entered again."""
+        block, self._block = self._block, None
+        if block is not None:
+            block.__exit__(None, None, None)
 
 
 def _counts_of(counts: Any, loss_reduction: str) -> Tensor | None:
     if counts is None:
         return None
     if loss_reduction != "token-mean":
-        raise ValueError(f'counts must be given with loss_reduction="token-mean" alone, got {loss_reduction!r}')
+        raise ValueError(f'counts must be given only with loss_reduction="token-mean", got {loss_reduction!r}')
     found = torch.as_tensor(counts).detach().double()
     if found.ndim != 1 or not bool(((found >= 0) & (found == found.floor()) & found.isfinite()).all()):
         raise ValueError(f"counts must be numbers of tokens, one for each example, got shape {tuple(found.shape)}")
     return found
-
-
-def _place(model: nn.Module, module: nn.Module) -> str:
-    return next(name for name, other in model.named_modules() if other is module) or "the model"
-
-
-def _refuse(model: nn.Module, module: nn.Module, key: str, parameter: nn.Parameter) -> NoReturn:
-    name = f"{_place(model, module)}.{key}" if module is not model else key
-    if parameter.device.type not in ("cpu", "cuda"):
-        raise UnsupportedLayerError(f"{name}: it is on {parameter.device}; kernels run on the CPU and on CUDA")
-    if not parameter.is_floating_point():
-        raise UnsupportedLayerError(f"{name}: its dtype is {parameter.dtype}, which is not real")
-    raise UnsupportedLayerError(f"{name}: it is a {type(parameter).__name__}, not a plain parameter")

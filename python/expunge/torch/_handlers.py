@@ -7,8 +7,7 @@ gradient of the output is known. What a handler does not understand it passes on
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,50 +16,25 @@ from torch import Tensor
 
 from expunge.torch._axis import WHOLE, Axis, Rows
 from expunge.torch._bags import bag_of_rows
-from expunge.torch._contributions import BroadcastUse, ConvUse, MatrixUse, RowsUse, ScaleUse, Use
+from expunge.torch._contributions import BroadcastUse, ConvUse, MatrixUse, RowsUse, Use
 from expunge.torch._derived import derive
-from expunge.torch._errors import UnsupportedLayerError
-from expunge.torch._images import channels_next, images_of, side_by_side
+from expunge.torch._handler import Args, Handler, Kwargs, bound, leading_wanted, pair
+from expunge.torch._images import images_of, side_by_side
 from expunge.torch._in_place import data_set
+from expunge.torch._normalisations import batch_norm, group_norm, instance_norm, layer_norm, rms_norm
 from expunge.torch._passes import backward, gradient_of, post_accumulate_hook, tensor_hook
-from expunge.torch._plain import plain_entries, plain_linear, plain_sum
+from expunge.torch._plain import plain_classes, plain_entries, plain_linear, plain_sum, plain_total
 from expunge.torch._recurrent import one_step, recurrent
 from expunge.torch._replay import replay
-from expunge.torch._sources import Derived, ParameterView, tensors_in
+from expunge.torch._sources import Derived, ParameterView
 from expunge.torch._tracker import Tracker
 from expunge.torch._unchecked import unchecked
 
 __all__ = ["HANDLERS"]
 
-Args = tuple[Any, ...]
-Kwargs = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Handler:
-    """A handler; ``always`` runs it for calls without parameters too; ``quick`` is tried first, and may give None."""
-
-    apply: Callable[[Tracker, Any, Args, Kwargs], Any]
-    always: bool = False
-    quick: Callable[[Tracker, Any, Args, Kwargs], Any] | None = None
-
-
-_split = lru_cache(maxsize=None)(str.split)
-
-
-def _bound(names: str, args: Args, kwargs: Kwargs) -> dict[str, Any]:
-    """Arguments by name; those not given are missing."""
-    return {**dict(zip(_split(names), args, strict=False)), **kwargs}
-
-
-def _pair(uses: list[Use]) -> None:
-    """Let the kernel of a layer's weight give the norms of its bias too."""
-    if len(uses) == 2 and isinstance(uses[1], BroadcastUse):
-        uses[0].shift = uses[1]
-
 
 def _linear(tracker: Tracker, function: Any, args: Args, kwargs: Kwargs) -> Any:
-    given = _bound("input weight bias", args, kwargs)
+    given = bound("input weight bias", args, kwargs)
     return _affine(tracker, function, args, kwargs, given["input"], given["weight"], given.get("bias"), rows_out=True)
 
 
@@ -104,7 +78,7 @@ def _affine(
         if vector is not None:
             uses.append(BroadcastUse(vector, tracker.threads, g))
             if rows_out and weight.ndim == 2:
-                _pair(uses)
+                pair(uses)
         return uses
 
     tracker.record(output, [s for s in (matrix, vector) if s is not None], finish, [x] if matrix is not None else [])
@@ -112,14 +86,14 @@ def _affine(
 
 
 def _convolution(tracker: Tracker, function: Any, args: Args, kwargs: Kwargs) -> Any:
-    given = _bound("input weight bias stride padding dilation groups", args, kwargs)
+    given = bound("input weight bias stride padding dilation groups", args, kwargs)
     x, weight, bias = given["input"], given["weight"], given.get("bias")
     kernel, vector = tracker.source_of(weight), tracker.source_of(bias)
     if tracker.source_of(x) is not None or x.ndim != weight.ndim:
         return replay(tracker, function, args, kwargs)
     axis, refusal = tracker.axes.get(x), tracker.arrangement(x)
     if isinstance(refusal, str) or not isinstance(axis, (Axis, Rows)) or axis.dim > 0:
-        reason = refusal if isinstance(refusal, str) else _leading_wanted(tracker, x)
+        reason = refusal if isinstance(refusal, str) else leading_wanted(tracker, x)
         return tracker.unfollowed(function, args, kwargs, reason)
     arrange = partial(images_of, axis=axis, batch=tracker.axes.batch or 0)
     axes = x.ndim - 2
@@ -141,17 +115,11 @@ def _convolution(tracker: Tracker, function: Any, args: Args, kwargs: Kwargs) ->
             uses.append(ConvUse(kernel, tracker.threads, images, g, how))
         if vector is not None:
             uses.append(BroadcastUse(vector, tracker.threads, g, channels=True))
-            _pair(uses)
+            pair(uses)
         return uses
 
     tracker.record(output, [s for s in (kernel, vector) if s is not None], finish, [x] if kernel is not None else [])
     return output
-
-
-def _leading_wanted(tracker: Tracker, x: Tensor) -> str:
-    axis = tracker.axes.get(x)
-    where = f"is number {axis.dim}" if isinstance(axis, Axis) else "is lost"
-    return f"the batch must lead in its input, of shape {tuple(x.shape)}, where its dimension {where}"
 
 
 def _embedding(tracker: Tracker, function: Any, args: Args, kwargs: Kwargs) -> Any:
@@ -159,7 +127,7 @@ def _embedding(tracker: Tracker, function: Any, args: Args, kwargs: Kwargs) -> A
         names = "input weight padding_idx max_norm norm_type scale_grad_by_freq sparse"
     else:
         names = "weight input padding_idx scale_grad_by_freq sparse"
-    given = _bound(names, args, kwargs)
+    given = bound(names, args, kwargs)
     indices, weight, padding = given["input"], given["weight"], given.get("padding_idx")
     table = tracker.source_of(weight)
     if table is None:
@@ -189,142 +157,6 @@ def _embedding(tracker: Tracker, function: Any, args: Args, kwargs: Kwargs) -> A
 
     tracker.record(output, [table], finish, [indices])
     return output
-
-
-def _normalising(
-    tracker: Tracker,
-    function: Any,
-    args: Args,
-    kwargs: Kwargs,
-    given: dict[str, Any],
-    settings: dict[str, Any] | None,
-    standardise: Callable[[Tensor], Tensor],
-    *,
-    channels: bool,
-) -> Any:
-    """Record weight and bias of a normalising layer; ``standardise`` gives what the weight multiplies.
-
-    Without ``settings`` no kernel knows how to standardise.
-    """
-    x = given["input"]
-    scale, shift = tracker.source_of(given.get("weight")), tracker.source_of(given.get("bias"))
-    axis, arrange = tracker.axes.get(x), tracker.arrangement(x)
-    if tracker.source_of(x) is not None or isinstance(arrange, str) or not isinstance(axis, (Axis, Rows)):
-        reason = arrange if isinstance(arrange, str) else "it was used as the input of a normalisation"
-        return tracker.unfollowed(function, args, kwargs, reason)
-    if channels and axis.dim == 1:
-        return tracker.unfollowed(function, args, kwargs, _leading_wanted(tracker, x))
-    last = 0 if channels or settings is None else settings["normalized_ndim"]
-    if axis.dim >= x.ndim - last:
-        return tracker.unfollowed(function, args, kwargs, "it normalises over the batch dimension")
-    before = settings is None or (channels and not tracker.leads(x))  # standardised here, every image by itself
-    how = {"kind": "group", "num_groups": 1, "normalized": True} if settings is None or before else settings
-    if before:
-        arrange = partial(channels_next, axis=axis, batch=tracker.axes.batch or 0)
-    output = tracker.run(function, args, kwargs)
-    held = x.detach()
-
-    def products(some: Tensor, grads: Tensor) -> Tensor:
-        total = grads * (some if before else standardise(some))
-        if channels:
-            return total.sum(tuple(range(2, total.ndim))) if total.ndim > 2 else total
-        return total.reshape(total.shape[0], -1, *total.shape[total.ndim - last :]).sum(1)
-
-    def finish(grad: Tensor) -> list[Use]:
-        g = arrange(grad)
-        uses: list[Use] = []
-        if scale is not None:
-            inputs = held if held.dtype == g.dtype else held.to(g.dtype)
-            if before:
-                inputs = standardise(inputs if inputs.dtype == torch.float64 else inputs.float())
-            uses.append(ScaleUse(scale, tracker.threads, arrange(inputs), g, how, products))
-        if shift is not None:
-            uses.append(BroadcastUse(shift, tracker.threads, g, channels=channels))
-            _pair(uses)
-        return uses
-
-    tracker.record(output, [s for s in (scale, shift) if s is not None], finish, [x] if scale is not None else [])
-    return output
-
-
-def _layer_norm(tracker: Tracker, function: Any, args: Args, kwargs: Kwargs) -> Any:
-    given = _bound("input normalized_shape weight bias eps cudnn_enable", args, kwargs)
-    return _last_axes_norm(tracker, function, args, kwargs, given, "layer", given.get("eps", 1e-5))
-
-
-def _rms_norm(tracker: Tracker, function: Any, args: Args, kwargs: Kwargs) -> Any:
-    given = _bound("input normalized_shape weight eps", args, kwargs)
-    x, eps = given["input"], given.get("eps")
-    if eps is None:
-        if x.dtype not in (torch.float32, torch.float64):
-            return replay(tracker, function, args, kwargs)
-        eps = torch.finfo(x.dtype).eps
-    return _last_axes_norm(tracker, function, args, kwargs, given, "rms", eps)
-
-
-def _last_axes_norm(
-    tracker: Tracker, function: Any, args: Args, kwargs: Kwargs, given: dict[str, Any], kind: str, eps: float
-) -> Any:
-    last = len(tuple(given["normalized_shape"]))
-    dims = tuple(range(-last, 0))
-
-    def standardise(x: Tensor) -> Tensor:
-        centred = x - x.mean(dims, keepdim=True) if kind == "layer" else x
-        return centred / torch.sqrt(centred.square().mean(dims, keepdim=True) + eps)
-
-    settings = {"kind": kind, "normalized_ndim": last, "eps": eps}
-    return _normalising(tracker, function, args, kwargs, given, settings, standardise, channels=False)
-
-
-def _group_norm(tracker: Tracker, function: Any, args: Args, kwargs: Kwargs) -> Any:
-    given = _bound("input num_groups weight bias eps cudnn_enabled", args, kwargs)
-    return _groups(tracker, function, args, kwargs, given, int(given["num_groups"]))
-
-
-def _instance_norm(tracker: Tracker, function: Any, args: Args, kwargs: Kwargs) -> Any:
-    given = _bound(
-        "input running_mean running_var weight bias use_input_stats momentum eps cudnn_enabled", args, kwargs
-    )
-    if not given.get("use_input_stats", True) or given["input"].ndim < 3:
-        return replay(tracker, function, args, kwargs)
-    return _groups(tracker, function, args, kwargs, given, given["input"].shape[1])
-
-
-def _groups(tracker: Tracker, function: Any, args: Args, kwargs: Kwargs, given: dict[str, Any], groups: int) -> Any:
-    eps = given.get("eps", 1e-5)
-
-    def standardise(x: Tensor) -> Tensor:
-        grouped = x.reshape(x.shape[0], groups, -1)
-        centred = grouped - grouped.mean(-1, keepdim=True)
-        return (centred / torch.sqrt(centred.square().mean(-1, keepdim=True) + eps)).reshape(x.shape)
-
-    settings = {"kind": "group", "num_groups": groups, "eps": eps}
-    return _normalising(tracker, function, args, kwargs, given, settings, standardise, channels=True)
-
-
-def _batch_norm(tracker: Tracker, function: Any, args: Args, kwargs: Kwargs) -> Any:
-    given = _bound("input running_mean running_var weight bias training momentum eps cudnn_enabled", args, kwargs)
-    mean, variance = given.get("running_mean"), given.get("running_var")
-    scale = tracker.source_of(given.get("weight"))
-    if torch.is_grad_enabled() and not tracker.tracked(tensors_in(args, kwargs)) and tracker.sources_in(args, kwargs):
-        return derive(tracker, function, args, kwargs)  # of weights, whatever their dimensions are
-    if not tracker.tracked(tensors_in(args, kwargs)):
-        return function(*args, **kwargs)
-    if given.get("training") or mean is None or variance is None:
-        name = tracker.names[scale.roots[0]] if scale is not None else "a batch normalisation without parameters"
-        raise UnsupportedLayerError(
-            f"{name}: batch normalisation in training mode mixes the examples, so that no gradient belongs to one of "
-            "them: use eval mode or another normalisation"
-        )
-    if not torch.is_grad_enabled() or not tracker.sources_in(args, kwargs):
-        return function(*args, **kwargs)
-    eps = given.get("eps", 1e-5)
-
-    def standardise(x: Tensor) -> Tensor:
-        shape = (1, -1) + (1,) * (x.ndim - 2)
-        return (x - mean.to(x.dtype).view(shape)) / torch.sqrt(variance.to(x.dtype) + eps).view(shape)
-
-    return _normalising(tracker, function, args, kwargs, given, None, standardise, channels=True)
 
 
 def _broadcast(tracker: Tracker, function: Any, args: Args, kwargs: Kwargs) -> Any:
@@ -386,7 +218,7 @@ _attention_inside = unchecked(F.multi_head_attention_forward)
 
 
 def _attention(tracker: Tracker, function: Any, args: Args, kwargs: Kwargs) -> Any:
-    given = _bound("query key value", args, kwargs)
+    given = bound("query key value", args, kwargs)
     three = [given[name] for name in ("query", "key", "value")]
     axis = next((found for t in three if (found := tracker.axes.get(t)) is not None), None)
     if (
@@ -431,9 +263,12 @@ HANDLERS: dict[Any, Any] = {
     torch.autograd.backward: Handler(backward, always=True),
     torch.autograd.grad: Handler(gradient_of, always=True),
     Tensor.register_hook: Handler(tensor_hook, always=True),
-    Tensor.data.__set__: Handler(data_set, always=True),
+    Tensor.data.__set__: Handler(data_set, always=True),  # type: ignore[attr-defined]
     Tensor.register_post_accumulate_grad_hook: Handler(post_accumulate_hook, always=True),
     **dict.fromkeys(_ENTRY_BY_ENTRY, Handler(replay, quick=plain_entries)),
+    F.cross_entropy: Handler(replay, quick=plain_classes),
+    torch.sum: Handler(replay, quick=plain_total),
+    Tensor.sum: Handler(replay, quick=plain_total),
     F.linear: Handler(_linear, quick=plain_linear),
     **dict.fromkeys(_MATMULS, Handler(_matmul)),
     torch.addmm: Handler(_addmm),
@@ -443,15 +278,15 @@ HANDLERS: dict[Any, Any] = {
     F.embedding: Handler(_embedding),
     F.embedding_bag: Handler(bag_of_rows),
     torch.embedding: Handler(_embedding),
-    F.layer_norm: Handler(_layer_norm),
-    torch.layer_norm: Handler(_layer_norm),
-    F.rms_norm: Handler(_rms_norm),
-    torch.rms_norm: Handler(_rms_norm),
-    F.group_norm: Handler(_group_norm),
-    torch.group_norm: Handler(_group_norm),
-    F.instance_norm: Handler(_instance_norm),
-    F.batch_norm: Handler(_batch_norm, always=True),
-    torch.batch_norm: Handler(_batch_norm, always=True),
+    F.layer_norm: Handler(layer_norm),
+    torch.layer_norm: Handler(layer_norm),
+    F.rms_norm: Handler(rms_norm),
+    torch.rms_norm: Handler(rms_norm),
+    F.group_norm: Handler(group_norm),
+    torch.group_norm: Handler(group_norm),
+    F.instance_norm: Handler(instance_norm),
+    F.batch_norm: Handler(batch_norm, always=True),
+    torch.batch_norm: Handler(batch_norm, always=True),
     **dict.fromkeys(_BROADCASTS, Handler(_broadcast)),
     **dict.fromkeys((torch.add, Tensor.add, Tensor.__add__), Handler(_broadcast, quick=plain_sum)),
     F.multi_head_attention_forward: Handler(_attention),

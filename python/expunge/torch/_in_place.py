@@ -1,4 +1,4 @@
-"""Calls that write into an argument, where a parameter takes part: made as calls that do not, and copied there."""
+"""Calls that write into an argument, where a parameter takes part: made out of place, then copied there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tensors among what a model is called with: in lists, mappings, named tuples and dataclasses."""
+"""Tensors in a model's arguments: in lists, mappings, named tuples and dataclasses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["inputs_in", "map_inputs"]
 
 
 def _opened(value: Any) -> Any:
-    """Return a value with dicts and lists for what it is made of."""
+    """Return a value as the dicts and lists it is made of."""
     if isinstance(value, Tensor):
         return value
     if isinstance(value, Mapping):
@@ -29,7 +29,13 @@ def _opened(value: Any) -> Any:
 
 def inputs_in(*containers: Any) -> list[Tensor]:
     """Return the tensors in arguments of a model, in their order."""
-    return tensors_in([_opened(c) for c in containers])
+    found: list[Tensor] = []
+    for container in containers:
+        if isinstance(container, Tensor):
+            found.append(container)
+        else:
+            found.extend(tensors_in([_opened(container)]))
+    return found
 
 
 def map_inputs(change: Callable[[Tensor], Any], value: Any) -> Any:

@@ -28,7 +28,7 @@ def input_of_known(output: Tensor) -> Tensor | None:
     if function is None or (function.__module__, function.__qualname__) not in _ENTRY_BY_ENTRY:
         return None
     if torch._C._autograd._top_saved_tensors_default_hooks(True) is not None:
-        return None  # a look at what was saved would have a checkpoint run again
+        return None  # a look at what was saved would make a checkpoint run again
     saved: tuple[Tensor, ...] = node.saved_tensors  # type: ignore[union-attr]
     edges = node.next_functions  # type: ignore[union-attr]
     if not saved or len(edges) != 1 or saved[0].grad_fn is not edges[0][0] or saved[0].shape != output.shape:

@@ -1,4 +1,4 @@
-"""What a backward pass may start from: a sum over examples, put together as the caller says."""
+"""Losses that a backward pass may start from: sums over examples, combined as the caller says."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def look_at(losses: Sequence[State], reduction: str, batch: int, *, scale: float
     Raises
     ------
     UnsupportedLayerError
-        If a loss is no sum over examples, or is one of another kind than said.
+        If a loss is not a sum over examples, or is reduced in another way than stated.
     """
     if batch <= 1:
         return

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from expunge.torch._axis import LEADING, WHOLE, Axis, Lost, Rows
 from expunge.torch._rule import Call, MixedError
-from expunge.torch._rules_picked import batch_order
+from expunge.torch._rules_packed import batch_order
 from expunge.torch._sources import tensors_in
 from expunge.torch._tracker import Tracker
 
@@ -17,7 +17,7 @@ __all__ = ["padded", "repacked"]
 
 
 class Packing:
-    """Where the rows of a packed sequence are in a padded one, whose examples are in turn."""
+    """Places of the rows of a packed sequence in a padded one, whose examples are in turn."""
 
     def __init__(self, order: Tensor, sizes: Tensor, device: torch.device) -> None:
         self.order = order.to(device)  # the examples in the order of the first step

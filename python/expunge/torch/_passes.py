@@ -12,6 +12,7 @@ from expunge.torch._axis import Axis, Lost, Rows, State, Total
 from expunge.torch._errors import UnsupportedLayerError
 from expunge.torch._known_functions import checkpointed
 from expunge.torch._sources import tensors_in
+from expunge.torch._stand_ins import BLOCK_HOOK
 from expunge.torch._tracker import Tracker
 from expunge.torch._unchecked import unchecked
 
@@ -35,11 +36,13 @@ _grad = unchecked(torch.autograd.grad)
 _NO_GRAPH = "create_graph=True: gradients of gradients have no per-example norms here: leave it out"
 
 
+_OF_TENSOR = ("tensors", "grad_tensors", "retain_graph", "create_graph", "inputs")
+_OF_TENSORS = ("tensors", "grad_tensors", "retain_graph", "create_graph", "grad_variables", "inputs")
+
+
 def backward(tracker: Tracker, function: Any, args: Args, kwargs: Kwargs) -> None:
     """Run the backward pass of the loss, after a look at what the loss is made of."""
-    names = ["tensors", "grad_tensors", "retain_graph", "create_graph", "grad_variables", "inputs"]
-    if function is Tensor.backward:
-        names.remove("grad_variables")
+    names = _OF_TENSOR if function is Tensor.backward else _OF_TENSORS
     given = {**dict(zip(names, args, strict=False)), **kwargs}
     if "gradient" in given:
         given["grad_tensors"] = given.pop("gradient")
@@ -56,6 +59,8 @@ def backward(tracker: Tracker, function: Any, args: Args, kwargs: Kwargs) -> Non
         _look_at_run_again(tracker, roots)
     with tracker.mode:
         _backward(**given)
+    if torch._C._current_graph_task_id() == -1:
+        tracker.small.settle()
 
 
 def _look_at_run_again(tracker: Tracker, roots: list[Tensor]) -> None:
@@ -97,6 +102,7 @@ def tensor_hook(tracker: Tracker, function: Any, args: Args, kwargs: Kwargs) -> 
     state = tracker.state_of(tensor)
     if state is None:
         return function(tensor, hook)
+    tracker.written_by_hooks = True
     return function(tensor, _Watched(tracker, hook, state, tuple(tensor.shape)))
 
 
@@ -114,6 +120,7 @@ def _refuse_hook(tracker: Tracker, tensor: Tensor) -> None:
 
 
 _HOOKED = "it has a hook, which may change its gradient after the norm was taken: remove the hook for the block"
+_TAKEN = "another block of norms is open on it: leave that one first"
 
 
 class _Watched:
@@ -149,6 +156,8 @@ def hooks_on(
     """Return a parameter or a module that has hooks which may change gradients, and what is wrong with that."""
     for parameter in parameters:
         hooks = parameter._backward_hooks
+        if ours == 0 and hooks and BLOCK_HOOK in hooks:
+            return parameter, _TAKEN
         if (hooks is not None and len(hooks) > ours) or getattr(parameter, "_post_accumulate_grad_hooks", None):
             return parameter, _HOOKED
     for module in modules:

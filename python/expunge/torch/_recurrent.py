@@ -151,7 +151,7 @@ def _unrolled(
 ) -> tuple[Tensor, ...]:
     """Return what the fused call does, up to rounding: the sequence of outputs and the last states.
 
-    Where ``real`` (B, T) is not, states stay what they were.
+    Where ``real`` (B, T) is False, states stay as they were.
     """
     directions = 2 if bidirectional else 1
     each = len(weights) // (layers * directions)

@@ -1,4 +1,4 @@
-"""Calls of parameters and examples without a way of their own: run again on one example at a time.
+"""Calls of parameters and examples without a handler of their own: run again on one example at a time.
 
 Running again is exact if the call treats examples separately; that is checked: each example's output must come out as
 it did in the batch.
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from expunge.torch._anchored import anchored
 from expunge.torch._axis import Axis, Lost, Rows, State, taken
 from expunge.torch._contributions import Use
 from expunge.torch._derived import derive
@@ -24,10 +25,10 @@ __all__ = ["replay"]
 
 
 def replay(tracker: Tracker, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Make a call that takes examples and has no way of its own."""
+    """Make a call that takes examples and has no handler of its own."""
     name = getattr(function, "__name__", str(function))
     if kwargs.get("out") is not None:
-        return tracker.unfollowed(function, args, kwargs, f"it was used in {name} with out=: leave out= out")
+        return tracker.unfollowed(function, args, kwargs, f"it was used in {name} with out=: omit out=")
     if writes(function):
         return in_place(tracker, function, args, kwargs)
     tracked = {id(t): t for t in tensors_in(args, kwargs) if tracker.axes.get(t) is not None}
@@ -51,11 +52,19 @@ def _record(
     roots = sorted({root for source in sources.values() for root in source.roots})
     made = tracker.with_stand_ins(function, args, kwargs)
     # Copies: outputs have gradients of their own, also where one is made of another, and may be written into.
-    result = map_tensors(partial(tracker.anchored, fresh=False), made)
+    result = map_tensors(partial(anchored, fresh=False), made)
     outputs = tensors_in(result)
     places = tracker.axes.after(function, args, kwargs, tensors_in(args, kwargs), result)
     claimed = tracker.axes.claimed(function, args, kwargs, tensors_in(args, kwargs), result)
     call = _Replay(tracker, (function, args, kwargs), sources, {**axes, **claimed}, tensors_in(made), places)
+    views = {key for key, source in sources.items() if isinstance(source, ParameterView)}
+    bound = next((t for t in tensors_in(args, kwargs) if id(t) in claimed and id(t) in views), None)
+    if bound is not None:  # a parameter as it is has as many rows for every batch
+        call.refusal = (
+            f"{call.name} takes its rows, of shape {tuple(bound.shape)}, for those of the examples, of which there "
+            "happen to be as many: give the tensor it meets a dimension of its own for the examples, or expand the "
+            "parameter over them"
+        )
     lost = next((place for place in places if not isinstance(place, (Axis, Rows))), None)
     if lost is not None:
         call.refusal = lost.reason if isinstance(lost, Lost) else f"{call.name} adds up over the batch dimension"

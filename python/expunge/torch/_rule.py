@@ -65,23 +65,23 @@ class Call:
 
     @property
     def axis(self) -> Axis:
-        """Where the examples are in the only argument that depends on them.
+        """Axis of the examples in the only argument that depends on them.
 
         Raises `MixedError` if it is not the first, or another depends on them too.
         """
         if len(self.states) != 1 or self.states[0][0] is not self.first:
-            raise MixedError("took examples for another argument than its first")
+            raise MixedError("took examples for an argument other than its first")
         return self.states[0][1]  # type: ignore[return-value]
 
     @property
     def rows(self) -> Axis:
-        """Where the examples are in front of all arguments that depend on them, alone or merged with others.
+        """Axis of the examples in front of all arguments that depend on them, alone or merged with others.
 
         Raises `MixedError` if that differs, or is another dimension than the leading one.
         """
         axis = self.states[0][1]
         if not isinstance(axis, Axis) or axis.dim or any(state != axis for _, state in self.states):
-            raise MixedError("takes examples in the leading dimension alone")
+            raise MixedError("takes examples only in the leading dimension")
         return axis
 
     def lost(self, why: str) -> Lost:
@@ -98,8 +98,8 @@ Rule = Callable[[Call], State | Sequence[State]]
 
 RULES: dict[Any, Rule] = {}
 CONSTANT: set[Any] = set()  # calls whose result depends on no value of their arguments
-LIKE: set[Any] = set()  # calls that take but the kind or the shape of their later arguments
-SHAPED: set[Any] = set()  # calls that take but the kind or the shape of their first argument
+LIKE: set[Any] = set()  # calls that use only the kind or the shape of their later arguments
+SHAPED: set[Any] = set()  # calls that use only the kind or the shape of their first argument
 IN_PLACE: set[Any] = set()  # calls that write into their first argument
 LINEAR: set[Any] = set()  # calls that may be made of sums over examples
 
@@ -113,7 +113,7 @@ def name_of(function: Any) -> str:
 
 
 def functions(names: str, homes: Sequence[Any] = HOMES) -> list[Any]:
-    """Return the functions of these names wherever torch has them, in-place forms with them; "!" asks for no others."""
+    """Return the functions of these names wherever torch has them, in-place forms included."""
     found: dict[Any, None] = {}
     for name in names.split():
         there = False

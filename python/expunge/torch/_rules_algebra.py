@@ -7,6 +7,7 @@ from torch import Tensor
 
 from expunge.torch._axis import Axis, State
 from expunge.torch._rule import RULES, Call, rule
+from expunge.torch._rules_elementwise import broadcast
 
 __all__: list[str] = []
 
@@ -59,13 +60,15 @@ def _tensordot(call: Call) -> State:
         kept = [d for d in range(tensor.ndim) if d not in over[which]]
         found.append(axis.at(kept.index(axis.dim) + (left.ndim - len(over[0]) if which else 0)))
     if len(found) != 1:
-        return call.lost("brings batch dimensions at different places together")
+        return call.lost("combines batch dimensions at different places")
     return found[0]  # type: ignore[no-any-return]
 
 
 @rule("inner")
 def _inner(call: Call) -> State:
     left, right = call.first, call.argument(1, "other")
+    if not left.ndim or not right.ndim:  # a product with a number
+        return broadcast(call, call.outputs[0])
     found = []
     for which, tensor in enumerate((left, right)):
         axis = call.state(tensor)
@@ -74,7 +77,7 @@ def _inner(call: Call) -> State:
         if axis.dim == tensor.ndim - 1:
             return call.lost(_OVER)
         found.append(axis.at(axis.dim + (left.ndim - 1 if which else 0)))
-    return found[0] if len(found) == 1 else call.lost("brings batch dimensions at different places together")
+    return found[0] if len(found) == 1 else call.lost("combines batch dimensions at different places")
 
 
 def _solve(call: Call) -> State:
@@ -93,7 +96,7 @@ def _solve(call: Call) -> State:
         if output.shape[index] != tensor.shape[axis.dim]:
             return call.lost("broadcasts the batch dimension, of length one, to another")
         found.add(axis.at(index))
-    return found.pop() if len(found) == 1 else call.lost("brings batch dimensions at different places together")
+    return found.pop() if len(found) == 1 else call.lost("combines batch dimensions at different places")
 
 
 RULES[torch.linalg.solve] = _solve

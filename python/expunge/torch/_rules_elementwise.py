@@ -66,7 +66,7 @@ def broadcast(call: Call, output: Tensor, among: tuple[Tensor, ...] | None = Non
         if found is None:
             found = axis
         elif found != axis:
-            return call.lost("brings batch dimensions at different places together")
+            return call.lost("combines batch dimensions at different places")
     assert found is not None
     return found
 

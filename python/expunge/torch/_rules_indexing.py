@@ -163,7 +163,7 @@ def _from_constant(call: Call, places: Places) -> State:
         state = call.state(tensor)
         if state is not None:
             found.add(state.at(places.place + state.dim + len(places.wide) - tensor.ndim))
-    return found.pop() if len(found) == 1 else call.lost("brings batch dimensions at different places together")
+    return found.pop() if len(found) == 1 else call.lost("combines batch dimensions at different places")
 
 
 RULES[Tensor.__getitem__] = _pick
@@ -212,7 +212,7 @@ def _write_masked(call: Call, places: Places, before: Axis | None, from_value: A
     state = call.state(mask)
     axis = before if state is None else state.at(start + state.dim)
     if before is not None and axis != before:
-        return call.lost("brings batch dimensions at different places together")
+        return call.lost("combines batch dimensions at different places")
     return axis if axis is not None else call.lost("writes rows in a way that is not understood")
 
 
@@ -248,13 +248,13 @@ def _scatter(call: Call) -> State:
 
 
 def _by_rows(call: Call, dim: Any, tensors: Sequence[Tensor]) -> State:
-    """Tensors whose rows belong together but along one dimension."""
+    """Tensors whose rows belong together except along one dimension."""
     if dim is None:
         return call.lost("picks from all rows")
     axes = {state for _, state in call.states}
     axis = axes.pop()
     if axes or not isinstance(axis, Axis):
-        return call.lost("brings batch dimensions at different places together")
+        return call.lost("combines batch dimensions at different places")
     ndim = tensors[0].ndim
     if int(dim) % ndim == axis.dim:
         return call.lost("picks rows along the batch dimension")

@@ -38,7 +38,7 @@ for _n in (1, 2, 3):
         _n,
     )
 _leading("tril triu det logdet slogdet inverse cholesky matrix_exp", 2)
-_leading("inv det slogdet cholesky qr svd svdvals eigh eigvalsh eig matrix_exp pinv matrix_norm", 2, (torch.linalg,))
+_leading("inv det slogdet cholesky qr svd svdvals eigh eigvalsh eig matrix_exp pinv", 2, (torch.linalg,))
 _leading("pixel_shuffle pixel_unshuffle", 3)
 _leading("layer_norm rms_norm", lambda call: len(tuple(call.argument(1, "normalized_shape"))))
 
@@ -58,7 +58,7 @@ def _in_front(names: str, ndims: tuple[int, ...] | None = None, homes: Any = Non
     def work(call: Call) -> State:
         axis = call.axis
         if axis.dim != 0 or (ndims is not None and call.first.ndim not in ndims):
-            return call.lost("takes examples in the leading dimension alone")
+            return call.lost("takes examples only in the leading dimension")
         return axis
 
     rule(names, **({"homes": homes} if homes else {}))(work)
@@ -78,7 +78,7 @@ def _convolution(call: Call) -> State:
     if axis is not None and axis.dim == 1 and x.ndim == weight.ndim and "transpose" not in call.name:
         return _in_groups(call, axis, weight)
     if call.axis.dim != 0 or x.ndim != weight.ndim:
-        return call.lost("takes examples in the leading dimension alone")
+        return call.lost("takes examples only in the leading dimension")
     return call.axis
 
 
@@ -166,7 +166,7 @@ def _recurrent(call: Call) -> State | list[State]:
         axes.add(state.at(0))
     axis = axes.pop()
     if axes:
-        return call.lost("brings batch dimensions at different places together")
+        return call.lost("combines batch dimensions at different places")
     return [axis.at(place), *[axis.at(1)] * (len(call.outputs) - 1)]
 
 

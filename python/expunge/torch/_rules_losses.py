@@ -47,7 +47,7 @@ def _entry_losses(call: Call) -> State:
         and isinstance(axis, Axis)
         and (axis.dim or not axis.plain)
     ):
-        return call.lost("divides by the length of another dimension than the batch's")
+        return call.lost("divides by the length of a dimension other than the batch's")
     loss = _reduced(call, axis)
     if call.name in ("mse_loss", "l1_loss") and call.argument(5, "weight") is not None and loss == Total("mean"):
         return Total("unclear")  # divides by the sum of the weights
@@ -65,7 +65,7 @@ def _classes(call: Call) -> State:
     entry = axis if axis.dim == 0 else axis.at(axis.dim - 1)
     other = call.state(target)
     if other is not None and other != (axis if spread else entry):
-        return call.lost("brings batch dimensions at different places together")
+        return call.lost("combines batch dimensions at different places")
     loss = _reduced(call, entry)
     if isinstance(loss, Total) and loss.kind == "mean" and not spread:
         ignored = int(call.argument(4, "ignore_index", -100))
@@ -135,7 +135,7 @@ def of_totals(call: Call) -> State:
     if call.function not in LINEAR:
         return call.lost("of a sum over examples is not linear, so that examples interact")
     if len(totals) != len(call.states):
-        return call.lost("brings a sum over examples together with examples")
+        return call.lost("combines a sum over examples with examples")
     kind, scaled, divided = totals[0][1]
     for _, other in totals[1:]:
         kind = kind if kind == other.kind else "mixed"

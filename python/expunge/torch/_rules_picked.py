@@ -1,7 +1,7 @@
 """Rules of calls that pick rows along the batch dimension, order them anew, and put them back.
 
-Every row that was picked is remembered with its example (`Rows`). Numbers of places are read here, which waits for the
-device: no shape tells whose row is whose.
+Every row that was picked is remembered with its example (`Rows`). Positions are read here, which waits for the
+device: no shape tells which row is whose.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from expunge.torch._axis import Axis, Lost, Rows, State, Total, owners
+from expunge.torch._rows import OTHERS, agree, along_axis, settled
 from expunge.torch._rule import RULES, Call, MixedError, functions
 from expunge.torch._rules_elementwise import broadcast
 from expunge.torch._rules_indexing import Places
+from expunge.torch._rules_packed import PACKED, PACKED_RULES
 from expunge.torch._sources import tensors_in
 
-__all__ = ["PICKING", "bags_of", "batch_order", "of_rows", "picked", "unmixed"]
-
-_OTHERS = "brings rows of different examples together along the batch dimension"
+__all__ = ["PICKING", "of_rows", "picked", "unmixed"]
 
 
 def of_rows(call: Call) -> State | list[State]:
@@ -59,9 +59,9 @@ _RAGGED = {
     *(Tensor.__getitem__, Tensor.T.__get__, Tensor.mT.__get__),  # type: ignore[attr-defined]
     *(torch.linalg.vector_norm, torch.linalg.norm, F.embedding, torch.embedding),
 }
-# What leaves numbers of places the numbers they are.
+# Calls that leave positions as they are.
 _OF_PLACES = set(functions("unsqueeze squeeze expand to long int clone contiguous detach cpu cuda"))
-# What brings arguments together by their shapes, so that constants may be rows too.
+# Calls that combine arguments by their shapes, so that constants may be rows too.
 _TOGETHER = {
     *_ENTRYWISE,
     *functions(
@@ -87,9 +87,9 @@ def _as_axes(call: Call) -> State | list[State]:
 
     states = [(t, stand_in(s)) for t, s in call.states]
     if any(isinstance(s, Total) for _, s in states):
-        return call.lost("brings a sum over examples together with examples")
+        return call.lost("combines a sum over examples with examples")
     if any(rows.places is not None for rows in known) and call.function not in _OF_PLACES:
-        return call.lost("takes numbers of places along the batch dimension, which are others for an example alone")
+        return call.lost("takes positions along the batch dimension, which differ for an example alone")
     if any(rows.shuffled for rows in known) and call.function in _TOGETHER and _constant_rows(call, known):
         return call.lost("brings rows in an order that depends on examples together with constants")
     found = RULES[call.function](Call(call.function, call.args, call.kwargs, call.result, states, call.batch))
@@ -97,7 +97,7 @@ def _as_axes(call: Call) -> State | list[State]:
     def back(state: State) -> State:
         if isinstance(state, Axis):
             k = -2 - state.before
-            return known[k].at(state.dim) if 0 <= k < len(known) and state.after == 1 else call.lost(_OTHERS)
+            return known[k].at(state.dim) if 0 <= k < len(known) and state.after == 1 else call.lost(OTHERS)
         return Total("unclear") if isinstance(state, Total) and state.kind == "mean" else state
 
     return back(found) if isinstance(found, (Axis, Rows, Total, Lost)) else [back(state) for state in found]
@@ -141,11 +141,11 @@ def _chosen(call: Call, places: Places, target: Tensor) -> tuple[Axis | Rows, Te
     for k, index in places.joint:
         own = call.state(index)
         if isinstance(own, Rows) and own.places is not None and (k != along.dim or own.places != (along.at(0), length)):
-            raise MixedError("picks by numbers of places along another batch dimension")
+            raise MixedError("picks by positions along another batch dimension")
     rows = pick.broadcast_to(places.wide)
     owner = owners(along, length, call.batch, rows.device)[torch.where(rows < 0, rows + length, rows)]
     for _, index in places.joint:
-        _agree(call, index, owner)
+        agree(call, index, owner)
     return along, owner
 
 
@@ -157,24 +157,6 @@ def _axis_of_places(call: Call, places: Places, target: Tensor) -> Axis | Rows |
     return None
 
 
-def _agree(call: Call, tensor: Tensor, owner: Tensor, behind: int = 0) -> None:
-    """Refuse a tensor, broadcast with ``behind`` more dimensions behind those of ``owner``, if its rows are others'."""
-    state = call.state(tensor)
-    if state is None:
-        return
-    if isinstance(state, Total):
-        raise MixedError("brings a sum over examples together with examples")
-    dim = state.dim + owner.ndim + behind - tensor.ndim
-    own = owners(state, tensor.shape[state.dim], call.batch, owner.device)
-    if not 0 <= dim < owner.ndim or not bool((_along(own, dim, owner) == owner).all()):
-        raise MixedError(_OTHERS)
-
-
-def _along(owner: Tensor, dim: int, other: Tensor) -> Tensor:
-    """Return examples of one axis, to be compared with those of several."""
-    return owner.view([-1 if k == dim else 1 for k in range(other.ndim)])
-
-
 def _came(call: Call, place: int, along: Axis | Rows, owner: Tensor, target: Tensor, others: Sequence[Tensor]) -> State:
     """Return the state of rows picked, whose they are given, from dimension ``place`` on."""
     own = call.state(target)
@@ -182,23 +164,12 @@ def _came(call: Call, place: int, along: Axis | Rows, owner: Tensor, target: Ten
     turn = torch.arange(call.batch, device=owner.device)
     if numbers is None:
         for dim in range(owner.ndim):
-            if owner.shape[dim] == call.batch and bool((_along(turn, dim, owner) == owner).all()):
+            if owner.shape[dim] == call.batch and bool((along_axis(turn, dim, owner) == owner).all()):
                 return Axis(place + dim)
     if owner.ndim != 1:
         raise MixedError("picks rows of different examples in a way that is not understood")
     shuffled = any(isinstance(s, Rows) and s.shuffled for s in (along, *(call.state(t) for t in others)))
-    return _settled(Rows(place, owner, places=numbers, shuffled=shuffled), call.batch)
-
-
-def _settled(rows: Rows, batch: int) -> Axis | Rows:
-    """Return rows as an axis of examples in turn, merged with others, where they are that."""
-    times, left = divmod(len(rows.owner), max(batch, 1))
-    if rows.places is not None or not times or left:
-        return rows
-    turn = torch.arange(batch, device=rows.owner.device)
-    if torch.equal(rows.owner, turn.repeat_interleave(times)):
-        return Axis(rows.dim, 1, times)
-    return Axis(rows.dim, times, 1) if torch.equal(rows.owner, turn.repeat(times)) else rows
+    return settled(Rows(place, owner, places=numbers, shuffled=shuffled), call.batch)
 
 
 def _pick(call: Call) -> State | None:
@@ -233,7 +204,7 @@ def _masked(call: Call) -> State | None:
     if not isinstance(along, Axis):
         return along
     rows = mask.broadcast_to(wide.shape).nonzero()[:, along.dim]
-    return _settled(Rows(0, owners(along, wide.shape[along.dim], call.batch, rows.device)[rows]), call.batch)
+    return settled(Rows(0, owners(along, wide.shape[along.dim], call.batch, rows.device)[rows]), call.batch)
 
 
 # --- putting back -------------------------------------------------------------------------------------
@@ -245,9 +216,9 @@ def _put(call: Call, target: Tensor, index: Any, value: Any) -> State | None:
     if found is None or not isinstance(value, Tensor):
         return None
     along, owner = found
-    _agree(call, value, owner, len(places.outputs) - places.place - owner.ndim)
+    agree(call, value, owner, len(places.outputs) - places.place - owner.ndim)
     if any(isinstance(call.state(t), Rows) and call.state(t).places is not None for t in (target, value)):
-        raise MixedError("writes numbers of places along the batch dimension")
+        raise MixedError("writes positions along the batch dimension")
     return along
 
 
@@ -281,7 +252,7 @@ def _nonzero(call: Call) -> State | list[State] | None:
     owner = owners(state, length, call.batch, outputs[0].device)[outputs[state.dim]]
     shuffled = isinstance(state, Rows) and state.shuffled
     places = [(state.at(0), length) if dim == state.dim else None for dim in range(len(outputs))]
-    return [_settled(Rows(0, owner, places=numbers, shuffled=shuffled), call.batch) for numbers in places]
+    return [settled(Rows(0, owner, places=numbers, shuffled=shuffled), call.batch) for numbers in places]
 
 
 def _sorted(call: Call) -> list[State] | None:
@@ -309,7 +280,7 @@ def _reshape(call: Call) -> State | None:
             times = length // rows
             if times == 1 or state.places is None:
                 owner = state.owner if times == 1 else state.owner.repeat_interleave(times)
-                return _settled(Rows(dim, owner, places=state.places, shuffled=state.shuffled), call.batch)
+                return settled(Rows(dim, owner, places=state.places, shuffled=state.shuffled), call.batch)
     raise MixedError(f"cuts rows up that were picked along the batch dimension, to shape {tuple(after)}")
 
 
@@ -332,91 +303,14 @@ def _cat(call: Call) -> State | None:
     if any(s.dim != dim for s in states):
         if all(s == states[0] for s in states):
             return states[0]  # type: ignore[no-any-return]
-        raise MixedError(_OTHERS)
+        raise MixedError(OTHERS)
     parts = [owners(s, t.shape[dim], call.batch, t.device) for s, t in zip(states, tensors, strict=True)]
     shuffled = any(isinstance(s, Rows) and s.shuffled for s in states)
-    return _settled(Rows(dim, torch.cat(parts), shuffled=shuffled), call.batch)
-
-
-# --- bags ---------------------------------------------------------------------------------------------
-
-
-def bags_of(indices: Tensor, offsets: Tensor, *, last: bool) -> Tensor:
-    """Return in which bag each index is; ``last`` says that the last offset is the end of the last bag."""
-    starts = offsets[:-1] if last else offsets
-    return torch.searchsorted(starts, torch.arange(len(indices), device=starts.device), right=True) - 1
-
-
-def _bag(call: Call) -> State | None:
-    indices, offsets = call.argument(0, "input"), call.argument(2, "offsets")
-    weights = call.argument(8, "per_sample_weights")
-    if offsets is None or any(t is not indices and t is not offsets and t is not weights for t, _ in call.states):
-        return None
-    last = bool(call.argument(9, "include_last_offset", False))
-    bags = bags_of(indices, offsets, last=last)
-    if len(offsets) - last != call.batch or call.state(offsets) not in (None, Axis(0)) or bool((bags < 0).any()):
-        raise MixedError("takes another number of bags than of examples")
-    for tensor in (indices, weights):
-        if tensor is not None:
-            _agree(call, tensor, bags)
-    return Axis(0)
-
-
-# --- packed sequences ---------------------------------------------------------------------------------
-
-
-def batch_order(call: Call, data: Tensor, sizes: Tensor) -> Rows:
-    """Return the examples of a packed sequence in the order of its first step, after a look at all others."""
-    state = call.state(data)
-    if not isinstance(state, (Axis, Rows)) or state.dim or not len(sizes):
-        raise MixedError("takes a packed sequence whose rows are not known")
-    owner = owners(state, len(data), call.batch, data.device)
-    first = owner[: int(sizes[0])]
-    steps = torch.cat([first[: int(n)] for n in sizes])
-    if len(first) != call.batch or not torch.equal(first.sort()[0], torch.arange(call.batch, device=first.device)):
-        raise MixedError("takes a packed sequence with other rows than one for each example")
-    if not torch.equal(steps, owner):
-        raise MixedError(_OTHERS)
-    return Rows(0, first, shuffled=isinstance(state, Rows) and state.shuffled)
-
-
-def _in_order(rows: Rows, dim: int) -> Axis | Rows:
-    in_turn = torch.equal(rows.owner, torch.arange(len(rows.owner), device=rows.owner.device))
-    return Axis(dim) if in_turn else rows.at(dim)
-
-
-def _pack(call: Call) -> list[State] | None:
-    data, lengths, batch_first = call.argument(0, "input"), call.argument(1, "lengths"), call.argument(2, "batch_first")
-    state, dim = call.state(data), 0 if batch_first else 1
-    if not isinstance(state, (Axis, Rows)) or state.dim != dim:
-        raise MixedError(f"takes examples in dimension {dim} alone")
-    owner = owners(state, data.shape[dim], call.batch, data.device)
-    if call.state(lengths) is not None:
-        _agree(call, lengths, owner.to(lengths.device))
-    sizes = call.outputs[1].tolist()
-    shuffled = isinstance(state, Rows) and state.shuffled
-    return [
-        _settled(Rows(0, torch.cat([owner[:n] for n in sizes]), shuffled=shuffled), call.batch),
-        Lost("numbers of rows of a packed sequence depend on all examples"),
-    ]
-
-
-def _pad(call: Call) -> list[State]:
-    rows = batch_order(call, call.argument(0, "data"), call.argument(1, "batch_sizes"))
-    dim = 0 if call.argument(2, "batch_first") else 1
-    return [_in_order(rows, dim), _in_order(rows, 0)]
-
-
-def _recurrent(call: Call) -> list[State]:
-    """Follow a layer of packed sequences, (data, sizes, states, weights, ...): states are in the order of step 1."""
-    if len(call.args) != 9 or not isinstance(call.args[3], (list, tuple)):
-        raise MixedError("takes rows that were picked along the batch dimension")
-    rows = batch_order(call, call.args[0], call.args[1])
-    return [call.state(call.args[0]), *[_in_order(rows, 1)] * (len(call.outputs) - 1)]
+    return settled(Rows(dim, torch.cat(parts), shuffled=shuffled), call.batch)
 
 
 def unmixed(call: Call) -> State | list[State] | None:
-    """Return the states of a call that takes something unknown, where that makes no difference; None else.
+    """Return the states of a call that takes something unknown, where that makes no difference; None otherwise.
 
     Rows are put in turn by an unknown order, if each example has one row; a packed sequence carries the numbers of rows
     of its steps, which say nothing that its rows do not.
@@ -424,7 +318,7 @@ def unmixed(call: Call) -> State | list[State] | None:
     lost = [t for t, s in call.states if isinstance(s, Lost)]
     known: list[tuple[Tensor, State]] = [(t, s) for t, s in call.states if not isinstance(s, Lost)]
     without = Call(call.function, call.args, call.kwargs, call.result, known, call.batch)
-    packed = call.function in _PACKED and len(lost) == 1
+    packed = call.function in PACKED and len(lost) == 1
     select = call.function == Tensor.__getitem__ or call.function in _SELECTS
     if call.batch == 1 or not (packed or select) or not known:
         return Axis(-1) if packed and call.batch == 1 and lost[0] is call.args[1] else None
@@ -453,13 +347,10 @@ def unmixed(call: Call) -> State | list[State] | None:
 
 
 _SELECTS = set(functions("index_select"))
-_PACKED = {torch._pad_packed_sequence, torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu}  # type: ignore[attr-defined]
 _PICKED: dict[Any, Callable[[Call], Any]] = {
     Tensor.__getitem__: _pick,
     Tensor.__setitem__: _write,
-    torch._pack_padded_sequence: _pack,  # type: ignore[attr-defined]
-    torch._pad_packed_sequence: _pad,  # type: ignore[attr-defined]
-    **dict.fromkeys((torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu), _recurrent),
+    **PACKED_RULES,
     **dict.fromkeys(_SELECTS, _select),
     **dict.fromkeys(functions("masked_select"), _masked),
     **dict.fromkeys(functions("index_add index_copy"), _put_along),
@@ -468,7 +359,6 @@ _PICKED: dict[Any, Callable[[Call], Any]] = {
     **dict.fromkeys(functions("sort argsort"), _sorted),
     **dict.fromkeys(functions("reshape view flatten unflatten ravel reshape_as view_as"), _reshape),
     **dict.fromkeys(functions("squeeze"), _squeeze),
-    F.embedding_bag: _bag,
     **dict.fromkeys(functions("cat concat concatenate"), _cat),
 }
 PICKING = set(_PICKED)

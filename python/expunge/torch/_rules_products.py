@@ -53,7 +53,7 @@ def _product(call: Call, left: Any, right: Any, added: Any = None) -> State:
     if lost is not None:
         return lost
     if any(state != states[0] for state in states):
-        return call.lost("brings batch dimensions at different places together")
+        return call.lost("combines batch dimensions at different places")
     return states[0]
 
 
@@ -137,7 +137,7 @@ def _einsum(call: Call) -> State:
         found.add(axis.at(given.index(letter)))
     if len(found) == 1:
         return found.pop()
-    return call.lost("brings batch dimensions at different places together")
+    return call.lost("combines batch dimensions at different places")
 
 
 @rule("cdist")
@@ -181,7 +181,7 @@ def _attention(call: Call) -> State:
         if index < 0 or output.shape[index] != tensor.shape[axis.dim]:
             return call.lost("broadcasts the batch dimension, of length one, to another")
         found.add(axis.at(index))
-    return found.pop() if len(found) == 1 else call.lost("brings batch dimensions at different places together")
+    return found.pop() if len(found) == 1 else call.lost("combines batch dimensions at different places")
 
 
 RULES[F.scaled_dot_product_attention] = _attention

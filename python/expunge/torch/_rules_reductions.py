@@ -86,6 +86,13 @@ def _vector_norm(call: Call) -> State:
 RULES[torch.linalg.vector_norm] = RULES[torch.linalg.norm] = _vector_norm
 
 
+def _matrix_norm(call: Call) -> State:
+    return _reduced(call, _dims(call, 2, (-2, -1), call.first.ndim), None)
+
+
+RULES[torch.linalg.matrix_norm] = _matrix_norm
+
+
 def _along(names: str, place: int, default: Any = _ALL, homes: Any = None) -> None:
     def work(call: Call) -> State:
         axis = call.axis
@@ -117,7 +124,7 @@ def _flip(call: Call) -> State:
     dims = dims[0] if len(dims) == 1 and not isinstance(dims[0], int) else dims
     ndim = call.first.ndim
     if call.axis.dim in {int(d) % ndim for d in dims}:
-        return call.lost("turns the batch dimension round")
+        return call.lost("reverses the batch dimension")
     return call.axis
 
 
@@ -128,7 +135,7 @@ def _diff(call: Call) -> State:
     axes = {state for _, state in call.states}
     axis = axes.pop()
     if axes or not isinstance(axis, Axis) or any(t.ndim != call.first.ndim for t in given):
-        return call.lost("brings batch dimensions at different places together")
+        return call.lost("combines batch dimensions at different places")
     if int(call.argument(2, "dim", -1)) % call.first.ndim == axis.dim:
         return call.lost("works along the batch dimension")
     return axis

@@ -24,7 +24,7 @@ def _reshape(call: Call) -> State:
         same = call.outputs[0].shape[:-1] == before.shape[:-1] and call.axis.dim < before.ndim - 1
         return call.axis if same or call.outputs[0].shape == before.shape else call.lost("views other numbers")
     axis = merged(call.first.shape, call.axis, call.batch, call.outputs[0].shape)
-    return axis or call.lost(f"cuts the batch dimension up, to shape {tuple(call.outputs[0].shape)}")
+    return axis or call.lost(f"splits the batch dimension, to shape {tuple(call.outputs[0].shape)}")
 
 
 @rule("squeeze")
@@ -134,7 +134,7 @@ def _common(call: Call, tensors: Sequence[Tensor]) -> Axis | None:
 def _stack(call: Call) -> State:
     axis = _common(call, call.first if call.args else call.kwargs["tensors"])
     if axis is None:
-        return call.lost("brings batch dimensions at different places together")
+        return call.lost("combines batch dimensions at different places")
     dim = int(call.argument(1, "dim", 0)) % call.outputs[0].ndim
     return axis.at(axis.dim + (dim <= axis.dim))
 
@@ -153,7 +153,7 @@ def _together(call: Call, dim: int) -> State:
     tensors = call.first if call.args else call.kwargs["tensors"]
     axis = _common(call, tensors)
     if axis is None:
-        return call.lost("brings batch dimensions at different places together")
+        return call.lost("combines batch dimensions at different places")
     if int(dim) % call.outputs[0].ndim != axis.dim:
         return axis
     if any(call.state(t) is None for t in tensors):

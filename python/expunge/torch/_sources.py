@@ -1,4 +1,4 @@
-"""Where a tensor used as a parameter comes from: a strided view of a parameter, or computed from some."""
+"""Sources of tensors used as parameters: a strided view of a parameter, or a computation from some."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = [
 
 
 class RefusalError(Exception):
-    """Why the norm of a parameter cannot be given; becomes an `UnsupportedLayerError` that names it."""
+    """Reason why the norm of a parameter cannot be given; becomes an `UnsupportedLayerError` that names it."""
 
 
 def tensors_in(*containers: Any) -> list[Tensor]:
@@ -117,7 +117,7 @@ Made = dict[int, tuple[Any, list[Tensor]]]  # the results of calls, by the id of
 
 
 class Derived:
-    """A tensor computed from parameters by a call in which no example takes part.
+    """A tensor computed from parameters by a call that involves no example.
 
     ``writes`` says that the call writes into an argument made of parameters.
     """

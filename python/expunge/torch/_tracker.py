@@ -17,16 +17,20 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from expunge.torch._anchored import anchored
+from expunge.torch._arrival import Arrival, Finish
 from expunge.torch._axis import LEADING, WHOLE, Axis, Lost, Rows, State, Total, rows_of
 from expunge.torch._batch_axes import BatchAxes
 from expunge.torch._block_hook import BlockHook
 from expunge.torch._calls import ABOUT, READERS, WRITERS, in_backward, recomputing, with_weight
 from expunge.torch._contributions import PulledUse, Use, sum_of_squares
 from expunge.torch._distributed import look_at_replicas
-from expunge.torch._errors import UnsupportedLayerError
 from expunge.torch._inputs import inputs_in
+from expunge.torch._kernels import Squares
 from expunge.torch._known_functions import checkpointed
+from expunge.torch._refusals import look_at_inputs, look_at_saving, not_followed, transformed_of_examples
 from expunge.torch._rule import LIKE, SHAPED
+from expunge.torch._small_layers import SmallLayers
 from expunge.torch._sources import (
     Derived,
     Made,
@@ -37,28 +41,14 @@ from expunge.torch._sources import (
     map_tensors,
     tensors_in,
 )
+from expunge.torch._stand_ins import StandIns, mark, put_hooks, take_hooks
 from expunge.torch._tensor_map import TensorMap
 
 __all__ = ["Source", "Tracker"]
 
 Source = ParameterView | Derived
-Finish = Callable[[Tensor], Sequence[Use]]
 
 _transform_level = torch._C._functorch.maybe_current_level
-_saved_tensor_hooks = torch._C._autograd._top_saved_tensors_default_hooks
-_ANCHOR = torch.zeros((), requires_grad=True)
-
-
-class _Anchored(torch.autograd.Function):
-    """Makes an output of frozen layers require grad, so that its gradient is computed."""
-
-    @staticmethod
-    def forward(ctx: Any, anchor: Tensor, box: list[Tensor]) -> Tensor:
-        return box[0]
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[None, None]:
-        return None, None
 
 
 class _Mode(TorchFunctionMode):
@@ -94,13 +84,14 @@ class Tracker:
         self.keys = {id(p): k for k, p in enumerate(self.parameters)}
         self.derived: TensorMap[Derived] = TensorMap()
         self.made: Made = {}  # what was computed of the aliases
-        self.aliases: list[Tensor] = []
-        self.versions: list[int] = []  # of the parameters when these were made
+        self.aliases = StandIns(parameters, self._passed)
         self.through: dict[int, tuple[int, int]] = {}  # the gradients that went through aliases, by key
         self.expected = [0] * len(self.parameters)  # uses recorded in the forward pass
         self.arrivals = [0] * len(self.parameters)  # those whose gradient arrived
         self.uses: list[list[Use]] = [[] for _ in self.parameters]
-        self.settled: dict[int, Tensor] = {}
+        self.settled: dict[int, Squares] = {}
+        self.small = SmallLayers(self.settled, self.fail, threads)
+        self.written_by_hooks = False  # whether a hook of a tensor may write into gradients
         self.failures: dict[int, str] = {}
         self.refusals: list[str] = []  # of no parameter in particular
         self.notes: dict[int, str] = {}  # why a call was not followed
@@ -109,6 +100,7 @@ class Tracker:
         self.arrived = False
         self.read_out = False  # whether numbers were read out of a tensor that depends on examples
         self.aside = False  # a pass that is not that of the loss
+        self.paused = False  # between the steps of a loop
         self.losses: list[State] = []  # what backward passes started from
         self.hooks: list[Any] = []
         self.number = 0  # of the pass that calls are made in
@@ -127,28 +119,31 @@ class Tracker:
     def open(self) -> None:
         """Start following."""
         self.hooks.append(self.model.register_forward_pre_hook(BlockHook(self.begin), with_kwargs=True))
-        for key, parameter in enumerate(self.parameters):
-            if self.param_grads:
-                self._stand_in(key)
-            self.hooks.append(parameter.register_hook(partial(self._escaped, key)))
+        put_hooks(self.parameters, self._escaped)
         self.mode.__enter__()
 
-    def _stand_in(self, key: int) -> None:
-        """Make the alias of a parameter that its uses get."""
-        with torch.enable_grad():
-            alias = torch.ops.aten.alias.default(self.parameters[key])
-        alias.grad_fn.register_hook(partial(self._passed, key))
-        self.aliases[key : key + 1], self.versions[key : key + 1] = [alias], [alias._version]
+    def pause(self) -> None:
+        """Follow nothing until `resume`."""
+        self.mode.__exit__(None, None, None)
+        self.paused = self.aside = True
+
+    def resume(self) -> None:
+        """Follow again."""
+        self.paused = self.aside = False
+        self.mode.__enter__()
 
     def close(self) -> None:
         """Stop following and forget."""
-        self.mode.__exit__(None, None, None)
+        if not self.paused:
+            self.mode.__exit__(None, None, None)
         self.mode.tracker = None
         self.aside = True  # passes that run later, through what is left of the graph
         for hook in self.hooks:
             hook.remove()
         self.hooks.clear()
-        self.aliases.clear()
+        take_hooks(self.parameters)
+        self.aliases.close()
+        self.small.close()
         self.uses.clear()
         self.replays.clear()
         self.derived.clear()
@@ -157,7 +152,8 @@ class Tracker:
     def next_pass(self) -> None:
         """Forget a pass whose norms were taken; what its graph still does is refused."""
         self.axes = BatchAxes()
-        for held in (self.derived, self.through, self.settled, self.notes, self.hints, self.replays, self.losses):
+        for held in (self.derived, self.made, self.aliases, self.through, self.settled, self.small, self.notes,
+                     self.hints, self.replays, self.losses):  # fmt: skip
             held.clear()
         self.failures.clear()  # of an empty batch, which has no norms to refuse
         self.expected, self.arrivals = [0] * len(self.parameters), [0] * len(self.parameters)
@@ -174,56 +170,29 @@ class Tracker:
         self.begun = True
         if self.arrived:
             self.number += 1
-        for key, alias in enumerate(self.aliases):
-            if alias._version != self.versions[key] and not self.expected[key]:
-                self._stand_in(key)  # a step of an optimizer takes our hook off the old one
+        self.aliases.drop_stale(self.expected)
 
     def look_at_parameters(self) -> None:
         """Refuse norms where parameters of the model require grad that did not, or were not there, at the beginning."""
-        waiting: list[nn.Module | None] = [self.model]
-        while waiting:
-            module = waiting.pop()
-            if module is None:
-                continue
-            for parameter in module._parameters.values():
-                if parameter is None or not parameter.requires_grad or id(parameter) in self.keys:
-                    continue
-                if isinstance(parameter, nn.Parameter):  # else torch.func.functional_call put it there
-                    name = next(name for name, p in self.model.named_parameters() if p is parameter)
-                    self.refuse(
-                        f"{name}: it did not require grad when the block began, or was put in place of another "
-                        "(requires_grad_(), a new Parameter, load_state_dict(assign=True)): do so before the block"
-                    )
-                    return
-            waiting.extend(module._modules.values())
+        self.refuse(not_followed(self.model, self.keys))
 
     def moved(self, key: int) -> None:
         """Let the uses of a parameter from here on see the memory that it was given."""
         if self.expected[key]:
             self.fail([key], "its data was set between a use of it and norms(): call norms() first")
         self.views.pop(key, None)
-        if self.param_grads:
-            self._stand_in(key)
+        self.aliases.drop(key)
 
     def begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Take what the model is called with."""
+        """Take the arguments that the model is called with."""
+        if self.paused:
+            return
         with torch._C.DisableTorchFunction():
             self._another_call()
             self.look_at_parameters()
             look_at_replicas(self.model, param_grads=self.param_grads)
-            inputs = inputs_in(args, kwargs)
-            for value in (*args, *kwargs.values()):
-                if isinstance(value, nn.utils.rnn.PackedSequence):
-                    raise UnsupportedLayerError(
-                        "the model's input is a PackedSequence, whose rows are not those of examples: call the model "
-                        "on padded sequences with the batch in front"
-                    )
-            for tensor in inputs:
-                if tensor.layout != torch.strided or tensor.is_nested:
-                    raise UnsupportedLayerError(
-                        f"the model's input of shape {tuple(tensor.shape) if not tensor.is_nested else '?'} is not "
-                        "dense: call the model on dense tensors with the batch in front"
-                    )
+            inputs = inputs_in(*args, *kwargs.values())
+            look_at_inputs((*args, *kwargs.values()), inputs)
             self.axes.begin(inputs)
 
     def _passed(self, key: int, inputs: Sequence[Tensor | None], grads: Sequence[Tensor | None]) -> None:
@@ -232,16 +201,18 @@ class Tracker:
             grad = grads[0]
             if grad is None or self.aside:
                 return
-            self.through[key] = _mark(grad)
+            self.through[key] = mark(grad)
             if not self.arrivals[key]:
                 self.fail([key], "its gradient came from no use that was followed")
 
     def _escaped(self, key: int, grad: Tensor) -> None:
         """Notice a gradient that did not come through the alias alone."""
         with torch._C.DisableTorchFunction():
-            if self.aside or (key in self.through and self.through.pop(key) == _mark(grad)):
+            if self.aside or (key in self.through and self.through.pop(key) == mark(grad)):
                 return
             reason = self.notes.get(key) or self.hints.get(key, "it was used in a way that is not followed")
+            if key in self.aliases.bare and not self.arrivals[key]:
+                reason = "its gradient came from no use that was followed"
             self.fail([key], reason)
 
     # --- calls ------------------------------------------------------------------------------------
@@ -253,9 +224,10 @@ class Tracker:
         if function is F.l1_loss:
             kwargs = with_weight(kwargs)
         if torch.is_grad_enabled():
-            self._look_at_saving()
+            look_at_saving()
         if _transform_level() is not None:
-            self._look_at_transformed(tensors_in(args, kwargs))
+            reason = transformed_of_examples(tensors_in(args, kwargs), self.axes)
+            self.refuse(reason)
         handler = self.handlers.get(function)
         if handler is not None and handler.quick is not None:
             result = handler.quick(self, function, args, kwargs)
@@ -288,26 +260,6 @@ class Tracker:
         elif result is None and (name := getattr(function, "__name__", "")).endswith("_") and name != "__get__":
             self.axes.wrote(function, args, kwargs, given)
         return result
-
-    def _look_at_transformed(self, given: list[Tensor]) -> None:
-        """Refuse transforms of torch.func of what depends on examples, where no gradient shows that it went there."""
-        for tensor in given:
-            while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
-                tensor = torch._C._functorch.get_unwrapped(tensor)
-            if not tensor.requires_grad and self.axes.get(tensor) is not None and self.axes.batch != 1:
-                self.refuse(
-                    f"a tensor of shape {tuple(tensor.shape)} that depends on examples went into a transform of "
-                    "torch.func (vmap, jvp), in which rows are not followed: write it without"
-                )
-
-    def _look_at_saving(self) -> None:
-        """Refuse hooks on tensors saved for backward, but those of torch, which give back what they were given."""
-        hooks = _saved_tensor_hooks(True)
-        if hooks is not None and not str(getattr(hooks[0], "__module__", "")).startswith("torch."):
-            raise UnsupportedLayerError(
-                "tensors saved for the backward pass go through hooks (saved_tensors_hooks), which may change them: "
-                "leave the hooks out in the block"
-            )
 
     def state_of(self, tensor: Tensor) -> State | None:
         """Return where the examples are in a tensor, also if what made it was hidden."""
@@ -363,7 +315,7 @@ class Tracker:
 
         ``fresh`` says that results share no memory with arguments.
         """
-        return map_tensors(partial(self.anchored, fresh=fresh), self.with_stand_ins(function, args, kwargs))
+        return map_tensors(partial(anchored, fresh=fresh), self.with_stand_ins(function, args, kwargs))
 
     def with_stand_ins(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call with stand-ins for parameters, and return what the function returned."""
@@ -381,21 +333,6 @@ class Tracker:
             return source.build(self.aliases, self.made if kept else None)
 
         return function(*map_tensors(stand_in, args), **map_tensors(stand_in, kwargs))
-
-    def anchored(self, tensor: Tensor, *, fresh: bool = True) -> Tensor:
-        """Return a result that is no view, so that its gradient will be computed and not be moved elsewhere.
-
-        Where it may share memory with others (``fresh`` is False) it is a copy.
-        """
-        if not tensor.is_floating_point() and not tensor.is_complex():
-            return tensor
-        if not fresh:
-            tensor = tensor.clone()
-        elif tensor._is_view():
-            tensor = torch.ops.aten._unsafe_view.default(tensor, tensor.shape)
-        if tensor.requires_grad:
-            return tensor
-        return _Anchored.apply(_ANCHOR, [tensor])  # type: ignore[no-any-return]
 
     def unfollowed(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], reason: Any) -> Any:
         """Call as it is; should a parameter's gradient pass here, its norm is refused for ``reason``."""
@@ -433,7 +370,7 @@ class Tracker:
     ) -> None:
         """Wait for the gradient of ``output``, from which ``finish`` makes one use for each of ``sources``."""
         roots = [root for source in sources for root in source.roots]
-        self.wait(output, roots, _Arrival(self, roots, finish, inputs), of_all=of_all)
+        self.wait(output, roots, Arrival(self, roots, finish, inputs), of_all=of_all)
 
     def wait(
         self, output: Tensor, roots: Sequence[int], arrival: Callable[[Tensor], None], *, of_all: bool = False
@@ -457,6 +394,7 @@ class Tracker:
         for root in roots:
             self.expected[root] += 1
         number = self.number
+        direct = getattr(arrival, "at_node", None)  # takes what the node gives its inputs too
 
         def arrive(inputs: Sequence[Tensor | None], grads: Sequence[Tensor | None]) -> None:
             grad = next((g for g in grads if g is not None), None) if of_all else grads[which]
@@ -471,7 +409,10 @@ class Tracker:
                 self.arrived = True
                 for root in roots:
                     self.arrivals[root] += 1
-                arrival(grad)
+                if direct is None:
+                    arrival(grad)
+                else:
+                    direct(grad, inputs)
 
         node.register_hook(arrive)
 
@@ -492,9 +433,10 @@ class Tracker:
             return True
         return False
 
-    def refuse(self, reason: str) -> None:
-        """Refuse all norms."""
-        self.refusals.append(reason)
+    def refuse(self, reason: str | None) -> None:
+        """Refuse all norms, if there is a reason."""
+        if reason is not None:
+            self.refusals.append(reason)
 
     def fail(self, roots: Sequence[int], reason: str) -> None:
         """Refuse the norms of these parameters."""
@@ -536,11 +478,12 @@ class Tracker:
 
     # --- results ----------------------------------------------------------------------------------
 
-    def squares(self) -> dict[int, Tensor]:
+    def squares(self) -> dict[int, Squares]:
         """Return squared norms for every parameter but those in ``failures``."""
         batch = self.axes.batch or 0
         if not batch:
             return {k: torch.zeros(0, dtype=torch.float64, device=p.device) for k, p in enumerate(self.parameters)}
+        self.small.settle()
         for replay in self.replays:
             self.add(replay.uses())
         self.replays.clear()
@@ -553,25 +496,3 @@ class Tracker:
                 self.failures[key] = str(refusal)
             self.uses[key] = []
         return self.settled
-
-
-class _Arrival:
-    """Called with the gradient of an output."""
-
-    __slots__ = ("finish", "inputs", "roots", "tracker")
-
-    def __init__(self, tracker: Tracker, roots: Sequence[int], finish: Finish, inputs: Sequence[Tensor]) -> None:
-        self.tracker, self.roots = tracker, roots
-        self.finish: Finish | None = finish
-        self.inputs = [(t, t._version) for t in inputs]
-
-    def __call__(self, grad: Tensor) -> None:
-        if self.tracker.takes(self.roots, self.inputs, again=self.finish is None):
-            assert self.finish is not None
-            finish, self.finish, self.inputs = self.finish, None, []
-            self.tracker.add(finish(grad.detach()))
-
-
-def _mark(grad: Tensor) -> tuple[int, int]:
-    """Return what tells a gradient from one that something was added to."""
-    return (id(grad) if grad.is_sparse else grad.data_ptr()), grad._version

@@ -1,4 +1,4 @@
-"""Small models of the experiments: built from a seed, no example touches another, ready for `GradNorms`.
+"""Small models of the experiments: built from a seed, examples do not interact, ready for `GradNorms`.
 
 All take images of shape (B, channels, height, width) and return logits. GroupNorm by default: batch normalisation mixes
 the examples, so that no gradient belongs to one of them.

@@ -2,7 +2,7 @@
 
 Importing this module registers them. Each takes what the function of the same name in `expunge.grad_norms` takes, as
 tensors on the CPU or a CUDA device, in any layout; float16 and bfloat16 are computed in float32, but for bfloat16 in
-linear layers on a device. Results are float64 on the device of the input, certified in no sense of privacy. There is no
+linear layers on a device. Results are float64 on the device of the input and carry no privacy guarantee. There is no
 derivative: backward through a norm raises. The names of this module are the same operators.
 """
 
@@ -28,7 +28,7 @@ __all__ = [
     "probe_grad_norms",
 ]
 
-__test__: dict[str, str] = {}  # examples, where doctest finds them: operators are no functions
+__test__: dict[str, str] = {}  # examples, where doctest finds them: operators are not functions
 
 _THREADS = "int? threads=None"
 _RESULT = "bool squared=False, bool per_parameter=False, " + _THREADS

@@ -1,6 +1,6 @@
 """Measurements that need PyTorch networks: predictions, Gaussian poisons, loss barriers. Needs ``expunge[torch]``."""
 
-from expunge._extras import how_to_install
+from expunge._errors import how_to_install
 
 try:
     import torch as _torch  # noqa: F401

@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 from tqdm.auto import tqdm
 
+from expunge._types import MapDataset
 from expunge._validate import count
 from expunge.evaluation.barrier import LossBarrier, barrier_from_losses
 from expunge.evaluation.networks.matching import match_weights
@@ -67,7 +68,7 @@ class _Meter:
             self._write(self.mean, self.squares / self.size)
 
 
-def reset_batch_norm(model: nn.Module, data: Any, *, batch_size: int = 512) -> bool:
+def reset_batch_norm(model: nn.Module, data: MapDataset, *, batch_size: int = 512) -> bool:
     """Set the running statistics of batch normalisation to those of ``data``; return whether there are any.
 
     Interpolated weights have other activations than either end, and statistics between the ends' are wrong for them.
@@ -161,11 +162,11 @@ def _between(a: dict[str, Tensor], b: dict[str, Tensor], t: float) -> dict[str, 
 def loss_barrier(
     model_a: nn.Module,
     model_b: nn.Module,
-    data: Any,
+    data: MapDataset,
     *,
     match: bool = True,
     spec: PermutationSpec | None = None,
-    statistics: Any = None,
+    statistics: MapDataset | None = None,
     n_points: int = 25,
     n_starts: int = 1,
     batch_size: int = 512,
@@ -239,7 +240,7 @@ def loss_barrier(
     return barrier_from_losses(t, losses, matched=match)
 
 
-def pairwise_barriers(models: Sequence[nn.Module], data: Any, **settings: Any) -> list[LossBarrier]:
+def pairwise_barriers(models: Sequence[nn.Module], data: MapDataset, **settings: object) -> list[LossBarrier]:
     """Return the barriers between all pairs of retrained models: the baseline of every other barrier.
 
     Parameters
@@ -257,4 +258,5 @@ def pairwise_barriers(models: Sequence[nn.Module], data: Any, **settings: Any) -
     """
     if len(models) < 2:
         raise ValueError(f"models must hold at least two, got {len(models)}")
-    return [loss_barrier(a, b, data, **settings) for a, b in combinations(models, 2)]
+    given: dict[str, Any] = settings
+    return [loss_barrier(a, b, data, **given) for a, b in combinations(models, 2)]

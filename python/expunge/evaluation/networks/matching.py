@@ -23,7 +23,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Matching:
-    """Permutations found, and what they are worth. An *estimate*: a better matching may exist.
+    """The permutations found, and how close they bring the weights. An *estimate*: a better matching may exist.
 
     Attributes
     ----------

@@ -1,10 +1,10 @@
-"""Which units of a network may change places together, and a state with its units in another order."""
+"""Permutations of a network: units that may change places together, and states with their units in another order."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import cast
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ Axes = tuple["tuple[str, int] | None", ...]
 
 @dataclass(frozen=True)
 class PermutationSpec:
-    """Which axes of which tensors a permutation of units moves.
+    """Axes of tensors that a permutation of units moves.
 
     Attributes
     ----------
@@ -41,7 +41,11 @@ class PermutationSpec:
 
     @classmethod
     def by_hand(
-        cls, model: nn.Module, axes: Mapping[str, Any], *, norm_groups: Mapping[str, int] | None = None
+        cls,
+        model: nn.Module,
+        axes: Mapping[str, Sequence[str | tuple[str, int] | None]],
+        *,
+        norm_groups: Mapping[str, int] | None = None,
     ) -> PermutationSpec:
         """Return a specification written by hand.
 
@@ -72,7 +76,10 @@ class PermutationSpec:
         for name, given in axes.items():
             if name not in state:
                 raise ValueError(f"axes must name parameters or buffers of the model, got {name!r}")
-            one = tuple((axis, 1) if isinstance(axis, str) else None if axis is None else tuple(axis) for axis in given)
+            one = tuple(
+                (axis, 1) if isinstance(axis, str) else axis if axis is None else cast("tuple[str, int]", tuple(axis))
+                for axis in given
+            )
             if len(one) != state[name].ndim:
                 raise ValueError(f"axes[{name!r}] must have {state[name].ndim} entries, got {len(one)}")
             full[name] = one

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.utils.data import Dataset
 
+from expunge._types import MapDataset
 from expunge._validate import count, number, row_indices
 from expunge.evaluation.gus import GaussianUnlearningScore, gaussian_unlearning_score
 from expunge.evaluation.networks.predict import as_dataset, device_of, evaluating
@@ -46,7 +47,7 @@ class PoisonedDataset(Dataset[Any]):
     (True, [0.0, 0.0])
     """
 
-    def __init__(self, dataset: Any, indices: ArrayLike, *, sigma: float, seed: int) -> None:
+    def __init__(self, dataset: MapDataset, indices: ArrayLike, *, sigma: float, seed: int) -> None:
         self.clean = as_dataset(dataset)
         self.indices = row_indices("indices", indices, len(self))
         self.sigma = number("sigma", sigma, low=0, open_low=True)
@@ -69,7 +70,7 @@ class PoisonedDataset(Dataset[Any]):
         x, y = self.clean[place][:2]
         return (x + self.poison(place), y) if place in self._poisoned else (x, y)
 
-    def poison(self, record: Any) -> Tensor:
+    def poison(self, record: int) -> Tensor:
         """Return the noise of a record to be forgotten, of the shape and dtype of its input."""
         place = int(record)
         if place not in self._poisoned:

@@ -8,15 +8,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
+from expunge._types import MapDataset
 from expunge._validate import count
 from expunge.evaluation.predictions import Predictions, predictions_from_logits
 
 __all__ = ["as_dataset", "batches", "evaluating", "predict"]
 
 
-def as_dataset(data: Any) -> Dataset[Any]:
+def as_dataset(data: Any) -> Any:
     """Return ``data``, or the data set of a pair of tensors; refuses what is empty."""
     if isinstance(data, (tuple, list)) and len(data) == 2 and all(isinstance(part, Tensor) for part in data):
         if len(data[0]) != len(data[1]):
@@ -26,17 +27,16 @@ def as_dataset(data: Any) -> Dataset[Any]:
         raise TypeError(f"data must be a Dataset of (input, label) or a pair of tensors, got {type(data).__name__}")
     if len(data) == 0:
         raise ValueError("data must hold at least one record, got none")
-    found: Dataset[Any] = data
-    return found
+    return data
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Return where the model's parameters are."""
+    """Return the device of the model's parameters."""
     return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
 def batches(data: Any, model: nn.Module, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield batches in order, where the model is."""
+    """Yield batches in order, on the device of the model."""
     device = device_of(model)
     size = count("batch_size", batch_size, low=1)
     if isinstance(data, TensorDataset) and len(data.tensors) == 2:  # slices, not one record at a time
@@ -50,7 +50,7 @@ def batches(data: Any, model: nn.Module, batch_size: int) -> Iterator[tuple[Tens
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put the model into eval mode, and every module back as it was afterwards."""
+    """Put the model into eval mode, and restore the mode of every module afterwards."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     modes = [(module, module.training) for module in model.modules()]
@@ -62,7 +62,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def predict(model: nn.Module, data: Any, *, batch_size: int = 512) -> Predictions:
+def predict(model: nn.Module, data: MapDataset, *, batch_size: int = 512) -> Predictions:
     """Return losses, logit margins and correctness of a classifier on every record, in eval mode.
 
     Parameters

@@ -1,4 +1,4 @@
-"""Test that a network with its units in another order is the same function, as its specification claims."""
+"""Test of a specification: with its units in another order, the network must be the same function."""
 
 from __future__ import annotations
 

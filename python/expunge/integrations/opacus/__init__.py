@@ -3,7 +3,7 @@
 Needs ``expunge[opacus]``.
 """
 
-from expunge._extras import how_to_install
+from expunge._errors import how_to_install
 
 try:
     import opacus as _opacus  # noqa: F401

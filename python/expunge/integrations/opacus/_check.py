@@ -1,12 +1,13 @@
-"""Opacus' norms of one batch beside exact ones."""
+"""Opacus' norms of one batch compared with exact ones."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from opacus.grad_sample import GradSampleModuleFastGradientClipping
-from torch import Tensor
+from torch import Tensor, nn
 
 from expunge import _validate
 from expunge.torch import GradNorms
@@ -14,7 +15,7 @@ from expunge.torch import GradNorms
 __all__ = ["check"]
 
 
-def check(module: Any, losses: Any, *inputs: Any, tolerance: float = 1e-3) -> None:
+def check(module: nn.Module, losses: Callable[..., Tensor], *inputs: object, tolerance: float = 1e-3) -> None:
     """Raise unless Opacus' ghost norms of one batch are the gradient norms of its examples.
 
     Opacus sees what goes in and out of layers. A parameter used anywhere else is missing from its norms without an

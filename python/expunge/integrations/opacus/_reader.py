@@ -1,4 +1,4 @@
-"""Norms of a run that Opacus trains, per record and step, as the accounting per record takes them."""
+"""Norms of a run that Opacus trains, per record and step, as per-record accounting takes them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class OpacusRun:
     noise_multiplier : float
         Noise per step over ``l2_bound``.
     sampling_probability : float
-        Chance of a record to be in a batch.
+        Probability that a record is in a batch.
     status : str
         ``"estimate"``: one trajectory stands for its law.
     """
@@ -147,7 +147,7 @@ def composition_rdp(
 
 
 class NormReader:
-    """Reads per-record gradient norms out of Opacus, step by step, in a training loop of the user's own.
+    """Reads per-record gradient norms from Opacus, step by step, in your own training loop.
 
     Works with per-sample gradients (``grad_sample_mode="hooks"``) and with ghost clipping (``"ghost"``), virtual steps
     of ``BatchMemoryManager`` included. Call `read` with the records of a batch between ``loss.backward()`` and
@@ -160,7 +160,7 @@ class NormReader:
     n_records : int
         Number of records of the data set.
     sampling_probability : float
-        Chance of a record to be in a batch: ``sample_rate`` of Opacus' data loader.
+        Probability that a record is in a batch: ``sample_rate`` of Opacus' data loader.
     every : int
         Steps of a window: of each record's visits in a window, the last is kept.
 
@@ -197,7 +197,7 @@ class NormReader:
     (20,)
     """
 
-    def __init__(self, optimizer: Any, *, n_records: int, sampling_probability: float, every: int = 1) -> None:
+    def __init__(self, optimizer: DPOptimizer, *, n_records: int, sampling_probability: float, every: int = 1) -> None:
         if not isinstance(optimizer, DPOptimizer):
             raise TypeError(f"optimizer must be a DPOptimizer of Opacus, got {type(optimizer).__name__}")
         self._optimizer = optimizer
@@ -224,7 +224,7 @@ class NormReader:
             raise TypeError(f"max_grad_norm must be one number for all parameters, got {type(bound).__name__}")
         return float(bound), float(multiplier)
 
-    def read(self, rows: Any) -> None:
+    def read(self, rows: ArrayLike | torch.Tensor) -> None:
         """Take the norms of the batch that just ran backward.
 
         Parameters

@@ -1,4 +1,4 @@
-"""Norm samplers for Opacus' registry: a layer, what went in and the gradients of what came out give norms."""
+"""Norm samplers for Opacus' registry: norms from a layer, its input and the gradients of its output."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ _SAMPLERS: dict[type[nn.Module], Sampler] = {
     nn.InstanceNorm3d: _instance_norm,
 }
 
-# What was registered before, by type; None where nothing was.
+# Samplers registered before, by type; None where there was none.
 _BEFORE: dict[type[nn.Module], Sampler | None] = {}
 
 
@@ -145,7 +145,7 @@ def register(*layers: type[nn.Module]) -> None:
     ----------
     *layers : types of torch.nn.Module
         ``Linear``, ``Conv1d`` to ``Conv3d``, ``Embedding``, ``LayerNorm``, ``RMSNorm``, ``GroupNorm``,
-        ``InstanceNorm1d`` to ``InstanceNorm3d``; all of them by default. A subclass keeps Opacus' way.
+        ``InstanceNorm1d`` to ``InstanceNorm3d``; all of them by default. A subclass keeps Opacus' own sampler.
 
     Raises
     ------
@@ -154,11 +154,11 @@ def register(*layers: type[nn.Module]) -> None:
 
     Notes
     -----
-    Of models in ``grad_sample_mode="ghost"``, those wrapped before take the new norms too: Opacus looks into its
-    registry in every step. A layer with a norm sampler that is called twice in one forward pass is refused by Opacus
-    ("Parameter tying is not supported"); leave its type out to go on with per-sample gradients for it.
+    Models in ``grad_sample_mode="ghost"`` that were wrapped before take the new norms too: Opacus consults its registry
+    in every step. A layer with a norm sampler that is called twice in one forward pass is refused by Opacus ("Parameter
+    tying is not supported"); leave its type out to go on with per-sample gradients for it.
 
-    Opacus sees layers alone: a parameter that is also used outside its layer, ``F.linear(h, embedding.weight)`` say, is
+    Opacus sees only layers: a parameter that is also used outside its layer, ``F.linear(h, embedding.weight)`` say, is
     not in its norms, with these kernels or without. `check` compares one batch with exact norms.
 
     Examples
@@ -179,7 +179,7 @@ def register(*layers: type[nn.Module]) -> None:
 
 
 def unregister() -> None:
-    """Give Opacus back what `register` replaced; a sampler that was registered since stays.
+    """Give Opacus back what `register` replaced; a sampler that was registered later stays.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Training by (noisy) SGD that collects per-record gradient norms on its way, and resumes exactly."""
+"""Training by (noisy) SGD that collects per-record gradient norms along the way, and resumes exactly."""
 
 from expunge.torch.training.errors import NonFiniteLossError
 from expunge.torch.training.loop import train

@@ -1,4 +1,4 @@
-"""What is known of every record in the window at hand: norms and the values the proxies need."""
+"""Norms of every record in the current window, and the values that the proxies need."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Collector:
     """Last known values of every record.
 
     A record that a window does not visit keeps what it had, its step included: that is how a carried value is told from
-    a new one. Visits are worked on many at a time, since a step is often shorter than what there is to do for it.
+    a new one. Visits are processed many at a time, since a step is often shorter than the work it causes.
     """
 
     def __init__(self, n: int, dtype: np.dtype[Any]) -> None:

@@ -1,8 +1,8 @@
 """A run's folder: ``run.json``, a file of values per column, and either the state to go on from or the final weights.
 
 Every file is whole or absent, carries a digest that is compared when it is read, and is for its owner alone: norms and
-weights tell of single records. The folder holds no intermediate weights but the last state, and that goes when the run
-ends, unless weights are to be kept: they still contain every record they were trained on.
+weights reveal something about single records. The folder holds no intermediate weights but the last state, which is
+removed when the run ends, unless weights are to be kept: they still contain every record they were trained on.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from expunge._files import FileFormatError, read_json, write_atomic
-from expunge._sealed import read_sealed, sealed
+from expunge._files.sealed import read_sealed, sealed
 
 __all__ = ["RunFolder", "describe_model"]
 
@@ -33,7 +33,7 @@ _OWNER_ONLY, _OWNERS_FOLDER = 0o600, 0o700
 
 
 def describe_model(model: nn.Module) -> dict[str, Any]:
-    """Return what tells a model from another, its weights aside."""
+    """Return what tells one model from another, weights aside."""
     return {
         "class": f"{type(model).__module__}.{type(model).__qualname__}",
         "tensors": {
@@ -99,7 +99,7 @@ class RunFolder:
                 stacklevel=3,
             )
         elif saved.pop("digest", None) != _digest(saved):
-            raise FileFormatError(f"folder: {self.path / _RUN} is damaged: its values are not those of its digest")
+            raise FileFormatError(f"folder: {self.path / _RUN} is damaged: its values do not match its digest")
         return saved
 
     def write(self, description: dict[str, Any]) -> None:

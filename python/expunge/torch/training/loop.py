@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from dataclasses import dataclass, field
@@ -14,7 +13,9 @@ from numpy.typing import NDArray
 from torch import nn
 from tqdm import tqdm
 
+from expunge._types import MapDataset
 from expunge._validate import choice, count, number
+from expunge.torch._arguments import noise_per_step, place_of, require_loss, require_model
 from expunge.torch._gradient_norms import GradNorms
 from expunge.torch.training.collector import Collector
 from expunge.torch.training.errors import NonFiniteLossError
@@ -38,7 +39,7 @@ __all__ = ["train"]
 
 def train(
     model: nn.Module,
-    dataset: Any,
+    dataset: MapDataset,
     *,
     step_size: float,
     batch_size: int,
@@ -62,7 +63,7 @@ def train(
     device: torch.device | str | None = None,
     progress: bool = True,
 ) -> TrainingRun:
-    """Train a model in place by (noisy) SGD, and collect every record's gradient norms on the way.
+    """Train a model in place by (noisy) SGD, and collect every record's gradient norms along the way.
 
     ``theta <- theta - step_size (sum over the batch of g_i / batch_size + alpha theta) + noise_std xi`` with a constant
     ``batch_size``, whatever the size of the batch drawn.
@@ -70,7 +71,7 @@ def train(
     Parameters
     ----------
     model : torch.nn.Module
-        Whose examples do not interact. Trained in the mode it is in; its dropout follows ``seed``.
+        Its examples must not interact. Trained in the mode it is in; its dropout follows ``seed``.
     dataset : torch.utils.data.Dataset, or pair of tensors
         Items are (input, target). Tensors in memory are indexed directly.
     step_size : float
@@ -107,7 +108,7 @@ def train(
     overwrite : bool
         Replace a run in the folder.
     save_seconds : float
-        The state is saved at the end of every window, and after as many seconds.
+        The state is saved at the end of every window, and after this many seconds.
     seed : int
         Of batches, noise and dropout, each a function of the seed and the step alone.
     device : torch.device or str, optional
@@ -148,12 +149,8 @@ def train(
     >>> run.grad_norms.shape, run.privacy_losses(order=2.0).status
     ((64, 5), 'estimate')
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    if device is None:
-        place = next((p.device for p in model.parameters()), torch.device("cpu"))
-    else:
-        place = torch.device(device)
+    require_model(model)
+    place = place_of(model, device)
     records = Records(dataset, place)
     settings = _settings(
         n=records.n, step_size=step_size, batch_size=batch_size, n_steps=n_steps, epochs=epochs, sampling=sampling,
@@ -177,7 +174,10 @@ def train(
         loop.restore(store)
     devices = [place] if place.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        return loop.run(description, progress=progress)
+        try:
+            return loop.run(description, progress=progress)
+        finally:
+            loop.step.close()
 
 
 def _settings(*, n: int, loss: Loss, **given: Any) -> dict[str, Any]:
@@ -192,15 +192,10 @@ def _settings(*, n: int, loss: Loss, **given: Any) -> dict[str, Any]:
         n_steps = count("n_steps", given["n_steps"], low=1)
     else:
         n_steps = count("epochs", given["epochs"], low=1) * -(-n // batch_size)
-    if given["noise_std"] is not None and given["temperature"] is not None:
-        raise ValueError("give noise_std or temperature, not both")
-    noise_std = 0.0 if given["noise_std"] is None else number("noise_std", given["noise_std"], low=0.0)
-    if given["temperature"] is not None:
-        noise_std = math.sqrt(2.0 * step_size) * number("temperature", given["temperature"], low=0.0)
+    noise_std = noise_per_step(given["noise_std"], given["temperature"], step_size=step_size)
     keep = choice("keep", given["keep"], ("norms", "weights", "both"))
     collect = choice("collect", given["collect"], ("batch", "checkpoint", "none"))
-    if not callable(loss):
-        raise TypeError(f"loss must be callable, got {type(loss).__name__}")
+    require_loss(loss)
     name = getattr(loss, "__qualname__", type(loss).__qualname__)
     seed = count("seed", given["seed"])
     return {
@@ -312,6 +307,7 @@ class _Loop:
     def _measure(self, t: int, rows: NDArray[np.int64]) -> None:
         """Take norms of ``rows`` at the weights as they are."""
         seed_randomness(stream_seed(self.settings["seed"], "measure", t))
+        self.step.close()
         size = max(self.settings["batch_size"], 256)
         for low in range(0, rows.size, size):
             some = rows[low : low + size]

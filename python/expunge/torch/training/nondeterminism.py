@@ -1,4 +1,4 @@
-"""How much two runs that should be the same differ: what implicit noise plain SGD is worth. An *estimate*."""
+"""Differences between runs that should be the same: the implicit noise of plain SGD. An *estimate*."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from expunge._types import MapDataset
 from expunge._validate import choice, count
 from expunge.accounting import Estimate
 from expunge.torch.training.loop import train
@@ -36,7 +37,7 @@ class RunToRunNoise:
         Slope of log variance against log steps: 1 for a random walk; below, training contracts, and above, it
         amplifies differences, and ``noise_std`` is then no noise of any single step. NaN if runs are identical.
     vary : str
-        What was different between runs.
+        What differed between runs.
     n_runs : int
     status : str
         ``"estimate"``.
@@ -58,7 +59,7 @@ class RunToRunNoise:
 
 def run_to_run_noise(
     model: nn.Module,
-    dataset: Any,
+    dataset: MapDataset,
     *,
     n_steps: int,
     vary: str = "batches",
@@ -66,7 +67,7 @@ def run_to_run_noise(
     n_checkpoints: int = 10,
     thread_counts: Sequence[int] = (1, 2),
     seed: int = 0,
-    **settings: Any,
+    **settings: object,
 ) -> RunToRunNoise:
     """Train the same model several times and measure how far the weights spread.
 
@@ -152,7 +153,7 @@ def run_to_run_noise(
     )
 
 
-def _path(model: nn.Module, dataset: Any, **settings: Any) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def _path(model: nn.Module, dataset: MapDataset, **settings: Any) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Return the steps done and all weights at the ends of the windows of one run."""
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""What a training run collected, and what follows from it."""
+"""Values that a training run collected, and what follows from them."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
+from expunge._types import AnyArray, JsonObject
 from expunge._validate import number
 from expunge.accounting import Estimate, privacy_loss
+from expunge.grad_norms.proxies import early_checkpoint, proxies_of
 from expunge.torch.training.collector import UNSEEN
 from expunge.torch.training.folder import RunFolder
 
 __all__ = ["TrainingRun", "assemble"]
-
-Array = NDArray[Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +27,7 @@ class TrainingRun:
     Attributes
     ----------
     settings : dict
-        Everything `train` was told, as JSON values; of other loops, what was read from them.
+        All arguments of `train`, as JSON values; for other loops, what was read from them.
     columns : dict of str to ndarray, shape (n, N)
         By name: ``grad_norms`` (before clipping), ``steps`` (when each was taken), ``loss``, and for classification
         ``p_true``, ``el2n`` and ``correct``. Empty if nothing was collected.
@@ -46,8 +47,8 @@ class TrainingRun:
         ``"estimate"``: one trajectory stands for its law.
     """
 
-    settings: dict[str, Any]
-    columns: dict[str, Array] = field(repr=False)
+    settings: JsonObject
+    columns: dict[str, AnyArray] = field(repr=False)
     carried: NDArray[np.bool_] = field(repr=False)
     marks: NDArray[np.int64] = field(repr=False)
     forgetting_events: NDArray[np.int64] = field(repr=False)
@@ -57,23 +58,26 @@ class TrainingRun:
     folder: RunFolder | None = field(default=None, repr=False)
     status: str = "estimate"
 
+    def _told(self, name: str) -> Any:
+        return self.settings[name]
+
     @property
     def n_records(self) -> int:
         """Number of records trained on."""
-        return int(self.settings["n_records"])
+        return int(self._told("n_records"))
 
     @property
     def n_steps(self) -> int:
         """Number of training steps."""
-        return int(self.settings["n_steps"])
+        return int(self._told("n_steps"))
 
     @property
     def collect(self) -> str:
         """How norms were collected: ``"batch"``, ``"checkpoint"`` or ``"none"``."""
-        return str(self.settings["collect"])
+        return str(self._told("collect"))
 
     @property
-    def grad_norms(self) -> Array:
+    def grad_norms(self) -> NDArray[np.floating]:
         """Norms before clipping, shape (n, N)."""
         return self._column("grad_norms")
 
@@ -89,10 +93,10 @@ class TrainingRun:
 
     @property
     def sampling_probability(self) -> float:
-        """Chance of a record to be in a batch."""
-        return min(1.0, float(self.settings["batch_size"]) / self.n_records)
+        """Probability that a record is in a batch."""
+        return min(1.0, float(self._told("batch_size")) / self.n_records)
 
-    def _column(self, name: str) -> Array:
+    def _column(self, name: str) -> NDArray[Any]:
         if name not in self.columns:
             raise ValueError(f"this run has no {name}: it was trained with collect={self.collect!r}")
         return self.columns[name]
@@ -115,8 +119,8 @@ class TrainingRun:
         Raises
         ------
         ValueError
-            If the run had no noise and none is assumed, or had noise and one is; or if it collected no norms, or
-            none of some record.
+            If the run had no noise and none is assumed, or had noise and some is assumed too; or if it collected no
+            norms, or none for some record.
 
         Notes
         -----
@@ -135,21 +139,21 @@ class TrainingRun:
                 f"{unknown} records have no norm, since no step that was measured held them (never_visited): measure "
                 "more steps"
             )
-        if self.settings["clip"] is not None:
-            norms = np.minimum(norms, self.settings["clip"])
+        if self._told("clip") is not None:
+            norms = np.minimum(norms, self._told("clip"))
         return privacy_loss(
             norms,
             order=order,
             noise_std=self._noise(assumed_noise_std),
-            step_size=self.settings["step_size"],
+            step_size=self._told("step_size"),
             sampling_probability=self.sampling_probability,
-            batch_size=self.settings["batch_size"],
+            batch_size=self._told("batch_size"),
             steps=self.steps,
             n_steps=self.n_steps,
         )
 
     def _noise(self, assumed: float | None) -> float:
-        own = float(self.settings["noise_std"])
+        own = float(self._told("noise_std"))
         if own > 0.0:
             if assumed is not None:
                 raise ValueError(f"assumed_noise_std is for runs without noise; this one had noise_std = {own:g}")
@@ -171,24 +175,26 @@ class TrainingRun:
             training; ``c_proxy``, the mean probability of the true class over columns; ``loss`` in the last column,
             where it was collected; ``forgetting_events``.
         """
-        early = int(np.abs(self.marks - 0.1 * self.n_steps).argmin()) if self.marks.size else 0
-        norms = np.asarray(self.grad_norms, dtype=np.float64)
-        found = {"average_grad_norm": norms.mean(axis=1), "grand": norms[:, early].copy()}
-        if "loss" in self.columns:
-            found["loss"] = self.columns["loss"][:, -1].astype(np.float64)
-        if "p_true" in self.columns:
-            found["el2n"] = self.columns["el2n"][:, early].astype(np.float64)
-            found["c_proxy"] = self.columns["p_true"].mean(axis=1, dtype=np.float64)
+        early = early_checkpoint(self.marks, n_steps=self.n_steps) if self.marks.size else 0
+        columns = self.columns
+        found = proxies_of(
+            np.asarray(self.grad_norms, dtype=np.float64),
+            early=early,
+            residual_norms=columns["el2n"][:, early] if "el2n" in columns else None,
+            own_probabilities=columns.get("p_true"),
+            losses=columns["loss"][:, -1] if "loss" in columns else None,
+        )
+        if "p_true" in columns:
             found["forgetting_events"] = self.forgetting_events.astype(np.float64)
         return found
 
-    def weights(self, index: int) -> dict[str, Any]:
+    def weights(self, index: int) -> dict[str, Tensor]:
         """Return the state dict kept at column ``index``; needs a folder and ``keep="weights"`` or ``"both"``."""
-        if self.folder is None or self.settings["keep"] not in ("weights", "both"):
+        if self.folder is None or self._told("keep") not in ("weights", "both"):
             raise ValueError(f"weights were not kept: keep={self.settings['keep']!r}, folder={self.folder!r}")
         return self.folder.read_weights(range(self.marks.size)[index])
 
-    def final_weights(self) -> dict[str, Any]:
+    def final_weights(self) -> dict[str, Tensor]:
         """Return the state dict at the end of training, read from the run's folder."""
         if self.folder is None:
             raise ValueError("the run was not given a folder: its final weights are those of the model it trained")
@@ -217,14 +223,14 @@ class TrainingRun:
 
 def assemble(
     settings: dict[str, Any],
-    columns: list[dict[str, Array]],
+    columns: list[dict[str, AnyArray]],
     marks: NDArray[np.int64],
     summary: dict[str, Any],
     folder: RunFolder | None,
 ) -> TrainingRun:
     """Put columns together: mark carried values, and give records their first values before they were first seen."""
     n = settings["n_records"]
-    stacked: dict[str, Array] = {}
+    stacked: dict[str, AnyArray] = {}
     carried = np.zeros((n, len(columns)), dtype=bool)
     if columns:
         names = columns[-1].keys()

@@ -1,4 +1,4 @@
-"""Where along a run values are collected."""
+"""Points along a run at which values are collected."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def checkpoint_steps(*, n_steps: int, n_checkpoints: int, spacing: str) -> NDArr
 
 
 def _increasing(steps: NDArray[np.int64], *, first: int, last: int) -> NDArray[np.int64]:
-    """Return the steps moved up where they would repeat, and down where that passes ``last``."""
+    """Return the steps moved up where they would repeat, and down where that exceeds ``last``."""
     places = np.arange(steps.size)
     steps = np.maximum.accumulate(np.maximum(steps, first) - places) + places
     return np.minimum(steps, last - places[::-1])

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from expunge.langevin import standard_normals
-from expunge.torch._gradient_norms import GradNorms
+from expunge.torch._gradient_norms import GradNorms, KeptBlock
 from expunge.torch.training.errors import NonFiniteLossError
 from expunge.torch.training.sampling import stream_seed
 
 __all__ = ["Loss", "Step", "Visit", "check_finite", "cross_entropy", "per_record_losses", "seed_randomness"]
 
-Loss = Callable[[Any, Tensor], Tensor]
+Loss = Callable[..., Tensor]  # of a batch's output and targets
 
 
 def cross_entropy(output: Tensor, target: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ def seed_randomness(seed: int) -> None:
 
 @dataclass
 class Visit:
-    """What a step saw of its batch: ``norms`` only where they were asked for."""
+    """Values that a step saw of its batch: ``norms`` only where they were asked for."""
 
     rows: NDArray[np.int64]
     output: Any
@@ -90,9 +90,14 @@ class Step:
         self.model, self.loss, self.seed = model, loss, seed
         self.step_size, self.batch_size = step_size, batch_size
         self.noise_std, self.alpha, self.clip = noise_std, alpha, clip
+        self.block = KeptBlock(model)
         self.parameters: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
         if not self.parameters:
             raise ValueError("model must have a parameter that requires grad, got none")
+
+    def close(self) -> None:
+        """Leave the model without hooks: it is measured in another way, or the run is over."""
+        self.block.close()
 
     def __call__(self, step: int, rows: NDArray[np.int64], x: Tensor, y: Tensor, *, norms: bool) -> Visit | None:
         """Take the step; return what was seen, None for an empty batch."""
@@ -111,7 +116,7 @@ class Step:
             if not norms:
                 output, losses = self._passes(rows, x, y, None)
                 return Visit.detached(rows, output, y, losses, None)
-            with GradNorms(self.model, threads=torch.get_num_threads()) as g:
+            with self.block as g:
                 output, losses = self._passes(rows, x, y, None)
                 found = g.norms()
             return Visit.detached(rows, output, y, losses, found)

@@ -7,7 +7,6 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from torch import nn
 from tqdm import tqdm
 
 from expunge._files import write_atomic
+from expunge._types import JsonObject, MapDataset
 from expunge._validate import count, real_array
 from expunge.evaluation import Band
 from expunge.forget_sets import ForgetSet
@@ -28,7 +28,7 @@ __all__ = ["AdaptiveRun", "ForgetBin", "unlearn_adaptively"]
 
 @dataclass(frozen=True, eq=False)
 class ForgetBin:
-    """Records that are predicted to need about as many steps.
+    """Records that are predicted to need about the same number of steps.
 
     Attributes
     ----------
@@ -50,7 +50,7 @@ class ForgetBin:
     value: float | None
     inside: bool | None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """Return the bin as JSON values; an infinite prediction is ``"inf"``."""
         steps = self.predicted_steps
         return {
@@ -67,7 +67,7 @@ class AdaptiveRun:
     Attributes
     ----------
     settings : dict
-        Everything it was told, as JSON values.
+        All arguments, as JSON values.
     forget : ForgetSet
         What was to be forgotten.
     bins : tuple of ForgetBin
@@ -82,7 +82,7 @@ class AdaptiveRun:
         ``"estimate"``.
     """
 
-    settings: dict[str, Any]
+    settings: JsonObject
     forget: ForgetSet = field(repr=False)
     bins: tuple[ForgetBin, ...] = field(repr=False)
     finished_step: NDArray[np.float64] = field(repr=False)
@@ -108,7 +108,7 @@ class AdaptiveRun:
             words += f"; the prediction fell short: {len(outside)} bins, {records} records, ended outside the band"
         return words + "; estimate: the model has one noise level per step, whatever bins were dropped"
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """Return the run as JSON values."""
         return {
             "status": self.status,
@@ -141,7 +141,7 @@ class AdaptiveRun:
 
 def unlearn_adaptively(
     model: nn.Module,
-    dataset: Any,
+    dataset: MapDataset,
     forget: ForgetSet | ArrayLike,
     predicted_steps: ArrayLike,
     *,
@@ -180,7 +180,7 @@ def unlearn_adaptively(
         ``metric(model, rows)`` -> a finite number for the records of a bin, taken when the bin is dropped, and at the
         end for those that were not.
     band : Band, optional
-        Where retrained models are by that metric, to check the prediction with.
+        The band of retrained models by that metric, to check the prediction with.
 
     Returns
     -------

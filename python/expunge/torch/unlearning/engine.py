@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
+from expunge._types import MapDataset
 from expunge._validate import choice, count, number
 from expunge.evaluation import Band, UnlearningTime, time_to_unlearn
 from expunge.forget_sets import ForgetSet
+from expunge.torch._arguments import noise_per_step, place_of, require_loss, require_model
 from expunge.torch.training.records import Records
 from expunge.torch.training.sampling import stream_seed
 from expunge.torch.training.step import Loss, cross_entropy
@@ -31,7 +33,7 @@ Metric = Callable[[nn.Module], float]
 
 def unlearn(
     model: nn.Module,
-    dataset: Any,
+    dataset: MapDataset,
     forget: ForgetSet | ArrayLike,
     *,
     method: str,
@@ -46,7 +48,7 @@ def unlearn(
     clip: float | None = None,
     alpha: float = 0.0,
     ascent_weight: float = 1.0,
-    initial_state: Mapping[str, Any] | None = None,
+    initial_state: Mapping[str, Tensor] | None = None,
     metric: Metric | None = None,
     band: Band | None = None,
     record: Mapping[str, Metric] | None = None,
@@ -58,7 +60,7 @@ def unlearn(
     device: torch.device | str | None = None,
     progress: bool = True,
 ) -> UnlearningRun:
-    """Unlearn a forget set in place, and say when a metric came to where retrained models are.
+    """Unlearn a forget set in place, and say when a metric reached the band of retrained models.
 
     Parameters
     ----------
@@ -77,7 +79,7 @@ def unlearn(
         kinds. A clipped gradient is that of a record's contribution, ``ascent_weight`` included. ``n_steps`` is the
         most steps that are taken.
     noise_std, temperature : float, optional
-        As in `train`: needed, > 0, for "noisy_fine_tune"; possible for "retrain"; refused elsewhere.
+        As in `train`: needed, > 0, for "noisy_fine_tune"; optional for "retrain"; rejected otherwise.
     ascent_weight : float
         > 0, for "neg_grad_plus".
     initial_state : mapping, optional
@@ -86,9 +88,9 @@ def unlearn(
         ``metric(model)`` -> a finite number, at the start, every ``evaluate_every`` steps, and at the end. The model's
         mode is put back and its random state kept, so that evaluating changes no step.
     band : Band, optional
-        Where retrained models are by that metric (`expunge.evaluation.reference_band`).
+        The band of retrained models by that metric (`expunge.evaluation.reference_band`).
     record : mapping of str to callable, optional
-        Further metrics to write down at the same steps.
+        Further metrics to record at the same steps.
     evaluate_every : int
         Steps between evaluations.
     patience : int
@@ -96,7 +98,7 @@ def unlearn(
     stop : bool
         Stop once the band is reached; otherwise take all steps.
     predicted_steps : float, optional
-        A prediction to keep beside the result (`predict_steps`, `LogFit.predict`).
+        A prediction to keep with the result (`predict_steps`, `LogFit.predict`).
     seed : int
         Of batches, noise and dropout. Noise has a stream of its own, so that a reused seed never repeats training's.
         Retraining is exactly `train` on the retained records with this seed.
@@ -112,10 +114,10 @@ def unlearn(
     ------
     NonFiniteLossError
         If a loss, or at the end a weight, is not finite: with the step and the records of its batch. Gradient ascent
-        gets there if it goes on for long.
+        gets there if it runs for long.
     TypeError, ValueError
-        If an argument is of the wrong kind or out of range, the forget set is empty, everything or of another dataset,
-        or a metric is not finite.
+        If an argument is of the wrong kind or out of range, the forget set is empty, the whole dataset or of another
+        one, or a metric is not finite.
 
     References
     ----------
@@ -208,7 +210,7 @@ class Settings:
     def of(
         cls,
         model: nn.Module,
-        dataset: Any,
+        dataset: MapDataset,
         forget: ForgetSet | ArrayLike,
         *,
         method: str,
@@ -219,21 +221,14 @@ class Settings:
         **given: Any,
     ) -> Settings:
         """Check the arguments and put the model where it is to run."""
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-        if not callable(loss):
-            raise TypeError(f"loss must be callable, got {type(loss).__name__}")
-        place = next((p.device for p in model.parameters()), torch.device("cpu"))
-        records = Records(dataset, place if device is None else torch.device(device))
+        require_model(model)
+        require_loss(loss)
+        records = Records(dataset, place_of(model, device))
         if isinstance(forget, ForgetSet) and forget.n_records != records.n:
             raise ValueError(f"forget is a set of {forget.n_records} records, but the dataset holds {records.n}")
         chosen = forget if isinstance(forget, ForgetSet) else ForgetSet(np.asarray(forget), n_records=records.n)
         step_size = number("step_size", given["step_size"], low=0.0, open_low=True)
-        if noise_std is not None and temperature is not None:
-            raise ValueError("give noise_std or temperature, not both")
-        noise = 0.0 if noise_std is None else number("noise_std", noise_std, low=0.0)
-        if temperature is not None:
-            noise = math.sqrt(2.0 * step_size) * number("temperature", temperature, low=0.0)
+        noise = noise_per_step(noise_std, temperature, step_size=step_size)
         if method == "noisy_fine_tune" and not noise > 0.0:
             raise ValueError(f"noise_std or temperature must be > 0 for {method!r}, got noise_std={noise:g}")
         if noise > 0.0 and method not in ("noisy_fine_tune", "retrain"):
@@ -253,7 +248,7 @@ class Settings:
         return cls(model, records, chosen, method, loss, described)
 
     def most_steps(self, n_steps: int | None, epochs: int | None) -> int:
-        """Return the number of steps that n_steps or epochs say."""
+        """Return the number of steps that n_steps or epochs give."""
         if (n_steps is None) == (epochs is None):
             raise ValueError(f"give n_steps or epochs, got n_steps={n_steps!r} and epochs={epochs!r}")
         if n_steps is not None:

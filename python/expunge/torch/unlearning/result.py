@@ -1,16 +1,16 @@
-"""What an unlearning run did: its steps, its curve, and in plain words whether it got there."""
+"""Result of an unlearning run: its steps, its curve, and in plain words whether it reached the band."""
 
 from __future__ import annotations
 
 import json
 import os
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from expunge._files import write_atomic
+from expunge._types import JsonObject
 from expunge.evaluation import UnlearningTime
 from expunge.forget_sets import ForgetSet
 
@@ -33,7 +33,7 @@ class UnlearningCurve:
     values: dict[str, NDArray[np.float64]]
     status: str = field(default="estimate", init=False)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """Return the curve as JSON values."""
         return {
             "status": self.status,
@@ -51,7 +51,7 @@ class UnlearningRun:
     method : str
         One of `METHODS`.
     settings : dict
-        Everything `unlearn` was told, as JSON values.
+        All arguments of `unlearn`, as JSON values.
     forget : ForgetSet
         What was to be forgotten.
     n_steps : int
@@ -69,7 +69,7 @@ class UnlearningRun:
     """
 
     method: str
-    settings: dict[str, Any]
+    settings: JsonObject
     forget: ForgetSet = field(repr=False)
     n_steps: int
     curve: UnlearningCurve = field(repr=False)
@@ -95,7 +95,7 @@ class UnlearningRun:
             words += "; no band was given, so nothing says whether this forgot"
         return f"{words}; {self.status}"
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """Return the run as JSON values."""
         time = None
         if self.time is not None:

@@ -125,7 +125,7 @@ def evaluating(model: nn.Module, device: torch.device) -> Iterator[None]:
 
 
 def now(device: torch.device) -> float:
-    """Return the clock once the device has done what it was told."""
+    """Return the clock once the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()

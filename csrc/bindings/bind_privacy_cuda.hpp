@@ -1,9 +1,0 @@
-#pragma once
-
-#include <pybind11/pybind11.h>
-
-namespace expunge::bindings {
-
-void bind_privacy_cuda(pybind11::module_& module);
-
-}  // namespace expunge::bindings

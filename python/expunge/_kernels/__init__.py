@@ -1,0 +1,1 @@
+"""The only door to compiled code: where arrays lie, and which module runs on them."""

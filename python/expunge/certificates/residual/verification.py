@@ -1,0 +1,300 @@
+"""Verification of a certificate by residual: one gradient on the data as they now stand, and no deleted row."""
+
+from __future__ import annotations
+
+import hmac
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from numpy.typing import ArrayLike, NDArray
+
+from expunge import _validate
+from expunge._errors import counted
+from expunge.certificates.digest import model_digest
+from expunge.certificates.residual.certificate import ResidualCertificate
+from expunge.certificates.residual.evidence import ResidualEvidence
+from expunge.certificates.residual.format import check_format
+from expunge.certificates.residual.records import check_records
+from expunge.certificates.schema import CertificateError, VerificationError
+from expunge.runs.base import LEAST_P_VALUE
+from expunge.runs.residual.answers import Answers, answers_of
+from expunge.runs.residual.claim import release_p_value
+from expunge.runs.residual.gradients import GradientSums, gradient_sums
+
+__all__ = ["ResidualReport", "released_parameters", "verify"]
+
+# Rows with a constant column are made block by block, 64 MB at a time.
+_BLOCK = 2**23
+
+
+@dataclass(frozen=True)
+class ResidualReport:
+    """Findings of a verification by residual.
+
+    Attributes
+    ----------
+    epsilon, delta, mu, noise_std : float
+        The claim that holds.
+    status : str
+        ``"certified"`` or ``"conditional"``.
+    conditions, notes : tuple of str
+        As in the certificate.
+    n_records : int
+        Records compared with the certificate.
+    residual_bound, residual_allowed : float
+        Recomputed bound on the norm of the gradient, and what the claim allows. The first is confidential: it depends
+        on what happened.
+    p_value : float or None
+        Two-sided p-value of the released parameters around those without noise, uniform on (0, 1) for an honest
+        release; None without them.
+    certificate : str
+        Digest of the certificate.
+    signature : str
+        ``"none"``, ``"unknown key"`` (nothing was changed since somebody signed) or ``"trusted key"``.
+    """
+
+    epsilon: float
+    delta: float
+    mu: float
+    noise_std: float
+    status: str
+    conditions: tuple[str, ...]
+    notes: tuple[str, ...]
+    n_records: int
+    residual_bound: float
+    residual_allowed: float
+    p_value: float | None
+    certificate: str
+    signature: str
+
+    @property
+    def certified(self) -> bool:
+        """True if the claim holds without conditions."""
+        return self.status == "certified"
+
+    def summary(self) -> str:
+        """Return a few lines for a person."""
+        model = "not compared" if self.p_value is None else f"as certified (p-value {self.p_value:.3g})"
+        lines = [
+            f"holds ({self.status}): epsilon = {self.epsilon:g}, delta = {self.delta:g}",
+            f"  recomputed |gradient| <= {self.residual_bound:.3g}, allowed {self.residual_allowed:.3g}",
+            *(f"  but: {text}" for text in self.conditions),
+            *(f"  note: {text}" for text in self.notes),
+            f"  {counted(self.n_records, 'record')} as certified; model {model}; signature: {self.signature}",
+        ]
+        return "\n".join(lines)
+
+
+def released_parameters(certificate: ResidualCertificate, released: object) -> NDArray[np.float64]:
+    """Return the parameters (n_outputs, n_columns) of a released model, or of an array of them.
+
+    Raises
+    ------
+    VerificationError
+        Naming ``digests.released`` or ``model.classes``, if they are not those of the certificate.
+    """
+    model = certificate.model
+    try:
+        if hasattr(released, "coef_"):
+            weights = _validate.real_array("released.coef_", released.coef_)
+            intercept = _validate.real_array("released.intercept_", getattr(released, "intercept_", 0.0)).ravel()
+            if weights.shape not in ((model.n_outputs, model.n_features), (model.n_features,)):
+                needed = (model.n_outputs, model.n_features)
+                raise ValueError(f"released.coef_ must have shape {needed}, got {weights.shape}")
+            weights = weights.reshape(model.n_outputs, model.n_features)
+            if model.fit_intercept:
+                found = np.hstack([weights, intercept.reshape(model.n_outputs, 1)])
+            elif np.any(intercept != 0):
+                raise ValueError("released.intercept_ must be 0, because none was fitted")
+            else:
+                found = weights
+        else:
+            found = _validate.real_array("released", released, ndim=2)
+        if found.shape != model.shape:
+            raise ValueError(f"released must have shape {model.shape}, got {found.shape}")
+    except (TypeError, ValueError) as error:
+        raise VerificationError("digests.released", f"the released model is not what was certified: {error}") from None
+    labels = getattr(released, "classes_", None)
+    if labels is not None and model.classes is not None and list(labels) != list(model.classes):
+        raise VerificationError(
+            "model.classes", f"must be the model's {np.asarray(labels).tolist()!r}, got {list(model.classes)!r}"
+        )
+    digest = model_digest(found.T)
+    if not hmac.compare_digest(digest, certificate.digests.released):
+        raise VerificationError(
+            "digests.released",
+            f"the released model must have the digest {certificate.digests.released}, got {digest}",
+        )
+    return found
+
+
+def verify(
+    certificate: ResidualCertificate,
+    X: ArrayLike,
+    y: ArrayLike,
+    *,
+    evidence: ResidualEvidence,
+    released: object = None,
+    ids: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    public_key: Ed25519PublicKey | None = None,
+    threads: int | None = None,
+) -> ResidualReport:
+    """Verify a certificate on the data as they now stand; no deleted row is needed.
+
+    Checks the format, the arithmetic of the claim, the signature, that these are the certified records and nothing
+    else, that the gradient at the evidence's parameters is as small as the claim needs - one pass over the data, with a
+    proved bound on rounding - and that the released model is these parameters and that noise.
+
+    Parameters
+    ----------
+    certificate : ResidualCertificate
+        What is claimed.
+    X, y : array-like
+        The data as they now stand, without a constant column.
+    evidence : ResidualEvidence
+        The certificate's confidential part.
+    released : fitted estimator or array-like of shape (n_outputs, n_columns), optional
+        The released model: one with ``coef_`` and ``intercept_``, or its parameters, the constant column last.
+    ids : array-like of shape (n_records,), optional
+        Ids of the records. With them the records may come in any order; without, in that of the evidence.
+    sample_weight : array-like of shape (n_records,), optional
+        Weights of the records, those of classes included; 1 if omitted.
+    public_key : Ed25519PublicKey, optional
+        Key whose signature is required. Without it a signature, if there is one, is checked against its own key.
+    threads : int, optional
+        Most cores to use.
+
+    Returns
+    -------
+    ResidualReport
+
+    Raises
+    ------
+    VerificationError
+        With ``field`` naming what refutes the certificate: ``"digests.data"`` names records that are missing, too many
+        or changed.
+    TypeError, ValueError
+        If an argument is of the wrong kind.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from expunge.certificates.residual import *
+    >>> X, y, theta = np.eye(2), [2.0, 4.0], np.array([[1.0, 2.0]])  # minimises |X theta - y|^2/2 + |theta|^2/2
+    >>> tree = RecordTree.of(X, y)
+    >>> noisy = theta + 0.01 * np.array([[1.0, -0.5]])
+    >>> certificate = ResidualCertificate.create(
+    ...     tree=tree, released=noisy, model=ResidualModel("NewtonRidge", 2, 1, False), loss="squared", alpha=1.0,
+    ...     noise_std=0.01, epsilon=1.0, delta=1e-5, releases=100, release=1)
+    >>> evidence = ResidualEvidence.of(tree, theta=theta, residual_bound=1e-15, passes=1, refreshes=0, action="fit",
+    ...     n_changed=2, certificate=certificate.digest())
+    >>> verify(certificate, X, y, evidence=evidence, released=noisy).certified
+    True
+    """
+    c = certificate
+    for name, value, kind in (
+        ("certificate", certificate, ResidualCertificate),
+        ("evidence", evidence, ResidualEvidence),
+    ):
+        if not isinstance(value, kind):
+            raise TypeError(f"{name} must be a {kind.__name__}, got {type(value).__name__}")
+    try:
+        check_format(c.to_dict())
+    except CertificateError as error:
+        raise VerificationError(error.field, str(error).removeprefix(f"{error.field}: ")) from None
+    c.check_claim()
+    if public_key is not None:
+        c.verify_signature(public_key)
+    if evidence.certificate != c.digest():
+        raise VerificationError(
+            "evidence.certificate", f"must be the certificate's digest {c.digest()}, got {evidence.certificate}"
+        )
+    if evidence.theta.shape != c.model.shape:
+        raise VerificationError("evidence.theta", f"must have shape {c.model.shape}, got {evidence.theta.shape}")
+    rows, answers, weights = _data(c, X, y, sample_weight)
+    check_records(c, evidence, rows, answers, y, ids=ids, weights=weights)
+    bound = _residual_bound(c, evidence.theta, rows, answers, None if sample_weight is None else weights, threads)
+    if not bound <= c.residual_allowed:  # NaN lands here
+        raise VerificationError(
+            "claim.mu",
+            f"the gradient must be at most alpha * noise_std * mu = {c.residual_allowed:.6g}, got a bound of "
+            f"{bound:.6g}",
+        )
+    chance = None
+    if released is not None:
+        chance = release_p_value(released_parameters(c, released), evidence.theta, noise_std=c.noise_std)
+        if not chance >= LEAST_P_VALUE:
+            raise VerificationError(
+                "released",
+                f"cannot be the evidence's parameters with noise {c.noise_std:g}: its p-value is {chance:.3g}, refused "
+                f"below {LEAST_P_VALUE:g}",
+            )
+    return ResidualReport(
+        epsilon=c.epsilon,
+        delta=c.delta,
+        mu=c.mu,
+        noise_std=c.noise_std,
+        status=c.status,
+        conditions=c.conditions,
+        notes=c.notes,
+        n_records=c.n_records,
+        residual_bound=bound,
+        residual_allowed=c.residual_allowed,
+        p_value=chance,
+        certificate=c.digest(),
+        signature="trusted key" if public_key is not None else "none" if c.signature is None else "unknown key",
+    )
+
+
+def _data(
+    c: ResidualCertificate, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None
+) -> tuple[NDArray[np.float64], Answers, NDArray[np.float64]]:
+    """Return the data as the certificate's model reads them."""
+    try:
+        rows = _validate.real_array("X", X, ndim=2)
+        answers = answers_of(y, loss=c.loss, classes=c.model.classes, n_outputs=c.model.n_outputs)
+        weights = np.ones(len(rows))
+        if sample_weight is not None:
+            weights = _validate.real_array("sample_weight", sample_weight, ndim=1, low=0.0)
+    except (TypeError, ValueError) as error:
+        raise VerificationError("digests.data", f"the data are not what was certified: {error}") from None
+    if rows.shape[1] != c.model.n_features:
+        raise VerificationError("model.n_features", f"must be that of X, {rows.shape[1]}, got {c.model.n_features}")
+    given = answers.labels if answers.targets is None else answers.targets
+    for name, length in (("y", len(given if given is not None else ())), ("sample_weight", len(weights))):
+        if length != len(rows):
+            raise ValueError(f"{name} must have one entry for each of {len(rows)} records, got {length}")
+    return rows, answers, weights
+
+
+def _residual_bound(
+    c: ResidualCertificate,
+    theta: NDArray[np.float64],
+    rows: NDArray[np.float64],
+    answers: Answers,
+    weights: NDArray[np.float64] | None,
+    threads: int | None,
+) -> float:
+    """Return a proved bound on the norm of the gradient at theta, in one pass over the data."""
+    size = max(1, _BLOCK // theta.shape[1]) if c.model.fit_intercept else len(rows)
+
+    def part(start: int) -> GradientSums:
+        block = slice(start, start + size)
+        some = rows[block]
+        if c.model.fit_intercept:
+            some = np.hstack([some, np.ones((len(some), 1))])
+        return gradient_sums(
+            some,
+            theta,
+            loss=c.loss,
+            targets=None if answers.targets is None else answers.targets[block],
+            labels=None if answers.labels is None else answers.labels[block],
+            weights=None if weights is None else weights[block],
+            threads=threads,
+        )
+
+    return reduce(add, map(part, range(0, len(rows), size))).norm_bound(theta, alpha=c.alpha)

@@ -1,0 +1,217 @@
+"""``expunge amend`` and ``expunge add``: records corrected, and records that come later."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+
+from expunge._errors import counted
+from expunge.cli.files import load_model, overwrite_option
+from expunge.cli.newton import Records, Wanted, apply, outputs_of, records_of, say_release
+from expunge.cli.options import ask_password_option, key_option, signing_key
+from expunge.cli.reading import data_options, read_data
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from expunge.cli.files import Newton
+    from expunge.cli.outputs import Outputs
+    from expunge.cli.reading import Records as Table
+    from expunge.estimators import Updated
+
+__all__ = ["add", "amend"]
+
+
+def _options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add what both commands have in common."""
+    options: list[Callable[[Callable[..., Any]], Callable[..., Any]]] = [
+        click.option(
+            "-o", "--output", required=True, type=click.Path(), help="Where the new working model goes (.npz)."
+        ),
+        click.option(
+            "-c", "--certificate", required=True, type=click.Path(), help="Where the certificate goes (.json)."
+        ),
+        click.option("--evidence", type=click.Path(), help="Where the confidential evidence goes (.npz)."),
+        click.option("--released", type=click.Path(), help="Also write the predict-only model there (.npz)."),
+        data_options,
+        key_option,
+        ask_password_option,
+        click.option("--ledger", "ledger_path", type=click.Path(), help="Enter the change in this ledger."),
+        overwrite_option,
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@click.command()
+@click.argument("model", type=click.Path())
+@click.argument("table", type=click.Path())
+@click.option("--request", "number", help="Number under which the request is filed, for the ledger.")
+@click.option("--request-date", "date", help="When it was made, as in 2026-03-01, for the ledger.")
+@_options
+def amend(model: str, table: str, number: str | None, date: str | None, **options: Any) -> None:
+    """Replace records of MODEL by corrected ones and certify that the old ones are forgotten.
+
+    TABLE holds the corrected rows, whole, with their ids, as the data of fit did: all rows of an id, in their order.
+    Models without ids number their records from 0. Give the options that say how a table is read as for fit.
+    """
+    from expunge.ledger import DeletionRequest
+
+    outputs = _outputs(model, table, options)
+    if _recovered(outputs, options):
+        return
+    before = _newton(model)
+    if options["id_column"] is None:
+        raise ValueError("--id-column must name the column of TABLE that says whose records are corrected")
+    records, y = _read(table, before, options)
+    assert records.ids is not None  # there is a column of them
+    where = _positions(before, records.ids, table)
+    order = np.argsort(where, kind="stable")
+    rows, X, answers = where[order], records.X[order], y[order]
+    requests = [DeletionRequest(one, number, date) for one in dict.fromkeys(records.ids.tolist())]
+    now = records_of(before)
+    replaced = now.rows.then(before._rows(X, before._new_answers(answers, len(X)), None))
+    places = np.arange(len(now.rows))
+    places[rows] = len(places) + np.arange(len(rows))
+    wanted = Wanted(
+        "amend",
+        _unnamed(before, lambda: before.amend(rows=rows, X=X, y=answers)),
+        Records(now.ids, replaced.take(places)),
+        requests,
+    )
+    _apply(before, wanted, outputs, options)
+
+
+@click.command()
+@click.argument("model", type=click.Path())
+@click.argument("table", type=click.Path())
+@_options
+def add(model: str, table: str, **options: Any) -> None:
+    """Add the records of TABLE to MODEL and certify the release.
+
+    TABLE is a file as the data of fit were. Ids must be given where fit had some, and only there: without, numbers go
+    on. Give the options that say how a table is read as for fit.
+    """
+    outputs = _outputs(model, table, options)
+    if _recovered(outputs, options):
+        return
+    before = _newton(model)
+    records, y = _read(table, before, options)
+    numbered = before._next_number >= 0
+    if numbered != (records.ids is None):
+        raise ValueError(
+            "--id-column must be omitted: this model numbers its records"
+            if numbered
+            else "--id-column must be given: the records of this model have ids"
+        )
+    now, k = records_of(before), len(records.X)
+    if records.ids is not None and (records.ids.dtype.kind == "U") != (now.ids.dtype.kind == "U"):
+        kind = "text" if now.ids.dtype.kind == "U" else "whole numbers"
+        raise ValueError(f"{table}: ids must be {kind}, as those of this model, got {records.ids[0]!r}")
+    names = before._new_ids(records.ids, k)
+    rows = now.rows.then(before._rows(records.X, before._new_answers(y, k), None))
+    wanted = Wanted(
+        "add",
+        _unnamed(before, lambda: before.add(records.X, y, records.ids)),
+        Records(np.concatenate([now.ids, names]), rows),
+    )
+    _apply(before, wanted, outputs, options)
+
+
+def _outputs(model: str, table: str, options: dict[str, Any]) -> Outputs:
+    inputs = {name: options[name.lstrip("-")] for name in ("--key", "--target", "--bounds")}
+    return outputs_of(
+        **{name: options[name] for name in ("output", "certificate", "evidence", "released", "overwrite")},
+        inputs={"MODEL": model, "TABLE": table, **inputs},
+        ledger=options["ledger_path"],
+    )
+
+
+def _recovered(outputs: Outputs, options: dict[str, Any]) -> bool:
+    """Return whether this very call had been decided before, and is complete now."""
+    from expunge.certificates.residual import ResidualCertificate
+
+    if not outputs.recover():
+        return False
+    click.echo("finished what an earlier call had begun")
+    say_release(ResidualCertificate.load(options["certificate"]), outputs, ledger=options["ledger_path"])
+    return True
+
+
+def _newton(path: str) -> Newton:
+    from expunge.estimators.newton.base import NewtonModel
+
+    model = load_model(path)
+    if not isinstance(model, NewtonModel):
+        raise ValueError(
+            f"{path}: a {type(model).__name__} can only forget: fit with --model logistic, softmax or ridge to correct "
+            "and add records"
+        )
+    return model
+
+
+def _read(table: str, before: Newton, options: dict[str, Any]) -> tuple[Table, NDArray[Any]]:
+    """Return the records of a table and their answers, as a model takes them."""
+    names = getattr(before, "feature_names_in_", None)
+    apart = ("output", "certificate", "evidence", "released", "key", "ask_password", "ledger_path", "overwrite")
+    records, task = read_data(
+        table,
+        task="classify" if hasattr(before, "classes_") else "regress",
+        names=None if names is None else tuple(map(str, names)),
+        **{name: value for name, value in options.items() if name not in apart},
+    )
+    for condition in records.conditions:
+        if condition not in before.conditions_:
+            raise ValueError(f"{table}: must be read as the data of fit were, not so that {condition}")
+    needed, got = before.n_features_in_, records.X.shape[1]
+    if needed != got:
+        raise ValueError(
+            f"{table}: the model takes {needed} features, got {got}: choose by --features, --drop, --target-column"
+        )
+    return records, task.y
+
+
+def _unnamed(before: Newton, make: Callable[[], Updated[Any]]) -> Callable[[], Updated[Any]]:
+    """Return a change by columns in order, of a model that would ask for a table with their names."""
+
+    def change() -> Updated[Any]:
+        names = before.__dict__.pop("feature_names_in_", None)
+        result = make()
+        if names is not None:
+            before.feature_names_in_, result.model.feature_names_in_ = names, names.copy()
+        return result
+
+    return change
+
+
+def _positions(before: Newton, ids: NDArray[Any], table: str) -> NDArray[np.int64]:
+    """Return for each row of a table the position of the record that it corrects: the rows of an id in their order."""
+    known = before.ids_
+    if (ids.dtype.kind == "U") != (known.dtype.kind == "U"):
+        kind = "text" if known.dtype.kind == "U" else "whole numbers"
+        raise ValueError(f"{table}: ids must be {kind}, as those of this model, got {ids[0]!r}")
+    places: defaultdict[int | str, list[int]] = defaultdict(list)
+    asked = Counter(ids.tolist())
+    for place, one in enumerate(known.tolist()):
+        if one in asked:
+            places[one].append(place)
+    for one, count in asked.items():
+        if one not in places:
+            raise ValueError(f"{table}: ids must be those of records in the model, got {one!r}, which none has")
+        if count != len(places[one]):
+            raise ValueError(
+                f"{table}: must hold all rows of an id, in their order, got {count} of the "
+                f"{counted(len(places[one]), 'row')} of {one!r}"
+            )
+    left = {one: iter(found) for one, found in places.items()}
+    return np.array([next(left[one]) for one in ids.tolist()], dtype=np.int64)
+
+
+def _apply(before: Newton, wanted: Wanted, outputs: Outputs, options: dict[str, Any]) -> None:
+    key = signing_key(options["key"], ask_password=options["ask_password"])
+    apply(before, wanted, outputs=outputs, key=key, ledger=options["ledger_path"], overwrite=options["overwrite"])

@@ -1,0 +1,29 @@
+"""Words about a model that has just been learned."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+import numpy as np
+
+from expunge._errors import counted
+
+if TYPE_CHECKING:
+    from expunge.cli.files import Working
+    from expunge.cli.reading import Records
+    from expunge.data import Task
+
+__all__ = ["say_learned"]
+
+
+def say_learned(model: Working, records: Records, found: Task, how: str) -> None:
+    """Print what was learned from, and how well; then let the model find its columns by name."""
+    score = model.score(records.X, found.y)
+    if records.names is not None:
+        # As if fitted with a table: predict and evaluate find their columns by name.
+        model.feature_names_in_ = np.array(records.names, dtype=object)
+    n, d = records.X.shape
+    people = "" if records.ids is None else f" about {counted(len(set(records.ids.tolist())), 'id')}"
+    click.echo(f"learned from {counted(n, 'record')}{people} of {counted(d, 'feature')} {how}")
+    click.echo(f"{'training accuracy' if found.classify else 'training R^2'}  {score:.3f}")

@@ -1,0 +1,246 @@
+"""Releases of Newton models: what ``fit``, ``unlearn``, ``amend`` and ``add`` write, and when it is written already."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+from expunge._errors import counted
+from expunge._files import PUBLIC
+from expunge._files.transaction import Change
+from expunge.cli.entering import check_next, is_entered, is_signed
+from expunge.cli.files import load_evidence, load_model, model_digests
+from expunge.cli.options import check_ending
+from expunge.cli.outputs import Outputs
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    from expunge.certificates.residual import ResidualCertificate
+    from expunge.cli.files import Newton
+    from expunge.estimators import Updated
+    from expunge.ledger import DeletionRequest
+    from expunge.runs.residual import Rows
+
+__all__ = ["Records", "Wanted", "apply", "outputs_of", "records_of", "say_release", "write_release"]
+
+
+def outputs_of(
+    *,
+    output: str,
+    certificate: str | None,
+    evidence: str | None,
+    released: str | None,
+    inputs: dict[str, str | None],
+    overwrite: bool,
+    ledger: str | None,
+) -> Outputs:
+    """Return the outputs of a release, after checking how their names end."""
+    for path in (output, evidence, released):
+        check_ending(path, (".npz",))
+    check_ending(certificate, (".json",))
+    places = {"--output": output, "--certificate": certificate, "--evidence": evidence, "--released": released}
+    return Outputs(places, inputs=inputs, overwrite=overwrite, ledger=ledger)
+
+
+def write_release(
+    model: Newton,
+    *,
+    outputs: Outputs,
+    ledger: str | None,
+    action: str,
+    key: Ed25519PrivateKey | None,
+    model_before: str | None = None,
+    requests: Sequence[DeletionRequest] = (),
+) -> ResidualCertificate:
+    """Sign the certificate of a model's last release, write its files with the ledger's entry, and return it."""
+    from expunge.estimators._storage import released_bytes
+    from expunge.estimators.newton._storage import working_bytes
+    from expunge.ledger import Ledger
+
+    if key is not None:
+        model.certificate_ = model.certificate_.sign(key)
+    proof = model.certificate_
+    contents: dict[str, Callable[[], bytes]] = {
+        "--output": lambda: working_bytes(model),
+        "--certificate": lambda: proof.to_json().encode("ascii"),
+        "--evidence": lambda: model.evidence_.to_bytes(),
+        "--released": lambda: released_bytes(model.release()),
+    }
+
+    def entry() -> list[Change]:
+        if ledger is None:
+            return []
+        content, _ = Ledger(ledger).extended(
+            proof, model_before=model_before, requests=requests, salt=model.ledger_salt_, action=action
+        )
+        return [Change(ledger, content, replace=True)]
+
+    outputs.write(
+        {name: contents[name]() for name in outputs.places},
+        modes={"--certificate": PUBLIC, "--released": PUBLIC},
+        more=entry,
+    )
+    return proof
+
+
+def say_release(proof: ResidualCertificate, outputs: Outputs, *, ledger: str | None) -> None:
+    """Print a certificate and where everything is."""
+    click.echo(proof.summary())
+    told = {
+        "--output": ("model", "  (confidential: it holds the data)"),
+        "--certificate": ("certificate", ""),
+        "--evidence": ("evidence", "  (confidential: it undoes the noise)"),
+        "--released": ("predict-only model", ""),
+    }
+    for name, place in outputs.places.items():
+        click.echo(f"{told[name][0]}  {place}{told[name][1]}")
+    if ledger is not None:
+        click.echo(f"entered in  {ledger}")
+
+
+# --- a change of the data ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Records:
+    """Records of a model, with ids, as they stand or will stand."""
+
+    ids: NDArray[Any]
+    rows: Rows
+
+    def same_as(self, other: Records) -> bool:
+        """Return whether these are the same records in the same order."""
+        mine, theirs = self.rows, other.rows
+        parts = ((mine.X, theirs.X), (mine.labels, theirs.labels), (mine.targets, theirs.targets))
+        return (
+            self.ids.tolist() == other.ids.tolist()
+            and all((a is None and b is None) or np.array_equal(_some(a), _some(b)) for a, b in parts)
+            and np.array_equal(mine.weighed(), theirs.weighed())
+        )
+
+
+def _some(part: NDArray[Any] | None) -> NDArray[Any]:
+    return np.empty(0) if part is None else part
+
+
+def records_of(model: Newton) -> Records:
+    """Return the records of a model as they now stand."""
+    state = model._state
+    return Records(model.ids_, state.objective.take(np.arange(len(state.objective))))
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A change of a model's data that was asked for.
+
+    Attributes
+    ----------
+    action : str
+        "unlearn", "amend" or "add".
+    make : callable
+        Does it.
+    records : Records
+        What the model holds then.
+    requests : list of DeletionRequest
+        What the ledger records of it.
+    """
+
+    action: str
+    make: Callable[[], Updated[Any]]
+    records: Records
+    requests: Sequence[DeletionRequest] = ()
+
+
+def apply(
+    before: Newton,
+    wanted: Wanted,
+    *,
+    outputs: Outputs,
+    key: Ed25519PrivateKey | None,
+    ledger: str | None,
+    overwrite: bool,
+) -> None:
+    """Make a change, write its release and say so; a change whose files are all there is not made twice."""
+    if (ledger is not None or not overwrite) and _is_done(before, wanted, outputs=outputs, key=key, ledger=ledger):
+        click.echo("done already: the files are those of this change")
+        say_release(load_model(str(outputs.places["--output"])).certificate_, outputs, ledger=ledger)
+        return
+    outputs.check_free()
+    if ledger is not None and Path(ledger).exists():
+        check_next(ledger, before)
+    result = wanted.make()
+    proof = write_release(
+        result.model,
+        outputs=outputs,
+        ledger=ledger,
+        action=wanted.action,
+        key=key,
+        model_before=model_digests(before)[0],
+        requests=wanted.requests,
+    )
+    say_release(proof, outputs, ledger=ledger)
+    _say_work(before, result)
+
+
+def _say_work(before: Newton, result: Updated[Any]) -> None:
+    """Print what only the model's keeper may know."""
+    evidence, both = result.evidence, result.before_after
+    click.echo("for you alone:")
+    click.echo(
+        f"  {counted(evidence.n_changed, 'record')} changed; {evidence.passes} passes over the data, "
+        f"{counted(evidence.refreshes, 'new inverse Hessian')}"
+    )
+    if both is not None:
+        shown = f"{both.epsilon:.3g}" if np.isfinite(both.epsilon) else "infinite"
+        click.echo(f"  before/after epsilon {shown}: for whoever saw the model before and after, which no claim covers")
+    model = result.model
+    records = records_of(model).rows
+    X, y = records.X[:, : model.n_features_in_], np.array(model._old_answers(records).tolist())
+    kind = "accuracy" if hasattr(model, "classes_") else "R^2"
+    scores = []
+    for one in (before.release(), model.release()):
+        one.__dict__.pop("feature_names_in_", None)  # the columns are in order; scikit-learn would ask for their names
+        scores.append(f"{one.score(X, y):.3f}")
+    click.echo(f"  training {kind} on the data as they now stand: before {scores[0]}, after {scores[1]}")
+
+
+def _is_done(
+    before: Newton, wanted: Wanted, *, outputs: Outputs, key: Ed25519PrivateKey | None, ledger: str | None
+) -> bool:
+    """Return whether the files are those of this very change, made by an earlier call."""
+    from expunge.certificates import load
+    from expunge.estimators.newton.base import NewtonModel
+
+    if not all(place.is_file() for place in outputs.places.values()):
+        return False
+    places = {name: str(place) for name, place in outputs.places.items()}
+    try:
+        working = load_model(places["--output"])
+        if not isinstance(working, NewtonModel):
+            return False
+        proof = working.certificate_
+        same = [
+            load(places["--certificate"]) == proof,
+            "--evidence" not in places or load_evidence(places["--evidence"]).certificate == proof.digest(),
+            "--released" not in places
+            or proof.digests.released in model_digests(load_model(places["--released"], released=True)),
+        ]
+    except (ValueError, OSError):
+        return False
+    earlier = before.certificate_
+    return (
+        all(same)
+        and proof.digests.data_before == earlier.digests.data
+        and proof.release == earlier.release + 1
+        and working.ledger_salt_ == before.ledger_salt_
+        and records_of(working).same_as(wanted.records)
+        and is_signed(proof, None if key is None else key.public_key())
+        and (ledger is None or is_entered(proof, before, wanted.requests, ledger))
+    )

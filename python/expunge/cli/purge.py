@@ -1,0 +1,84 @@
+"""``expunge purge``: working models on the disk without what they hold of deleted records."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import click
+
+from expunge._errors import counted
+from expunge._files.destroying import destroy, overwriting
+from expunge._files.transaction import Change, exclusive
+from expunge.cli.files import load_model
+
+if TYPE_CHECKING:
+    from expunge.cli.files import Working
+
+__all__ = ["purge"]
+
+_ELSEWHERE = (
+    "copies, backups, snapshots and blocks that a solid-state disk has put aside are beyond this command, and so are "
+    "the data and the certificates"
+)
+
+
+@click.command()
+@click.argument("model", type=click.Path())
+@click.option("--successor", type=click.Path(), help="Destroy MODEL: the deletion since then led to this model.")
+def purge(model: str, successor: str | None) -> None:
+    """Rewrite MODEL without the rows of deleted records, and overwrite the old file.
+
+    Files of earlier versions of this library hold deleted rows; the exact law of the run takes their place, from which
+    further deletions are certified. With --successor, MODEL is from before a deletion: it is overwritten and removed.
+    """
+    from expunge.estimators._storage import working_bytes
+    from expunge.estimators.newton.base import NewtonModel
+
+    before = load_model(model)
+    if successor is not None:
+        if os.path.samefile(model, successor):
+            raise ValueError(f"--successor ({successor}) must not be MODEL itself")
+        _check_successor(model, before, successor, load_model(successor))
+        with exclusive([model]):
+            destroy(model)
+        click.echo(f"destroyed  {model}  ({successor} goes on)")
+        click.echo(f"note  {_ELSEWHERE}")
+        return
+    later = "records deleted in later models are in it, see --successor"
+    if isinstance(before, NewtonModel):
+        click.echo(f"nothing to do  {model}  (a {type(before).__name__} holds the data as they now stand; {later})")
+        return
+    history = before._require_history()
+    gone = counted(len(history.removed), "deleted row")
+    if history.law is not None or not history.removed:
+        click.echo(
+            f"nothing to do  {model}  ({f'without {gone}' if history.removed else 'nothing was deleted'}; {later})"
+        )
+        return
+    content = working_bytes(before.purge())
+    with exclusive([model]) as session, overwriting(model):
+        session.commit([Change(model, content, replace=True)], word="")
+    click.echo(f"purged  {model}  ({gone} gone, the law of the run kept)")
+    click.echo(f"note  {_ELSEWHERE}")
+
+
+def _check_successor(old: str, before: Working, new: str, after: Working) -> None:
+    """Refuse to destroy a model unless the other one goes on from it, without rows deleted since."""
+    from expunge.estimators.newton.base import NewtonModel
+
+    other = f"--successor ({new}) must be a model of the same run as {old}, later in it; got another run"
+    if type(before) is not type(after) or before.ledger_salt_ != after.ledger_salt_:
+        raise ValueError(other)
+    earlier = f"--successor ({new}) must be from after a deletion that {old} has not had, got no later one"
+    if isinstance(before, NewtonModel) or isinstance(after, NewtonModel):
+        if not after.releases_left_ < before.releases_left_:
+            raise ValueError(earlier)
+        return
+    first, last = before._require_history(), after._require_history()
+    if last.phases[: len(first.phases)] != first.phases:
+        raise ValueError(other)
+    if len(last.phases) == len(first.phases):
+        raise ValueError(earlier)
+    if last.law is None:
+        raise ValueError(f"--successor ({new}) must not hold deleted rows itself: expunge purge {new} first")

@@ -1,0 +1,96 @@
+"""``expunge quote`` of a model by computed residual: passes, sensitivity and before/after epsilon of every record."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+
+from expunge._errors import counted
+from expunge.cli.outputs import Outputs
+from expunge.cli.requests import rows_of_first_fit
+from expunge.data.writing import parquet_bytes
+from expunge.estimators._records import GIVEN, RecordIds
+from expunge.plotting import plot_deletions
+
+if TYPE_CHECKING:
+    from expunge.cli.files import Newton
+    from expunge.estimators import NewtonQuote
+
+__all__ = ["quote_newton"]
+
+
+def quote_newton(model: Newton, *, ids: Sequence[str], rows: str | None, indices: str | None, files: Outputs) -> None:
+    """Quote records, write the quote and print its summary."""
+    from expunge.cli.identifiers import parse_id
+
+    given = [one for one in (ids or None, rows, indices) if one is not None]
+    if len(given) > 1:
+        raise ValueError("say which records to quote by one of --id, --rows and --indices")
+    if ids:
+        known = RecordIds(tuple(model.ids_.tolist()), GIVEN)
+        found = model.quote([parse_id(known, one) for one in ids])
+    elif given:
+        how, text = ("rows", rows) if rows is not None else ("indices", indices)
+        found = model.quote(rows=rows_of_first_fit(model, how, str(text)))
+    else:
+        found = model.quote()
+    files.write({name: _bytes(found, model, place.suffix.lower()) for name, place in files.places.items()})
+    for line in _lines(found):
+        click.echo(line)
+    for place in files.places.values():
+        click.echo(f"written  {place}")
+
+
+def _columns(found: NewtonQuote) -> dict[str, Any]:
+    names = found.ids.tolist()
+    if any(isinstance(one, int) and abs(one) > 2**53 for one in names):
+        names = [str(one) for one in names]  # many readers take numbers through float64
+    costs = found.costs
+    return {
+        "id": names,
+        "passes_estimate": costs.passes_estimate,
+        "sensitivity_bound": costs.sensitivity_bound,
+        "one_step_noise_bound": costs.one_step_noise_bound,
+        "before_after_epsilon_bound": costs.before_after_epsilon_bound,
+    }
+
+
+def _bytes(found: NewtonQuote, model: Newton, ending: str) -> bytes:
+    """Return a quote as Parquet, JSON or a picture."""
+    columns, settled = _columns(found), model.certificate_
+    facts = {"format": "expunge-newton-quote", "version": 1, "noise_std": settled.noise_std, "delta": settled.delta}
+    if ending == ".parquet":
+        metadata = {"expunge": json.dumps(facts, allow_nan=False)}
+        return parquet_bytes(columns, metadata=metadata, what="a quote")
+    if ending == ".json":
+        plain = {name: [_plain(value) for value in values] for name, values in columns.items()}
+        records = [dict(zip(plain, row, strict=True)) for row in zip(*plain.values(), strict=True)]
+        return (json.dumps({**facts, "records": records}, allow_nan=False) + "\n").encode()
+    buffer = io.BytesIO()
+    figure = plot_deletions(found.before_after_epsilon, noise_std=settled.noise_std)
+    figure.savefig(buffer, format=ending.lstrip("."))
+    return buffer.getvalue()
+
+
+def _plain(value: Any) -> Any:
+    # JSON has no infinity: null says that no bound is known.
+    value = value.item() if isinstance(value, np.generic) else value
+    return value if not isinstance(value, float) or np.isfinite(value) else None
+
+
+def _lines(found: NewtonQuote) -> list[str]:
+    lines = [f"{counted(len(found), 'record')}, each deleted by itself: 5%, median, 95%"]
+    for name, values in (
+        ("passes over the data (estimate)", found.passes.astype(np.float64)),
+        ("sensitivity: how far the optimum moves, at most", found.sensitivity),
+        ("noise that would do after a single step", found.one_step_noise),
+        ("before/after epsilon, at most", found.before_after_epsilon),
+    ):
+        low, middle, high = np.quantile(values, [0.05, 0.5, 0.95], method="inverted_cdf")
+        lines.append(f"  {name:<49} {low:9.3g} {middle:9.3g} {high:9.3g}")
+    return lines

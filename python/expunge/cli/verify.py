@@ -1,0 +1,134 @@
+"""``expunge verify``: a certificate held against the data."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from expunge.cli.files import load_evidence, load_model
+from expunge.cli.reading import data_options, read_data
+from expunge.cli.records import refuse
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    from expunge.certificates import Policy
+    from expunge.certificates.residual import ResidualCertificate, ResidualReport
+    from expunge.cli.files import Released, Working
+
+__all__ = ["verified", "verify"]
+
+_HOW = "; give --id-column, --features, --drop, --divide-by, --bounds and --cosine-features as for fit"
+
+
+@click.command()
+@click.argument("certificate", type=click.Path())
+@click.argument("data")
+@data_options
+@click.option(
+    "--evidence",
+    type=click.Path(),
+    help="The evidence of a certificate by residual; or the working model, as it has it.",
+)
+@click.option("--model", type=click.Path(), help="The released or working model, to be compared with the certificate.")
+@click.option("--public-key", type=click.Path(), help="Whose signature is required (PEM).")
+@click.option("--max-epsilon", type=float, help="Refuse a claim with a larger epsilon.")
+@click.option("--max-delta", type=float, help="Refuse a claim with a larger delta.")
+@click.option(
+    "--allow-conditional/--no-conditional",
+    default=None,
+    help="Whether a claim that rests on conditions will do.  [default: unless --max-epsilon or --max-delta is given]",
+)
+@click.option(
+    "--budget", type=float, help="Refuse to spend more operations than this; of Langevin runs.  [default: 1e11]"
+)
+def verify(
+    certificate: str,
+    data: str,
+    evidence: str | None,
+    model: str | None,
+    public_key: str | None,
+    max_epsilon: float | None,
+    max_delta: float | None,
+    allow_conditional: bool | None,
+    budget: float | None,
+    **reading: Any,
+) -> None:
+    """Recompute the claim of CERTIFICATE from DATA. Exit code 1 if it does not hold.
+
+    DATA of a certificate by residual are the data as they now stand: no deleted row is needed, and --evidence is. DATA
+    of a Langevin run are those of fit, deleted rows included. The options that say how it is read are those of fit.
+    """
+    from expunge.certificates import Certificate, Policy, VerificationError, load, load_public_key
+
+    key = None if public_key is None else load_public_key(public_key)
+    policy = None
+    if max_epsilon is not None or max_delta is not None or allow_conditional is not None:
+        policy = Policy(
+            max_epsilon=max_epsilon, max_delta=max_delta, public_key=key, allow_conditional=bool(allow_conditional)
+        )
+    released = None if model is None else load_model(model, released=True)
+    proof = load(certificate)
+    if not isinstance(proof, Certificate):
+        if budget is not None:
+            raise ValueError("--budget is for Langevin runs: a certificate by residual takes one pass over the data")
+        found = verified(proof, data, evidence, released, model=model, key=key, policy=policy, reading=reading)
+        click.echo(f"VERIFIED  {found.summary()}")
+        return
+    if evidence is not None:
+        raise ValueError("--evidence is for certificates by residual: that of a Langevin run holds everything")
+    records, task = read_data(data, task="regress" if proof.run.classes is None else "classify", **reading)
+    _check_conditions(records.conditions, proof.conditions)
+    more = {} if budget is None else {"budget": budget}
+    try:
+        report = proof.verify(records.X, task.y, released, public_key=key, policy=policy, **more)
+    except VerificationError as error:
+        refuse(f"{error}{_HOW if error.field == 'digests.X' else ''}")
+    else:
+        click.echo(f"VERIFIED  {report.summary()}")
+
+
+def _check_conditions(of_data: tuple[str, ...], of_certificate: tuple[str, ...]) -> None:
+    for condition in of_data:
+        if condition not in of_certificate:
+            refuse(f"conditions: must say that {condition}, as the table of constants does; it is missing")
+
+
+def verified(
+    proof: ResidualCertificate,
+    data: str,
+    evidence: str | None,
+    released: Working | Released | None,
+    *,
+    model: str | None,
+    key: Ed25519PublicKey | None,
+    policy: Policy | None,
+    reading: dict[str, Any],
+) -> ResidualReport:
+    """Return the report on a certificate by residual, held against data in a file; exit with code 1 if refuted."""
+    from expunge.certificates import VerificationError
+    from expunge.certificates.residual import verify as verify_residual
+    from expunge.estimators.newton.base import NewtonModel
+
+    place = evidence or (model if isinstance(released, NewtonModel) else None)
+    if place is None:
+        raise ValueError("--evidence must be given: a certificate by residual is verified with its confidential part")
+    known = load_evidence(place)
+    names = getattr(released, "feature_names_in_", None)
+    records, task = read_data(
+        data,
+        task="regress" if proof.model.classes is None else "classify",
+        names=None if names is None else tuple(map(str, names)),
+        **reading,
+    )
+    _check_conditions(records.conditions, proof.conditions)
+    try:
+        if policy is not None:
+            policy.check(proof)
+        return verify_residual(
+            proof, records.X, task.y, evidence=known, released=released, ids=records.ids, public_key=key
+        )
+    except VerificationError as error:
+        refuse(f"{error}{_HOW if error.field in ('digests.data', 'model.n_features') else ''}")
+        raise

@@ -1,0 +1,605 @@
+"""The base of the Newton estimators: they fit, predict from released parameters, forget, correct and add records."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from expunge import _validate
+from expunge._types import AnyArray
+from expunge.certificates.residual import ResidualCertificate, ResidualEvidence, ResidualModel
+from expunge.data.constants import CONDITIONS
+from expunge.data.identifiers import exact_ids
+from expunge.estimators._conditions import SEED_CONDITION
+from expunge.estimators._progress import dense_work, parts
+from expunge.estimators._records import ROW_NUMBERS, ids_of_fit
+from expunge.estimators._seeds import seed_of
+from expunge.estimators.newton import _storage
+from expunge.estimators.newton.quotes import NewtonQuote
+from expunge.estimators.newton.records import blocks_and_tree, ids_in, positions_of
+from expunge.estimators.newton.result import Updated
+from expunge.estimators.newton.working import Claim, Work, Working
+from expunge.estimators.released import Released, linear_scores
+from expunge.runs.noise import os_normals, seeded_normals
+from expunge.runs.residual import Objective, Rows
+from expunge.runs.residual.answers import Answers, answers_of
+
+__all__ = ["NewtonModel"]
+
+Float64 = NDArray[np.float64]
+Self = TypeVar("Self", bound="NewtonModel")
+
+
+class NewtonModel(BaseEstimator):  # type: ignore[misc]
+    """A model fitted to a proved gradient and released with noise, whose records can be changed."""
+
+    _kind: ClassVar[str]
+    _released_class: ClassVar[type[Released]]
+
+    alpha: float
+    noise_std: float
+    epsilon: float
+    delta: float
+    fit_intercept: bool
+    releases: int
+    random_state: int | np.random.RandomState | None
+    _state: Working
+    _work: Work
+    _next_number: int
+
+    # --- fitting -------------------------------------------------------------------------------
+
+    def _claim(self) -> Claim:
+        claim = Claim(
+            epsilon=_validate.number("epsilon", self.epsilon, low=0.0),
+            delta=_validate.number("delta", self.delta, low=0.0, high=1.0, open_low=True, open_high=True),
+            noise_std=_validate.number("noise_std", self.noise_std, low=0.0, open_low=True),
+            alpha=_validate.number("alpha", self.alpha, low=0.0, open_low=True),
+            releases=_validate.count("releases", self.releases, low=1),
+        )
+        if not claim.allowance > 0:
+            raise ValueError(f"noise_std must leave room for a residual, got {claim.noise_std!r} with mu {claim.mu!r}")
+        return claim
+
+    def _learn(
+        self: Self,
+        X: Any,
+        y: AnyArray,
+        *,
+        loss: str,
+        n_outputs: int,
+        classes: AnyArray | None,
+        weights: Float64 | None,
+        ids: AnyArray | None,
+        conditions: tuple[str, ...],
+    ) -> Self:
+        """Fit checked data; y are the labels or targets as hashes take them."""
+        claim, n = self._claim(), X.shape[0]
+        seed = seed_of(self.random_state)
+        labels = None if classes is None else tuple(classes.tolist())
+        layout = ResidualModel(self._kind, X.shape[1], n_outputs, bool(self.fit_intercept), labels)
+        answers = answers_of(y, loss=loss, classes=labels, n_outputs=n_outputs)
+        names = exact_ids(np.arange(n)) if ids is None else ids
+        p = layout.shape[1]
+        with parts("fit", work=dense_work(n, p, decompositions=n_outputs)) as begin:
+            begin("hashes")
+            blocks, tree = blocks_and_tree(
+                X, y, answers, weights=weights, ids=names, fit_intercept=layout.fit_intercept, classes=labels
+            )
+            begin("optimum")
+            state, work = Working.of(
+                Objective(blocks, loss, p, n_outputs, claim.alpha),
+                tree,
+                claim=claim,
+                layout=layout,
+                conditions=conditions,
+                own_conditions=() if seed is None else (SEED_CONDITION,),
+                normals=os_normals if seed is None else seeded_normals(seed),
+            )
+        self._next_number = n if ids is None else -1  # -1: records have ids of their own
+        self._adopt(state, work)
+        return self
+
+    def _adopt(self, state: Working, work: Work) -> None:
+        self._state, self._work = state, work
+        self.certificate_ = state.certificate(work)
+
+    def _ids(self, table: Any, column: Any, record_ids: ArrayLike | None, n: int) -> AnyArray | None:
+        found = ids_of_fit(table, column, record_ids, n)
+        return None if found is None or found.origin == ROW_NUMBERS else exact_ids(list(found.values))
+
+    # --- parameters ----------------------------------------------------------------------------
+
+    @property
+    def _coef_rows(self) -> Float64:
+        return self._state.released[:, : self.n_features_in_]
+
+    @property
+    def _intercept_row(self) -> Float64:
+        state = self._state
+        return state.released[:, -1] if state.layout.fit_intercept else np.zeros(len(state.released))
+
+    @property
+    def conditions_(self) -> tuple[str, ...]:
+        """Conditions that the certificate of the last release rests on."""
+        check_is_fitted(self)
+        return self.certificate_.conditions
+
+    @property
+    def ids_(self) -> AnyArray:
+        """Ids of the records now in the model, in their order, as a copy."""
+        check_is_fitted(self)
+        return self._state.tree.ids.copy()
+
+    @property
+    def releases_left_(self) -> int:
+        """Releases that the budget still allows."""
+        check_is_fitted(self)
+        return self._state.claim.releases - self._state.release
+
+    @property
+    def ledger_salt_(self) -> bytes:
+        """Secret of 32 bytes under which ledgers tell of the ids of this model's records."""
+        check_is_fitted(self)
+        return self._state.ledger_salt
+
+    @property
+    def evidence_(self) -> ResidualEvidence:
+        """Evidence of the last release; confidential: it holds the parameters without noise."""
+        check_is_fitted(self)
+        return self._state.evidence(self._work, self.certificate_)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "_state")
+
+    def _require_fitted(self) -> None:
+        # As an AttributeError too, so that `hasattr(model, "coef_")` says what scikit-learn's users expect.
+        check_is_fitted(self)
+
+    def _scores(self, X: ArrayLike) -> Float64:
+        """Return scores of shape (n, q)."""
+        check_is_fitted(self)
+        _validate.refuse_masks("X", X)
+        rows = validate_data(self, X, dtype=np.float64, reset=False, accept_sparse="csr")
+        return linear_scores(rows, self._coef_rows, self._intercept_row)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
+    def __repr__(self, N_CHAR_MAX: int = 700) -> str:
+        text: str = super().__repr__(N_CHAR_MAX=N_CHAR_MAX)
+        if not hasattr(self, "_state"):
+            return text
+        return f"{text}  <confidential: holds {len(self._state.objective):,} records and parameters without noise>"
+
+    def quote(self, ids: ArrayLike | None = None, *, rows: ArrayLike | None = None) -> NewtonQuote:
+        """Return what deleting each record would take and show, each record by itself, without deleting any.
+
+        Parameters
+        ----------
+        ids : int, str or sequence of them, optional
+            Records to quote, all rows of each id.
+        rows : int or sequence of int, optional
+            Positions among the records now in the model. With neither, all records are quoted. The work is that of
+            all in any case.
+
+        Returns
+        -------
+        NewtonQuote
+            Confidential: it tells of single records.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If both are given, or a record does not exist.
+
+        See Also
+        --------
+        unlearn : Delete records, with a certificate.
+
+        Notes
+        -----
+        Bounds are those of `expunge.runs.residual.record_quotes`, rounding of the inverse Hessian included.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_diabetes
+        >>> from expunge import NewtonRidge
+        >>> X, y = load_diabetes(return_X_y=True)
+        >>> quote = NewtonRidge().fit(X, y / 100).quote()
+        >>> len(quote), bool((quote.sensitivity < 0.2).all())
+        (442, True)
+        """
+        check_is_fitted(self)
+        state = self._state
+        every = ids is None and rows is None
+        where = np.arange(len(state.objective)) if every else positions_of(state.tree, ids=ids, rows=rows)
+        with parts("quote", work=2.0 * len(state.objective) * float(state.theta.size) ** 2) as begin:
+            begin("inverse Hessian")
+            costs = state.quotes(where)
+        return NewtonQuote(state.tree.ids[where], costs)
+
+    # --- changes of the data -------------------------------------------------------------------
+
+    def unlearn(self: Self, ids: ArrayLike | None = None, *, rows: ArrayLike | None = None) -> Updated[Self]:
+        """Forget records: parameters polished on the data that remain, released with new noise.
+
+        Parameters
+        ----------
+        ids : int, str or sequence of them, optional
+            Whose records to delete: ids given to `fit` or `add`, all rows of each. Rows that came without ids are
+            numbered from 0 in the order they came, and a number is never given twice.
+        rows : int or sequence of int, optional
+            Positions among the records now in the model. Give one of ``ids`` and ``rows``.
+
+        Returns
+        -------
+        Updated
+            ``.model``, a new working model without the records, ``.certificate`` (public), ``.evidence``
+            (confidential) and ``.before_after``. This model is unchanged, and still holds the records: destroy it.
+
+        Raises
+        ------
+        TypeError
+            If none or both of ``ids`` and ``rows`` are given, or ids are of another kind (7 is not "7").
+        ValueError
+            If a record does not exist, none would remain, or the last record of a class would go while the list of
+            classes was taken from the data.
+        RuntimeError
+            If the budget of releases is spent, or the optimum cannot be reached.
+
+        Notes
+        -----
+        Certified (section 1 of ``docs/theory.md``, "Deletion by computed residual"): whatever happened before, the
+        release cannot be told from the noisy optimum of the data that remain. Nothing is composed over deletions, and
+        requests may depend on earlier releases. One release of the budget is charged, in the new model: go on from
+        that. Two changes of one model would both be its next release, which no model can tell; a ledger refuses the
+        second, and only one of them may be published.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_breast_cancer
+        >>> from expunge import NewtonLogisticRegression
+        >>> X, y = load_breast_cancer(return_X_y=True)
+        >>> model = NewtonLogisticRegression(classes=[0, 1]).fit(X / 1000, y)
+        >>> result = model.unlearn(7)
+        >>> result.status, 7 in result.model.ids_
+        ('certified', False)
+        """
+        check_is_fitted(self)
+        state = self._state
+        where = positions_of(state.tree, ids=ids, rows=rows)
+        name = "rows" if ids is None else "ids"
+        if len(where) == len(state.objective):
+            raise ValueError(f"{name} must leave at least one record, got all that remain")
+        gone = state.objective.take(where)
+        objective = state.objective.without(where)
+        self._refuse_lost_class(objective, gone)
+        tree = state.tree.without(where)
+        return self._result(*state.changed("unlearn", objective, tree, n_changed=len(where), gone=gone, new=None))
+
+    def amend(
+        self: Self,
+        ids: ArrayLike | None = None,
+        *,
+        rows: ArrayLike | None = None,
+        X: ArrayLike | None = None,
+        y: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+    ) -> Updated[Self]:
+        """Correct records: the old content is forgotten as by `unlearn`.
+
+        Parameters
+        ----------
+        ids : int, str or sequence of them, optional
+            Records to correct, each the id of one row.
+        rows : int or sequence of int, optional
+            Positions among the records now in the model. Give one of ``ids`` and ``rows``.
+        X : array-like of shape (k, n_features), optional
+            New features, in the order of ``ids`` or ``rows``; the old ones if omitted.
+        y : array-like of shape (k,) or (k, n_outputs), optional
+            New labels or targets; the old ones if omitted.
+        sample_weight : array-like of shape (k,), optional
+            New weights of the losses; the old ones if omitted. Class weights are not applied to them.
+
+        Returns
+        -------
+        Updated
+            As `unlearn`.
+
+        Raises
+        ------
+        TypeError, ValueError, RuntimeError
+            As `unlearn` and `fit`; ValueError also if an id has several rows, or nothing is given to correct.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from expunge import NewtonRidge
+        >>> model = NewtonRidge().fit(np.eye(4), np.arange(4.0), record_ids=["a", "b", "c", "d"])
+        >>> model.amend("b", y=[5.0]).certificate.n_records
+        4
+        """
+        check_is_fitted(self)
+        state = self._state
+        order = self._one_row_each(ids, rows)
+        where = np.sort(order)
+        if X is None and y is None and sample_weight is None:
+            raise TypeError("amend needs new X, y or sample_weight, got none of them")
+        place = np.argsort(order, kind="stable")  # of the given rows, in the order of positions
+        old = state.objective.take(where)
+        d, k = state.layout.n_features, len(where)
+        features = old.X[:, :d] if X is None else self._new_features(X, k)[place]
+        answers = self._old_answers(old) if y is None else self._new_answers(y, k)[place]
+        weights = old.weights
+        if sample_weight is not None:
+            weights = _new_weights(sample_weight, k)[place]
+        new = self._rows(features, answers, weights)
+        objective = state.objective.replacing(where, new)
+        self._refuse_lost_class(objective, old)
+        tree = state.tree.replaced(where, features, answers, weights=weights)
+        return self._result(*state.changed("amend", objective, tree, n_changed=k, gone=old, new=new))
+
+    def add(
+        self: Self,
+        X: ArrayLike,
+        y: ArrayLike,
+        record_ids: ArrayLike | None = None,
+        *,
+        sample_weight: ArrayLike | None = None,
+    ) -> Updated[Self]:
+        """Add records; the certificate is about the data with them.
+
+        Parameters
+        ----------
+        X : array-like of shape (k, n_features)
+            Features.
+        y : array-like of shape (k,) or (k, n_outputs)
+            Labels, which must be of the classes of the model, or targets.
+        record_ids : sequence of int or str, length k, optional
+            Whose row each is. May be omitted if `fit` was given no ids: numbers then go on.
+        sample_weight : array-like of shape (k,), optional
+            Weights of the losses; 1 if omitted. Class weights are not applied to them.
+
+        Returns
+        -------
+        Updated
+            As `unlearn`.
+
+        Raises
+        ------
+        TypeError, ValueError, RuntimeError
+            As `fit`; ValueError if ids are needed and missing.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from expunge import NewtonRidge
+        >>> model = NewtonRidge().fit(np.eye(4), np.arange(4.0))
+        >>> model.add(np.ones((1, 4)), [2.0]).model.ids_.tolist()
+        [0, 1, 2, 3, 4]
+        """
+        check_is_fitted(self)
+        state = self._state
+        _validate.refuse_masks("X", X)
+        features = self._new_features(X, None)
+        k = len(features)
+        answers = self._new_answers(y, k)
+        names = self._new_ids(record_ids, k)
+        weights = None if sample_weight is None else _new_weights(sample_weight, k)
+        new = self._rows(features, answers, weights)
+        tree = state.tree.with_(features, answers, ids=names, weights=weights)
+        objective = state.objective.with_rows(new)
+        result = self._result(*state.changed("add", objective, tree, n_changed=k, gone=None, new=new))
+        if self._next_number >= 0:  # -1: its records have ids of their own
+            result.model._next_number = self._next_number + k
+        return result
+
+    def release_again(self: Self) -> Updated[Self]:
+        """Release the same parameters with new noise, which charges the budget: who sees both learns more.
+
+        Returns
+        -------
+        Updated
+            As `unlearn`, with ``before_after`` None.
+
+        Raises
+        ------
+        RuntimeError
+            If the budget of releases is spent.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from expunge import NewtonRidge
+        >>> model = NewtonRidge(releases=2).fit(np.eye(4), np.arange(4.0))
+        >>> model.release_again().model.releases_left_
+        0
+        """
+        check_is_fitted(self)
+        return self._result(*self._state.again())
+
+    # --- release and files ---------------------------------------------------------------------
+
+    def release(self) -> Released:
+        """Return a predict-only estimator that holds the released parameters and nothing of the data.
+
+        Not another release: the parameters are those of ``coef_``, and nothing is charged.
+
+        Returns
+        -------
+        ReleasedLogisticRegression, ReleasedRidge or ReleasedRidgeClassifier
+            Safe to publish, with `certificate_`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from expunge import NewtonRidge
+        >>> NewtonRidge().fit(np.eye(3), np.ones(3)).release().predict(np.eye(3)).shape
+        (3,)
+        """
+        check_is_fitted(self)
+        made: dict[str, Any] = {"conditions": self.conditions_, **self._made()}
+        if hasattr(self, "classes_"):
+            made["classes"] = self.classes_.copy()
+        if hasattr(self, "feature_names_in_"):
+            made["feature_names"] = self.feature_names_in_.copy()
+        return self._released_class._from_parts(np.array(self.coef_), _copied(self.intercept_), **made)
+
+    def _made(self) -> dict[str, Any]:
+        """Return what else a released model is made of."""
+        return {}
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
+        """Write the working model to one ``.npz`` file (arrays and JSON, no pickle), whole or not at all.
+
+        As confidential as the data, which it holds. No row, label, id or salt of a deleted record is in it.
+
+        Raises
+        ------
+        FileExistsError
+            If ``path`` exists and ``overwrite`` is false.
+        """
+        check_is_fitted(self)
+        return _storage.save(self, path, overwrite=overwrite)
+
+    @classmethod
+    def load(cls: type[Self], path: str | Path) -> Self:
+        """Read a working model written by `save`.
+
+        Raises
+        ------
+        ValueError
+            If the file is truncated, of an unknown version, or of another kind of model.
+        """
+        model: Self = _storage.load(cls, path)
+        return model
+
+    @classmethod
+    def _of_file(cls: type[Self], path: str | Path, header: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Self:
+        model: Self = _storage.working(cls, path, header, arrays)
+        return model
+
+    def __getstate__(self) -> dict[str, Any]:
+        state: dict[str, Any] = super().__getstate__()
+        if "_state" in state:
+            state = {**state, "_state": state["_state"].without_inverse()}  # computed anew when needed
+        return state
+
+    # --- parts of changes ----------------------------------------------------------------------
+
+    def _result(self: Self, state: Working, work: Work) -> Updated[Self]:
+        model = type(self)(**self.get_params(deep=False))
+        for name in ("n_features_in_", "_next_number", "_single_output"):
+            if hasattr(self, name):
+                setattr(model, name, getattr(self, name))
+        for name in ("classes_", "feature_names_in_"):
+            if hasattr(self, name):
+                setattr(model, name, getattr(self, name).copy())
+        model._adopt(state, work)
+        certificate: ResidualCertificate = model.certificate_
+        return Updated(model, certificate, state.evidence(work, certificate), work.before_after)
+
+    def _refuse_lost_class(self, objective: Objective, gone: Rows) -> None:
+        """Refuse to lose the last record of a class whose name came from the data."""
+        classes = self._state.layout.classes
+        if classes is None or CONDITIONS["classes"] not in self._state.conditions:
+            return
+        lost = set(_numbers(gone))
+        for block in objective.blocks:
+            lost -= set(_numbers(block))
+            if not lost:
+                return
+        raise ValueError(
+            f"this leaves no record of class {classes[min(lost)]!r}, but the model and its releases would still name "
+            "it: fit with classes= given"
+        )
+
+    def _one_row_each(self, ids: ArrayLike | None, rows: ArrayLike | None) -> NDArray[np.int64]:
+        """Return the position of each record named, in the order given."""
+        tree = self._state.tree
+        if rows is not None and ids is None:
+            _validate.row_indices("rows", rows, tree.n_records)
+            return np.atleast_1d(np.asarray(rows, dtype=np.int64))
+        where = positions_of(tree, ids=ids, rows=rows)
+        assert ids is not None  # positions_of has refused both and neither
+        wanted = ids_in("ids", ids)
+        if len(where) != len(wanted):
+            raise ValueError("ids must name one row each, got an id that is repeated or has several rows: say rows=")
+        places = dict(zip(tree.ids[where].tolist(), where.tolist(), strict=True))
+        return np.array([places[one] for one in wanted.tolist()], dtype=np.int64)
+
+    def _new_features(self, X: ArrayLike, n: int | None) -> Float64:
+        _validate.refuse_masks("X", X)
+        checked = validate_data(self, X, dtype=np.float64, reset=False, accept_sparse="csr")
+        found: Float64 = checked.toarray() if hasattr(checked, "toarray") else checked
+        if n is not None and len(found) != n:
+            raise ValueError(f"X must have a row for each of {n} records, got {len(found)}")
+        return found
+
+    def _new_answers(self, y: ArrayLike, n: int) -> AnyArray:
+        """Return labels or targets as hashes take them, shape (n,) or (n, q)."""
+        _validate.refuse_masks("y", y)
+        layout = self._state.layout
+        array = np.asarray(y)
+        if array.ndim == 0 or len(array) != n:
+            raise ValueError(f"y must have one entry for each of {n} records, got shape {array.shape}")
+        if layout.classes is None:
+            array = _validate.real_array("y", array)
+            array = array.reshape(n, -1)
+        answers_of(array, loss=self._state.objective.loss, classes=layout.classes, n_outputs=layout.n_outputs)
+        return array
+
+    def _old_answers(self, old: Rows) -> AnyArray:
+        classes = self._state.layout.classes
+        if classes is None:
+            assert old.targets is not None
+            return old.targets
+        return np.asarray([classes[number] for number in _numbers(old)])
+
+    def _rows(self, features: Float64, answers: AnyArray, weights: Float64 | None) -> Rows:
+        layout = self._state.layout
+        found: Answers = answers_of(
+            answers, loss=self._state.objective.loss, classes=layout.classes, n_outputs=layout.n_outputs
+        )
+        X = np.ones((len(features), layout.shape[1]))
+        X[:, : layout.n_features] = features
+        return Rows(X, found.labels, found.targets, weights)
+
+    def _new_ids(self, record_ids: ArrayLike | None, n: int) -> AnyArray:
+        numbered = self._next_number >= 0
+        if record_ids is not None:
+            if numbered:
+                raise ValueError("record_ids must be omitted: this model numbers its records, as fit was given no ids")
+            names = ids_in("record_ids", record_ids)
+            if len(names) != n:
+                raise ValueError(f"record_ids must hold one id per row of X, {n}, got {len(names)}")
+            return names
+        if not numbered:
+            raise ValueError("record_ids must be given, as they were to fit")
+        return exact_ids(np.arange(self._next_number, self._next_number + n))
+
+
+def _numbers(rows: Rows) -> list[int]:
+    """Return the number of each row's class."""
+    numbers = rows.labels if rows.labels is not None else np.argmax(rows.targets, axis=1)  # type: ignore[arg-type]
+    found: list[int] = np.asarray(numbers).tolist()
+    return found
+
+
+def _new_weights(sample_weight: ArrayLike, n: int) -> Float64:
+    weights = _validate.real_array("sample_weight", sample_weight, ndim=1, low=0.0)
+    if len(weights) != n:
+        raise ValueError(f"sample_weight must have length {n}, got {len(weights)}")
+    return weights
+
+
+def _copied(value: float | Float64) -> float | Float64:
+    return value if isinstance(value, float) else value.copy()

@@ -1,0 +1,75 @@
+"""Products of rows with an inverse Hessian: leverages, and the lengths of the solutions."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from expunge._kernels import backend
+from expunge.runs.residual.derivatives import FAINT, rounding
+
+__all__ = ["Products", "products"]
+
+Float64 = NDArray[np.float64]
+
+_BLOCK = 1 << 19  # numbers of a block of solutions: they stay in the cache until the kernel has read them
+_LEAST = 64  # rows of a block at least
+
+
+@dataclass(frozen=True)
+class Products:
+    """Products of n rows with a symmetric matrix P of order k p, as computed; U is a row in the place of each output.
+
+    Attributes
+    ----------
+    leverages : ndarray, shape (n, k, k)
+        ``U^T P U``.
+    squares : ndarray, shape (n, k, k)
+        ``U^T P P U``.
+    norms : ndarray, shape (n,)
+        Squares of the rows' norms.
+    error : ndarray, shape (n,)
+        At least the operator norm of the error of the products ``P U`` behind both.
+    terms : int
+        Numbers in a sum of `squares`, the longest.
+    """
+
+    leverages: Float64
+    squares: Float64
+    norms: Float64
+    error: Float64
+    terms: int
+
+
+def products(rows: Float64, matrix: Float64, *, threads: int | None = None) -> Products:
+    """Return the products of rows with a symmetric matrix: one product of matrices, and a pass over its blocks."""
+    n, p = rows.shape
+    m = len(matrix)
+    k = m // p if p else 1
+    # (p, k, m): column c m + j is row j of block c, so that one product gives a row's solutions side by side.
+    right = matrix if k == 1 else np.ascontiguousarray(matrix.reshape(k, p, m).transpose(1, 0, 2)).reshape(p, k * m)
+    leverages, squares, norms = np.empty((n, k, k)), np.empty((n, k, k)), np.empty(n)
+    step = max(_LEAST, _BLOCK // max(k * m, 1))
+    space = np.empty((min(step, n), k * m))
+    with np.errstate(all="ignore"):
+        for begin in range(0, n, step):
+            end = min(begin + step, n)
+            block = space[: end - begin]
+            np.matmul(rows[begin:end], right, out=block)
+            backend.HOST.run(
+                "residual_leverages",
+                rows[begin:end],
+                block.reshape(end - begin, k, k, p),
+                leverages[begin:end],
+                squares[begin:end],
+                norms[begin:end],
+                threads=threads,
+            )
+        largest = float(np.sqrt(np.einsum("ij,ij->", matrix, matrix))) * (1.0 + rounding(matrix.size + 8))
+        faint = FAINT * (1.0 + largest)
+        error = rounding(p + 4) * largest * np.sqrt(norms) * (1.0 + rounding(p + 8)) * (1.0 + 2.0**-40) + faint
+        error = np.where(error < math.inf, error, math.inf)
+    return Products(leverages, squares, norms, error, m)

@@ -1,0 +1,111 @@
+"""X^T X and X^T Y of a first fit, formed once, with bounds on their rounding, and what is left of them without rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import linalg
+
+from expunge._kernels.backend import one_blas_thread
+from expunge.runs.ridge.close_products import MARGIN, TINY, UNIT, columns, gram, norm, sum_error
+
+__all__ = ["Products", "Remaining", "steady_blas", "within_range"]
+
+Array = NDArray[np.float64]
+
+_ONE_THREAD_WIDTH = 512
+
+
+def steady_blas(width: int) -> AbstractContextManager[Any]:
+    """Keep small eigenproblems on one thread: more threads only wait for one another, and long on a busy machine."""
+    return one_blas_thread() if width <= _ONE_THREAD_WIDTH else nullcontext()
+
+
+def within_range(what: str, squares: Array) -> None:
+    """Refuse data whose products left the range of float64."""
+    if not np.isfinite(squares).all():
+        raise ValueError(
+            f"{what} must have squares within the range of float64, got values that overflow: divide by a constant"
+        )
+
+
+class Remaining(NamedTuple):
+    """H = X^T X + alpha I and X^T Y without some rows.
+
+    Attributes
+    ----------
+    matrix : ndarray of shape (p, p)
+        H as computed.
+    off : float
+        Bound on the Frobenius norm of its error.
+    moment : ndarray of shape (p, q)
+        X^T Y.
+    moment_off : ndarray of shape (q,)
+        Bounds on the norms of the errors of its columns.
+    """
+
+    matrix: Array
+    off: float
+    moment: Array
+    moment_off: Array
+
+
+class Products:
+    """The products of a first fit's data that every law of its runs is made of.
+
+    Parameters
+    ----------
+    design : ndarray of shape (n, p), float64
+        Rows as the model sees them.
+    targets : ndarray of shape (n, q), float64
+        Their targets.
+
+    Raises
+    ------
+    ValueError
+        If products of the data leave the range of float64.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> products = Products(np.eye(3), np.ones((3, 1)))
+    >>> products.largest
+    1.0
+    >>> products.without([0], alpha=0.5).matrix.diagonal()
+    array([0.5, 1.5, 1.5])
+    """
+
+    def __init__(self, design: Array, targets: Array) -> None:
+        self.design, self.targets = design, targets
+        n, p = design.shape
+        with np.errstate(over="ignore", invalid="ignore"):
+            self.gram, self.moment = gram(design), design.T @ targets
+            sizes = norm(design) * columns(targets)
+            self._moment_off = MARGIN * sum_error(n) * sizes + n * p * TINY
+            squares = self.gram.value * 1e15  # room for the numbers that split them exactly
+        within_range("design", squares)
+        within_range("targets", self.moment)
+
+    @cached_property
+    def largest(self) -> float:
+        """Largest eigenvalue of X^T X, at least 0."""
+        p = len(self.gram.value)
+        with steady_blas(p):
+            top = linalg.eigvalsh(self.gram.value, subset_by_index=[p - 1, p - 1])[0]
+        return max(float(top), 0.0)
+
+    def without(self, removed: Sequence[int], *, alpha: float) -> Remaining:
+        """Return the products of the rows that remain, by subtracting those of the others."""
+        gone, targets = self.design[list(removed)], self.targets[list(removed)]
+        theirs = gram(gone)
+        matrix = self.gram.value - theirs.value
+        matrix[np.diag_indices_from(matrix)] += alpha
+        size = UNIT * norm(matrix)  # of a rounding: the difference and alpha
+        off = self.gram.off + theirs.off + 3.0 * size
+        lost = MARGIN * sum_error(len(gone)) * norm(gone) * columns(targets)
+        return Remaining(matrix, off, self.moment - gone.T @ targets, self._moment_off + lost)

@@ -1,0 +1,202 @@
+"""Edges of the Newton estimators: ids and weights that mean nothing, fits that fail, files with NumPy's numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+from sklearn.datasets import load_digits
+
+from expunge import NewtonLogisticRegression, NewtonRidge, NewtonRidgeClassifier
+from expunge._files import FileFormatError
+from expunge.certificates.residual import verify
+from expunge.estimators import _storage
+
+X = np.random.default_rng(11).normal(size=(40, 3)) / 2
+LABELS = (X[:, 0] > 0).astype(int)
+
+
+def logistic(**more: Any) -> NewtonLogisticRegression:
+    return NewtonLogisticRegression(classes=[0, 1], **more)
+
+
+@pytest.mark.parametrize("names", [np.arange(100, 140), [f"p{i}" for i in range(40)]], ids=["numbers", "text"])
+def test_records_are_added_again_and_again_under_ids_of_their_own(names, tmp_path):
+    """No id is made up for a model whose records have ids: a number could be that of another record."""
+    given = [7, 8] if isinstance(names, np.ndarray) else ["x", "y"]
+    model = logistic().fit(X, LABELS, record_ids=names)
+    once = model.add(X[:1], LABELS[:1], given[:1]).model
+    for one in (once, NewtonLogisticRegression.load(once.save(tmp_path / "m.npz"))):
+        assert one.add(X[:1], LABELS[:1], given[1:]).model.ids_.tolist()[-2:] == given
+        with pytest.raises(ValueError, match="record_ids must be given, as they were to fit"):
+            one.add(X[:1], LABELS[:1])
+
+
+@pytest.mark.parametrize(
+    ("ids", "got"),
+    [
+        (True, "True"),
+        (np.True_, "True"),
+        (7.0, r"7\.0"),
+        (np.float64(7), r"7\.0"),
+        (b"7", "b'7'"),
+        ({1, 2}, "set"),
+        ([1, True], "True"),
+        (np.arange(40) < 3, "dtype bool"),
+        ([7.0], r"7\.0"),
+        (float("nan"), "a missing value"),
+    ],
+)
+def test_what_is_no_id_deletes_nobody(ids, got):
+    """True is not record 1, and a mask is no list of ids."""
+    model = logistic().fit(X, LABELS)
+    for change in (model.unlearn, model.quote, lambda bad: model.amend(bad, y=[1])):
+        with pytest.raises(TypeError, match=f"^ids must hold integers or strings, got .*{got}"):
+            change(ids)
+    with pytest.raises(ValueError, match=r"^ids must hold at least one id, got none"):
+        model.unlearn([])
+
+
+@pytest.mark.parametrize("estimator", [NewtonLogisticRegression, NewtonRidgeClassifier])
+@pytest.mark.parametrize(("key", "shown"), [("1", "'1'"), (7, "7"), (0.5, "0.5")])
+def test_weights_of_no_class_are_refused(estimator, key, shown):
+    """A key that is the text of a class, or that of no class, would change no weight at all."""
+    with pytest.raises(ValueError, match=rf"^class_weight must be for the classes \[0, 1\], got a weight for {shown}"):
+        estimator(classes=[0, 1], class_weight={key: 50.0}).fit(X, LABELS)
+    with pytest.raises(ValueError, match=r"^class_weight must leave a record that counts"):
+        estimator(classes=[0, 1], class_weight={0: 0.0, 1: 0.0}).fit(X, LABELS)
+    with pytest.raises(ValueError, match=r"^class_weight must leave a record that counts"):
+        estimator(classes=[0, 1], class_weight={1: 0.0}).fit(X, LABELS, sample_weight=1.0 * LABELS)
+
+
+def test_weights_may_be_for_a_class_without_records():
+    model = NewtonLogisticRegression(classes=[0, 1, 2], class_weight={2: 3.0}, random_state=0).fit(X, LABELS)
+    plain = NewtonLogisticRegression(classes=[0, 1, 2], random_state=0).fit(X, LABELS)
+    assert_array_equal(model.coef_, plain.coef_)
+
+
+def test_weights_with_numbers_of_numpy_are_saved(tmp_path):
+    model = logistic(class_weight={np.int64(1): np.float32(2.0)}).fit(X, LABELS)
+    again = NewtonLogisticRegression.load(model.save(tmp_path / "m.npz"))
+    assert again.class_weight == {1: 2.0}
+    assert_array_equal(again.coef_, model.coef_)
+
+
+@pytest.mark.parametrize(
+    ("model", "y", "bad"),
+    [
+        (logistic(), LABELS, LABELS + 5),
+        (NewtonRidgeClassifier(classes=[0, 1]), LABELS, LABELS + 5),
+        (NewtonRidge(), X[:, 1], np.full(40, np.nan)),
+    ],
+    ids=["logistic", "ridge classifier", "ridge"],
+)
+def test_a_fit_that_fails_leaves_the_model_as_it_was(model, y, bad):
+    """The columns of the data that were refused do not pick the parameters of the model that stays."""
+    before = model.fit(X, y).coef_
+    attributes = dict(vars(model))
+    for columns in (2, 4):
+        rows = np.hstack([X, X])[:, :columns]
+        with pytest.raises(ValueError, match=r"^(y must hold|Input y contains NaN)"):
+            model.fit(rows, bad)
+        assert vars(model) == attributes
+        assert model.n_features_in_ == 3
+        assert_array_equal(model.coef_, before)
+        with pytest.raises(ValueError, match="expecting 3 features"):
+            model.predict(rows)
+
+
+@pytest.mark.parametrize("names", [(0, 1), (False, True), (-1.0, 2.0), (2**60, 2**60 + 1), ("no", "yes")], ids=str)
+@pytest.mark.parametrize("estimator", [NewtonLogisticRegression, NewtonRidgeClassifier])
+def test_labels_of_any_kind_stay_where_only_features_are_corrected(estimator, names):
+    y = np.array(names)[LABELS]
+    model = estimator(classes=names).fit(X, y)
+    rows, weights = X.copy(), np.ones(40)
+    rows[[4, 9]], weights[[4, 9]] = X[[1, 2]], 0.5
+    result = model.amend([4, 9], X=X[[1, 2]], sample_weight=[0.5, 0.5])
+    report = verify(result.certificate, rows, y, evidence=result.evidence, released=result.model, sample_weight=weights)
+    assert report.certified
+
+
+@pytest.mark.parametrize("scale", [1e-150, 1e-162, 1e-163, 1e150])
+def test_distances_of_before_and_after_do_not_vanish(scale):
+    """Squares of the smallest numbers are 0, and their root would have said that nothing moved."""
+    y = X @ [1.0, 2.0, 3.0]
+    y[3] = 50.0
+    before = NewtonRidge(noise_std=1e-7 * scale).fit(X, y * scale)
+    after = before.unlearn(3)
+    apart = (after.evidence.theta - before.evidence_.theta) / scale
+    assert after.before_after.mu >= np.linalg.norm(apart) / 1e-7 * (1 - 1e-9)
+    assert after.before_after.mu <= np.linalg.norm(apart) / 1e-7 * 1.1 + 1.0
+
+
+def test_features_too_large_for_any_bound_are_refused_with_the_remedy():
+    """Not with a noise that is to be infinite."""
+    model = logistic().fit(X, LABELS)
+    for change in (lambda: model.add(X[:1] * 1e200, [1]), lambda: logistic().fit(X * 1e200, LABELS)):
+        with pytest.raises(ValueError, match="too large for a bound in float64: scale the features by a constant"):
+            change()
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"theta": 1.0}, "bound must be within"),
+        ({"bound": (-1.0).hex()}, "bound must be within"),
+        ({"action": "nothing"}, "action must be one of"),
+        ({"next_number": 39}, "next_number must exceed the ids of all records, got 39"),
+    ],
+    ids=str,
+)
+def test_a_file_made_by_somebody_else_claims_nothing_that_does_not_hold(changed, message, tmp_path):
+    """Parameters with another gradient are not those that a further release could be certified from."""
+    path = logistic().fit(X, LABELS).unlearn(3).model.save(tmp_path / "m.npz")
+    header, arrays = _storage.read(path)
+    if "theta" in changed:
+        arrays["theta"] = arrays["theta"] + changed["theta"]
+    path.write_bytes(
+        _storage.sealed_bytes({**header, **{key: value for key, value in changed.items() if key != "theta"}}, arrays)
+    )
+    with pytest.raises(FileFormatError, match=message):
+        NewtonLogisticRegression.load(path)
+
+
+def test_the_root_before_is_that_of_the_certificate_in_files_too(tmp_path):
+    model = logistic().fit(X, LABELS)
+    after = model.unlearn(3).model
+    again = NewtonLogisticRegression.load(after.save(tmp_path / "m.npz"))
+    assert again.certificate_.digests.data_before == model.certificate_.digests.data
+    assert again.evidence_.to_bytes() == after.evidence_.to_bytes()
+
+
+@pytest.mark.parametrize("multi_class", ["auto", "ovr"])
+@pytest.mark.parametrize("from_file", [False, True])
+def test_what_is_left_of_the_gradient_points_at_nobody(multi_class, from_file, tmp_path):
+    """Whoever holds the new model, and looks where its parameters stop short, does not find who was deleted."""
+    rows, y = load_digits(return_X_y=True)
+    rows, y = rows[:600] / 64, y[:600] % 3
+    extended = np.hstack([rows, np.ones((600, 1))])
+    extended /= np.linalg.norm(extended, axis=1)[:, np.newaxis]
+    model = NewtonLogisticRegression(classes=[0, 1, 2], multi_class=multi_class).fit(rows, y)
+    if from_file:
+        model = NewtonLogisticRegression.load(model.save(tmp_path / "m.npz"))
+    found = 0
+    for gone in np.random.default_rng(5).choice(600, 30, replace=False):
+        state = model.unlearn(rows=int(gone)).model._state
+        left = state.objective.gradient(state.theta, state.objective.sums(state.theta))
+        likeness = np.linalg.norm(extended @ left.T, axis=1)
+        found += int((likeness > likeness[gone]).sum() < 5)
+        assert not np.array_equal(state.inverse.theta, model._state.theta)
+    assert found <= 5  # by chance: 0.25 of them
+
+
+@pytest.mark.parametrize("weights", [[3.0], [3.0, 0.5, 1.0], []])
+def test_new_weights_are_one_for_each_record(weights):
+    model = NewtonRidge().fit(np.eye(4), np.arange(4.0))
+    message = f"sample_weight must have length 2, got {len(weights)}"
+    with pytest.raises(ValueError, match=message):
+        model.amend([1, 2], sample_weight=weights)
+    with pytest.raises(ValueError, match=message):
+        model.add(np.eye(4)[:2], [1.0, 2.0], sample_weight=weights)
