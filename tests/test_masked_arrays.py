@@ -185,6 +185,8 @@ def calls() -> dict[str, Call]:
             lambda divide_by: data.load("iris", divide_by=divide_by),
             {"divide_by": np.full(4, 2.0)},
         ),
+        "expunge.data.array_records.ArrayRecords.__init__": (data.ArrayRecords, {"X": X, "y": Y, "ids": IDS}),
+        "expunge.data.opening.open_records": (data.open_records, {"source": X, "target": Y, "ids": IDS}),
         "expunge.data.tasks.read_task": (data.read_task, {"y": LABELS}),
         "expunge.estimators.released.ReleasedRidge.predict": (MODEL.release().predict, {"X": X}),
         "expunge.estimators.released.ReleasedRidgeClassifier.predict": (CLASSES.release().predict, {"X": X}),

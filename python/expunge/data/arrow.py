@@ -1,0 +1,158 @@
+"""Arrow columns as arrays: numbers, lists of numbers, labels and ids, for tables in memory and for files alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["ArrowFeatures", "feature_rows", "id_type", "is_list", "is_text", "list_rows", "number_dtype", "numbers"]
+
+
+def is_list(kind: Any) -> bool:
+    """Return whether an Arrow type is one of lists."""
+    import pyarrow as pa
+
+    return bool(pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind))
+
+
+def is_text(kind: Any) -> bool:
+    """Return whether an Arrow type is one of text."""
+    return str(kind) in ("string", "large_string", "string_view")
+
+
+def number_dtype(kind: Any) -> np.dtype[np.floating] | None:
+    """Return float32 where it holds all numbers of an Arrow type exactly, else float64; None for what is no number."""
+    import pyarrow as pa
+
+    if pa.types.is_decimal(kind) or pa.types.is_float64(kind):
+        return np.dtype(np.float64)
+    if pa.types.is_integer(kind):
+        return np.dtype(np.float32 if kind.bit_width <= 16 else np.float64)
+    if pa.types.is_floating(kind) or pa.types.is_boolean(kind):
+        return np.dtype(np.float32)
+    return None
+
+
+def id_type(kind: Any) -> Any:
+    """Return the type in which ids are read, so that shards agree: int64, uint64 or text; None for what is no id."""
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if pa.types.is_integer(kind):
+        return kind if pa.types.is_uint64(kind) else pa.int64()
+    return pa.string() if is_text(kind) else None
+
+
+def numbers(array: Any) -> NDArray[Any]:
+    """Return an Arrow array of numbers; missing values become NaN."""
+    import pyarrow as pa
+
+    if array.null_count or pa.types.is_boolean(array.type) or pa.types.is_decimal(array.type):
+        array = array.cast(pa.float64(), safe=False)  # a number beyond 2^53 is rounded, not refused
+    return np.asarray(array.to_numpy(zero_copy_only=False))
+
+
+def list_rows(array: Any, width: int) -> tuple[NDArray[np.int64], NDArray[Any]]:
+    """Return the length of each list (-1 for none), and the values of those of the width that is needed."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_fixed_size_list(array.type) and array.type.list_size == width and not array.null_count:
+        return np.full(len(array), width), numbers(array.flatten()).reshape(-1, width)
+    lengths = np.asarray(pc.fill_null(pc.list_value_length(array), -1).to_numpy(zero_copy_only=False), dtype=np.int64)
+    fits = lengths == width
+    good = array if fits.all() else array.filter(fits)
+    return lengths, numbers(pc.list_flatten(good)).reshape(-1, width)
+
+
+def feature_rows(
+    columns: Sequence[Any], *, width: int, dtype: np.dtype[np.floating], problems: dict[int, str]
+) -> NDArray[Any]:
+    """Return one list column, or many scalar ones, of a batch as rows; ``problems`` receives rows of another width.
+
+    Lists are returned as they lie, in their own type; scalar columns are written side by side in ``dtype``.
+    """
+    if not is_list(columns[0].type):
+        return side_by_side(columns, dtype)
+    lengths, values = list_rows(columns[0], width)
+    fits = lengths == width
+    if fits.all():
+        return values
+    rows = np.zeros((len(lengths), width), dtype=dtype)
+    with np.errstate(over="ignore"):
+        rows[fits] = values
+    for row in np.flatnonzero(~fits).tolist():
+        got = "no list" if lengths[row] < 0 else f"{lengths[row]} features"
+        problems[row] = f"{got} where {width} features are needed"
+    return rows
+
+
+_PANEL = 1024  # rows whose columns are turned at a time, so that what is written stays in the cache
+
+
+def side_by_side(columns: Sequence[Any], dtype: np.dtype[np.floating]) -> NDArray[Any]:
+    """Return columns of numbers as rows."""
+    values = [numbers(column) for column in columns]
+    rows = np.empty((len(values[0]), len(values)), dtype=dtype)
+    with np.errstate(over="ignore"):
+        for start in range(0, len(rows), _PANEL):
+            panel = rows[start : start + _PANEL]
+            for j, column in enumerate(values):
+                panel[:, j] = column[start : start + _PANEL]
+    return rows
+
+
+class ArrowFeatures:
+    """Features of a table in memory: all its columns, one list column or many scalar ones.
+
+    Parameters
+    ----------
+    table : pyarrow.Table or RecordBatch
+        Columns of numbers, or one column of lists of numbers of one length.
+    """
+
+    def __init__(self, table: Any) -> None:
+        import pyarrow as pa
+
+        self._table = table if isinstance(table, pa.Table) else pa.Table.from_batches([table])
+        schema = self._table.schema
+        lists = [field for field in schema if is_list(field.type)]
+        kinds = [field.type.value_type if is_list(field.type) else field.type for field in schema]
+        if lists and len(schema) > 1:
+            raise ValueError(f"X must hold one list column or many scalar ones, got {', '.join(map(str, schema))}")
+        found = [number_dtype(kind) for kind in kinds]
+        for field, one in zip(schema, found, strict=True):
+            if one is None:
+                raise TypeError(f"X must hold real numbers, got column {field.name!r} of {field.type}: drop it")
+        self.dtype: np.dtype[np.floating] = np.dtype(np.float64 if np.dtype(np.float64) in found else np.float32)
+        self.names = None if lists else tuple(schema.names)
+        self.width = self._list_width(lists[0]) if lists else len(schema)
+
+    def _list_width(self, field: Any) -> int:
+        import pyarrow as pa
+
+        if pa.types.is_fixed_size_list(field.type):
+            return int(field.type.list_size)
+        first = next((one for one in self._table.column(0) if one.is_valid), None)
+        return 0 if first is None else len(first)
+
+    def __len__(self) -> int:
+        return int(self._table.num_rows)
+
+    def rows(self, start: int, stop: int) -> NDArray[np.floating]:
+        """Return rows, C-contiguous and in ``dtype``; missing numbers are NaN."""
+        import pyarrow as pa
+
+        columns = [column.combine_chunks() for column in self._table.slice(start, stop - start).columns]
+        plain = [pa.concat_arrays(one.chunks) if isinstance(one, pa.ChunkedArray) else one for one in columns]
+        problems: dict[int, str] = {}
+        found = feature_rows(plain, width=self.width, dtype=self.dtype, problems=problems)
+        if problems:
+            row = min(problems)
+            raise ValueError(f"X, row {start + row}: {problems[row]}")
+        with np.errstate(over="ignore"):
+            return np.require(found, dtype=self.dtype, requirements=["C", "A"])

@@ -1,0 +1,171 @@
+"""Tables of records as row blocks: the same blocks wherever the rows lie, in memory or in files of any number.
+
+Block k holds the rows ``k B`` to ``(k + 1) B``, where B depends on the number of features alone. What is summed block
+by block has therefore the same bits for any number of files, threads and workers.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from expunge import _validate
+from expunge._types import AnyArray
+
+__all__ = ["Block", "Records", "refuse_unfit", "rows_per_block"]
+
+_BLOCK_BYTES = 2**25  # of float64 features
+_LEAST, _MOST = 64, 2**18  # rows: of the widest, and of the narrowest records, whose ids and targets count too
+
+
+def rows_per_block(*, n_features: int) -> int:
+    """Return how many rows a block has: the power of two nearest to 32 MiB of float64 features, within [64, 2^18].
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``n_features`` is not an integer of at least 1.
+
+    Examples
+    --------
+    >>> [rows_per_block(n_features=p) for p in (1, 256, 768)]
+    [262144, 16384, 4096]
+    """
+    n_features = _validate.count("n_features", n_features, low=1)
+    rows = _BLOCK_BYTES / (8 * n_features)
+    power = 1 << max(0, int(rows).bit_length() - 1)
+    nearest = 2 * power if 2 * rows > 3 * power else power
+    return min(max(nearest, _LEAST), _MOST)
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Consecutive records of a table.
+
+    Attributes
+    ----------
+    start : int
+        Number of the first one within the table.
+    X : ndarray of float32 or float64, shape (rows, n_features)
+        Finite, C-contiguous, not to be written to: it may be the caller's own.
+    y : ndarray of int64, float64 or str, shape (rows,) or (rows, n_outputs), or None
+        Labels or targets, none missing.
+    ids : ndarray of int64, object (Python integers) or str, shape (rows,), or None
+        Whom the records are about, exactly.
+    """
+
+    start: int
+    X: NDArray[np.floating]
+    y: AnyArray | None = None
+    ids: AnyArray | None = None
+
+    def __len__(self) -> int:
+        return len(self.X)
+
+
+class Records(ABC):
+    """A table of records that is read block by block, as often as needed. `open_records` makes one.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from expunge.data import open_records
+    >>> records = open_records(np.eye(3), target=[1, 2, 3])
+    >>> isinstance(records, Records), [(block.start, len(block)) for block in records.blocks()]
+    (True, [(0, 3)])
+    """
+
+    @property
+    @abstractmethod
+    def n_records(self) -> int:
+        """Number of records."""
+
+    @property
+    @abstractmethod
+    def n_features(self) -> int:
+        """Number of features."""
+
+    @property
+    @abstractmethod
+    def dtype(self) -> np.dtype[np.floating]:
+        """Type of the features in all blocks, float32 or float64: what holds the numbers of the source exactly."""
+
+    @property
+    @abstractmethod
+    def feature_names(self) -> tuple[str, ...] | None:
+        """Names of the features, or None where the source does not name them one by one."""
+
+    @property
+    @abstractmethod
+    def has_targets(self) -> bool:
+        """Whether blocks have labels or targets."""
+
+    @property
+    @abstractmethod
+    def has_ids(self) -> bool:
+        """Whether blocks have ids."""
+
+    @abstractmethod
+    def place(self, index: int) -> str:
+        """Return where a record lies, for messages: its number, and its file where there is one."""
+
+    @abstractmethod
+    def _read(self, numbers: range, threads: int | None) -> Iterator[Block]:
+        """Yield the blocks of these numbers, which exist, in order."""
+
+    @property
+    def block_rows(self) -> int:
+        """Rows of each block but the last."""
+        return rows_per_block(n_features=self.n_features)
+
+    @property
+    def n_blocks(self) -> int:
+        """Number of blocks."""
+        return -(-self.n_records // self.block_rows)
+
+    def blocks(self, *, start: int = 0, stop: int | None = None, threads: int | None = None) -> Iterator[Block]:
+        """Yield blocks ``start`` to ``stop`` (without it), in order; numbers count blocks, so workers can share them.
+
+        Parameters
+        ----------
+        start, stop : int
+            Within [0, n_blocks]; all blocks by default.
+        threads : int, optional
+            Most cores that read ahead; all by default. The blocks are the same for every number.
+
+        Raises
+        ------
+        ValueError
+            If a range is not within the table; while reading, if a row holds what is no number or is missing, or a
+            file has changed since the table was opened: named with its place.
+        """
+        first = _validate.count("start", start)
+        last = self.n_blocks if stop is None else _validate.count("stop", stop)
+        if not first <= last <= self.n_blocks:
+            raise ValueError(f"start and stop must be within [0, {self.n_blocks}] blocks, got {first} to {last}")
+        if threads is not None:
+            threads = _validate.count("threads", threads, low=1)
+        return self._read(range(first, last), threads)
+
+    def __len__(self) -> int:
+        return self.n_records
+
+
+def refuse_unfit(records: Records, block: Block) -> None:
+    """Refuse features that are not finite, by the place of the first one; one product with a vector sees them."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        # NaN and infinity stay so in a sum; what is merely too large for one is looked at again.
+        odd = np.flatnonzero(~np.isfinite(block.X @ np.ones(block.X.shape[1], dtype=block.X.dtype)))
+    for row in odd.tolist():
+        bad = np.flatnonzero(~np.isfinite(block.X[row]))
+        if len(bad):
+            names, feature = records.feature_names, int(bad[0])
+            name = "" if names is None else f" ({names[feature]!r})"
+            raise ValueError(
+                f"{records.place(block.start + row)}, feature {feature}{name} must be a finite number, got "
+                f"{block.X[row, feature]}: it is missing, NaN or infinite"
+            )
