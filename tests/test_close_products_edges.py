@@ -5,7 +5,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from expunge.runs.ridge.close_products import UNIT, _split, columns, gram, norm, product
+from expunge.data.close_products import UNIT, columns, gram, norm, product, split
 
 
 def dot(left, right):
@@ -17,7 +17,7 @@ def dot(left, right):
 def test_parts_are_exact_and_the_low_one_is_at_most_half_a_step_of_its_own_row_or_column(axis, bits):
     values = np.random.default_rng(bits).normal(size=(6, 6)) * 10.0 ** np.linspace(-8, 8, 6)
     values = values if axis == 0 else values.T
-    high, low = _split(values, axis, bits)
+    high, low = split(values, axis, bits)
     assert np.array_equal(high + low, values)
     _, exponent = np.frexp(np.abs(values).max(axis=axis, keepdims=True))
     step = np.ldexp(1.0, exponent - bits)

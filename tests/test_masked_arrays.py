@@ -186,6 +186,10 @@ def calls() -> dict[str, Call]:
             {"divide_by": np.full(4, 2.0)},
         ),
         "expunge.data.array_records.ArrayRecords.__init__": (data.ArrayRecords, {"X": X, "y": Y, "ids": IDS}),
+        "expunge.data.statistics.RidgeStatistics.of": (
+            lambda table, y, classes: data.RidgeStatistics.of(table, y, classes=classes),
+            {"table": X, "y": LABELS, "classes": np.array([0, 1])},
+        ),
         "expunge.data.opening.open_records": (data.open_records, {"source": X, "target": Y, "ids": IDS}),
         "expunge.data.tasks.read_task": (data.read_task, {"y": LABELS}),
         "expunge.estimators.released.ReleasedRidge.predict": (MODEL.release().predict, {"X": X}),

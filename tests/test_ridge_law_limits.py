@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from expunge.runs.ridge.close_products import TINY, UNIT
+from expunge.data.close_products import TINY, UNIT
 from expunge.runs.ridge.law import LawPair, Phase, RidgeDeletion, require_squares, smoothness
 from expunge.runs.ridge.rounding import LawErrors
 

@@ -13,9 +13,9 @@ from scipy import linalg
 
 import ridge_truth
 from expunge.accounting import GaussianPair
+from expunge.data.close_products import gram, norm, product
 from expunge.runs.ridge import law
 from expunge.runs.ridge.bounds import UniformBound, _outward, sensitivities
-from expunge.runs.ridge.close_products import gram, norm, product
 from expunge.runs.ridge.law import Phase, RidgeDeletion, deletion_pair, smoothness
 from expunge.runs.ridge.rounding import Jet, _jets, _Slopes, rotation
 

@@ -9,7 +9,7 @@ import math
 import numpy as np
 import pytest
 
-from expunge.runs.ridge.close_products import TINY, UNIT
+from expunge.data.close_products import TINY, UNIT
 from expunge.runs.ridge.rounding import (
     Basis,
     Frame,

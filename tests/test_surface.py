@@ -44,7 +44,7 @@ MAY_USE: dict[str, set[str]] = {
     "langevin": {"_types", "_kernels", "_validate"},
     "accounting": {"_types", "_kernels", "_validate"},
     "calibration": {"accounting", "_validate"},
-    "data": {"_types", "_errors", "_files", "_validate"},
+    "data": {"_types", "_errors", "_files", "_kernels", "_validate"},
     "runs": {"_types", "_errors", "_kernels", "_validate", "accounting", "calibration", "data", "langevin"},
     "certificates": {"_types", "_errors", "_files", "_validate", "_version", "data", "runs"},
     "ledger": {"_errors", "_files", "certificates"},

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from expunge.data.loading import BUNDLED, Dataset, load, load_ids, load_targets
     from expunge.data.opening import open_records
     from expunge.data.scaling import ConstantScaler
+    from expunge.data.statistics import RidgeStatistics
     from expunge.data.tasks import MAX_CLASSES, Task, read_task
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "ConstantScaler",
     "Dataset",
     "Records",
+    "RidgeStatistics",
     "Task",
     "exact_ids",
     "load",
@@ -47,6 +49,7 @@ _PLACES = {
     "ConstantScaler": "scaling",
     "Dataset": "loading",
     "Records": "blocks",
+    "RidgeStatistics": "statistics",
     "Task": "tasks",
     "exact_ids": "identifiers",
     "load": "loading",

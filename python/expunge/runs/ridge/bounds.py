@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from expunge.accounting.shifted import shifted_mu
+from expunge.data.close_products import norm
 from expunge.runs.ridge.clipping import clipped_deltas
-from expunge.runs.ridge.close_products import norm
 from expunge.runs.ridge.law import LawPair, Phase, RidgeDeletion, require_squares
 from expunge.runs.ridge.products import Products
 from expunge.runs.ridge.secular import smallest_eigenvalues

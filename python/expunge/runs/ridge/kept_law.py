@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from expunge.accounting.noise_floor import noise_floor
-from expunge.runs.ridge.close_products import MARGIN, TINY, UNIT, columns, norm, sum_error
+from expunge.data.close_products import MARGIN, TINY, UNIT, columns, norm, sum_error
 from expunge.runs.ridge.law import LawPair, Phase, RidgeDeletion
 from expunge.runs.ridge.rounding import Frame, LawErrors, Norms
 

@@ -20,7 +20,7 @@ from scipy import linalg
 
 from expunge.accounting.gaussian_pair import GaussianPair
 from expunge.accounting.noise_floor import noise_floor
-from expunge.runs.ridge.close_products import UNIT, columns, sum_error
+from expunge.data.close_products import UNIT, columns, sum_error
 from expunge.runs.ridge.power_sums import divided_powers, powers
 from expunge.runs.ridge.products import Products, steady_blas
 from expunge.runs.ridge.rounding import Basis, LawErrors, Rows, Step, advance_errors, pair_error, rotation

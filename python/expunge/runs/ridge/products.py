@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import linalg
 
 from expunge._kernels.backend import one_blas_thread
-from expunge.runs.ridge.close_products import MARGIN, TINY, UNIT, columns, gram, norm, sum_error
+from expunge.data.close_products import MARGIN, TINY, UNIT, columns, gram, norm, sum_error
 
 __all__ = ["Products", "Remaining", "steady_blas", "within_range"]
 

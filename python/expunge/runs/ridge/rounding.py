@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from expunge.runs.ridge.close_products import MARGIN, TINY, UNIT, columns, gram, norm, product, sum_error
+from expunge.data.close_products import MARGIN, TINY, UNIT, columns, gram, norm, product, sum_error
 from expunge.runs.ridge.power_sums import divided_powers, powers
 
 __all__ = [

@@ -12,9 +12,9 @@ from numpy.typing import ArrayLike
 
 from expunge import _validate
 from expunge.accounting.gdp import gdp_mu
+from expunge.data.close_products import sum_error
 from expunge.runs.ridge import secular
 from expunge.runs.ridge.clipping import clipped_deltas, least_epsilon, left_of_delta, residual_failure
-from expunge.runs.ridge.close_products import sum_error
 from expunge.runs.ridge.spectral import EPS, Float64, Int64, LearningLaw
 from expunge.runs.ridge.target import Goal, Place, checked_groups, there
 

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from expunge import _validate
 from expunge._kernels import backend
 from expunge._kernels.backend import one_blas_thread
-from expunge.runs.ridge.close_products import MARGIN, TINY, UNIT, columns, sum_error
+from expunge.data.close_products import MARGIN, TINY, UNIT, columns, sum_error
 from expunge.runs.ridge.rounding import Basis, Frame, rotation
 from expunge.runs.ridge.step_blocks import FrameErrors
 from expunge.runs.ridge.step_sizes import require_step_size

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from expunge.runs.ridge.close_products import norm, sum_error
+from expunge.data.close_products import norm, sum_error
 from expunge.runs.ridge.power_sums import powers
 from expunge.runs.ridge.rounding import Basis
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["MARGIN", "TINY", "UNIT", "Gram", "columns", "gram", "norm", "product", "sum_error"]
+__all__ = ["MARGIN", "TINY", "UNIT", "Gram", "columns", "gram", "norm", "product", "split", "split_bits", "sum_error"]
 
 Array = NDArray[np.float64]
 UNIT = 0.5 * float(np.finfo(np.float64).eps)  # of one rounding
@@ -45,7 +45,7 @@ def norm(values: Array) -> float:
     return float(columns(values.reshape(-1, 1))[0])
 
 
-def _split(values: Array, axis: int, bits: int) -> tuple[Array, Array]:
+def split(values: Array, axis: int, bits: int) -> tuple[Array, Array]:
     """Return the multiples of 2^-bits of the power of 2 above the largest along ``axis``, and what is left: exact."""
     _, exponent = np.frexp(np.abs(values).max(axis=axis, keepdims=True, initial=0.0))
     anchor = np.ldexp(1.5, np.asarray(exponent) + (_BITS - 1 - bits))
@@ -54,7 +54,8 @@ def _split(values: Array, axis: int, bits: int) -> tuple[Array, Array]:
     return high, values - high
 
 
-def _bits(count: int) -> int:
+def split_bits(count: int) -> int:
+    """Return how many bits a high part may have so that sums of ``count`` products of two are exact."""
     return (_BITS - max(count - 1, 1).bit_length()) // 2
 
 
@@ -62,8 +63,8 @@ def _bits(count: int) -> int:
 def product(left: Array, right: Array) -> tuple[Array, float]:
     """Return a product and a bound on the norm of each column of its error, beside one rounding of the result."""
     count = left.shape[1]
-    bits = _bits(count)
-    (high, low), (right_high, right_low) = _split(left, 1, bits), _split(right, 0, bits)
+    bits = split_bits(count)
+    (high, low), (right_high, right_low) = split(left, 1, bits), split(right, 0, bits)
     result = high @ right_high + (high @ right_low + low @ right)
     small = norm(high) * float(columns(right_low).max(initial=0.0)) + norm(low) * float(columns(right).max(initial=0.0))
     lost = 4.0 * count * math.sqrt(len(left)) * TINY
@@ -103,7 +104,7 @@ def gram(rows: Array, *, block: int | None = None) -> Gram:
     total, left, across, rest = np.zeros((p, p)), np.zeros((p, p)), np.zeros((p, p)), 0.0
     for start in range(0, count, size):
         part = rows[start : start + size]
-        high, low = _split(part, 0, _bits(len(part)))
+        high, low = split(part, 0, split_bits(len(part)))
         rest += 2.0 * (sum_error(len(part) + blocks) + 2.0 * UNIT) * (norm(high) + norm(low)) * norm(low)
         exact = high.T @ high
         high += 0.5 * low
