@@ -1,4 +1,4 @@
-"""Standard normals of releases: fresh ones of the operating system, or reproducible ones."""
+"""Noise of releases: standard normals of the operating system or reproducible ones, and parameters that carry them."""
 
 from __future__ import annotations
 
@@ -11,19 +11,78 @@ from scipy import special
 
 from expunge.langevin import standard_normals
 
-__all__ = ["Normals", "os_normals", "seeded_normals"]
+__all__ = ["Normals", "os_normals", "seeded_normals", "with_noise"]
 
 Array = NDArray[np.float64]
 
 Normals = Callable[[int, tuple[int, int]], Array]
 
+_CELLS = 12  # binary digits of the grid's cells to a standard deviation, which is 2^12 to 2^13 of them
+_LEAST_EXPONENT = -1074  # of float64
+_MOST_CELLS = 2.0**51  # from 0 to a parameter, so that neither it nor its noise leaves the whole numbers of float64
+
 
 def os_normals(step: int, shape: tuple[int, int]) -> Array:
     """Return standard normals drawn from the operating system's randomness; nothing is kept to redraw them from."""
-    bits = np.frombuffer(os.urandom(8 * shape[0] * shape[1]), dtype="<u8")
-    # Midpoints of 2^53 equal cells: symmetric, never 0 or 1.
-    uniform = ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
-    return np.asarray(special.ndtri(uniform), dtype=np.float64).reshape(shape)
+    bits = np.frombuffer(os.urandom(16 * shape[0] * shape[1]), dtype="<u8").reshape(2, -1)
+    # A chance of 105 bits, never 0: a tail as fine as the middle, and no end to it before 11 standard deviations.
+    tail = (bits[0] >> np.uint64(11)) * 2.0**-53 + ((bits[1] >> np.uint64(12)) + 0.5) * 2.0**-105
+    sign = np.where(bits[0] & np.uint64(1), 1.0, -1.0)
+    return np.asarray(sign * special.ndtri(0.5 * tail), dtype=np.float64).reshape(shape)
+
+
+def with_noise(theta: Array, *, noise_std: float, normals: Normals) -> Array:
+    """Return parameters with noise, rounded to a grid that follows from ``noise_std`` alone.
+
+    Parameters
+    ----------
+    theta : ndarray of float64, shape (q, p)
+        Parameters without noise.
+    noise_std : float
+        Standard deviation of the noise, > 0.
+    normals : callable
+        Source of the noise.
+
+    Returns
+    -------
+    ndarray of float64, shape (q, p)
+        Multiples of a power of two between ``noise_std / 8192`` and ``noise_std / 4096``.
+
+    Raises
+    ------
+    ValueError
+        If float64 does not hold so little noise, or not beside so large parameters.
+
+    Notes
+    -----
+    The float64 nearest to ``theta + noise_std xi`` tells theta by its last bits: xi is one of finitely many numbers,
+    and where their distance exceeds that of the sum's neighbours, few sums can come from a given theta (I. Mironov, *On
+    significance of the least significant bits for differential privacy*, CCS 2012). Rounding to a grid far coarser than
+    both is computed from the noisy sum alone, so that the claim for the sum holds for it, and every point of the grid
+    is one that any theta nearby could have come to. The sum of a parameter's offset in its cell and the noise is
+    rounded at 2^-37 of a cell, however large the parameter.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> noisy = with_noise(np.full((1, 2), 1 / 3), noise_std=0.25, normals=lambda step, shape: np.ones(shape))
+    >>> (noisy * 2**14).tolist()
+    [[9557.0, 9557.0]]
+    """
+    exponent = int(np.frexp(noise_std)[1]) - 1 - _CELLS
+    if exponent < _LEAST_EXPONENT:
+        raise ValueError(f"noise_std must be at least {2.0 ** (_LEAST_EXPONENT + _CELLS)!r}, got {noise_std!r}")
+    with np.errstate(over="ignore"):  # what overflows is refused
+        cells = np.ldexp(theta, -exponent)
+        whole = np.rint(cells)
+        if not np.abs(whole).max(initial=0.0) <= _MOST_CELLS:
+            least = 1.01 * float(np.abs(theta).max()) * 2.0 ** (_CELLS + 1) / _MOST_CELLS
+            raise ValueError(
+                f"noise_std must be at least {least:.3g} for float64 to hold it beside parameters of these data, got "
+                f"{noise_std!r}"
+            )
+        moved = np.rint((cells - whole) + float(np.ldexp(noise_std, -exponent)) * normals(0, theta.shape))
+        return np.asarray(np.ldexp(whole + moved, exponent))
 
 
 def seeded_normals(seed: int) -> Normals:

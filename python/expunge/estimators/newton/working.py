@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from expunge.certificates.residual import RecordTree, ResidualCertificate, ResidualEvidence, ResidualModel
-from expunge.runs.noise import Normals, os_normals
+from expunge.runs.noise import Normals, os_normals, with_noise
 from expunge.runs.residual import (
     InverseHessian,
     NoiseFloorError,
@@ -328,7 +328,7 @@ def _polished(objective: Objective, start: Float64, *, claim: Claim, inverse: In
 
 
 def _with_noise(theta: Float64, *, claim: Claim, normals: Normals) -> Float64:
-    return theta + claim.noise_std * normals(0, theta.shape)
+    return with_noise(theta, noise_std=claim.noise_std, normals=normals)
 
 
 def _distance_above(before: Working, after: Working) -> float:
