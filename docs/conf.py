@@ -21,6 +21,8 @@ REFERENCE = ROOT / "docs" / "reference"
 LEFT_OUT = ("cli",)  # called from a shell
 # Modules inside packages that people import by themselves; of the others the package hands out what is public.
 ALONE = (
+    "expunge.accounting.clipped",
+    "expunge.accounting.published",
     "expunge.accounting.rdp",
     "expunge.accounting.unlearning",
     "expunge.certificates.residual",

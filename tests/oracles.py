@@ -31,6 +31,16 @@ def gdp_epsilon(mu, delta, rounds=64):
     return np.where(gdp_log_delta(mu, np.zeros_like(mu)) <= target, 0.0, high)
 
 
+def clipped_mu(initial_bound, clip, step_size, weight_decay, n_steps, noise_std):
+    """mu of noisy fine-tuning with clipped gradients, S / (noise sqrt V) to the digits at work."""
+    start, bound, eta, decay, noise = map(mpmath.mpf, (initial_bound, clip, step_size, weight_decay, noise_std))
+    c = 1 - eta * decay
+    if c == 1:
+        return (2 * start + 2 * eta * bound * n_steps) / (noise * mpmath.sqrt(n_steps))
+    distance = 2 * start * c**n_steps + 2 * eta * bound * (1 - c**n_steps) / (1 - c)
+    return distance / noise / mpmath.sqrt((1 - c ** (2 * n_steps)) / (1 - c**2))
+
+
 def gdp_delta_mpmath(mu, epsilon):
     """delta(mu, epsilon) with as many digits as the cancellation needs."""
     mu, epsilon = mpmath.mpf(mu), mpmath.mpf(epsilon)
