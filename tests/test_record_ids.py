@@ -10,9 +10,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.testing import assert_array_equal
 from sklearn.model_selection import train_test_split
 
-from expunge import LangevinRidge, LangevinRidgeClassifier
+from expunge import (
+    LangevinRidge,
+    LangevinRidgeClassifier,
+    NewtonLogisticRegression,
+    NewtonRidge,
+    NewtonRidgeClassifier,
+)
 from expunge.estimators._records import RecordIds, as_array, exact_ids
 
 # Whose rows go, not how well what is left predicts.
@@ -142,6 +149,32 @@ def test_targets_in_another_order_are_refused():
         learned(data=frame, targets=y)
     learned(data=frame, targets=y.loc[frame.index])
     learned(data=frame, targets=y.to_numpy())
+
+
+@pytest.mark.parametrize("kind", ["ridge", "ridge classifier", "logistic", "langevin"])
+def test_ids_and_weights_in_another_order_are_refused(kind):
+    """A column of the table's own labels, turned round, would give everybody the id or the weight of somebody else."""
+    pd = pytest.importorskip("pandas")
+    labels = [f"p{i}" for i in range(N)]
+    frame, column = pd.DataFrame(X, index=labels), pd.Series(np.arange(1.0, N + 1), index=labels)
+    y = Y if kind in ("ridge", "langevin") else np.arange(N) % 2
+    model = {
+        "ridge": NewtonRidge(),
+        "ridge classifier": NewtonRidgeClassifier(classes=[0, 1]),
+        "logistic": NewtonLogisticRegression(classes=[0, 1]),
+        "langevin": LangevinRidge(n_steps=20, noise_std=0.5),
+    }[kind]
+    ids = pd.Series(labels, index=labels)
+    with pytest.raises(ValueError, match="record_ids must be in the order of X"):
+        model.fit(frame, y, record_ids=ids[::-1])
+    with pytest.raises(ValueError, match="record_ids must be in the order of X"):
+        model.fit(X, pd.Series(y, index=labels), record_ids=ids[::-1])
+    model.fit(frame, y, record_ids=ids)
+    if kind != "langevin":
+        with pytest.raises(ValueError, match="sample_weight must be in the order of X"):
+            model.fit(frame, y, sample_weight=column[::-1])
+        assert_array_equal(model.fit(frame, y, sample_weight=column)._state.objective.blocks[0].weights, column)
+        model.fit(frame, y, sample_weight=column[::-1].to_numpy())
 
 
 # --- exact or refused ---------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from expunge._validate import row_indices
 
-__all__ = ["Id", "RecordIds", "as_array", "exact_ids", "ids_of_fit", "selected_rows"]
+__all__ = ["Id", "RecordIds", "as_array", "exact_ids", "ids_of_fit", "refuse_other_order", "selected_rows"]
 
 Id = int | str
 
@@ -189,17 +189,13 @@ def ids_of_fit(X: Any, y: Any, record_ids: Any, n: int) -> RecordIds | None:
     Raises
     ------
     TypeError, ValueError
-        As `exact_ids`; if there is not one id per row; or if ``y`` is a table of the same labels in another order.
+        As `exact_ids`; if there is not one id per row; or if ``y`` or ``record_ids`` is a table of the same labels in
+        another order.
     """
     index = _index(X)
     labels = None if index is None else index.tolist()
-    if labels is not None and (other := _index(y)) is not None:
-        theirs = other.tolist()
-        if theirs != labels and len(theirs) == len(labels) and _same_labels(theirs, labels):
-            raise ValueError(
-                "y must be in the order of X, got an index with the same labels in another order: pass y.loc[X.index], "
-                "or y.to_numpy() if the rows do belong together as they stand"
-            )
+    refuse_other_order("y", y, X)
+    refuse_other_order("record_ids", record_ids, X if index is not None else y)
     if record_ids is not None:
         given = tuple(exact_ids("record_ids", record_ids))
         if len(given) != n:
@@ -217,6 +213,25 @@ def ids_of_fit(X: Any, y: Any, record_ids: Any, n: int) -> RecordIds | None:
         raise type(error)(
             f"{error}; pass record_ids=, or X.reset_index(drop=True) to name records by position"
         ) from None
+
+
+def refuse_other_order(name: str, values: Any, table: Any) -> None:
+    """Refuse a table or column whose index has the labels of another table in another order.
+
+    Raises
+    ------
+    ValueError
+        Naming the argument: row by row, somebody would get the values of somebody else.
+    """
+    index, other = _index(table), _index(values)
+    if index is None or other is None:
+        return
+    labels, theirs = index.tolist(), other.tolist()
+    if theirs != labels and len(theirs) == len(labels) and _same_labels(theirs, labels):
+        raise ValueError(
+            f"{name} must be in the order of X, got an index with the same labels in another order: pass "
+            f"{name}.loc[X.index], or {name}.to_numpy() if the rows do belong together as they stand"
+        )
 
 
 def _counts(labels: list[Any]) -> bool:

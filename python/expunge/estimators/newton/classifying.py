@@ -15,6 +15,7 @@ from expunge._validate import refuse_masks
 from expunge.data.constants import CONDITIONS
 from expunge.estimators._classes import class_list
 from expunge.estimators._conditions import stated_conditions
+from expunge.estimators._records import refuse_other_order
 from expunge.estimators.newton.base import NewtonModel
 from expunge.estimators.newton.records import weights_of
 from expunge.runs.residual.answers import Label
@@ -44,6 +45,7 @@ class NewtonClassifier(NewtonModel):
         """Fit; ``form`` returns the loss and the number of outputs for so many classes and columns."""
         refuse_masks("X", X)
         refuse_masks("y", y)
+        refuse_other_order("sample_weight", sample_weight, X)
         table, column = X, y
         X, y = validate_data(self, X, y, dtype=np.float64, accept_sparse="csr")
         ids = self._ids(table, column, record_ids, np.shape(X)[0])

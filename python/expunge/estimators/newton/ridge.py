@@ -13,6 +13,7 @@ from sklearn.utils.validation import validate_data
 from expunge._types import AnyArray
 from expunge._validate import refuse_masks
 from expunge.estimators._conditions import stated_conditions
+from expunge.estimators._records import refuse_other_order
 from expunge.estimators.newton._whole import whole
 from expunge.estimators.newton.base import NewtonModel
 from expunge.estimators.newton.classifying import NewtonClassifier
@@ -106,6 +107,7 @@ class NewtonRidge(Scored, RegressorMixin, NewtonModel):  # type: ignore[misc]
         """
         refuse_masks("X", X)
         refuse_masks("y", y)
+        refuse_other_order("sample_weight", sample_weight, X)
         table, column = X, y
         X, y = validate_data(self, X, y, dtype=np.float64, accept_sparse="csr", multi_output=True, y_numeric=True)
         ids = self._ids(table, column, record_ids, np.shape(X)[0])
