@@ -235,7 +235,10 @@ def test_a_table_is_fitted_evaluated_and_predicted_by_its_names(people):
     right = np.mean([row[1] == line[5] for row, line in zip(table[1:], lines[1:], strict=True)])
     assert f"{right:.3f}" == accuracy
     run("predict", "m.npz", "new.csv", "--bounds", "bounds.csv", "-o", "p.csv", "--overwrite")
-    assert Path("p.csv").read_text().splitlines()[1].split(",")[0] == "0"
+    assert Path("p.csv").read_text().splitlines()[1].split(",")[0] == "CUST-0"  # the column is remembered
+    Path("new.csv").write_text("\n".join(",".join([row[4], row[3], row[2]]) for row in lines) + "\n")
+    run("predict", "m.npz", "new.csv", "-o", "p.csv", "--overwrite")
+    assert Path("p.csv").read_text().splitlines()[1].split(",")[0] == "0"  # and need not be there
 
 
 def test_people_are_quoted_by_id_exactly(people):

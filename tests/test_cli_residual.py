@@ -84,6 +84,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "-o", "numbered.npz")  # fmt: skip
         run("fit", "all.csv", *WAYS, "--target-column", "target", "--task", "regress", "--n-steps", "20",
             "-o", "langevin.npz")  # fmt: skip
+        X, who = np.array([row[1:3] for row in rows], dtype=float), [row[0] for row in rows]
+        arrays = NewtonLogisticRegression(classes=["no", "yes"]).fit(X, [row[4] for row in rows], record_ids=who)
+        arrays.save("arrays.npz")
     finally:
         os.chdir(before)
     return folder
@@ -365,18 +368,31 @@ def test_records_are_added(made):
         ("amend", "m0", "CUST-5,1,1,1,yes\nCUST-5,1,1,1,perhaps", READ, "perhaps"),
         ("amend", "m0", "CUST-5,1,,1,yes\nCUST-5,1,1,1,yes", READ, "t.csv"),
         ("amend", "m0", "5,1,1,1,yes\n5,1,1,1,yes", READ, "ids must be text"),
-        ("amend", "m0", "CUST-5,1,1,1,yes", ["--target-column", "buys", "--features", "a,b"], "--id-column must name"),
+        (
+            "amend",
+            "arrays",
+            "CUST-5,1,1,1,yes",
+            ["--target-column", "buys", "--features", "a,b"],
+            "--id-column must name",
+        ),
         ("amend", "m0", "CUST-5,1,1,1,yes\nCUST-5,1,1,1,yes", [*READ[:3], "a", *READ[4:]], "takes 2 features, got 1"),
         ("amend", "m0", "CUST-5,1,1,1,yes\nCUST-5,1,1,1,yes", [*READ, "--request", "CUST-5"], "must not be the record"),
         ("amend", "langevin", "CUST-5,1,1,1,yes", READ, "LangevinRidge can only forget"),
         ("amend", "r0", "CUST-5,1,1,1,yes", READ, "released model"),
         ("add", "m0", "N-1,1,1,1,perhaps", READ, "perhaps"),
         ("add", "m0", "7,1,1,1,yes", READ, "ids must be text"),
-        ("add", "m0", "N-1,1,1,1,yes", ["--target-column", "buys", "--features", "a,b"], "--id-column must be given"),
+        (
+            "add",
+            "arrays",
+            "N-1,1,1,1,yes",
+            ["--target-column", "buys", "--features", "a,b"],
+            "--id-column must be given",
+        ),
         ("add", "numbered", "7,1,1,1,yes", [*WAYS, "--target-column", "target"], "--id-column must be omitted"),
         ("add", "ridge", "N-1,1,1,x,yes", [*WAYS, "--target-column", "target"], "text"),
         ("add", "langevin", "N-1,1,1,1,yes", READ, "LangevinRidge can only forget"),
-        ("add", "m0", "N-1,1,1,1,yes", [*READ, "--bounds", "b.csv"], "must be read as the data of fit were"),
+        ("add", "arrays", "N-1,1,1,1,yes", [*READ, "--bounds", "b.csv"], "must be read as the data of fit were"),
+        ("add", "m0", "N-1,1,1,1,yes", [*READ, "--bounds", "b.csv"], "--bounds must be omitted: .* fitted without"),
     ],
 )
 def test_amend_and_add_refuse(made, command, model, table, options, match):

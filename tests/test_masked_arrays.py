@@ -17,7 +17,7 @@ from expunge import LangevinRidge, LangevinRidgeClassifier, accounting, certific
 from expunge import grad_norms as norms
 from expunge.accounting import GaussianPair, RenyiFilter, fit_log_steps
 from expunge.certificates import Certificate, Phase, RidgeRun
-from expunge.data import ConstantScaler
+from expunge.data import ConstantScaler, Reading
 from expunge.evaluation import reference_band
 from expunge.langevin import langevin_chains
 from expunge.runs.ridge import (
@@ -362,6 +362,7 @@ def calls() -> dict[str, Call]:
         "expunge.data.scaling.ConstantScaler.fit": (SCALER.fit, {"X": X}),
         "expunge.data.scaling.ConstantScaler.transform": (SCALER.transform, {"X": X}),
         "expunge.data.scaling.ConstantScaler.inverse_transform": (SCALER.inverse_transform, {"X": X}),
+        "expunge.data.reading.Reading.mapped": (Reading(3).mapped, {"X": X}),
         "expunge.data.scaling.ConstantScaler.from_data": (ConstantScaler.from_data, {"X": X}),
         "expunge.scoring.checkpoints.ProbeCheckpoints.__init__": (
             lambda **more: ProbeCheckpoints(**PROBE, **more),

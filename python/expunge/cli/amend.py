@@ -13,7 +13,7 @@ from expunge._errors import counted
 from expunge.cli.files import load_model, overwrite_option
 from expunge.cli.newton import Records, Wanted, apply, outputs_of, records_of, say_release
 from expunge.cli.options import ask_password_option, key_option, signing_key
-from expunge.cli.reading import data_options, read_data
+from expunge.cli.reading import data_options, known_from, read_data
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -58,7 +58,7 @@ def amend(model: str, table: str, number: str | None, date: str | None, **option
     """Replace records of MODEL by corrected ones and certify that the old ones are forgotten.
 
     TABLE holds the corrected rows, whole, with their ids, as the data of fit did: all rows of an id, in their order.
-    Models without ids number their records from 0. Give the options that say how a table is read as for fit.
+    Models without ids number their records from 0: name a column of these by --id-column. TABLE is read as that of fit.
     """
     from expunge.ledger import DeletionRequest
 
@@ -66,10 +66,9 @@ def amend(model: str, table: str, number: str | None, date: str | None, **option
     if _recovered(outputs, options):
         return
     before = _newton(model)
-    if options["id_column"] is None:
-        raise ValueError("--id-column must name the column of TABLE that says whose records are corrected")
     records, y = _read(table, before, options)
-    assert records.ids is not None  # there is a column of them
+    if records.ids is None:
+        raise ValueError("--id-column must name the column of TABLE that says whose records are corrected")
     where = _positions(before, records.ids, table)
     order = np.argsort(where, kind="stable")
     rows, X, answers = where[order], records.X[order], y[order]
@@ -94,8 +93,8 @@ def amend(model: str, table: str, number: str | None, date: str | None, **option
 def add(model: str, table: str, **options: Any) -> None:
     """Add the records of TABLE to MODEL and certify the release.
 
-    TABLE is a file as the data of fit were. Ids must be given where fit had some, and only there: without, numbers go
-    on. Give the options that say how a table is read as for fit.
+    TABLE is a file as the data of fit were, and is read as they were. Ids must be given where fit had some, and only
+    there: without, numbers go on.
     """
     outputs = _outputs(model, table, options)
     if _recovered(outputs, options):
@@ -157,12 +156,12 @@ def _newton(path: str) -> Newton:
 
 def _read(table: str, before: Newton, options: dict[str, Any]) -> tuple[Table, NDArray[Any]]:
     """Return the records of a table and their answers, as a model takes them."""
-    names = getattr(before, "feature_names_in_", None)
     apart = ("output", "certificate", "evidence", "released", "key", "ask_password", "ledger_path", "overwrite")
     records, task = read_data(
         table,
         task="classify" if hasattr(before, "classes_") else "regress",
-        names=None if names is None else tuple(map(str, names)),
+        needs_ids=True,
+        **known_from(before),
         **{name: value for name, value in options.items() if name not in apart},
     )
     for condition in records.conditions:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from expunge.data.reading import Constants, Reading
 from expunge.data.scaling import ConstantScaler
 from expunge.data.writing import csv_bytes
 
-__all__ = ["BOUNDS", "CLASSES", "Customers", "bounds_table", "customers"]
+__all__ = ["BOUNDS", "CLASSES", "READING", "Customers", "bounds_table", "customers"]
 
 CLASSES = ("no", "yes")
 BOUNDS = {
@@ -22,6 +23,16 @@ BOUNDS = {
     "member": (0, 1),
 }
 """Smallest and largest value of each feature that the shop allows: known before any customer is."""
+
+READING = Reading(
+    n_features=len(BOUNDS),
+    n_columns=len(BOUNDS) + 2,
+    features=tuple(BOUNDS),
+    target="renewed",
+    id_column="customer_id",
+    constants=Constants("bounds", tuple((float(low), float(high)) for low, high in BOUNDS.values())),
+)
+"""How a table of customers is read, as ``expunge fit`` would keep it."""
 
 
 @dataclass(frozen=True)

@@ -64,9 +64,8 @@ def tell(outputs: Outputs, folder: Path, quotes_name: str, *, has_plot: bool, st
         click.echo(f"For the pictures     {how_to_install('plot')}")
     click.echo(f"The auditor's page   {folder / 'report.html'}")
     click.echo("Check it yourself, without the customer:")
-    reading = f"--id-column customer_id --bounds {folder / 'bounds.csv'}"
     click.echo(
-        f"  expunge verify {folder / 'certificate.json'} {folder / 'customers-now.csv'} {reading} "
+        f"  expunge verify {folder / 'certificate.json'} {folder / 'customers-now.csv'} "
         f"--evidence {folder / 'evidence.npz'} --model {folder / 'released.npz'}"
     )
     click.echo(f"  expunge absence {folder / 'certificate.json'} {folder / 'absence.json'}")

@@ -11,6 +11,7 @@ from expunge._files import FileFormatError
 
 __all__ = [
     "load_evidence",
+    "load_evidence_and_model",
     "load_model",
     "model_digests",
     "overwrite_option",
@@ -68,12 +69,17 @@ def load_model(path: str, *, released: bool = False) -> Working | Released:
 
 def load_evidence(path: str) -> ResidualEvidence:
     """Return the evidence in a file: one of evidence, or a working model, which has that of its last release."""
+    return load_evidence_and_model(path)[0]
+
+
+def load_evidence_and_model(path: str) -> tuple[ResidualEvidence, Newton | None]:
+    """Return the evidence in a file, and the working model that it came from, None for a file of evidence."""
     from expunge.certificates import CertificateError
     from expunge.certificates.residual import ResidualEvidence
     from expunge.estimators.newton.base import NewtonModel
 
     try:
-        return ResidualEvidence.load(path)
+        return ResidualEvidence.load(path), None
     except CertificateError as error:
         if error.field != "facts":  # a file of something else
             raise
@@ -83,7 +89,7 @@ def load_evidence(path: str) -> ResidualEvidence:
         raise FileFormatError(f"{path}: neither evidence nor a working model: {error}") from None
     if not isinstance(model, NewtonModel):
         raise FileFormatError(f"{path}: a {type(model).__name__} has no evidence: its certificate holds everything")
-    return model.evidence_
+    return model.evidence_, model
 
 
 def model_digests(model: Working | Released) -> list[str]:

@@ -18,11 +18,12 @@ __all__ = ["say_learned"]
 
 
 def say_learned(model: Working, records: Records, found: Task, how: str) -> None:
-    """Print what was learned from, and how well; then let the model find its columns by name."""
+    """Print what was learned from, and how well; then let the model keep how its table was read."""
     score = model.score(records.X, found.y)
     if records.names is not None:
         # As if fitted with a table: predict and evaluate find their columns by name.
         model.feature_names_in_ = np.array(records.names, dtype=object)
+    model._reading = records.reading
     n, d = records.X.shape
     people = "" if records.ids is None else f" about {counted(len(set(records.ids.tolist())), 'id')}"
     click.echo(f"learned from {counted(n, 'record')}{people} of {counted(d, 'feature')} {how}")

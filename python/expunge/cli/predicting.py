@@ -11,19 +11,19 @@ from numpy.typing import NDArray
 from expunge.cli.files import load_model, overwrite_option
 from expunge.cli.options import check_ending
 from expunge.cli.outputs import Outputs
-from expunge.cli.reading import Records, data_options, read_data, read_records
+from expunge.cli.reading import Records, data_options, known_from, read_data, read_records
 from expunge.data.writing import csv_bytes
 
 __all__ = ["evaluate", "predict"]
 
 
-def _model(path: str) -> tuple[Any, tuple[str, ...] | None]:
-    """Return a model that takes arrays, and the names of its features."""
+def _model(path: str) -> tuple[Any, dict[str, Any]]:
+    """Return a model that takes arrays, and what it knows of tables."""
     model = load_model(path, released=True)
-    names = getattr(model, "feature_names_in_", None)
-    if names is not None:
+    known = known_from(model)
+    if hasattr(model, "feature_names_in_"):
         del model.feature_names_in_  # columns are put in their order here; scikit-learn would ask for a DataFrame
-    return model, None if names is None else tuple(map(str, names))
+    return model, known
 
 
 def _check_width(model: Any, records: Records, source: str) -> None:
@@ -43,23 +43,23 @@ def _check_width(model: Any, records: Records, source: str) -> None:
 def predict(model: str, data: str, output: str, overwrite: bool, **reading: Any) -> None:
     """Write what MODEL, working or released, predicts for each row of DATA.
 
-    Columns are found by the names that the model was fitted with; targets are not needed. Give --divide-by, --bounds
-    and --cosine-features as for fit.
+    DATA is read as the table of fit was: its columns, --divide-by, --bounds and --cosine-features are in the model.
+    Targets are not needed.
     """
     check_ending(output, (".csv",))
     inputs = {"MODEL": model, "DATA": data, "--target": reading["target"], "--bounds": reading["bounds"]}
     outputs = Outputs({"--output": output}, inputs=inputs, overwrite=overwrite)
     if outputs.begin():
         return
-    fitted, names = _model(model)
-    records = read_records(data, with_target=False, names=names, **reading)
+    fitted, known = _model(model)
+    records = read_records(data, with_target=False, **known, **reading)
     _check_width(fitted, records, data)
     found = fitted.predict(records.X)
-    outputs.write({"--output": _table(found, records.ids, reading["id_column"])})
+    outputs.write({"--output": _table(found, records.ids, reading["id_column"] or records.reading.id_column)})
     click.echo(f"{len(found):,} predictions  {output}")
 
 
-def _table(found: NDArray[Any], ids: NDArray[Any] | None, id_name: str | None) -> bytes:
+def _table(found: NDArray[Any], ids: NDArray[Any] | None, id_name: str | int | None) -> bytes:
     several = found.ndim == 2
     names = [f"prediction_{j}" for j in range(found.shape[1])] if several else ["prediction"]
     header = [str(id_name) if ids is not None else "row", *names]
@@ -74,9 +74,9 @@ def _table(found: NDArray[Any], ids: NDArray[Any] | None, id_name: str | None) -
 @data_options
 def evaluate(model: str, data: str, **reading: Any) -> None:
     """Say how well MODEL, working or released, predicts the targets of DATA: accuracy, in all and by class, or R^2."""
-    fitted, names = _model(model)
+    fitted, known = _model(model)
     classes = getattr(fitted, "classes_", None)
-    records, task = read_data(data, task="regress" if classes is None else "classify", names=names, **reading)
+    records, task = read_data(data, task="regress" if classes is None else "classify", **known, **reading)
     _check_width(fitted, records, data)
     found = fitted.predict(records.X)
     for line in _errors(task.y, found) if classes is None else _accuracies(task.y, found, classes):

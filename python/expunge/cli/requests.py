@@ -45,7 +45,7 @@ class Whom:
 
 
 def read_whom(
-    history: Any,
+    model: Any,
     *,
     indices: str | None,
     rows: str | None,
@@ -56,8 +56,9 @@ def read_whom(
     date: str | None,
 ) -> Whom:
     """Return the people that the options of a command name."""
+    history, usual = model._require_history(), _usual(model)
     known = history.ids
-    asked = _asked(known, ids=ids, requests=requests, id_column=id_column, number=number, date=date)
+    asked = _asked(known, usual, ids=ids, requests=requests, id_column=id_column, number=number, date=date)
     named = _named(asked, indices=indices, rows=rows)
     found = selected_rows(known, n=len(history.design), removed=history.removed, **named).tolist()
     people = _people_of_rows(known, found, history.removed)
@@ -81,7 +82,7 @@ def read_whom_now(
     where they are the ids.
     """
     known = RecordIds(tuple(model.ids_.tolist()), GIVEN)
-    asked = _asked(known, ids=ids, requests=requests, id_column=id_column, number=number, date=date)
+    asked = _asked(known, _usual(model), ids=ids, requests=requests, id_column=id_column, number=number, date=date)
     named = _named(asked, indices=indices, rows=rows)
     if asked:
         found = known.rows("ids", named["ids"], removed=())
@@ -121,8 +122,15 @@ def rows_of_first_fit(model: Newton, how: str, text: str) -> NDArray[np.int64]:
     return np.array(sorted(places[row] for row in wanted), dtype=np.int64)
 
 
+def _usual(model: Any) -> str | None:
+    """Return the column of ids of the table that a model was fitted on, where it had a name."""
+    column = None if model.reading_ is None else model.reading_.id_column
+    return column if isinstance(column, str) else None
+
+
 def _asked(
     known: Any,
+    usual: str | None,
     *,
     ids: Sequence[str],
     requests: str | None,
@@ -135,7 +143,7 @@ def _asked(
         raise ValueError("--request and --request-date go with --id or --rows: a file of requests has columns for them")
     asked = [DeletionRequest(parse_id(known, one), number, date) for one in ids]
     if requests is not None:
-        asked += read_requests(requests, known=known, id_column=id_column)
+        asked += read_requests(requests, known=known, id_column=id_column, usual=usual)
     return asked
 
 
@@ -160,7 +168,13 @@ def _with_people(
 
 
 def read_requests(
-    path: str, *, known: Any, id_column: str | None, number_column: str = "request", date_column: str = "date"
+    path: str,
+    *,
+    known: Any,
+    id_column: str | None,
+    usual: str | None = None,
+    number_column: str = "request",
+    date_column: str = "date",
 ) -> list[DeletionRequest]:
     """Return the requests of a text table with a header.
 
@@ -171,7 +185,9 @@ def read_requests(
     known : RecordIds or None
         The model's ids.
     id_column : str or None
-        The column of ids; id, record_id or customer_id when not given.
+        The column of ids; when not given, the usual one, or else id, record_id or customer_id.
+    usual : str or None
+        The column of ids of the table that the model was fitted on.
     number_column, date_column : str
         Optional columns.
     """
@@ -188,8 +204,9 @@ def read_requests(
     names = [name.strip() for name in lines[0][1]]
     if len(set(names)) < len(names):
         raise FileFormatError(f"path: {path}: columns must have different names, got {', '.join(names)}")
-    wanted = _ID_NAMES if id_column is None else (id_column,)
-    found = [name for name in names if name in wanted or (id_column is None and name.lower() in wanted)]
+    column = usual if id_column is None and usual in names else id_column
+    wanted = _ID_NAMES if column is None else (column,)
+    found = [name for name in names if name in wanted or (column is None and name.lower() in wanted)]
     numbers, dates = ([name for name in names if name.lower() == column] for column in (number_column, date_column))
     for column, columns in ((number_column, numbers), (date_column, dates)):
         if len(columns) > 1:

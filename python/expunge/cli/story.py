@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from expunge.certificates import VerificationError
 from expunge.certificates.residual import ResidualReport, page_of, verify
-from expunge.cli.customers import CLASSES, Customers, bounds_table, customers
+from expunge.cli.customers import CLASSES, READING, Customers, bounds_table, customers
 from expunge.estimators import NewtonLogisticRegression, Updated
 from expunge.estimators._storage import released_bytes
 from expunge.estimators.newton._storage import working_bytes
@@ -54,6 +54,7 @@ def tell_customers(*, has_plot: bool) -> dict[str, bytes]:
     # Constants given, none taken from the data: the certificate rests on no condition.
     model = NewtonLogisticRegression(classes=CLASSES, noise_std=NOISE, epsilon=EPSILON, delta=DELTA)
     model.fit(known.scaled, known.renewed, record_ids=known.ids)
+    model._reading = READING
     before = model.score(others.scaled, others.renewed)
     click.echo(f"Learned from {len(known.ids):,} customers who renews: accuracy {before:.1%} on others.")
 

@@ -40,7 +40,7 @@ _LANGEVIN_ONLY = ("epsilon", "delta", "n_steps", "noise_std", "noise_grid", "met
 @click.argument("indices", required=False)
 @click.option("--id", "ids", multiple=True, help="Whom to delete, all rows of an id together; repeat for several.")
 @click.option("--requests", type=click.Path(), help="Table of requests: a column of ids; request, date if present.")
-@click.option("--request-id-column", help="Its column of ids.  [default: id, record_id or customer_id]")
+@click.option("--request-id-column", help="Its column of ids.  [default: as of fit; id, record_id or customer_id]")
 @click.option("--rows", help="Rows of the first fit, as in 3,7,10-12, while they are known.")
 @click.option("--request", "number", help="Number under which the request is filed, for the ledger.")
 @click.option("--request-date", "date", help="When it was made, as in 2026-03-01, for the ledger.")
@@ -139,8 +139,7 @@ def unlearn(
         apply(before, wanted, outputs=outputs, key=private_key, ledger=ledger_path, overwrite=overwrite)
         return
     refuse_given(("evidence",), f"is not for a {type(before).__name__}: its certificate holds everything")
-    history = before._require_history()
-    whom = read_whom(history, **asked)
+    whom = read_whom(before, **asked)
     settings: dict[str, Any] = {"epsilon": epsilon, "delta": delta, "n_steps": n_steps, "method": method}
     private_key = signing_key(key, ask_password=ask_password)
     public_key = None if private_key is None else private_key.public_key()

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from expunge.cli.files import load_evidence, load_model
-from expunge.cli.reading import data_options, read_data
+from expunge.cli.files import load_evidence_and_model, load_model
+from expunge.cli.reading import data_options, known_from, read_data
 from expunge.cli.records import refuse
 
 if TYPE_CHECKING:
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 __all__ = ["verified", "verify"]
 
-_HOW = "; give --id-column, --features, --drop, --divide-by, --bounds and --cosine-features as for fit"
+_HOW = (
+    "; give the model by --model, which knows how its table was read, or --id-column, --features, --drop, --divide-by, "
+    "--bounds and --cosine-features as for fit"
+)
 
 
 @click.command()
@@ -58,7 +61,8 @@ def verify(
     """Recompute the claim of CERTIFICATE from DATA. Exit code 1 if it does not hold.
 
     DATA of a certificate by residual are the data as they now stand: no deleted row is needed, and --evidence is. DATA
-    of a Langevin run are those of fit, deleted rows included. The options that say how it is read are those of fit.
+    of a Langevin run are those of fit, deleted rows included. A working or released model, by --model or --evidence,
+    knows how the table of fit was read; without one, say so by the options of fit.
     """
     from expunge.certificates import Certificate, Policy, VerificationError, load, load_public_key
 
@@ -78,7 +82,8 @@ def verify(
         return
     if evidence is not None:
         raise ValueError("--evidence is for certificates by residual: that of a Langevin run holds everything")
-    records, task = read_data(data, task="regress" if proof.run.classes is None else "classify", **reading)
+    task_of_run = "regress" if proof.run.classes is None else "classify"
+    records, task = read_data(data, task=task_of_run, **_known(released), **reading)
     _check_conditions(records.conditions, proof.conditions)
     more = {} if budget is None else {"budget": budget}
     try:
@@ -93,6 +98,10 @@ def _check_conditions(of_data: tuple[str, ...], of_certificate: tuple[str, ...])
     for condition in of_data:
         if condition not in of_certificate:
             refuse(f"conditions: must say that {condition}, as the table of constants does; it is missing")
+
+
+def _known(model: Working | Released | None) -> dict[str, Any]:
+    return {} if model is None else known_from(model)
 
 
 def verified(
@@ -114,12 +123,11 @@ def verified(
     place = evidence or (model if isinstance(released, NewtonModel) else None)
     if place is None:
         raise ValueError("--evidence must be given: a certificate by residual is verified with its confidential part")
-    known = load_evidence(place)
-    names = getattr(released, "feature_names_in_", None)
+    known, working = load_evidence_and_model(place)
     records, task = read_data(
         data,
         task="regress" if proof.model.classes is None else "classify",
-        names=None if names is None else tuple(map(str, names)),
+        **_known(working if released is None else released),
         **reading,
     )
     _check_conditions(records.conditions, proof.conditions)

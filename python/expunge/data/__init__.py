@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from expunge.data.identifiers import exact_ids
     from expunge.data.loading import BUNDLED, Dataset, load, load_ids, load_targets
     from expunge.data.opening import open_records
+    from expunge.data.reading import Constants, Cosines, Reading
     from expunge.data.scaling import ConstantScaler
     from expunge.data.statistics import RidgeStatistics
     from expunge.data.tasks import MAX_CLASSES, Task, read_task
@@ -25,7 +26,10 @@ __all__ = [
     "ArrayRecords",
     "Block",
     "ConstantScaler",
+    "Constants",
+    "Cosines",
     "Dataset",
+    "Reading",
     "Records",
     "RidgeStatistics",
     "Task",
@@ -47,9 +51,12 @@ _PLACES = {
     "Block": "blocks",
     "MAX_CLASSES": "tasks",
     "ConstantScaler": "scaling",
+    "Constants": "reading",
+    "Cosines": "reading",
     "Dataset": "loading",
     "Records": "blocks",
     "RidgeStatistics": "statistics",
+    "Reading": "reading",
     "Task": "tasks",
     "exact_ids": "identifiers",
     "load": "loading",

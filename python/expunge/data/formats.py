@@ -22,7 +22,7 @@ from expunge.data.cifar_pickle import load_batch
 from expunge.data.delimited import read_delimited
 from expunge.data.identifiers import exact_ids
 from expunge.data.parquet import read_parquet
-from expunge.data.tables import ArrayColumn, Column, Table, choose, stacked
+from expunge.data.tables import ArrayColumn, Column, Columns, Table, choose, stacked
 
 __all__ = ["Options", "Raw", "bundled", "of_table", "read", "reading", "table_in"]
 
@@ -39,6 +39,7 @@ class Raw:
     ids: Any = None
     target_name: str | None = None
     notes: tuple[str, ...] = ()
+    columns: Columns | None = None
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,7 @@ def of_table(table: Table, options: Options) -> Raw:
         None if chosen.ids is None else table.columns[chosen.ids].ids(),
         None if target is None or table.names is None else table.names[target],
         chosen.notes,
+        Columns.of(table, chosen),
     )
 
 

@@ -18,7 +18,7 @@ from expunge.data.arrays import read_npy
 from expunge.data.formats import Options, Raw, bundled, of_table, read, reading, table_in
 from expunge.data.identifiers import exact_ids
 from expunge.data.numbers import checked_targets, real_numbers
-from expunge.data.tables import stacked
+from expunge.data.tables import Columns, stacked
 
 __all__ = ["BUNDLED", "Dataset", "load", "load_ids", "load_targets"]
 
@@ -47,6 +47,8 @@ class Dataset:
         Column of the targets.
     notes : tuple of str
         What a person should know about how the source was read.
+    columns : Columns or None
+        Columns of the table that were read; None for a file of arrays.
     """
 
     X: NDArray[np.float64]
@@ -56,6 +58,7 @@ class Dataset:
     ids: AnyArray | None = None
     target_name: str | None = None
     notes: tuple[str, ...] = ()
+    columns: Columns | None = None
 
 
 def load(
@@ -267,4 +270,4 @@ def _checked(raw: Raw, y: Any, name: str, divide_by: NDArray[np.float64]) -> Dat
         if y.ndim not in (1, 2) or len(y) != len(records):
             raise ValueError(f"{name}: needs one target for each of the {len(records)} records, got shape {y.shape}")
         y = checked_targets(y, name)
-    return Dataset(records, y, name, raw.feature_names, raw.ids, raw.target_name, raw.notes)
+    return Dataset(records, y, name, raw.feature_names, raw.ids, raw.target_name, raw.notes, raw.columns)

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ArrayColumn", "Chosen", "Column", "Table", "check_names", "choose", "stacked"]
+__all__ = ["ArrayColumn", "Chosen", "Column", "Columns", "Table", "check_names", "choose", "stacked"]
 
 
 class Column(Protocol):
@@ -89,6 +89,38 @@ class Chosen:
     target: int | None
     ids: int | None
     notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Columns of a table that were read.
+
+    Attributes
+    ----------
+    n_columns : int
+        Columns of the table.
+    names : tuple of str, or None
+        All their names; None where they have none.
+    features : tuple of int
+        Positions, in the order in which they were read.
+    target, ids : int or None
+        Positions; None where there were none.
+    """
+
+    n_columns: int
+    names: tuple[str, ...] | None
+    features: tuple[int, ...]
+    target: int | None
+    ids: int | None
+
+    @classmethod
+    def of(cls, table: Table, chosen: Chosen) -> Columns:
+        """Return the columns chosen of a table."""
+        return cls(len(table.columns), table.names, tuple(chosen.features), chosen.target, chosen.ids)
+
+    def told(self, position: int | None) -> str | int | None:
+        """Return a column's name, or its position where it has none."""
+        return position if position is None or self.names is None else self.names[position]
 
 
 def choose(

@@ -249,7 +249,7 @@ class DeletingRidge(AskedRidge):
 
     def _successor(self: Self, history: History, theta: Array) -> Self:
         model = type(self)(**{**self.get_params(), **self._fitted})
-        for name in ("step_size_", "n_iter_", "n_features_in_", "_single_output"):
+        for name in ("step_size_", "n_iter_", "n_features_in_", "_single_output", "_reading"):
             setattr(model, name, getattr(self, name))
         for name in ("classes_", "feature_names_in_"):
             if hasattr(self, name):

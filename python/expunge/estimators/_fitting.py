@@ -18,6 +18,7 @@ from expunge.estimators import _storage
 from expunge.estimators._conditions import SEED_CONDITION, stated_conditions
 from expunge.estimators._history import History
 from expunge.estimators._progress import dense_work, parts
+from expunge.estimators._reading import WithReading
 from expunge.estimators._records import RecordIds
 from expunge.estimators._seeds import seed_of
 from expunge.estimators.noise_warning import TrainingData, warn_of_learning
@@ -35,7 +36,7 @@ Array = NDArray[np.float64]
 Self = TypeVar("Self", bound="FittedRidge")
 
 
-class FittedRidge(BaseEstimator):  # type: ignore[misc]
+class FittedRidge(WithReading, BaseEstimator):  # type: ignore[misc]
     """A model that learns, predicts, releases its coefficients and is saved: what regressor and classifier share."""
 
     _kind: ClassVar[str]
@@ -120,6 +121,7 @@ class FittedRidge(BaseEstimator):  # type: ignore[misc]
         run = (design, targets, settings["alpha"], step_size, (phase,))
         history = History(*run, labels=labels, conditions=conditions, ids=ids, sources=sources)
         self._history: History | None = history
+        self._reading = None  # that of an earlier fit
         self._rests_on, self._no_history_reason = history.rests_on, ""
         self._law_cache: LearningLaw | None = None
         data = self._training_data(design, targets)
@@ -206,6 +208,8 @@ class FittedRidge(BaseEstimator):  # type: ignore[misc]
             parts["classes"] = self.classes_.copy()
         if hasattr(self, "feature_names_in_"):
             parts["feature_names"] = self.feature_names_in_.copy()
+        if self._reading is not None:
+            parts["reading"] = self._reading.public()
         if self._single_output:
             return self._released._from_parts(rows[0], float(intercept[0]), **parts)
         return self._released._from_parts(rows, intercept, **parts)

@@ -151,6 +151,8 @@ def working_bytes(model: Any) -> bytes:
         pack_labels("classes", model.classes_, arrays, header)
     if hasattr(model, "feature_names_in_"):
         header["feature_names"] = model.feature_names_in_.tolist()
+    if model._reading is not None:
+        header["reading"] = model._reading.to_dict()
     if history is not None:
         arrays["design"], arrays["targets"] = history.design, history.targets
         pack_labels("labels", history.labels, arrays, header)
@@ -201,6 +203,7 @@ def working_of(cls: type[Any], path: str | Path, header: dict[str, Any], arrays:
             model.classes_ = classes
         if "feature_names" in header:
             model.feature_names_in_ = _stored.feature_names(header["feature_names"], model.n_features_in_)
+        model._reading = _stored.reading(header.get("reading"), model.n_features_in_)
         if _stored.flag("has_history", header["has_history"]):
             labels = unpack_labels("labels", arrays, header)
             if labels is None:
@@ -269,6 +272,8 @@ def released_bytes(model: Any) -> bytes:
         header["softmax"] = model.softmax_
     if hasattr(model, "feature_names_in_"):
         header["feature_names"] = model.feature_names_in_.tolist()
+    if model._reading is not None:
+        header["reading"] = model._reading.to_dict()
     return sealed_bytes(header, arrays)
 
 
@@ -301,6 +306,7 @@ def _released(cls: type[Any], path: str | Path, header: dict[str, Any], arrays: 
             classes=classes,
             feature_names=_stored.feature_names(header.get("feature_names"), arrays["coef"].shape[-1]),
             softmax=_stored.flag("softmax", header["softmax"]) if logistic else None,
+            reading=_stored.reading(header.get("reading"), arrays["coef"].shape[-1]),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise FileFormatError(f"path: the model at {path} lacks or misstates a field: {said(error)}") from None

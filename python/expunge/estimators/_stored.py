@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from expunge.data.reading import Reading
 from expunge.estimators._history import History
 from expunge.estimators._records import GIVEN, INDEX, ROW_NUMBERS, RecordIds, exact_ids
 from expunge.runs.ridge.kept_law import KeptLaw
@@ -21,6 +22,7 @@ __all__ = [
     "feature_names",
     "flag",
     "ids",
+    "reading",
     "salt",
     "text",
     "texts",
@@ -71,6 +73,18 @@ def feature_names(stored: Any, n_features: int) -> NDArray[Any] | None:
     if type(stored) is not list or len(stored) != n_features or not all(type(name) is str for name in stored):
         raise ValueError(f"feature_names must be one text per feature, {n_features}")
     return np.array(stored, dtype=object)
+
+
+def reading(stored: Any, n_features: int) -> Reading | None:
+    """Return how the table of the fit was read, None where nobody said."""
+    if stored is None:
+        return None
+    if type(stored) is not dict:
+        raise ValueError(f"reading must be an object, got {type(stored).__name__}")
+    found = Reading.from_dict(stored)
+    if found.width != n_features:
+        raise ValueError(f"reading must be of {n_features} features, as the model takes, got {found.width}")
+    return found
 
 
 def ids(stored: dict[str, Any], n: int) -> RecordIds:

@@ -14,6 +14,8 @@ from sklearn.utils.validation import validate_data
 
 from expunge._types import AnyArray
 from expunge._validate import refuse_masks
+from expunge.data.reading import Reading
+from expunge.estimators._reading import WithReading
 
 __all__ = [
     "Released",
@@ -75,7 +77,7 @@ class Scored:
         return float(super().score(X, y, sample_weight))  # type: ignore[misc]
 
 
-class Released(BaseEstimator):  # type: ignore[misc]
+class Released(WithReading, BaseEstimator):  # type: ignore[misc]
     """Base of the predict-only models."""
 
     coef_: Array
@@ -92,8 +94,10 @@ class Released(BaseEstimator):  # type: ignore[misc]
         classes: NDArray[Any] | None = None,
         feature_names: NDArray[Any] | None = None,
         softmax: bool | None = None,
+        reading: Reading | None = None,
     ) -> Self:
         model = cls()
+        model._reading = reading
         model.coef_, model.intercept_ = coef, intercept
         model.conditions_ = conditions
         model.n_features_in_ = coef.shape[-1]

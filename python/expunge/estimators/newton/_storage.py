@@ -88,6 +88,8 @@ def working_bytes(model: Any) -> bytes:
         _storage.pack_labels("classes", model.classes_, arrays, header)
     if hasattr(model, "feature_names_in_"):
         header["feature_names"] = model.feature_names_in_.tolist()
+    if model._reading is not None:
+        header["reading"] = model._reading.to_dict()
     return _storage.sealed_bytes(header, arrays)
 
 
@@ -156,6 +158,7 @@ def _model(cls: type[Any], header: dict[str, Any], arrays: dict[str, NDArray[Any
         model._single_output = _stored.flag("single_output", header["single_output"])
     if "feature_names" in header:
         model.feature_names_in_ = _stored.feature_names(header["feature_names"], layout.n_features)
+    model._reading = _stored.reading(header.get("reading"), layout.n_features)
     model._next_number = _next_number(header, tree)
     both = header["before_after"]
     model._work = Work(

@@ -17,6 +17,7 @@ from expunge.data.constants import CONDITIONS
 from expunge.data.identifiers import exact_ids
 from expunge.estimators._conditions import SEED_CONDITION
 from expunge.estimators._progress import dense_work, parts
+from expunge.estimators._reading import WithReading
 from expunge.estimators._records import ROW_NUMBERS, ids_of_fit
 from expunge.estimators._seeds import seed_of
 from expunge.estimators.newton import _storage
@@ -35,7 +36,7 @@ Float64 = NDArray[np.float64]
 Self = TypeVar("Self", bound="NewtonModel")
 
 
-class NewtonModel(BaseEstimator):  # type: ignore[misc]
+class NewtonModel(WithReading, BaseEstimator):  # type: ignore[misc]
     """A model fitted to a proved gradient and released with noise, whose records can be changed."""
 
     _kind: ClassVar[str]
@@ -102,6 +103,7 @@ class NewtonModel(BaseEstimator):  # type: ignore[misc]
                 normals=os_normals if seed is None else seeded_normals(seed),
             )
         self._next_number = n if ids is None else -1  # -1: records have ids of their own
+        self._reading = None  # that of an earlier fit
         self._adopt(state, work)
         return self
 
@@ -451,6 +453,8 @@ class NewtonModel(BaseEstimator):  # type: ignore[misc]
             made["classes"] = self.classes_.copy()
         if hasattr(self, "feature_names_in_"):
             made["feature_names"] = self.feature_names_in_.copy()
+        if self._reading is not None:
+            made["reading"] = self._reading.public()
         return self._released_class._from_parts(np.array(self.coef_), _copied(self.intercept_), **made)
 
     def _made(self) -> dict[str, Any]:
@@ -497,7 +501,7 @@ class NewtonModel(BaseEstimator):  # type: ignore[misc]
 
     def _result(self: Self, state: Working, work: Work) -> Updated[Self]:
         model = type(self)(**self.get_params(deep=False))
-        for name in ("n_features_in_", "_next_number", "_single_output"):
+        for name in ("n_features_in_", "_next_number", "_single_output", "_reading"):
             if hasattr(self, name):
                 setattr(model, name, getattr(self, name))
         for name in ("classes_", "feature_names_in_"):
