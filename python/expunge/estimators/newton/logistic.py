@@ -13,6 +13,7 @@ from expunge._types import AnyArray
 from expunge._validate import choice
 from expunge.estimators.newton._whole import whole
 from expunge.estimators.newton.classifying import NewtonClassifier
+from expunge.estimators.newton.noise_cost import warn_of_noise
 from expunge.estimators.released import ReleasedLogisticRegression, Scored, logistic_chances
 from expunge.runs.residual.answers import Label
 
@@ -163,9 +164,16 @@ class NewtonLogisticRegression(Scored, ClassifierMixin, NewtonClassifier):  # ty
             below what float64 can certify for these data, or ids do not fit the rows.
         RuntimeError
             If the optimum cannot be reached; the message names records and the remedy.
+
+        Warns
+        -----
+        NoiseWarning
+            If the noise makes the model clearly worse on these records than the parameters without it.
         """
         choice("multi_class", self.multi_class, ("auto", "softmax", "ovr"))
-        return self._fit_labels(X, y, record_ids, sample_weight=sample_weight, conditions=conditions, form=self._form)
+        self._fit_labels(X, y, record_ids, sample_weight=sample_weight, conditions=conditions, form=self._form)
+        warn_of_noise(self._state)
+        return self
 
     @property
     def coef_(self) -> Float64:

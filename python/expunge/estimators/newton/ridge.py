@@ -17,6 +17,7 @@ from expunge.estimators._records import refuse_other_order
 from expunge.estimators.newton._whole import whole
 from expunge.estimators.newton.base import NewtonModel
 from expunge.estimators.newton.classifying import NewtonClassifier
+from expunge.estimators.newton.noise_cost import warn_of_noise
 from expunge.estimators.newton.records import weights_of
 from expunge.estimators.released import ReleasedRidge, ReleasedRidgeClassifier, Scored
 from expunge.runs.residual.answers import Label
@@ -114,7 +115,7 @@ class NewtonRidge(Scored, RegressorMixin, NewtonModel):  # type: ignore[misc]
         targets = np.array(y, dtype=np.float64)
         self._single_output = targets.ndim == 1
         targets = targets.reshape(len(targets), -1)
-        return self._learn(
+        self._learn(
             X,
             targets,
             loss="squared",
@@ -124,6 +125,8 @@ class NewtonRidge(Scored, RegressorMixin, NewtonModel):  # type: ignore[misc]
             ids=ids,
             conditions=stated_conditions(conditions),
         )
+        warn_of_noise(self._state)
+        return self
 
     @property
     def coef_(self) -> Float64:
@@ -216,9 +219,11 @@ class NewtonRidgeClassifier(Scored, ClassifierMixin, NewtonClassifier):  # type:
         conditions: Iterable[str] = (),
     ) -> NewtonRidgeClassifier:
         """Fit to records ``X`` (n, d) and labels ``y`` (n,); the rest is as for `NewtonLogisticRegression.fit`."""
-        return self._fit_labels(
+        self._fit_labels(
             X, y, record_ids, sample_weight=sample_weight, conditions=conditions, form=lambda n, _: ("squared", n)
         )
+        warn_of_noise(self._state)
+        return self
 
     @property
     def coef_(self) -> Float64:
