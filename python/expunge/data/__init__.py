@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from expunge.data.array_records import ArrayRecords
     from expunge.data.blocks import Block, Records, rows_per_block
     from expunge.data.cosines import random_cosine_features
+    from expunge.data.file_records import FileRecords
     from expunge.data.identifiers import exact_ids
     from expunge.data.loading import BUNDLED, Dataset, load, load_ids, load_targets
     from expunge.data.opening import open_records
@@ -29,6 +30,7 @@ __all__ = [
     "Constants",
     "Cosines",
     "Dataset",
+    "FileRecords",
     "Reading",
     "Records",
     "RidgeStatistics",
@@ -54,6 +56,7 @@ _PLACES = {
     "Constants": "reading",
     "Cosines": "reading",
     "Dataset": "loading",
+    "FileRecords": "file_records",
     "Records": "blocks",
     "RidgeStatistics": "statistics",
     "Reading": "reading",

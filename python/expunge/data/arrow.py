@@ -8,7 +8,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ArrowFeatures", "feature_rows", "id_type", "is_list", "is_text", "list_rows", "number_dtype", "numbers"]
+from expunge._types import AnyArray
+from expunge.data.identifiers import exact_ids
+from expunge.data.layout import Field
+from expunge.data.numbers import checked_answers
+
+__all__ = [
+    "ArrowFeatures",
+    "answers_of",
+    "feature_rows",
+    "field_of",
+    "id_type",
+    "ids_of",
+    "is_list",
+    "is_text",
+    "list_rows",
+    "number_dtype",
+    "numbers",
+    "plain",
+]
 
 
 def is_list(kind: Any) -> bool:
@@ -34,6 +52,71 @@ def number_dtype(kind: Any) -> np.dtype[np.floating] | None:
     if pa.types.is_floating(kind) or pa.types.is_boolean(kind):
         return np.dtype(np.float32)
     return None
+
+
+def field_of(kind: Any) -> Field:
+    """Return what a column of an Arrow type may be used for."""
+    import pyarrow as pa
+
+    lists = is_list(kind)
+    width = int(kind.list_size) if pa.types.is_fixed_size_list(kind) else None
+    one = kind.value_type if lists or pa.types.is_dictionary(kind) else kind
+    number = None if pa.types.is_dictionary(kind) else number_dtype(one)
+    whole = pa.types.is_integer(one) or pa.types.is_boolean(one)
+    answer = "U" if is_text(one) and not lists else None
+    if number_dtype(one) is not None:
+        answer = "i" if whole and not lists else "f"
+    names = id_type(kind)
+    return Field(str(kind), number, lists, width, answer, None if names is None else "U" if is_text(names) else "i")
+
+
+def plain(column: Any) -> Any:
+    """Return a column as one array."""
+    import pyarrow as pa
+
+    if not isinstance(column, pa.ChunkedArray):
+        return column
+    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks or [pa.array([], column.type)])
+
+
+def answers_of(column: Any, *, kind: str | None, place: str, first: int) -> AnyArray:
+    """Return targets of a kind, "i", "f" or "U", or refuse one that is missing by its row, counted from ``first``."""
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    _refuse_nulls(column, place, first, "a label or target")
+    if is_text(column.type):
+        return checked_answers(np.array(column.to_pylist(), dtype=np.str_), kind, place, first)
+    if is_list(column.type):
+        lengths, values = list_rows(
+            column, int(column.type.list_size) if hasattr(column.type, "list_size") else len(column[0])
+        )
+        short = np.flatnonzero(lengths != values.shape[1])
+        if len(short):
+            raise ValueError(f"{place}, row {first + int(short[0])} must hold {values.shape[1]} targets")
+        return checked_answers(values, kind, place, first)
+    found = (
+        np.asarray(column.to_numpy(zero_copy_only=False)) if not pa.types.is_decimal(column.type) else numbers(column)
+    )
+    return checked_answers(found, kind, place, first)
+
+
+def ids_of(column: Any, *, place: str, first: int) -> AnyArray:
+    """Return ids exactly; one that is missing or empty is refused with its row, counted from ``first``."""
+    _refuse_nulls(column, place, first, "an id")
+    column = column.cast(id_type(column.type))
+    values = column.to_pylist() if is_text(column.type) else np.asarray(column.to_numpy(zero_copy_only=False))
+    try:
+        return exact_ids(values)
+    except ValueError as error:
+        raise ValueError(f"{place}, from row {first} on: {error}") from None
+
+
+def _refuse_nulls(column: Any, place: str, first: int, what: str) -> None:
+    if column.null_count:
+        row = int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
+        raise ValueError(f"{place}, row {first + row} must hold {what}, got nothing")
 
 
 def id_type(kind: Any) -> Any:
@@ -145,12 +228,9 @@ class ArrowFeatures:
 
     def rows(self, start: int, stop: int) -> NDArray[np.floating]:
         """Return rows, C-contiguous and in ``dtype``; missing numbers are NaN."""
-        import pyarrow as pa
-
-        columns = [column.combine_chunks() for column in self._table.slice(start, stop - start).columns]
-        plain = [pa.concat_arrays(one.chunks) if isinstance(one, pa.ChunkedArray) else one for one in columns]
+        columns = [plain(column) for column in self._table.slice(start, stop - start).columns]
         problems: dict[int, str] = {}
-        found = feature_rows(plain, width=self.width, dtype=self.dtype, problems=problems)
+        found = feature_rows(columns, width=self.width, dtype=self.dtype, problems=problems)
         if problems:
             row = min(problems)
             raise ValueError(f"X, row {start + row}: {problems[row]}")

@@ -156,16 +156,13 @@ class Records(ABC):
 
 
 def refuse_unfit(records: Records, block: Block) -> None:
-    """Refuse features that are not finite, by the place of the first one; one product with a vector sees them."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        # NaN and infinity stay so in a sum; what is merely too large for one is looked at again.
-        odd = np.flatnonzero(~np.isfinite(block.X @ np.ones(block.X.shape[1], dtype=block.X.dtype)))
-    for row in odd.tolist():
-        bad = np.flatnonzero(~np.isfinite(block.X[row]))
-        if len(bad):
-            names, feature = records.feature_names, int(bad[0])
-            name = "" if names is None else f" ({names[feature]!r})"
-            raise ValueError(
-                f"{records.place(block.start + row)}, feature {feature}{name} must be a finite number, got "
-                f"{block.X[row, feature]}: it is missing, NaN or infinite"
-            )
+    """Refuse features that are not finite, by the place of the first one."""
+    # Extremes are NaN where one number is: no second array is made of a block that is as it should be.
+    if np.isfinite(block.X.max(initial=0.0)) and np.isfinite(block.X.min(initial=0.0)):
+        return
+    row, feature = (int(place[0]) for place in np.nonzero(~np.isfinite(block.X)))
+    name = "" if records.feature_names is None else f" ({records.feature_names[feature]!r})"
+    raise ValueError(
+        f"{records.place(block.start + row)}, feature {feature}{name} must be a finite number, got "
+        f"{block.X[row, feature]}: it is missing, NaN or infinite"
+    )

@@ -9,7 +9,32 @@ from numpy.typing import NDArray
 
 from expunge._types import AnyArray
 
-__all__ = ["checked_targets", "real_numbers"]
+__all__ = ["checked_answers", "checked_targets", "real_numbers"]
+
+
+def checked_answers(values: NDArray[Any], kind: str | None, place: str, first: int) -> AnyArray:
+    """Return targets of some rows as int64 ("i"), float64 ("f") or str ("U"), or refuse one by its row.
+
+    Rows count from ``first``; the kind is that of the whole table, of which these rows may need less.
+    """
+    if kind == "U":
+        empty = np.flatnonzero(np.char.strip(values) == "")
+        if len(empty):
+            raise ValueError(f"{place}, row {first + int(empty[0])} must hold a label, got empty text")
+        return np.asarray(values)
+    if values.ndim == 2 and values.shape[1] == 1:
+        values = values[:, 0]
+    if kind == "i":
+        if values.dtype == np.uint64 and len(values) and values.max() >= 2**63:
+            row = int(np.argmax(values >= 2**63))
+            raise ValueError(f"{place}, row {first + row}: targets must be below 2^63, got {values[row]}")
+        return np.ascontiguousarray(values, dtype=np.int64)
+    with np.errstate(over="ignore"):
+        found = np.ascontiguousarray(values, dtype=np.float64)
+    odd = np.flatnonzero(~np.isfinite(found.reshape(len(found), -1)).all(axis=1))
+    if len(odd):
+        raise ValueError(f"{place}, row {first + int(odd[0])} must hold finite targets, got {found[odd[0]]}")
+    return found
 
 
 def checked_targets(y: NDArray[Any], name: str) -> AnyArray:

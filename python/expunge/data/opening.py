@@ -3,29 +3,42 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from numpy.typing import ArrayLike
 
 from expunge._validate import refuse_masks
 from expunge.data.array_records import ArrayRecords, Frame
 from expunge.data.blocks import Records
+from expunge.data.file_records import FileRecords
 
 __all__ = ["open_records"]
 
 
 def open_records(
-    source: Records | ArrayLike | Frame, *, target: ArrayLike | None = None, ids: ArrayLike | None = None
+    source: Records | ArrayLike | Frame | os.PathLike[str],
+    *,
+    target: ArrayLike | os.PathLike[str] | None = None,
+    ids: ArrayLike | os.PathLike[str] | None = None,
+    target_column: str | int | None = None,
+    id_column: str | int | None = None,
+    features: Sequence[str | int] | None = None,
+    drop: Sequence[str | int] = (),
+    filesystem: object = None,
 ) -> Records:
     """Return a table of records that is read in row blocks, from wherever it lies.
 
     Parameters
     ----------
-    source : array-like or frame of shape (n, n_features), or Records
-        Features in memory; of NumPy, pandas, polars or Arrow. A table of records is returned as it is.
-    target : array-like of shape (n,) or (n, n_outputs), optional
-        Labels or targets.
-    ids : array-like of shape (n,), optional
-        Ids of the records.
+    source : path-like, array-like or frame of shape (n, n_features), or Records
+        A file, a folder of shards or an address, as `FileRecords` reads them; features in memory, of NumPy, pandas,
+        polars or Arrow. A table of records is returned as it is.
+    target : array-like of shape (n,) or (n, n_outputs), or path-like, optional
+        Labels or targets, of features in memory or of .npy files.
+    ids : array-like of shape (n,), or path-like, optional
+        Ids of the records, likewise.
+    target_column, id_column, features, drop, filesystem
+        Columns of files, and where these lie: as for `FileRecords`.
 
     Returns
     -------
@@ -46,9 +59,23 @@ def open_records(
     for name, given in (("source", source), ("target", target), ("ids", ids)):
         refuse_masks(name, given)
     if isinstance(source, Records):
-        if target is not None or ids is not None:
-            raise TypeError("target and ids must be omitted for a table of records, which has its own")
+        if (target, ids, target_column, id_column, features, tuple(drop)) != (None, None, None, None, None, ()):
+            raise TypeError("target, ids and columns must be omitted for a table of records, which has its own")
         return source
     if isinstance(source, (str, os.PathLike)):
-        raise TypeError("source must be in memory, got the name of a file: read it with expunge.data.load")
-    return ArrayRecords(source, target, ids)
+        for name, given in (("target", target), ("ids", ids)):
+            if given is not None and not isinstance(given, (str, os.PathLike)):
+                raise TypeError(f"{name} of files must be the name of a .npy file, or a column: see {name}_column")
+        return FileRecords(
+            source,
+            target_column=target_column,
+            id_column=id_column,
+            features=features,
+            drop=drop,
+            target=target,  # type: ignore[arg-type]
+            ids=ids,  # type: ignore[arg-type]
+            filesystem=filesystem,
+        )
+    if (target_column, id_column, features, tuple(drop), filesystem) != (None, None, None, (), None):
+        raise TypeError("target_column, id_column, features, drop and filesystem are for files: give target= and ids=")
+    return ArrayRecords(source, target, ids)  # type: ignore[arg-type]

@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from expunge._errors import how_to_install
+from expunge.data.arrow import is_text
 from expunge.data.identifiers import exact_ids
 from expunge.data.tables import Table, check_names
 
-__all__ = ["open_parquet", "read_parquet"]
+__all__ = ["index_columns", "open_parquet", "read_parquet"]
 
 _LARGE = 1 << 22  # cells from which on converting them may take a second
 
@@ -43,7 +44,7 @@ def read_parquet(path: Path) -> Table:
         raise ValueError("holds no records")
     columns = [_ParquetColumn(table.column(j), names[j]) for j in range(len(names))]
     large = table.num_rows * len(names) > _LARGE
-    return Table(columns, names, _index_columns(table.schema.metadata, names), large=large)
+    return Table(columns, names, index_columns(table.schema.metadata, names), large=large)
 
 
 @contextlib.contextmanager
@@ -58,8 +59,10 @@ def _whole() -> Iterator[None]:
         raise ValueError(f"is truncated or not a Parquet file: {' '.join(str(error).split())}") from None
 
 
-def open_parquet(file: Path | BinaryIO) -> Any:
+def open_parquet(file: Path | BinaryIO, *, metadata: Any = None) -> Any:
     """Return an open Parquet file, of which columns and row groups are read when they are asked for.
+
+    Its ``metadata`` are not read again where they are given.
 
     Raises
     ------
@@ -71,10 +74,10 @@ def open_parquet(file: Path | BinaryIO) -> Any:
     with _whole():
         from pyarrow import parquet
 
-        return parquet.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20)
+        return parquet.ParquetFile(file, metadata=metadata, pre_buffer=False, buffer_size=1 << 20)
 
 
-def _index_columns(metadata: Any, names: tuple[str, ...]) -> tuple[int, ...]:
+def index_columns(metadata: Any, names: tuple[str, ...]) -> tuple[int, ...]:
     """Return the columns in which pandas keeps a frame's index."""
     try:
         kept = json.loads((metadata or {}).get(b"pandas", b"{}")).get("index_columns", [])
@@ -116,7 +119,7 @@ class _ParquetColumn:
         if pa.types.is_decimal(kind):
             array = array.cast(pa.float64())
         elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
-            hint = f" (--drop {self._name})" if _is_text(kind) else ""
+            hint = f" (--drop {self._name})" if is_text(kind) else ""
             raise ValueError(
                 f"column {self._name!r} must hold numbers or fixed-size lists of numbers, got {self._column.type}{hint}"
             )
@@ -126,19 +129,15 @@ class _ParquetColumn:
 
     def labels(self) -> NDArray[Any]:
         array = self._array("a value")
-        return np.array(array.to_pylist(), dtype=np.str_) if _is_text(array.type) else self.numbers()
+        return np.array(array.to_pylist(), dtype=np.str_) if is_text(array.type) else self.numbers()
 
     def ids(self) -> NDArray[Any]:
         import pyarrow as pa
 
         array = self._array("an id")
-        if not (_is_text(array.type) or pa.types.is_integer(array.type)):
+        if not (is_text(array.type) or pa.types.is_integer(array.type)):
             raise ValueError(f"column {self._name!r} must hold ids, whole numbers or text, got {self._column.type}")
         try:
             return exact_ids(array.to_pylist())
         except ValueError as error:
             raise ValueError(f"column {self._name!r}: {error}") from None
-
-
-def _is_text(kind: Any) -> bool:
-    return str(kind) in ("string", "large_string", "string_view")

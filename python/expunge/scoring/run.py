@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from tqdm.auto import tqdm
 from expunge._files.outputs import check_places
 from expunge._validate import choice, count, real_array
 from expunge._version import __version__
-from expunge.scoring.ahead import blocks_ahead
+from expunge.data.ahead import streams_ahead
 from expunge.scoring.checkpoints import ProbeCheckpoints
 from expunge.scoring.measures import Scorer, loss_name, proxy_names, why_unscored
 from expunge.scoring.parts import PartWriter, assemble, facts_of, only_one, part_path, prepare, publish, table_of
@@ -31,6 +32,7 @@ from expunge.scoring.sources import BadRowError, Block, read_blocks
 __all__ = ["ScoreSummary", "score_files"]
 
 _BLOCK_BYTES = 1 << 24  # features and norms of a block; a few blocks exist at a time
+_READERS = 2  # parts that are read at a time
 
 
 @dataclass(frozen=True)
@@ -187,9 +189,10 @@ def score_files(
         with tqdm(
             total=total, initial=kept, unit="rows", unit_scale=True, disable=not progress, file=sys.stderr, desc="score"
         ) as bar:
-            ahead = blocks_ahead(job.blocks, [parts[i] for i in left])
+            ahead = streams_ahead((partial(job.blocks, parts[i]) for i in left), threads=_READERS)
             with contextlib.closing(ahead), ThreadPoolExecutor(1) as writing:
-                for index, (part, blocks) in zip(left, ahead, strict=True):
+                for index, blocks in zip(left, ahead, strict=True):
+                    part = parts[index]
                     _score_part(part, blocks, job, scorer, part_path(folder, index), bar, writing)
         facts = {
             "status": "estimate",

@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from expunge.data.arrays import npy_header
+from expunge.data.addresses import File, find_files
+from expunge.data.arrow import id_type, is_list
 from expunge.data.parquet import open_parquet
+from expunge.data.shards import NpyColumn
 
-__all__ = ["Columns", "Layout", "Part", "label_files", "list_files", "list_parts", "npy_layout", "open_shard"]
+__all__ = ["Columns", "Layout", "Part", "label_files", "list_files", "list_parts", "npy_column", "open_shard"]
 
 _KINDS = (".parquet", ".npy")
 
@@ -59,35 +61,8 @@ def kind_of(file: Path) -> str:
 
 
 def list_files(source: str | os.PathLike[str]) -> list[Path]:
-    """Return the files of a dataset: the file itself, or all shards of a folder (one kind), by name.
-
-    Names that begin with a dot or an underscore are what other programs leave behind or are still writing: no data.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        If there is nothing, or something that is no shard: omitting it silently could omit data.
-    """
-    path = Path(source)
-    if path.is_dir():
-        found = sorted(file for file in path.iterdir() if not file.name.startswith((".", "_")))
-        kinds = {kind_of(file) for file in found if file.is_file()} & set(_KINDS)
-        if len(kinds) != 1:
-            names = " and of ".join(sorted(kinds)) or "neither"
-            raise ValueError(f"source must be a folder of .parquet or of .npy shards, got {path} with files of {names}")
-        strange = [file.name for file in found if kind_of(file) not in kinds or not file.is_file()]
-        if strange:
-            more = f" and {len(strange) - 5} more" if len(strange) > 5 else ""
-            raise ValueError(
-                f"source {path} holds what is not a {next(iter(kinds))} shard: {', '.join(strange[:5])}{more}; "
-                "move it away, or begin its name with an underscore to leave it out"
-            )
-        return found
-    if kind_of(path) not in _KINDS:
-        raise ValueError(f"source must be a .parquet or .npy file or a folder of them, got {path}")
-    if not path.is_file():
-        raise FileNotFoundError(f"source {path} does not exist")
-    return [path]
+    """Return the files of a dataset, as `find_files` finds them: one, or all shards of a folder (one kind), by name."""
+    return [Path(file.name) for file in find_files(source, kinds=_KINDS)]
 
 
 # --- labels of .npy data -------------------------------------------------------------------------
@@ -128,7 +103,8 @@ def _refuse_more(folder: Path, found: list[Path]) -> None:
 
 
 def _check_labels(path: Path, rows: int, of: str, *, loss: str, n_outputs: int) -> None:
-    shape, _, dtype = npy_layout(path, "labels")[:3]
+    column = npy_column(path, "labels")
+    shape, dtype = column.shape, column.dtype
     if dtype.kind not in "biuf":
         raise TypeError(f"labels {path} must hold numbers, got dtype {dtype}: write classes as 0, 1, 2, ...")
     if not shape or shape[0] != rows:
@@ -167,7 +143,8 @@ def _npy_parts(
     labels = label_files(files, columns)
     rows_of = []
     for file in files:
-        shape, _, dtype, _ = npy_layout(file, "source")
+        column = npy_column(file, "source")
+        shape, dtype = column.shape, column.dtype
         if dtype.kind not in "fiu":
             raise TypeError(f"source {file} must hold real numbers, got dtype {dtype}")
         if len(shape) != 2 or shape[1] != stored:
@@ -271,34 +248,22 @@ def _check_label_type(file: Path, kind: Any, name: str, loss: str, n_outputs: in
 
 def _id_type(file: Path, kind: Any) -> Any:
     """Return the type in which ids are written: all signed integers as int64, all text as string."""
-    import pyarrow as pa
-
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    if pa.types.is_integer(kind):
-        return kind if pa.types.is_uint64(kind) else pa.int64()
-    if str(kind) in ("string", "large_string", "string_view"):
-        return pa.string()
-    raise TypeError(f"record ids of {file} must be whole numbers or text, got {kind}")
+    found = id_type(kind)
+    if found is None:
+        raise TypeError(f"record ids of {file} must be whole numbers or text, got {kind}")
+    return found
 
 
 # --- opening -------------------------------------------------------------------------------------
 
 
-def npy_layout(file: Path, what: str) -> tuple[tuple[int, ...], int, np.dtype[Any], Path]:
-    """Return shape, where the values start, dtype and the file itself."""
+def npy_column(file: Path, what: str) -> NpyColumn:
+    """Return the rows of a .npy file, or raise an error that says what it is."""
+    found = file.stat()
     try:
-        with file.open("rb") as stream:
-            shape, fortran, dtype = npy_header(stream)
-            offset = stream.tell()
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{what} {file} is not a .npy file ({error})") from None
-    if dtype.hasobject or (fortran and len(shape) > 1):
-        raise ValueError(f"{what} {file} must hold numbers in C order, got dtype {dtype}, fortran_order={fortran}")
-    size = offset + int(np.prod(shape, dtype=object)) * dtype.itemsize
-    if file.stat().st_size < size:
-        raise ValueError(f"{what} {file} is truncated: {file.stat().st_size} bytes, its header promises {size}")
-    return shape, offset, dtype, file
+        return NpyColumn(File(str(file), found.st_size, found.st_mtime_ns))
+    except ValueError as error:
+        raise ValueError(f"{what} {error}") from None
 
 
 def open_shard(file: Path) -> Any:
@@ -311,10 +276,3 @@ def open_shard(file: Path) -> Any:
         raise ValueError(f"{file} {error}") from None
     except OSError as error:
         raise ValueError(f"{file} cannot be read as Parquet: {' '.join(str(error).split())}") from None
-
-
-def is_list(kind: Any) -> bool:
-    """Return whether an Arrow type is one of lists."""
-    import pyarrow as pa
-
-    return bool(pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind))

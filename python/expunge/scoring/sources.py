@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from expunge.scoring.shards import Columns, Layout, Part, is_list, kind_of, npy_layout, open_shard
+from expunge.data.arrow import feature_rows, is_list, list_rows, numbers
+from expunge.scoring.shards import Columns, Layout, Part, kind_of, npy_column, open_shard
 
 __all__ = ["BadRowError", "Block", "read_blocks"]
 
@@ -79,31 +79,16 @@ def _checked_labels(
     return np.asarray(np.where(good, labels, 0), dtype=np.int64)
 
 
-def _npy_slice(file: Path, start: int, rows: int) -> NDArray[Any]:
-    # Read, not mapped: pages of a mapping count as this process's memory.
-    shape, offset, dtype, _ = npy_layout(file, "source")
-    width = int(np.prod(shape[1:], dtype=np.int64))
-    values = np.fromfile(file, dtype=dtype, count=rows * width, offset=offset + start * width * dtype.itemsize)
-    return values.reshape(rows, *shape[1:])
-
-
 def _npy_rows(part: Part, several: bool, block_rows: int) -> Iterator[_Rows]:
     assert part.labels is not None
+    features, targets = npy_column(part.file, "source"), npy_column(part.labels, "labels")
     for done in range(0, part.rows, block_rows):
         rows = min(block_rows, part.rows - done)
-        labels = _npy_slice(part.labels, part.labels_start + done, rows)
+        at, first = part.start + done, part.labels_start + done
+        labels = targets.rows(first, first + rows)
         labels = labels if several else labels.reshape(rows)
         labels = labels.astype(np.int64) if labels.dtype.kind == "b" else labels
-        yield part.start + done, _npy_slice(part.file, part.start + done, rows), labels, None, {}
-
-
-def _numbers(array: Any) -> NDArray[Any]:
-    """Return an arrow array of numbers; missing values become NaN."""
-    import pyarrow as pa
-
-    if array.null_count or pa.types.is_boolean(array.type):
-        array = array.cast(pa.float64(), safe=False)  # a number beyond 2^53 is rounded, not refused
-    return np.asarray(array.to_numpy(zero_copy_only=False))
+        yield at, features.rows(at, at + rows), labels, None, {}
 
 
 def _parquet_rows(
@@ -119,7 +104,8 @@ def _parquet_rows(
         batches = open_shard(part.file).iter_batches(batch_size=block_rows, row_groups=[part.group], columns=names)
         for batch in batches:
             problems: dict[int, str] = {}
-            raw = _features(batch, columns, stored, layout.dtype, problems)
+            features = [batch.column(name) for name in columns.features]
+            raw = feature_rows(features, width=stored, dtype=layout.dtype, problems=problems)
             labels = _label_values(batch.column(columns.label), label_width)
             ids = None
             if columns.record_id is not None:
@@ -134,43 +120,10 @@ def _parquet_rows(
         raise ValueError(f"{part.file} cannot be read from row {start} on: {' '.join(str(error).split())}") from None
 
 
-def _features(
-    batch: Any, columns: Columns, stored: int, dtype: np.dtype[Any], problems: dict[int, str]
-) -> NDArray[Any]:
-    first = batch.column(columns.features[0])
-    if not is_list(first.type):
-        raw = np.empty((batch.num_rows, stored), dtype=dtype)
-        with np.errstate(over="ignore"):
-            for column, name in enumerate(columns.features):
-                raw[:, column] = _numbers(batch.column(name))
-        return raw
-    lengths, values = _lists(first, stored)
-    fits = lengths == stored
-    if fits.all():
-        return values
-    raw = np.zeros((batch.num_rows, stored), dtype=dtype)
-    with np.errstate(over="ignore"):
-        raw[fits] = values
-    for row in np.flatnonzero(~fits):
-        got = "no list" if lengths[row] < 0 else f"{lengths[row]} features"
-        problems[int(row)] = f"{got} where {stored} features are needed"
-    return raw
-
-
-def _lists(array: Any, width: int) -> tuple[NDArray[np.int64], NDArray[Any]]:
-    """Return the length of each list (-1 for none), and the values of those of the width that is needed."""
-    import pyarrow.compute as pc
-
-    lengths = np.asarray(pc.fill_null(pc.list_value_length(array), -1).to_numpy(zero_copy_only=False), dtype=np.int64)
-    fits = lengths == width
-    good = array if fits.all() else array.filter(fits)
-    return lengths, _numbers(pc.list_flatten(good)).reshape(-1, width)
-
-
 def _label_values(label: Any, width: int) -> NDArray[Any]:
     if not is_list(label.type):
-        return _numbers(label)
-    lengths, values = _lists(label, width or 1)
+        return numbers(label)
+    lengths, values = list_rows(label, width or 1)
     result = np.full((len(lengths), width or 1), np.nan)
     result[lengths == (width or 1)] = values
     return result if width else result[:, 0]
