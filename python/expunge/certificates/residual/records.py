@@ -17,7 +17,7 @@ from expunge.certificates.schema import VerificationError
 from expunge.data.identifiers import exact_ids
 from expunge.runs.residual.answers import Answers, Label, class_numbers
 
-__all__ = ["check_records"]
+__all__ = ["check_evidence", "check_records", "contents_found", "listed"]
 
 Bytes = NDArray[np.uint8]
 _NAMED = 5
@@ -41,6 +41,30 @@ def check_records(
         With ``field == "n_records"`` or ``"evidence.salts"`` if the evidence is about other data than the certificate,
         and ``"digests.data"`` if a record is missing, is too many or was changed; it is named by its id.
     """
+    check_evidence(certificate, evidence)
+    places = _places(evidence.ids, None if ids is None else exact_ids(ids), len(rows))
+    found = contents_found(rows, answers, y, weights, evidence.salts[places], classes=certificate.model.classes)
+    wrong = np.flatnonzero((found != evidence.contents[places]).any(axis=1))
+    if len(wrong) and ids is not None:  # rows of one id may come in any order
+        wrong = _unmatched(wrong, places, evidence, rows, answers, y, weights, classes=certificate.model.classes)
+    if len(wrong):
+        names = listed([evidence.ids[places[row]] for row in wrong])
+        order = "" if ids is not None else " (or the order is another: pass ids)"
+        raise VerificationError(
+            "digests.data",
+            f"{counted(len(wrong), 'record')} of the {len(rows)} must be as certified, got another row, answer or "
+            f"weight for {'id' if len(wrong) == 1 else 'ids'} {names}{order}",
+        )
+
+
+def check_evidence(certificate: ResidualCertificate, evidence: ResidualEvidence) -> None:
+    """Check that the evidence is about the data of the certificate, by its hashes alone.
+
+    Raises
+    ------
+    VerificationError
+        With ``field`` of ``"n_records"`` or ``"evidence.salts"``.
+    """
     if certificate.n_records != len(evidence.ids):
         raise VerificationError(
             "n_records", f"must be that of the evidence, {len(evidence.ids)}, got {certificate.n_records}"
@@ -53,22 +77,9 @@ def check_records(
             f"must have the certificate's root {certificate.digests.data}, got {leaves.root}: evidence of other data, "
             "or changed since",
         )
-    places = _places(evidence.ids, None if ids is None else exact_ids(ids), len(rows))
-    found = _contents(rows, answers, y, weights, evidence.salts[places], classes=certificate.model.classes)
-    wrong = np.flatnonzero((found != evidence.contents[places]).any(axis=1))
-    if len(wrong) and ids is not None:  # rows of one id may come in any order
-        wrong = _unmatched(wrong, places, evidence, rows, answers, y, weights, classes=certificate.model.classes)
-    if len(wrong):
-        names = _listed([evidence.ids[places[row]] for row in wrong])
-        order = "" if ids is not None else " (or the order is another: pass ids)"
-        raise VerificationError(
-            "digests.data",
-            f"{counted(len(wrong), 'record')} of the {len(rows)} must be as certified, got another row, answer or "
-            f"weight for {'id' if len(wrong) == 1 else 'ids'} {names}{order}",
-        )
 
 
-def _contents(
+def contents_found(
     rows: NDArray[np.float64],
     answers: Answers,
     y: ArrayLike,
@@ -77,6 +88,7 @@ def _contents(
     *,
     classes: Sequence[Label] | None,
 ) -> Bytes:
+    """Return the content hashes of records under given salts."""
     numbers = None
     targets = answers.targets
     if classes is not None:
@@ -113,7 +125,7 @@ def _places(certified: NDArray[np.generic], ids: NDArray[np.generic] | None, n: 
             extra.append(name)
     missing = [known_ids[place] for place in sorted(place for some in left.values() for place in some)]
     if missing or extra:
-        parts = [f"{word} {_listed(names)}" for word, names in (("missing", missing), ("additional", extra)) if names]
+        parts = [f"{word} {listed(names)}" for word, names in (("missing", missing), ("additional", extra)) if names]
         raise VerificationError("digests.data", f"the records must be those certified: {'; '.join(parts)}")
     return places
 
@@ -140,7 +152,9 @@ def _unmatched(
         for row in group:
             some = np.full(len(free), row)
             picked = Answers(*(None if part is None else part[some] for part in answers))
-            found = _contents(rows[some], picked, values[some], weights[some], evidence.salts[free], classes=classes)
+            found = contents_found(
+                rows[some], picked, values[some], weights[some], evidence.salts[free], classes=classes
+            )
             same = np.flatnonzero((found == evidence.contents[free]).all(axis=1))
             if len(same):
                 del free[int(same[0])]
@@ -149,7 +163,9 @@ def _unmatched(
     return np.array(sorted(result), dtype=np.int64)
 
 
-def _listed(names: Sequence[object]) -> str:
+def listed(names: Sequence[object]) -> str:
+    """Return the first few of some ids as text."""
+
     def plain() -> Iterator[str]:
         for name in names[:_NAMED]:
             yield repr(name.item() if isinstance(name, np.generic) else name)

@@ -18,7 +18,9 @@ from expunge.certificates.residual.certificate import ResidualCertificate
 from expunge.certificates.residual.evidence import ResidualEvidence
 from expunge.certificates.residual.format import check_format
 from expunge.certificates.residual.records import check_records
+from expunge.certificates.residual.table import table_bound
 from expunge.certificates.schema import CertificateError, VerificationError
+from expunge.data.blocks import Records
 from expunge.runs.base import LEAST_P_VALUE
 from expunge.runs.residual.answers import Answers, answers_of
 from expunge.runs.residual.claim import release_p_value
@@ -133,8 +135,8 @@ def released_parameters(certificate: ResidualCertificate, released: object) -> N
 
 def verify(
     certificate: ResidualCertificate,
-    X: ArrayLike,
-    y: ArrayLike,
+    X: ArrayLike | Records,
+    y: ArrayLike | None = None,
     *,
     evidence: ResidualEvidence,
     released: object = None,
@@ -154,7 +156,8 @@ def verify(
     certificate : ResidualCertificate
         What is claimed.
     X, y : array-like
-        The data as they now stand, without a constant column.
+        The data as they now stand, without a constant column; or a table of records as ``X`` alone, with its own
+        targets and ids, which is read once, block by block.
     evidence : ResidualEvidence
         The certificate's confidential part.
     released : fitted estimator or array-like of shape (n_outputs, n_columns), optional
@@ -215,9 +218,16 @@ def verify(
         )
     if evidence.theta.shape != c.model.shape:
         raise VerificationError("evidence.theta", f"must have shape {c.model.shape}, got {evidence.theta.shape}")
-    rows, answers, weights = _data(c, X, y, sample_weight)
-    check_records(c, evidence, rows, answers, y, ids=ids, weights=weights)
-    bound = _residual_bound(c, evidence.theta, rows, answers, None if sample_weight is None else weights, threads)
+    if isinstance(X, Records):
+        if y is not None or ids is not None:
+            raise TypeError("y and ids must be omitted for a table of records, which has its own")
+        bound = table_bound(c, evidence, X, sample_weight=sample_weight, threads=threads)
+    else:
+        if y is None:
+            raise TypeError("y must be given, unless X is a table of records")
+        rows, answers, weights = _data(c, X, y, sample_weight)
+        check_records(c, evidence, rows, answers, y, ids=ids, weights=weights)
+        bound = _residual_bound(c, evidence.theta, rows, answers, None if sample_weight is None else weights, threads)
     if not bound <= c.residual_allowed:  # NaN lands here
         raise VerificationError(
             "claim.mu",

@@ -14,9 +14,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from expunge import _validate
 from expunge._kernels import backend
+from expunge._types import AnyArray
 from expunge.accounting._float_mode import ieee_arithmetic
+from expunge.data.blocks import Block, Records
 
-__all__ = ["LOSSES", "GradientSums", "gradient_sums"]
+__all__ = ["LOSSES", "GradientSums", "SumTree", "float_rows", "gradient_sums"]
 
 Float64 = NDArray[np.float64]
 
@@ -148,8 +150,43 @@ def _norm_above(values: Float64) -> float:
     return largest * math.sqrt(float(parts @ parts)) * (1.0 + 2.0 * _rounding(parts.size + 8))
 
 
+class SumTree:
+    """Sums of consecutive blocks, added in a binary tree over their numbers: the same bits however they come.
+
+    It keeps one partial sum of a level at most, as a binary counter does.
+    """
+
+    def __init__(self) -> None:
+        self._nodes: list[tuple[int, GradientSums]] = []
+
+    def add(self, sums: GradientSums) -> None:
+        """Take the sums of the next block."""
+        level = 0
+        while self._nodes and self._nodes[-1][0] == level:
+            sums = self._nodes.pop()[1] + sums
+            level += 1
+        self._nodes.append((level, sums))
+
+    def total(self) -> GradientSums:
+        """Return the sums of all blocks, of which there is at least one."""
+        nodes = [sums for _, sums in reversed(self._nodes)]
+        total = nodes[0]
+        for sums in nodes[1:]:
+            total = sums + total
+        return total
+
+
+def float_rows(block: Block, *, fit_intercept: bool) -> Float64:
+    """Return the features of a block as float64, with a constant column last where an intercept is fitted."""
+    if not fit_intercept:
+        return np.ascontiguousarray(block.X, dtype=np.float64)
+    rows = np.ones((len(block), block.X.shape[1] + 1))
+    rows[:, :-1] = block.X
+    return rows
+
+
 def gradient_sums(
-    X: ArrayLike,
+    X: ArrayLike | Records,
     theta: ArrayLike,
     *,
     loss: str,
@@ -163,17 +200,18 @@ def gradient_sums(
 
     Parameters
     ----------
-    X : array_like of float64, shape (n, p)
-        Rows of features.
+    X : array_like of float64, shape (n, p), or Records
+        Rows of features; or a table of records, read block by block, whose targets are its own.
     theta : array_like of float64, shape (q, p)
         Parameters, a row for each output.
     loss : {"squared", "logistic", "softmax"}
         ``|u - t|^2 / 2``; ``log(1 + exp(-u))`` of the margin u, for one output or one class against the rest for
         each of q; or ``-log softmax(u)`` of the true class. u = theta x are the logits.
     targets : array_like of float64, shape (n, q), optional
-        Needed by the squared loss, rejected with the others.
+        Needed by the squared loss, rejected with the others; those of a table are taken from it.
     labels : array_like of int64, shape (n,), optional
-        Needed by the other losses: 0 or 1 with one output, else numbers of classes in [0, q).
+        Needed by the other losses: 0 or 1 with one output, else numbers of classes in [0, q). Those of a table are
+        taken from it.
     weights : array_like of float64, shape (n,), optional
         Weight of each row's loss, >= 0; 1 if omitted.
     residuals : ndarray of float64, shape (n, q), optional
@@ -190,14 +228,16 @@ def gradient_sums(
     ------
     ValueError
         If shapes disagree, theta or weights are not finite, weights are negative, labels are out of range, or the loss
-        unknown. X and targets are not validated: where they are not finite, the sums are not either.
+        unknown. X and targets are not validated: where they are not finite, the sums are not either. What `Records`
+        refuses while it reads.
     TypeError
         If labels are not integers, or another array does not hold real numbers.
 
     Notes
     -----
     Sigmoid, exp and log are within 2 units in the last place. Rows are summed in blocks of 64, blocks in ranges, ranges
-    in a tree: which additions there are depends on the shape alone.
+    in a tree: which additions there are depends on the shape alone. Blocks of a table are added in a binary tree, so
+    that the same rows give the same bits in any number of files.
 
     Examples
     --------
@@ -207,6 +247,10 @@ def gradient_sums(
     >>> sums.gradient.tolist(), sums.correct
     ([[0.5, -0.5]], 1)
     """
+    if isinstance(X, Records):
+        if targets is not None or labels is not None:
+            raise TypeError("targets and labels must be omitted for a table of records, which has its own")
+        return _table_sums(X, theta, loss=loss, weights=weights, residuals=residuals, threads=threads)
     rows, parameters = validated_problem(X, theta, loss)
     (n, p), q = rows.shape, len(parameters)
     given_targets = given_labels = None
@@ -242,6 +286,45 @@ def gradient_sums(
     error, magnitude, value, right = (float(part) for part in sums)
     correct = None if loss == "squared" else int(right)
     return GradientSums(gradient, error, magnitude, value, correct, n, backend.residual_depth(n, p, q))
+
+
+def _table_sums(
+    records: Records,
+    theta: ArrayLike,
+    *,
+    loss: str,
+    weights: ArrayLike | None,
+    residuals: Float64 | None,
+    threads: int | None,
+) -> GradientSums:
+    n = records.n_records
+    if not records.has_targets:
+        raise ValueError("X must be a table with targets: open it with target= or target_column=")
+    given = None
+    if weights is not None:
+        given = _validate.real_array("weights", weights, ndim=1, low=0.0)
+        if len(given) != n:
+            raise ValueError(f"weights must have length {n}, got {len(given)}")
+    sums = SumTree()
+    for block in records.blocks(threads=threads):
+        part = slice(block.start, block.start + len(block))
+        sums.add(
+            gradient_sums(
+                float_rows(block, fit_intercept=False),
+                theta,
+                loss=loss,
+                targets=_target_rows(block.y) if loss == "squared" else None,
+                labels=None if loss == "squared" else block.y,
+                weights=None if given is None else given[part],
+                residuals=None if residuals is None else residuals[part],
+                threads=threads,
+            )
+        )
+    return sums.total()
+
+
+def _target_rows(y: AnyArray | None) -> AnyArray | None:
+    return y[:, np.newaxis] if y is not None and y.ndim == 1 else y
 
 
 def validated_problem(X: ArrayLike, theta: ArrayLike, loss: str) -> tuple[Float64, Float64]:
