@@ -717,3 +717,30 @@ def test_data_scaled_by_themselves_need_a_certificate_that_says_so(made):
     run("fit", *data, "--bounds", "known.csv", "--classes", "no,yes", "-o", "m.npz", "-c", "c.json")
     run("verify", "c.json", *data, "--bounds", "known.csv", "--evidence", "m.npz")
     refused("verify", "c.json", *data, "--bounds", "draft.csv", "--evidence", "m.npz", match="must say that", code=1)
+
+
+@pytest.mark.parametrize("kind", ["residual", "langevin"])
+def test_show_reads_ledgers_of_either_kind(made, kind):
+    Path("l").write_bytes((made / "l").read_bytes())
+    if kind == "langevin":
+        Path("l").unlink()
+        run("unlearn", made / "langevin.npz", "--id", "CUST-3", "--request", "R-1", "--noise-std", "9", "-o", "m.npz",
+            "-c", "c.json", "--ledger", "l")  # fmt: skip
+    output = run("show", "l").output
+    assert output == run("ledger", "show", "l").output
+    left = "release 2 of 10,000, 9,998 left" if kind == "residual" else "1 deletion, 2 records gone"
+    assert left in output
+    assert "request R-1" in output
+    refused("show", "l", "--public-key", made / "c1.json", match="c1.json")
+    whole = Path("l").read_text()
+    Path("l").write_text(whole.replace('"n_deleted":2' if kind == "langevin" else '"release":2', '"release":1'))
+    refused("show", "l", match="REFUSED  line", code=1)
+    Path("l").write_text(whole[:-1])
+    refused("show", "l", match="cut short", code=1)
+    Ledger.create("empty")
+    assert run("show", "empty").output == "no deletions\n"
+
+
+def test_show_says_how_many_releases_a_working_model_has_left(made):
+    assert "budget   release 2 of 10,000, 9,998 left" in run("show", made / "m1.npz").output
+    assert "budget" not in run("show", made / "e1.npz").output

@@ -24,7 +24,7 @@ COMMANDS = {
     "purge": ("purge", "Rewrite MODEL without the rows of deleted records, and overwrite the old file."),
     "verify": ("verify", "Recompute the claim of CERTIFICATE from DATA."),
     "report": ("report", "Write the page an auditor reads about the last of CERTIFICATES."),
-    "show": ("show", "Print what CERTIFICATE claims, and by whom it is signed."),
+    "show": ("show", "Print what CERTIFICATE claims, and by whom it is signed; or what a ledger holds."),
     "absence": ("absence", "Prove that no record of an id is among the data of CERTIFICATE, or check such a proof."),
     "predict": ("predicting", "Write what MODEL, working or released, predicts for each row of DATA."),
     "evaluate": ("predicting", "Say how well MODEL, working or released, predicts the targets of DATA."),

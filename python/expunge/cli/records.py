@@ -9,7 +9,7 @@ import click
 from expunge._errors import counted
 from expunge.cli.files import load_model, model_digests, overwrite_option
 
-__all__ = ["keygen", "ledger", "refuse"]
+__all__ = ["keygen", "ledger", "ledger_lines", "refuse"]
 
 
 def refuse(reason: object) -> NoReturn:
@@ -43,7 +43,13 @@ def ledger() -> None:
 @ledger.command()
 @click.argument("path", type=click.Path())
 def show(path: str) -> None:
-    """List the deletions of the ledger at PATH and what they add up to."""
+    """List the deletions or releases of the ledger at PATH, what they add up to, and what is left of a budget."""
+    for line in ledger_lines(path):
+        click.echo(line)
+
+
+def ledger_lines(path: str) -> list[str]:
+    """Return what a ledger says, for a person; exit with code 1 if it is broken."""
     from expunge.ledger import Ledger, LedgerError
 
     book = Ledger(path)
@@ -51,14 +57,14 @@ def show(path: str) -> None:
         entries, total = book.entries(), book.total()
     except LedgerError as error:
         refuse(error)
-        return
+    lines = []
     for entry in entries:
-        click.echo(entry.summary())
+        lines.append(entry.summary())
         for request in entry.requests:
             number, date = request.number or "without a number", f" of {request.date}" if request.date else ""
             person = "" if request.id is None else f"  id {request.id[:12]}"
-            click.echo(f"      request {number}{date}{person}")
-    click.echo(total.summary())
+            lines.append(f"      request {number}{date}{person}")
+    return [*lines, total.summary()]
 
 
 @ledger.command()

@@ -1,4 +1,4 @@
-"""``expunge show``: what a certificate, its evidence or a proof about an id says, without the data."""
+"""``expunge show``: what a certificate, its evidence, a proof about an id or a ledger says, without the data."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ import click
 import numpy as np
 
 from expunge._errors import counted
-from expunge.cli.files import load_evidence
-from expunge.cli.records import refuse
+from expunge.cli.files import load_evidence_and_model
+from expunge.cli.records import ledger_lines, refuse
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
     from expunge.certificates import Certificate
     from expunge.certificates.residual import AbsenceProof, MembershipProof, ResidualCertificate, ResidualEvidence
+    from expunge.cli.files import Newton
 
 __all__ = ["show"]
 
@@ -27,15 +28,17 @@ __all__ = ["show"]
 def show(certificate: str, public_key: str | None) -> None:
     """Print what CERTIFICATE claims, and by whom it is signed. Exit code 1 if the signature does not hold.
 
-    The claim itself is not checked: that takes the data, see expunge verify. Evidence (.npz) and proofs about an id can
-    be shown, too.
+    The claim itself is not checked: that takes the data, see expunge verify. Evidence and working models (.npz), proofs
+    about an id and ledgers can be shown, too: of a ledger every entry, and what is left of the budget of releases.
     """
     from expunge.certificates import load, load_public_key
 
     key = None if public_key is None else load_public_key(public_key)
     lines: list[str] | None = None
     if Path(certificate).suffix.lower() == ".npz":
-        lines = _evidence_lines(load_evidence(certificate))
+        lines = _evidence_lines(*load_evidence_and_model(certificate))
+    elif _is_ledger(certificate):
+        lines = ledger_lines(certificate)
     elif (proof := _proof(certificate)) is not None:
         lines = _proof_lines(proof)
     if lines is None:
@@ -68,6 +71,15 @@ def _certificate(proof: Certificate | ResidualCertificate, key: Ed25519PublicKey
     click.echo("  not checked against data: expunge verify does that")
 
 
+def _is_ledger(path: str) -> bool:
+    """Return whether a file begins as a ledger does."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(64).startswith(b'{"format":"expunge-ledger"')
+    except OSError:  # said when it is read
+        return False
+
+
 def _proof(path: str) -> AbsenceProof | MembershipProof | None:
     """Return the proof in a file, or None if its format is another."""
     from expunge.certificates.residual import AbsenceProof, MembershipProof
@@ -89,7 +101,7 @@ def _proof_lines(proof: AbsenceProof | MembershipProof) -> list[str]:
     ]
 
 
-def _evidence_lines(evidence: ResidualEvidence) -> list[str]:
+def _evidence_lines(evidence: ResidualEvidence, model: Newton | None) -> list[str]:
     both = evidence.before_after
     lines = [
         f"evidence of certificate {evidence.certificate} (confidential: it undoes the noise)",
@@ -103,4 +115,7 @@ def _evidence_lines(evidence: ResidualEvidence) -> list[str]:
         lines.append(
             f"  before/after epsilon {shown}: for whoever saw the model before and after, which no claim covers"
         )
+    if model is not None:
+        done, left = model.certificate_.release, model.releases_left_
+        lines.append(f"  budget   release {done:,} of {done + left:,}, {left:,} left")
     return lines
