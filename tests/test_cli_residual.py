@@ -606,6 +606,7 @@ CHANGES = {
     "unlearn": ["unlearn", "m0.npz", "--id", "CUST-3", "--request", "R-1"],
     "amend": ["amend", "m0.npz", "t.csv", *READ],
     "add": ["add", "m0.npz", "t.csv", *READ],
+    "release": ["release", "m0.npz", "--again"],
 }
 FILES = ["c1.json", "e1.npz", "l", "m0.npz", "m1.npz", "out/r1.npz", "t.csv"]
 WRITES = ["-o", "m1.npz", "-c", "c1.json", "--evidence", "e1.npz", "--released", "out/r1.npz", "--ledger", "l"]
@@ -632,7 +633,9 @@ def check_whole(action: str) -> None:
     assert entries[-1].certificate == claim.digest()
 
 
-@pytest.mark.parametrize(("action", "moment"), [("unlearn", "before"), ("amend", "after"), ("add", "halfway")])
+@pytest.mark.parametrize(
+    ("action", "moment"), [("unlearn", "before"), ("amend", "after"), ("add", "halfway"), ("release", "after")]
+)
 def test_killed_at_any_call_the_same_command_ends_or_begins_anew(made, tmp_path, action, moment):
     call, skipped = [*CHANGES[action], *WRITES], set()
     if moment == "halfway":  # the other calls have no half

@@ -72,14 +72,16 @@ def amend(model: str, table: str, number: str | None, date: str | None, **option
     where = _positions(before, records.ids, table)
     order = np.argsort(where, kind="stable")
     rows, X, answers = where[order], records.X[order], y[order]
+    weights = None if records.weights is None else records.weights[order]
     requests = [DeletionRequest(one, number, date) for one in dict.fromkeys(records.ids.tolist())]
     now = records_of(before)
-    replaced = now.rows.then(before._rows(X, before._new_answers(answers, len(X)), None))
+    kept = now.rows.take(rows).weights if weights is None else weights  # as `amend` keeps them
+    replaced = now.rows.then(before._rows(X, before._new_answers(answers, len(X)), kept))
     places = np.arange(len(now.rows))
     places[rows] = len(places) + np.arange(len(rows))
     wanted = Wanted(
         "amend",
-        _unnamed(before, lambda: before.amend(rows=rows, X=X, y=answers)),
+        _unnamed(before, lambda: before.amend(rows=rows, X=X, y=answers, sample_weight=weights)),
         Records(now.ids, replaced.take(places)),
         requests,
     )
@@ -112,11 +114,13 @@ def add(model: str, table: str, **options: Any) -> None:
     if records.ids is not None and (records.ids.dtype.kind == "U") != (now.ids.dtype.kind == "U"):
         kind = "text" if now.ids.dtype.kind == "U" else "whole numbers"
         raise ValueError(f"{table}: ids must be {kind}, as those of this model, got {records.ids[0]!r}")
+    if records.weights is None and now.rows.weights is not None:
+        raise ValueError("--weight-column must be given: the records of this model have weights")
     names = before._new_ids(records.ids, k)
-    rows = now.rows.then(before._rows(records.X, before._new_answers(y, k), None))
+    rows = now.rows.then(before._rows(records.X, before._new_answers(y, k), records.weights))
     wanted = Wanted(
         "add",
-        _unnamed(before, lambda: before.add(records.X, y, records.ids)),
+        _unnamed(before, lambda: before.add(records.X, y, records.ids, sample_weight=records.weights)),
         Records(np.concatenate([now.ids, names]), rows),
     )
     _apply(before, wanted, outputs, options)
@@ -161,6 +165,7 @@ def _read(table: str, before: Newton, options: dict[str, Any]) -> tuple[Table, N
         table,
         task="classify" if hasattr(before, "classes_") else "regress",
         needs_ids=True,
+        with_weights=True,
         **known_from(before),
         **{name: value for name, value in options.items() if name not in apart},
     )

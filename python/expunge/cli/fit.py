@@ -115,6 +115,8 @@ def fit(
     if outputs.begin():
         return
     langevin = _is_langevin(kind)
+    if langevin and options["weight_column"] is not None:
+        raise ValueError("--weight-column is not for --model langevin-ridge, whose records all weigh the same")
     if kind in ("logistic", "softmax") and task == "regress":
         raise ValueError(f"--task must be classify for --model {kind}, got regress")
     names = ("alpha", "noise_std", "epsilon", "delta", "releases", *_LANGEVIN_ONLY, "no_intercept", "random_state")

@@ -43,7 +43,7 @@ def fit_newton(
         model = NewtonRidgeClassifier(classes=classes, **common)
     else:
         model = NewtonLogisticRegression(classes=classes, multi_class=_FORMS[kind], **common)
-    model.fit(records.X, found.y, record_ids=records.ids, conditions=conditions)
+    model.fit(records.X, found.y, record_ids=records.ids, sample_weight=records.weights, conditions=conditions)
     say_learned(model, records, found, f"as {type(model).__name__}, {model.certificate_.loss} loss")
     proof = write_release(model, outputs=outputs, ledger=ledger, action="fit", key=key)
     say_release(proof, outputs, ledger=ledger)

@@ -21,6 +21,7 @@ COMMANDS = {
     "unlearn": ("unlearn", "Delete records from MODEL and certify it."),
     "amend": ("amend", "Replace records of MODEL by corrected ones and certify that the old ones are forgotten."),
     "add": ("amend", "Add the records of TABLE to MODEL and certify the release."),
+    "release": ("release", "Write what the last release of MODEL consists of; with --again, release once more."),
     "purge": ("purge", "Rewrite MODEL without the rows of deleted records, and overwrite the old file."),
     "verify": ("verify", "Recompute the claim of CERTIFICATE from DATA."),
     "report": ("report", "Write the page an auditor reads about the last of CERTIFICATES."),

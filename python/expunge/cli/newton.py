@@ -33,7 +33,7 @@ __all__ = ["Records", "Wanted", "apply", "outputs_of", "records_of", "say_releas
 
 def outputs_of(
     *,
-    output: str,
+    output: str | None,
     certificate: str | None,
     evidence: str | None,
     released: str | None,
@@ -237,6 +237,7 @@ def _is_done(
     earlier = before.certificate_
     return (
         all(same)
+        and working._work.action == wanted.action
         and proof.digests.data_before == earlier.digests.data
         and proof.release == earlier.release + 1
         and working.ledger_salt_ == before.ledger_salt_

@@ -74,6 +74,10 @@ def _table(found: NDArray[Any], ids: NDArray[Any] | None, id_name: str | int | N
 @data_options
 def evaluate(model: str, data: str, **reading: Any) -> None:
     """Say how well MODEL, working or released, predicts the targets of DATA: accuracy, in all and by class, or R^2."""
+    if reading["weight_column"] is not None:
+        raise ValueError(
+            "--weight-column must be omitted: every record counts once here; leave the column out by --drop"
+        )
     fitted, known = _model(model)
     classes = getattr(fitted, "classes_", None)
     records, task = read_data(data, task="regress" if classes is None else "classify", **known, **reading)

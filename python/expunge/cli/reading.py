@@ -30,6 +30,7 @@ def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--features", multiple=True, help="Columns that are features, as in a,b,c [default: all others]."),
         click.option("--drop", multiple=True, help="Columns to leave out, as in a,b,c."),
         click.option("--id-column", help="Column of ids: whose record each row is; whole numbers or text."),
+        click.option("--weight-column", help="Column of the records' weights, numbers >= 0 [default: all weigh 1]."),
         click.option(
             "--header/--no-header",
             default=None,
@@ -83,6 +84,8 @@ class Records:
         What certificates rest on because of how the features were mapped.
     reading : Reading
         How they were read, for the model to keep.
+    weights : ndarray of float64, shape (n,), or None
+        Weight of each record; None for 1.
     """
 
     X: NDArray[np.float64]
@@ -92,6 +95,7 @@ class Records:
     notes: tuple[str, ...]
     conditions: tuple[str, ...]
     reading: Reading
+    weights: NDArray[np.float64] | None = None
 
 
 def read_records(
@@ -101,6 +105,7 @@ def read_records(
     names: Sequence[str] | None = None,
     with_target: bool = True,
     needs_ids: bool = False,
+    with_weights: bool = False,
     **given: Any,
 ) -> Records:
     """Return the records of a source, their features mapped.
@@ -117,10 +122,12 @@ def read_records(
         Whether targets are read.
     needs_ids : bool
         Whether a table without the model's column of ids is refused.
+    with_weights : bool
+        Whether the model's column of weights is read.
     **given
         Options as they were typed; see `data_options`.
     """
-    options = _columns_asked(source, known, names, given, with_target=with_target)
+    options = _columns_asked(source, known, names, given, with_target=with_target, with_weights=with_weights)
     data = _loaded(source, options, known, names, needs_ids=needs_ids)
     constants, conditions = _constants_given(data, given["divide_by"], given["bounds"])
     if known is None:
@@ -139,7 +146,7 @@ def read_records(
         text = str(error).replace("outside='clip'", "--clip")
         raise ValueError(f"{source if given['bounds'] is None else given['bounds']}: {text}") from None
     kept_names = data.feature_names if reading.cosines is None else None
-    return Records(X, data.y, kept_names, data.ids, data.notes, conditions, reading)
+    return Records(X, data.y, kept_names, data.ids, data.notes, conditions, reading, data.weights)
 
 
 def known_from(model: Any) -> dict[str, Any]:
@@ -176,7 +183,13 @@ def _is_table(source: str) -> bool:
 
 
 def _columns_asked(
-    source: str, known: Reading | None, names: Sequence[str] | None, given: dict[str, Any], *, with_target: bool
+    source: str,
+    known: Reading | None,
+    names: Sequence[str] | None,
+    given: dict[str, Any],
+    *,
+    with_target: bool,
+    with_weights: bool,
 ) -> dict[str, Any]:
     """Return the options of `load`: those that were typed, and else those of the fit."""
     features = _listed(given["features"])
@@ -186,6 +199,7 @@ def _columns_asked(
         "features": features,
         "drop": _listed(given["drop"]) or (),
         "id_column": given["id_column"],
+        "weight_column": given["weight_column"],
         "with_target": with_target,
         "header": given["header"],
         "decimal_comma": bool(given["decimal_comma"]),
@@ -204,6 +218,8 @@ def _columns_asked(
         return options  # columns of a table mean nothing to arrays, nor the other way round
     if options["id_column"] is None:
         options["id_column"] = known.id_column
+    if options["weight_column"] is None and with_weights:
+        options["weight_column"] = known.weight_column
     if features is None:
         options["features"] = None if known.features is None else list(known.features)
     if with_target and given["target"] is None and given["target_column"] is None:
@@ -236,6 +252,8 @@ def _loaded(
 def _check_columns(source: str, data: Dataset, known: Reading, given: dict[str, Any], *, with_target: bool) -> None:
     """Refuse columns that are not those of the fit."""
     found = data.columns
+    if given["weight_column"] is not None and known.weight_column is None:
+        raise ValueError("--weight-column must be omitted: the model was fitted without weights")
     if data.X.shape[1] != known.n_features:
         raise ValueError(
             f"{source}: the model takes {known.n_features} features, got {data.X.shape[1]}: choose by --features, "
@@ -264,7 +282,10 @@ def _check_columns(source: str, data: Dataset, known: Reading, given: dict[str, 
             f"{source}: --features must be those of the fit in their order, {pairs[wrong][0]!r} as number {wrong + 1}, "
             f"got {pairs[wrong][1]!r}: omit --features, or rename the columns"
         )
-    asked = [("--id-column", given["id_column"], told(found.ids), known.id_column)]
+    asked = [
+        ("--id-column", given["id_column"], told(found.ids), known.id_column),
+        ("--weight-column", given["weight_column"], told(found.weights), known.weight_column),
+    ]
     if with_target:
         asked.append(("--target-column", given["target_column"], told(found.target), known.target))
     for option, typed, mine, theirs in asked:
@@ -303,6 +324,7 @@ def _reading(data: Dataset, given: dict[str, Any], constants: Constants | None) 
         target=given["target_column"] if columns is None else columns.told(columns.target),
         target_apart=given["target"] is not None,
         id_column=given["id_column"] if columns is None else columns.told(columns.ids),
+        weight_column=given["weight_column"] if columns is None else columns.told(columns.weights),
         header=False if columns is not None and columns.names is None else None,
         decimal_comma=bool(given["decimal_comma"]),
         constants=constants,
@@ -369,6 +391,8 @@ def _say(known: Reading, given: dict[str, Any], data: Dataset) -> None:
         said.append(f"{cosines.n_features} random cosines of scale {cosines.scale:g} and seed {cosines.seed}")
     if data.ids is not None and given["id_column"] is None:
         said.append(f"ids in column {known.id_column}")
+    if data.weights is not None and given["weight_column"] is None:
+        said.append(f"weights in column {known.weight_column}")
     if known.decimal_comma and given["decimal_comma"] is None:
         said.append("decimal commas")
     if said:

@@ -82,6 +82,8 @@ def verify(
         return
     if evidence is not None:
         raise ValueError("--evidence is for certificates by residual: that of a Langevin run holds everything")
+    if reading["weight_column"] is not None:
+        raise ValueError("--weight-column is for certificates by residual: records of a Langevin run weigh the same")
     task_of_run = "regress" if proof.run.classes is None else "classify"
     records, task = read_data(data, task=task_of_run, **_known(released), **reading)
     _check_conditions(records.conditions, proof.conditions)
@@ -127,6 +129,7 @@ def verified(
     records, task = read_data(
         data,
         task="regress" if proof.model.classes is None else "classify",
+        with_weights=True,
         **_known(working if released is None else released),
         **reading,
     )
@@ -135,7 +138,14 @@ def verified(
         if policy is not None:
             policy.check(proof)
         return verify_residual(
-            proof, records.X, task.y, evidence=known, released=released, ids=records.ids, public_key=key
+            proof,
+            records.X,
+            task.y,
+            evidence=known,
+            released=released,
+            ids=records.ids,
+            sample_weight=records.weights,
+            public_key=key,
         )
     except VerificationError as error:
         refuse(f"{error}{_HOW if error.field in ('digests.data', 'model.n_features') else ''}")

@@ -56,9 +56,9 @@ def _array(file: Any, size: int, problem: str) -> NDArray[Any]:
 
 
 def read_npz(
-    path: Path, target: str | None, ids: str | None, *, with_target: bool
-) -> tuple[NDArray[Any], NDArray[Any] | None, NDArray[Any] | None]:
-    """Return records, targets and ids of an ``.npz`` file, by the names of its arrays."""
+    path: Path, target: str | None, ids: str | None, weights: str | None, *, with_target: bool
+) -> tuple[NDArray[Any], NDArray[Any] | None, NDArray[Any] | None, NDArray[Any] | None]:
+    """Return records, targets, ids and weights of an ``.npz`` file, by the names of its arrays."""
     if path.stat().st_size == 0:
         raise ValueError("is empty")
     with zipfile.ZipFile(path) as archive:
@@ -73,7 +73,7 @@ def read_npz(
         features = _first(_X_NAMES, names)
         if features is None:
             raise ValueError(f"must hold the records as {' or '.join(_X_NAMES)}, got {', '.join(names) or 'nothing'}")
-        for option, name in (("target_column", target), ("id_column", ids)):
+        for option, name in (("target_column", target), ("id_column", ids), ("weight_column", weights)):
             if name is not None and name not in names:
                 raise ValueError(f"{option}: there is no array {name!r}, got {', '.join(names)}")
         targets = target if target is not None else _first(_Y_NAMES, names) if with_target else None
@@ -81,6 +81,7 @@ def read_npz(
             array(features),
             None if targets is None else array(targets),
             None if ids is None else array(ids),
+            None if weights is None else array(weights),
         )
 
 

@@ -40,6 +40,7 @@ class Raw:
     target_name: str | None = None
     notes: tuple[str, ...] = ()
     columns: Columns | None = None
+    weights: Any = None
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Options:
     with_target: bool
     header: bool | None
     decimal_comma: bool
+    weight_column: str | int | None = None
 
 
 def bundled(name: str) -> Table:
@@ -110,12 +112,15 @@ def read(path: Path, options: Options) -> Raw:
         if suffix == ".npz":
             target = None if options.target_column is None else str(options.target_column)
             ids = None if options.id_column is None else str(options.id_column)
-            X, y, who = read_npz(path, target, ids, with_target=options.with_target)
-            return Raw(X, y, ids=None if who is None else exact_ids(who))
+            weights = None if options.weight_column is None else str(options.weight_column)
+            X, y, who, factors = read_npz(path, target, ids, weights, with_target=options.with_target)
+            return Raw(X, y, ids=None if who is None else exact_ids(who), weights=factors)
         if options.target_column is not None:
             raise ValueError("has no columns to choose targets from: leave target_column out")
         if options.id_column is not None:
             raise ValueError("has no columns to choose ids from: leave id_column out")
+        if options.weight_column is not None:
+            raise ValueError("has no columns to choose weights from: leave weight_column out")
         if suffix == ".npy":
             return Raw(read_npy(path), None)
         data = _plain_bytes(path)
@@ -136,6 +141,7 @@ def of_table(table: Table, options: Options) -> Raw:
         drop=options.drop,
         target_column=options.target_column,
         id_column=options.id_column,
+        weight_column=options.weight_column,
         with_target=options.with_target,
     )
     bar = tqdm(chosen.features, desc="read", unit="column", leave=False, disable=None if table.large else True)
@@ -152,6 +158,7 @@ def of_table(table: Table, options: Options) -> Raw:
         None if target is None or table.names is None else table.names[target],
         chosen.notes,
         Columns.of(table, chosen),
+        None if chosen.weights is None else table.columns[chosen.weights].numbers(),
     )
 
 

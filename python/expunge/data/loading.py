@@ -49,6 +49,8 @@ class Dataset:
         What a person should know about how the source was read.
     columns : Columns or None
         Columns of the table that were read; None for a file of arrays.
+    weights : ndarray of float64, shape (n,), or None
+        Weight of each record, >= 0; None unless asked for.
     """
 
     X: NDArray[np.float64]
@@ -59,6 +61,7 @@ class Dataset:
     target_name: str | None = None
     notes: tuple[str, ...] = ()
     columns: Columns | None = None
+    weights: NDArray[np.float64] | None = None
 
 
 def load(
@@ -69,6 +72,7 @@ def load(
     features: Sequence[str | int] | None = None,
     drop: Sequence[str | int] = (),
     id_column: str | int | None = None,
+    weight_column: str | int | None = None,
     with_target: bool = True,
     header: bool | None = None,
     decimal_comma: bool = False,
@@ -94,6 +98,8 @@ def load(
         features when ``features`` is omitted, but for the row index that pandas writes.
     id_column : str or int, optional
         Column (or array) that says who a record is about: whole numbers of any size, or text.
+    weight_column : str or int, optional
+        Column (or array) of the records' weights, numbers >= 0.
     with_target : bool, default True
         Whether there are targets. Without, no column is taken for them unless ``target_column`` names it.
     header : bool, optional
@@ -127,7 +133,14 @@ def load(
     """
     factor = real_array("divide_by", divide_by, low=0, open_low=True)
     options = Options(
-        target_column, features, tuple(drop), id_column, with_target and target is None, header, decimal_comma
+        target_column,
+        features,
+        tuple(drop),
+        id_column,
+        with_target and target is None,
+        header,
+        decimal_comma,
+        weight_column,
     )
     path = Path(source)
     if str(source) in BUNDLED and not path.exists():
@@ -270,4 +283,15 @@ def _checked(raw: Raw, y: Any, name: str, divide_by: NDArray[np.float64]) -> Dat
         if y.ndim not in (1, 2) or len(y) != len(records):
             raise ValueError(f"{name}: needs one target for each of the {len(records)} records, got shape {y.shape}")
         y = checked_targets(y, name)
-    return Dataset(records, y, name, raw.feature_names, raw.ids, raw.target_name, raw.notes, raw.columns)
+    weights = None if raw.weights is None else _weights(raw.weights, name, len(records))
+    return Dataset(records, y, name, raw.feature_names, raw.ids, raw.target_name, raw.notes, raw.columns, weights)
+
+
+def _weights(found: AnyArray, name: str, n: int) -> NDArray[np.float64]:
+    if found.shape != (n,):
+        raise ValueError(f"{name}: needs one weight for each of the {n} records, got shape {found.shape}")
+    weights = real_numbers(found, name, "weights", "the weight of record")
+    if (weights < 0).any():
+        row = int(np.flatnonzero(weights < 0)[0])
+        raise ValueError(f"{name}: weights must be >= 0, got {weights[row]:g} for record {row}")
+    return weights

@@ -132,6 +132,8 @@ class Reading:
         Whether targets were in a file of their own.
     id_column : str, int or None
         Column (or array) of ids; None where there was none.
+    weight_column : str, int or None
+        Column (or array) of the records' weights; None where there was none.
     header : bool or None
         False for a text table without a header; None where the first line tells.
     decimal_comma : bool
@@ -156,6 +158,7 @@ class Reading:
     target: Column | None = None
     target_apart: bool = False
     id_column: Column | None = None
+    weight_column: Column | None = None
     header: bool | None = None
     decimal_comma: bool = False
     constants: Constants | None = None
@@ -171,7 +174,7 @@ class Reading:
         kinds = {type(one) for one in self.features or ()}
         if not kinds <= {str} and not kinds <= {int}:
             raise ValueError("features must be all names or all positions")
-        for name in ("target", "id_column"):
+        for name in ("target", "id_column", "weight_column"):
             if type(getattr(self, name)) not in (str, int, type(None)):
                 raise ValueError(f"{name} must be a name or a position, got {getattr(self, name)!r}")
         for name, allowed in (("target_apart", 1), ("decimal_comma", 1), ("clip", 1), ("header", 2)):

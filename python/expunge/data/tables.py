@@ -89,6 +89,7 @@ class Chosen:
     target: int | None
     ids: int | None
     notes: tuple[str, ...]
+    weights: int | None = None
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class Columns:
         All their names; None where they have none.
     features : tuple of int
         Positions, in the order in which they were read.
-    target, ids : int or None
+    target, ids, weights : int or None
         Positions; None where there were none.
     """
 
@@ -112,11 +113,12 @@ class Columns:
     features: tuple[int, ...]
     target: int | None
     ids: int | None
+    weights: int | None = None
 
     @classmethod
     def of(cls, table: Table, chosen: Chosen) -> Columns:
         """Return the columns chosen of a table."""
-        return cls(len(table.columns), table.names, tuple(chosen.features), chosen.target, chosen.ids)
+        return cls(len(table.columns), table.names, tuple(chosen.features), chosen.target, chosen.ids, chosen.weights)
 
     def told(self, position: int | None) -> str | int | None:
         """Return a column's name, or its position where it has none."""
@@ -130,16 +132,19 @@ def choose(
     drop: Sequence[str | int],
     target_column: str | int | None,
     id_column: str | int | None,
+    weight_column: str | int | None = None,
     with_target: bool,
 ) -> Chosen:
     """Return which columns are features, targets and ids; without ``target_column`` the last one left is the target."""
     dropped = {table.position("drop", one) for one in drop}
     ids = None if id_column is None else table.position("id_column", id_column)
+    weights = None if weight_column is None else table.position("weight_column", weight_column)
     target = None if target_column is None else table.position("target_column", target_column)
     listed = None if features is None else [table.position("features", one) for one in features]
     taken: dict[int, str] = {}
     asked = [(one, "drop") for one in sorted(dropped)] + [(one, "features") for one in listed or ()]
-    asked += [(one, name) for one, name in ((ids, "id_column"), (target, "target_column")) if one is not None]
+    named = ((ids, "id_column"), (weights, "weight_column"), (target, "target_column"))
+    asked += [(one, name) for one, name in named if one is not None]
     for position, option in asked:
         if position in taken:
             raise ValueError(f"{option}: column {table.name(position)!r} is named by {taken[position]} already")
@@ -158,7 +163,7 @@ def choose(
     found = left if listed is None else listed
     if not found:
         raise ValueError("holds no features beside the targets and ids")
-    return Chosen(found, target, ids, notes)
+    return Chosen(found, target, ids, notes, weights)
 
 
 @dataclass(frozen=True)
