@@ -52,6 +52,17 @@ def test_sums_are_those_of_the_textbook(loss, q, n, p):
     assert sums.n_rows == n
 
 
+@pytest.mark.parametrize("p", [1, 9, 1025, 2050])  # rows are taken 16, 8 and 4 at a time
+def test_with_one_output_every_row_counts_once(p):
+    for n in [*range(1, 36), 63, 64, 65, 79, 81, 129]:
+        X, theta, given = problem("squared", 1, n, p, seed=n, weighted=True)
+        residuals = np.full((n, 1), np.nan)
+        sums = gradient_sums(X, theta, residuals=residuals, **given)
+        gradient, expected, _, _ = oracles.residual_sums(X, theta, **given)
+        assert_allclose(residuals, expected, rtol=0, atol=sums.error)  # X has norms of about 1 and more
+        assert_allclose(sums.gradient, gradient, rtol=0, atol=sums.error + 2 * (n + p) * EPS * (sums.magnitude + 1.0))
+
+
 def test_no_features_and_no_rows_are_a_gradient_of_nothing():
     sums = gradient_sums(np.zeros((3, 0)), np.zeros((2, 0)), labels=[0, 1, 1], loss="softmax")
     assert sums.gradient.shape == (2, 0)

@@ -21,10 +21,9 @@ static_assert(kGroup % kTileRows == 0 && kTileRows % kLanes == 0 && kMostRows % 
 static_assert(kBlock % kMostRows == 0, "whole blocks");
 
 // Rows between whose logits and whose gradient nothing else is read: they and those that come next fit into the second
-// cache. More than a few save reading the parameters and the gradient of several outputs again.
-long rows_of(long p, long q) {
-  const long most = q == 1 ? 2 * kGroup : kMostRows, fitting = (1 << 15) / (p + 1) / kGroup * kGroup;
-  const long rows = fitting < most ? fitting : most;
+// cache. More than a few save reading the parameters and the gradient again.
+long rows_of(long p) {
+  const long fitting = (1 << 15) / (p + 1) / kGroup * kGroup, rows = fitting < kMostRows ? fitting : kMostRows;
   return rows < kGroup ? kGroup : rows < kMostRows && rows > 2 * kGroup ? 2 * kGroup : rows;
 }
 
@@ -141,10 +140,7 @@ EXPUNGE_INLINE void group_logits(Tile* tile, int group, long p, const double* th
 
 void all_logits(Tile* tile, long p, long q, const double* theta, long stride, double* logits) {
   for (int group = 0; group < tile->filled; group += kGroup) {
-    if (q == 1)
-      group_logits<1, true, Ahead::tile>(tile, group, p, theta, stride, logits);
-    else
-      group_logits<2, true, Ahead::tile>(tile, group, p, theta, stride, logits);
+    group_logits<2, true, Ahead::tile>(tile, group, p, theta, stride, logits);
     for (long c = kTileOutputs - 1; c < q; c += kTileOutputs) {
       const double* of_outputs = theta + c * stride;
       double* const to = logits + c * kMostRows;
@@ -175,36 +171,8 @@ EXPUNGE_INLINE void put(const Sums& sums, long at, F64 x) {
     store(sums.gradient + at, x);
 }
 
-// residuals^T rows for one output, for a group whose residuals stay in registers.
-EXPUNGE_INLINE void add_group(const Tile& tile, int group, long p, const double* residuals, const Sums& sums) {
-  F64 r[kGroup];
-  for (int i = 0; i < kGroup; ++i) r[i] = splat(residuals[group + i]);
-  const auto add = [&](auto x_at, long j) __attribute__((always_inline)) {
-    F64 even = begun(sums, j), odd = splat(0.0);
-    EXPUNGE_UNROLL(8)
-    for (int i = 0; i < kGroup; i += 2) {
-      even += r[i] * x_at(i);
-      odd += r[i + 1] * x_at(i + 1);
-    }
-    put(sums, j, even + odd);
-  };
-  const double* ahead = tile.ahead + (tile.filled + group) * p / 2;
-  long j = 0;
-  for (; j + kLanes <= p; j += kLanes) {
-    ask_for(ahead, kGroup * kLanes / 16);
-    ahead += kGroup * kLanes / 2;
-    add([&](int i) __attribute__((always_inline)) { return load(tile.row[group + i] + j); }, j);
-  }
-  if (j < p) add([&](int i) __attribute__((always_inline)) { return load(tile.tails[group + i]); }, j);
-}
-
-void add_output(const Tile& tile, long p, const double* residuals, const Sums& sums) {
-  for (int group = 0; group < tile.filled; group += kGroup)
-    add_group(tile, group, p, residuals,
-              {sums.gradient, sums.total, sums.first && group == 0, sums.last && group + kGroup == tile.filled});
-}
-
-// The same for several outputs and vectors of features at once, whose sums stay in registers. Row i is at x + i * next.
+// residuals^T rows for several outputs and vectors of features at once, whose sums stay in registers. Row i is at
+// x + i * next.
 template <int Vectors, int Outputs>
 EXPUNGE_INLINE void add_tile(const double* x, long next, long rows, const double* residuals, const Sums& sums, long at,
                              long stride) {
@@ -276,8 +244,156 @@ EXPUNGE_INLINE void load_tile(const Pass& call, long row, long rows, Tile* tile,
   tile->ahead = call.x + (row + 2 * tile->filled <= call.n ? row + tile->filled : row) * call.p;
 }
 
+constexpr int kStrip = 4;      // rows side by side: 4 x 2 sums of products, 4 residuals and a parameter
+constexpr int kStepRows = 16;  // rows whose residuals are made together, at most
+constexpr int kLine = 8;       // numbers of a cache line
+constexpr long kFarAhead = 6144;  // numbers between what is read and what is asked for
+static_assert(kBlock % kStepRows == 0 && kStepRows % kStrip == 0 && kStepRows % kLanes == 0, "whole steps");
+static_assert(kLine % kLanes == 0, "whole lines");
+
+// Rows of a step. Lanes behind the last one have weight 0, strips behind the last one are left out.
+struct Step {
+  const double* x;  // the first row
+  long rows;
+  double tails[kStepRows][kLanes];  // as in a tile
+  double weights[kStepRows], labels[kStepRows], targets[kStepRows], squares[kStepRows];
+  double residuals[kStepRows];  // logits at first
+};
+
+// So many that a step's rows, those of the two before and those asked for fit into the second cache.
+long step_rows(long p) { return p <= 1024 ? kStepRows : p <= 2048 ? kStepRows / 2 : kStrip; }
+
+EXPUNGE_INLINE void load_step(const Pass& call, long row, long rows, Step* step) {
+  const long whole = call.p / kLanes * kLanes;
+  step->x = call.x + row * call.p;
+  step->rows = rows;
+  if (whole < call.p)
+    for (long i = 0; i < rows; ++i)
+      for (long j = whole; j < call.p; ++j) step->tails[i][j - whole] = step->x[i * call.p + j];
+  for (long i = 0; i < rows; ++i) step->weights[i] = call.weights == nullptr ? 1.0 : call.weights[row + i];
+  if (call.labels != nullptr)
+    for (long i = 0; i < rows; ++i) step->labels[i] = static_cast<double>(call.labels[row + i]);
+  if (call.loss == Loss::squared) memcpy(step->targets, call.targets + row, static_cast<size_t>(rows) * sizeof(double));
+  for (long i = rows; i < kStepRows; ++i) step->weights[i] = step->residuals[i] = step->squares[i] = 0.0;
+}
+
+// Logits and squares of the norms of a strip's rows, from memory, and the share in the gradient of a strip two steps
+// before, which lies in the second cache: the one's additions fill the time in which the other waits for its rows.
+// Rows behind the last one are read as the last one.
+template <bool logits, bool gradient>
+void add_strip(Step* now, const Step* old, int first, long p, const double* theta, const Sums& sums, long ahead) {
+  F64 logit[kStrip] = {}, square[kStrip] = {}, r[kStrip];
+  const double *x[kStrip], *before[kStrip];
+  EXPUNGE_UNROLL(4)
+  for (int i = 0; i < kStrip; ++i) {
+    if (logits) x[i] = now->x + (first + i < now->rows ? first + i : now->rows - 1) * p;
+    if (gradient) {
+      before[i] = old->x + (first + i < old->rows ? first + i : old->rows - 1) * p;
+      r[i] = splat(old->residuals[first + i]);
+    }
+  }
+  const auto add = [&](auto x_at, auto before_at, long j) __attribute__((always_inline)) {
+    if (logits) {
+      const F64 weight = load(theta + j);
+      EXPUNGE_UNROLL(4)
+      for (int i = 0; i < kStrip; ++i) {
+        const F64 value = held(x_at(i));
+        logit[i] += value * weight;
+        square[i] += value * value;
+      }
+    }
+    if (gradient) {
+      F64 sum = begun(sums, j);
+      EXPUNGE_UNROLL(4)
+      for (int i = 0; i < kStrip; ++i) sum += r[i] * before_at(i);
+      put(sums, j, sum);
+    }
+  };
+  const auto add_whole = [&](long j) __attribute__((always_inline)) {
+    add([&](int i) __attribute__((always_inline)) { return load(x[i] + j); },
+        [&](int i) __attribute__((always_inline)) { return load(before[i] + j); }, j);
+  };
+  long j = 0;
+  for (; j + kLine <= p; j += kLine) {
+    if (logits) {
+      EXPUNGE_UNROLL(4)
+      for (int i = 0; i < kStrip; ++i) ask_for(x[i] + ahead + j, 1);
+    }
+    EXPUNGE_UNROLL(4)
+    for (int part = 0; part < kLine; part += kLanes) add_whole(j + part);
+  }
+  for (; j + kLanes <= p; j += kLanes) add_whole(j);
+  if (j < p)
+    add([&](int i) __attribute__((always_inline)) { return load(now->tails[first + i]); },
+        [&](int i) __attribute__((always_inline)) { return load(old->tails[first + i]); }, j);
+  if (logits) {
+    double found[2][kStrip];
+    EXPUNGE_UNROLL(4)
+    for (int i = 0; i < kStrip; ++i) {
+      found[0][i] = total(logit[i]);
+      found[1][i] = total(square[i]);
+    }
+    memcpy(now->residuals + first, found[0], sizeof found[0]);
+    memcpy(now->squares + first, found[1], sizeof found[1]);
+  }
+}
+
+// As the sum over tiles below: the gradient of a step is added while the logits of the second one behind it are formed,
+// so that residuals are ready long before they are needed.
+void pass_one(const Pass& call, long begin, long end, const Space& space, double theta_norm, double gamma,
+              double* sums) {
+  const long p = call.p, most = step_rows(p), count = (end - begin + most - 1) / most, of_block = kBlock / most;
+  Step ring[3] = {};
+  F64 error = splat(0.0), size = error, loss = error, right = error;
+  for (long at = 0; at < count + 2; ++at) {
+    Step* const now = ring + at % 3;
+    const Step* const old = ring + (at + 1) % 3;
+    const long row = begin + at * most, before = at - 2;
+    const Sums whole = {space.gradient, space.total, before % of_block == 0,
+                        before % of_block == of_block - 1 || before == count - 1};
+    const auto strip_sums = [&](int first) {
+      return Sums{whole.gradient, whole.total, whole.first && first == 0, whole.last && first + kStrip >= old->rows};
+    };
+    if (at >= count) {
+      if (before < 0) continue;
+      for (int first = 0; first < old->rows; first += kStrip)
+        add_strip<false, true>(now, old, first, p, space.theta, strip_sums(first), 0);
+      continue;
+    }
+    load_step(call, row, end - row < most ? end - row : most, now);
+    const long ahead = (call.n - row - most) * p >= kFarAhead ? kFarAhead : 0;
+    // Only the last step of a range has fewer rows, so that the step before has as many strips, or more.
+    const long strips = before >= 0 ? most : now->rows;
+    for (int first = 0; first < strips; first += kStrip) {
+      if (first >= now->rows)
+        add_strip<false, true>(now, old, first, p, space.theta, strip_sums(first), 0);
+      else if (before >= 0)
+        add_strip<true, true>(now, old, first, p, space.theta, strip_sums(first), ahead);
+      else
+        add_strip<true, false>(now, old, first, p, space.theta, whole, ahead);
+    }
+    // All rows of its strips, so that those behind the last one get residual 0.
+    for (long lane = 0; lane < now->rows || lane % kStrip != 0; lane += kLanes) {
+      const RowSums found =
+          residuals_of(call.loss, 1, p, theta_norm, gamma,
+                       {load(now->squares + lane), load(now->weights + lane), load(now->labels + lane)},
+                       now->residuals + lane, kStepRows, now->targets + lane, kStepRows);
+      error += found.error;
+      size += found.size;
+      loss += found.loss;
+      right += found.right;
+    }
+    if (call.residuals != nullptr)
+      memcpy(call.residuals + row, now->residuals, static_cast<size_t>(now->rows) * sizeof(double));
+  }
+  sums[0] = total(error);
+  sums[1] = total(size);
+  sums[2] = total(loss);
+  sums[3] = total(right);
+}
+
 void pass(const Pass& call, long begin, long end, double* gradient, double* sums, double* memory) {
-  const long p = call.p, q = call.q, stride = padded(p), most = rows_of(p, q);
+  const long p = call.p, q = call.q, stride = padded(p), most = rows_of(p);
   const Space space = space_of(memory, p, q);
   memset(space.theta, 0, static_cast<size_t>(3 * q * stride) * sizeof(double));
   double theta_square = 0.0;
@@ -288,6 +404,11 @@ void pass(const Pass& call, long begin, long end, double* gradient, double* sums
       theta_square += value * value;
     }
   const double theta_norm = norm_above(theta_square, p * q), gamma = product_error(p);
+  if (q == 1) {
+    pass_one(call, begin, end, space, theta_norm, gamma, sums);
+    memcpy(gradient, space.total, static_cast<size_t>(p) * sizeof(double));
+    return;
+  }
   F64 error = splat(0.0), size = error, loss = error, right = error;
   Tile tile = {};
   for (long block = begin; block < end; block += kBlock) {
@@ -308,10 +429,7 @@ void pass(const Pass& call, long begin, long end, double* gradient, double* sums
         for (long i = 0; i < tile.rows; ++i)
           for (long c = 0; c < q; ++c) call.residuals[(row + i) * q + c] = space.logits[c * kMostRows + i];
       const Sums block_sums = {space.gradient, space.total, row == block, row + most >= stop};
-      if (q == 1)
-        add_output(tile, p, space.logits, block_sums);
-      else
-        add_outputs(tile, p, q, space.logits, block_sums, stride);
+      add_outputs(tile, p, q, space.logits, block_sums, stride);
     }
   }
   for (long c = 0; c < q; ++c)

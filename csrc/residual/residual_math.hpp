@@ -14,6 +14,7 @@ constexpr double kUnit = 1.1102230246251565e-16;  // 2^-53
 constexpr double kFaint = 4.4501477170144028e-308;  // 2^-1021: more than exp's flush to 0 below -708 loses
 
 // Of a softmax or a logistic residual, relative to it or to 1: section 3's 8 and q + 12, and 2 for the weight.
+// Softmax: 4 of the power, 4 of those in the sum, q of the sum, 2 of its reciprocal and the product, 1 of the rest.
 constexpr double kLogisticUnits = 10.0, kSoftmaxUnits = 14.0, kSquaredUnits = 4.0;
 
 // log(1 + t) for 0 <= t <= 1: what 1 + t rounds away comes back.
@@ -62,12 +63,13 @@ EXPUNGE_INLINE RowSums residuals_of(Loss loss, long q, long p, double theta_norm
   const F64 norm = sqrt_lanes(rows.square + static_cast<double>(p) * 1e-323);
   // Of the logits together; products that underflow add less than the second term.
   const F64 logit_error = gamma * norm * theta_norm + static_cast<double>(p) * 1e-323;
-  F64 square = zero, value = zero, right = zero, error;
-  // Squares that underflow are below what is added.
-  const auto size = [&] { return sqrt_lanes(square + static_cast<double>(q) * 1e-323); };
+  F64 square = zero, value = zero, right = zero, error, last = zero;
+  // Squares that underflow are below what is added; one residual alone is its own norm.
+  const auto size = [&] { return q == 1 ? vm::abs(last) : sqrt_lanes(square + static_cast<double>(q) * 1e-323); };
   if (loss == Loss::squared) {
     for (long c = 0; c < q; ++c) {
       const F64 r = load(u + c * stride) - load(target + c * target_stride);
+      last = r;
       square += r * r;
       store(u + c * stride, rows.weight * r);
     }
@@ -85,6 +87,7 @@ EXPUNGE_INLINE RowSums residuals_of(Loss loss, long q, long p, double theta_norm
       F64 t;
       const F64 r = sigmoid_of_minus(margin, &t);
       value += log1p(t) + select(margin < 0.0, -margin, zero);
+      last = r;
       square += r * r;
       store(u + c * stride, rows.weight * select(positive, -r, r));
     }
@@ -104,9 +107,11 @@ EXPUNGE_INLINE RowSums residuals_of(Loss loss, long q, long p, double theta_norm
       store(u + c * stride, vm::exp(load(u + c * stride) - best));
       sum += load(u + c * stride);
     }
+    const F64 share = 1.0 / sum;
     for (long c = 0; c < q; ++c) {
-      const F64 probability = load(u + c * stride) / sum;
+      const F64 probability = load(u + c * stride) * share;
       const F64 r = select(rows.label == static_cast<double>(c), probability - 1.0, probability);
+      last = r;
       square += r * r;
       store(u + c * stride, rows.weight * r);
     }
