@@ -311,7 +311,8 @@ class Working:
         if self.release >= self.claim.releases:
             raise RuntimeError(
                 f"the budget of {self.claim.releases} releases is spent: a further one would break the claim of every "
-                "deletion so far; fit a new model on the data as they stand, with a larger releases="
+                "deletion so far; a new fit on the data as they stand, with a larger releases=, begins another claim, "
+                "and whoever sees the releases of both models learns what both claims together allow"
             )
         return self.release + 1
 
