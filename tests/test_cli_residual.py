@@ -61,7 +61,9 @@ def write(name: str, rows: list[list[str]], *, names: list[str] | None = None) -
 
 
 @pytest.fixture(autouse=True)
-def _fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: Path) -> None:
+    for note in made.glob("*.next"):  # that another test made a release from a model
+        note.unlink()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # nothing of a test needs to outlive the machine
 
@@ -608,7 +610,7 @@ CHANGES = {
     "add": ["add", "m0.npz", "t.csv", *READ],
     "release": ["release", "m0.npz", "--again"],
 }
-FILES = ["c1.json", "e1.npz", "l", "m0.npz", "m1.npz", "out/r1.npz", "t.csv"]
+FILES = ["c1.json", "e1.npz", "l", "m0.npz", "m0.npz.next", "m1.npz", "out/r1.npz", "t.csv"]
 WRITES = ["-o", "m1.npz", "-c", "c1.json", "--evidence", "e1.npz", "--released", "out/r1.npz", "--ledger", "l"]
 
 
@@ -689,7 +691,7 @@ def test_a_change_of_other_records_is_not_taken_for_done(made, tmp_path):
 
 def test_the_same_records_reached_in_another_way_are_not_taken_for_done(made, tmp_path):
     scene(made, tmp_path / "scene")
-    call = ["unlearn", "--id", "CUST-5", "-o", "m.npz", "-c", "c.json"]
+    call = ["unlearn", "--id", "CUST-5", "-o", "m.npz", "-c", "c.json", "--branch"]
     first = load_model("m0.npz")
     first.release_again().model.save("again.npz")  # another number
     run("amend", "m0.npz", "t.csv", *READ, "-o", "amended.npz", "-c", "a.json")  # other data before
@@ -706,7 +708,7 @@ def test_another_signature_or_request_is_not_taken_for_done(made, tmp_path):
     call = ["unlearn", "m0.npz", "--id", "CUST-3", "-o", "m.npz", "-c", "c.json"]
     run(*call)
     assert "already exists" in run(*call, "--key", "key.pem", code=2).stderr
-    run(*call, "--key", "key.pem", "--overwrite", "--ledger", "l", "--request", "R-1")
+    run(*call, "--key", "key.pem", "--overwrite", "--ledger", "l", "--request", "R-1", "--branch")
     assert "done already" in run(*call, "--key", "key.pem", "--ledger", "l", "--request", "R-1").output
     assert "already exists" in run(*call, "--key", "key.pem", "--ledger", "l", "--request", "R-2", code=2).stderr
     assert "already exists" in run(*call, "--ledger", "l", "--request", "R-1", code=2).stderr

@@ -112,7 +112,7 @@ def test_a_model_that_python_weighed_is_asked_for_weights():
     run("add", "p.npz", "new.csv", *given, "--weight-column", "w")
     assert weights("q.npz")[-1] == 3.0
     write("fix.csv", ["P-5,0.5,3,0.5,1"])
-    call = ["amend", "p.npz", "fix.csv", *given[:-4], "-o", "s.npz", "-c", "s.json"]
+    call = ["amend", "p.npz", "fix.csv", *given[:-4], "-o", "s.npz", "-c", "s.json", "--branch"]
     run(*call)
     assert weights("s.npz")[5] == 1.0  # 5 % 3 / 2: kept, as nobody said another
     assert "done already" in run(*call).output

@@ -14,6 +14,7 @@ from expunge.cli.files import load_model, overwrite_option
 from expunge.cli.newton import Records, Wanted, apply, outputs_of, records_of, say_release
 from expunge.cli.options import ask_password_option, key_option, signing_key
 from expunge.cli.reading import data_options, known_from, read_data
+from expunge.cli.succession import branch_option
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -41,6 +42,7 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
         key_option,
         ask_password_option,
         click.option("--ledger", "ledger_path", type=click.Path(), help="Enter the change in this ledger."),
+        branch_option,
         overwrite_option,
     ]
     for option in reversed(options):
@@ -85,7 +87,7 @@ def amend(model: str, table: str, number: str | None, date: str | None, **option
         Records(now.ids, replaced.take(places)),
         requests,
     )
-    _apply(before, wanted, outputs, options)
+    _apply(model, before, wanted, outputs, options)
 
 
 @click.command()
@@ -123,7 +125,7 @@ def add(model: str, table: str, **options: Any) -> None:
         _unnamed(before, lambda: before.add(records.X, y, records.ids, sample_weight=records.weights)),
         Records(np.concatenate([now.ids, names]), rows),
     )
-    _apply(before, wanted, outputs, options)
+    _apply(model, before, wanted, outputs, options)
 
 
 def _outputs(model: str, table: str, options: dict[str, Any]) -> Outputs:
@@ -160,7 +162,17 @@ def _newton(path: str) -> Newton:
 
 def _read(table: str, before: Newton, options: dict[str, Any]) -> tuple[Table, NDArray[Any]]:
     """Return the records of a table and their answers, as a model takes them."""
-    apart = ("output", "certificate", "evidence", "released", "key", "ask_password", "ledger_path", "overwrite")
+    apart = {
+        "output",
+        "certificate",
+        "evidence",
+        "released",
+        "key",
+        "ask_password",
+        "ledger_path",
+        "branch",
+        "overwrite",
+    }
     records, task = read_data(
         table,
         task="classify" if hasattr(before, "classes_") else "regress",
@@ -216,6 +228,15 @@ def _positions(before: Newton, ids: NDArray[Any], table: str) -> NDArray[np.int6
     return np.array([next(left[one]) for one in ids.tolist()], dtype=np.int64)
 
 
-def _apply(before: Newton, wanted: Wanted, outputs: Outputs, options: dict[str, Any]) -> None:
+def _apply(model: str, before: Newton, wanted: Wanted, outputs: Outputs, options: dict[str, Any]) -> None:
     key = signing_key(options["key"], ask_password=options["ask_password"])
-    apply(before, wanted, outputs=outputs, key=key, ledger=options["ledger_path"], overwrite=options["overwrite"])
+    apply(
+        before,
+        wanted,
+        model=model,
+        branch=options["branch"],
+        outputs=outputs,
+        key=key,
+        ledger=options["ledger_path"],
+        overwrite=options["overwrite"],
+    )

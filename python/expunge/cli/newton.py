@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from expunge.cli.entering import check_next, is_entered, is_signed
 from expunge.cli.files import load_evidence, load_model, model_digests
 from expunge.cli.options import check_ending
 from expunge.cli.outputs import Outputs
+from expunge.cli.succession import check_first, note_bytes, note_path
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -41,12 +43,16 @@ def outputs_of(
     overwrite: bool,
     ledger: str | None,
 ) -> Outputs:
-    """Return the outputs of a release, after checking how their names end."""
+    """Return the outputs of a release, after checking how their names end; MODEL of the inputs gets a note beside."""
     for path in (output, evidence, released):
         check_ending(path, (".npz",))
     check_ending(certificate, (".json",))
     places = {"--output": output, "--certificate": certificate, "--evidence": evidence, "--released": released}
-    return Outputs(places, inputs=inputs, overwrite=overwrite, ledger=ledger)
+    model = inputs.get("MODEL")
+    note = None if model is None else note_path(model)
+    if note is not None and not os.access(note.parent, os.W_OK):
+        note = None
+    return Outputs(places, inputs=inputs, overwrite=overwrite, ledger=ledger, beside=note)
 
 
 def write_release(
@@ -56,10 +62,14 @@ def write_release(
     ledger: str | None,
     action: str,
     key: Ed25519PrivateKey | None,
-    model_before: str | None = None,
+    before: Newton | None = None,
     requests: Sequence[DeletionRequest] = (),
+    check: Callable[[], None] = lambda: None,
 ) -> ResidualCertificate:
-    """Sign the certificate of a model's last release, write its files with the ledger's entry, and return it."""
+    """Sign the certificate of a model's last release, write its files with the ledger's entry, and return it.
+
+    A note about it is left beside the model before; ``check`` is called while nobody else writes.
+    """
     from expunge.estimators._storage import released_bytes
     from expunge.estimators.newton._storage import working_bytes
     from expunge.ledger import Ledger
@@ -74,18 +84,23 @@ def write_release(
         "--released": lambda: released_bytes(model.release()),
     }
 
-    def entry() -> list[Change]:
-        if ledger is None:
-            return []
-        content, _ = Ledger(ledger).extended(
-            proof, model_before=model_before, requests=requests, salt=model.ledger_salt_, action=action
-        )
-        return [Change(ledger, content, replace=True)]
+    def more() -> list[Change]:
+        check()
+        changes = []
+        if before is not None and outputs.beside is not None:
+            changes.append(Change(outputs.beside, note_bytes(before, model), replace=True))
+        if ledger is not None:
+            model_before = None if before is None else model_digests(before)[0]
+            content, _ = Ledger(ledger).extended(
+                proof, model_before=model_before, requests=requests, salt=model.ledger_salt_, action=action
+            )
+            changes.append(Change(ledger, content, replace=True))
+        return changes
 
     outputs.write(
         {name: contents[name]() for name in outputs.places},
         modes={"--certificate": PUBLIC, "--released": PUBLIC},
-        more=entry,
+        more=more,
     )
     return proof
 
@@ -162,12 +177,17 @@ def apply(
     before: Newton,
     wanted: Wanted,
     *,
+    model: str,
+    branch: bool,
     outputs: Outputs,
     key: Ed25519PrivateKey | None,
     ledger: str | None,
     overwrite: bool,
 ) -> None:
-    """Make a change, write its release and say so; a change whose files are all there is not made twice."""
+    """Make a change, write its release and say so.
+
+    A change whose files are all there is not made twice, nor is another made from the same model.
+    """
     if (ledger is not None or not overwrite) and _is_done(before, wanted, outputs=outputs, key=key, ledger=ledger):
         click.echo("done already: the files are those of this change")
         say_release(load_model(str(outputs.places["--output"])).certificate_, outputs, ledger=ledger)
@@ -175,6 +195,17 @@ def apply(
     outputs.check_free()
     if ledger is not None and Path(ledger).exists():
         check_next(ledger, before)
+    if outputs.beside is None and ledger is None:
+        raise PermissionError(
+            f"the folder of {model} cannot be written to, where it is noted that a release was made from this model: "
+            "copy the model to another folder, or enter the release in a --ledger"
+        )
+
+    def check() -> None:
+        if not branch:
+            check_first(model, before)
+
+    check()
     result = wanted.make()
     proof = write_release(
         result.model,
@@ -182,8 +213,9 @@ def apply(
         ledger=ledger,
         action=wanted.action,
         key=key,
-        model_before=model_digests(before)[0],
+        before=before,
         requests=wanted.requests,
+        check=check,
     )
     say_release(proof, outputs, ledger=ledger)
     _say_work(before, result)

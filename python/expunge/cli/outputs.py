@@ -35,6 +35,8 @@ class Outputs:
         Whether existing files may be replaced.
     ledger : str or None
         A ledger to be extended; it may exist in any case.
+    beside : Path or None
+        A file that `write` may be given besides, beside what is read.
     """
 
     def __init__(
@@ -44,16 +46,22 @@ class Outputs:
         inputs: Mapping[str, str | None],
         overwrite: bool,
         ledger: str | None = None,
+        beside: Path | None = None,
     ) -> None:
         self.places = {name: Path(place) for name, place in places.items() if place is not None}
         self._inputs = {name: Path(place) for name, place in inputs.items() if place is not None}
         self._overwrite = overwrite
         self._ledger = None if ledger is None else Path(ledger)
+        self.beside = beside
         self._word = self._word_of_call()
 
     @property
     def _all(self) -> dict[str, Path]:
         return self.places if self._ledger is None else {**self.places, "--ledger": self._ledger}
+
+    @property
+    def _locked(self) -> list[Path]:
+        return [*self._all.values(), *(() if self.beside is None else (self.beside,))]
 
     def _word_of_call(self) -> str:
         """Return a digest of what the command was asked for, its files included."""
@@ -85,7 +93,7 @@ class Outputs:
         for place in self._all.values():
             if not os.access(place.parent, os.W_OK):
                 raise PermissionError(f"the folder {place.parent} cannot be written to")
-        with exclusive(self._all.values()) as session:
+        with exclusive(self._locked) as session:
             return self._word in session.finished
 
     def check_free(self) -> None:
@@ -130,7 +138,7 @@ class Outputs:
         if not self._all:
             return
         modes = modes or {}
-        with exclusive(self._all.values()) as session:
+        with exclusive(self._locked) as session:
             self.check_free()
             changes = [
                 Change(place, contents[name], replace=self._overwrite, mode=modes.get(name, CONFIDENTIAL))

@@ -11,6 +11,7 @@ from expunge._errors import counted
 from expunge._files.destroying import destroy, overwriting
 from expunge._files.transaction import Change, exclusive
 from expunge.cli.files import load_model
+from expunge.cli.succession import note_path
 
 if TYPE_CHECKING:
     from expunge.cli.files import Working
@@ -42,6 +43,7 @@ def purge(model: str, successor: str | None) -> None:
         _check_successor(model, before, successor, load_model(successor))
         with exclusive([model]):
             destroy(model)
+            note_path(model).unlink(missing_ok=True)
         click.echo(f"destroyed  {model}  ({successor} goes on)")
         click.echo(f"note  {_ELSEWHERE}")
         return

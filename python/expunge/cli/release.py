@@ -8,6 +8,7 @@ from expunge._files import PUBLIC
 from expunge.cli.files import load_model, overwrite_option
 from expunge.cli.newton import Wanted, apply, outputs_of, records_of, say_release
 from expunge.cli.options import ask_password_option, given_options, key_option, signing_key
+from expunge.cli.succession import branch_option
 
 __all__ = ["release"]
 
@@ -22,6 +23,7 @@ __all__ = ["release"]
 @key_option
 @ask_password_option
 @click.option("--ledger", "ledger_path", type=click.Path(), help="With --again: enter the release in this ledger.")
+@branch_option
 @overwrite_option
 def release(
     model: str,
@@ -33,6 +35,7 @@ def release(
     key: str | None,
     ask_password: bool,
     ledger_path: str | None,
+    branch: bool,
     overwrite: bool,
 ) -> None:
     """Write what the last release of MODEL consists of; with --again, release once more.
@@ -48,7 +51,7 @@ def release(
     if again and (output is None or certificate is None):
         raise ValueError("--again needs --output and --certificate: the next change goes on from the new working model")
     if not again:
-        for option in given_options(("output", "key", "ask_password", "ledger_path")):
+        for option in given_options(("output", "key", "ask_password", "ledger_path", "branch")):
             raise ValueError(f"{option} goes with --again: without it nothing is released anew")
         if certificate is None and evidence is None and released is None:
             raise ValueError("say what to write: --released, --certificate or --evidence; or --again")
@@ -71,7 +74,16 @@ def release(
         if again:
             wanted = Wanted("release", before.release_again, records_of(before))
             private_key = signing_key(key, ask_password=ask_password)
-            apply(before, wanted, outputs=outputs, key=private_key, ledger=ledger_path, overwrite=overwrite)
+            apply(
+                before,
+                wanted,
+                model=model,
+                branch=branch,
+                outputs=outputs,
+                key=private_key,
+                ledger=ledger_path,
+                overwrite=overwrite,
+            )
             return
         contents = {
             "--certificate": before.certificate_.to_json().encode("ascii"),

@@ -23,6 +23,7 @@ from expunge.cli.options import (
     signing_key,
 )
 from expunge.cli.outputs import Outputs
+from expunge.cli.succession import branch_option
 
 if TYPE_CHECKING:
     from expunge.certificates import Certificate
@@ -62,6 +63,7 @@ _LANGEVIN_ONLY = ("epsilon", "delta", "n_steps", "noise_std", "noise_grid", "met
 @key_option
 @ask_password_option
 @click.option("--ledger", "ledger_path", type=click.Path(), help="Enter the deletion in this ledger.")
+@branch_option
 @overwrite_option
 def unlearn(
     model: str,
@@ -87,6 +89,7 @@ def unlearn(
     key: str | None,
     ask_password: bool,
     ledger_path: str | None,
+    branch: bool,
     overwrite: bool,
 ) -> None:
     """Delete records from MODEL and certify it.
@@ -136,9 +139,18 @@ def unlearn(
         )
         wanted = _wanted(before, **asked)
         private_key = signing_key(key, ask_password=ask_password)
-        apply(before, wanted, outputs=outputs, key=private_key, ledger=ledger_path, overwrite=overwrite)
+        apply(
+            before,
+            wanted,
+            model=model,
+            branch=branch,
+            outputs=outputs,
+            key=private_key,
+            ledger=ledger_path,
+            overwrite=overwrite,
+        )
         return
-    refuse_given(("evidence",), f"is not for a {type(before).__name__}: its certificate holds everything")
+    refuse_given(("evidence", "branch"), f"is not for a {type(before).__name__}: its certificate holds everything")
     whom = read_whom(before, **asked)
     settings: dict[str, Any] = {"epsilon": epsilon, "delta": delta, "n_steps": n_steps, "method": method}
     private_key = signing_key(key, ask_password=ask_password)
