@@ -17,6 +17,10 @@ STATUSES = {"certified", "conditional", "estimate", "published"}
 NO_RESULTS = {
     "expunge.accounting.gaussian_pair.GaussianPair": "a pair of laws; what it computes of them is rounded outward",
     "expunge.accounting.pair_error.Nearness": "bounds that a pair of laws comes with",
+    "expunge.estimators.noise_warning.TrainingSums": "sums over what is fitted",
+    "expunge.estimators.quotes.Claim": "what was asked for",
+    "expunge.estimators.quotes.QuoteTable": "columns of a quote, which has the status",
+    "expunge.runs.ridge.table_sums.TableSums": "data",
     "expunge.runs.ridge.law.LawPair": "a pair of laws",
     "expunge.runs.ridge.kept_law.KeptLaw": "a law, with bounds on its rounding",
     "expunge.certificates.document.Digests": "part of a certificate",

@@ -7,9 +7,7 @@ a pair (sum, what the additions left), so that an error remains of the order of 
 
 from __future__ import annotations
 
-import hashlib
 import math
-import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -17,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from expunge.data.close_products import MARGIN, TINY, UNIT, split, split_bits, sum_error
+from expunge.data.row_digests import block_digest, digest_of_both
 
 __all__ = ["BlockSums", "Pair", "folded", "formed", "joined", "sums_lost", "unpacked"]
 
@@ -25,7 +24,6 @@ Pair = tuple[Array, Array]
 
 _SUBROWS = 2048
 _MOST_LEVELS = 64
-_TAG = b"expunge-digest-v1:block"
 _SQUARES = 1e15  # room for the numbers that split squares exactly
 
 
@@ -149,11 +147,9 @@ def formed(
     total, left, across = np.zeros((z, z)), np.zeros((z, z)), np.zeros((z, z))
     moment, moment_left, moment_across = np.zeros((z, q)), np.zeros((z, q)), np.zeros((z, q))
     squares, moment_rest, gram_rest, longest = np.zeros(q), np.zeros(q), 0.0, (-1.0, start)
-    digest = hashlib.sha256(_TAG + b"\0" + struct.pack("<5Q", start, rows, p, q, n_classes))
     for begin in range(0, rows, _SUBROWS):
         part = np.empty((min(_SUBROWS, rows - begin), z))
         given = np.ascontiguousarray(X[begin : begin + len(part)], dtype="<f8")
-        digest.update(given.data)
         part[:, :p], part[:, p] = given, 1.0
         lengths = np.einsum("ij,ij->i", given, given)
         if not np.isfinite(lengths).all():
@@ -162,7 +158,6 @@ def formed(
         if lengths[at] > longest[0]:
             longest = float(lengths[at]), start + begin + at
         wanted = np.ascontiguousarray(targets[begin : begin + len(part)])
-        digest.update(wanted.astype("<i8" if n_classes else "<f8", copy=False).data)
         if n_classes:
             codes, wanted = wanted, np.zeros((len(part), q))
             wanted[np.arange(len(part)), codes] = 1.0
@@ -202,7 +197,7 @@ def formed(
         MARGIN * gram_rest,  # at least the constant column times the least `_length`: far above what underflow costs
         MARGIN * moment_rest + 4.0 * float(rows) * z * TINY,
         longest,
-        digest.digest(),
+        block_digest(X, targets, start=start, n_classes=n_classes),
     )
 
 
@@ -233,7 +228,7 @@ def _both(one: BlockSums, two: BlockSums, *, level: int, index: int) -> BlockSum
         one.gram_rest + two.gram_rest,
         one.moment_rest + two.moment_rest,
         max(one.longest, two.longest, key=lambda found: (found[0], -found[1])),
-        hashlib.sha256(_TAG + b"s\0" + one.digest + two.digest).digest(),
+        digest_of_both(one.digest, two.digest),
     )
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -23,13 +22,12 @@ from expunge.data.blocks import Block, Records, rows_per_block
 from expunge.data.close_products import MARGIN, UNIT, Gram, columns
 from expunge.data.labels import labels
 from expunge.data.opening import open_records
+from expunge.data.row_digests import table_digest
 
-__all__ = ["Moment", "RidgeStatistics"]
+__all__ = ["ClassCodes", "Moment", "RidgeStatistics"]
 
 Array = NDArray[np.float64]
 Label = str | int | float | bool
-
-_TAG = b"expunge-digest-v1:blocks\0"
 
 
 class Moment(NamedTuple):
@@ -147,7 +145,7 @@ class RidgeStatistics:
         records = open_records(table, target=y)
         if not records.has_targets:
             raise ValueError("table must have targets, got none: name the target column, or pass y beside features")
-        known = None if classes is None else _Classes(classes)
+        known = None if classes is None else ClassCodes(classes)
         workers = count("threads", (os.cpu_count() or 1) if threads is None else threads, low=1)
         nodes: tuple[BlockSums, ...] = ()
         shapes: set[tuple[int, ...]] = set()
@@ -230,7 +228,7 @@ class RidgeStatistics:
         """Number of rows."""
         return sum(node.n_records for node in self._nodes)
 
-    @property
+    @cached_property
     def _whole(self) -> BlockSums:
         """Return the sums over the whole table, which must be held from its first block on without a gap."""
         ranges = self.ranges
@@ -301,12 +299,17 @@ class RidgeStatistics:
         have one digest.
         """
         sums = self._whole
-        shape = {"rows": sums.n_records, "features": self.n_features, "outputs": self.n_outputs}
-        head = json.dumps({**shape, "block": self._block_rows, "classes": self.classes}, separators=(",", ":"))
-        return hashlib.sha256(_TAG + head.encode("ascii") + b"\0" + sums.digest).hexdigest()
+        return table_digest(
+            sums.digest,
+            n_records=sums.n_records,
+            n_features=self.n_features,
+            n_outputs=self.n_outputs,
+            block_rows=self._block_rows,
+            classes=self.classes,
+        )
 
 
-class _Classes:
+class ClassCodes:
     """Labels in sorted order, and the numbers of the labels of rows among them."""
 
     def __init__(self, given: ArrayLike) -> None:
@@ -337,7 +340,7 @@ class _Classes:
 
 
 def _formed(
-    records: Records, classes: _Classes | None, start: int, stop: int | None, workers: int
+    records: Records, classes: ClassCodes | None, start: int, stop: int | None, workers: int
 ) -> Iterator[tuple[BlockSums, tuple[int, ...]]]:
     """Yield the sums of each block and the shape of its targets beyond the rows, in the order of the blocks."""
     rows = records.block_rows
@@ -351,7 +354,7 @@ def _formed(
             yield waiting.popleft().result()
 
 
-def _sums_of(block: Block, classes: _Classes | None, rows: int) -> tuple[BlockSums, tuple[int, ...]]:
+def _sums_of(block: Block, classes: ClassCodes | None, rows: int) -> tuple[BlockSums, tuple[int, ...]]:
     index, y = block.start // rows, np.asarray(block.y)
     if classes is not None:
         codes = classes.codes(y, block.start)

@@ -9,10 +9,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from expunge._validate import count, number
 from expunge.accounting import GaussianPair
+from expunge.data.blocks import Records
 from expunge.estimators._fitting import FittedRidge
 from expunge.estimators._history import History
 from expunge.estimators._records import selected_rows
-from expunge.estimators.quotes import Quote, quote
+from expunge.estimators._table_pass import TablePass
+from expunge.estimators._table_quotes import quote_table
+from expunge.estimators.quotes import Quote, claim_of, quote
 from expunge.runs.ridge import LearningLaw
 from expunge.runs.ridge.law import Phase
 
@@ -30,18 +33,16 @@ class AskedRidge(FittedRidge):
             return None
         if self._law_cache is None:
             phase = history.phases[0]
-            self._law_cache = LearningLaw(
-                history.design,
-                history.targets,
-                alpha=history.alpha,
-                step_size=history.step_size,
-                n_steps=phase.n_steps,
-                noise_std=phase.noise_std,
-            )
+            run = {"alpha": history.alpha, "step_size": history.step_size, "noise_std": phase.noise_std}
+            if history.sums is not None:
+                self._law_cache = LearningLaw.of_sums(history.sums, n_steps=phase.n_steps, **run)
+            else:
+                self._law_cache = LearningLaw(*history.rows("its law"), n_steps=phase.n_steps, **run)
         return self._law_cache
 
     def quote(
         self,
+        table: Records | None = None,
         *,
         epsilon: float,
         delta: float,
@@ -59,6 +60,10 @@ class AskedRidge(FittedRidge):
 
         Parameters
         ----------
+        table : Records, optional
+            The table of a model made by `fit_statistics`, as `expunge.data.open_records` returns it: as it was, or
+            without the records deleted since. It is read once, and refused if its records are not those of the model.
+            Models that hold their records take none.
         epsilon, delta : float
             Target of the deletion: epsilon >= 0, 0 < delta < 1.
         n_steps : int, optional
@@ -72,8 +77,8 @@ class AskedRidge(FittedRidge):
             The last two spend delta/10 on the high-probability bound of the residuals and need
             e^epsilon < 10; their noise is ``inf`` above that.
         ids : int, str or sequence of them, optional
-            People to quote: ids of the first fit, all rows of one id together. Give at most one of ``ids``, ``rows``
-            and ``indices``; with none, all remaining records are quoted.
+            People to quote: ids of the first fit (or of the table), all rows of one id together. Give at most one of
+            ``ids``, ``rows`` and ``indices``; with none, all remaining records are quoted.
         rows : array-like of int, optional
             Rows to quote: positions in the first fit.
         indices : array-like of int, optional
@@ -128,6 +133,16 @@ class AskedRidge(FittedRidge):
         442
         """
         history = self._require_history()
+        if history.sums is not None:
+            if by_id or groups is not None:
+                raise ValueError("by_id and groups need all rows at once, and this model has a table: name ids=")
+            found = self._table_pass(table, history)
+            target = {"epsilon": epsilon, "delta": delta, "n_steps": n_steps, "noise_std": noise_std}
+            claim = claim_of(history, method=method, **target)  # type: ignore[arg-type]
+            named = {"indices": indices, "ids": ids, "rows": rows}
+            return quote_table(history, found, claim, law=self._law(history), threads=threads, **named)
+        if table is not None:
+            raise TypeError("table must be omitted: this model holds its records")
         return quote(
             history,
             epsilon=epsilon,
@@ -143,6 +158,19 @@ class AskedRidge(FittedRidge):
             law=self._law(history),
             threads=threads,
         )
+
+    def _table_pass(self, table: Records | None, history: History) -> TablePass:
+        """Return a pass over the table of a model that holds no rows."""
+        if table is None:
+            raise TypeError("table must be given: this model was made from statistics and holds no records")
+        if not isinstance(table, Records):
+            raise TypeError(f"table must be Records, as open_records returns them, got {type(table).__name__}")
+        classes = tuple(self.classes_.tolist()) if hasattr(self, "classes_") else None
+        return TablePass(table, history, self._fitted["fit_intercept"], classes)
+
+    def _require_rows(self, history: History, what: str) -> None:
+        if history.sums is not None:
+            raise ValueError(f"{what} needs the records, and this model was made from statistics: fit on them")
 
     def _rows_to_delete(self, history: History, indices: Any, ids: Any, rows: Any) -> NDArray[np.int64]:
         n, removed = len(history.design), history.removed
@@ -198,6 +226,7 @@ class AskedRidge(FittedRidge):
         True
         """
         history = self._require_history()
+        self._require_rows(history, "privacy_profile")
         deleted = tuple(sorted({*history.removed, *self._rows_to_delete(history, indices, ids, rows).tolist()}))
         last = Phase(count("n_steps", n_steps), number("noise_std", noise_std, low=0), deleted)
         deletion = history.deletion(deleted)

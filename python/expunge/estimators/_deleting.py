@@ -185,6 +185,7 @@ class DeletingRidge(AskedRidge):
         ('the noise level was calibrated to the deleted records',)
         """
         history = self._require_history()
+        self._require_rows(history, "unlearn")
         chosen = self._rows_to_delete(history, indices, ids, rows)
         epsilon = number("epsilon", epsilon, low=0)
         delta = number("delta", delta, low=0, high=1, open_low=True, open_high=True)
@@ -286,7 +287,7 @@ class DeletingRidge(AskedRidge):
 
         return issue(
             Certificate,
-            X=history.design[:, : run.n_features],
+            X=history.rows("a certificate")[0][:, : run.n_features],
             y=history.labels,
             model=model,
             run=run,
@@ -368,6 +369,7 @@ class DeletingRidge(AskedRidge):
         [0.0, 0.5, 0.5]
         """
         history = self._require_history()
+        self._require_rows(history, "downdate")
         chosen = self._rows_to_delete(history, indices, ids, rows)
         keep = np.setdiff1d(history.remaining, chosen)
         equations = NormalEquations.of(history.design[keep], history.targets[keep], alpha=history.alpha)

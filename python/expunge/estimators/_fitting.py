@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -14,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from expunge._validate import choice, count, number, refuse_masks
 from expunge.accounting.noise_floor import RESOLUTION
 from expunge.data.constants import Sources
+from expunge.data.statistics import RidgeStatistics
 from expunge.estimators import _storage
 from expunge.estimators._conditions import SEED_CONDITION, stated_conditions
 from expunge.estimators._history import History
@@ -21,14 +23,17 @@ from expunge.estimators._progress import dense_work, parts
 from expunge.estimators._reading import WithReading
 from expunge.estimators._records import RecordIds
 from expunge.estimators._seeds import seed_of
-from expunge.estimators.noise_warning import TrainingData, warn_of_learning
+from expunge.estimators.noise_warning import TrainingData, TrainingSums, warn_of_learning
 from expunge.estimators.released import Released, linear_scores
 from expunge.runs.noise import os_normals, seeded_normals
 from expunge.runs.ridge import LearningLaw
 from expunge.runs.ridge.cost import LARGEST_NOISE, LEAST_NOISE
 from expunge.runs.ridge.dynamics import NormalEquations
-from expunge.runs.ridge.law import Phase, phase_floors
-from expunge.runs.ridge.step_sizes import bounded_step_size, require_step_size, row_beyond, smoothness
+from expunge.runs.ridge.held_rows import HeldRows
+from expunge.runs.ridge.law import Phase
+from expunge.runs.ridge.products import Products, within_range
+from expunge.runs.ridge.step_sizes import bounded_step_size, if_beyond, require_step_size, row_beyond, smoothness
+from expunge.runs.ridge.table_sums import TableSums
 
 __all__ = ["FittedRidge"]
 
@@ -100,35 +105,149 @@ class FittedRidge(WithReading, BaseEstimator):  # type: ignore[misc]
         design[:, : X.shape[1]] = X
         if settings["fit_intercept"]:
             design[:, -1] = 1.0
-        phase = Phase(settings["n_steps"], settings["noise_std"])
-        work = dense_work(*design.shape, decompositions=2)
-        with parts("fit", work=work) as begin:
+        with parts("fit", work=dense_work(*design.shape, decompositions=2)) as begin:
             begin("normal equations")
             equations = NormalEquations.of(design, targets, alpha=settings["alpha"])
             begin("step size")
-            step_size, sources = _step_size(settings, design, classes_source)
+            step_size, sources = _step_size(
+                settings,
+                classes_source,
+                n_records=len(design),
+                n_columns=design.shape[1],
+                largest=smoothness(design, alpha=settings["alpha"]),
+                beyond=lambda bound: row_beyond(design, norm_bound=bound),
+            )
+        self._single_output = labels.ndim == 1 and self._kind == "LangevinRidge"
+        phase = Phase(settings["n_steps"], settings["noise_std"])
+        run = (design, targets, settings["alpha"], step_size, (phase,))
+        history = History(*run, labels=labels, conditions=conditions, ids=ids, sources=sources)
+        data = TrainingData(design, targets, self._kind == "LangevinRidgeClassifier", settings["fit_intercept"])
+        optimum = self._run(history, equations, settings, **more)
+        with parts("fit", work=dense_work(*equations.hessian.shape, decompositions=2)) as begin:
+            begin("score")
+            warn_of_learning(data, self._theta, optimum, equations, settings=settings, step_size=step_size)
+        return self
+
+    def fit_statistics(self: Self, statistics: RidgeStatistics, *, conditions: Iterable[str] = ()) -> Self:
+        """Learn from the statistics of a table: the model of its records, which holds none of them.
+
+        Quotes and deletions are given the table again, in one pass each. A model of the same records in memory differs
+        by the rounding of its X^T X.
+
+        Parameters
+        ----------
+        statistics : RidgeStatistics
+            Of the whole table; with ``classes`` for a classifier, whose own ``classes``, if given, must be the same.
+        conditions : sequence of str, optional
+            As for `fit`.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            If blocks of the table are missing, or the statistics have classes and this is no classifier, or none and
+            it is one; as `fit` otherwise.
+
+        Warns
+        -----
+        NoiseWarning
+            As `fit`, but always by R^2, of the columns of the classes for a classifier: accuracy needs the records.
+            Remedies do not propose other scales of the features.
+
+        Examples
+        --------
+        >>> from expunge import LangevinRidge
+        >>> from expunge.data import RidgeStatistics, open_records
+        >>> from sklearn.datasets import load_diabetes
+        >>> X, y = load_diabetes(return_X_y=True)
+        >>> table = open_records(X, target=y / 100)
+        >>> model = LangevinRidge(n_steps=1000, noise_std=0.02).fit_statistics(RidgeStatistics.of(table))
+        >>> quote = model.quote(table, epsilon=1.0, delta=1e-5, n_steps=20)
+        >>> len(quote)
+        442
+        """
+        if not isinstance(statistics, RidgeStatistics):
+            raise TypeError(f"statistics must be RidgeStatistics, got {type(statistics).__name__}")
+        return self._learn_sums(statistics, stated_conditions(conditions))
+
+    def _learn_sums(self: Self, statistics: RidgeStatistics, conditions: tuple[str, ...]) -> Self:
+        settings, more = self._settings(), self._classes_of(statistics)
+        sums = TableSums.of(statistics, fit_intercept=settings["fit_intercept"])
+        n, (p, q) = sums.n_records, sums.moment.value.shape
+        within_range("statistics", sums.gram.value)
+        within_range("targets of statistics", sums.moment.value)
+        equations = NormalEquations.of_sums(sums, alpha=settings["alpha"])
+        with parts("fit", work=dense_work(p, p, decompositions=2)) as begin:
+            begin("step size")
+            design, targets = HeldRows((n, p)), HeldRows((n, q))
+            step_size, sources = _step_size(
+                settings,
+                "none" if statistics.classes is None else "given",
+                n_records=n,
+                n_columns=p,
+                largest=Products.of_sums(sums, design=design, targets=targets).largest + settings["alpha"],
+                beyond=lambda bound: if_beyond(sums.longest, norm_bound=bound),
+            )
+        self.n_features_in_ = statistics.n_features
+        if statistics.feature_names is not None:
+            self.feature_names_in_ = np.array(statistics.feature_names, dtype=object)
+        elif hasattr(self, "feature_names_in_"):
+            del self.feature_names_in_
+        self._single_output = statistics.single_output and self._kind == "LangevinRidge"
+        run = (design, targets, settings["alpha"], step_size, (Phase(settings["n_steps"], settings["noise_std"]),))
+        history = History(*run, labels=np.zeros(0), conditions=conditions, sources=sources, sums=sums)
+        data = TrainingSums(sums, settings["fit_intercept"])
+        optimum = self._run(history, equations, settings, **more)
+        if statistics.classes is not None:
+            self.classes_ = np.array(statistics.classes)
+        with parts("fit", work=dense_work(*equations.hessian.shape, decompositions=2)) as begin:
+            begin("score")
+            warn_of_learning(data, self._theta, optimum, equations, settings=settings, step_size=step_size)
+        return self
+
+    def _classes_of(self, statistics: RidgeStatistics) -> dict[str, Any]:
+        """Return the parameters of a classifier that statistics decide, or refuse statistics of the other kind."""
+        if self._kind != "LangevinRidgeClassifier":
+            if statistics.classes is not None:
+                raise ValueError("statistics must be of numbers as targets, got classes: take LangevinRidgeClassifier")
+            return {}
+        if statistics.classes is None:
+            raise ValueError("statistics must have classes: RidgeStatistics.of(..., classes=[...])")
+        given = self.get_params()["classes"]
+        if given is not None and sorted(np.asarray(given).tolist()) != sorted(statistics.classes):
+            raise ValueError(f"classes must be those of the statistics, {statistics.classes!r}, got {given!r}")
+        return {"classes": list(statistics.classes)}
+
+    def _run(
+        self: Self,
+        history: History,
+        equations: NormalEquations,
+        settings: dict[str, Any],
+        **more: Any,
+    ) -> Array:
+        """Make the steps of the only phase of a history, keep both, and return the optimum."""
+        (phase,), step_size = history.phases, history.step_size
+        work = dense_work(*equations.hessian.shape, decompositions=2)
+        with parts("fit", work=work) as begin:
             begin("optimum")
             optimum = equations.optimum()
             begin("floor of the noise")
-            _check_noise(phase, design, targets, optimum, alpha=settings["alpha"], step_size=step_size)
+            _check_noise(history, optimum)
         seed = self._seed()
         normals = os_normals if seed is None else seeded_normals(seed)
         theta = equations.steps(np.zeros_like(optimum), step_size=step_size, phase=phase, normals=normals)
         self._theta, self._fitted = theta, {**settings, **more}
         self.step_size_, self.n_iter_ = step_size, phase.n_steps
-        self._single_output = labels.ndim == 1 and self._kind == "LangevinRidge"
-        conditions += () if seed is None else (SEED_CONDITION,)
-        run = (design, targets, settings["alpha"], step_size, (phase,))
-        history = History(*run, labels=labels, conditions=conditions, ids=ids, sources=sources)
+        if seed is not None:
+            history = replace(history, conditions=(*history.conditions, SEED_CONDITION))
         self._history: History | None = history
         self._reading = None  # that of an earlier fit
         self._rests_on, self._no_history_reason = history.rests_on, ""
         self._law_cache: LearningLaw | None = None
-        data = self._training_data(design, targets)
-        with parts("fit", work=work) as begin:
-            begin("score")
-            warn_of_learning(data, theta, optimum, equations, settings=settings, step_size=step_size)
-        return self
+        return optimum
 
     def _training_data(self, design: Array, targets: Array) -> TrainingData:
         return TrainingData(design, targets, self._kind == "LangevinRidgeClassifier", self._fitted["fit_intercept"])
@@ -286,6 +405,8 @@ class FittedRidge(WithReading, BaseEstimator):  # type: ignore[misc]
             If ``path`` exists and ``overwrite`` is false.
         """
         check_is_fitted(self)
+        if self._history is not None and self._history.sums is not None:
+            raise NotImplementedError("a model made from statistics cannot be saved yet: save its release()")
         return _storage.save_working(self, path, overwrite=overwrite)
 
     @classmethod
@@ -306,22 +427,32 @@ class FittedRidge(WithReading, BaseEstimator):  # type: ignore[misc]
         return model
 
 
-def _step_size(settings: dict[str, Any], design: Array, classes_source: str) -> tuple[float, Sources]:
-    """Return the step size of a fit and where its constants come from; no deletion has needed noise yet."""
+def _step_size(
+    settings: dict[str, Any],
+    classes_source: str,
+    *,
+    n_records: int,
+    n_columns: int,
+    largest: float,
+    beyond: Callable[[float], tuple[int, float] | None],
+) -> tuple[float, Sources]:
+    """Return the step size of a fit and where its constants come from; no deletion has needed noise yet.
+
+    ``beyond`` returns the longest row, if a bound does not hold for it.
+    """
     alpha, chosen = settings["alpha"], settings["step_size"]
     sources = Sources(step_size="data", noise_std="given", classes=classes_source)
-    largest = smoothness(design, alpha=alpha)
     if chosen == "auto":
         return 1.0 / largest, sources
     if chosen != "bounded":
-        require_step_size(chosen, largest=largest, n_columns=design.shape[1])
+        require_step_size(chosen, largest=largest, n_columns=n_columns)
         return chosen, replace(sources, step_size="given")
-    n, norm_bound, n_bound = len(design), settings["norm_bound"], settings["n_bound"]
-    if (beyond := row_beyond(design, norm_bound=norm_bound)) is not None:
+    n, norm_bound, n_bound = n_records, settings["norm_bound"], settings["n_bound"]
+    if (longest := beyond(norm_bound)) is not None:
         column = ", constant column included," if settings["fit_intercept"] else ""
         raise ValueError(
-            f"norm_bound must be at least the norm of every row, got {norm_bound!r}, but row {beyond[0]}{column} has "
-            f"norm {beyond[1]:.6g}"
+            f"norm_bound must be at least the norm of every row, got {norm_bound!r}, but row {longest[0]}{column} has "
+            f"norm {longest[1]:.6g}"
         )
     if n_bound is not None and n > n_bound:
         raise ValueError(f"n_bound must be at least the number of records, got {n_bound} for {n} records")
@@ -337,14 +468,13 @@ def _step_size(settings: dict[str, Any], design: Array, classes_source: str) -> 
     return step_size, sources
 
 
-def _check_noise(
-    phase: Phase, design: Array, targets: Array, optimum: Array, *, alpha: float, step_size: float
-) -> None:
+def _check_noise(history: History, optimum: Array) -> None:
     """Refuse learning noise that float64 loses at the size of the parameters."""
+    (phase,) = history.phases
     # The noise-free parameters are never longer than the optimum, so that most noise needs no closer look.
     if phase.noise_std == 0 or phase.noise_std >= RESOLUTION * float(np.linalg.norm(optimum, axis=0).max()):
         return
-    (floor,) = phase_floors(design, targets, alpha=alpha, step_size=step_size, phases=(phase,))
+    (floor,) = history.deletion(()).floors((phase,))
     if phase.noise_std < floor:
         raise ValueError(
             f"noise_std must be 0 (no noise, and no guarantee from learning) or at least {floor:.3g}, below which "

@@ -58,7 +58,8 @@ class History(RidgeHistory):
         """Return the digests of the features and the targets of the first fit."""
         if self.digests is not None:
             return self.digests
-        return features_digest(self.design[:, :n_features]), targets_digest(self.labels)
+        design, _ = self.rows("a digest")
+        return features_digest(design[:, :n_features]), targets_digest(self.labels)
 
     def without_deleted(self, law: KeptLaw, *, n_features: int) -> History:
         """Return the history without the deleted rows, their labels and ids: ``law`` and digests stand for them."""

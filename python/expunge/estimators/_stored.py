@@ -152,9 +152,10 @@ def check_working(model: Any) -> None:
 
 def _check_history(model: Any, history: History, *, intercept: bool) -> None:
     columns, outputs = model._theta.shape
-    _floats("design", history.design, (None, columns))
-    n = len(history.design)
-    _floats("targets", history.targets, (n, outputs))
+    design, targets = history.rows("a file")
+    _floats("design", design, (None, columns))
+    n = len(design)
+    _floats("targets", targets, (n, outputs))
     _check_phases(history.phases, n)
     held = np.ones(n, dtype=bool)
     if history.law is not None:
@@ -162,14 +163,14 @@ def _check_history(model: Any, history: History, *, intercept: bool) -> None:
             raise ValueError("law must be absent before a deletion")
         _check_law(history.law, columns, outputs)
         held[list(history.removed)] = False
-    if history.design[~held].any() or history.targets[~held].any():
+    if design[~held].any() or targets[~held].any():
         raise ValueError("design and targets must be zeros where a law stands for deleted rows")
-    if intercept and not (history.design[held, -1] == 1).all():
+    if intercept and not (design[held, -1] == 1).all():
         raise ValueError("design must end in the constant column 1")
     _positive("alpha", history.alpha)
-    largest = smoothness(history.design, alpha=history.alpha)
+    largest = smoothness(design, alpha=history.alpha)
     require_step_size(history.step_size, largest=largest, n_columns=columns)
-    if not np.array_equal(_targets(model, history.labels, n)[held], history.targets[held]):
+    if not np.array_equal(_targets(model, history.labels, n)[held], targets[held]):
         raise ValueError("targets must be those of the labels")
     if history.ids is not None:
         if len(history.ids) != n:

@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +15,17 @@ from scipy import linalg
 from expunge._types import JsonObject
 from expunge.runs.ridge.dynamics import NormalEquations
 from expunge.runs.ridge.law import Phase
+from expunge.runs.ridge.table_sums import TableSums
 
-__all__ = ["REHEARSALS", "NoiseWarning", "TrainingData", "check_loss", "warn_of_forgetting", "warn_of_learning"]
+__all__ = [
+    "REHEARSALS",
+    "NoiseWarning",
+    "TrainingData",
+    "TrainingSums",
+    "check_loss",
+    "warn_of_forgetting",
+    "warn_of_learning",
+]
 
 Array = NDArray[np.float64]
 
@@ -105,10 +114,12 @@ class TrainingData:
         On targets of pure chance, p parameters gain (p +- sqrt(2p))/n of R^2, and of accuracy some half of its root,
         more with more classes. The allowance holds whatever luck gave in the simulations of the tests.
         """
-        n, p = self.design.shape
-        share = 1.25 * (p + 3 * math.sqrt(2 * p)) / n
-        chance = math.sqrt(share) / 2 * (1 + math.log2(self.targets.shape[1]) / 4) if self.classify else share
-        return n >= _FEWEST and best - self.constant_score > chance
+        return _speaks(best - self.constant_score, self.shape, self.targets.shape[1] if self.classify else 0)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of records and of columns."""
+        return self.design.shape[0], self.design.shape[1]
 
     def falls_short(self, got: float, best: float, *, by: float) -> bool:
         """Return whether a score is lower than the optimum's by more than this, or no better than a constant answer."""
@@ -130,8 +141,68 @@ class TrainingData:
         return "training accuracy" if self.classify else "training R^2"
 
 
+@dataclass(frozen=True)
+class TrainingSums:
+    """Sums over records that are not at hand, and how a model is scored on them: by R^2, averaged over outputs.
+
+    Attributes
+    ----------
+    sums : TableSums
+        Sums over the records.
+    intercept : bool
+        Whether the last column is the constant one.
+    """
+
+    sums: TableSums
+    intercept: bool
+    classify: ClassVar[bool] = False
+    name: ClassVar[str] = "training R^2"
+    constant_score: ClassVar[float] = 0.0
+
+    def scores(self, theta: Array) -> Array:
+        """Return the score of each of the models side by side in ``theta`` (p, copies * q), shape (copies,)."""
+        sums, q = self.sums, len(self.sums.target_squares)
+        found = theta.reshape(len(theta), -1, q)
+        squares = sums.target_squares
+        met = np.einsum("pcq,pcq->cq", found, np.einsum("ps,scq->pcq", sums.gram.value, found))
+        missed = squares - 2.0 * np.einsum("pcq,pq->cq", found, sums.moment.value) + met
+        total = squares - sums.target_sums**2 / sums.n_records
+        varied = total > sums.n_records * np.finfo(float).eps * squares
+        shares = np.where(varied, 1 - np.maximum(missed, 0.0) / np.where(varied, total, 1.0), 0.0)
+        return np.asarray(shares.mean(axis=1), dtype=np.float64)
+
+    def score(self, theta: Array) -> float:
+        """Return the score of one model (p, q)."""
+        return float(self.scores(theta)[0])
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of records and of columns."""
+        return self.sums.n_records, len(self.sums.gram.value)
+
+    def speaks(self, best: float) -> bool:
+        """Return whether scores say anything, as `TrainingData.speaks`."""
+        return _speaks(best, self.shape)
+
+    def falls_short(self, got: float, best: float, *, by: float) -> bool:
+        """Return whether a score is lower than the optimum's by more than this, or no better than a constant answer."""
+        return self.speaks(best) and (best - got > by or got <= 0.0)
+
+    def sample(self) -> TrainingSums:
+        """Return itself: scores cost the same for any number of records."""
+        return self
+
+
+def _speaks(gain: float, shape: tuple[int, int], classes: int = 0) -> bool:
+    """Return whether 20 records gain more than p parameters would on targets of pure chance."""
+    n, p = shape
+    share = 1.25 * (p + 3 * math.sqrt(2 * p)) / n
+    chance = math.sqrt(share) / 2 * (1 + math.log2(classes) / 4) if classes else share
+    return n >= _FEWEST and gain > chance
+
+
 def warn_of_learning(
-    data: TrainingData,
+    data: TrainingData | TrainingSums,
     theta: Array,
     optimum: Array,
     equations: NormalEquations,
@@ -144,7 +215,7 @@ def warn_of_learning(
     ``settings`` are the parameters of the fit: alpha, n_steps, noise_std, step_size (as given), n_bound.
     """
     got, best = data.score(theta), data.score(optimum)
-    if not data.classify and data.intercept and len(data.design) >= _FEWEST and best < -_TOLERATED:
+    if not data.classify and data.intercept and data.shape[0] >= _FEWEST and best < -_TOLERATED:
         # Unpenalised, the intercept alone reaches 0.
         text = f"{data.name} {_shown(got)}, {_shown(best)} at the noise-free optimum, worse than 0 for the mean: alpha "
         text += f"= {settings['alpha']:g} shrinks the intercept too; subtract a constant near the mean that you know "
@@ -164,7 +235,9 @@ def warn_of_learning(
     warnings.warn(warning, stacklevel=4)
 
 
-def warn_of_forgetting(data: TrainingData, *, before: float, after: float, noise_free: float, phase: Phase) -> None:
+def warn_of_forgetting(
+    data: TrainingData | TrainingSums, *, before: float, after: float, noise_free: float, phase: Phase
+) -> None:
     """Warn if the model left by a deletion is clearly worse than the noise-free optimum of what remains."""
     if not data.falls_short(after, noise_free, by=_TOLERATED):
         return
@@ -179,7 +252,9 @@ def warn_of_forgetting(data: TrainingData, *, before: float, after: float, noise
     warnings.warn(NoiseWarning(f"{text}, {_shown(noise_free)} at the noise-free optimum; {cause}"), stacklevel=3)
 
 
-def check_loss(data: TrainingData, rehearsed: Array, noise_free: float, *, max_loss: float, phase: Phase) -> None:
+def check_loss(
+    data: TrainingData | TrainingSums, rehearsed: Array, noise_free: float, *, max_loss: float, phase: Phase
+) -> None:
     """Refuse a deletion that costs more than ``max_loss`` in any of the rehearsals (p, REHEARSALS * q)."""
     worst = float(data.scores(rehearsed).min())
     if not noise_free - worst <= max_loss:
@@ -192,7 +267,7 @@ def check_loss(data: TrainingData, rehearsed: Array, noise_free: float, *, max_l
 
 def _with_remedy(
     text: str,
-    data: TrainingData,
+    data: TrainingData | TrainingSums,
     law: _Rehearsal,
     converges: bool,
     *,
@@ -208,6 +283,8 @@ def _with_remedy(
     for n_steps in [steps] if converges else _rising(steps, law.most(steps, 10 * steps)):
         if (found := law.noise_for(n_steps, noise, goal)) is not None:
             return _proposal(text, cause, {"n_steps": n_steps, "noise_std": found}, settings, None)
+    if isinstance(data, TrainingSums):  # of other scales nothing is known
+        return NoiseWarning(f"{text}: {cause}")
     scaled, bounds = _scaled(data)
     own: dict[str, Any] = {}
     scaled_equations = NormalEquations.of(scaled.design, scaled.targets, alpha=settings["alpha"])
@@ -247,15 +324,15 @@ def _proposal(
     return NoiseWarning(f"{text}: {cause}; {advice}", settings=changed, bounds=bounds)
 
 
-def _rehearsal(data: TrainingData, equations: NormalEquations, step_size: float) -> _Rehearsal:
-    kind = _Rehearsal if data.design.shape[1] <= _DECOMPOSED_COLUMNS else _Trials
+def _rehearsal(data: TrainingData | TrainingSums, equations: NormalEquations, step_size: float) -> _Rehearsal:
+    kind = _Rehearsal if data.shape[1] <= _DECOMPOSED_COLUMNS else _Trials
     return kind(data.sample(), equations, step_size)
 
 
 class _Rehearsal:
     """The law of the learned parameters, with a few fixed draws from it for any number of steps and noise."""
 
-    def __init__(self, data: TrainingData, equations: NormalEquations, step_size: float) -> None:
+    def __init__(self, data: TrainingData | TrainingSums, equations: NormalEquations, step_size: float) -> None:
         self._data, self._step_size = data, step_size
         self._values, self._vectors = linalg.eigh(equations.hessian)
         self._rate = np.clip(step_size * self._values, np.finfo(float).tiny, 1.0)
@@ -296,7 +373,7 @@ class _Rehearsal:
 class _Trials(_Rehearsal):
     """Runs of the steps themselves, for as many steps as the fit made: what they give is linear in the noise."""
 
-    def __init__(self, data: TrainingData, equations: NormalEquations, step_size: float) -> None:
+    def __init__(self, data: TrainingData | TrainingSums, equations: NormalEquations, step_size: float) -> None:
         self._data, self._equations, self._step_size = data, equations, step_size
         self._runs: dict[int, tuple[Array, Array]] = {}
 
@@ -341,8 +418,10 @@ def _rising(least: int, most: int) -> Iterator[int]:
         yield from (value for digit in (1, 2, 5) if least < (value := digit * 10**power) <= most)
 
 
-def _sizes(data: TrainingData) -> str:
+def _sizes(data: TrainingData | TrainingSums) -> str:
     """Say by how much features differ in size, if that is why steps are small."""
+    if isinstance(data, TrainingSums):
+        return ""
     features = data.design[:, : -1 if data.intercept else None]
     size = np.abs(features).max(axis=0)
     ratio = float(size.max() / size[size > 0].min()) if (size > 0).any() else 1.0

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,13 +30,12 @@ from expunge.runs.ridge import (
     shifted_quotes,
 )
 from expunge.runs.ridge.cost import LARGEST_NOISE, LEAST_NOISE, DeletionCost, LostNoiseError, check_delta
-from expunge.runs.ridge.dynamics import NormalEquations
 from expunge.runs.ridge.law import Phase, SingularPairError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Quote", "quote"]
+__all__ = ["Claim", "Quote", "QuoteTable", "asked", "claim_of", "from_kernel", "quote", "refuse_lost"]
 
 Array = NDArray[np.float64]
 
@@ -211,28 +210,16 @@ def quote(
     threads: int | None,
 ) -> Quote:
     """Return the price of each deletion; see `LangevinRidge.quote`."""
-    epsilon = number("epsilon", epsilon, low=0)
-    delta = number("delta", delta, low=0, high=1, open_low=True, open_high=True)
-    choice("method", method, METHODS)
-    check_delta(method, delta)
-    history.require_method(method)
-    if (n_steps is None) == (noise_std is None):
-        raise ValueError("quote needs exactly one of n_steps and noise_std, got " + ("both" if n_steps else "neither"))
-    n_steps = None if n_steps is None else count("n_steps", n_steps, low=1)
-    noise_std = None if noise_std is None else number("noise_std", noise_std, low=0, open_low=True)
-    unit, names, members = _units(history, indices=indices, ids=ids, rows=rows, by_id=by_id, groups=groups)
-    start = max(history.phases[0].noise_std, 1e-3)
-    claim = _Claim(method, unit, epsilon, delta, n_steps, noise_std, start)
-    if noise_std is not None:
-        _refuse_lost(history, noise_std)
-    with tqdm(total=len(names), unit=unit, desc=f"quote ({method})", disable=None, leave=False) as bar:
+    claim = claim_of(history, epsilon=epsilon, delta=delta, n_steps=n_steps, noise_std=noise_std, method=method)
+    claim.unit, names, members = _units(history, indices=indices, ids=ids, rows=rows, by_id=by_id, groups=groups)
+    if claim.noise_std is not None:
+        refuse_lost(history, claim.noise_std)
+    with tqdm(total=len(names), unit=claim.unit, desc=f"quote ({method})", disable=None, leave=False) as bar:
         if law is None or (members is not None and method == "uniform"):
-            table = _Table.empty(len(names))
-            for i, one in enumerate(names if members is None else members):
-                _ask(history, table, i, [one] if members is None else one, claim)
-                bar.update(1)
-            return table.quote(names, claim)
-        options: dict[str, Any] = {"epsilon": epsilon, "delta": delta, "n_steps": n_steps, "noise_std": noise_std}
+            rows = [[one] for one in names] if members is None else members
+            return asked(history, rows, claim, bar.update).quote(names, claim)
+        options: dict[str, Any] = {"epsilon": claim.epsilon, "delta": claim.delta}
+        options |= {"n_steps": claim.n_steps, "noise_std": claim.noise_std}
         options |= {"threads": threads, "progress": bar.update}
         found: ExactQuotes | ShiftedQuotes
         if members is None and method == "exact":
@@ -243,11 +230,37 @@ def quote(
             found = exact_group_quotes(law, members, **options)
         else:
             found = shifted_group_quotes(law, members, **options)
-    return _from_kernel(history, law, found, names, members, claim)
+    return from_kernel(history, law, found, names, members, claim).quote(names, claim)
+
+
+def claim_of(
+    history: History, *, epsilon: float, delta: float, n_steps: int | None, noise_std: float | None, method: str
+) -> Claim:
+    """Return the target of a quote of single records, its arguments checked."""
+    epsilon = number("epsilon", epsilon, low=0)
+    delta = number("delta", delta, low=0, high=1, open_low=True, open_high=True)
+    choice("method", method, METHODS)
+    check_delta(method, delta)
+    history.require_method(method)
+    if (n_steps is None) == (noise_std is None):
+        raise ValueError("quote needs exactly one of n_steps and noise_std, got " + ("both" if n_steps else "neither"))
+    n_steps = None if n_steps is None else count("n_steps", n_steps, low=1)
+    noise_std = None if noise_std is None else number("noise_std", noise_std, low=0, open_low=True)
+    return Claim(method, "record", epsilon, delta, n_steps, noise_std, max(history.phases[0].noise_std, 1e-3))
+
+
+def asked(history: History, rows: Sequence[Any], claim: Claim, progress: Callable[[int], object] | None) -> QuoteTable:
+    """Return the price of each deletion by the certificate's own algebra, one after the other."""
+    table = QuoteTable.empty(len(rows))
+    for i, one in enumerate(rows):
+        _ask(history, table, i, one, claim)
+        if progress is not None:
+            progress(1)
+    return table
 
 
 @dataclass
-class _Claim:
+class Claim:
     """Target of a quote, and the start of the next search for noise."""
 
     method: str
@@ -259,7 +272,7 @@ class _Claim:
     start: float
 
 
-def _refuse_lost(history: History, noise_std: float) -> None:
+def refuse_lost(history: History, noise_std: float) -> None:
     """Refuse noise that is lost whichever record is deleted, at the size of the parameters before the deletion."""
     removed = history.removed
     *_, floor = history.deletion(removed).floors((*history.phases, Phase(1, 0.0, removed)))
@@ -271,15 +284,16 @@ def _refuse_lost(history: History, noise_std: float) -> None:
         )
 
 
-def _from_kernel(
-    history: History, law: LearningLaw, found: ExactQuotes | ShiftedQuotes, ids: Any, members: Any, claim: _Claim
-) -> Quote:
+def from_kernel(
+    history: History, law: LearningLaw, found: ExactQuotes | ShiftedQuotes, ids: Any, members: Any, claim: Claim
+) -> QuoteTable:
+    """Return what kernels found, with the certificate's own algebra where noise is near what float64 resolves."""
     proved = np.isfinite(found.noise_std)
     error = np.zeros(len(ids))
     if isinstance(found, ExactQuotes):
         proved &= found.rank >= history.design.shape[1]
         error = found.error
-    table = _Table(
+    table = QuoteTable(
         noise_std=found.noise_std,
         n_steps=found.n_steps,
         mu=found.mu,
@@ -295,7 +309,7 @@ def _from_kernel(
     again = np.flatnonzero(unsure).tolist()
     for i in tqdm(again, unit=claim.unit, desc="quote, near what float64 resolves", disable=None, leave=False):
         _ask(history, table, i, rows[i], claim)
-    return table.quote(ids, claim)
+    return table
 
 
 def _may_be_lost(
@@ -306,7 +320,7 @@ def _may_be_lost(
     Noise-free parameters of every run from zero are no longer than its optimum, in each column, and an optimum is no
     longer than |Y| / (2 sqrt(alpha)); those of an unlearning phase lie within 3 such lengths.
     """
-    crude = 3 * RESOLUTION * float(np.linalg.norm(history.targets, axis=0).max()) / (2 * math.sqrt(history.alpha))
+    crude = 3 * RESOLUTION * float(history.target_sizes.max()) / (2 * math.sqrt(history.alpha))
     learning = law.noise_std or math.inf
     noise = np.minimum(np.where(noise_std > 0, noise_std, math.inf), learning)
     suspect = noise < max(crude, LEAST_NOISE)
@@ -314,7 +328,7 @@ def _may_be_lost(
         return suspect
     # The optimum without record i is theta + H^-1 x r / (1 - x^T H^-1 x).
     chosen = rows[suspect]
-    equations = NormalEquations.of(history.design, history.targets, alpha=history.alpha)
+    equations = history.equations()
     optimum = equations.optimum()
     design = history.design[chosen]
     spread = equations.solve(design.T)
@@ -327,7 +341,7 @@ def _may_be_lost(
 
 
 @dataclass
-class _Table:
+class QuoteTable:
     """Columns of a quote while they are filled."""
 
     noise_std: Array
@@ -339,13 +353,24 @@ class _Table:
     direction: NDArray[np.str_]
 
     @classmethod
-    def empty(cls, size: int) -> _Table:
+    def empty(cls, size: int) -> QuoteTable:
+        """Return a table to be filled."""
         floats = [np.zeros(size) for _ in range(4)]
         noise, mu, epsilon, error = floats
         steps, certified = np.zeros(size, dtype=np.int64), np.zeros(size, dtype=bool)
         return cls(noise, steps, mu, epsilon, error, certified, np.full(size, "", dtype="<U3"))
 
-    def quote(self, ids: Any, claim: _Claim) -> Quote:
+    @classmethod
+    def joined(cls, parts: Sequence[QuoteTable]) -> QuoteTable:
+        """Return one table of several."""
+        return cls(*(np.concatenate([getattr(part, one.name) for part in parts]) for one in fields(cls)))
+
+    def chosen(self, places: NDArray[np.int64]) -> QuoteTable:
+        """Return some rows, in the order given."""
+        return QuoteTable(*(getattr(self, one.name)[places] for one in fields(self)))
+
+    def quote(self, ids: Any, claim: Claim) -> Quote:
+        """Return the quote of these rows, named."""
         return Quote(
             indices=ids,
             **vars(self),
@@ -356,7 +381,7 @@ class _Table:
         )
 
 
-def _ask(history: History, table: _Table, i: int, rows: Sequence[int], claim: _Claim) -> None:
+def _ask(history: History, table: QuoteTable, i: int, rows: Sequence[int], claim: Claim) -> None:
     """Fill one row of a quote with the certificate's own algebra."""
     cost = DeletionCost(history, rows, method=claim.method, epsilon=claim.epsilon, delta=claim.delta)
     try:

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from expunge.runs.base import RunError
+from expunge.runs.ridge.held_rows import RowTable, all_rows
 from expunge.runs.ridge.inputs import Label, RidgeInputs
 from expunge.runs.ridge.law import LARGEST, RidgeDeletion
 from expunge.runs.ridge.products import Products
@@ -19,7 +20,7 @@ _ROUNDING = 8 * float(np.finfo(np.float64).eps)
 _SAME_STEP_SIZE = 1e-12
 
 
-def check_shape(run: RidgeInputs, design: NDArray[np.float64], targets: NDArray[np.float64]) -> None:
+def check_shape(run: RidgeInputs, design: RowTable, targets: RowTable) -> None:
     """Check a run against the shape of its data, its deleted rows and its phases against one another.
 
     Raises
@@ -57,7 +58,7 @@ def check_step_size(run: RidgeInputs, products: Products) -> float:
     except ValueError as error:
         raise RunError("run.step_size", str(error).removeprefix("step_size ")) from None
     if run.sources.step_size == "bounded":
-        _check_bounds(run, products.design)
+        _check_bounds(run, all_rows(products.design, what="the bound on every row"))
     return limit
 
 

@@ -20,6 +20,7 @@ from scipy import stats
 from expunge.accounting.shifted import shifted_mu
 from expunge.data.close_products import norm
 from expunge.runs.ridge.clipping import clipped_deltas
+from expunge.runs.ridge.held_rows import all_rows
 from expunge.runs.ridge.law import LawPair, Phase, RidgeDeletion, require_squares
 from expunge.runs.ridge.products import Products
 from expunge.runs.ridge.secular import smallest_eigenvalues
@@ -288,8 +289,8 @@ def claim_of(
     """Return the claim of `shifted_claim` from a deletion that has been made."""
     if uniform:
         mu = UniformBound(
-            deletion.design,
-            deletion.targets,
+            all_rows(deletion.design, what="method 'uniform'"),
+            all_rows(deletion.targets, what="method 'uniform'"),
             alpha=deletion.alpha,
             step_size=deletion.step_size,
             learning=phases[0],

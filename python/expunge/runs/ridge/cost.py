@@ -14,6 +14,7 @@ from expunge.accounting import gdp_mu
 from expunge.calibration import HEADROOM, smallest_noise, smallest_steps
 from expunge.runs.ridge.bounds import UniformBound, sensitivities, tracked_mu
 from expunge.runs.ridge.clipping import least_epsilon, left_of_delta, residual_failure
+from expunge.runs.ridge.held_rows import all_rows
 from expunge.runs.ridge.history import RidgeHistory
 from expunge.runs.ridge.kept_law import KeptLaw
 from expunge.runs.ridge.law import Phase, SingularPairError
@@ -93,8 +94,8 @@ class DeletionCost:
             if len(history.phases) > 1:
                 raise ValueError("method='uniform' is defined for a first deletion only, and this model had one before")
             self._uniform = UniformBound(
-                history.design,
-                history.targets,
+                all_rows(history.design, what="method 'uniform'"),
+                all_rows(history.targets, what="method 'uniform'"),
                 **run,
                 learning=history.phases[0],
                 delta_s=self._delta_s,

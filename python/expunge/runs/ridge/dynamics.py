@@ -11,8 +11,10 @@ from scipy import linalg
 from tqdm.auto import tqdm
 
 from expunge.runs.noise import Normals
+from expunge.runs.ridge.held_rows import all_rows
 from expunge.runs.ridge.law import Phase
 from expunge.runs.ridge.products import Products
+from expunge.runs.ridge.table_sums import TableSums
 
 __all__ = ["NormalEquations"]
 
@@ -50,6 +52,13 @@ class NormalEquations:
         return cls(hessian, moment)
 
     @classmethod
+    def of_sums(cls, sums: TableSums, *, alpha: float) -> NormalEquations:
+        """Return the equations of a table whose sums have been formed."""
+        hessian = sums.gram.value.copy()
+        hessian[np.diag_indices_from(hessian)] += alpha
+        return cls(hessian, sums.moment.value)
+
+    @classmethod
     def remaining(cls, products: Products, removed: Sequence[int], *, alpha: float) -> NormalEquations:
         """Return the equations of a first fit's data without some rows, from its products where that costs no digits.
 
@@ -62,9 +71,11 @@ class NormalEquations:
         # A removed row that made up nearly all of a column would leave little but the rounding of it.
         if np.all((left.matrix.diagonal() - alpha) * _FEWEST_DIGITS >= products.gram.value.diagonal()):
             return cls(left.matrix, left.moment)
+        what = "deleting a record that makes up nearly all of a column"
         kept = np.ones(len(products.design), dtype=bool)
         kept[list(removed)] = False
-        return cls.of(products.design[kept], products.targets[kept], alpha=alpha)
+        design, targets = all_rows(products.design, what=what), all_rows(products.targets, what=what)
+        return cls.of(design[kept], targets[kept], alpha=alpha)
 
     def optimum(self) -> Array:
         """Return the noise-free optimum H^-1 b, shape (p, q)."""

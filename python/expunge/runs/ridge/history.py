@@ -10,9 +10,12 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from expunge.runs.ridge.dynamics import NormalEquations
+from expunge.runs.ridge.held_rows import HeldRows, RowTable, all_rows
 from expunge.runs.ridge.kept_law import KeptLaw, ResumedDeletion
 from expunge.runs.ridge.law import Phase, RidgeDeletion
 from expunge.runs.ridge.products import Products
+from expunge.runs.ridge.table_sums import TableSums
 
 __all__ = ["RidgeHistory"]
 
@@ -26,10 +29,10 @@ class RidgeHistory:
 
     Attributes
     ----------
-    design : ndarray of shape (n, p), float64
+    design : ndarray of shape (n, p), float64, or HeldRows
         Rows of the first fit as the model sees them (constant column last, if there is one). Deleted rows are zeros
         where ``law`` stands for them.
-    targets : ndarray of shape (n, q), float64
+    targets : ndarray of shape (n, q), float64, or HeldRows
         Targets as the ridge loss sees them.
     alpha, step_size : float
         Constants of the first fit.
@@ -38,19 +41,50 @@ class RidgeHistory:
     law : KeptLaw or None
         Law of the run at the end of ``phases``, in place of the deleted rows; None where nothing was deleted, and in
         models of earlier versions, which hold deleted rows.
+    sums : TableSums or None
+        Sums over the rows in use, where these lie in a table elsewhere; the design then holds none.
     """
 
-    design: Array
-    targets: Array
+    design: RowTable
+    targets: RowTable
     alpha: float
     step_size: float
     phases: tuple[Phase, ...]
     law: KeptLaw | None = field(default=None, kw_only=True)
+    sums: TableSums | None = field(default=None, kw_only=True)
 
     @cached_property
     def products(self) -> Products:
         """X^T X and X^T Y of the first fit, formed when first asked for; not part of what is stored or compared."""
+        if isinstance(self.design, HeldRows) or isinstance(self.targets, HeldRows):
+            assert isinstance(self.design, HeldRows)
+            assert isinstance(self.targets, HeldRows)
+            assert self.sums is not None  # they come together
+            return Products.of_sums(self.sums, design=self.design, targets=self.targets)
         return Products(self.design, self.targets)
+
+    def equations(self) -> NormalEquations:
+        """Return the normal equations of all rows in use."""
+        if self.sums is not None:
+            return NormalEquations.of_sums(self.sums, alpha=self.alpha)
+        return NormalEquations.of(*self.rows("the normal equations"), alpha=self.alpha)
+
+    def rows(self, what: str) -> tuple[Array, Array]:
+        """Return design and targets, or refuse ``what`` needs them where they lie in a table."""
+        return all_rows(self.design, what=what), all_rows(self.targets, what=what)
+
+    @property
+    def target_sizes(self) -> Array:
+        """Norms of the targets, shape (q,)."""
+        if self.sums is not None:
+            return np.asarray(np.sqrt(self.sums.target_squares))
+        return np.asarray(np.linalg.norm(all_rows(self.targets, what="their norm"), axis=0))
+
+    def holding(self: Self, numbers: Sequence[int] | NDArray[np.int64], design: Array, targets: Array) -> Self:
+        """Return the history of a table with some of its rows at hand."""
+        gone = self.removed if self.law is not None else ()
+        held = HeldRows(self.design.shape, numbers, design, gone=gone)
+        return replace(self, design=held, targets=HeldRows(self.targets.shape, numbers, targets, gone=gone))
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "products"}
@@ -90,6 +124,6 @@ class RidgeHistory:
     def purged(self: Self, law: KeptLaw) -> Self:
         """Return the history without its deleted rows, for which ``law``, that of the run so far, stands."""
         gone = list(self.removed)
-        design, targets = self.design.copy(), self.targets.copy()
+        design, targets = (part.copy() for part in self.rows("purging"))
         design[gone], targets[gone] = 0.0, 0.0
         return replace(self, design=design, targets=targets, law=law)

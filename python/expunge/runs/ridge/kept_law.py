@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from expunge.accounting.noise_floor import noise_floor
 from expunge.data.close_products import MARGIN, TINY, UNIT, columns, norm, sum_error
+from expunge.runs.ridge.held_rows import RowTable
 from expunge.runs.ridge.law import LawPair, Phase, RidgeDeletion
 from expunge.runs.ridge.rounding import Frame, LawErrors, Norms
 
@@ -90,7 +91,14 @@ class ResumedDeletion(RidgeDeletion):
     """
 
     def __init__(
-        self, design: Array, targets: Array, *, law: KeptLaw, past: Sequence[Phase], deleted: Sequence[int], **run: Any
+        self,
+        design: RowTable,
+        targets: RowTable,
+        *,
+        law: KeptLaw,
+        past: Sequence[Phase],
+        deleted: Sequence[int],
+        **run: Any,
     ) -> None:
         super().__init__(design, targets, deleted=deleted, **run)
         self.law, self.past = law, tuple(past)

@@ -21,6 +21,7 @@ from scipy import linalg
 from expunge.accounting.gaussian_pair import GaussianPair
 from expunge.accounting.noise_floor import noise_floor
 from expunge.data.close_products import UNIT, columns, sum_error
+from expunge.runs.ridge.held_rows import HeldRows, RowTable
 from expunge.runs.ridge.power_sums import divided_powers, powers
 from expunge.runs.ridge.products import Products, steady_blas
 from expunge.runs.ridge.rounding import Basis, LawErrors, Rows, Step, advance_errors, pair_error, rotation
@@ -99,9 +100,10 @@ class RidgeDeletion:
 
     Parameters
     ----------
-    design : ndarray of shape (n, p), float64
-        Rows of the first fit as the model sees them, deleted rows included.
-    targets : ndarray of shape (n, q), float64
+    design : ndarray of shape (n, p), float64, or HeldRows
+        Rows of the first fit as the model sees them, deleted rows included: at least those, where ``products`` stand
+        for the others.
+    targets : ndarray of shape (n, q), float64, or HeldRows
         Targets of the first fit.
     alpha : float
         L2 penalty, > 0.
@@ -120,8 +122,8 @@ class RidgeDeletion:
 
     def __init__(
         self,
-        design: Array,
-        targets: Array,
+        design: RowTable,
+        targets: RowTable,
         *,
         alpha: float,
         step_size: float,
@@ -138,7 +140,11 @@ class RidgeDeletion:
             raise ValueError(f"alpha must be > 0, got {alpha}")
         if not self.alpha <= LARGEST**2:
             raise ValueError(f"alpha must be at most {LARGEST**2:g}, got {alpha}")
-        self.products = Products(design, targets) if products is None else products
+        if products is None:
+            if isinstance(design, HeldRows) or isinstance(targets, HeldRows):
+                raise TypeError("products must be given where not all rows of the design are held")
+            products = Products(design, targets)
+        self.products = products
         if self.products.design is not design or self.products.targets is not targets:
             raise ValueError("products must be those of design and targets, got others")
         largest = self.products.largest + self.alpha

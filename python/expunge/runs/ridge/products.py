@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from scipy import linalg
 
 from expunge._kernels.backend import one_blas_thread
-from expunge.data.close_products import MARGIN, TINY, UNIT, columns, gram, norm, sum_error
+from expunge.data.close_products import MARGIN, TINY, UNIT, Gram, columns, gram, norm, sum_error
+from expunge.runs.ridge.held_rows import HeldRows, RowTable
+from expunge.runs.ridge.table_sums import TableSums
 
 __all__ = ["Products", "Remaining", "steady_blas", "within_range"]
 
@@ -80,6 +82,12 @@ class Products:
     array([0.5, 1.5, 1.5])
     """
 
+    design: RowTable
+    targets: RowTable
+    gram: Gram
+    moment: Array
+    _moment_off: Array
+
     def __init__(self, design: Array, targets: Array) -> None:
         self.design, self.targets = design, targets
         n, p = design.shape
@@ -90,6 +98,14 @@ class Products:
             squares = self.gram.value * 1e15  # room for the numbers that split them exactly
         within_range("design", squares)
         within_range("targets", self.moment)
+
+    @classmethod
+    def of_sums(cls, sums: TableSums, *, design: HeldRows, targets: HeldRows) -> Products:
+        """Return the products of a table whose sums have been formed; of its rows only some are held."""
+        result = cls.__new__(cls)
+        result.design, result.targets = design, targets
+        result.gram, result.moment, result._moment_off = sums.gram, sums.moment.value, sums.moment.off
+        return result
 
     @cached_property
     def largest(self) -> float:

@@ -26,6 +26,7 @@ from expunge.runs.ridge.assumptions import (
 )
 from expunge.runs.ridge.bounds import claim_of
 from expunge.runs.ridge.clipping import residual_failure
+from expunge.runs.ridge.held_rows import all_rows
 from expunge.runs.ridge.inputs import RidgeInputs, design_of, targets_of
 from expunge.runs.ridge.kept_law import ResumedDeletion, carried
 from expunge.runs.ridge.law import Phase, RidgeDeletion, SingularPairError
@@ -219,7 +220,7 @@ class RidgeRun(RidgeInputs):
         check_shape(self, deletion.design, deletion.targets)
         _same_constants(self, deletion)
         check_step_size(self, deletion.products)
-        self._check_lost(deletion.targets, conditions)
+        self._check_lost(all_rows(deletion.targets, what="the last of a class"), conditions)
         with _computing():
             check_noise(self, deletion)
         return RidgeProblem(deletion)
@@ -309,7 +310,8 @@ def _same_run(
 ) -> None:
     """Refuse the deletion of another run or other data: it would support no claim about these."""
     _same_constants(run, deletion)
-    if not (np.array_equal(deletion.design, design) and np.array_equal(deletion.targets, targets)):
+    own = all_rows(deletion.design, what="comparing data"), all_rows(deletion.targets, what="comparing data")
+    if not (np.array_equal(own[0], design) and np.array_equal(own[1], targets)):
         raise ValueError("deletion must be made of the run's data, got others")
 
 

@@ -191,16 +191,12 @@ def shifted_quotes(
     goal = Goal.of(epsilon, delta, n_steps, noise_std)
     failure = residual_failure(goal.delta) / max(law.n_steps - 1, 1)
     if uniform:
-        sensitivity, contraction = np.zeros((1, law.n_steps)), np.zeros(1)
-        for _, block, projected in law._blocks(np.arange(law.n_records)):
-            found = law._place.host(_sensitivities(law, block, projected, failure))
-            np.maximum(sensitivity, found.max(axis=0), out=sensitivity)
-            np.maximum(contraction, _contractions(law, _lowest(law, projected, threads)).max(), out=contraction)
-        sensitivity = there(law._place, sensitivity)[0]
-        value, mu = _solve_shifted(law, goal, sensitivity, contraction, threads)
+        worst = WorstRecord(law, epsilon=epsilon, delta=delta, n_steps=n_steps, noise_std=noise_std, threads=threads)
+        worst.see(law)
+        found = worst.quotes(rows.size)
         if progress is not None:
             progress(rows.size)
-        return _shifted_result(goal, np.repeat(value, rows.size), np.repeat(mu, rows.size), law._place)
+        return found
     value, mu = np.empty(rows.size), np.empty(rows.size)
     for part, block, projected in law._blocks(rows):
         sensitivity = _sensitivities(law, block, projected, failure)
@@ -209,6 +205,48 @@ def shifted_quotes(
         if progress is not None:
             progress(block.size)
     return _shifted_result(goal, value, mu, law._place)
+
+
+class WorstRecord:
+    """The worst case over all training records, which may come a few at a time.
+
+    Parameters
+    ----------
+    law : LearningLaw
+        The learning run.
+    epsilon, delta, n_steps, noise_std, threads
+        As in :func:`shifted_quotes`.
+    """
+
+    def __init__(
+        self,
+        law: LearningLaw,
+        *,
+        epsilon: float,
+        delta: float,
+        n_steps: int | None = None,
+        noise_std: float | None = None,
+        threads: int | None = None,
+    ) -> None:
+        self._law, self._threads = law, threads
+        self._goal = Goal.of(epsilon, delta, n_steps, noise_std)
+        self._failure = residual_failure(self._goal.delta) / max(law.n_steps - 1, 1)
+        self._sensitivity, self._contraction = np.zeros((1, law.n_steps)), np.zeros(1)
+
+    def see(self, law: LearningLaw) -> None:
+        """Take the records in that ``law`` has, which is the same beside other rows."""
+        for _, block, projected in law._blocks(np.arange(law.n_records)):
+            found = law._place.host(_sensitivities(law, block, projected, self._failure))
+            np.maximum(self._sensitivity, found.max(axis=0), out=self._sensitivity)
+            lowest = _contractions(law, _lowest(law, projected, self._threads))
+            np.maximum(self._contraction, lowest.max(), out=self._contraction)
+
+    def quotes(self, count: int) -> ShiftedQuotes:
+        """Return the quote of the worst record seen, ``count`` times."""
+        law = self._law
+        sensitivity = there(law._place, self._sensitivity)[0]
+        value, mu = _solve_shifted(law, self._goal, sensitivity, self._contraction, self._threads)
+        return _shifted_result(self._goal, np.repeat(value, count), np.repeat(mu, count), law._place)
 
 
 def shifted_group_quotes(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
@@ -13,10 +14,11 @@ from numpy.typing import ArrayLike, NDArray
 from expunge import _validate
 from expunge._kernels import backend
 from expunge._kernels.backend import one_blas_thread
-from expunge.data.close_products import MARGIN, TINY, UNIT, columns, sum_error
+from expunge.data.close_products import MARGIN, TINY, UNIT, columns, norm, sum_error
 from expunge.runs.ridge.rounding import Basis, Frame, rotation
 from expunge.runs.ridge.step_blocks import FrameErrors
 from expunge.runs.ridge.step_sizes import require_step_size
+from expunge.runs.ridge.table_sums import TableSums
 
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
@@ -93,13 +95,38 @@ class LearningLaw:
         if 0 in self.design.shape or 0 in values.shape:
             raise ValueError(f"design and targets must not be empty, got shapes {self.design.shape} and {values.shape}")
         self.targets = values.reshape(values.shape[0], -1)
+        self._sums: TableSums | None = None
+        self._settings(alpha, step_size, n_steps, noise_std)
+        self._decompose(*self._products())
+
+    @classmethod
+    def of_sums(cls, sums: TableSums, *, alpha: float, step_size: float, n_steps: int, noise_std: float) -> LearningLaw:
+        """Return the law of a run on a table whose sums have been formed; ``beside`` rows of it, it quotes these."""
+        law = cls.__new__(cls)
+        law._place, law._sums = backend.HOST, sums
+        p, q = sums.moment.value.shape
+        law.design, law.targets = np.empty((0, p)), np.empty((0, q))
+        law._settings(alpha, step_size, n_steps, noise_std)
+        law._decompose(sums.gram.value.copy(), sums.moment.value)
+        return law
+
+    def beside(self, design: Float64, targets: Float64) -> LearningLaw:
+        """Return the law of a table beside some of its rows, which records are then numbers of."""
+        if self._sums is None:
+            raise TypeError("law must be that of a table, got one that has its rows")
+        law = copy.copy(self)
+        law.design, law.targets = design, targets
+        return law
+
+    def _settings(self, alpha: float, step_size: float, n_steps: int, noise_std: float) -> None:
         self.alpha = _validate.number("alpha", alpha, low=0.0, open_low=True)
         self.step_size = _validate.number("step_size", step_size, low=0.0, open_low=True)
         self.n_steps = _validate.count("n_steps", n_steps, low=1)
         self.noise_std = _validate.number("noise_std", noise_std, low=0.0)
         if 0.0 < self.noise_std < _LEAST_NOISE:
             raise ValueError(f"noise_std must be 0 or at least {_LEAST_NOISE:g}, got {self.noise_std:g}")
-        gram, products = self._products()
+
+    def _decompose(self, gram: Float64, products: Float64) -> None:
         with one_blas_thread():
             gram[np.diag_indices_from(gram)] += self.alpha
             self.eigenvalues, self.eigenvectors = scipy.linalg.eigh(gram, check_finite=False)
@@ -148,7 +175,10 @@ class LearningLaw:
     @cached_property
     def _frame(self) -> Frame:
         """How far the eigenbasis is from one of the true X^T X + alpha I, in its units."""
-        off = sum_error(self.n_records + 2) * self._square + self._lost  # two more for alpha
+        if self._sums is None:
+            off = sum_error(self.n_records + 2) * self._square + self._lost  # two more for alpha
+        else:
+            off = self._sums.gram.off + 2.0 * UNIT * norm(self._gram)
         with one_blas_thread(), np.errstate(over="ignore", invalid="ignore"):
             return rotation(self._gram, self.eigenvectors, self.eigenvalues, scale=1.0, off=off)
 
@@ -158,16 +188,22 @@ class LearningLaw:
         p, eta, frame = self.n_features, self.step_size, self._frame
         a = 1.0 - eta * self.eigenvalues  # two roundings
         column, whole = eta * frame.column + 3.0 * UNIT, eta * frame.norm + 3.0 * UNIT * np.sqrt(p)
+        moment_error = self._moment_error + (frame.apart + np.sqrt(p) * sum_error(p)) * columns(self._moment)
+        frame = frame._replace(column=column, norm=float(whole))
+        basis = Basis(self.eigenvalues, self.eigenvectors, a, self._moment, frame, moment_error)
+        return FrameErrors(basis, self.n_steps, eta, 0.0)
+
+    @property
+    def _moment_error(self) -> Float64:
+        """Bounds on the norms of the errors of the columns of X^T Y, shape (n_outputs,)."""
+        if self._sums is not None:
+            return self._sums.moment.off
         if not self._place.on_host:
             library = self._place.library
             sizes = MARGIN * library.host(library.norms(library.transposed(self.targets, (1, 0))))
         else:
             sizes = columns(self.targets)
-        moment_error = sum_error(self.n_records) * np.sqrt(self._square) * sizes + self._lost
-        moment_error += (frame.apart + np.sqrt(p) * sum_error(p)) * columns(self._moment)
-        frame = frame._replace(column=column, norm=float(whole))
-        basis = Basis(self.eigenvalues, self.eigenvectors, a, self._moment, frame, moment_error)
-        return FrameErrors(basis, self.n_steps, eta, 0.0)
+        return np.asarray(sum_error(self.n_records) * np.sqrt(self._square) * sizes + self._lost)
 
     @property
     def _lost(self) -> float:
@@ -262,12 +298,18 @@ class LearningLaw:
 
     def _blocks(self, rows: Int64) -> Iterator[tuple[slice, Int64, Float64]]:
         """Yield slices of ``rows`` with their numbers and projections, few enough for a small residual table."""
-        table, most = (_TABLE_BYTES, _BLOCK_ROWS) if self._place.on_host else (_DEVICE_TABLE_BYTES, rows.size)
-        fitting = table // (8 * self.n_steps * self.n_outputs)
-        size = max(16, min(most, fitting // 16 * 16))
+        size = self.block_rows if self._place.on_host else self._fitting(_DEVICE_TABLE_BYTES, rows.size)
         for start in range(0, rows.size, size):
             part = slice(start, min(start + size, rows.size))
             yield part, rows[part], self.projected(rows[part])
+
+    def _fitting(self, table: int, most: int) -> int:
+        return max(16, min(most, table // (8 * self.n_steps * self.n_outputs) // 16 * 16))
+
+    @property
+    def block_rows(self) -> int:
+        """Records on the CPU that are projected together."""
+        return self._fitting(_TABLE_BYTES, _BLOCK_ROWS)
 
 
 def _device_array(place: backend.DevicePlace, name: str, array: Any) -> Any:

@@ -8,7 +8,7 @@ from scipy import linalg
 
 from expunge.runs.ridge.products import within_range
 
-__all__ = ["STEP_SIZE_SLACK", "bounded_step_size", "require_step_size", "row_beyond", "smoothness"]
+__all__ = ["STEP_SIZE_SLACK", "bounded_step_size", "if_beyond", "require_step_size", "row_beyond", "smoothness"]
 
 Array = NDArray[np.float64]
 
@@ -105,7 +105,12 @@ def row_beyond(design: Array, *, norm_bound: float) -> tuple[int, float] | None:
     """
     norms = np.linalg.norm(design, axis=1)
     longest = int(np.argmax(norms))
-    return None if norms[longest] <= norm_bound * (1 + _NORM_SLACK) else (longest, float(norms[longest]))
+    return if_beyond((longest, float(norms[longest])), norm_bound=norm_bound)
+
+
+def if_beyond(longest: tuple[int, float], *, norm_bound: float) -> tuple[int, float] | None:
+    """Return the longest row, as number and norm, if ``norm_bound`` does not bound it, else None."""
+    return None if longest[1] <= norm_bound * (1 + _NORM_SLACK) else longest
 
 
 def bounded_step_size(*, norm_bound: float, n_bound: int, alpha: float) -> float:
