@@ -53,6 +53,7 @@ NO_RESULTS = {
     "expunge.evaluation.networks.permutations.PermutationSpec": "a model's structure, tested when it is used",
     "expunge.evaluation.predictions.Predictions": "a model's outputs as they are",
     "expunge.experiments": "settings and subjects",
+    "expunge.estimators.newton.tables": "records that stay in their tables",
     "expunge.estimators.newton.working": "what a working model holds; the certificate about it has the status",
     "expunge.estimators.noise_warning.TrainingData": "what is fitted",
     "expunge.forget_sets.ForgetSet": "records that were chosen",

@@ -151,6 +151,18 @@ class Records(ABC):
             threads = _validate.count("threads", threads, low=1)
         return self._read(range(first, last), threads)
 
+    def targets(self) -> AnyArray:
+        """Return the labels or targets of all records, in memory, shape (n,) or (n, n_outputs).
+
+        Raises
+        ------
+        ValueError
+            If there are none, or as `blocks`.
+        """
+        if not self.has_targets:
+            raise ValueError("this table has no targets: open it with target= or target_column=")
+        return np.concatenate([block.y for block in self.blocks() if block.y is not None])
+
     def __len__(self) -> int:
         return self.n_records
 

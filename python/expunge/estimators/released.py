@@ -14,6 +14,7 @@ from sklearn.utils.validation import validate_data
 
 from expunge._types import AnyArray
 from expunge._validate import refuse_masks
+from expunge.data.blocks import Records
 from expunge.data.reading import Reading
 from expunge.estimators._reading import WithReading
 
@@ -25,14 +26,18 @@ __all__ = [
     "Scored",
     "linear_scores",
     "logistic_chances",
+    "require_features",
+    "table_scores",
 ]
 
 Array = NDArray[np.float64]
 Self = TypeVar("Self", bound="Released")
 
 
-def linear_scores(rows: Array, coef_rows: Array, intercept: Any) -> Array:
+def linear_scores(rows: Array, coef_rows: Array, intercept: Any, *, first: int = 0) -> Array:
     """Return rows (n, d) times coefficients (q, d) plus intercepts: shape (n, q), or (n,) for one row of coefficients.
+
+    Rows count from ``first`` where one is named.
 
     Raises
     ------
@@ -43,8 +48,41 @@ def linear_scores(rows: Array, coef_rows: Array, intercept: Any) -> Array:
         scores = np.asarray(rows @ coef_rows.T + intercept, dtype=np.float64)
     if not np.isfinite(scores).all():
         row = int(np.argwhere(~np.isfinite(scores))[0][0])
-        raise ValueError(f"X is too large: the prediction for row {row} overflows float64")
+        raise ValueError(f"X is too large: the prediction for row {first + row} overflows float64")
     return scores
+
+
+def require_features(records: Records, *, n_features: int, names: AnyArray | None) -> None:
+    """Refuse a table whose features are not those of a model, in their order.
+
+    Raises
+    ------
+    ValueError
+        Saying what was needed.
+    """
+    if records.n_features != n_features:
+        raise ValueError(f"X must have {n_features} features, as those of the fit, got {records.n_features}")
+    if names is not None and records.feature_names is not None and records.feature_names != tuple(names.tolist()):
+        raise ValueError(
+            f"X must have the features of the fit in their order, {', '.join(map(str, names[:20]))}, got "
+            f"{', '.join(records.feature_names[:20])}: open the table with features="
+        )
+
+
+def table_scores(records: Records, coef_rows: Array, intercept: Any) -> Array:
+    """Return `linear_scores` of a table, read block by block.
+
+    Raises
+    ------
+    ValueError
+        If a score overflows float64, or reading refuses a row.
+    """
+    return np.concatenate(
+        [
+            linear_scores(np.asarray(block.X, dtype=np.float64), coef_rows, intercept, first=block.start)
+            for block in records.blocks()
+        ]
+    )
 
 
 def logistic_chances(scores: Array, *, softmax: bool) -> Array:
@@ -64,8 +102,10 @@ def logistic_chances(scores: Array, *, softmax: bool) -> Array:
 class Scored:
     """scikit-learn's ``score``, which would count what a mask hides."""
 
-    def score(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
-        """Return R^2 or the accuracy on the records ``X`` with their targets or labels ``y``.
+    def score(
+        self, X: ArrayLike | Records, y: ArrayLike | None = None, sample_weight: ArrayLike | None = None
+    ) -> float:
+        """Return R^2 or the accuracy on the records ``X`` with their targets or labels ``y``; a table has its own.
 
         Raises
         ------
@@ -74,6 +114,10 @@ class Scored:
         """
         for name, value in (("X", X), ("y", y), ("sample_weight", sample_weight)):
             refuse_masks(name, value)
+        if isinstance(X, Records):
+            if y is not None:
+                raise TypeError("y must be omitted for a table of records, which has its own")
+            y = X.targets()
         return float(super().score(X, y, sample_weight))  # type: ignore[misc]
 
 
@@ -121,7 +165,11 @@ class Released(WithReading, BaseEstimator):  # type: ignore[misc]
         """Refuse: a released model is made by the `release` of a working one."""
         raise TypeError("a released model cannot be fitted: fit LangevinRidge and call release()")
 
-    def _scores(self, X: ArrayLike) -> Array:
+    def _scores(self, X: ArrayLike | Records) -> Array:
+        if isinstance(X, Records):
+            names = getattr(self, "feature_names_in_", None)
+            require_features(X, n_features=self.n_features_in_, names=names)
+            return table_scores(X, self.coef_, self.intercept_)
         refuse_masks("X", X)
         rows: Array = validate_data(self, X, dtype=np.float64, reset=False)
         return linear_scores(rows, self.coef_, self.intercept_)
@@ -161,7 +209,7 @@ class ReleasedRidge(Scored, RegressorMixin, Released):  # type: ignore[misc]
     (3,)
     """
 
-    def predict(self, X: ArrayLike) -> Array:
+    def predict(self, X: ArrayLike | Records) -> Array:
         """Return predictions for ``X`` (n, d): shape (n,) or (n, n_outputs)."""
         return self._scores(X)
 
@@ -189,12 +237,12 @@ class ReleasedRidgeClassifier(Scored, ClassifierMixin, Released):  # type: ignor
 
     classes_: AnyArray
 
-    def decision_function(self, X: ArrayLike) -> Array:
+    def decision_function(self, X: ArrayLike | Records) -> Array:
         """Return one score per class, shape (n, n_classes); for two classes their difference, shape (n,)."""
         scores = self._scores(X)
         return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores
 
-    def predict(self, X: ArrayLike) -> AnyArray:
+    def predict(self, X: ArrayLike | Records) -> AnyArray:
         """Return class labels for ``X`` (n, d), shape (n,)."""
         return np.asarray(self.classes_[np.argmax(self._scores(X), axis=1)])
 
@@ -225,16 +273,16 @@ class ReleasedLogisticRegression(Scored, ClassifierMixin, Released):  # type: ig
     classes_: AnyArray
     softmax_: bool
 
-    def decision_function(self, X: ArrayLike) -> Array:
+    def decision_function(self, X: ArrayLike | Records) -> Array:
         """Return the logits: shape (n,) for two classes, that of the second; else (n, n_classes)."""
         scores = self._scores(X)
         return scores[:, 0] if scores.shape[1] == 1 else scores
 
-    def predict_proba(self, X: ArrayLike) -> Array:
+    def predict_proba(self, X: ArrayLike | Records) -> Array:
         """Return the chance of each class, shape (n, n_classes)."""
         return logistic_chances(self._scores(X), softmax=self.softmax_)
 
-    def predict(self, X: ArrayLike) -> AnyArray:
+    def predict(self, X: ArrayLike | Records) -> AnyArray:
         """Return class labels for ``X`` (n, d), shape (n,)."""
         scores = self._scores(X)
         numbers = (scores[:, 0] > 0).astype(int) if scores.shape[1] == 1 else np.argmax(scores, axis=1)

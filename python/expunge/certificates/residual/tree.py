@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -137,8 +137,58 @@ class RecordTree:
         return cls(hashes=hashes, ids=names, key=secret, classes=known, over=Buckets(hashes[:, :LEAF]))
 
     @classmethod
-    def of_hashes(cls, *, ids: ArrayLike, key: bytes, contents: Bytes, salts: Bytes) -> RecordTree:
-        """Return the tree of records of which only ids, content hashes and salts are known: it proves, and takes none.
+    def of_blocks(
+        cls,
+        blocks: Iterable[tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike | None]],
+        *,
+        classes: Sequence[Label] | None = None,
+        key: bytes | None = None,
+    ) -> RecordTree:
+        """Return the tree of records that come in blocks, of which none is kept.
+
+        Parameters
+        ----------
+        blocks : iterable of (X, y, ids, weights)
+            As of `of`; at least one.
+        classes, key
+            As of `of`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `of`; also if ids are text in one block and numbers in another.
+        """
+        known = None if classes is None else tuple(classes)
+        secret = secrets.token_bytes(32) if key is None else key
+        found = [
+            _hashed(X, y, ids=ids, classes=known, weights=weights, salts=None, key=secret)
+            for X, y, ids, weights in blocks
+        ]
+        if not found:
+            raise ValueError("blocks must hold at least one record, got none")
+        texts = {names.dtype.kind == "U" for _, names in found}
+        if len(texts) > 1:
+            raise TypeError("ids must be all text or all numbers, got both")
+        big = any(names.dtype.kind == "O" for _, names in found)  # NumPy would make floats of them
+        ids = np.concatenate([names.astype(object) if big else names for _, names in found])
+        hashes = np.concatenate([one for one, _ in found])
+        return cls(hashes=hashes, ids=ids, key=secret, classes=known, over=Buckets(hashes[:, :LEAF]))
+
+    @classmethod
+    def of_hashes(
+        cls,
+        *,
+        ids: ArrayLike,
+        key: bytes,
+        contents: Bytes,
+        salts: Bytes,
+        classes: Sequence[Label] | None = None,
+        takes_records: bool = False,
+    ) -> RecordTree:
+        """Return the tree of records of which only ids, content hashes and salts are known.
+
+        It proves, and takes further records only where ``takes_records`` says that ``classes`` are known, or that there
+        are none.
 
         Raises
         ------
@@ -153,8 +203,9 @@ class RecordTree:
                 needed = (len(names), width)
                 raise ValueError(f"{name} must be uint8 of shape {needed}, got {array.dtype} of shape {array.shape}")
         hashes = np.hstack([hashing.keys_of(names.tolist(), key=key), contents, salts])
-        result = cls(hashes=hashes, ids=names, key=key, classes=None, over=Buckets(hashes[:, :LEAF]))
-        result._grows = False  # whether answers are labels or numbers is not known
+        known = None if classes is None else tuple(classes)
+        result = cls(hashes=hashes, ids=names, key=key, classes=known, over=Buckets(hashes[:, :LEAF]))
+        result._grows = takes_records
         return result
 
     @property

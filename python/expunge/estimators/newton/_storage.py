@@ -18,6 +18,7 @@ from expunge.certificates.residual.evidence import ACTIONS
 from expunge.data.identifiers import exact_ids
 from expunge.estimators import _storage, _stored
 from expunge.estimators.newton.records import blocks_and_tree
+from expunge.estimators.newton.tables import Form, TableObjective, TableRows
 from expunge.estimators.newton.working import Claim, Work, Working
 from expunge.runs.residual import Objective, Rows
 from expunge.runs.residual.answers import Answers
@@ -26,6 +27,7 @@ from expunge.runs.residual.claim import BeforeAfter
 __all__ = ["load", "save", "working", "working_bytes"]
 
 _FORMAT = "newton-1"
+_OF_TABLES = "newton-tables-1"  # without the records, which stay in their tables
 
 
 def save(model: Any, path: str | Path, *, overwrite: bool) -> Path:
@@ -46,22 +48,27 @@ def working_bytes(model: Any) -> bytes:
     state: Working = model._state
     work: Work = model._work
     tree, layout = state.tree, state.layout
-    all_rows = state.objective.take(np.arange(len(state.objective)))
+    tables = isinstance(state.objective, TableObjective)
     params = model.get_params(deep=False)
     params.pop("random_state")  # a generator cannot be written, and a seed must not be kept
     weights_by_class = params.pop("class_weight", None)
     arrays: dict[str, NDArray[Any]] = {
         "theta": state.theta,
         "released": state.released,
-        "X": np.ascontiguousarray(all_rows.X[:, : layout.n_features]),
         "salts": tree.salts,
     }
-    given = {"labels": all_rows.labels, "targets": all_rows.targets, "weights": all_rows.weights}
+    given: dict[str, NDArray[Any] | None]
+    if isinstance(state.objective, TableObjective):
+        given = {"contents": tree.contents, "weights": state.objective.blocks.weights()}
+    else:
+        all_rows = state.objective.take(np.arange(len(state.objective)))
+        arrays["X"] = np.ascontiguousarray(all_rows.X[:, : layout.n_features])
+        given = {"labels": all_rows.labels, "targets": all_rows.targets, "weights": all_rows.weights}
     arrays |= {name: part for name, part in given.items() if part is not None}
     header: dict[str, Any] = {
         "kind": model._kind,
         "form": "working",
-        "of": _FORMAT,
+        "of": _OF_TABLES if tables else _FORMAT,
         "params": {key: _storage.plain(value) for key, value in params.items()},
         "class_weight": None
         if weights_by_class is None
@@ -102,8 +109,10 @@ def working(cls: type[Any], path: str | Path, header: dict[str, Any], arrays: di
         If something is missing, of the wrong kind, or contradicts the certificate in the file.
     """
     try:
-        if header["of"] != _FORMAT:
-            raise ValueError(f"of must be {_FORMAT!r}, which this version reads, got {header['of']!r}")
+        if header["of"] not in (_FORMAT, _OF_TABLES):
+            raise ValueError(
+                f"of must be {_FORMAT!r} or {_OF_TABLES!r}, which this version reads, got {header['of']!r}"
+            )
         return _model(cls, header, arrays)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError) as error:
         raise FileFormatError(f"path: the model at {path} lacks or misstates a field: {_storage.said(error)}") from None
@@ -136,19 +145,7 @@ def _model(cls: type[Any], header: dict[str, Any], arrays: dict[str, NDArray[Any
             raise ValueError(f"{name} must be finite")
     if model_digest(arrays["released"].T) != certificate.digests.released:
         raise ValueError("released must be the parameters of the certificate")
-    rows = Rows(arrays["X"], arrays.get("labels"), arrays.get("targets"), arrays.get("weights"))
-    answers, y = _answers(rows, classes)
-    blocks, tree = blocks_and_tree(
-        rows.X,
-        y,
-        answers,
-        weights=rows.weights,
-        ids=_ids(header, arrays),
-        fit_intercept=layout.fit_intercept,
-        classes=layout.classes,
-        key=bytes.fromhex(header["tree_key"]),
-        salts=arrays["salts"],
-    )
+    objective, tree = (_of_tables if header["of"] == _OF_TABLES else _of_arrays)(header, arrays, certificate, classes)
     if tree.root != certificate.digests.data:
         raise ValueError("X, y, ids and salts must be those of the certificate")
     model.n_features_in_ = layout.n_features
@@ -172,10 +169,11 @@ def _model(cls: type[Any], header: dict[str, Any], arrays: dict[str, NDArray[Any
     conditions = tuple(_stored.texts(name, header[name]) for name in ("conditions", "own_conditions"))
     if (*conditions[0], *conditions[1]) != certificate.conditions:
         raise ValueError("conditions must be those of the certificate")
-    objective = Objective(blocks, certificate.loss, layout.shape[1], layout.n_outputs, claim.alpha)
     bound = float.fromhex(header["bound"])
-    # A release of these parameters would be certified by what is said here: one pass sees that it holds.
-    proved = max(bound, objective.residual_bound(arrays["theta"])) if bound >= 0 else math.nan
+    proved = bound if bound >= 0 else math.nan
+    if not isinstance(objective, TableObjective):  # whose records are compared when they are attached
+        # A release of these parameters would be certified by what is said here: one pass sees that it holds.
+        proved = max(proved, objective.residual_bound(arrays["theta"]))
     if not proved <= claim.allowance:
         raise ValueError(f"bound must be within the {claim.allowance!r} that the claim allows, got {proved!r}")
     model._state = Working(
@@ -193,6 +191,48 @@ def _model(cls: type[Any], header: dict[str, Any], arrays: dict[str, NDArray[Any
     )
     model.certificate_ = certificate
     return model
+
+
+def _of_arrays(
+    header: dict[str, Any], arrays: dict[str, NDArray[Any]], certificate: ResidualCertificate, classes: AnyArray | None
+) -> tuple[Objective, RecordTree]:
+    """Return the records of a model that holds them."""
+    layout = certificate.model
+    rows = Rows(arrays["X"], arrays.get("labels"), arrays.get("targets"), arrays.get("weights"))
+    answers, y = _answers(rows, classes)
+    blocks, tree = blocks_and_tree(
+        rows.X,
+        y,
+        answers,
+        weights=rows.weights,
+        ids=_ids(header, arrays),
+        fit_intercept=layout.fit_intercept,
+        classes=layout.classes,
+        key=bytes.fromhex(header["tree_key"]),
+        salts=arrays["salts"],
+    )
+    return Objective(blocks, certificate.loss, layout.shape[1], layout.n_outputs, certificate.alpha), tree
+
+
+def _of_tables(
+    header: dict[str, Any], arrays: dict[str, NDArray[Any]], certificate: ResidualCertificate, classes: AnyArray | None
+) -> tuple[Objective, RecordTree]:
+    """Return the hashes of records that stay in their tables."""
+    layout = certificate.model
+    tree = RecordTree.of_hashes(
+        ids=_ids(header, arrays),
+        key=bytes.fromhex(header["tree_key"]),
+        contents=arrays["contents"],
+        salts=arrays["salts"],
+        classes=layout.classes,
+        takes_records=True,
+    )
+    weights = arrays.get("weights")
+    if weights is not None and weights.shape != (tree.n_records,):
+        raise ValueError(f"weights must have length {tree.n_records}, got shape {weights.shape}")
+    form = Form(certificate.loss, layout.classes, layout.n_outputs, layout.fit_intercept)
+    rows = TableRows([], tree, form, weights=weights)
+    return TableObjective(rows, certificate.loss, layout.shape[1], layout.n_outputs, certificate.alpha), tree
 
 
 def _next_number(header: dict[str, Any], tree: RecordTree) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -12,8 +13,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from expunge import _validate
 from expunge._types import AnyArray
-from expunge.certificates.residual import ResidualCertificate, ResidualEvidence, ResidualModel
-from expunge.data.constants import CONDITIONS
+from expunge.certificates.residual import RecordTree, ResidualCertificate, ResidualEvidence, ResidualModel
+from expunge.data.blocks import Records
 from expunge.data.identifiers import exact_ids
 from expunge.estimators._conditions import SEED_CONDITION
 from expunge.estimators._progress import dense_work, parts
@@ -21,14 +22,16 @@ from expunge.estimators._reading import WithReading
 from expunge.estimators._records import ROW_NUMBERS, ids_of_fit
 from expunge.estimators._seeds import seed_of
 from expunge.estimators.newton import _storage
+from expunge.estimators.newton.of_tables import OfTables
 from expunge.estimators.newton.quotes import NewtonQuote
-from expunge.estimators.newton.records import blocks_and_tree, ids_in, positions_of
+from expunge.estimators.newton.records import blocks_and_tree, new_weights, positions_of
 from expunge.estimators.newton.result import Updated
+from expunge.estimators.newton.tables import TableObjective, without
 from expunge.estimators.newton.working import Claim, Work, Working
-from expunge.estimators.released import Released, linear_scores
+from expunge.estimators.released import Released, linear_scores, require_features, table_scores
 from expunge.runs.noise import os_normals, seeded_normals
-from expunge.runs.residual import Objective, Rows
-from expunge.runs.residual.answers import Answers, answers_of
+from expunge.runs.residual import Objective
+from expunge.runs.residual.answers import answers_of
 
 __all__ = ["NewtonModel"]
 
@@ -36,7 +39,7 @@ Float64 = NDArray[np.float64]
 Self = TypeVar("Self", bound="NewtonModel")
 
 
-class NewtonModel(WithReading, BaseEstimator):  # type: ignore[misc]
+class NewtonModel(OfTables, WithReading, BaseEstimator):  # type: ignore[misc]
     """A model fitted to a proved gradient and released with noise, whose records can be changed."""
 
     _kind: ClassVar[str]
@@ -81,20 +84,37 @@ class NewtonModel(WithReading, BaseEstimator):  # type: ignore[misc]
     ) -> Self:
         """Fit checked data; y are the labels or targets as hashes take them."""
         claim, n = self._claim(), X.shape[0]
-        seed = seed_of(self.random_state)
         labels = None if classes is None else tuple(classes.tolist())
         layout = ResidualModel(self._kind, X.shape[1], n_outputs, bool(self.fit_intercept), labels)
         answers = answers_of(y, loss=loss, classes=labels, n_outputs=n_outputs)
         names = exact_ids(np.arange(n)) if ids is None else ids
-        p = layout.shape[1]
-        with parts("fit", work=dense_work(n, p, decompositions=n_outputs)) as begin:
-            begin("hashes")
+
+        def given() -> tuple[Objective, RecordTree]:
             blocks, tree = blocks_and_tree(
                 X, y, answers, weights=weights, ids=names, fit_intercept=layout.fit_intercept, classes=labels
             )
+            return Objective(blocks, loss, layout.shape[1], n_outputs, claim.alpha), tree
+
+        return self._begin(given, n, claim=claim, layout=layout, conditions=conditions, numbered=ids is None)
+
+    def _begin(
+        self: Self,
+        given: Callable[[], tuple[Objective, RecordTree]],
+        n: int,
+        *,
+        claim: Claim,
+        layout: ResidualModel,
+        conditions: tuple[str, ...],
+        numbered: bool,
+    ) -> Self:
+        """Find the optimum of what is given, an objective and the tree of its n records, and release it."""
+        seed = seed_of(self.random_state)
+        with parts("fit", work=dense_work(n, layout.shape[1], decompositions=layout.n_outputs)) as begin:
+            begin("hashes")
+            objective, tree = given()
             begin("optimum")
             state, work = Working.of(
-                Objective(blocks, loss, p, n_outputs, claim.alpha),
+                objective,
                 tree,
                 claim=claim,
                 layout=layout,
@@ -102,7 +122,7 @@ class NewtonModel(WithReading, BaseEstimator):  # type: ignore[misc]
                 own_conditions=() if seed is None else (SEED_CONDITION,),
                 normals=os_normals if seed is None else seeded_normals(seed),
             )
-        self._next_number = n if ids is None else -1  # -1: records have ids of their own
+        self._next_number = n if numbered else -1  # -1: records have ids of their own
         self._reading = None  # that of an earlier fit
         self._adopt(state, work)
         return self
@@ -163,9 +183,12 @@ class NewtonModel(WithReading, BaseEstimator):  # type: ignore[misc]
         # As an AttributeError too, so that `hasattr(model, "coef_")` says what scikit-learn's users expect.
         check_is_fitted(self)
 
-    def _scores(self, X: ArrayLike) -> Float64:
+    def _scores(self, X: ArrayLike | Records) -> Float64:
         """Return scores of shape (n, q)."""
         check_is_fitted(self)
+        if isinstance(X, Records):
+            require_features(X, n_features=self.n_features_in_, names=getattr(self, "feature_names_in_", None))
+            return table_scores(X, self._coef_rows, self._intercept_row)
         _validate.refuse_masks("X", X)
         rows = validate_data(self, X, dtype=np.float64, reset=False, accept_sparse="csr")
         return linear_scores(rows, self._coef_rows, self._intercept_row)
@@ -282,9 +305,9 @@ class NewtonModel(WithReading, BaseEstimator):  # type: ignore[misc]
         if len(where) == len(state.objective):
             raise ValueError(f"{name} must leave at least one record, got all that remain")
         gone = state.objective.take(where)
-        objective = state.objective.without(where)
-        self._refuse_lost_class(objective, gone)
         tree = state.tree.without(where)
+        objective = without(state.objective, where, tree)
+        self._refuse_lost_class(objective, gone)
         return self._result(*state.changed("unlearn", objective, tree, n_changed=len(where), gone=gone, new=None))
 
     def amend(
@@ -292,7 +315,7 @@ class NewtonModel(WithReading, BaseEstimator):  # type: ignore[misc]
         ids: ArrayLike | None = None,
         *,
         rows: ArrayLike | None = None,
-        X: ArrayLike | None = None,
+        X: ArrayLike | Records | None = None,
         y: ArrayLike | None = None,
         sample_weight: ArrayLike | None = None,
     ) -> Updated[Self]:
@@ -304,8 +327,10 @@ class NewtonModel(WithReading, BaseEstimator):  # type: ignore[misc]
             Records to correct, each the id of one row.
         rows : int or sequence of int, optional
             Positions among the records now in the model. Give one of ``ids`` and ``rows``.
-        X : array-like of shape (k, n_features), optional
-            New features, in the order of ``ids`` or ``rows``; the old ones if omitted.
+        X : array-like of shape (k, n_features), or Records, optional
+            New features, in the order of ``ids`` or ``rows``; the old ones if omitted. A table has its own ``y`` and,
+            where the others name no records, its own ids; a model of tables takes nothing else, and its corrected
+            records come last.
         y : array-like of shape (k,) or (k, n_outputs), optional
             New labels or targets; the old ones if omitted.
         sample_weight : array-like of shape (k,), optional
@@ -331,6 +356,9 @@ class NewtonModel(WithReading, BaseEstimator):  # type: ignore[misc]
         """
         check_is_fitted(self)
         state = self._state
+        if isinstance(X, Records):
+            return self._amend_table(X, ids, rows, y, sample_weight)
+        self._refuse_arrays()
         order = self._one_row_each(ids, rows)
         where = np.sort(order)
         if X is None and y is None and sample_weight is None:
@@ -342,7 +370,7 @@ class NewtonModel(WithReading, BaseEstimator):  # type: ignore[misc]
         answers = self._old_answers(old) if y is None else self._new_answers(y, k)[place]
         weights = old.weights
         if sample_weight is not None:
-            weights = _new_weights(sample_weight, k)[place]
+            weights = new_weights(sample_weight, k)[place]
         new = self._rows(features, answers, weights)
         objective = state.objective.replacing(where, new)
         self._refuse_lost_class(objective, old)
@@ -351,8 +379,8 @@ class NewtonModel(WithReading, BaseEstimator):  # type: ignore[misc]
 
     def add(
         self: Self,
-        X: ArrayLike,
-        y: ArrayLike,
+        X: ArrayLike | Records,
+        y: ArrayLike | None = None,
         record_ids: ArrayLike | None = None,
         *,
         sample_weight: ArrayLike | None = None,
@@ -361,8 +389,8 @@ class NewtonModel(WithReading, BaseEstimator):  # type: ignore[misc]
 
         Parameters
         ----------
-        X : array-like of shape (k, n_features)
-            Features.
+        X : array-like of shape (k, n_features), or Records
+            Features. A table has its own ``y`` and ids; a model of tables takes nothing else.
         y : array-like of shape (k,) or (k, n_outputs)
             Labels, which must be of the classes of the model, or targets.
         record_ids : sequence of int or str, length k, optional
@@ -390,12 +418,17 @@ class NewtonModel(WithReading, BaseEstimator):  # type: ignore[misc]
         """
         check_is_fitted(self)
         state = self._state
+        if isinstance(X, Records):
+            return self._add_table(X, y, record_ids, sample_weight)
+        self._refuse_arrays()
         _validate.refuse_masks("X", X)
+        if y is None:
+            raise TypeError("y must be given, unless X is a table of records")
         features = self._new_features(X, None)
         k = len(features)
         answers = self._new_answers(y, k)
         names = self._new_ids(record_ids, k)
-        weights = None if sample_weight is None else _new_weights(sample_weight, k)
+        weights = None if sample_weight is None else new_weights(sample_weight, k)
         new = self._rows(features, answers, weights)
         tree = state.tree.with_(features, answers, ids=names, weights=weights)
         objective = state.objective.with_rows(new)
@@ -426,6 +459,8 @@ class NewtonModel(WithReading, BaseEstimator):  # type: ignore[misc]
         0
         """
         check_is_fitted(self)
+        if isinstance(self._state.objective, TableObjective):
+            self._state.objective.blocks.require_attached()  # which proves the bound that was read
         return self._result(*self._state.again())
 
     # --- release and files ---------------------------------------------------------------------
@@ -510,99 +545,6 @@ class NewtonModel(WithReading, BaseEstimator):  # type: ignore[misc]
         model._adopt(state, work)
         certificate: ResidualCertificate = model.certificate_
         return Updated(model, certificate, state.evidence(work, certificate), work.before_after)
-
-    def _refuse_lost_class(self, objective: Objective, gone: Rows) -> None:
-        """Refuse to lose the last record of a class whose name came from the data."""
-        classes = self._state.layout.classes
-        if classes is None or CONDITIONS["classes"] not in self._state.conditions:
-            return
-        lost = set(_numbers(gone))
-        for block in objective.blocks:
-            lost -= set(_numbers(block))
-            if not lost:
-                return
-        raise ValueError(
-            f"this leaves no record of class {classes[min(lost)]!r}, but the model and its releases would still name "
-            "it: fit with classes= given"
-        )
-
-    def _one_row_each(self, ids: ArrayLike | None, rows: ArrayLike | None) -> NDArray[np.int64]:
-        """Return the position of each record named, in the order given."""
-        tree = self._state.tree
-        if rows is not None and ids is None:
-            _validate.row_indices("rows", rows, tree.n_records)
-            return np.atleast_1d(np.asarray(rows, dtype=np.int64))
-        where = positions_of(tree, ids=ids, rows=rows)
-        assert ids is not None  # positions_of has refused both and neither
-        wanted = ids_in("ids", ids)
-        if len(where) != len(wanted):
-            raise ValueError("ids must name one row each, got an id that is repeated or has several rows: say rows=")
-        places = dict(zip(tree.ids[where].tolist(), where.tolist(), strict=True))
-        return np.array([places[one] for one in wanted.tolist()], dtype=np.int64)
-
-    def _new_features(self, X: ArrayLike, n: int | None) -> Float64:
-        _validate.refuse_masks("X", X)
-        checked = validate_data(self, X, dtype=np.float64, reset=False, accept_sparse="csr")
-        found: Float64 = checked.toarray() if hasattr(checked, "toarray") else checked
-        if n is not None and len(found) != n:
-            raise ValueError(f"X must have a row for each of {n} records, got {len(found)}")
-        return found
-
-    def _new_answers(self, y: ArrayLike, n: int) -> AnyArray:
-        """Return labels or targets as hashes take them, shape (n,) or (n, q)."""
-        _validate.refuse_masks("y", y)
-        layout = self._state.layout
-        array = np.asarray(y)
-        if array.ndim == 0 or len(array) != n:
-            raise ValueError(f"y must have one entry for each of {n} records, got shape {array.shape}")
-        if layout.classes is None:
-            array = _validate.real_array("y", array)
-            array = array.reshape(n, -1)
-        answers_of(array, loss=self._state.objective.loss, classes=layout.classes, n_outputs=layout.n_outputs)
-        return array
-
-    def _old_answers(self, old: Rows) -> AnyArray:
-        classes = self._state.layout.classes
-        if classes is None:
-            assert old.targets is not None
-            return old.targets
-        return np.asarray([classes[number] for number in _numbers(old)])
-
-    def _rows(self, features: Float64, answers: AnyArray, weights: Float64 | None) -> Rows:
-        layout = self._state.layout
-        found: Answers = answers_of(
-            answers, loss=self._state.objective.loss, classes=layout.classes, n_outputs=layout.n_outputs
-        )
-        X = np.ones((len(features), layout.shape[1]))
-        X[:, : layout.n_features] = features
-        return Rows(X, found.labels, found.targets, weights)
-
-    def _new_ids(self, record_ids: ArrayLike | None, n: int) -> AnyArray:
-        numbered = self._next_number >= 0
-        if record_ids is not None:
-            if numbered:
-                raise ValueError("record_ids must be omitted: this model numbers its records, as fit was given no ids")
-            names = ids_in("record_ids", record_ids)
-            if len(names) != n:
-                raise ValueError(f"record_ids must hold one id per row of X, {n}, got {len(names)}")
-            return names
-        if not numbered:
-            raise ValueError("record_ids must be given, as they were to fit")
-        return exact_ids(np.arange(self._next_number, self._next_number + n))
-
-
-def _numbers(rows: Rows) -> list[int]:
-    """Return the number of each row's class."""
-    numbers = rows.labels if rows.labels is not None else np.argmax(rows.targets, axis=1)  # type: ignore[arg-type]
-    found: list[int] = np.asarray(numbers).tolist()
-    return found
-
-
-def _new_weights(sample_weight: ArrayLike, n: int) -> Float64:
-    weights = _validate.real_array("sample_weight", sample_weight, ndim=1, low=0.0)
-    if len(weights) != n:
-        raise ValueError(f"sample_weight must have length {n}, got {len(weights)}")
-    return weights
 
 
 def _copied(value: float | Float64) -> float | Float64:

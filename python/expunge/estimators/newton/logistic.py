@@ -11,6 +11,7 @@ from sklearn.base import ClassifierMixin
 
 from expunge._types import AnyArray
 from expunge._validate import choice
+from expunge.data.blocks import Records
 from expunge.estimators.newton._whole import whole
 from expunge.estimators.newton.classifying import NewtonClassifier
 from expunge.estimators.newton.noise_cost import warn_of_noise
@@ -128,22 +129,23 @@ class NewtonLogisticRegression(Scored, ClassifierMixin, NewtonClassifier):  # ty
     @whole
     def fit(
         self,
-        X: ArrayLike,
-        y: ArrayLike,
+        X: ArrayLike | Records,
+        y: ArrayLike | None = None,
         record_ids: ArrayLike | None = None,
         *,
         sample_weight: ArrayLike | None = None,
         conditions: Iterable[str] = (),
     ) -> NewtonLogisticRegression:
-        """Fit to records ``X`` (n, d) and class labels ``y`` (n,), and release once.
+        """Fit to records ``X`` (n, d) and class labels ``y`` (n,), or to a table of records, and release once.
 
         Parameters
         ----------
-        X : array-like or sparse matrix of shape (n, d)
+        X : array-like or sparse matrix of shape (n, d), or Records
             Features. Sparse ones are made dense, a block of rows at a time. The index of a pandas table is kept as ids
-            of the records, unless it is 0..n-1.
+            of the records, unless it is 0..n-1. A table of records has its own ``y`` and ids; it is read again at each
+            pass, every row is compared with its salted hash, and the model keeps none of them.
         y : array-like of shape (n,)
-            Labels.
+            Labels; omitted for a table.
         record_ids : sequence of int or of str, length n, optional
             Whose row each is: integers of any size or strings, never converted. All rows of one id are deleted together
             by ``unlearn(ids)``. Without ids records are numbered.
@@ -187,21 +189,21 @@ class NewtonLogisticRegression(Scored, ClassifierMixin, NewtonClassifier):  # ty
         self._require_fitted()
         return self._intercept_row.copy()
 
-    def decision_function(self, X: ArrayLike) -> Float64:
+    def decision_function(self, X: ArrayLike | Records) -> Float64:
         """Return the logits: shape (n,) for two classes, that of the second; else (n, n_classes)."""
         scores = self._scores(X)
         return scores[:, 0] if scores.shape[1] == 1 else scores
 
-    def predict_proba(self, X: ArrayLike) -> Float64:
+    def predict_proba(self, X: ArrayLike | Records) -> Float64:
         """Return the chance of each class, shape (n, n_classes); one against the rest is scaled to sum to 1."""
         return logistic_chances(self._scores(X), softmax=self._state.objective.loss == "softmax")
 
-    def predict_log_proba(self, X: ArrayLike) -> Float64:
+    def predict_log_proba(self, X: ArrayLike | Records) -> Float64:
         """Return the logarithms of `predict_proba`, shape (n, n_classes)."""
         with np.errstate(divide="ignore"):
             return np.asarray(np.log(self.predict_proba(X)))
 
-    def predict(self, X: ArrayLike) -> AnyArray:
+    def predict(self, X: ArrayLike | Records) -> AnyArray:
         """Return class labels, shape (n,)."""
         scores = self._scores(X)
         numbers = (scores[:, 0] > 0).astype(int) if scores.shape[1] == 1 else np.argmax(scores, axis=1)

@@ -17,7 +17,7 @@ from expunge.runs.residual import Rows
 from expunge.runs.residual.answers import Answers, Label
 from expunge.runs.residual.objective import block_rows
 
-__all__ = ["SparseRows", "blocks_and_tree", "ids_in", "positions_of", "weights_of"]
+__all__ = ["SparseRows", "blocks_and_tree", "ids_in", "new_weights", "positions_of", "weights_of"]
 
 Float64 = NDArray[np.float64]
 
@@ -183,3 +183,17 @@ def positions_of(tree: RecordTree, *, ids: ArrayLike | None, rows: ArrayLike | N
     if len(missing):
         raise ValueError(f"ids must be those of records in the model, got {missing.tolist()[0]!r}, which none has")
     return np.flatnonzero(found)
+
+
+def new_weights(sample_weight: ArrayLike, n: int) -> Float64:
+    """Return the weights of n new records.
+
+    Raises
+    ------
+    ValueError
+        If they are negative, not finite, or not one for each record.
+    """
+    weights = _validate.real_array("sample_weight", sample_weight, ndim=1, low=0.0)
+    if len(weights) != n:
+        raise ValueError(f"sample_weight must have length {n}, got {len(weights)}")
+    return weights

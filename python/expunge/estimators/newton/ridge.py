@@ -12,6 +12,7 @@ from sklearn.utils.validation import validate_data
 
 from expunge._types import AnyArray
 from expunge._validate import refuse_masks
+from expunge.data.blocks import Records
 from expunge.estimators._conditions import stated_conditions
 from expunge.estimators._records import refuse_other_order
 from expunge.estimators.newton._whole import whole
@@ -19,6 +20,7 @@ from expunge.estimators.newton.base import NewtonModel
 from expunge.estimators.newton.classifying import NewtonClassifier
 from expunge.estimators.newton.noise_cost import warn_of_noise
 from expunge.estimators.newton.records import weights_of
+from expunge.estimators.newton.tables import refuse_untargeted
 from expunge.estimators.released import ReleasedRidge, ReleasedRidgeClassifier, Scored
 from expunge.runs.residual.answers import Label
 
@@ -95,24 +97,28 @@ class NewtonRidge(Scored, RegressorMixin, NewtonModel):  # type: ignore[misc]
     @whole
     def fit(
         self,
-        X: ArrayLike,
-        y: ArrayLike,
+        X: ArrayLike | Records,
+        y: ArrayLike | None = None,
         record_ids: ArrayLike | None = None,
         *,
         sample_weight: ArrayLike | None = None,
         conditions: Iterable[str] = (),
     ) -> NewtonRidge:
-        """Fit to records ``X`` (n, d) and targets ``y`` (n,) or (n, q), and release once.
+        """Fit to records ``X`` (n, d) and targets ``y`` (n,) or (n, q), or to a table of records, and release once.
 
         The parameters are those of `NewtonLogisticRegression.fit`, with targets instead of labels.
         """
+        if isinstance(X, Records):
+            self._fit_table(X, y, record_ids, sample_weight=sample_weight, conditions=stated_conditions(conditions))
+            warn_of_noise(self._state)
+            return self
         refuse_masks("X", X)
         refuse_masks("y", y)
         refuse_other_order("sample_weight", sample_weight, X)
         table, column = X, y
         X, y = validate_data(self, X, y, dtype=np.float64, accept_sparse="csr", multi_output=True, y_numeric=True)
-        ids = self._ids(table, column, record_ids, np.shape(X)[0])
         targets = np.array(y, dtype=np.float64)
+        ids = self._ids(table, column, record_ids, len(targets))
         self._single_output = targets.ndim == 1
         targets = targets.reshape(len(targets), -1)
         self._learn(
@@ -128,6 +134,29 @@ class NewtonRidge(Scored, RegressorMixin, NewtonModel):  # type: ignore[misc]
         warn_of_noise(self._state)
         return self
 
+    def _fit_table(
+        self,
+        records: Records,
+        y: object,
+        record_ids: ArrayLike | None,
+        *,
+        sample_weight: ArrayLike | None,
+        conditions: tuple[str, ...],
+    ) -> None:
+        refuse_untargeted(records, y, record_ids)
+        first = np.asarray(next(records.blocks(stop=1)).y)
+        if first.dtype.kind == "U":
+            raise ValueError("X must be a table with numbers as targets, got text: is NewtonRidgeClassifier meant?")
+        self._single_output = first.ndim == 1
+        self._learn_table(
+            records,
+            loss="squared",
+            n_outputs=1 if first.ndim == 1 else first.shape[1],
+            classes=None,
+            weights=weights_of(sample_weight, None, np.empty(records.n_records)),
+            conditions=conditions,
+        )
+
     @property
     def coef_(self) -> Float64:
         """Released coefficients, shape (n_features,) for targets (n,), else (n_outputs, n_features), as a copy."""
@@ -140,7 +169,7 @@ class NewtonRidge(Scored, RegressorMixin, NewtonModel):  # type: ignore[misc]
         self._require_fitted()
         return float(self._intercept_row[0]) if self._single_output else self._intercept_row.copy()
 
-    def predict(self, X: ArrayLike) -> Float64:
+    def predict(self, X: ArrayLike | Records) -> Float64:
         """Return predictions, shape (n,) or (n, n_outputs)."""
         scores = self._scores(X)
         return scores[:, 0] if self._single_output else scores
@@ -211,8 +240,8 @@ class NewtonRidgeClassifier(Scored, ClassifierMixin, NewtonClassifier):  # type:
     @whole
     def fit(
         self,
-        X: ArrayLike,
-        y: ArrayLike,
+        X: ArrayLike | Records,
+        y: ArrayLike | None = None,
         record_ids: ArrayLike | None = None,
         *,
         sample_weight: ArrayLike | None = None,
@@ -237,12 +266,12 @@ class NewtonRidgeClassifier(Scored, ClassifierMixin, NewtonClassifier):  # type:
         self._require_fitted()
         return self._intercept_row.copy()
 
-    def decision_function(self, X: ArrayLike) -> Float64:
+    def decision_function(self, X: ArrayLike | Records) -> Float64:
         """Return one score per class, shape (n, n_classes); for two classes their difference, shape (n,)."""
         scores = self._scores(X)
         return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores
 
-    def predict(self, X: ArrayLike) -> AnyArray:
+    def predict(self, X: ArrayLike | Records) -> AnyArray:
         """Return class labels, shape (n,)."""
         numbers = np.argmax(self._scores(X), axis=1)
         return np.asarray(self.classes_[numbers])

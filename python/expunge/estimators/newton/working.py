@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from expunge.certificates.residual import RecordTree, ResidualCertificate, ResidualEvidence, ResidualModel
+from expunge.estimators.newton.tables import TableObjective
 from expunge.runs.noise import Normals, os_normals, with_noise
 from expunge.runs.residual import (
     InverseHessian,
@@ -27,6 +28,7 @@ from expunge.runs.residual import (
     record_quotes,
 )
 from expunge.runs.residual.claim import BeforeAfter, before_after, release_mu, residual_allowance
+from expunge.runs.residual.quotes import objective_quotes
 
 __all__ = ["Claim", "Work", "Working"]
 
@@ -235,6 +237,15 @@ class Working:
 
     def quotes(self, positions: NDArray[np.int64]) -> RecordQuotes:
         """Return what deleting each of some records would cost."""
+        if isinstance(self.objective, TableObjective):
+            return objective_quotes(
+                self.objective,
+                self.theta,
+                noise_std=self.claim.noise_std,
+                mu=self.claim.mu,
+                delta=self.claim.delta,
+                rows=positions,
+            )
         blocks = self.objective.blocks
         rows = blocks[0] if len(blocks) == 1 else self.objective.take(np.arange(len(self.objective)))
         return record_quotes(

@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from expunge.runs.residual.gradients import GradientSums, gradient_sums
+from expunge.runs.residual.gradients import GradientSums, SumTree, gradient_sums
+from expunge.runs.residual.objective import Objective
 
-__all__ = ["Derivatives", "Part", "derivatives", "rounding"]
+__all__ = ["Derivatives", "Part", "RowBlocks", "derivatives", "derivatives_of", "rounding"]
 
 Float64 = NDArray[np.float64]
 
@@ -65,14 +66,30 @@ class Part:
     gradient_bound: float
 
 
+@dataclass(frozen=True, eq=False)
+class RowBlocks:
+    """Features of an objective's records, a block at a time, as often as asked for."""
+
+    objective: Objective
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return len(self.objective), self.objective.n_features
+
+    def __iter__(self) -> Iterator[Float64]:
+        for block in self.objective.blocks:
+            yield block.X
+
+
 @dataclass(frozen=True)
 class Derivatives:
     """Rows and their derivatives.
 
     Attributes
     ----------
-    rows : ndarray, shape (n, p)
-        Features.
+    rows : ndarray, shape (n, p), or RowBlocks
+        Features, in memory or a block at a time.
     theta : ndarray, shape (q, p)
         Where the derivatives were taken.
     weights : ndarray, shape (n,)
@@ -85,7 +102,7 @@ class Derivatives:
         What falls apart.
     """
 
-    rows: Float64
+    rows: Float64 | RowBlocks
     theta: Float64
     weights: Float64
     norms: Float64
@@ -106,7 +123,7 @@ def derivatives(
     squares: Float64 | None = None,
 ) -> Derivatives:
     """Return residuals and curvatures of the losses at theta; `squares` of the rows' norms, where they are known."""
-    (n, p), q = X.shape, len(theta)
+    n, q = len(X), len(theta)
     residuals = np.empty((n, q))
     sums = gradient_sums(
         X, theta, loss=loss, targets=targets, labels=labels, weights=weights, residuals=residuals, threads=threads
@@ -115,6 +132,43 @@ def derivatives(
     norms = _norms_above(X, squares)
     if not np.isfinite(norms).all() and not np.isfinite(X).all():
         raise ValueError("X must be finite")
+    return _derivatives(X, theta, residuals, sums, share, norms, loss=loss, labels=labels, alpha=alpha)
+
+
+def derivatives_of(objective: Objective, theta: Float64) -> Derivatives:
+    """Return residuals and curvatures of the records of an objective at theta, in one pass over its blocks."""
+    n, q = len(objective), objective.n_outputs
+    residuals, share, norms = np.empty((n, q)), np.ones(n), np.empty(n)
+    labels = None if objective.loss == "squared" else np.empty(n, dtype=np.int64)
+    tree, start = SumTree(), 0
+    for block in objective.blocks:
+        part = slice(start, start + len(block))
+        start = part.stop
+        tree.add(objective.sums_of(block, theta, residuals=residuals[part]))
+        norms[part] = _norms_above(block.X, None)
+        if block.weights is not None:
+            share[part] = block.weights
+        if labels is not None and block.labels is not None:
+            labels[part] = block.labels
+    rows = RowBlocks(objective)
+    return _derivatives(
+        rows, theta, residuals, tree.total(), share, norms, loss=objective.loss, labels=labels, alpha=objective.alpha
+    )
+
+
+def _derivatives(
+    X: Float64 | RowBlocks,
+    theta: Float64,
+    residuals: Float64,
+    sums: GradientSums,
+    share: Float64,
+    norms: Float64,
+    *,
+    loss: str,
+    labels: ArrayLike | None,
+    alpha: float,
+) -> Derivatives:
+    p, q = X.shape[1], len(theta)
     with np.errstate(all="ignore"):
         logit_error = rounding(p) * norms * _norms_above(theta.reshape(1, -1))[0] + FAINT
         size = np.linalg.norm(residuals, axis=1)

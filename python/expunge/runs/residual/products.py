@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from expunge._kernels import backend
 from expunge.runs.residual.derivatives import FAINT, rounding
 
-__all__ = ["Products", "products"]
+__all__ = ["Products", "products", "products_of_blocks"]
 
 Float64 = NDArray[np.float64]
 
@@ -42,6 +43,24 @@ class Products:
     norms: Float64
     error: Float64
     terms: int
+
+
+def products_of_blocks(blocks: Iterable[Float64], matrices: Float64) -> list[Products]:
+    """Return the products of rows that come in blocks with each of some matrices, in one pass."""
+    found: list[list[Products]] = [[] for _ in matrices]
+    for rows in blocks:
+        for some, matrix in zip(found, matrices, strict=True):
+            some.append(products(rows, matrix))
+    return [
+        Products(
+            np.concatenate([one.leverages for one in some]),
+            np.concatenate([one.squares for one in some]),
+            np.concatenate([one.norms for one in some]),
+            np.concatenate([one.error for one in some]),
+            some[0].terms,
+        )
+        for some in found
+    ]
 
 
 def products(rows: Float64, matrix: Float64, *, threads: int | None = None) -> Products:

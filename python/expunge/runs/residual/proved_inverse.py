@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from expunge import _validate
 from expunge.accounting._float_mode import ieee_arithmetic
-from expunge.runs.residual.derivatives import FAINT, UNIT, Derivatives, Part, derivatives, rounding
+from expunge.runs.residual.derivatives import FAINT, UNIT, Derivatives, Part, RowBlocks, derivatives, rounding
 from expunge.runs.residual.gradients import validated_problem
 
 __all__ = ["ProvedInverse", "prove_inverse"]
@@ -147,7 +147,7 @@ def proved(found: Derivatives, *, alpha: float, inverse: ArrayLike | None) -> Pr
             if defect < 0.5:
                 defects[number] = defect
                 norms[number] = min(norms[number], largest / (1.0 - defect) * (1.0 + 2.0**-40))
-    return ProvedInverse(matrices, defects, norms, found.theta.copy(), alpha, len(found.rows))
+    return ProvedInverse(matrices, defects, norms, found.theta.copy(), alpha, found.rows.shape[0])
 
 
 def _hessian(found: Derivatives, part: Part, alpha: float) -> tuple[Float64, float]:
@@ -155,7 +155,9 @@ def _hessian(found: Derivatives, part: Part, alpha: float) -> tuple[Float64, flo
     n, p = found.rows.shape
     k = part.curvatures.shape[1]
     hessian = np.zeros((k * p, k * p))
+    blocks = 0
     for rows, begin, end in _blocks(found.rows):
+        blocks += 1
         if part.probabilities is None:
             scaled = np.sqrt(part.curvatures[begin:end, 0]) * rows
             hessian += scaled.T @ scaled
@@ -171,16 +173,19 @@ def _hessian(found: Derivatives, part: Part, alpha: float) -> tuple[Float64, flo
     # |diag p| and |p p^T| each have traces of at most 1.
     absolute = found.weights * 2.0 if part.probabilities is not None else part.curvatures[:, 0, 0]
     square = found.norms**2
-    additions = min(n, _BLOCK) + 2 * -(-n // _BLOCK) + 12
+    additions = min(n, _BLOCK) + 2 * blocks + 12
     error = rounding(additions) * (float(absolute @ square) + alpha * math.sqrt(k * p))
     faint = FAINT * n * k * p * (1.0 + math.sqrt(float(absolute @ square)))
     return hessian, (error + float(part.curvature_error @ square)) * (1.0 + 2.0 * rounding(n + 20)) + faint
 
 
-def _blocks(rows: Float64) -> Iterator[tuple[Float64, int, int]]:
-    for begin in range(0, len(rows), _BLOCK):
-        end = min(begin + _BLOCK, len(rows))
-        yield rows[begin:end], begin, end
+def _blocks(rows: Float64 | RowBlocks) -> Iterator[tuple[Float64, int, int]]:
+    start = 0
+    for some in [rows] if isinstance(rows, np.ndarray) else rows:
+        for begin in range(0, len(some), _BLOCK):
+            end = min(begin + _BLOCK, len(some))
+            yield some[begin:end], start + begin, start + end
+        start += len(some)
 
 
 def _inverse_of(hessian: Float64) -> Float64 | None:
