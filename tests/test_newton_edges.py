@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from numpy.testing import assert_array_equal
 from sklearn.datasets import load_digits
 
-from expunge import NewtonLogisticRegression, NewtonRidge, NewtonRidgeClassifier
+from expunge import NewtonLogisticRegression, NewtonRidge, NewtonRidgeClassifier, NoiseWarning
 from expunge._files import FileFormatError
 from expunge.certificates.residual import verify
 from expunge.estimators import _storage
@@ -200,3 +201,24 @@ def test_new_weights_are_one_for_each_record(weights):
         model.amend([1, 2], sample_weight=weights)
     with pytest.raises(ValueError, match=message):
         model.add(np.eye(4)[:2], [1.0, 2.0], sample_weight=weights)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("from_file", [False, True])
+def test_a_deletion_whose_noise_saturates_every_row_takes_hardly_more_passes_than_a_fit(classes, from_file, tmp_path):
+    """Released parameters are then no place to search from: every curvature there is 0."""
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        rows, labels = 2e4 * rng.standard_normal((52, 2)), rng.integers(0, classes, 52)
+        settings = {"classes": range(classes), "alpha": 1e-3, "noise_std": 5.0, "random_state": seed}
+        model = NewtonLogisticRegression(**settings)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NoiseWarning)
+            model.fit(rows, labels)
+        passes = model.evidence_.passes
+        if from_file:
+            model = NewtonLogisticRegression.load(model.save(tmp_path / f"{seed}.npz"))
+        result = model.unlearn(rows=range(12))
+        assert result.evidence.passes <= 30 + 3 * passes
+        kept = slice(12, None)
+        verify(result.certificate, rows[kept], labels[kept], evidence=result.evidence, released=result.model)

@@ -36,6 +36,8 @@ Float64 = NDArray[np.float64]
 
 _BLUR = 0.01  # noise on the start of a search, in units of that of a release
 _FAR = 1e3  # noise from which released parameters are no place to search or to take curvatures
+_FLAT = 8.0  # logits by which noise may move rows before curvatures vanish: a search then begins at 0, as a fit does
+_LOOKED_AT = 64  # rows of a block
 
 
 @dataclass(frozen=True)
@@ -201,7 +203,7 @@ class Working:
             If the noise is below what float64 allows for these data.
         """
         number = self._next()
-        start, inverse = self._first_step(gone, new)
+        start, inverse = self._first_step(objective, gone, new)
         found = _polished(objective, start, claim=self.claim, inverse=inverse)
         state = replace(
             self,
@@ -266,7 +268,9 @@ class Working:
         """Return the state without inverse Hessian and gradient, which the next change computes anew."""
         return replace(self, inverse=None, gradient=None)
 
-    def _first_step(self, gone: Rows | None, new: Rows | None) -> tuple[Float64, InverseHessian | None]:
+    def _first_step(
+        self, objective: Objective, gone: Rows | None, new: Rows | None
+    ) -> tuple[Float64, InverseHessian | None]:
         """Return parameters after a Newton step from theta, whose gradient follows from the records alone, no pass."""
         inverse = self.inverse
         if gone is not None and inverse is not None:
@@ -274,14 +278,20 @@ class Working:
         if new is not None and inverse is not None:
             inverse = inverse.with_rows(new)
         near = self.claim.noise_std < _FAR
+        squared = self.objective.loss == "squared"
+        moved = 0.0 if squared else self.claim.noise_std * _length(objective)
         if inverse is None or self.gradient is None:
+            if moved > _FLAT:
+                return np.zeros_like(self.theta), None
             return (self.released if near else self.theta), inverse
+        if near and _BLUR * moved > _FLAT:
+            return np.zeros_like(self.theta), None
         gradient = self.gradient.copy()
         for rows, sign in ((gone, -1.0), (new, 1.0)):
             if rows is not None:
                 gradient += sign * self.objective.sums_of(rows, self.theta).gradient
         start = self.theta - inverse.step(gradient)
-        if near and self.objective.loss != "squared":  # whose step leaves nothing but rounding
+        if near and not squared:  # whose step leaves nothing but rounding
             # What the step leaves points at the record, and so would all that follows: it drowns in noise of its own.
             start = start + _BLUR * self.claim.noise_std * os_normals(0, start.shape)
         return (start if np.isfinite(start).all() else self.theta), inverse
@@ -337,6 +347,13 @@ def _polished(objective: Objective, start: Float64, *, claim: Claim, inverse: In
             f"noise_std must be at least {least:.3g} for these data, where rounding alone bounds the gradient by "
             f"{error.floor:.3g}, got {claim.noise_std!r}; or scale the features by a constant, or allow fewer releases"
         ) from None
+
+
+def _length(objective: Objective) -> float:
+    """Return the norm of the longest of some rows: it tells how far noise moves logits, and no claim rests on it."""
+    looked_at = (block.X[:: -(-len(block) // _LOOKED_AT)] for block in objective.blocks)
+    with np.errstate(over="ignore"):  # infinite is far
+        return max(float(np.linalg.norm(rows, axis=1).max()) for rows in looked_at)
 
 
 def _with_noise(theta: Float64, *, claim: Claim, normals: Normals) -> Float64:
