@@ -111,10 +111,10 @@ def test_a_model_that_python_weighed_is_asked_for_weights():
     refused("add", "p.npz", "new.csv", *given, match="--weight-column must be given")
     run("add", "p.npz", "new.csv", *given, "--weight-column", "w")
     assert weights("q.npz")[-1] == 3.0
-    write("fix.csv", ["P-5,0.5,3,0.5,1"])
+    write("fix.csv", ["P-4,0.5,3,0.5,1"])
     call = ["amend", "p.npz", "fix.csv", *given[:-4], "-o", "s.npz", "-c", "s.json", "--branch"]
     run(*call)
-    assert weights("s.npz")[5] == 1.0  # 5 % 3 / 2: kept, as nobody said another
+    assert weights("s.npz")[4] == 0.5  # kept, as nobody said another
     assert "done already" in run(*call).output
 
 

@@ -316,11 +316,12 @@ def test_a_proof_cannot_be_bent():
     mine = hashing.keys_of([5], key=KEY)[0].tobytes().hex()
     without = tuple(leaf for leaf in present.bucket if not leaf.startswith(mine))
     fields = {"tree_key": present.tree_key, "n_records": 300, "siblings": present.siblings}
-    forged = AbsenceProof(record_id=5, bucket=without, **fields)
+    twin = dict(zip(("twin_bucket", "twin_siblings"), tree._path("5"), strict=True))
+    forged = AbsenceProof(record_id=5, bucket=without, **fields, **twin)
     with pytest.raises(VerificationError, match="root"):
         forged.check(tree.root)
     other_key = {**fields, "tree_key": "00" * 32}
-    empty = AbsenceProof(record_id=5, bucket=(), **other_key)
+    empty = AbsenceProof(record_id=5, bucket=(), **other_key, twin_bucket=(), twin_siblings=present.siblings)
     with pytest.raises(VerificationError, match="root"):
         empty.check(tree.root)
     proof = tree.absence(1000)
@@ -337,6 +338,15 @@ def test_a_proof_cannot_be_bent():
         ({"siblings": proof.siblings[1:]}, "siblings"),
         ({"tree_key": "00" * 32}, "bucket|root"),
         ({"tree_key": "00"}, "tree_key"),
+        ({"twin_bucket": proof.twin_bucket[:-1]}, "root"),
+        ({"twin_bucket": proof.twin_bucket[::-1]}, "twin_bucket"),
+        ({"twin_bucket": None}, "twin_bucket"),
+        ({"twin_siblings": None}, "twin_siblings"),
+        ({"twin_siblings": proof.twin_siblings[::-1]}, "root"),
+        ({"twin_siblings": proof.twin_siblings[1:]}, "twin_siblings"),
+        ({"version": 1}, "twin_bucket"),
+        ({"version": 3}, "version"),
+        ({"version": True}, "twin_bucket|version"),
     ):
         with pytest.raises(CertificateError) as caught:
             dataclasses.replace(proof, **change).check(tree.root)
@@ -351,6 +361,61 @@ def test_a_proof_of_the_other_kind_of_id_is_refused():
         tree.absence("7")
     with pytest.raises(TypeError, match="whole number"):
         tree_of(3).absence("1")
+
+
+@pytest.mark.parametrize("there", ["7", 7])
+def test_nobody_is_told_that_an_id_is_absent_that_is_there_as_the_other_kind(there):
+    text = isinstance(there, str)
+    tree = tree_of(300, ids=[str(i) if text else i for i in range(300)])
+    asked = 7 if text else "7"  # which is not there, but for its twin
+    forms = {name: dict(zip(("bucket", "siblings"), tree._path(name), strict=True)) for name in (7, "7")}
+    fields = {"tree_key": tree.key.hex(), "n_records": 300, "record_id": asked, **forms[asked]}
+    twin = {f"twin_{name}": value for name, value in forms[there].items()}
+    with pytest.raises(CertificateError, match="twin_bucket: must hold no record with the id"):
+        AbsenceProof(**fields, **twin)
+    with pytest.raises(CertificateError, match="twin_bucket: must be given"):
+        AbsenceProof(**fields)
+    mine = hashing.keys_of([there], key=KEY)[0].tobytes().hex()
+    without = tuple(leaf for leaf in twin["twin_bucket"] if not leaf.startswith(mine))
+    assert len(without) == len(twin["twin_bucket"]) - 1
+    with pytest.raises(VerificationError, match="root"):
+        AbsenceProof(**fields, **{**twin, "twin_bucket": without}).check(tree.root)
+    absent = tree.absence("999" if text else 999)
+    absent.check(tree.root)
+    assert "neither as a whole number nor as text" in absent.shows
+    assert AbsenceProof.from_json(absent.to_json()) == absent
+
+
+def test_proofs_of_the_first_version_are_read_and_say_that_they_are_about_one_kind():
+    tree = tree_of(300)
+    bucket, siblings = tree._path(999)
+    old = AbsenceProof(999, tree.key.hex(), 300, bucket, siblings, version=1)
+    old.check(tree.root)
+    values = json.loads(old.to_json())
+    assert (values["version"], sorted(values)) == (1, sorted({*values} - {"twin_bucket", "twin_siblings"}))
+    assert '7 and "7" are different ids' in old.does_not_show[0] == values["does_not_show"][0]
+    assert values["shows"] == old.shows != AbsenceProof.shows
+    assert AbsenceProof.from_json(old.to_json()) == old
+    values["shows"] = AbsenceProof.shows
+    with pytest.raises(CertificateError, match="shows"):
+        AbsenceProof.from_json(json.dumps(values))
+
+
+def test_ids_that_only_text_can_be_have_no_twin():
+    tree = tree_of(3, ids=["a", "b", "c"])
+    for name in ("customer 7", "007", "7.0", "-0", "\u0667"):
+        proof = tree.absence(name)
+        assert proof.twin_bucket is None
+        assert AbsenceProof.from_json(proof.to_json()) == proof
+        with pytest.raises(CertificateError, match="twin_siblings: must be null"):
+            dataclasses.replace(proof, twin_siblings=())
+    assert tree.absence("-7").twin_bucket is not None
+
+
+def test_roots_of_numbers_and_of_the_same_text_differ():
+    X, y, salts = data(4)
+    kinds = ([1, 2, 3, 4], ["1", "2", "3", "4"])
+    assert len({RecordTree.of(X, y, ids=ids, salts=salts, key=KEY).root for ids in kinds}) == 2
 
 
 def test_whoever_knows_a_record_recognises_it():

@@ -153,7 +153,7 @@ class RecordIds:
                         f"{name} must name records still in use, got {one!r}, deleted before or never among them: ids "
                         "of deleted records are not kept"
                     )
-                raise ValueError(f"{name} must be ids of the first fit, got {one!r}, which no record has")
+                raise ValueError(f"{name} must be ids of records in the model, got {one!r}, which no record has")
         return list(dict.fromkeys(self._numbers[one] for one in wanted))
 
     def without(self, rows: Sequence[int]) -> RecordIds:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from itertools import pairwise
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
@@ -21,14 +22,35 @@ from expunge._types import JsonObject
 from expunge.certificates.residual import hashing
 from expunge.certificates.residual.hashing import KEY, LEAF, SALT
 from expunge.certificates.schema import CertificateError, VerificationError, check
+from expunge.data.identifiers import whole_id
 from expunge.runs.residual.answers import Label, class_numbers
 
-__all__ = ["AbsenceProof", "MembershipProof"]
+__all__ = ["AbsenceProof", "MembershipProof", "other_form"]
 
 Self = TypeVar("Self", bound="_Proof")
 
 _HEX = re.compile("(?:[0-9a-f]{2})*")
+_SHOWS_1 = (
+    "The data whose root this is hold no record with this id: all records of the bucket that the id belongs to are "
+    "here, and none is of it."
+)
 _GUESSES = "It holds the tree's secret key: its holder can test guesses of the ids of the other records in this bucket."
+
+_OF_ANY_ABSENCE = (
+    "That the root is that of the data a model was made of: verifying the certificate on the data shows that.",
+    "Anything about copies kept elsewhere.",
+    _GUESSES,
+)
+_DOES_NOT_SHOW_1 = (
+    "That the same content was not entered again under another id, or under the same one written otherwise: 7 and "
+    '"7" are different ids.',
+    *_OF_ANY_ABSENCE,
+)
+
+
+def other_form(record_id: int | str) -> int | str | None:
+    """Return the id of the other kind that is written alike, "7" for 7 and 7 for "7"; None for other text."""
+    return whole_id(record_id) if isinstance(record_id, str) else str(record_id)
 
 
 class _DataDigests(Protocol):
@@ -65,18 +87,29 @@ class _Proof:
         object.__setattr__(self, "bucket", tuple(self.bucket))
         object.__setattr__(self, "siblings", tuple(self.siblings))
         values: dict[str, Any] = self.to_dict()
-        check(values, self.schema(), what="proof")
-        if len(self.siblings) != hashing.depth_of(self.n_records):
-            needed = hashing.depth_of(self.n_records)
-            raise CertificateError(
-                "siblings", f"must be {needed} for {self.n_records} records, got {len(self.siblings)}"
-            )
-        if any(a >= b for a, b in zip(self.bucket, self.bucket[1:], strict=False)):
-            raise CertificateError("bucket", "must be sorted, without a leaf twice")
-        number = hashing.bucket_of(self._key(), depth=len(self.siblings))
-        for leaf in self.bucket:
-            if hashing.bucket_of(bytes.fromhex(leaf), depth=len(self.siblings)) != number:
-                raise CertificateError("bucket", f"must hold leaves of bucket {number} alone, got {leaf[:16]}...")
+        check(values, self._schema_of(values), what="proof")
+        for prefix, one, bucket, siblings in self._parts():
+            if len(siblings) != (needed := hashing.depth_of(self.n_records)):
+                raise CertificateError(
+                    f"{prefix}siblings", f"must be {needed} for {self.n_records} records, got {len(siblings)}"
+                )
+            if any(a >= b for a, b in pairwise(bucket)):
+                raise CertificateError(f"{prefix}bucket", "must be sorted, without a leaf twice")
+            number = hashing.bucket_of(self._key(one), depth=len(siblings))
+            for leaf in bucket:
+                if hashing.bucket_of(bytes.fromhex(leaf), depth=len(siblings)) != number:
+                    raise CertificateError(
+                        f"{prefix}bucket", f"must hold leaves of bucket {number} alone, got {leaf[:16]}..."
+                    )
+
+    def _parts(self) -> list[tuple[str, int | str, tuple[str, ...], tuple[str, ...]]]:
+        """Return the forms of the id that this is about, each with its bucket and way, and how their fields begin."""
+        return [("", self.record_id, self.bucket, self.siblings)]
+
+    @classmethod
+    def _schema_of(cls, values: JsonObject) -> JsonObject:
+        """Return the schema of a proof of the version that values name."""
+        return cls.schema()
 
     @classmethod
     def schema(cls) -> JsonObject:
@@ -128,9 +161,9 @@ class _Proof:
             raise CertificateError("json", str(error)) from None
         if isinstance(values, dict) and values.get("format") != cls._format:
             raise CertificateError("format", f"must be {cls._format!r}, got {values.get('format')!r}")
-        check(values, cls.schema(), what="proof")
-        fixed = ("format", "version", "shows", "does_not_show")
-        return cls(**{name: value for name, value in values.items() if name not in fixed})
+        check(values, cls._schema_of(values if isinstance(values, dict) else {}), what="proof")
+        names = {one.name for one in fields(cls)}
+        return cls(**{name: value for name, value in values.items() if name in names})
 
     def to_json(self) -> str:
         """Return the proof as JSON text."""
@@ -165,35 +198,42 @@ class _Proof:
     @property
     def root(self) -> str:
         """Root of the tree that this proof is about, computed from it."""
-        number = hashing.bucket_of(self._key(), depth=len(self.siblings))
-        found = hashing.bucket_hash(bytes.fromhex("".join(self.bucket)))
-        for level, sibling in enumerate(self.siblings):
+        return self._root(self.record_id, self.bucket, self.siblings)
+
+    def _root(self, one: int | str, bucket: tuple[str, ...], siblings: tuple[str, ...]) -> str:
+        number = hashing.bucket_of(self._key(one), depth=len(siblings))
+        found = hashing.bucket_hash(bytes.fromhex("".join(bucket)))
+        for level, sibling in enumerate(siblings):
             other = bytes.fromhex(sibling)
             found = hashing.node_hash(other, found) if number >> level & 1 else hashing.node_hash(found, other)
         commitment = hashing.key_commitment(bytes.fromhex(self.tree_key))
         return hashing.root_hash(found, n_records=self.n_records, commitment=commitment).hex()
 
-    def _key(self) -> bytes:
-        return bytes(hashing.keys_of([self.record_id], key=bytes.fromhex(self.tree_key))[0])
+    def _key(self, one: int | str) -> bytes:
+        return bytes(hashing.keys_of([one], key=bytes.fromhex(self.tree_key))[0])
 
-    def _mine(self) -> list[str]:
-        mine = self._key().hex()
-        return [leaf for leaf in self.bucket if leaf.startswith(mine)]
+    def _mine(self, one: int | str, bucket: tuple[str, ...]) -> list[str]:
+        mine = self._key(one).hex()
+        return [leaf for leaf in bucket if leaf.startswith(mine)]
 
     def _check_root(self, against: str | _Certificate) -> None:
         root = against if isinstance(against, str) else against.digests.data
-        if self.root != root:
-            raise VerificationError("root", f"must be that of the data, {root}, got {self.root}")
+        for _, one, bucket, siblings in self._parts():
+            if (found := self._root(one, bucket, siblings)) != root:
+                raise VerificationError("root", f"must be that of the data, {root}, got {found}")
 
 
 @dataclass(frozen=True)
 class AbsenceProof(_Proof):
     """A proof that no record of an id is among the data of a model; `RecordTree.absence` makes one.
 
+    7 and "7" are different ids, and the ids of a model are of one kind. So that nobody is told that 7 is absent where
+    "7" is present, the proof is about both.
+
     Attributes
     ----------
     record_id : int or str
-        The id; 7 and "7" are different ids.
+        The id.
     tree_key : str
         Secret key of the tree, 64 hexadecimal characters.
     n_records : int
@@ -202,6 +242,10 @@ class AbsenceProof(_Proof):
         Leaves of the bucket that the id belongs to, as hexadecimal text.
     siblings : tuple of str
         Hashes on the way to the root, lowest first.
+    twin_bucket, twin_siblings : tuple of str, or None
+        The same of the id of the other kind, "7" of 7 and 7 of "7"; None where there is none: "customer 7" is text.
+    version : int
+        2; proofs of version 1 are read, and are about one kind alone.
 
     Raises
     ------
@@ -209,23 +253,70 @@ class AbsenceProof(_Proof):
         On construction, naming the field that breaks the format.
     """
 
+    twin_bucket: tuple[str, ...] | None = None
+    twin_siblings: tuple[str, ...] | None = None
+    version: int = 2
+
     shows: ClassVar[str] = (
-        "The data whose root this is hold no record with this id: all records of the bucket that the id belongs to are "
-        "here, and none is of it."
+        "The data whose root this is hold no record with this id, neither as a whole number nor as text: all records "
+        "of the buckets that the id belongs to are here, and none is of it."
     )
     does_not_show: ClassVar[tuple[str, ...]] = (
-        "That the same content was not entered again under another id, or under the same one written otherwise: 7 and "
-        '"7" are different ids.',
-        "That the root is that of the data a model was made of: verifying the certificate on the data shows that.",
-        "Anything about copies kept elsewhere.",
-        _GUESSES,
+        "That the same content was not entered again under another id, or under the same one written otherwise, as "
+        '"007" for 7.',
+        *_OF_ANY_ABSENCE,
     )
     _format: ClassVar[str] = "expunge-absence-proof"
 
     def __post_init__(self) -> None:
+        for name in ("twin_bucket", "twin_siblings"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, None if value is None else tuple(value))
+        if self.version == 1:
+            object.__setattr__(self, "shows", _SHOWS_1)
+            object.__setattr__(self, "does_not_show", _DOES_NOT_SHOW_1)
+        needed = self.version != 1 and other_form(self.record_id) is not None
+        for name in ("twin_bucket", "twin_siblings"):
+            if (getattr(self, name) is not None) != needed:
+                which = "given for" if needed else f"null in version {self.version} for"
+                raise CertificateError(name, f"must be {which} the id {self.record_id!r}")
         super().__post_init__()
-        if self._mine():
-            raise CertificateError("bucket", f"must hold no record with the id {self.record_id!r}, got one")
+        for prefix, one, bucket, _ in self._parts():
+            if self._mine(one, bucket):
+                raise CertificateError(f"{prefix}bucket", f"must hold no record with the id {one!r}, got one")
+
+    def _parts(self) -> list[tuple[str, int | str, tuple[str, ...], tuple[str, ...]]]:
+        parts, other = super()._parts(), other_form(self.record_id)
+        if self.twin_bucket is not None and self.twin_siblings is not None and other is not None:
+            parts.append(("twin_", other, self.twin_bucket, self.twin_siblings))
+        return parts
+
+    @classmethod
+    def schema(cls) -> JsonObject:
+        """Return the JSON schema of `to_dict`."""
+        result: dict[str, Any] = super().schema()
+        result["properties"]["version"] = {"const": 2}
+        for name, length in (("twin_bucket", LEAF), ("twin_siblings", 32)):
+            result["properties"][name] = {**_hexes(length), "type": ["array", "null"]}
+            result["required"].append(name)
+        return result
+
+    @classmethod
+    def _schema_of(cls, values: JsonObject) -> JsonObject:
+        if values.get("version") != 1 or isinstance(values["version"], bool):
+            return cls.schema()
+        result: dict[str, Any] = super().schema()
+        result["properties"]["shows"] = {"const": _SHOWS_1}
+        result["properties"]["does_not_show"] = {"const": list(_DOES_NOT_SHOW_1)}
+        return result
+
+    def to_dict(self) -> JsonObject:
+        """Return the proof as JSON values, in the order of the schema."""
+        found = {**super().to_dict(), "version": self.version}
+        if self.version == 1:
+            return found
+        twins = {"twin_bucket": self.twin_bucket, "twin_siblings": self.twin_siblings}
+        return {**found, **{name: None if one is None else list(one) for name, one in twins.items()}}
 
     def check(self, against: str | _Certificate) -> None:
         """Check the proof against a root, or against a certificate, whose ``digests.data`` is one.
@@ -268,7 +359,7 @@ class MembershipProof(_Proof):
     def __post_init__(self) -> None:
         object.__setattr__(self, "salts", tuple(self.salts))
         super().__post_init__()
-        found = len(self._mine())
+        found = len(self._mine(self.record_id, self.bucket))
         if found == 0:
             raise CertificateError("bucket", f"must hold a record with the id {self.record_id!r}, got none")
         if len(self.salts) != found:
@@ -311,7 +402,7 @@ class MembershipProof(_Proof):
         numbers = None if classes is None else class_numbers(np.asarray(y).reshape(1), classes=classes)
         answer = hashing.answer_bytes(targets, numbers, classes=classes)
         factor = np.array([_validate.number("weight", weight, low=0.0)])
-        known = {leaf[2 * KEY :] for leaf in self._mine()}
+        known = {leaf[2 * KEY :] for leaf in self._mine(self.record_id, self.bucket)}
         for text in self.salts:
             salt = np.frombuffer(bytes.fromhex(text), dtype=np.uint8)[np.newaxis, :]
             if (

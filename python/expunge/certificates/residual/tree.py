@@ -15,7 +15,7 @@ from expunge._types import AnyArray
 from expunge.certificates.residual import hashing
 from expunge.certificates.residual.buckets import Buckets, split
 from expunge.certificates.residual.hashing import CONTENT, KEY, LEAF, SALT
-from expunge.certificates.residual.proofs import AbsenceProof, MembershipProof
+from expunge.certificates.residual.proofs import AbsenceProof, MembershipProof, other_form
 from expunge.data.identifiers import exact_ids
 from expunge.runs.residual.answers import Label, class_numbers
 
@@ -298,7 +298,12 @@ class RecordTree:
         ValueError
             If one has.
         """
-        return AbsenceProof(**self._proof(record_id))
+        proof = self._proof(record_id)
+        other = other_form(proof["record_id"])
+        if other is None:
+            return AbsenceProof(**proof)
+        bucket, siblings = self._path(other)
+        return AbsenceProof(**proof, twin_bucket=bucket, twin_siblings=siblings)
 
     def membership(self, record_id: int | str) -> MembershipProof:
         """Return a proof that records of this tree have an id, with their salts.
@@ -330,14 +335,20 @@ class RecordTree:
             needed = "text" if self.ids.dtype.kind == "U" else "a whole number"
             raise TypeError(f"record_id must be {needed}, as the ids of the tree, got {record_id!r}")
         one = name.tolist()[0]
-        number = hashing.bucket_of(hashing.keys_of([one], key=self.key)[0].tobytes(), depth=self.depth)
+        bucket, siblings = self._path(one)
         return {
             "record_id": one,
             "tree_key": self.key.hex(),
             "n_records": self.n_records,
-            "bucket": tuple(leaf.hex() for leaf in split(self._over.buckets[number])),
-            "siblings": tuple(one.hex() for one in self._over.path(number)),
+            "bucket": bucket,
+            "siblings": siblings,
         }
+
+    def _path(self, one: int | str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return the leaves of an id's bucket, and the hashes on its way to the root."""
+        number = hashing.bucket_of(hashing.keys_of([one], key=self.key)[0].tobytes(), depth=self.depth)
+        leaves = tuple(leaf.hex() for leaf in split(self._over.buckets[number]))
+        return leaves, tuple(each.hex() for each in self._over.path(number))
 
 
 def _hashed(

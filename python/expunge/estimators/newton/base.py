@@ -32,6 +32,7 @@ from expunge.estimators.released import Released, linear_scores, require_feature
 from expunge.runs.noise import os_normals, seeded_normals
 from expunge.runs.residual import Objective
 from expunge.runs.residual.answers import answers_of
+from expunge.runs.residual.proved_inverse import LARGEST_ALPHA, LEAST_ALPHA
 
 __all__ = ["NewtonModel"]
 
@@ -63,7 +64,7 @@ class NewtonModel(OfTables, WithReading, BaseEstimator):  # type: ignore[misc]
             epsilon=_validate.number("epsilon", self.epsilon, low=0.0),
             delta=_validate.number("delta", self.delta, low=0.0, high=1.0, open_low=True, open_high=True),
             noise_std=_validate.number("noise_std", self.noise_std, low=0.0, open_low=True),
-            alpha=_validate.number("alpha", self.alpha, low=0.0, open_low=True),
+            alpha=_validate.number("alpha", self.alpha, low=LEAST_ALPHA, high=LARGEST_ALPHA),
             releases=_validate.count("releases", self.releases, low=1),
         )
         if not claim.allowance > 0:

@@ -37,7 +37,7 @@ class NewtonLogisticRegression(Scored, ClassifierMixin, NewtonClassifier):  # ty
     Parameters
     ----------
     alpha : float, default 1.0
-        L2 penalty, > 0: scikit-learn's ``1 / C``.
+        L2 penalty, within [1e-30, 1e30]: scikit-learn's ``1 / C``.
     noise_std : float, default 0.01
         Standard deviation of the noise on every released parameter, > 0; a constant, chosen without the data.
     epsilon, delta : float, default 1.0 and 1e-5

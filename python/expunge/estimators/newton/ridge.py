@@ -38,7 +38,7 @@ class NewtonRidge(Scored, RegressorMixin, NewtonModel):  # type: ignore[misc]
     Parameters
     ----------
     alpha : float, default 1.0
-        L2 penalty, > 0.
+        L2 penalty, within [1e-30, 1e30].
     noise_std : float, default 0.01
         Standard deviation of the noise on every released parameter, > 0; a constant, chosen without the data.
     epsilon, delta : float, default 1.0 and 1e-5
