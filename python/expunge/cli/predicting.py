@@ -8,6 +8,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
+from expunge._errors import counted
 from expunge.cli.files import load_model, overwrite_option
 from expunge.cli.options import check_ending
 from expunge.cli.outputs import Outputs
@@ -56,7 +57,7 @@ def predict(model: str, data: str, output: str, overwrite: bool, **reading: Any)
     _check_width(fitted, records, data)
     found = fitted.predict(records.X)
     outputs.write({"--output": _table(found, records.ids, reading["id_column"] or records.reading.id_column)})
-    click.echo(f"{len(found):,} predictions  {output}")
+    click.echo(f"{counted(len(found), 'prediction')}  {output}")
 
 
 def _table(found: NDArray[Any], ids: NDArray[Any] | None, id_name: str | int | None) -> bytes:
