@@ -27,6 +27,7 @@ PARTS = {
     "bench_mnist_ridge": ("mnist_ridge", ["FOLDER"]),
     "bench_opacus": ("opacus", ["--models", "mlp", "--repeats", "1", "--threads", "1"]),
     "bench_privacy": ("privacy", []),
+    "bench_records": ("records", ["--records", "300", "--features", "5", "--repeats", "1"]),
     "bench_residual": ("residual", ["--repeats", "1", "--threads", "1"]),
     "bench_residual_bounds": ("residual_bounds", []),
     "bench_residual_noise": ("residual_noise", ["FOLDER"]),
@@ -35,6 +36,7 @@ PARTS = {
     "bench_training": ("training", ["--repeats", "1", "--batch-sizes", "128", "--threads", "1"]),
 }
 NEEDS = {
+    "bench_records": "pyarrow",
     "bench_scoring": "pyarrow",
     "bench_training": "torch",
     "bench_before_after": "matplotlib",
@@ -56,6 +58,7 @@ SIZES: dict[str, dict[str, Any]] = {
     },
     "bench_mnist_ridge": {"LEARNED": 300, "RUNS": 2},
     "bench_privacy": {"SIZE": 500, "ROWS": 20, "PAIRS": 40},
+    "bench_records": {"GROUP": 100, "REPEATED": 64},
     "bench_residual": {"SHAPES": [(300, 9, 1), (300, 9, 10)], "QUOTES": [(300, 9)], "SIDE": 64, "LONG": 4096},
     "bench_residual_bounds": {"PROBLEMS": 12, "EXACT_EVERY": 6},
     "bench_residual_noise": {"RECORDS": 120, "FEATURES": 5, "ROWS": {1: 50, 10: 20}},

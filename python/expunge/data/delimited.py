@@ -12,6 +12,7 @@ import io
 import math
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
@@ -23,8 +24,9 @@ from tqdm.auto import tqdm
 from expunge.data.identifiers import ids_of_text
 from expunge.data.tables import Table
 
-__all__ = ["read_delimited"]
+__all__ = ["TextLayout", "decoded", "read_delimited", "read_piece", "text_layout"]
 
+_MARK = b"\xef\xbb\xbf"
 _DELIMITERS = ("\t", ";", "|", ",")  # in this order where several would do: 1,5;2,5 is a table of decimal commas
 _NAMES = {"\t": "a tab", ";": "a semicolon", "|": "a bar", ",": "a comma"}
 _MISSING = {"", "na", "n/a", "nan", "null", "none", "<na>", "#n/a", "?"}
@@ -53,19 +55,73 @@ def read_delimited(data: bytes, path: Path, *, header: bool | None = None, decim
     ValueError
         Naming the line and the column.
     """
-    data = data.removeprefix(b"\xef\xbb\xbf")
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in data:
+    text, mark = decoded(data)
+    layout = text_layout(text, header=header)
+    return read_piece(
+        data[mark + layout.skipped :], text[layout.skipped_characters :], layout, path, decimal_comma=decimal_comma
+    )
+
+
+@dataclass(frozen=True)
+class TextLayout:
+    """Layout of a text table, as its first lines show it.
+
+    Attributes
+    ----------
+    delimiter : str
+        Character between cells.
+    width : int
+        Cells of a line.
+    names : tuple of str, or None
+        Names of the columns, where the first line holds them.
+    index : tuple of int
+        Columns that are a row index.
+    skipped, skipped_characters : int
+        Bytes and characters that announce the delimiter at the beginning; the end of their line stays, and lines keep
+        their numbers.
+    """
+
+    delimiter: str
+    width: int
+    names: tuple[str, ...] | None
+    index: tuple[int, ...]
+    skipped: int
+    skipped_characters: int
+
+
+def decoded(data: bytes, *, line: int = 1) -> tuple[str, int]:
+    """Return the text of bytes in UTF-8 whose first line has a number, and the length of their byte-order mark.
+
+    Raises
+    ------
+    ValueError
+        If they are no such text.
+    """
+    mark = len(_MARK) if data.startswith(_MARK) else 0
+    if data[mark : mark + 2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in data:
         raise ValueError("is not UTF-8 text: save the table as CSV in UTF-8")
     try:
-        text = data.decode("utf-8")
+        return (data[mark:] if mark else data).decode("utf-8"), mark
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise ValueError(f"line {line} is not UTF-8 text: save the table as CSV in UTF-8") from None
+        number = data.count(b"\n", 0, mark + error.start) + line
+        raise ValueError(f"line {number} is not UTF-8 text: save the table as CSV in UTF-8") from None
+
+
+def text_layout(text: str, *, header: bool | None) -> TextLayout:
+    """Return the layout of a table whose text begins so; ``header=None`` looks whether the first line names columns.
+
+    Raises
+    ------
+    ValueError
+        If it is empty, or its first line is neither names nor numbers.
+    """
     if not text.strip():
         raise ValueError("is empty")
     announced = re.match(r"sep=(.)\r?\n", text)  # as Excel writes and reads it
+    skipped = 0
     if announced is not None:
-        text, data = text[5:], data[len(text[:5].encode()) :]  # the end of its line stays, and lines keep their numbers
+        skipped = len(text[:5].encode())
+        text = text[5:]
     delimiter = _delimiter(text) if announced is None else announced[1]
     first = _first_rows(text, delimiter)
     if header is None:
@@ -74,10 +130,42 @@ def read_delimited(data: bytes, path: Path, *, header: bool | None = None, decim
     if header and len(first) == 1:
         one_word = len(first[0]) == 1
         raise ValueError("is in no readable format: one line of text" if one_word else "holds a header and no records")
-    cells = _Cells(data, text, delimiter, header, decimal_comma, path.name)
-    columns = [_TextColumn(cells, j, None if names is None else names[j]) for j in range(len(first[0]))]
-    cells.width = len(columns)
-    return Table(columns, names, index, large=len(data) > _LARGE)
+    return TextLayout(delimiter, len(first[0]), names, index, skipped, 0 if announced is None else 5)
+
+
+def read_piece(
+    data: bytes,
+    text: str,
+    layout: TextLayout,
+    path: Path,
+    *,
+    line: int = 1,
+    begins: bool = True,
+    decimal_comma: bool = False,
+) -> Table:
+    """Return the table of whole lines of a text table: all of them, or a piece.
+
+    Parameters
+    ----------
+    data, text : bytes, str
+        The same lines twice.
+    layout : TextLayout
+        That of the whole table.
+    path : Path
+        Where they come from.
+    line : int
+        Number of the first one within the file.
+    begins : bool
+        Whether these are the first lines, the header among them if there is one.
+    decimal_comma : bool
+        Whether numbers are written 1,5.
+    """
+    header = layout.names is not None and begins
+    cells = _Cells(data, text, layout.delimiter, header, decimal_comma, path.name, line)
+    names = layout.names
+    columns = [_TextColumn(cells, j, None if names is None else names[j]) for j in range(layout.width)]
+    cells.width = layout.width
+    return Table(columns, names, layout.index, large=len(data) > _LARGE)
 
 
 def _delimiter(text: str) -> str:
@@ -155,7 +243,10 @@ def _names(cells: list[str]) -> tuple[tuple[str, ...], tuple[int, ...]]:
 class _Cells:
     """The cells of a text, by column: from pyarrow if it splits the text as Python does, else from Python's reader."""
 
-    def __init__(self, data: bytes, text: str, delimiter: str, header: bool, decimal_comma: bool, name: str) -> None:
+    def __init__(
+        self, data: bytes, text: str, delimiter: str, header: bool, decimal_comma: bool, name: str, line: int
+    ) -> None:
+        self._before = line - 1
         self.text, self.delimiter, self.header, self.name = text, delimiter, header, name
         self.decimal_comma = decimal_comma
         self.width = 0
@@ -207,22 +298,23 @@ class _Cells:
             ) as bar:  # fmt: skip
                 for row in reader:
                     if not row:
-                        blank = blank or reader.line_num
+                        blank = blank or reader.line_num + self._before
                         continue
                     if blank and self.width == 1:
                         raise ValueError(f"line {blank} is empty where a value is needed")
                     if len(row) != self.width:
+                        line = reader.line_num + self._before
                         raise ValueError(
-                            f"line {reader.line_num} has {len(row)} cells, the first line has {self.width} "
+                            f"line {line} has {len(row)} cells, the first line has {self.width} "
                             f"({_NAMES.get(self.delimiter, self.delimiter)} between them)"
                         )
                     rows.append(row)
-                    lines.append(reader.line_num)
+                    lines.append(reader.line_num + self._before)
                     if large:
                         bar.update(sum(map(len, row)) + len(row))
             if self.header:
                 rows, lines = rows[1:], lines[1:]
-            self._rows = list(zip(*rows, strict=True)), lines
+            self._rows = list(zip(*rows, strict=True)) or [()] * self.width, lines
         return self._rows[0][column], self._rows[1]
 
 

@@ -19,10 +19,12 @@ from expunge.data.ahead import streams_ahead
 from expunge.data.blocks import Block, Records, refuse_unfit
 from expunge.data.layout import Layout, agreed, chosen_columns
 from expunge.data.shards import ArrowShard, Chunk, NpyColumn, NpyShard, ParquetShard, Shard
+from expunge.data.text_shard import TextShard
 
 __all__ = ["KINDS", "FileRecords"]
 
-KINDS = (".parquet", ".pq", ".arrow", ".feather", ".ipc", ".npy")
+_TEXT = (".csv", ".tsv", ".txt", ".tab")
+KINDS = (".parquet", ".pq", ".arrow", ".feather", ".ipc", ".npy", *_TEXT)
 _MOST_STREAMS = 8  # each holds a few blocks
 
 Address = str | os.PathLike[str]
@@ -43,7 +45,7 @@ class _Unit(NamedTuple):
 
 
 class FileRecords(Records):
-    """Records in one file or a folder of shards: Parquet, Arrow IPC or .npy.
+    """Records in one file or a folder of shards: Parquet, Arrow IPC, .npy or text tables.
 
     Parameters
     ----------
@@ -58,6 +60,9 @@ class FileRecords(Records):
     target, ids : path-like, optional
         For .npy: the file of the targets, or of the ids; a folder with a file of the same name for each shard, or one
         file for all rows in the order of the shards.
+    header, decimal_comma : bool, optional
+        For text tables: whether the first line names the columns (told from its cells when omitted), and whether
+        numbers are written 1,5.
     filesystem : file system of pyarrow or fsspec, optional
         Where ``source``, ``target`` and ``ids`` lie.
 
@@ -71,7 +76,9 @@ class FileRecords(Records):
     Notes
     -----
     Shards are known by size, time of change and the digest of their footer or header. Each pass verifies them, and is
-    refused where one is not what it was when the table was opened. An instance can be pickled and holds no open file.
+    refused where one is not what it was when the table was opened. Text tables are read once when they are opened, to
+    count their records and to see what their targets and ids are; their features are float64. An instance can be
+    pickled and holds no open file.
 
     Examples
     --------
@@ -93,6 +100,8 @@ class FileRecords(Records):
         drop: Sequence[str | int] = (),
         target: Address | None = None,
         ids: Address | None = None,
+        header: bool | None = None,
+        decimal_comma: bool = False,
         filesystem: object = None,
     ) -> None:
         files = find_files(source, kinds=KINDS, filesystem=filesystem)
@@ -111,8 +120,14 @@ class FileRecords(Records):
                     f"{files[0].name} has columns: name them with target_column= and id_column=, without "
                     "target= and ids="
                 )
-            kind = ParquetShard if files[0].suffix in (".parquet", ".pq") else ArrowShard
-            self._shards = [kind(file) for file in files]
+            text = files[0].suffix in _TEXT
+            if not text and (header is not None or decimal_comma):
+                raise ValueError("header and decimal_comma are for text tables")
+            if text:
+                self._shards = [TextShard(file, header=header, decimal_comma=decimal_comma) for file in files]
+            else:
+                kind = ParquetShard if files[0].suffix in (".parquet", ".pq") else ArrowShard
+                self._shards = [kind(file) for file in files]
             first = self._shards[0]
             try:
                 chosen = chosen_columns(
@@ -126,6 +141,11 @@ class FileRecords(Records):
             except ValueError as error:
                 raise ValueError(f"{first.file.name}: {error}") from None
             whole = features is None
+            for shard in self._shards:
+                shard.scan(*chosen)
+            texts = [shard for shard in self._shards if isinstance(shard, TextShard)]
+            for one in texts:  # whole numbers in one shard and text in another are text in all, as within one file
+                one.ids_kind = "U" if any(other.ids_kind == "U" for other in texts) else "i"
         self._starts = list(accumulate((shard.n_rows for shard in self._shards), initial=0))
         if not self._starts[-1]:
             raise ValueError(f"{files[0].name}: holds no records")
@@ -133,7 +153,7 @@ class FileRecords(Records):
         if self._layout.lists and self._shards[0].file.suffix == ".npy":
             self._names = None
         else:
-            self._names = self._layout.names
+            self._names = self._layout.names if getattr(self._shards[0], "named", True) else None
 
     def _agreed(self, chosen: _Columns, whole: bool, drop: set[str]) -> Layout:
         features, target, ids = chosen

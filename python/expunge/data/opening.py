@@ -24,6 +24,8 @@ def open_records(
     id_column: str | int | None = None,
     features: Sequence[str | int] | None = None,
     drop: Sequence[str | int] = (),
+    header: bool | None = None,
+    decimal_comma: bool = False,
     filesystem: object = None,
 ) -> Records:
     """Return a table of records that is read in row blocks, from wherever it lies.
@@ -37,7 +39,7 @@ def open_records(
         Labels or targets, of features in memory or of .npy files.
     ids : array-like of shape (n,), or path-like, optional
         Ids of the records, likewise.
-    target_column, id_column, features, drop, filesystem
+    target_column, id_column, features, drop, header, decimal_comma, filesystem
         Columns of files, and where these lie: as for `FileRecords`.
 
     Returns
@@ -74,8 +76,14 @@ def open_records(
             drop=drop,
             target=target,  # type: ignore[arg-type]
             ids=ids,  # type: ignore[arg-type]
+            header=header,
+            decimal_comma=decimal_comma,
             filesystem=filesystem,
         )
-    if (target_column, id_column, features, tuple(drop), filesystem) != (None, None, None, (), None):
-        raise TypeError("target_column, id_column, features, drop and filesystem are for files: give target= and ids=")
+    of_files = (target_column, id_column, features, drop or None, header, decimal_comma or None, filesystem)
+    if any(one is not None for one in of_files):
+        raise TypeError(
+            "target_column, id_column, features, drop, header, decimal_comma and filesystem are for files: give "
+            "target= and ids="
+        )
     return ArrayRecords(source, target, ids)  # type: ignore[arg-type]

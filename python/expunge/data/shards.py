@@ -73,6 +73,10 @@ class Shard(ABC):
         """Return columns that are no features unless they are named: a frame's row index, and keys of folders."""
         return ()
 
+    def scan(self, features: tuple[str, ...], target: str | None, ids: str | None) -> None:
+        """Look at the rows where headers do not say enough about the columns that are read; else do nothing."""
+        return
+
     def list_width(self, column: str) -> int:
         """Return the length of the first list of a column, whose type does not say it."""
         raise ValueError(f"{self.file.name}: column {column!r} holds no lists")
