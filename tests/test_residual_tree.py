@@ -90,6 +90,32 @@ def test_the_root_is_that_of_the_format(n, depth):
     assert tree.root == slow_root(records, KEY, depth=depth)
 
 
+@pytest.mark.parametrize("workers", [1, 2, 3, 7])
+def test_long_records_have_the_same_hashes_on_any_number_of_cores(workers, monkeypatch):
+    rng = np.random.default_rng(0)
+    n, p = 500, 300
+    X, y, salts = rng.standard_normal((n, p)), rng.standard_normal(n), rng.integers(0, 256, (n, 16), dtype=np.uint8)
+    weights = rng.uniform(0.0, 2.0, n)
+    monkeypatch.setattr(hashing.backend, "default_threads", lambda: workers)
+    answers = hashing.answer_bytes(y[:, None], None, classes=None)
+    found = hashing.contents_of(X, answers, weights, salts, labelled=False)
+    tag = b"expunge-residual-record-v1:targets".ljust(40, b"\0")
+    for row in range(n):
+        message = tag + salts[row].tobytes() + struct.pack("<Q", p) + X[row].tobytes()
+        message += struct.pack("<Qdd", 8, y[row], weights[row])
+        assert found[row].tobytes() == hashlib.sha256(message).digest(), row
+
+
+@pytest.mark.parametrize("length", [0, 32, 64, 65, 200])
+def test_keys_are_hmacs_of_ids(length):
+    key, ids = bytes(range(length)), [0, -7, 10**30, "7", "", "Zoë", "\ud800"]
+    found = hashing.keys_of(ids, key=key)
+    for one, mine in zip(ids, found, strict=True):
+        kind = b"string\0" if isinstance(one, str) else b"integer\0"
+        message = b"expunge-residual-id-v1\0" + kind + str(one).encode("utf-8", "surrogatepass")
+        assert mine.tobytes() == hmac.new(key, message, "sha256").digest()
+
+
 def test_empty_buckets_are_zeros_and_all_rows_of_an_id_lie_in_one():
     X, y, salts = data(600)
     tree = RecordTree.of(X, y, ids=["one"] * 300 + ["other"] * 300, salts=salts, key=KEY)

@@ -46,7 +46,7 @@ MAY_USE: dict[str, set[str]] = {
     "calibration": {"accounting", "_validate"},
     "data": {"_types", "_errors", "_files", "_kernels", "_validate"},
     "runs": {"_types", "_errors", "_kernels", "_validate", "accounting", "calibration", "data", "langevin"},
-    "certificates": {"_types", "_errors", "_files", "_validate", "_version", "data", "runs"},
+    "certificates": {"_types", "_errors", "_files", "_kernels", "_validate", "_version", "data", "runs"},
     "ledger": {"_errors", "_files", "certificates"},
     "estimators": {
         "_types",

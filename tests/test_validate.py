@@ -93,3 +93,17 @@ def test_ragged_lists_and_missing_values_of_tables_are_named():
     with pytest.raises(TypeError, match="x must hold numbers, got dtype object, such as <NA>"):
         real_array("x", pandas.Series([1, pandas.NA]))
     assert real_array("x", pandas.Series([1, 2])).tolist() == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("n", [5, 5000])
+@pytest.mark.parametrize("bad", [[np.nan], [np.inf], [-np.inf], [np.inf, -np.inf], [np.inf, np.nan]])
+def test_no_number_that_is_not_finite_hides_among_many(n, bad):
+    values = np.ones(n)
+    values[n - 1 - len(bad) : n - 1] = bad
+    with pytest.raises(ValueError, match=f"values must be finite, got .* at index {n - 1 - len(bad)}"):
+        real_array("values", values)
+
+
+def test_many_finite_numbers_whose_sum_is_not_are_finite():
+    for values in (np.full(5000, 1e308), np.tile([1e308, 1e308, -1e308, -1e308], 2000)):
+        assert real_array("values", values) is values

@@ -9,13 +9,14 @@ the number of records alone, so a tree tells nothing of records it once had.
 from __future__ import annotations
 
 import hashlib
-import hmac
 import struct
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
 
+from expunge._kernels import backend
 from expunge.certificates.digest import targets_digest
 
 __all__ = [
@@ -43,6 +44,7 @@ KEY, CONTENT, LEAF, SALT = 32, 32, 64, 16
 ZERO = bytes(32)  # of a bucket or a branch without leaves
 _FULL_BUCKET = 64  # a bucket has half as many leaves to as many, on average
 _BLOCK = 2**20
+_LOCKED = 2047  # bytes that hashlib hashes without giving up the interpreter's lock
 _RECORD = {
     labelled: tag.ljust(40, b"\0")  # of one length
     for labelled, tag in ((False, b"expunge-residual-record-v1:targets"), (True, b"expunge-residual-record-v1:label"))
@@ -54,11 +56,17 @@ _ID = b"expunge-residual-id-v1\0"
 
 def keys_of(ids: Iterable[int | str], *, key: bytes) -> Bytes:
     """Return the keys (n, 32) of record ids under a tree's secret key; 7 and "7" are different ids."""
+    # HMAC (RFC 2104) from the two states that all ids share; `hmac.digest` sets both up for each.
+    block = (key if len(key) <= 64 else hashlib.sha256(key).digest()).ljust(64, b"\0")
+    inner = hashlib.sha256(bytes(one ^ 0x36 for one in block) + _ID)
+    outer = hashlib.sha256(bytes(one ^ 0x5C for one in block))
     found = []
     for one in ids:
-        kind = b"string\0" if isinstance(one, str) else b"integer\0"
-        text = str(one).encode("utf-8", "surrogatepass")
-        found.append(hmac.digest(key, _ID + kind + text, "sha256"))
+        within, around = inner.copy(), outer.copy()
+        within.update(b"string\0" if isinstance(one, str) else b"integer\0")
+        within.update(str(one).encode("utf-8", "surrogatepass"))
+        around.update(within.digest())
+        found.append(around.digest())
     return np.frombuffer(b"".join(found), dtype=np.uint8).reshape(-1, KEY)
 
 
@@ -80,6 +88,28 @@ def contents_of(
     rows: NDArray[np.float64], answers: Bytes, weights: NDArray[np.float64], salts: Bytes, *, labelled: bool
 ) -> Bytes:
     """Return the content hashes (n, 32) of records, whose answers are labels or targets."""
+    n, p = rows.shape
+    found = np.empty((n, CONTENT), dtype=np.uint8)
+    width = len(_RECORD[labelled]) + SALT + 8 + 8 * p + 8 + answers.shape[1] + 8
+
+    def hash_part(start: int, stop: int) -> None:
+        part = slice(start, stop)
+        found[part] = _contents(rows[part], answers[part], weights[part], salts[part], labelled=labelled)
+
+    # hashlib lets go of the interpreter's lock for long messages only: threads would wait for one another at others.
+    workers = backend.default_threads() if width > _LOCKED and n * width > _BLOCK else 1
+    if workers == 1:
+        hash_part(0, n)
+        return found
+    ends = [n * number // workers for number in range(workers + 1)]
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(hash_part, ends[:-1], ends[1:]))
+    return found
+
+
+def _contents(
+    rows: NDArray[np.float64], answers: Bytes, weights: NDArray[np.float64], salts: Bytes, *, labelled: bool
+) -> Bytes:
     n, p = rows.shape
     width = answers.shape[1]
     tag = _RECORD[labelled]
