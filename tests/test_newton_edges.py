@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from typing import Any
 
 import numpy as np
 import pytest
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.datasets import load_digits
 
 from expunge import NewtonLogisticRegression, NewtonRidge, NewtonRidgeClassifier, NoiseWarning
 from expunge._files import FileFormatError
 from expunge.certificates.residual import verify
 from expunge.estimators import _storage
+from expunge.runs.residual import InverseHessian, Rows, newton
 
 X = np.random.default_rng(11).normal(size=(40, 3)) / 2
 LABELS = (X[:, 0] > 0).astype(int)
@@ -191,6 +193,69 @@ def test_what_is_left_of_the_gradient_points_at_nobody(multi_class, from_file, t
         found += int((likeness > likeness[gone]).sum() < 5)
         assert not np.array_equal(state.inverse.theta, model._state.theta)
     assert found <= 5  # by chance: 0.25 of them
+
+
+def test_parameters_after_a_deletion_are_no_fingerprint_of_the_record():
+    """Whoever holds the new model and guesses a record can repeat its deletion, and learns nothing from what is left.
+
+    All but the noise on the start of the search is known: data, the release before, the rule.
+    """
+    rng = np.random.default_rng(3)
+    n, p = 600, 20
+    rows, y = rng.standard_normal((n, p)) / p**0.5, np.arange(n) % 2
+    model = NewtonLogisticRegression(classes=[0, 1], fit_intercept=False).fit(rows, y)
+    before, after = model._state, model.unlearn(rows=7).model._state
+
+    def repeated(record: Rows) -> float:
+        """Return how far the parameters are from those after a record's deletion."""
+        objective = after.objective.with_rows(record)
+        theta = newton.polish(objective, np.zeros_like(after.theta), target=before.claim.allowance).theta
+        guess = dataclasses.replace(
+            before,
+            objective=objective,
+            theta=theta,
+            inverse=InverseHessian.of(objective, before.released),
+            gradient=objective.gradient(theta, objective.sums(theta)),
+        )
+        state, _ = guess.changed("unlearn", after.objective, after.tree, n_changed=1, gone=record, new=None)
+        return float(np.linalg.norm(state.theta - after.theta))
+
+    others = [
+        repeated(Rows(rng.standard_normal((1, p)) / p**0.5, labels=np.array([guess % 2], dtype=np.int64)))
+        for guess in range(15)
+    ]
+    assert repeated(before.objective.take(np.array([7]))) > 0.1 * np.median(others)
+
+
+@pytest.mark.parametrize("gone", [[3], list(range(60))])
+@pytest.mark.parametrize("action", ["unlearn", "amend"])
+def test_curvatures_are_kept_at_what_was_released(gone, action, monkeypatch):
+    """Also where a search takes them anew at parameters without noise, which would tell of later deletions."""
+    monkeypatch.setattr(newton, "_ENOUGH", 1e9)  # no chord step is good enough
+    rows, y = load_digits(return_X_y=True)
+    model = NewtonLogisticRegression(classes=[0, 1], fit_intercept=False).fit(rows[:300] / 64, y[:300] % 2)
+    released = [model._state.released]
+    for _ in range(2):
+        before = model
+        if action == "unlearn":
+            model = model.unlearn(rows=gone).model
+        else:
+            model = model.amend(rows=gone, X=rows[-len(gone) :] / 64).model
+        released.append(model._state.released)
+        state = model._state
+        assert model.evidence_.refreshes >= 1
+        assert any(np.array_equal(state.inverse.theta, one) for one in released)
+        assert not np.array_equal(state.inverse.theta, before._state.theta)
+        fresh = InverseHessian.of(state.objective, state.inverse.theta)
+        assert_allclose(state.inverse.matrices, fresh.matrices, rtol=0, atol=1e-10)
+
+
+def test_with_noise_that_hides_everything_no_curvatures_are_kept():
+    rows, y = load_digits(return_X_y=True)
+    model = NewtonLogisticRegression(classes=[0, 1], noise_std=1e4).fit(rows[:100] / 64, y[:100] % 2)
+    changed = model.unlearn(3).model
+    assert changed._state.inverse is None
+    assert changed.unlearn(5).status == "certified"
 
 
 @pytest.mark.parametrize("weights", [[3.0], [3.0, 0.5, 1.0], []])

@@ -20,6 +20,7 @@ from expunge.runs.residual import (
     Rows,
     StalledError,
     blocks_of,
+    gradient_sums,
     newton,
     objective,
     polish,
@@ -223,6 +224,32 @@ def test_noise_below_the_floor_names_the_floor():
     with pytest.raises(NoiseFloorError, match=r"rounding alone .* 1e-16 is needed") as caught:
         polish(this, np.zeros((1, 8)), target=1e-16)
     assert polish(this, np.zeros((1, 8)), target=2 * caught.value.floor).bound <= 2 * caught.value.floor
+
+
+@pytest.mark.parametrize("loss", ["squared", "logistic"])
+def test_data_whose_squares_vanish_have_no_floor_of_their_own(loss):
+    """Gradients of 1e-170 are far above what rounds in them, though their squares are 0."""
+    rows = rows_of(loss, 1, 30, 4)
+    rows = Rows(rows.X * 1e-170, rows.labels, rows.targets)
+    this = Objective(blocks_of(rows), loss, 4, 1, 1e-3)
+    start = np.zeros((1, 4))
+    assert this.residual_bound(start) > 1e-171
+    found = polish(this, start, target=1e-173)
+    assert 0.0 < found.bound <= 1e-173
+    assert found.theta.any()
+    with pytest.raises(NoiseFloorError) as caught:
+        polish(this, start, target=1e-300)
+    assert caught.value.floor < 1e-173  # what the bound adds, and not what the gradient is
+
+
+def test_steps_are_halved_by_a_slope_whose_products_vanish():
+    """Of a gradient and a step of 1e-170 each the slope is 0 as a sum of products, and no step would be halved."""
+    sums = gradient_sums(np.zeros((1, 2)), np.zeros((1, 2)), targets=np.zeros((1, 1)), loss="squared")
+    for scale in (1e-170, 1e-320, 1.0, 1e170):
+        gradient = np.array([[-scale, scale / 2]])
+        point = newton._Point(np.zeros((1, 2)), gradient, scale, scale, sums)
+        assert point.slope(-gradient) < 0.0 < point.slope(gradient)
+    assert np.isnan(newton._Point(sums.gradient, np.full((1, 2), np.nan), 1.0, 1.0, sums).slope(gradient))
 
 
 def test_a_search_that_stalls_names_records_and_remedy(monkeypatch):

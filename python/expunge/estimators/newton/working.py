@@ -124,7 +124,7 @@ class Working:
     own_conditions : tuple of str
         What that of the last release rests on besides.
     inverse : InverseHessian or None
-        Of these records at older parameters; None where it is to be computed anew.
+        Of these records at parameters released before; None where it is to be computed anew.
     gradient : ndarray of float64, shape (q, p), or None
         Of the objective at theta, as computed; None where it is not known.
     ledger_salt : bytes
@@ -205,16 +205,19 @@ class Working:
         number = self._next()
         start, inverse = self._first_step(objective, gone, new)
         found = _polished(objective, start, claim=self.claim, inverse=inverse)
+        released = _with_noise(found.theta, claim=self.claim, normals=os_normals)
+        kept = self._kept_inverse(found, objective, released)
+        refreshes = found.refreshes + (kept is not None and kept is not found.inverse)
         state = replace(
             self,
             objective=objective,
             tree=tree,
             theta=found.theta,
-            released=_with_noise(found.theta, claim=self.claim, normals=os_normals),
+            released=released,
             bound=found.bound,
             release=number,
             own_conditions=(),
-            inverse=found.inverse,
+            inverse=kept,
             gradient=found.gradient,
         )
         both = before_after(
@@ -223,7 +226,7 @@ class Working:
             mu=self.claim.mu,
             delta=self.claim.delta,
         )
-        return state, Work(action, n_changed, found.passes, found.refreshes, self.tree.root, both)
+        return state, Work(action, n_changed, found.passes, refreshes, self.tree.root, both)
 
     def again(self) -> tuple[Working, Work]:
         """Return the state after a further release of the same parameters with new noise.
@@ -277,24 +280,47 @@ class Working:
             inverse = inverse.without(gone)
         if new is not None and inverse is not None:
             inverse = inverse.with_rows(new)
-        near = self.claim.noise_std < _FAR
         squared = self.objective.loss == "squared"
-        moved = 0.0 if squared else self.claim.noise_std * _length(objective)
+        moved = self._moved(objective)
         if inverse is None or self.gradient is None:
             if moved > _FLAT:
                 return np.zeros_like(self.theta), None
-            return (self.released if near else self.theta), inverse
-        if near and _BLUR * moved > _FLAT:
+            return (self.released if self._near else self.theta), inverse
+        if self._near and _BLUR * moved > _FLAT:
             return np.zeros_like(self.theta), None
         gradient = self.gradient.copy()
         for rows, sign in ((gone, -1.0), (new, 1.0)):
             if rows is not None:
                 gradient += sign * self.objective.sums_of(rows, self.theta).gradient
         start = self.theta - inverse.step(gradient)
-        if near and not squared:  # whose step leaves nothing but rounding
-            # What the step leaves points at the record, and so would all that follows: it drowns in noise of its own.
+        if self._near and not squared:  # whose step leaves nothing but rounding
+            # What the step leaves follows from the record, and so would all that follows: who guesses it could repeat
+            # the deletion and see. It drowns in noise of its own, which costs a pass.
             start = start + _BLUR * self.claim.noise_std * os_normals(0, start.shape)
         return (start if np.isfinite(start).all() else self.theta), inverse
+
+    @property
+    def _near(self) -> bool:
+        """Whether released parameters are a place to search from and to take curvatures at."""
+        return self.claim.noise_std < _FAR
+
+    def _moved(self, objective: Objective) -> float:
+        """Return how many logits noise may move a row; 0 for the squared loss, whose curvature stays as it is."""
+        return 0.0 if objective.loss == "squared" else self.claim.noise_std * _length(objective)
+
+    def _kept_inverse(self, found: Polished, objective: Objective, released: Float64) -> InverseHessian | None:
+        """Return the inverse that the state after a change keeps, None where the next search computes one.
+
+        No release tells of it: the claim holds whatever came before, the way of the search included. But curvatures
+        taken during a search are those at parameters without noise, and from before the next deletion these tell
+        apart the record that leaves then. What is kept belongs to 0 or to parameters that were released.
+        """
+        if not self._near:
+            return None
+        anchor = found.inverse.theta
+        if found.refreshes == 0 or not anchor.any() or np.array_equal(anchor, self.released):
+            return found.inverse
+        return InverseHessian.of(objective, released) if self._moved(objective) <= _FLAT else None
 
     def certificate(self, work: Work) -> ResidualCertificate:
         """Return the public certificate of the last release."""

@@ -180,13 +180,25 @@ class _Point:
             return cls(theta, gradient, math.inf, math.inf, GradientSums(gradient, 0.0, 0.0, 0.0, None, 0, 0))
         sums = objective.sums(theta)
         gradient = objective.gradient(theta, sums)
-        with np.errstate(over="ignore", invalid="ignore"):
-            norm = float(np.linalg.norm(gradient))
-        return cls(theta, gradient, norm, sums.norm_bound(theta, alpha=objective.alpha), sums)
+        return cls(theta, gradient, _length(gradient), sums.norm_bound(theta, alpha=objective.alpha), sums)
 
     def slope(self, step: Float64) -> float:
-        with np.errstate(over="ignore", invalid="ignore"):
-            return float(np.vdot(self.gradient, step))
+        """Return a number with the sign of the product of gradient and step, NaN where one is not finite."""
+        return float(np.vdot(_direction(self.gradient), _direction(step)))
+
+
+def _direction(values: Float64) -> Float64:
+    """Return values divided by the largest, so that products of the faintest do not vanish and none overflows."""
+    largest = float(np.abs(values).max(initial=0.0))
+    if not largest < math.inf:
+        return np.full_like(values, np.nan)
+    return values / largest if largest > 0.0 else values
+
+
+def _length(values: Float64) -> float:
+    """Return the norm, also where squares vanish or overflow."""
+    largest = float(np.abs(values).max(initial=0.0))
+    return largest * float(np.linalg.norm(_direction(values))) if 0.0 < largest < math.inf else largest
 
 
 def _refuse_floor(objective: Objective, point: _Point, target: float) -> None:
