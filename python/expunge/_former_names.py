@@ -18,7 +18,7 @@ FORMER_NAMES = {
     "_backend": "_kernels.backend",
     "_ledger_lines": "ledger.lines",
     "accounting.assumed_noise": "accounting.rdp.assumed_noise",
-    "accounting.close_products": "runs.ridge.close_products",
+    "accounting.close_products": "data.close_products",
     "accounting.composition": "accounting.rdp.composition",
     "accounting.contraction": "accounting.unlearning.contraction",
     "accounting.langevin_unlearning": "accounting.unlearning.langevin",
