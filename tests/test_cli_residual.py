@@ -565,7 +565,10 @@ def test_a_quote_writes_what_it_prints(made):
     assert [one["id"] for one in quote["records"]] == [row[0] for row in people()]
     model = load_model(str(made / "m0.npz")).quote()
     assert [one["before_after_epsilon_bound"] for one in quote["records"]] == model.before_after_epsilon.tolist()
-    assert "2 records" in run("quote", made / "m0.npz", "--id", "CUST-3").output
+    of_one = run("quote", made / "m0.npz", "--id", "CUST-3").output
+    assert "2 records" in of_one
+    assert "rows of one id are quoted each by itself" in of_one
+    assert "rows of one id" not in output
     assert "1 record," in run("quote", made / "m0.npz", "--rows", "3").output
     assert "2 records" in run("quote", made / "numbered.npz", "--indices", "3,5").output
     pytest.importorskip("pyarrow")

@@ -88,7 +88,7 @@ def _check_extras(paths: tuple[str, ...]) -> None:
 @click.option("--n-steps", type=int, help="Unlearning steps [default: 30]; the least noise is quoted.")
 @click.option("--noise-std", type=float, help="Noise per unlearning step instead; the fewest steps are quoted.")
 @method_option
-@click.option("--id", "ids", multiple=True, help="An id to quote, all its rows together; repeat for several.")
+@click.option("--id", "ids", multiple=True, help="An id to quote, all its rows; repeat for several.")
 @click.option("--by-id", is_flag=True, help="Quote each id, all its rows together.")
 @click.option("--rows", help="Rows of the first fit, as in 3,7,10-12 [default: all that remain].")
 @click.option("--indices", help="The same as --rows, where the model has no ids.")
@@ -115,7 +115,8 @@ def quote(
     """Say what forgetting each record of MODEL would cost.
 
     Of a model by computed residual, whose claim and noise were fixed by fit: passes over the data, and what is left
-    against whoever sees the model before and after. Options from --epsilon to --method are those of Langevin models.
+    against whoever sees the model before and after, each row by itself; unlearn measures rows that go together.
+    Options from --epsilon to --method are those of Langevin models, which quote all rows of an id together.
     """
     from expunge.estimators.newton.base import NewtonModel
 

@@ -42,6 +42,11 @@ def quote_newton(model: Newton, *, ids: Sequence[str], rows: str | None, indices
     files.write({name: _bytes(found, model, place.suffix.lower()) for name, place in files.places.items()})
     for line in _lines(found):
         click.echo(line)
+    if ids and len(found) > len(set(found.ids.tolist())):
+        click.echo(
+            "note  rows of one id are quoted each by itself: forgotten together they move the model further, "
+            "which unlearn measures (before/after)"
+        )
     for place in files.places.values():
         click.echo(f"written  {place}")
 

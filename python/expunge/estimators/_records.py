@@ -15,7 +15,16 @@ from numpy.typing import NDArray
 
 from expunge._validate import row_indices
 
-__all__ = ["Id", "RecordIds", "as_array", "exact_ids", "ids_of_fit", "refuse_other_order", "selected_rows"]
+__all__ = [
+    "Id",
+    "RecordIds",
+    "as_array",
+    "exact_ids",
+    "ids_of_fit",
+    "refuse_other_order",
+    "refuse_other_people",
+    "selected_rows",
+]
 
 Id = int | str
 
@@ -200,6 +209,8 @@ def ids_of_fit(X: Any, y: Any, record_ids: Any, n: int) -> RecordIds | None:
         given = tuple(exact_ids("record_ids", record_ids))
         if len(given) != n:
             raise ValueError(f"record_ids must hold one id per row of X, {n}, got {len(given)}")
+        for name, table in (("X", X), ("y", y)):
+            refuse_other_people(name, table, given, of="record_ids", strict=False)
         return RecordIds(given, GIVEN)
     if labels is None or _counts(labels):
         theirs = _index(y)
@@ -231,6 +242,42 @@ def refuse_other_order(name: str, values: Any, table: Any) -> None:
         raise ValueError(
             f"{name} must be in the order of X, got an index with the same labels in another order: pass "
             f"{name}.loc[X.index], or {name}.to_numpy() if the rows do belong together as they stand"
+        )
+
+
+def refuse_other_people(name: str, values: Any, ids: Sequence[Id], *, of: str, strict: bool = True) -> None:
+    """Refuse a table or column whose index names other records than those it is taken for.
+
+    Parameters
+    ----------
+    name : str
+        The argument.
+    values : object
+        What was given for it; without an index of pandas it is taken as it stands.
+    ids : sequence of int or str
+        Ids of the records, in order.
+    of : str
+        The argument that says which records they are.
+    strict : bool, default True
+        Refuse labels that are no ids at all, unless they count from 0.
+
+    Raises
+    ------
+    ValueError
+        Naming the argument: row by row, somebody would get the values of somebody else.
+    """
+    index = _index(values)
+    labels, wanted = [] if index is None else index.tolist(), list(ids)
+    if index is None or labels == wanted:
+        return
+    remedy = f"give it their ids for its index ({name}.set_axis) if its rows are in the order of {of} as they stand"
+    if _same_labels(labels, wanted):
+        raise ValueError(
+            f"{name} must be in the order of {of}, got an index with the same ids in another order: {remedy}"
+        )
+    if strict and not _counts(labels):
+        raise ValueError(
+            f"{name} must have the records of {of} for its index, got other labels, {labels[0]!r}: {remedy}"
         )
 
 

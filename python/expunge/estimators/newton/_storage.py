@@ -49,7 +49,7 @@ def working_bytes(model: Any) -> bytes:
     work: Work = model._work
     tree, layout = state.tree, state.layout
     tables = isinstance(state.objective, TableObjective)
-    params = model.get_params(deep=False)
+    params = dict(model._fitted)
     params.pop("random_state")  # a generator cannot be written, and a seed must not be kept
     weights_by_class = params.pop("class_weight", None)
     arrays: dict[str, NDArray[Any]] = {
@@ -123,6 +123,7 @@ def _model(cls: type[Any], header: dict[str, Any], arrays: dict[str, NDArray[Any
     if header["class_weight"] is not None:
         params["class_weight"] = {label: float(weight) for label, weight in header["class_weight"]}
     model = cls(**params)
+    model._fitted = model.get_params(deep=False)
     certificate = ResidualCertificate.from_json(_stored.text("certificate", header["certificate"]))
     certificate.check_claim()
     layout = certificate.model

@@ -19,7 +19,7 @@ from expunge.data.identifiers import exact_ids
 from expunge.estimators._conditions import SEED_CONDITION
 from expunge.estimators._progress import dense_work, parts
 from expunge.estimators._reading import WithReading
-from expunge.estimators._records import ROW_NUMBERS, ids_of_fit
+from expunge.estimators._records import ROW_NUMBERS, ids_of_fit, refuse_other_order, refuse_other_people
 from expunge.estimators._seeds import seed_of
 from expunge.estimators.newton import _storage
 from expunge.estimators.newton.of_tables import OfTables
@@ -130,6 +130,7 @@ class NewtonModel(OfTables, WithReading, BaseEstimator):  # type: ignore[misc]
 
     def _adopt(self, state: Working, work: Work) -> None:
         self._state, self._work = state, work
+        self._fitted = self.get_params(deep=False)  # set_params changes nothing until the next fit
         self.certificate_ = state.certificate(work)
 
     def _ids(self, table: Any, column: Any, record_ids: ArrayLike | None, n: int) -> AnyArray | None:
@@ -329,7 +330,8 @@ class NewtonModel(OfTables, WithReading, BaseEstimator):  # type: ignore[misc]
         rows : int or sequence of int, optional
             Positions among the records now in the model. Give one of ``ids`` and ``rows``.
         X : array-like of shape (k, n_features), or Records, optional
-            New features, in the order of ``ids`` or ``rows``; the old ones if omitted. A table has its own ``y`` and,
+            New features, in the order of ``ids`` or ``rows``, which an index of pandas must be too; the old ones if
+            omitted. A table has its own ``y`` and,
             where the others name no records, its own ids; a model of tables takes nothing else, and its corrected
             records come last.
         y : array-like of shape (k,) or (k, n_outputs), optional
@@ -364,6 +366,9 @@ class NewtonModel(OfTables, WithReading, BaseEstimator):  # type: ignore[misc]
         where = np.sort(order)
         if X is None and y is None and sample_weight is None:
             raise TypeError("amend needs new X, y or sample_weight, got none of them")
+        named = state.tree.ids[order].tolist()
+        for name, given in (("X", X), ("y", y), ("sample_weight", sample_weight)):
+            refuse_other_people(name, given, named, of="rows" if ids is None else "ids")
         place = np.argsort(order, kind="stable")  # of the given rows, in the order of positions
         old = state.objective.take(where)
         d, k = state.layout.n_features, len(where)
@@ -395,7 +400,8 @@ class NewtonModel(OfTables, WithReading, BaseEstimator):  # type: ignore[misc]
         y : array-like of shape (k,) or (k, n_outputs)
             Labels, which must be of the classes of the model, or targets.
         record_ids : sequence of int or str, length k, optional
-            Whose row each is. May be omitted if `fit` was given no ids: numbers then go on.
+            Whose row each is; the index of a pandas X by default. May be omitted if `fit` was given no ids: numbers
+            then go on.
         sample_weight : array-like of shape (k,), optional
             Weights of the losses; 1 if omitted. Class weights are not applied to them.
 
@@ -428,7 +434,10 @@ class NewtonModel(OfTables, WithReading, BaseEstimator):  # type: ignore[misc]
         features = self._new_features(X, None)
         k = len(features)
         answers = self._new_answers(y, k)
-        names = self._new_ids(record_ids, k)
+        names = self._new_ids(record_ids, k, table=X)
+        for name, given in (("y", y), ("sample_weight", sample_weight)):
+            refuse_other_order(name, given, X)
+            refuse_other_people(name, given, names.tolist(), of="X", strict=False)
         weights = None if sample_weight is None else new_weights(sample_weight, k)
         new = self._rows(features, answers, weights)
         tree = state.tree.with_(features, answers, ids=names, weights=weights)
@@ -536,7 +545,7 @@ class NewtonModel(OfTables, WithReading, BaseEstimator):  # type: ignore[misc]
     # --- parts of changes ----------------------------------------------------------------------
 
     def _result(self: Self, state: Working, work: Work) -> Updated[Self]:
-        model = type(self)(**self.get_params(deep=False))
+        model = type(self)(**self._fitted)
         for name in ("n_features_in_", "_next_number", "_single_output", "_reading"):
             if hasattr(self, name):
                 setattr(model, name, getattr(self, name))

@@ -12,6 +12,7 @@ from expunge import _validate
 from expunge._types import AnyArray
 from expunge.data.constants import CONDITIONS
 from expunge.data.identifiers import exact_ids
+from expunge.estimators._records import ROW_NUMBERS, ids_of_fit, refuse_other_people
 from expunge.estimators.newton.records import ids_in, positions_of
 from expunge.estimators.newton.working import Working
 from expunge.runs.residual import Objective, Rows
@@ -95,7 +96,8 @@ class GivenRecords:
         X[:, : layout.n_features] = features
         return Rows(X, found.labels, found.targets, weights)
 
-    def _new_ids(self, record_ids: ArrayLike | None, n: int) -> AnyArray:
+    def _new_ids(self, record_ids: ArrayLike | None, n: int, *, table: object = None) -> AnyArray:
+        """Return the ids of new records: those given, those of a pandas table's index, or the next numbers."""
         numbered = self._next_number >= 0
         if record_ids is not None:
             if numbered:
@@ -103,10 +105,21 @@ class GivenRecords:
             names = ids_in("record_ids", record_ids)
             if len(names) != n:
                 raise ValueError(f"record_ids must hold one id per row of X, {n}, got {len(names)}")
+            refuse_other_people("X", table, names.tolist(), of="record_ids", strict=False)
             return names
         if not numbered:
-            raise ValueError("record_ids must be given, as they were to fit")
-        return exact_ids(np.arange(self._next_number, self._next_number + n))
+            named = ids_of_fit(table, None, None, n)
+            if named is None or named.origin == ROW_NUMBERS:
+                raise ValueError("record_ids must be given, as they were to fit")
+            return ids_in("the index of X", named.values)
+        numbers = exact_ids(np.arange(self._next_number, self._next_number + n))
+        try:
+            refuse_other_people("X", table, numbers.tolist(), of="the numbers that go on")
+        except ValueError as error:
+            raise ValueError(
+                f"{error}. This model numbers its records, as fit was given no ids; new ones are {numbers[0]} and on"
+            ) from None
+        return numbers
 
 
 def _numbers(rows: Rows) -> list[int]:
