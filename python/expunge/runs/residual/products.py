@@ -87,8 +87,11 @@ def products(rows: Float64, matrix: Float64, *, threads: int | None = None) -> P
                 norms[begin:end],
                 threads=threads,
             )
-        largest = float(np.sqrt(np.einsum("ij,ij->", matrix, matrix))) * (1.0 + rounding(matrix.size + 8))
+        # Squares that vanish are below what is added to their sums.
+        square = float(np.einsum("ij,ij->", matrix, matrix)) + matrix.size * 1e-323
+        largest = math.sqrt(square) * (1.0 + rounding(matrix.size + 8)) if square < math.inf else math.inf
         faint = FAINT * (1.0 + largest)
-        error = rounding(p + 4) * largest * np.sqrt(norms) * (1.0 + rounding(p + 8)) * (1.0 + 2.0**-40) + faint
+        sizes = np.sqrt(norms + p * 1e-323) * (1.0 + rounding(p + 8))
+        error = rounding(p + 4) * largest * sizes * (1.0 + 2.0**-40) + faint
         error = np.where(error < math.inf, error, math.inf)
     return Products(leverages, squares, norms, error, m)
