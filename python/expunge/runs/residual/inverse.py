@@ -9,6 +9,7 @@ import scipy.linalg
 from numpy.typing import NDArray
 from scipy.special import expit, softmax
 
+from expunge.runs.residual.curvature import add_hessian
 from expunge.runs.residual.objective import Objective, Rows
 
 __all__ = ["InverseHessian"]
@@ -111,24 +112,15 @@ def _weights(rows: Rows, part: slice) -> Float64:
 def _add_hessian(total: Float64, rows: Rows, part: slice, theta: Float64, loss: str) -> None:
     """Add some rows' share of the Hessian, without the penalty."""
     X, weights = rows.X[part], _weights(rows, part)
-    q, p = theta.shape
-    if loss == "squared":
-        A = X * np.sqrt(weights)[:, np.newaxis]
-        total[0] += A.T @ A
-    elif loss == "logistic":
-        for output, curvature in enumerate(_curvatures(X, theta, weights).T):
-            A = X * np.sqrt(curvature)[:, np.newaxis]
-            total[output] += A.T @ A
-    else:
+    if loss == "softmax":
         chances = softmax(X @ theta.T, axis=1)
-        for c in range(q):
-            # Rows of class c against every class up to it: one product.
-            curvatures = -(weights * chances[:, c])[:, np.newaxis] * chances[:, : c + 1]
-            curvatures[:, c] += weights * chances[:, c]
-            factors = (curvatures[:, :, np.newaxis] * X[:, np.newaxis, :]).reshape(len(X), -1)
-            share = X.T @ factors
-            total[0, c * p : (c + 1) * p, : (c + 1) * p] += share
-            total[0, : c * p, c * p : (c + 1) * p] += share[:, : c * p].T
+        curvatures = -weights[:, np.newaxis, np.newaxis] * chances[:, :, np.newaxis] * chances[:, np.newaxis, :]
+        curvatures[:, np.arange(len(theta)), np.arange(len(theta))] += weights[:, np.newaxis] * chances
+        add_hessian(total[0], X, curvatures)
+        return
+    by_output = weights[:, np.newaxis] if loss == "squared" else _curvatures(X, theta, weights)
+    for matrix, curvatures in zip(total, by_output.T, strict=True):
+        add_hessian(matrix, X, curvatures[:, np.newaxis, np.newaxis])
 
 
 def _curvatures(X: Float64, theta: Float64, weights: Float64) -> Float64:

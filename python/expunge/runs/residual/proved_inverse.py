@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from expunge import _validate
 from expunge.accounting._float_mode import ieee_arithmetic
+from expunge.runs.residual.curvature import add_hessian
 from expunge.runs.residual.derivatives import FAINT, UNIT, Derivatives, Part, RowBlocks, derivatives, rounding
 from expunge.runs.residual.gradients import validated_problem
 
@@ -158,20 +159,10 @@ def _hessian(found: Derivatives, part: Part, alpha: float) -> tuple[Float64, flo
     blocks = 0
     for rows, begin, end in _blocks(found.rows):
         blocks += 1
-        if part.probabilities is None:
-            scaled = np.sqrt(part.curvatures[begin:end, 0]) * rows
-            hessian += scaled.T @ scaled
-            continue
-        shares, probabilities = found.weights[begin:end, None], part.probabilities[begin:end]
-        for c in range(k):
-            scaled = np.sqrt(shares * probabilities[:, c : c + 1]) * rows
-            hessian[c * p : (c + 1) * p, c * p : (c + 1) * p] += scaled.T @ scaled
-        spread = np.sqrt(shares)[:, :, None] * probabilities[:, :, None] * rows[:, None, :]
-        spread = spread.reshape(len(rows), k * p)
-        hessian -= spread.T @ spread
+        add_hessian(hessian, rows, part.curvatures[begin:end])
     hessian[np.diag_indices(k * p)] += alpha
-    # |diag p| and |p p^T| each have traces of at most 1.
-    absolute = found.weights * 2.0 if part.probabilities is not None else part.curvatures[:, 0, 0]
+    # The absolute values of diag p - p p^T have rows that add up to 2 p (1 - p), at most 1/2.
+    absolute = found.weights if part.probabilities is not None else part.curvatures[:, 0, 0]
     square = found.norms**2
     additions = min(n, _BLOCK) + 2 * blocks + 12
     error = rounding(additions) * (float(absolute @ square) + alpha * math.sqrt(k * p))
