@@ -151,7 +151,7 @@ def test_people_are_quoted_with_all_their_rows(method, kind):
     with pytest.raises(TypeError, match="ids must hold"):
         model.quote(table, ids=[int(wanted[0]) if kind is str else str(wanted[0])], **TARGET)
     for absent in ([kind(7)], [kind(1000), kind(7)]):
-        with pytest.raises(ValueError, match="ids must be ids of the"):
+        with pytest.raises(ValueError, match=r"ids must be ids of .*which no record has"):
             model.quote(table, ids=absent, **TARGET)
     with pytest.raises(ValueError, match="'uniform'"):
         model.quote(table, ids=wanted, method="uniform", **TARGET)
@@ -227,7 +227,6 @@ def test_what_needs_the_records_is_refused_by_name(tmp_path):
     with pytest.raises(ValueError, match="by_id and groups"):
         model.quote(table, by_id=True, **TARGET)
     for ask, name in (
-        (lambda: model.unlearn(0, **TARGET), "unlearn"),
         (lambda: model.downdate(0), "downdate"),
         (lambda: model.privacy_profile(0), "privacy_profile"),
     ):

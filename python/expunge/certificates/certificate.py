@@ -13,6 +13,7 @@ from expunge.certificates.document import Digests, Document, Signature
 from expunge.certificates.policy import Policy
 from expunge.certificates.report import VerificationReport
 from expunge.certificates.work import DEFAULT_BUDGET
+from expunge.data.blocks import Records
 from expunge.runs.base import Run
 
 __all__ = ["Certificate", "Digests", "Signature"]
@@ -149,8 +150,8 @@ class Certificate(Document):
 
     def verify(
         self,
-        X: ArrayLike,
-        y: ArrayLike,
+        X: ArrayLike | Records,
+        y: ArrayLike | None = None,
         model: object = None,
         *,
         public_key: Ed25519PublicKey | None = None,
@@ -165,8 +166,9 @@ class Certificate(Document):
 
         Parameters
         ----------
-        X, y : array-like
-            As given to the first fit, deleted rows included, in the same order.
+        X, y : array-like, or Records
+            As given to the first fit, deleted rows included, in the same order; or, for a ridge run, the table of it,
+            with its targets, that is read once (``y`` is omitted). Copies of the deleted rows are not looked for then.
         model : fitted estimator or array-like, optional
             The released model - with ``coef_`` and ``intercept_``, or its parameters in the layout of
             `expunge.certificates.model_digest` - to be compared with the certificate, and with P, the law of what the

@@ -19,14 +19,17 @@ from numpy.typing import ArrayLike, NDArray
 from expunge import _validate
 from expunge.data.labels import labels
 
-__all__ = ["features_digest", "model_digest", "record_digest", "targets_digest"]
+__all__ = ["DataDigests", "features_digest", "model_digest", "record_digest", "targets_digest"]
 
 _TAG = b"expunge-digest-v1:"
 
 
+def _head(tag: bytes, shape: tuple[int, ...]) -> hashlib._Hash:
+    return hashlib.sha256(_TAG + tag + b"\0" + struct.pack(f"<{len(shape) + 1}Q", len(shape), *shape))
+
+
 def _array_hash(tag: bytes, array: NDArray[np.float64]) -> hashlib._Hash:
-    result = hashlib.sha256(_TAG + tag + b"\0")
-    result.update(struct.pack(f"<{array.ndim + 1}Q", array.ndim, *array.shape))
+    result = _head(tag, array.shape)
     result.update(np.ascontiguousarray(array, dtype="<f8").data)
     return result
 
@@ -73,6 +76,70 @@ def targets_digest(y: ArrayLike) -> str:
     False
     """
     return _targets_bytes(b"y", y).hex()
+
+
+class DataDigests:
+    """`features_digest` and `targets_digest` of a table whose rows come in parts, in order.
+
+    Parameters
+    ----------
+    shape : (int, int)
+        Shape of the features: all rows of them.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> X, y = np.eye(3), ["a", "b", "a"]
+    >>> digests = DataDigests((3, 3))
+    >>> digests.add(X[:2], np.array(y[:2]))
+    >>> digests.add(X[2:], np.array(y[2:]))
+    >>> digests.result() == (features_digest(X), targets_digest(y))
+    True
+    """
+
+    def __init__(self, shape: tuple[int, int]) -> None:
+        self._shape, self._rows = shape, 0
+        self._features = _head(b"X", shape)
+        self._targets: hashlib._Hash | None = None
+        self._texts = False
+
+    def add(self, X: NDArray[np.floating], y: NDArray[np.generic]) -> None:
+        """Add rows with their targets or labels.
+
+        Raises
+        ------
+        ValueError
+            If labels are integers beyond 2**53 in size, which are digested as a list of all of them.
+        """
+        self._features.update(np.ascontiguousarray(X, dtype="<f8").data)
+        values, numbers = labels(y)
+        if self._targets is None:
+            self._texts = numbers is None
+            if numbers is None:
+                self._targets = hashlib.sha256(_TAG + b"y/labels\0[")
+            else:
+                self._targets = _head(b"y", (self._shape[0], *numbers.shape[1:]))
+        elif self._texts:
+            self._targets.update(b",")
+        if self._texts:
+            if not all(isinstance(one, str) for one in values):
+                raise ValueError("labels of a table must be text, or numbers below 2**53 in size, got larger ones")
+            text = json.dumps(values, separators=(",", ":"))
+            self._targets.update(text[1:-1].encode("ascii"))
+        else:
+            if numbers is None:
+                raise ValueError("labels of a table must be text, or numbers below 2**53 in size, got larger ones")
+            self._targets.update(np.ascontiguousarray(numbers, dtype="<f8").data)
+        self._rows += len(X)
+
+    def result(self) -> tuple[str, str]:
+        """Return both digests, once all rows have been added."""
+        if self._rows != self._shape[0] or self._targets is None:
+            raise ValueError(f"rows must be {self._shape[0]} in all, got {self._rows}")
+        targets = self._targets.copy()
+        if self._texts:
+            targets.update(b"]")
+        return self._features.hexdigest(), targets.hexdigest()
 
 
 def record_digest(X: ArrayLike, y: ArrayLike, *, salt: bytes) -> str:

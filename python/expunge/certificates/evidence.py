@@ -16,7 +16,7 @@ from expunge.certificates.document import Document
 from expunge.certificates.schema import VerificationError, refuting
 from expunge.runs.base import Run
 
-__all__ = ["check_data", "check_model", "check_records", "requested"]
+__all__ = ["check_data", "check_digests", "check_model", "check_records", "requested"]
 
 
 def check_data(certificate: Document, X: ArrayLike, y: ArrayLike) -> None:
@@ -38,8 +38,26 @@ def check_data(certificate: Document, X: ArrayLike, y: ArrayLike) -> None:
     )
 
 
-def check_records(certificate: Document, X: ArrayLike, y: ArrayLike) -> None:
+def check_digests(certificate: Document, digests: tuple[str, str]) -> None:
+    """Check that digests of features and targets are those of the certificate.
+
+    Raises
+    ------
+    VerificationError
+        Naming ``digests.X`` or ``digests.y``.
+    """
+    c = certificate
+    for field, what, needed, got in (
+        ("digests.X", "X", c.digests.X, digests[0]),
+        ("digests.y", "y", c.digests.y, digests[1]),
+    ):
+        _same_digest(field, what, needed, lambda got=got: got)  # type: ignore[misc]
+
+
+def check_records(certificate: Document, X: ArrayLike, y: ArrayLike, *, rows: Sequence[int] | None = None) -> None:
     """Check that the deleted rows of the data are the records of the certificate.
+
+    ``rows`` are the numbers of the rows in ``X`` and ``y``, where these do not hold all.
 
     They are those of the last request; in certificates of earlier releases of this library, of every request so far.
 
@@ -51,8 +69,8 @@ def check_records(certificate: Document, X: ArrayLike, y: ArrayLike) -> None:
     c = certificate
 
     def digest(deleted: Sequence[int]) -> str:
-        rows = list(deleted)
-        return record_digest(_validate.plain_array("X", X)[rows], np.asarray(y)[rows], salt=bytes.fromhex(c.salt))
+        own = list(deleted) if rows is None else [rows.index(row) for row in deleted]
+        return record_digest(_validate.plain_array("X", X)[own], np.asarray(y)[own], salt=bytes.fromhex(c.salt))
 
     last = requested(c.run)
     if last != tuple(c.run.deleted) and hmac.compare_digest(digest(c.run.deleted), c.digests.record):

@@ -29,8 +29,8 @@ D = TypeVar("D", bound=Document)
 def issue(
     document: type[D],
     *,
-    X: ArrayLike,
-    y: ArrayLike,
+    X: Any,
+    y: Any,
     model: object,
     run: Run[Any],
     epsilon: float,
@@ -41,12 +41,13 @@ def issue(
     conditions: Sequence[str],
     check: Callable[..., Problem] | None = None,
     digests: tuple[str, str] | None = None,
+    request: tuple[ArrayLike, ArrayLike] | None = None,
 ) -> D:
     """Return a document whose claim has been computed from the data, or refuse; `Certificate.create` describes it.
 
     ``check`` does what ``run.check`` does, for a caller that knows a quicker way. ``digests`` are those of the features
     and targets of the first fit, for a caller that no longer holds them: of ``X`` and ``y`` only the rows of the last
-    request are looked at then.
+    request are looked at then, or those given as ``request``, beside which ``X`` and ``y`` may be None.
 
     Raises
     ------
@@ -60,17 +61,21 @@ def issue(
     salt = secrets.token_bytes(32)
     with stages(run, method=method) as begin:
         begin("data")
+        if request is not None and digests is None:
+            raise TypeError("digests must be given with a request, got None")
         features, targets = (features_digest(X), targets_digest(y)) if digests is None else digests
-        if np.shape(y)[:1] != np.shape(X)[:1]:
+        if request is None and np.shape(y)[:1] != np.shape(X)[:1]:
             raise VerificationError(
                 "run.n_records", f"X has shape {np.shape(X)} but y {np.shape(y)}: both need one row per record"
             )
         with refuting():
             parameters = run.parameters(model)
-        matrix = _validate.plain_array("X", X)
-        if run.deleted and not 0 <= min(run.deleted) <= max(run.deleted) < len(matrix):
-            raise VerificationError("run.deleted", f"must be within [0, {len(matrix)}), got {run.deleted!r}")
-        record = record_digest(matrix[rows], np.asarray(y)[rows], salt=salt)
+        if request is None:
+            matrix = _validate.plain_array("X", X)
+            if run.deleted and not 0 <= min(run.deleted) <= max(run.deleted) < len(matrix):
+                raise VerificationError("run.deleted", f"must be within [0, {len(matrix)}), got {run.deleted!r}")
+            request = matrix[rows], np.asarray(y)[rows]
+        record = record_digest(*request, salt=salt)
         rests_on = (*run.conditions(), *(c for c in conditions if c not in run.conditions()))
         draft = document(
             epsilon=epsilon,

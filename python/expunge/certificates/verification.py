@@ -11,12 +11,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from expunge import _validate
 from expunge._errors import counted
+from expunge.certificates.digest import DataDigests
 from expunge.certificates.document import Document
-from expunge.certificates.evidence import check_data, check_model, check_records, requested
+from expunge.certificates.evidence import check_data, check_digests, check_model, check_records, requested
 from expunge.certificates.policy import Policy
 from expunge.certificates.report import VerificationReport
 from expunge.certificates.schema import CertificateError, VerificationError, certificate_schema, check, refuting
 from expunge.certificates.work import DEFAULT_BUDGET, check_budget, stages
+from expunge.data.blocks import Records
 from expunge.runs.base import LEAST_P_VALUE, Deltas, Problem
 
 __all__ = ["Recomputed", "check_status", "plausible", "recomputed", "verify"]
@@ -95,6 +97,47 @@ def recomputed(certificate: Document, X: ArrayLike, y: ArrayLike, *, begin: Call
     return Recomputed(claimed(c, problem), problem)
 
 
+def recomputed_from_table(certificate: Document, records: Records, *, begin: Callable[[str], None]) -> Recomputed:
+    """Check a table and the run's assumptions in one pass, and return both deltas, each within the claim.
+
+    Raises
+    ------
+    VerificationError
+        Naming the field that is refuted.
+    TypeError
+        If runs of this kind are not checked on tables.
+    """
+    c, run = certificate, certificate.run
+    if not hasattr(run, "table_check"):
+        raise TypeError(f"a run of kind {run.kind!r} must be verified on arrays, got a table")
+    for field, got, needed in (
+        ("run.n_records", run.n_records, records.n_records),
+        ("run.n_features", run.n_features, records.n_features),
+    ):
+        if got != needed:
+            raise VerificationError(field, f"must be {needed}, as in the data, got {got}")
+    if not records.has_targets:
+        raise VerificationError("digests.y", "y is not what was certified: the table has no targets")
+    begin("data")
+    digests, deleted = DataDigests((records.n_records, records.n_features)), np.array(run.deleted, dtype=np.int64)
+    X: list[NDArray[np.floating]] = []
+    y: list[NDArray[np.generic]] = []
+    with refuting(), run.table_check() as check_of_run:
+        for block in records.blocks():
+            labels = np.asarray(block.y)
+            digests.add(block.X, labels)
+            check_of_run.see(block)
+            gone = deleted[(deleted >= block.start) & (deleted < block.start + len(labels))] - block.start
+            X.append(block.X[gone])
+            y.append(labels[gone])
+        check_digests(c, digests.result())
+        begin("assumptions")
+        problem = check_of_run.problem(conditions=c.conditions if c.version > 1 else None)
+    check_records(c, np.concatenate(X), np.concatenate(y), rows=run.deleted)
+    begin("claim")
+    return Recomputed(claimed(c, problem), problem)
+
+
 def claimed(certificate: Document, problem: Problem) -> Deltas:
     """Return both deltas of a run beside its data, each within the claim.
 
@@ -141,10 +184,22 @@ def _agree(recorded: float, value: float, claimed: float, *, earlier: bool = Fal
     return abs(recorded - value) <= AGREEMENT * larger or larger <= FAR_BELOW * claimed
 
 
+def _recomputed(
+    certificate: Document, X: ArrayLike | Records, y: ArrayLike | None, *, begin: Callable[[str], None]
+) -> Recomputed:
+    if isinstance(X, Records):
+        if y is not None:
+            raise TypeError("y must be omitted for a table of records, which has its own targets")
+        return recomputed_from_table(certificate, X, begin=begin)
+    if y is None:
+        raise TypeError("y must be given beside features")
+    return recomputed(certificate, X, y, begin=begin)
+
+
 def verify(
     certificate: Document,
-    X: ArrayLike,
-    y: ArrayLike,
+    X: ArrayLike | Records,
+    y: ArrayLike | None = None,
     model: object = None,
     *,
     public_key: Ed25519PublicKey | None = None,
@@ -173,7 +228,7 @@ def verify(
         c.verify_signature(public_key)
     check_budget(c.run, method=c.method, budget=most)
     with stages(c.run, method=c.method) as begin:
-        found = recomputed(c, X, y, begin=begin)
+        found = _recomputed(c, X, y, begin=begin)
         deltas = found.deltas
         for name, recorded, value in (("delta_pq", c.delta_pq, deltas.pq), ("delta_qp", c.delta_qp, deltas.qp)):
             if not _agree(recorded, value, c.delta, earlier=requested(c.run) != tuple(c.run.deleted)):

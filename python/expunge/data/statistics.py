@@ -7,7 +7,7 @@ import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -21,10 +21,9 @@ from expunge.data.block_sums import BlockSums, folded, formed, joined, sums_lost
 from expunge.data.blocks import Block, Records, rows_per_block
 from expunge.data.close_products import MARGIN, UNIT, Gram, columns
 from expunge.data.labels import labels
-from expunge.data.opening import open_records
 from expunge.data.row_digests import table_digest
 
-__all__ = ["ClassCodes", "Moment", "RidgeStatistics"]
+__all__ = ["ClassCodes", "Moment", "RidgeStatistics", "StatisticsBuilder"]
 
 Array = NDArray[np.float64]
 Label = str | int | float | bool
@@ -138,6 +137,8 @@ class RidgeStatistics:
             If a row is not finite or a label is no class, named with its row, or squares overflow; if there are no
             targets or no rows, or ``y`` is given beside a table.
         """
+        from expunge.data.opening import open_records  # readers of files, which models and certificates do without
+
         for name, given in (("table", table), ("y", y), ("classes", classes)):
             refuse_masks(name, given)
         if isinstance(table, Records) and y is not None:
@@ -306,6 +307,83 @@ class RidgeStatistics:
             n_outputs=self.n_outputs,
             block_rows=self._block_rows,
             classes=self.classes,
+        )
+
+
+class StatisticsBuilder:
+    """Statistics of rows that come in parts of any size, as those of a table that holds these rows and no others.
+
+    Parameters
+    ----------
+    n_features, n_outputs : int
+        Columns of X and of Y.
+    classes : tuple of (str, int, float or bool), or None
+        Labels in the order of the columns of Y; None where targets are numbers.
+    single_output : bool
+        As `RidgeStatistics.single_output`.
+    threads : int, optional
+        Blocks worked on at once; by default as many as there are cores.
+    """
+
+    def __init__(
+        self,
+        *,
+        n_features: int,
+        n_outputs: int,
+        classes: tuple[Label, ...] | None,
+        single_output: bool = False,
+        threads: int | None = None,
+    ) -> None:
+        self._rows, self._start, self._waiting = rows_per_block(n_features=n_features), 0, 0
+        self._n_features, self._classes, self._single_output = n_features, classes, single_output
+        self._n_classes = 0 if classes is None else n_outputs
+        self._pending: list[tuple[NDArray[np.floating], NDArray[np.generic]]] = []
+        self._nodes: tuple[BlockSums, ...] = ()
+        self._workers = count("threads", (os.cpu_count() or 1) if threads is None else threads, low=1)
+        self._pool = ThreadPoolExecutor(self._workers)
+        self._running: deque[Future[BlockSums]] = deque()
+
+    def __enter__(self) -> StatisticsBuilder:
+        self._blas = one_blas_thread()
+        self._blas.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+        self._blas.__exit__(None, None, None)
+
+    def add(self, X: NDArray[np.floating], targets: NDArray[np.generic]) -> None:
+        """Add rows (m, n_features) with targets (m, n_outputs), or with the numbers of their classes (m,)."""
+        while len(X):
+            room = self._rows - self._waiting
+            self._pending.append((X[:room], targets[:room]))
+            self._waiting += min(room, len(X))
+            X, targets = X[room:], targets[room:]
+            if self._waiting == self._rows:
+                self._form()
+
+    def _form(self) -> None:
+        if len(self._running) >= self._workers:
+            self._nodes = joined((*self._nodes, self._running.popleft().result()))
+        X, targets = self._pending[0]
+        if len(self._pending) > 1:
+            X, targets = (np.concatenate(parts) for parts in zip(*self._pending, strict=True))
+        start, self._start = self._start, self._start + self._waiting
+        self._pending, self._waiting = [], 0
+        job = partial(formed, start // self._rows, X, targets, start=start, n_classes=self._n_classes)
+        self._running.append(self._pool.submit(job))
+
+    def result(self, feature_names: tuple[str, ...] | None = None) -> RidgeStatistics:
+        """Return the statistics of all rows so far, of which there must be one."""
+        if self._waiting:
+            self._form()
+        nodes = joined((*self._nodes, *(job.result() for job in self._running)))
+        return RidgeStatistics(
+            nodes,
+            n_features=self._n_features,
+            classes=self._classes,
+            single_output=self._single_output,
+            feature_names=feature_names,
         )
 
 

@@ -13,11 +13,13 @@ from numpy.typing import ArrayLike, NDArray
 from expunge._validate import choice, count, number
 from expunge.certificates import Certificate, RidgeRun
 from expunge.certificates.issue import issue
+from expunge.data.blocks import Records
 from expunge.data.constants import CONDITIONS
 from expunge.estimators._asking import AskedRidge
 from expunge.estimators._history import History
 from expunge.estimators._progress import dense_work, parts
-from expunge.estimators.noise_warning import REHEARSALS, check_loss, warn_of_forgetting
+from expunge.estimators._table_deletion import TableDeletion, read_deletion
+from expunge.estimators.noise_warning import REHEARSALS, Training, TrainingSums, check_loss, warn_of_forgetting
 from expunge.estimators.released import Released
 from expunge.runs.methods import METHODS
 from expunge.runs.noise import os_normals
@@ -82,6 +84,7 @@ class DeletingRidge(AskedRidge):
         method: str = "exact",
         last_of_class: str = "refuse",
         max_loss: float | None = None,
+        table: Records | None = None,
     ) -> Unlearned[Self]:
         """Forget records: noisy steps on the remaining data, whose noise certifies (epsilon, delta).
 
@@ -117,6 +120,10 @@ class DeletingRidge(AskedRidge):
             Refuse if forgetting leaves the model worse than the noise-free optimum by more than this (accuracy or R^2
             on the records that remain). Decided on rehearsals with noise of their own before the real noise is drawn:
             choosing among real draws would change the law that the certificate is about.
+        table : Records, optional
+            The table of a model made by `fit_statistics`, with its ids where ``ids`` are named: as it was, or without
+            the records deleted since. It is read once; the new model is one of the table without the records. Scores
+            are then R^2 for classifiers too, and the methods are "exact" and "shifted".
 
         Returns
         -------
@@ -185,8 +192,8 @@ class DeletingRidge(AskedRidge):
         ('the noise level was calibrated to the deleted records',)
         """
         history = self._require_history()
-        self._require_rows(history, "unlearn")
-        chosen = self._rows_to_delete(history, indices, ids, rows)
+        if history.sums is None and table is not None:
+            raise TypeError("table must be omitted: this model holds its records")
         epsilon = number("epsilon", epsilon, low=0)
         delta = number("delta", delta, low=0, high=1, open_low=True, open_high=True)
         n_steps = count("n_steps", n_steps, low=1)
@@ -196,20 +203,36 @@ class DeletingRidge(AskedRidge):
         noise_std = None if noise_std is None else number("noise_std", noise_std, low=0, high=LARGEST_NOISE)
         if noise_std is not None and noise_grid is not None:
             raise ValueError("unlearn takes at most one of noise_std and noise_grid, got both")
+        read: TableDeletion | None = None
+        if history.sums is not None:
+            if method == "uniform":
+                raise ValueError("method must be 'exact' or 'shifted' for records that lie in a table, got 'uniform'")
+            history.require_method(method)
+            read = read_deletion(self._table_pass(table, history), indices=indices, ids=ids, rows=rows)
+            chosen = read.records.numbers
+            history = history.holding(chosen, read.records.design, read.records.targets)
+            history = replace(history, digests=read.digests)
+        else:
+            chosen = self._rows_to_delete(history, indices, ids, rows)
         condition = self._lost_class(history, chosen, last_of_class)
         start = self._first_guess(history, chosen, epsilon=epsilon, delta=delta, n_steps=n_steps, method=method)
         # The search tries fewer than ten noises.
-        work = dense_work(*history.design.shape, decompositions=len(history.phases) + 10)
+        rows_at_hand = history.design.shape[0] if read is None else len(chosen)
+        work = dense_work(rows_at_hand, history.design.shape[1], decompositions=len(history.phases) + 10)
         with parts("unlearn", work=work) as begin:
             begin("laws of the run")
             cost = DeletionCost(history, chosen.tolist(), method=method, epsilon=epsilon, delta=delta)
             cost.begin = begin
             noise = chosen_noise(cost, n_steps, start=start, noise_std=noise_std, noise_grid=noise_grid)
         phase = cost.phase(n_steps, noise.noise_std)
-        keep = np.ones(len(history.design), dtype=bool)
-        keep[list(cost.deleted)] = False
-        data = self._training_data(history.design[keep], history.targets[keep])
-        equations = NormalEquations.remaining(history.products, cost.deleted, alpha=history.alpha)
+        data: Training
+        if read is not None:
+            data = TrainingSums(read.left, self._fitted["fit_intercept"])
+            equations = NormalEquations.of_sums(read.left, alpha=history.alpha)
+        else:
+            keep = np.setdiff1d(np.arange(len(history.design)), np.array(cost.deleted, dtype=np.int64))
+            data = self._training_data(history.design[keep], history.targets[keep])
+            equations = NormalEquations.remaining(history.products, cost.deleted, alpha=history.alpha)
         noise_free = data.score(equations.optimum())
         steps = partial(equations.steps, self._theta, step_size=history.step_size, phase=phase, normals=os_normals)
         if max_loss is not None:
@@ -218,8 +241,13 @@ class DeletingRidge(AskedRidge):
         before, after = data.score(self._theta), data.score(theta)
         digests = history.digests_of_fit(self.n_features_in_)
         extended = replace(history.after(phase, noise_source=noise.source, condition=condition), digests=digests)
-        model = self._successor(extended.without_deleted(cost.law_after(phase), n_features=self.n_features_in_), theta)
-        certificate = self._certificate(extended, model, cost, epsilon=epsilon, delta=delta)
+        law = cost.law_after(phase)
+        if read is None:
+            later = extended.without_deleted(law, n_features=self.n_features_in_)
+        else:
+            later = extended.without_rows(law, read.left)
+        model = self._successor(later, theta)
+        certificate = self._certificate(extended, model, cost, read, epsilon=epsilon, delta=delta)
         warn_of_forgetting(data, before=before, after=after, noise_free=noise_free, phase=phase)
         return Unlearned(model, certificate, before, after, noise_free)
 
@@ -230,6 +258,8 @@ class DeletingRidge(AskedRidge):
         # The law is that of a first fit; a group's quote, and the worst case over all, take longer than the search.
         if law is None or len(history.phases) > 1 or len(chosen) > 1 or method == "uniform":
             return plain
+        if history.sums is not None:
+            law, chosen = law.beside(history.design[chosen], history.targets[chosen]), np.zeros(1, dtype=np.int64)
         quoted = float((exact_quotes if method == "exact" else shifted_quotes)(law, chosen, **target).noise_std[0])
         return quoted if 0 < quoted <= LARGEST_NOISE else plain
 
@@ -261,7 +291,14 @@ class DeletingRidge(AskedRidge):
         return model
 
     def _certificate(
-        self, history: History, model: Any, cost: DeletionCost, *, epsilon: float, delta: float
+        self,
+        history: History,
+        model: Any,
+        cost: DeletionCost,
+        read: TableDeletion | None,
+        *,
+        epsilon: float,
+        delta: float,
     ) -> Certificate:
         """Return the certificate of a run that holds the rows it deletes last."""
         n, p = history.design.shape
@@ -281,14 +318,16 @@ class DeletingRidge(AskedRidge):
         deletion = cost.deletion
 
         def check(X: Any, y: Any, *, conditions: Collection[str] | None) -> RidgeProblem:
+            if history.sums is not None:
+                return run.check_sums(deletion, history.sums, conditions=conditions)
             if isinstance(deletion, ResumedDeletion):
                 return run.check_resumed(deletion, conditions=conditions)
             return run.check(X, y, conditions=conditions, deletion=deletion)
 
         return issue(
             Certificate,
-            X=history.rows("a certificate")[0][:, : run.n_features],
-            y=history.labels,
+            X=None if read is not None else history.rows("a certificate")[0][:, : run.n_features],
+            y=None if read is not None else history.labels,
             model=model,
             run=run,
             method=cost.method,
@@ -299,6 +338,7 @@ class DeletingRidge(AskedRidge):
             conditions=history.conditions,
             check=check,
             digests=history.digests_of_fit(run.n_features),
+            request=None if read is None else (read.records.design[:, : run.n_features], read.records.y),
         )
 
     def purge(self: Self) -> Self:

@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from expunge.certificates import features_digest, targets_digest
 from expunge.data.constants import Sources
 from expunge.estimators._records import RecordIds
+from expunge.runs.ridge.held_rows import HeldRows
 from expunge.runs.ridge.history import RidgeHistory
 from expunge.runs.ridge.kept_law import KeptLaw
 from expunge.runs.ridge.law import Phase
+from expunge.runs.ridge.table_sums import TableSums
 
 __all__ = ["History"]
 
@@ -68,6 +70,17 @@ class History(RidgeHistory):
         labels[gone] = 0.0 if labels.dtype.kind == "f" and not self.classify else labels[self.remaining[0]]
         ids = None if self.ids is None else self.ids.without(gone)
         return replace(self.purged(law), labels=labels, ids=ids, digests=self.digests_of_fit(n_features))
+
+    def without_rows(self, law: KeptLaw, sums: TableSums) -> History:
+        """Return the history of a table without the deleted rows, over whose other rows ``sums`` are; ids are its own.
+
+        The certificate's digests stay those of the first fit.
+        """
+        design, targets = (
+            HeldRows(self.design.shape, gone=self.removed),
+            HeldRows(self.targets.shape, gone=self.removed),
+        )
+        return replace(self, design=design, targets=targets, law=law, sums=sums)
 
     @property
     def classify(self) -> bool:

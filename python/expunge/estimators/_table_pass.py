@@ -18,6 +18,7 @@ from expunge.estimators._history import History
 __all__ = ["Part", "TablePass", "gathered"]
 
 Array = NDArray[np.float64]
+Labels = NDArray[np.float64] | NDArray[np.int64]
 
 
 class Part(NamedTuple):
@@ -31,12 +32,18 @@ class Part(NamedTuple):
         As the model sees them.
     ids : ndarray, or None
         Whose rows they are, as the table says.
+    y : ndarray of shape (m,) or (m, q)
+        Targets or labels as the table has them.
+    labels : ndarray of float64, shape (m, q), or of int64, shape (m,)
+        Targets, or the numbers of their classes.
     """
 
     numbers: NDArray[np.int64]
     design: Array
     targets: Array
     ids: AnyArray | None
+    y: AnyArray
+    labels: Labels
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -44,14 +51,16 @@ class Part(NamedTuple):
     def chosen(self, which: NDArray[np.bool_] | slice) -> Part:
         """Return some of the records."""
         ids = None if self.ids is None else self.ids[which]
-        return Part(self.numbers[which], self.design[which], self.targets[which], ids)
+        labels: Labels = self.labels[which]
+        return Part(self.numbers[which], self.design[which], self.targets[which], ids, self.y[which], labels)
 
 
 def gathered(parts: list[Part]) -> Part:
     """Return one part of several."""
-    numbers, design, targets = (np.concatenate([part[i] for part in parts]) for i in range(3))
     ids = None if parts[0].ids is None else np.concatenate([part.ids for part in parts if part.ids is not None])
-    return Part(numbers, design, targets, ids)
+    numbers, design, targets = (np.concatenate([part[i] for part in parts]) for i in range(3))
+    y, labels = np.concatenate([part.y for part in parts]), np.concatenate([part.labels for part in parts])
+    return Part(numbers, design, targets, ids, y, labels)
 
 
 @dataclass(frozen=True)
@@ -109,11 +118,10 @@ class TablePass:
             own = numbers[block.start : block.start + len(block)]
             kept = in_use[own]
             labels = self._labels(block, codes, outputs)
-            if kept.all():
-                X, labels, ids = block.X, labels, block.ids
-            else:
-                X, labels, own = block.X[kept], labels[kept], own[kept]
-                ids = None if block.ids is None else block.ids[kept]
+            X, ids, y = block.X, block.ids, np.asarray(block.y)
+            if not kept.all():
+                X, labels, own, y = X[kept], labels[kept], own[kept], y[kept]
+                ids = None if ids is None else ids[kept]
             if not len(own):
                 continue
             digests.add(X, labels)
@@ -125,14 +133,14 @@ class TablePass:
             if codes is not None:
                 targets = np.zeros((len(X), outputs))
                 targets[np.arange(len(X)), labels.astype(np.int64)] = 1.0
-            yield Part(own, design, np.asarray(targets, dtype=np.float64), ids)
+            yield Part(own, design, np.asarray(targets, dtype=np.float64), ids, y, labels)
         if digests.result(n_outputs=outputs, classes=self.classes) != history.sums.digest:
             raise ValueError(
                 "table must hold the records that the model was made of, in their order, got others: a value, a target "
                 "or the order has changed since (the digests differ)"
             )
 
-    def _labels(self, block: Block, codes: ClassCodes | None, outputs: int) -> NDArray[np.float64] | NDArray[np.int64]:
+    def _labels(self, block: Block, codes: ClassCodes | None, outputs: int) -> Labels:
         y = np.asarray(block.y)
         if codes is not None:
             return codes.codes(y, block.start)

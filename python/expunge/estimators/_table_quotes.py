@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 
 from expunge.estimators._history import History
 from expunge.estimators._records import RecordIds, as_array, exact_ids, selected_rows
+from expunge.estimators._table_deletion import are
 from expunge.estimators._table_pass import Part, TablePass, gathered
 from expunge.estimators.quotes import Claim, Quote, QuoteTable, asked, from_kernel, refuse_lost
 from expunge.runs.ridge import LearningLaw, exact_group_quotes, exact_quotes, shifted_group_quotes, shifted_quotes
@@ -106,7 +107,7 @@ def _people(
         )
     if not table.records.has_ids:
         raise ValueError("table must have ids to quote ids=, got none: name its column of ids, or say rows=")
-    parts = [found for part in table if len(found := part.chosen(_are(part, wanted)))]
+    parts = [found for part in table if len(found := part.chosen(are(part, wanted)))]
     if not parts:
         raise ValueError(f"ids must be ids of the table, got {wanted[0]!r}, which no record has")
     held = gathered(parts)
@@ -124,13 +125,3 @@ def _people(
     quotes = exact_group_quotes if claim.method == "exact" else shifted_group_quotes
     own = law.beside(held.design, held.targets)
     return from_kernel(beside, own, quotes(own, members, **options), names, rows, claim).quote(names, claim)
-
-
-def _are(part: Part, wanted: list[Any]) -> NDArray[np.bool_]:
-    assert part.ids is not None
-    ids = part.ids.tolist()
-    if isinstance(ids[0], str) != isinstance(wanted[0], str):
-        kind = "strings" if isinstance(ids[0], str) else "integers"
-        raise TypeError(f"ids must hold {kind}, as the ids of the table are, got {wanted[0]!r}")
-    known = set(wanted)
-    return np.fromiter((one in known for one in ids), dtype=bool, count=len(ids))

@@ -20,6 +20,7 @@ from expunge.runs.ridge.table_sums import TableSums
 __all__ = [
     "REHEARSALS",
     "NoiseWarning",
+    "Training",
     "TrainingData",
     "TrainingSums",
     "check_loss",
@@ -193,6 +194,9 @@ class TrainingSums:
         return self
 
 
+Training = TrainingData | TrainingSums
+
+
 def _speaks(gain: float, shape: tuple[int, int], classes: int = 0) -> bool:
     """Return whether 20 records gain more than p parameters would on targets of pure chance."""
     n, p = shape
@@ -202,7 +206,7 @@ def _speaks(gain: float, shape: tuple[int, int], classes: int = 0) -> bool:
 
 
 def warn_of_learning(
-    data: TrainingData | TrainingSums,
+    data: Training,
     theta: Array,
     optimum: Array,
     equations: NormalEquations,
@@ -235,9 +239,7 @@ def warn_of_learning(
     warnings.warn(warning, stacklevel=4)
 
 
-def warn_of_forgetting(
-    data: TrainingData | TrainingSums, *, before: float, after: float, noise_free: float, phase: Phase
-) -> None:
+def warn_of_forgetting(data: Training, *, before: float, after: float, noise_free: float, phase: Phase) -> None:
     """Warn if the model left by a deletion is clearly worse than the noise-free optimum of what remains."""
     if not data.falls_short(after, noise_free, by=_TOLERATED):
         return
@@ -252,9 +254,7 @@ def warn_of_forgetting(
     warnings.warn(NoiseWarning(f"{text}, {_shown(noise_free)} at the noise-free optimum; {cause}"), stacklevel=3)
 
 
-def check_loss(
-    data: TrainingData | TrainingSums, rehearsed: Array, noise_free: float, *, max_loss: float, phase: Phase
-) -> None:
+def check_loss(data: Training, rehearsed: Array, noise_free: float, *, max_loss: float, phase: Phase) -> None:
     """Refuse a deletion that costs more than ``max_loss`` in any of the rehearsals (p, REHEARSALS * q)."""
     worst = float(data.scores(rehearsed).min())
     if not noise_free - worst <= max_loss:
@@ -267,7 +267,7 @@ def check_loss(
 
 def _with_remedy(
     text: str,
-    data: TrainingData | TrainingSums,
+    data: Training,
     law: _Rehearsal,
     converges: bool,
     *,
@@ -324,7 +324,7 @@ def _proposal(
     return NoiseWarning(f"{text}: {cause}; {advice}", settings=changed, bounds=bounds)
 
 
-def _rehearsal(data: TrainingData | TrainingSums, equations: NormalEquations, step_size: float) -> _Rehearsal:
+def _rehearsal(data: Training, equations: NormalEquations, step_size: float) -> _Rehearsal:
     kind = _Rehearsal if data.shape[1] <= _DECOMPOSED_COLUMNS else _Trials
     return kind(data.sample(), equations, step_size)
 
@@ -332,7 +332,7 @@ def _rehearsal(data: TrainingData | TrainingSums, equations: NormalEquations, st
 class _Rehearsal:
     """The law of the learned parameters, with a few fixed draws from it for any number of steps and noise."""
 
-    def __init__(self, data: TrainingData | TrainingSums, equations: NormalEquations, step_size: float) -> None:
+    def __init__(self, data: Training, equations: NormalEquations, step_size: float) -> None:
         self._data, self._step_size = data, step_size
         self._values, self._vectors = linalg.eigh(equations.hessian)
         self._rate = np.clip(step_size * self._values, np.finfo(float).tiny, 1.0)
@@ -373,7 +373,7 @@ class _Rehearsal:
 class _Trials(_Rehearsal):
     """Runs of the steps themselves, for as many steps as the fit made: what they give is linear in the noise."""
 
-    def __init__(self, data: TrainingData | TrainingSums, equations: NormalEquations, step_size: float) -> None:
+    def __init__(self, data: Training, equations: NormalEquations, step_size: float) -> None:
         self._data, self._equations, self._step_size = data, equations, step_size
         self._runs: dict[int, tuple[Array, Array]] = {}
 
@@ -418,7 +418,7 @@ def _rising(least: int, most: int) -> Iterator[int]:
         yield from (value for digit in (1, 2, 5) if least < (value := digit * 10**power) <= most)
 
 
-def _sizes(data: TrainingData | TrainingSums) -> str:
+def _sizes(data: Training) -> str:
     """Say by how much features differ in size, if that is why steps are small."""
     if isinstance(data, TrainingSums):
         return ""

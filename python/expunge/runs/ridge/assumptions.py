@@ -10,9 +10,17 @@ from expunge.runs.ridge.held_rows import RowTable, all_rows
 from expunge.runs.ridge.inputs import Label, RidgeInputs
 from expunge.runs.ridge.law import LARGEST, RidgeDeletion
 from expunge.runs.ridge.products import Products
-from expunge.runs.ridge.step_sizes import bounded_step_size, require_step_size, row_beyond
+from expunge.runs.ridge.step_sizes import bounded_step_size, if_beyond, require_step_size, row_beyond
 
-__all__ = ["check_classes", "check_noise", "check_shape", "check_step_size", "lost_classes", "suspicions"]
+__all__ = [
+    "check_classes",
+    "check_noise",
+    "check_shape",
+    "check_step_size",
+    "lost_classes",
+    "suspicions",
+    "suspicious_step_size",
+]
 
 # A step size made of bounds is one division, sum and product or two away from them.
 _ROUNDING = 8 * float(np.finfo(np.float64).eps)
@@ -58,18 +66,22 @@ def check_step_size(run: RidgeInputs, products: Products) -> float:
     except ValueError as error:
         raise RunError("run.step_size", str(error).removeprefix("step_size ")) from None
     if run.sources.step_size == "bounded":
-        _check_bounds(run, all_rows(products.design, what="the bound on every row"))
+        _check_bounds(run, products)
     return limit
 
 
-def _check_bounds(run: RidgeInputs, design: NDArray[np.float64]) -> None:
+def _check_bounds(run: RidgeInputs, products: Products) -> None:
     """Check the bounds a user asserted, of which the step size is made, against the data."""
     norm_bound, n_bound = run.sources.norm_bound, run.sources.n_bound
     assert norm_bound is not None
     assert n_bound is not None
     if run.n_records > n_bound:
         raise RunError("run.sources.n_bound", f"must be at least the {run.n_records} records, got {n_bound}")
-    if (beyond := row_beyond(design, norm_bound=norm_bound)) is not None:
+    if products.longest is not None:
+        beyond = if_beyond(products.longest, norm_bound=norm_bound)
+    else:
+        beyond = row_beyond(all_rows(products.design, what="the bound on every row"), norm_bound=norm_bound)
+    if beyond is not None:
         raise RunError(
             "run.sources.norm_bound",
             f"must be at least the norm of every row, got {norm_bound!r}, but row {beyond[0]} has {beyond[1]!r}",
@@ -97,13 +109,15 @@ def check_noise(run: RidgeInputs, deletion: RidgeDeletion) -> None:
             )
 
 
-def lost_classes(run: RidgeInputs, targets: NDArray[np.float64]) -> tuple[Label, ...]:
-    """Return the classes of which the deletion leaves no record, though there was one."""
+def lost_classes(run: RidgeInputs, targets: RowTable, total: NDArray[np.float64] | None = None) -> tuple[Label, ...]:
+    """Return the classes of which the deletion leaves no record, though there was one.
+
+    ``total``, where not all targets are held, says how many records of each there were.
+    """
     if run.classes is None:
         return ()
-    kept = np.ones(len(targets), dtype=bool)
-    kept[list(run.deleted)] = False
-    before, after = targets.sum(axis=0), targets[kept].sum(axis=0)
+    before = all_rows(targets, what="counting classes").sum(axis=0) if total is None else total
+    after = before - targets[list(run.deleted)].sum(axis=0)  # whole numbers
     return tuple(label for label, had, has in zip(run.classes, before, after, strict=True) if had > 0 and not has > 0)
 
 
@@ -131,7 +145,7 @@ def suspicions(
     run: RidgeInputs, design: NDArray[np.float64], targets: NDArray[np.float64], limit: float
 ) -> tuple[str, ...]:
     """Return what looks wrong about a run without refuting it; ``limit`` is 1/L."""
-    result = []
+    result: list[str] = []
     whole = np.ascontiguousarray(np.column_stack([design, targets]) + 0.0)  # -0.0 becomes 0.0
     gone = {whole[row].tobytes(): row for row in run.deleted}
     deleted = set(run.deleted)
@@ -142,9 +156,14 @@ def suspicions(
         result.append(
             f"row {copies[0][0]}, which stays, is an exact copy of the deleted row {copies[0][1]}{more}: whose is it?"
         )
+    return (*result, *suspicious_step_size(run, limit))
+
+
+def suspicious_step_size(run: RidgeInputs, limit: float) -> tuple[str, ...]:
+    """Return what looks wrong about a step size that is said to be given."""
     if run.sources.step_size == "given" and abs(run.step_size - limit) <= _SAME_STEP_SIZE * limit:
-        result.append("the step size is said to be given, but equals 1/L of the data: was it not computed from them?")
-    return tuple(result)
+        return ("the step size is said to be given, but equals 1/L of the data: was it not computed from them?",)
+    return ()
 
 
 def _check_rows(field: str, rows: tuple[int, ...], n_records: int) -> None:

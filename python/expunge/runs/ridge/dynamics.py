@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg
-from tqdm.auto import tqdm
 
 from expunge.runs.noise import Normals
 from expunge.runs.ridge.held_rows import all_rows
@@ -123,6 +122,8 @@ class NormalEquations:
         chain is no faster there either: 300 steps of 64 parameters take 5.6 ms there and 3.6 ms here, of 256 parameters
         14 and 6 ms. With the same seed the two agree to a few units in the last place (`seeded_normals`).
         """
+        from tqdm.auto import tqdm  # runs are read and checked without progress bars
+
         step = np.eye(len(self.hessian)) - step_size * self.hessian
         push = np.tile(step_size * self.moment, copies)
         theta = np.tile(theta, copies)

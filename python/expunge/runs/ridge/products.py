@@ -87,6 +87,7 @@ class Products:
     gram: Gram
     moment: Array
     _moment_off: Array
+    longest: tuple[int, float] | None = None  # where it is known without the rows
 
     def __init__(self, design: Array, targets: Array) -> None:
         self.design, self.targets = design, targets
@@ -105,6 +106,7 @@ class Products:
         result = cls.__new__(cls)
         result.design, result.targets = design, targets
         result.gram, result.moment, result._moment_off = sums.gram, sums.moment.value, sums.moment.off
+        result.longest = sums.longest
         return result
 
     @cached_property

@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from expunge._types import JsonObject
+from expunge.data.blocks import Block
 from expunge.data.constants import CONDITIONS
+from expunge.data.statistics import StatisticsBuilder
 from expunge.runs.base import Deltas, RunError
 from expunge.runs.methods import METHODS
 from expunge.runs.ridge.assumptions import (
@@ -23,15 +25,17 @@ from expunge.runs.ridge.assumptions import (
     check_step_size,
     lost_classes,
     suspicions,
+    suspicious_step_size,
 )
 from expunge.runs.ridge.bounds import claim_of
 from expunge.runs.ridge.clipping import residual_failure
-from expunge.runs.ridge.held_rows import all_rows
-from expunge.runs.ridge.inputs import RidgeInputs, design_of, targets_of
+from expunge.runs.ridge.held_rows import HeldRows, RowTable, all_rows
+from expunge.runs.ridge.inputs import Label, RidgeInputs, design_of, targets_of
 from expunge.runs.ridge.kept_law import ResumedDeletion, carried
 from expunge.runs.ridge.law import Phase, RidgeDeletion, SingularPairError
 from expunge.runs.ridge.products import Products
 from expunge.runs.ridge.release import ReleaseLaw, coefficients_of
+from expunge.runs.ridge.table_sums import TableSums
 from expunge.runs.ridge.work import estimated_work
 
 __all__ = ["RidgeProblem", "RidgeRun"]
@@ -220,14 +224,51 @@ class RidgeRun(RidgeInputs):
         check_shape(self, deletion.design, deletion.targets)
         _same_constants(self, deletion)
         check_step_size(self, deletion.products)
-        self._check_lost(all_rows(deletion.targets, what="the last of a class"), conditions)
+        self._check_lost(deletion.targets, conditions)
         with _computing():
             check_noise(self, deletion)
         return RidgeProblem(deletion)
 
-    def _check_lost(self, targets: NDArray[np.float64], conditions: Collection[str] | None) -> None:
+    def check_sums(
+        self, deletion: RidgeDeletion, sums: TableSums, *, conditions: Collection[str] | None
+    ) -> RidgeProblem:
+        """Check every assumption against the sums over a table and the rows of it that are deleted.
+
+        Copies of the deleted rows, of which `check` warns, are not looked for.
+
+        Parameters
+        ----------
+        deletion : RidgeDeletion
+            This run, with these sums and rows.
+        sums : TableSums
+            Over all rows, or over those that remained before the last deletion where the law of the run so far stands
+            for the others.
+        conditions : collection of str, or None
+            As for `check`.
+
+        Raises
+        ------
+        RunError
+            Naming the field that breaks an assumption.
+        """
+        check_classes(self)
+        check_shape(self, deletion.design, deletion.targets)
+        _same_constants(self, deletion)
+        limit = check_step_size(self, deletion.products)
+        self._check_lost(deletion.targets, conditions, total=sums.target_sums)
+        with _computing():
+            check_noise(self, deletion)
+        return RidgeProblem(deletion, suspicious_step_size(self, limit))
+
+    def table_check(self) -> TableCheck:
+        """Return what `check` would be for data that lie in a table: it sees the blocks in order, and then says."""
+        return TableCheck(self)
+
+    def _check_lost(
+        self, targets: RowTable, conditions: Collection[str] | None, *, total: NDArray[np.float64] | None = None
+    ) -> None:
         """Refuse a deletion that leaves no record of a class that the data named, unless a condition says so."""
-        lost = lost_classes(self, targets)
+        lost = lost_classes(self, targets, total)
         needed = CONDITIONS["last_of_class"]
         if lost and conditions is not None and self.sources.classes == "data" and needed not in conditions:
             raise RunError(
@@ -287,6 +328,108 @@ class RidgeRun(RidgeInputs):
     def law_of_release(self, problem: RidgeProblem) -> ReleaseLaw:
         """Return P, the exact law of the released parameters."""
         return ReleaseLaw(problem.deletion, self.phases)
+
+
+class TableCheck:
+    """The check of a run against a table that is read block by block, in one pass.
+
+    Parameters
+    ----------
+    run : RidgeRun
+        The run.
+    """
+
+    def __init__(self, run: RidgeRun) -> None:
+        self._run = run
+        self._deleted = np.array(run.deleted, dtype=np.int64)
+        self._codes = None if run.classes is None else LabelCodes(run.classes)
+        self._rows: list[NDArray[np.float64]] = []
+        self._targets: list[NDArray[np.float64]] = []
+        self._builder = StatisticsBuilder(
+            n_features=run.n_features, n_outputs=run.n_outputs, classes=None if self._codes is None else run.classes
+        )
+
+    def __enter__(self) -> TableCheck:
+        self._builder.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._builder.__exit__(*error)
+
+    def see(self, block: Block) -> None:
+        """Take the next block in.
+
+        Raises
+        ------
+        RunError
+            Naming ``run.classes`` or ``run.n_outputs``, if targets are not those of the run.
+        """
+        run, y = self._run, np.asarray(block.y)
+        labels: NDArray[np.float64] | NDArray[np.int64]
+        if self._codes is not None:
+            labels = self._codes.of(y, start=block.start)
+        else:
+            if y.dtype.kind not in "fiub":
+                raise RunError("run.classes", "must be given for targets that are no numbers")
+            labels = np.ascontiguousarray(y, dtype=np.float64).reshape(len(y), -1)
+            if labels.shape[1] != run.n_outputs:
+                raise RunError("run.n_outputs", f"must be {labels.shape[1]}, as in the data, got {run.n_outputs}")
+        self._builder.add(block.X, labels)
+        gone = self._deleted[(self._deleted >= block.start) & (self._deleted < block.start + len(y))] - block.start
+        if gone.size:
+            self._rows.append(design_of(block.X[gone], fit_intercept=run.fit_intercept))
+            self._targets.append(_targets_of(labels[gone], run.n_outputs))
+
+    def problem(self, *, conditions: Collection[str] | None) -> RidgeProblem:
+        """Return the run beside its data, once every block has been seen.
+
+        Raises
+        ------
+        RunError
+            Naming the field that breaks an assumption.
+        """
+        run = self._run
+        sums = TableSums.of(self._builder.result(), fit_intercept=run.fit_intercept)
+        shape = sums.n_records, len(sums.gram.value)
+        design = HeldRows(shape, run.deleted, np.concatenate(self._rows))
+        targets = HeldRows((shape[0], run.n_outputs), run.deleted, np.concatenate(self._targets))
+        products = Products.of_sums(sums, design=design, targets=targets)
+        with _computing():
+            constants: dict[str, Any] = {"alpha": run.alpha, "step_size": run.step_size, "deleted": run.deleted}
+            check_step_size(run, products)
+            deletion = RidgeDeletion(design, targets, **constants, products=products)
+        return run.check_sums(deletion, sums, conditions=conditions)
+
+
+class LabelCodes:
+    """Numbers of the labels of rows among the classes of a run, in its own order."""
+
+    def __init__(self, classes: Sequence[Label]) -> None:
+        self._known = {label: number for number, label in enumerate(classes)}
+
+    def of(self, y: NDArray[Any], *, start: int) -> NDArray[np.int64]:
+        """Return the number of the class of each row.
+
+        Raises
+        ------
+        RunError
+            Naming ``run.classes``, for the first label that is none of them.
+        """
+        values = (y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y).tolist()
+        result = np.fromiter((self._known.get(one, -1) for one in values), dtype=np.int64, count=len(values))
+        if (result < 0).any():
+            at = int(np.argmax(result < 0))
+            raise RunError("run.classes", f"must hold the labels of the data, lacks {values[at]!r} of row {start + at}")
+        return result
+
+
+def _targets_of(labels: NDArray[Any], count: int) -> NDArray[np.float64]:
+    """Return targets as they are, or one-hot those that are numbers of classes."""
+    if labels.ndim == 2:
+        return np.asarray(labels, dtype=np.float64)
+    result = np.zeros((len(labels), count))
+    result[np.arange(len(labels)), labels] = 1.0
+    return result
 
 
 def _products(design: NDArray[np.float64], targets: NDArray[np.float64]) -> Products:
