@@ -18,6 +18,7 @@ from expunge.certificates import CONDITIONS, load
 from expunge.certificates.residual import AbsenceProof, ResidualCertificate, ResidualEvidence
 from expunge.cli import main
 from expunge.cli.files import load_evidence, load_model
+from expunge.data import open_records
 from expunge.ledger import Ledger
 from killing import Killed, killed_at
 
@@ -754,3 +755,24 @@ def test_show_reads_ledgers_of_either_kind(made, kind):
 def test_show_says_how_many_releases_a_working_model_has_left(made):
     assert "budget   release 2 of 10,000, 9,998 left" in run("show", made / "m1.npz").output
     assert "budget" not in run("show", made / "e1.npz").output
+
+
+def test_models_of_tables_are_refused_where_rows_are_needed_and_serve_elsewhere(made):
+    table = people()
+    X, y = (np.array([row[a:b] for row in table], dtype=float) for a, b in ((1, 3), (3, 4)))
+    records = open_records(X, target=y[:, 0], ids=[row[0] for row in table])
+    NewtonRidge(noise_std=0.1).fit(records).save("t.npz")
+    write("fix.csv", table[:2])
+    columns = [*WAYS, "--target-column", "target"]
+    for call in (
+        ["unlearn", "t.npz", "--id", "CUST-1"],
+        ["amend", "t.npz", "fix.csv", *columns],
+        ["add", "t.npz", "fix.csv", *columns],
+        ["release", "t.npz", "--again"],
+    ):
+        refused(*call, "-o", "m.npz", "-c", "c.json", match=r"holds none of the records: .* attach\(open_records")
+    refused("quote", "t.npz", match="holds none of the records")
+    run("release", "t.npz", "-c", "c.json", "--evidence", "e.npz", "--released", "r.npz")
+    run("verify", "c.json", made / "all.csv", *columns, "--evidence", "t.npz", "--model", "r.npz")
+    assert "holds hashes of the data as they now stand, and no row" in run("purge", "t.npz").output
+    assert "R^2" in run("evaluate", "t.npz", made / "all.csv", *columns).output

@@ -8,6 +8,7 @@ import hmac
 import json
 import pickle
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from expunge.certificates import CertificateError, VerificationError
-from expunge.certificates.residual import AbsenceProof, Leaves, MembershipProof, RecordTree, hashing, shows_removal
+from expunge.certificates.residual import (
+    AbsenceProof,
+    Leaves,
+    MembershipProof,
+    RecordTree,
+    ResidualCertificate,
+    hashing,
+    shows_removal,
+)
 
 KEY = bytes(range(32))
 
@@ -472,3 +481,13 @@ def test_a_proof_says_in_words_what_it_shows_and_what_not():
     values["shows"] = "Everything."
     with pytest.raises(CertificateError, match="shows"):
         AbsenceProof.from_json(json.dumps(values))
+
+
+def test_proofs_that_an_earlier_version_wrote_are_read_as_they_were():
+    folder = Path(__file__).parent / "golden" / "residual-v1"
+    certificate = ResidualCertificate.load(folder / "certificate.json")
+    for kind, name in ((AbsenceProof, "absence"), (MembershipProof, "membership")):
+        proof = kind.load(folder / f"{name}.json")
+        proof.check(certificate)
+        assert proof.to_json() == (folder / f"{name}.json").read_text()
+    assert (AbsenceProof.load(folder / "absence.json").record_id, certificate.digests.data) == ("999", proof.root)

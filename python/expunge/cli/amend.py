@@ -11,7 +11,7 @@ import numpy as np
 
 from expunge._errors import counted
 from expunge.cli.files import load_model, overwrite_option
-from expunge.cli.newton import Records, Wanted, apply, outputs_of, records_of, say_release
+from expunge.cli.newton import Records, Wanted, apply, outputs_of, records_of, require_rows, say_release
 from expunge.cli.options import ask_password_option, key_option, signing_key
 from expunge.cli.reading import data_options, known_from, read_data
 from expunge.cli.succession import branch_option
@@ -157,6 +157,7 @@ def _newton(path: str) -> Newton:
             f"{path}: a {type(model).__name__} can only forget: fit with --model logistic, softmax or ridge to correct "
             "and add records"
         )
+    require_rows(model, path)
     return model
 
 

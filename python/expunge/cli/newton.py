@@ -30,7 +30,17 @@ if TYPE_CHECKING:
     from expunge.ledger import DeletionRequest
     from expunge.runs.residual import Rows
 
-__all__ = ["Records", "Wanted", "apply", "outputs_of", "records_of", "say_release", "write_release"]
+__all__ = [
+    "Records",
+    "Wanted",
+    "apply",
+    "holds_no_rows",
+    "outputs_of",
+    "records_of",
+    "require_rows",
+    "say_release",
+    "write_release",
+]
 
 
 def outputs_of(
@@ -143,6 +153,28 @@ class Records:
 
 def _some(part: NDArray[Any] | None) -> NDArray[Any]:
     return np.empty(0) if part is None else part
+
+
+def require_rows(model: Newton, path: str) -> None:
+    """Refuse a model of a table, whose file holds no row to work with.
+
+    Raises
+    ------
+    ValueError
+        Naming the remedy.
+    """
+    if holds_no_rows(model):
+        raise ValueError(
+            f"{path}: this {type(model).__name__} was fitted on a table and its file holds none of the records: load "
+            "it in Python, attach(open_records(...)) the table as it now stands, and change or quote it there"
+        )
+
+
+def holds_no_rows(model: Newton) -> bool:
+    """Return whether a model's records are in a table of their own rather than in its file."""
+    from expunge.estimators.newton.tables import TableObjective
+
+    return isinstance(model._state.objective, TableObjective)
 
 
 def records_of(model: Newton) -> Records:

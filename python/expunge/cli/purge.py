@@ -11,6 +11,7 @@ from expunge._errors import counted
 from expunge._files.destroying import destroy, overwriting
 from expunge._files.transaction import Change, exclusive
 from expunge.cli.files import load_model
+from expunge.cli.newton import holds_no_rows
 from expunge.cli.succession import note_path
 
 if TYPE_CHECKING:
@@ -47,9 +48,14 @@ def purge(model: str, successor: str | None) -> None:
         click.echo(f"destroyed  {model}  ({successor} goes on)")
         click.echo(f"note  {_ELSEWHERE}")
         return
-    later = "records deleted in later models are in it, see --successor"
+    later = "what was deleted in later models is in it, see --successor"
     if isinstance(before, NewtonModel):
-        click.echo(f"nothing to do  {model}  (a {type(before).__name__} holds the data as they now stand; {later})")
+        what = (
+            "hashes of the data as they now stand, and no row"
+            if holds_no_rows(before)
+            else "the data as they now stand"
+        )
+        click.echo(f"nothing to do  {model}  (a {type(before).__name__} holds {what}; {later})")
         return
     history = before._require_history()
     gone = counted(len(history.removed), "deleted row")

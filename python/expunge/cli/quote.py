@@ -136,8 +136,10 @@ def quote(
         refuse_given(
             ("by_id", "groups"), f"is for Langevin models: rows of a {type(before).__name__} are quoted singly"
         )
+        from expunge.cli.newton import require_rows
         from expunge.cli.quote_newton import quote_newton
 
+        require_rows(before, model)
         quote_newton(before, ids=ids, rows=rows, indices=indices, files=files)
         return
     n_rows = len(before._require_history().design)

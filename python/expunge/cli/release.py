@@ -6,7 +6,7 @@ import click
 
 from expunge._files import PUBLIC
 from expunge.cli.files import load_model, overwrite_option
-from expunge.cli.newton import Wanted, apply, outputs_of, records_of, say_release
+from expunge.cli.newton import Wanted, apply, outputs_of, records_of, require_rows, say_release
 from expunge.cli.options import ask_password_option, given_options, key_option, signing_key
 from expunge.cli.succession import branch_option
 
@@ -72,6 +72,7 @@ def release(
     before = load_model(model)
     if isinstance(before, NewtonModel):
         if again:
+            require_rows(before, model)
             wanted = Wanted("release", before.release_again, records_of(before))
             private_key = signing_key(key, ask_password=ask_password)
             apply(

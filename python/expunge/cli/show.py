@@ -26,7 +26,9 @@ __all__ = ["show"]
 @click.argument("certificate", type=click.Path())
 @click.option("--public-key", type=click.Path(), help="Whose signature is required (PEM).")
 def show(certificate: str, public_key: str | None) -> None:
-    """Print what CERTIFICATE claims, and by whom it is signed. Exit code 1 if the signature does not hold.
+    """Print what CERTIFICATE claims, and by whom it is signed; or what a ledger holds.
+
+    Exit code 1 if the signature does not hold, or the ledger is broken.
 
     The claim itself is not checked: that takes the data, see expunge verify. Evidence and working models (.npz), proofs
     about an id and ledgers can be shown, too: of a ledger every entry, and what is left of the budget of releases.

@@ -12,7 +12,7 @@ from expunge._files import PUBLIC
 from expunge._files.transaction import Change
 from expunge.cli.entering import check_next, is_entered, is_signed
 from expunge.cli.files import load_model, model_digests, overwrite_option
-from expunge.cli.newton import Records, Wanted, apply, outputs_of, records_of, say_release
+from expunge.cli.newton import Records, Wanted, apply, outputs_of, records_of, require_rows, say_release
 from expunge.cli.options import (
     ask_password_option,
     delta_option,
@@ -137,6 +137,7 @@ def unlearn(
         refuse_given(
             _LANGEVIN_ONLY, f"is for Langevin models: claim and noise of this {type(before).__name__} were fixed by fit"
         )
+        require_rows(before, model)
         wanted = _wanted(before, **asked)
         private_key = signing_key(key, ask_password=ask_password)
         apply(
