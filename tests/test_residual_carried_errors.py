@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from expunge.runs.residual.derivatives import UNIT, Derivatives, Part, derivatives, rounding
-from expunge.runs.residual.one_step import PartQuotes, quote_part
+from expunge.runs.residual.one_step import PartQuotes, _kept, quote_part
 from expunge.runs.residual.products import Products, products
 
 KINDS = ["products", "defect", "both", "terms", "curvature", "residual"]
@@ -68,7 +68,9 @@ class Quadratic:
             curved = math.sqrt(max(local**2 - self.alpha * step @ step, 0.0))
             found["reach"][row] = reach
             # Beyond 700 nothing is said.
-            found["decrement"][row] = (math.expm1(reach) - reach) / reach * curved + start if reach < 700.0 else start
+            found["decrement"][row] = (
+                (math.expm1(reach) - reach) / reach * curved + start if 0.0 < reach < 700.0 else start
+            )
             found["after_step"][row] = np.linalg.norm(np.linalg.solve(after, self.gradient))
             found["shift"][row] = np.linalg.norm(step - np.linalg.solve(after, self.gradient))
         return found
@@ -109,6 +111,8 @@ def problem(rng: np.random.Generator, k: int) -> Quadratic:
     n, p = int(rng.integers(2, 6)), int(rng.integers(1, 4))
     X = rng.standard_normal((n, p))
     roots = rng.standard_normal((n, k, k)) / math.sqrt(k)
+    if rng.random() < 0.5:
+        roots[:, :, 1:] = 0.0  # one eigenvalue alone, which the norm of all of them is then
     W = roots @ roots.transpose(0, 2, 1) * (10.0 ** rng.uniform(-3.0, 1.5, size=n))[:, None, None]
     r = rng.standard_normal((n, k)) * (10.0 ** rng.uniform(-2.0, 0.5, size=n))[:, None]
     gradient = rng.standard_normal(k * p) * rng.choice([0.0, 1e-3])
@@ -170,7 +174,7 @@ def below(found: PartQuotes, truth: dict[str, Any]) -> Iterator[str]:
     """Yield the bounds that lie below what they bound, for any row."""
     for name, exact in truth.items():
         # What the truth itself is off by: it comes from well-conditioned systems.
-        if not (getattr(found, name) >= exact * (1.0 - 1e-9) - 1e-13).all():
+        if not (getattr(found, name) >= exact * (1.0 - 1e-8)).all():
             yield name
 
 
@@ -181,16 +185,17 @@ def test_an_error_as_large_as_it_is_said_to_be_moves_no_bound_below_the_truth(ki
     """And where nothing is said of it, some are: the errors are large enough to matter."""
     rng = np.random.default_rng([KINDS.index(kind), k, len(loss)])
     missed = set()
-    for _ in range(80):
+    for number in range(150):
         this = problem(rng, k)
+        if number % 4 == 0:  # so stiff that squares of solutions vanish
+            this = replace(this, W=this.W * 1e170, alpha=this.alpha * 1e170)
         found = computed(rng, this, kind)
         truth = this.truth(spread=math.sqrt(2.0) if loss == "softmax" else 1.0)
         if loss == "squared":  # whose step leaves the gradient that was there, and moves no curvature
             truth = {name: truth[name] for name in ("leverage", "after_step", "shift")}
         assert not list(below(found.quotes(this.alpha, loss), truth))
         missed |= set(below(found.silent(kind).quotes(this.alpha, loss), truth))
-    assert "shift" in missed
-    assert loss == "squared" or {"reach", "decrement"} <= missed
+    assert ({"shift"} if loss == "squared" else {"reach", "decrement"}) <= missed
 
 
 def exact_solution(W: Any, G: Any, r: Any) -> list[Fraction]:
@@ -282,6 +287,7 @@ def at(X: Any, theta: Any, loss: str, **given: Any) -> Derivatives:
 def exact_derivatives(x: Any, theta: Any, loss: str, label: int, weight: float) -> tuple[Any, Any]:
     """Return a row's residuals and curvatures in many digits; theta of one output, or of all of a softmax."""
     logits = [mpmath.fdot(zip(map(float, x), map(float, one), strict=True)) for one in theta]
+    weight = mpmath.mpf(weight)
     if loss == "logistic":
         chance = 1 / (1 + mpmath.exp(-logits[0]))
         return [weight * (chance - label)], mpmath.matrix([[weight * chance * (1 - chance)]])
@@ -346,11 +352,21 @@ def test_residuals_of_squared_losses_are_as_far_off_as_they_say(q):
             assert abs(float(part.residuals[row, 0]) - exact) <= part.residual_error[row]
 
 
-@pytest.mark.parametrize("x", [1e-200, 1e-170, 5e-324])
-def test_what_underflows_is_said_to_be_off(x):
-    (part,) = at(np.full((1, 2), x), np.full((1, 2), 1e-200), "squared", targets=np.zeros((1, 1))).parts
-    with mpmath.workdps(800):
-        exact = mpmath.mpf(x) * mpmath.mpf(1e-200) * 2
+@pytest.mark.parametrize("weight", [1e-322, 1e-315, 1.0, 1e200])
+@pytest.mark.parametrize(
+    ("loss", "x", "theta"),
+    [("squared", 1e-200, 1e-200), ("squared", 5e-324, 1e-200), ("squared", 0.3, 0.7), ("logistic", 0.3, 0.7)],
+)
+def test_what_underflows_is_said_to_be_off(loss, x, theta, weight):
+    """In a logit, whatever the weight makes of it, and in the product with the weight."""
+    given = {"targets": np.zeros((1, 1))} if loss == "squared" else {}
+    (part,) = at(np.full((1, 1), x), np.full((1, 1), theta), loss, weights=np.array([weight]), **given).parts
+    with mpmath.workdps(1200):
+        exact = mpmath.mpf(x) * mpmath.mpf(theta) * mpmath.mpf(weight)
+        if loss == "logistic":
+            (exact,), curvature = exact_derivatives([x], [[theta]], loss, 0, weight)
+            off = abs(mpmath.mpf(float(part.curvatures[0, 0, 0])) - curvature[0, 0])
+            assert off <= mpmath.mpf(float(part.curvature_error[0]))
         assert abs(mpmath.mpf(float(part.residuals[0, 0])) - exact) <= mpmath.mpf(float(part.residual_error[0]))
 
 
@@ -378,3 +394,28 @@ def test_products_are_as_far_off_as_they_say(x, scale):
             exact = mpmath.matrix([X[row].tolist()]) * right
             apart = mpmath.norm([float(K[row, j]) - exact[j] for j in range(6)])
             assert 0 < apart <= mpmath.mpf(float(found.error[row]))
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+@pytest.mark.parametrize("of", ["W", "G"])
+def test_no_more_is_kept_of_a_hessian_than_there_is(of, k):
+    """One row's curvature off by as much as is said, or its products with the inverse."""
+    rng = np.random.default_rng(k)
+    n = 300
+    root, way = rng.standard_normal((n, k, k)), rng.standard_normal((n, k))
+    G = root @ root.transpose(0, 2, 1)
+    W = way[:, :, None] * way[:, None, :]
+    W *= (rng.uniform(0.1, 0.7, size=n) / np.einsum("na,nab,nb->n", way, G, way))[:, None, None]
+    exact = 1.0 - np.einsum("nab,nba->n", W, G)
+    errors = {"W": np.zeros(n), "G": np.zeros(n)}
+    errors[of] = 0.05 * np.linalg.norm(W if of == "W" else G, 2, axis=(1, 2))
+    W_found = W * 0.95 if of == "W" else W
+    G_found = G * 0.95 if of == "G" else G
+
+    def kept(W_error: Any, G_error: Any) -> Any:
+        sizes = np.linalg.norm(W_found, 2, axis=(1, 2)) + W_error
+        lengths = np.sqrt(np.einsum("nab,nab->n", G_found, G_found))
+        return _kept(lengths, G_error, W_found, G_found, sizes, W_error, np.ones(n), 1e-300)
+
+    assert (kept(errors["W"], errors["G"]) <= exact).all()
+    assert not (kept(np.zeros(n), np.zeros(n)) <= exact).any()

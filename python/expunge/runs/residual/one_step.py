@@ -98,7 +98,8 @@ def _quote_part(
     r_size, r_error = np.maximum(_length(r) * _SLACK + part.residual_error, _FLOOR), part.residual_error
     W_size, W_error = part.curvature_bound, part.curvature_error
     K_size = np.sqrt(np.einsum("naa->n", S) + FAINT) * _SLACK
-    G_error = norms * (relative * K_size + loose + rounding(products.terms) * K_size) * _SLACK + FAINT
+    # What underflows in G is far below the last term, as K_size is at least the root of FAINT and norms are _FLOOR.
+    G_error = norms * (relative * K_size + loose + rounding(products.terms) * K_size) * _SLACK
     G_computed = np.sqrt(np.einsum("nab,nab->n", G, G))
     G_size = np.fmin(G_computed * _SLACK + G_error, norms**2 * norm * _SLACK)
     kept = _kept(G_computed, G_error, W, G, W_size, W_error, norms, alpha)
@@ -124,7 +125,8 @@ def _quote_part(
 
     rGc = np.abs(np.einsum("na,na->n", r, Gc)) + (r_error * G_size + r_size * G_off) * c_size
     square = np.fmin((rGc + r_size * norms * astray) * _SLACK + FAINT, in_size**2)  # of the step's length by H'
-    curved = np.maximum(square - alpha * length_below**2 / _SLACK, 0.0) + 8.0 * UNIT * square + FAINT
+    # `square` exceeds the truth by 2^-41 of itself: more than the difference loses.
+    curved = np.maximum(square - alpha * length_below**2 / _SLACK, 0.0) + FAINT
 
     spread = math.sqrt(2.0) * _SLACK if loss == "softmax" else 1.0
     largest_norm, largest = norms.max(initial=0.0), G_size.max(initial=0.0)
