@@ -276,3 +276,46 @@ def test_the_demonstration_takes_the_steps_of_a_deletion(monkeypatch: pytest.Mon
     assert seen == [law.Phase(story.N_STEPS, noise)]
     if noise == 0:
         assert found == pytest.approx(model.score(X, y), abs=0.05)
+
+
+@pytest.mark.filterwarnings("ignore::expunge.NoiseWarning")
+def test_laws_and_pairs_of_a_deletion_are_proved_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The search ends at laws and a pair that the model and its certificate take over."""
+    proved: list[Any] = []
+    pairs: list[int] = []
+    advance, pair = RidgeDeletion.advance, RidgeDeletion._pair
+
+    def counted(self: RidgeDeletion, state: Any, phase: Any, **how: Any) -> Any:
+        if how.get("proved", True):
+            proved.append((phase, state.n_steps))
+        return advance(self, state, phase, **how)
+
+    def paired(self: RidgeDeletion, state: Any) -> Any:
+        pairs.append(id(state))
+        return pair(self, state)
+
+    monkeypatch.setattr(RidgeDeletion, "advance", counted)
+    monkeypatch.setattr(RidgeDeletion, "_pair", paired)
+    result = fitted().unlearn(3, n_steps=10, **TARGET)
+    assert result.certificate.run.phases[-1].noise_std > 0
+    assert len(proved) == len(set(proved))
+    assert len(pairs) == len(set(pairs))
+
+
+@pytest.mark.filterwarnings("ignore::expunge.NoiseWarning")
+def test_laws_that_are_kept_are_those_of_their_phases() -> None:
+    """Runs asked for in any order, and pairs of any of their states, have the bits of a deletion that kept nothing."""
+    history = fitted()._require_history()
+    first, *_ = history.phases
+    runs = [(first, law.Phase(n, noise, (3,))) for n, noise in ((10, 0.5), (10, 0.6), (11, 0.5))]
+    kept = history.deletion((3,))
+    for run in (*runs, *reversed(runs), runs[0]):
+        fresh = history.deletion((3,))
+        found, wanted = kept.run(run), fresh.run(run)
+        assert kept.run(run) is found
+        assert np.array_equal(found.variance_q, wanted.variance_q)
+        assert np.array_equal(found.mean_difference, wanted.mean_difference)
+        assert np.array_equal(found.covariance_difference, wanted.covariance_difference)
+        assert kept.pair(found).delta(1.0) == fresh.pair(wanted).delta(1.0)
+        assert kept.run_on(kept.run(run[:1]), run).variance_q.tolist() == wanted.variance_q.tolist()
+        assert kept.pair(kept.run(run[:1])).delta(1.0) == fresh.pair(fresh.run(run[:1])).delta(1.0)

@@ -104,7 +104,7 @@ class DeletionCost:
 
     def law_after(self, phase: Phase) -> KeptLaw:
         """Return the law of the run after its last phase, which stands for the deleted rows from then on."""
-        return KeptLaw.of(self.deletion, self.deletion.advance(self._state, phase))
+        return KeptLaw.of(self.deletion, self.deletion.run_on(self._state, (*self._history.phases, phase)))
 
     def phase(self, n_steps: int, noise_std: float) -> Phase:
         """Return the unlearning phase with the given steps and noise."""
@@ -117,8 +117,10 @@ class DeletionCost:
         """Return the exact `GaussianPair` after ``n_steps`` of ``noise_std``; not proved, an estimate of it."""
         phases = self._phases(n_steps, noise_std)
         extra = len(phases) - len(self._history.phases)
-        if extra == 1:
-            state = self.deletion.advance(self._state, phases[-1], proved=proved)
+        if extra == 1 and proved:
+            state = self.deletion.run_on(self._state, phases)
+        elif extra == 1:
+            state = self.deletion.advance(self._state, phases[-1], proved=False)
         else:  # without noise the last phase is left out, and sometimes others before it
             state = self._state if extra == 0 else self.deletion.run(phases)
         if not all(np.isfinite(part).all() for part in (state.mean_difference, state.covariance_difference)):
