@@ -18,6 +18,7 @@ import pytest
 import expunge.data.blocks
 from expunge.data import FileRecords, open_records
 from expunge.data.ahead import streams_ahead
+from expunge.data.shards import ParquetShard
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -348,6 +349,21 @@ def test_a_file_that_shrinks_while_it_is_read_is_named(tmp_path: Path, form: str
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 3])
     with pytest.raises(ValueError, match=path.name):
         list(blocks)
+
+
+def test_a_group_that_gives_fewer_rows_than_its_footer_promises_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = written(tmp_path, 1, "parquet fixed")
+    whole = ParquetShard._tables
+
+    def fewer(self: ParquetShard, *arguments: Any) -> Any:
+        for one in whole(self, *arguments):
+            yield one.slice(0, one.num_rows - 1)
+
+    monkeypatch.setattr(ParquetShard, "_tables", fewer)
+    with pytest.raises(ValueError, match=r"0\.parquet gave 22 rows of group 0 where 23 were promised"):
+        list(records.blocks())
 
 
 @pytest.mark.parametrize("form", ["parquet fixed", "arrow fixed", "npy"])
