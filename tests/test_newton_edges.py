@@ -186,14 +186,15 @@ def test_what_is_left_of_the_gradient_points_at_nobody(multi_class, from_file, t
     model = NewtonLogisticRegression(classes=[0, 1, 2], multi_class=multi_class).fit(rows, y)
     if from_file:
         model = NewtonLogisticRegression.load(model.save(tmp_path / "m.npz"))
-    found = 0
-    for gone in np.random.default_rng(5).choice(600, 30, replace=False):
+    ranks = []
+    for gone in np.random.default_rng(5).choice(600, 60, replace=False):
         state = model.unlearn(rows=int(gone)).model._state
         left = state.objective.gradient(state.theta, state.objective.sums(state.theta))
         likeness = np.linalg.norm(extended @ left.T, axis=1)
-        found += int((likeness > likeness[gone]).sum() < 5)
+        ranks.append(int((likeness > likeness[gone]).sum()))
         assert not np.array_equal(state.inverse.theta, model._state.theta)
-    assert found <= 5  # by chance: 0.25 of them
+    # 300 by chance, 200 to 300 with noise on the start of the search, 15 to 60 without it.
+    assert np.median(ranks) > 90
 
 
 def test_parameters_after_a_deletion_are_no_fingerprint_of_the_record():

@@ -232,7 +232,7 @@ def test_what_needs_the_records_is_refused_by_name(tmp_path):
     ):
         with pytest.raises(ValueError, match=f"{name} needs the records, and this model was made from statistics"):
             ask()
-    with pytest.raises(NotImplementedError, match="cannot be saved yet"):
+    with pytest.raises(TypeError, match="this one was made from statistics"):
         model.save(tmp_path / "model.npz")
     assert "400 records" in repr(model)
 

@@ -403,10 +403,15 @@ class FittedRidge(WithReading, BaseEstimator):  # type: ignore[misc]
         ------
         FileExistsError
             If ``path`` exists and ``overwrite`` is false.
+        TypeError
+            If the model was made from statistics, without rows.
         """
         check_is_fitted(self)
         if self._history is not None and self._history.sums is not None:
-            raise NotImplementedError("a model made from statistics cannot be saved yet: save its release()")
+            raise TypeError(
+                "save takes models that hold their rows, and this one was made from statistics: save its release() and "
+                "make it again by fit_statistics"
+            )
         return _storage.save_working(self, path, overwrite=overwrite)
 
     @classmethod
