@@ -570,6 +570,9 @@ def test_a_quote_writes_what_it_prints(made):
     assert "2 records" in of_one
     assert "rows of one id are quoted each by itself" in of_one
     assert "rows of one id" not in output
+    single = run("quote", made / "m0.npz", "--rows", "3").output.splitlines()
+    assert single[0] == "1 record, deleted by itself"
+    assert len(single[1].removeprefix("  passes over the data (estimate)").split()) == 1
     assert "1 record," in run("quote", made / "m0.npz", "--rows", "3").output
     assert "2 records" in run("quote", made / "numbered.npz", "--indices", "3,5").output
     pytest.importorskip("pyarrow")

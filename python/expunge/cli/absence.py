@@ -64,7 +64,7 @@ def absence(
     outputs.write({"--output": proof.to_json().encode("ascii")})
     click.echo(f"ABSENT  {proof.record_id!r} is the id of none of the {counted(claim.n_records, 'record')} certified")
     for text in proof.does_not_show:
-        click.echo(f"  does not show: {text}")
+        click.echo(f"  limits: {text}")
     if output is not None:
         click.echo(f"proof  {output}  (confidential: for the person it is about)")
 

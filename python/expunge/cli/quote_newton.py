@@ -89,13 +89,15 @@ def _plain(value: Any) -> Any:
 
 
 def _lines(found: NewtonQuote) -> list[str]:
-    lines = [f"{counted(len(found), 'record')}, each deleted by itself: 5%, median, 95%"]
+    alone = len(found) == 1
+    lines = [f"{counted(len(found), 'record')}, {'' if alone else 'each '}deleted by itself"]
+    lines[0] += "" if alone else ": 5%, median, 95%"
     for name, values in (
         ("passes over the data (estimate)", found.passes.astype(np.float64)),
         ("sensitivity: how far the optimum moves, at most", found.sensitivity),
         ("noise that would do after a single step", found.one_step_noise),
         ("before/after epsilon, at most", found.before_after_epsilon),
     ):
-        low, middle, high = np.quantile(values, [0.05, 0.5, 0.95], method="inverted_cdf")
-        lines.append(f"  {name:<49} {low:9.3g} {middle:9.3g} {high:9.3g}")
+        shown = values if alone else np.quantile(values, [0.05, 0.5, 0.95], method="inverted_cdf")
+        lines.append(f"  {name:<49} " + " ".join(f"{value:9.3g}" for value in shown))
     return lines

@@ -98,7 +98,7 @@ def _proof_lines(proof: AbsenceProof | MembershipProof) -> list[str]:
     return [
         f"{type(proof).__name__} about {proof.record_id!r} and {counted(proof.n_records, 'record')}, root {proof.root}",
         f"  shows: {proof.shows}",
-        *(f"  does not show: {text}" for text in proof.does_not_show),
+        *(f"  limits: {text}" for text in proof.does_not_show),
         "  not checked against a certificate: expunge absence does that",
     ]
 

@@ -156,8 +156,8 @@ def verify(
     certificate : ResidualCertificate
         What is claimed.
     X, y : array-like
-        The data as they now stand, without a constant column; or a table of records as ``X`` alone, with its own
-        targets and ids, which is read once, block by block.
+        The data as they now stand, without a constant column; a sparse ``X`` is made dense. Or a table of records as
+        ``X`` alone, with its own targets and ids, which is read once, block by block.
     evidence : ResidualEvidence
         The certificate's confidential part.
     released : fitted estimator or array-like of shape (n_outputs, n_columns), optional
@@ -265,7 +265,7 @@ def _data(
 ) -> tuple[NDArray[np.float64], Answers, NDArray[np.float64]]:
     """Return the data as the certificate's model reads them."""
     try:
-        rows = _validate.real_array("X", X, ndim=2)
+        rows = _validate.real_array("X", _numbers(X), ndim=2)
         answers = answers_of(y, loss=c.loss, classes=c.model.classes, n_outputs=c.model.n_outputs)
         weights = np.ones(len(rows))
         if sample_weight is not None:
@@ -279,6 +279,15 @@ def _data(
         if length != len(rows):
             raise ValueError(f"{name} must have one entry for each of {len(rows)} records, got {length}")
     return rows, answers, weights
+
+
+def _numbers(X: ArrayLike) -> ArrayLike:
+    """Return a sparse matrix, or numbers among Python's objects (nullable columns), as fits take them: in float64."""
+    _validate.refuse_masks("X", X)
+    dense = X.toarray() if hasattr(X, "toarray") else X
+    if hasattr(dense, "iloc") or np.asarray(dense).dtype.kind == "O":
+        return np.asarray(dense, dtype=np.float64)
+    return dense
 
 
 def _residual_bound(
