@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from expunge.accounting import clipped, compare_unlearning_steps, gdp_delta, gdp_epsilon, published, shifted_mu
+from expunge.accounting import (
+    clipped,
+    compare_unlearning_steps,
+    gdp_delta,
+    gdp_epsilon,
+    gdp_mu,
+    published,
+    shifted_mu,
+)
 
 PAIRS = json.loads((Path(__file__).parent / "golden" / "published_forms.json").read_text())["pairs"]
 
@@ -253,6 +261,25 @@ def test_certified_epochs_suffice_and_one_less_does_not(setting, sigma, delta, e
             if epochs > 1:
                 assert gdp_delta(float(mu_after(distance, epochs - 1)) * (1 + 1e-9), epsilon) >= delta * (1 - 1e-6)
     assert found.certified[0] <= found.value[0]
+
+
+def test_certified_noise_is_rounded_up_where_a_step_leaves_next_to_nothing():
+    """Where step_size m is nearly 1 its rounding decides; where decay leaves less than float64 holds, it is not 0."""
+    base = {"epsilon": 1.0, "delta": 1e-5, "smoothness": 3.0, "lipschitz": 1.0, "n_records": 10}
+    for convex, epochs in ((3.0 * (1 - 1e-13), 2), (3.0 * (1 - 3e-15), 1), (2.9, 1000), (1.0, 50)):
+        given_ = {**base, "strong_convexity": convex, "step_size": 1 / 3.0}
+        found = published.sgd_sigma(**given_, batch_size=5, epochs=epochs)
+        released = published.descent_to_delete_sigma(**base, strong_convexity=convex, n_steps=epochs)
+        mu = gdp_mu(1.0, 1e-5)
+        with mpmath.workdps(2000):
+            m, eta = mpmath.mpf(convex), mpmath.mpf(1 / 3.0)
+            c, gamma = 1 - m * eta, (3 - m) / (3 + m)
+            apart = 2 * eta / (5 * (1 - c**2))
+            true = apart / mpmath.sqrt(2 * eta) * mpmath.sqrt((1 - c**2) / (c ** (-4 * epochs) - 1)) / mu
+            assert found.certified >= true
+            assert released.certified >= 8 * gamma**epochs / (m * 10 * (1 - gamma**epochs)) / mu
+        assert 0.0 < found.certified < 1.0
+        assert 0.0 < released.certified < 10.0
 
 
 def test_certified_epochs_by_brute_force():

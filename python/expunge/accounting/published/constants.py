@@ -67,6 +67,11 @@ def smallest(enough: Callable[[int], bool], *, first: int) -> int:
     return high
 
 
+def decayed(exponent: float) -> float:
+    """Return ``exp(-exponent)``, never below it: what decay leaves is not nothing where float64 cannot hold it."""
+    return math.exp(-min(exponent, 740.0))
+
+
 def gaussian_renyi_cost(epsilon: float, delta: float) -> float:
     """Return the largest A with ``min over a of a A + log(1/delta) / (a - 1) <= epsilon``."""
     tail = -math.log(delta)

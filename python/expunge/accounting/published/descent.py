@@ -6,6 +6,7 @@ import math
 
 from expunge._validate import count, number
 from expunge.accounting.gdp import gdp_mu
+from expunge.accounting.published.constants import decayed
 from expunge.accounting.published.form import PublishedForm
 
 __all__ = ["descent_to_delete_sigma", "descent_to_delete_steps"]
@@ -86,12 +87,15 @@ def descent_to_delete_sigma(
     goal, share = _target(epsilon, delta)
     bound = number("lipschitz", lipschitz, low=0.0, open_low=True)
     n, steps = count("n_records", n_records, low=1), count("n_steps", n_steps, low=1)
-    distance = 8.0 * bound / (convex * n) / math.expm1(rate * steps) if rate * steps < 700.0 else 0.0
+    slow = -math.log1p(-2.0 * convex / (smoothness + convex) * (1.0 - 4.0 * _EPS)) * (1.0 - 4.0 * _EPS)
+    distance, certain = (
+        8.0 * bound / (convex * n) * decayed(one * steps) / -math.expm1(-one * steps) for one in (rate, slow)
+    )
     tail = -math.log(share)
     root = goal / (math.sqrt(tail + goal) + math.sqrt(tail))
     return PublishedForm(
         value=distance / (math.sqrt(2.0) * root),
-        certified=math.nextafter(distance / float(gdp_mu(goal, share)) * (1.0 + 4096.0 * _EPS), math.inf),
+        certified=math.nextafter(certain / float(gdp_mu(goal, share)) * (1.0 + 4096.0 * _EPS), math.inf),
         order=None,
         source=_SOURCE,
         adjacency=_ADJACENCY,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from expunge._validate import choice, count, number
 from expunge.accounting.gdp import gdp_mu
-from expunge.accounting.published.constants import Losses, gaussian_renyi_cost, smallest
+from expunge.accounting.published.constants import Losses, decayed, gaussian_renyi_cost, smallest
 from expunge.accounting.published.form import PublishedForm
 
 __all__ = ["sgd_epochs", "sgd_sigma"]
@@ -18,12 +18,19 @@ _VARIANTS = ("published", "tight")
 _EPS = 2.0**-52
 
 
-def _rate(losses: Losses) -> float:
-    """Return minus the logarithm of a step's contraction."""
+def _rates(losses: Losses) -> tuple[float, float]:
+    """Return minus the logarithm of a step's contraction, and a number that is no larger."""
     product = losses.step_size * losses.strong_convexity
     if not product < 1.0:
         raise ValueError("step_size must be below 1/strong_convexity: one step would forget everything")
-    return -math.log1p(-product)
+    # Near 1 the rounding of the product decides what a step leaves.
+    return -math.log1p(-product), -math.log1p(-math.nextafter(product, 0.0)) * (1.0 - 4.0 * _EPS)
+
+
+def _tight(rate: float, steps: int) -> float:
+    """Return ``sqrt((1 - c^2) / (c^(-2 steps) - 1))`` with ``c = exp(-rate)``, which falls in the rate."""
+    power = 2.0 * rate * steps
+    return math.sqrt(-math.expm1(-2.0 * rate) / -math.expm1(-power)) * decayed(0.5 * power)
 
 
 def _cut(n_records: int, batch_size: object) -> tuple[int, int]:
@@ -109,37 +116,38 @@ def sgd_epochs(
     share = number("delta", delta, low=0.0, high=1.0, open_low=True, open_high=True)
     noise = number("sigma", sigma, low=0.0, open_low=True)
     batch, batches = _cut(losses.n_records, batch_size)
-    rate = _rate(losses)
+    rate, slow = _rates(losses)
     steps_apart = 1 if kind == "tight" else batches
-    first = 2.0 * losses.step_size * losses.lipschitz / (batch * -math.expm1(-rate * steps_apart))
-    cost = gaussian_renyi_cost(goal, share)
-    spread = 2.0 * losses.step_size * noise * noise
+    spread = math.sqrt(2.0 * losses.step_size) * noise
 
-    def crude(distance: float, epochs: int) -> float:
-        return distance * distance / spread * math.exp(-2.0 * rate * epochs * batches)
+    def crude(ratio: float, rate: float, epochs: int) -> float:
+        return ratio * decayed(rate * epochs * batches)
 
-    def tight(distance: float, epochs: int) -> float:
-        power = 2.0 * rate * epochs * batches
-        return distance * distance / spread * -math.expm1(-2.0 * rate) / math.expm1(power) if power < 700.0 else 0.0
+    def tight(ratio: float, rate: float, epochs: int) -> float:
+        return ratio * _tight(rate, epochs * batches)
 
-    def fewest(form: Callable[[float, int], float], distance: float, limit: float) -> int:
-        return smallest(lambda epochs: form(distance, epochs) <= limit, first=1)
+    def fewest(form: Callable[[float, float, int], float], ratio: float, rate: float, limit: float) -> int:
+        return smallest(lambda epochs: form(ratio, rate, epochs) <= limit, first=1)
 
-    def sequence(limit: float, first_form: Callable[[float, int], float], slack: float) -> tuple[int, ...]:
+    def sequence(
+        limit: float, first_form: Callable[[float, float, int], float], rate: float, slack: float
+    ) -> tuple[int, ...]:
+        first = 2.0 * losses.step_size * losses.lipschitz / (batch * -math.expm1(-rate * steps_apart))
         found: list[int] = []
         distance = 0.0
         for _ in range(requests):
-            carried = distance * math.exp(-rate * found[-1] * batches) if found else 0.0
+            carried = distance * decayed(rate * found[-1] * batches) if found else 0.0
             distance = (carried + first) * (1.0 + slack)
-            found.append(fewest(tight if found else first_form, distance, limit / (1.0 + slack)))
+            found.append(fewest(tight if found else first_form, distance / spread, rate, limit / (1.0 + slack)))
         return tuple(found)
 
     # Every quantity above is a product of a few factors whose logarithms are at most about 1,500.
     slack = 4096.0 * _EPS
+    cost = math.sqrt(gaussian_renyi_cost(goal, share))
     mu = float(gdp_mu(goal, share))
     return PublishedForm(
-        value=sequence(cost, tight if kind == "tight" else crude, 0.0),
-        certified=sequence(mu * mu * (1.0 - 4.0 * _EPS), tight, slack),
+        value=sequence(cost, tight if kind == "tight" else crude, rate, 0.0),
+        certified=sequence(mu, tight, slow, slack),
         order=None,
         source=_SOURCE,
         adjacency=_ADJACENCY,
@@ -198,7 +206,7 @@ def sgd_sigma(
     share = number("delta", delta, low=0.0, high=1.0, open_low=True, open_high=True)
     batch, batches = _cut(losses.n_records, batch_size)
     passes = count("epochs", epochs, low=1)
-    rate = _rate(losses)
+    rate, slow = _rates(losses)
     first = 2.0 * losses.step_size * losses.lipschitz / (batch * -math.expm1(-rate * batches))
     tail = -math.log(share)
 
@@ -212,10 +220,9 @@ def sgd_sigma(
         low, high = (middle, high) if least(math.exp(middle)) <= goal else (low, middle)
     spread = 2.0 * losses.step_size
     kept = math.exp(-rate * passes * batches)
-    power = 2.0 * rate * passes * batches
-    # mu^2 = Z^2 (1 - c^2) / (spread sigma^2 (c^(-2 K n/b) - 1))
-    exact = first * math.sqrt(-math.expm1(-2.0 * rate) / spread) * math.exp(-0.5 * power)
-    exact /= math.sqrt(-math.expm1(-power)) * float(gdp_mu(goal, share))
+    # mu = Z / (sqrt(spread) sigma) times what the tight form leaves.
+    apart = 2.0 * losses.step_size * losses.lipschitz / (batch * -math.expm1(-slow * batches))
+    exact = apart / math.sqrt(spread) * _tight(slow, passes * batches) / float(gdp_mu(goal, share))
     return PublishedForm(
         value=first * kept / math.sqrt(spread * math.exp(low)),
         certified=math.nextafter(exact * (1.0 + 4096.0 * _EPS), math.inf),
