@@ -95,6 +95,12 @@ class SignedDocument:
         """Return the document in a JSON text."""
         raise NotImplementedError
 
+    def metrics(self) -> dict[str, float]:
+        """Return the numbers of the claim by name, as trackers of experiments log them: ``mlflow.log_metrics(...)``."""
+        claim = self.to_dict()["claim"]
+        assert isinstance(claim, dict)  # of every certificate
+        return {name: float(value) for name, value in claim.items() if isinstance(value, (int, float))}
+
     def canonical_json(self) -> bytes:
         """Return what is signed: compact ASCII JSON with sorted keys of everything but the signature."""
         values = self.to_dict()

@@ -5,20 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from tqdm.auto import tqdm
 
-from expunge._files import write_atomic
 from expunge._types import AnyArray
 from expunge._validate import choice, count, number
 from expunge.accounting.noise_floor import RESOLUTION
-from expunge.data.writing import parquet_bytes
 from expunge.estimators._history import History
 from expunge.estimators._records import RecordIds, as_array, exact_ids, selected_rows
+from expunge.estimators.tabular import Tabular
 from expunge.runs.methods import METHODS
 from expunge.runs.ridge import (
     ExactQuotes,
@@ -32,16 +30,13 @@ from expunge.runs.ridge import (
 from expunge.runs.ridge.cost import LARGEST_NOISE, LEAST_NOISE, DeletionCost, LostNoiseError, check_delta
 from expunge.runs.ridge.law import Phase, SingularPairError
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 __all__ = ["Claim", "Quote", "QuoteTable", "asked", "claim_of", "from_kernel", "quote", "refuse_lost"]
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Quote:
+class Quote(Tabular):
     """The price of each deletion.
 
     Attributes
@@ -108,11 +103,9 @@ class Quote:
             f"median {what} {middle} (5 % {low}, 95 % {high}); {self.method}, {self.status}{error}>"
         )
 
-    def _columns(self) -> dict[str, NDArray[Any]]:
-        # Integers of more than 64 bits have no column type of their own.
-        names = self.indices if self.indices.dtype.kind != "O" else np.array([str(name) for name in self.indices])
+    def _columns(self) -> dict[str, AnyArray]:
         return {
-            self.unit: names,
+            self.unit: self.indices,
             "noise_std": self.noise_std,
             "n_steps": self.n_steps,
             "mu": self.mu,
@@ -122,17 +115,7 @@ class Quote:
             "status": np.where(self.certified, "certified", "estimate"),
         }
 
-    def to_frame(self) -> pd.DataFrame:
-        """Return the quote as a pandas DataFrame, one row per record or group (needs pandas)."""
-        try:
-            import pandas as pd
-        except ImportError:
-            raise ImportError("to_frame needs pandas: pip install pandas") from None
-        frame = pd.DataFrame({**self._columns(), self.unit: self.indices})
-        frame.attrs.update(self._claim())
-        return frame
-
-    def _claim(self) -> dict[str, Any]:
+    def _claim(self) -> dict[str, object]:
         return {
             "method": self.method,
             "status": self.status,
@@ -140,24 +123,6 @@ class Quote:
             "target_delta": self.target_delta,
             "unit": self.unit,
         }
-
-    def parquet_bytes(self) -> bytes:
-        """Return the content of a Parquet file (needs ``expunge[parquet]``)."""
-        claim = {f"expunge.{key}": str(value) for key, value in self._claim().items()}
-        return parquet_bytes(self._columns(), metadata=claim, what="to_parquet")
-
-    def to_parquet(self, path: str | Path, *, overwrite: bool = False) -> Path:
-        """Write the quote to a Parquet file (needs ``expunge[parquet]``), whole or not at all, for its owner only.
-
-        Ids that are integers of more than 64 bits are written as text.
-
-        Raises
-        ------
-        FileExistsError
-            If ``path`` exists and ``overwrite`` is false.
-        """
-        write_atomic(path, self.parquet_bytes(), overwrite=overwrite)
-        return Path(path)
 
 
 def _units(

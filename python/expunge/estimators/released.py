@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,6 +17,10 @@ from expunge._validate import refuse_masks
 from expunge.data.blocks import Records
 from expunge.data.reading import Reading
 from expunge.estimators._reading import WithReading
+
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression, Ridge, RidgeClassifier
+    from sklearn.multiclass import OneVsRestClassifier
 
 __all__ = [
     "Released",
@@ -167,12 +171,38 @@ class Released(WithReading, BaseEstimator):  # type: ignore[misc]
 
     def _scores(self, X: ArrayLike | Records) -> Array:
         if isinstance(X, Records):
-            names = getattr(self, "feature_names_in_", None)
-            require_features(X, n_features=self.n_features_in_, names=names)
+            require_features(X, n_features=self.n_features_in_, names=self._names())
             return table_scores(X, self.coef_, self.intercept_)
         refuse_masks("X", X)
         rows: Array = validate_data(self, X, dtype=np.float64, reset=False)
         return linear_scores(rows, self.coef_, self.intercept_)
+
+    def _names(self) -> AnyArray | None:
+        return getattr(self, "feature_names_in_", None)
+
+    def to_safetensors(self, path: str | Path, *, overwrite: bool = False) -> Path:
+        """Write ``coef`` and ``intercept``, float64, to a file of safetensors (needs ``expunge[safetensors]``).
+
+        Kind, classes, names of the features and conditions are JSON texts in the metadata of the file. To read a model
+        back as an estimator, use `save` and `load`.
+
+        Raises
+        ------
+        FileExistsError
+            If ``path`` exists and ``overwrite`` is false.
+        ImportError
+            Without the package.
+        """
+        from expunge.estimators import exporting
+
+        notes: dict[str, object] = {"kind": type(self).__name__, "conditions": list(self.conditions_)}
+        for name, key in (("classes", "classes_"), ("feature_names", "feature_names_in_")):
+            if hasattr(self, key):
+                notes[name] = getattr(self, key).tolist()
+        if hasattr(self, "softmax_"):
+            notes["softmax"] = bool(self.softmax_)
+        arrays = {"coef": self.coef_, "intercept": np.atleast_1d(np.asarray(self.intercept_, dtype=np.float64))}
+        return exporting.write_safetensors(path, arrays, notes, overwrite=overwrite)
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Write coefficients to one ``.npz`` file (no pickle), whole or not at all."""
@@ -213,6 +243,16 @@ class ReleasedRidge(Scored, RegressorMixin, Released):  # type: ignore[misc]
         """Return predictions for ``X`` (n, d): shape (n,) or (n, n_outputs)."""
         return self._scores(X)
 
+    def to_sklearn(self) -> Ridge:
+        """Return scikit-learn's `Ridge` with these coefficients, for tools that take no other model.
+
+        Its predictions are those of `predict`, to the bit. It takes the same features, and its hyperparameters are
+        scikit-learn's defaults: they do not say how the model was made. `conditions_` and `reading_` are not carried.
+        """
+        from expunge.estimators import exporting
+
+        return exporting.linear_regressor(self.coef_, self.intercept_, self._names())
+
 
 class ReleasedRidgeClassifier(Scored, ClassifierMixin, Released):  # type: ignore[misc]
     """A linear classifier that can be published: ``coef_``, ``intercept_`` and ``classes_`` only.
@@ -245,6 +285,22 @@ class ReleasedRidgeClassifier(Scored, ClassifierMixin, Released):  # type: ignor
     def predict(self, X: ArrayLike | Records) -> AnyArray:
         """Return class labels for ``X`` (n, d), shape (n,)."""
         return np.asarray(self.classes_[np.argmax(self._scores(X), axis=1)])
+
+    def to_sklearn(self) -> RidgeClassifier:
+        """Return scikit-learn's `RidgeClassifier` with these coefficients, for tools that take no other model.
+
+        Its scores are those of `decision_function`; for two classes, whose coefficients it holds as one difference,
+        they differ by rounding. It takes the same features, and its hyperparameters are scikit-learn's defaults: they
+        do not say how the model was made. `conditions_` and `reading_` are not carried.
+
+        Raises
+        ------
+        ValueError
+            For a model of one class.
+        """
+        from expunge.estimators import exporting
+
+        return exporting.linear_classifier(self.coef_, np.asarray(self.intercept_), self.classes_, self._names())
 
 
 class ReleasedLogisticRegression(Scored, ClassifierMixin, Released):  # type: ignore[misc]
@@ -287,3 +343,21 @@ class ReleasedLogisticRegression(Scored, ClassifierMixin, Released):  # type: ig
         scores = self._scores(X)
         numbers = (scores[:, 0] > 0).astype(int) if scores.shape[1] == 1 else np.argmax(scores, axis=1)
         return np.asarray(self.classes_[numbers])
+
+    def to_sklearn(self) -> LogisticRegression | OneVsRestClassifier:
+        """Return scikit-learn's `LogisticRegression` with these coefficients, for tools that take no other model.
+
+        For more than two classes that are one against the rest each, a `OneVsRestClassifier` of them. Chances and
+        labels are those of `predict_proba` and `predict`, to rounding. It takes the same features, and its
+        hyperparameters are scikit-learn's defaults: they do not say how the model was made. `conditions_` and
+        `reading_` are not carried.
+
+        Raises
+        ------
+        ValueError
+            For a model of one class.
+        """
+        from expunge.estimators import exporting
+
+        intercept = np.asarray(self.intercept_)
+        return exporting.logistic_regression(self.coef_, intercept, self.classes_, self._names(), softmax=self.softmax_)

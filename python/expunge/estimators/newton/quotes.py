@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from expunge._errors import counted
 from expunge._types import AnyArray
+from expunge.estimators.tabular import Tabular
 from expunge.runs.residual import RecordQuotes
 
 __all__ = ["NewtonQuote"]
@@ -17,7 +18,7 @@ Float64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class NewtonQuote:
+class NewtonQuote(Tabular):
     """Price of each deletion, one record at a time, rows of one id each for itself.
 
     Attributes
@@ -56,6 +57,19 @@ class NewtonQuote:
     def before_after_epsilon(self) -> Float64:
         """Bound: epsilon, at the claim's delta, against whoever sees the model before and after."""
         return self.costs.before_after_epsilon_bound
+
+    def _columns(self) -> dict[str, AnyArray]:
+        costs = self.costs
+        return {
+            "id": self.ids,
+            "passes_estimate": costs.passes_estimate,
+            "sensitivity_bound": costs.sensitivity_bound,
+            "one_step_noise_bound": costs.one_step_noise_bound,
+            "before_after_epsilon_bound": costs.before_after_epsilon_bound,
+        }
+
+    def _claim(self) -> dict[str, object]:
+        return {"method": "residual", "status": self.status, "delta": self.costs.delta}
 
     def __len__(self) -> int:
         return len(self.ids)
