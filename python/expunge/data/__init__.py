@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from expunge.data.file_records import FileRecords
     from expunge.data.identifiers import exact_ids
     from expunge.data.loading import BUNDLED, Dataset, load, load_ids, load_targets
+    from expunge.data.mapped import MappedRecords
     from expunge.data.opening import open_records
     from expunge.data.reading import Constants, Cosines, Reading
     from expunge.data.scaling import ConstantScaler
@@ -31,6 +32,7 @@ __all__ = [
     "Cosines",
     "Dataset",
     "FileRecords",
+    "MappedRecords",
     "Reading",
     "Records",
     "RidgeStatistics",
@@ -57,6 +59,7 @@ _PLACES = {
     "Cosines": "reading",
     "Dataset": "loading",
     "FileRecords": "file_records",
+    "MappedRecords": "mapped",
     "Records": "blocks",
     "RidgeStatistics": "statistics",
     "Reading": "reading",

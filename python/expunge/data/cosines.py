@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -10,6 +11,10 @@ from numpy.typing import ArrayLike, NDArray
 from expunge._validate import count, number, real_array
 
 __all__ = ["random_cosine_features"]
+
+# Rows of every matrix product: one shape for a map, so that the features of a row have the same bits in any company.
+_LEAST, _MOST = 32, 256
+_TILE_NUMBERS = 2**20
 
 
 def random_cosine_features(X: ArrayLike, *, n_features: int, scale: float, seed: int) -> NDArray[np.float64]:
@@ -28,9 +33,9 @@ def random_cosine_features(X: ArrayLike, *, n_features: int, scale: float, seed:
     scale : float
         Standard deviation of W's entries, > 0: the inverse width of the kernel.
     seed : int
-        In [0, 2^32). The same seed gives the same W and b with every version of NumPy. The features may differ in
-        their last bits between machines (matrix products do), so keep the features themselves for a certificate that
-        is to be checked elsewhere.
+        In [0, 2^32). The same seed gives the same W and b with every version of NumPy. On one machine the features of
+        a row have the same bits whatever rows come with it. They may differ in their last bits between machines (matrix
+        products do), so keep the features themselves for a certificate that is to be checked elsewhere.
 
     Returns
     -------
@@ -55,10 +60,23 @@ def random_cosine_features(X: ArrayLike, *, n_features: int, scale: float, seed:
     seed = count("seed", seed)
     if seed >= 2**32:
         raise ValueError(f"seed must be < 2^32, got {seed}")
+    weights, phases = _drawn(X.shape[1], m, scale, seed)
+    limit = math.sqrt(2 / m)
+    features = np.empty((len(X), m))
+    tile = min(max(1 << (_TILE_NUMBERS // m).bit_length() >> 1, _LEAST), _MOST)
+    for start in range(0, len(X), tile):
+        rows = X[start : start + tile]
+        if (n := len(rows)) < tile:
+            rows = np.vstack([rows, np.zeros((tile - n, X.shape[1]))])
+        features[start : start + n] = limit * np.cos(rows @ weights + phases)[:n]
+    return features
+
+
+@lru_cache(maxsize=2)
+def _drawn(n_columns: int, m: int, scale: float, seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return W and b, which tables that are read in blocks need for each block."""
     # The legacy generator is the one whose stream NumPy promises never to change.
     random = np.random.RandomState(seed)
-    weights = scale * random.standard_normal((X.shape[1], m))
+    weights = scale * random.standard_normal((n_columns, m))
     phases = random.uniform(0.0, 2 * math.pi, m)
-    limit = math.sqrt(2 / m)
-    features: NDArray[np.float64] = limit * np.cos(X @ weights + phases)
-    return features
+    return weights, phases

@@ -194,6 +194,20 @@ class Reading:
         """Features that the model takes: after the map."""
         return self.n_features if self.cosines is None else self.cosines.n_features
 
+    def used(self, constants: Constants | None = None) -> Constants | None:
+        """Return the constants that features are mapped with: those that are given, where they are not kept.
+
+        Raises
+        ------
+        ValueError
+            If those given are not those of the fit.
+        """
+        if constants is None:
+            return self.constants
+        if self.constants is None or not self.constants.same_as(constants, n_features=self.n_features):
+            raise ValueError(f"{constants.kind} must be that of the fit")
+        return constants
+
     def mapped(
         self, X: ArrayLike, *, constants: Constants | None = None, names: tuple[str, ...] | None = None
     ) -> Float64:
@@ -221,11 +235,7 @@ class Reading:
         values = _validate.real_array("X", X, ndim=2)
         if values.shape[1] != self.n_features:
             raise ValueError(f"X must have {self.n_features} features, got {values.shape[1]}")
-        used = self.constants
-        if constants is not None:
-            if used is None or not used.same_as(constants, n_features=self.n_features):
-                raise ValueError(f"{constants.kind} must be that of the fit")
-            used = constants
+        used = self.used(constants)
         if used is not None:
             values = _scaled(values, used, clip=self.clip, names=names)
         if self.cosines is None:

@@ -290,6 +290,25 @@ class RecordTree:
         gone = [self._hashes[row, :LEAF].tobytes() for row in rows]
         return self._changed(hashes, self.ids, gone=gone, new=[one[:LEAF].tobytes() for one in new])
 
+    def reordered(self, positions: ArrayLike) -> RecordTree:
+        """Return the tree with the same records in another order; its root is the same.
+
+        Parameters
+        ----------
+        positions : array-like of int, shape (n_records,)
+            Every position once, in the new order.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a position is missing, repeated or out of range.
+        """
+        _validate.row_indices("positions", positions, self.n_records)
+        order = np.asarray(positions)
+        if len(order) != self.n_records:
+            raise ValueError(f"positions must name each of {self.n_records} records once, got {len(order)}")
+        return self._changed(self._hashes[order], self.ids[order])
+
     def absence(self, record_id: int | str) -> AbsenceProof:
         """Return a proof that no record of this tree has an id.
 

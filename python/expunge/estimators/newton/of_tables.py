@@ -9,16 +9,19 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import check_is_fitted
 
+from expunge import _validate
 from expunge._types import AnyArray
 from expunge.certificates.residual import RecordTree, ResidualModel
 from expunge.data.blocks import Records
 from expunge.data.identifiers import exact_ids
+from expunge.estimators.newton.attaching import Search
 from expunge.estimators.newton.given import GivenRecords
 from expunge.estimators.newton.records import new_weights
 from expunge.estimators.newton.result import Updated
 from expunge.estimators.newton.tables import Form, TableObjective, TablePart, TableRows, rows_of, tree_of
 from expunge.estimators.released import require_features
 from expunge.runs.residual import Objective, Rows
+from expunge.runs.residual.gradients import SumTree
 
 __all__ = ["OfTables"]
 
@@ -67,13 +70,18 @@ class OfTables(GivenRecords):
         self._begin(given, n, claim=claim, layout=layout, conditions=conditions, numbered=not records.has_ids)
         return self
 
-    def attach(self: Self, records: Records) -> Self:
+    def attach(self: Self, *records: Records, others: str = "refuse") -> Self:
         """Take the table that holds this model's records from now on: after `load`, or after its owner wrote it anew.
 
         Parameters
         ----------
-        records : Records
-            The records of the model in their order (that of ``ids_``), and no others.
+        *records : Records
+            The table, or several one after the other. With ids the records may come in any order, and ``ids_`` has
+            that order from then on; without, in that of ``ids_``.
+        others : {"refuse", "omit"}, default "refuse"
+            Whether rows that are no records of the model are passed over, such as those of records that were deleted
+            from it while the table is not yet written without them. Without ids they are told from the others only
+            while the table holds all rows that the model ever numbered.
 
         Returns
         -------
@@ -84,8 +92,8 @@ class OfTables(GivenRecords):
         TypeError
             If the model holds its records itself, or this is no table.
         ValueError
-            If a record is missing, too many, or another than it was, named by its place; or if the gradient there is
-            not what the certificate needs.
+            If a record is missing, too many, or another than it was, named by its id and place; or if the gradient
+            there is not what the certificate needs.
 
         Notes
         -----
@@ -101,27 +109,47 @@ class OfTables(GivenRecords):
         >>> kept = [0, 2, 3]
         >>> model.attach(open_records(X[kept], target=y[kept], ids=np.array(ids)[kept])).ids_.tolist()
         ['a', 'c', 'd']
+        >>> model.attach(open_records(X, target=y, ids=ids), others="omit").ids_.tolist()
+        ['a', 'c', 'd']
         """
         check_is_fitted(self)
         state = self._state
         if not isinstance(state.objective, TableObjective):
             raise TypeError("attach is for models of tables: this one was fitted on arrays and holds its records")
-        if not isinstance(records, Records):
-            raise TypeError(f"records must be a table, as open_records returns it, got {type(records).__name__}")
-        self._require_table(records)
-        n = state.tree.n_records
-        if records.n_records != n:
-            raise ValueError(f"records must be the {n} of the model, in their order, got {records.n_records}")
-        rows = state.objective.blocks
-        part = TablePart.whole(records, rows.weights())
-        objective = replace(state.objective, blocks=TableRows([part], state.tree, rows.form))
-        bound = objective.residual_bound(state.theta)
+        _validate.choice("others", others, ("refuse", "omit"))
+        if not records:
+            raise TypeError("attach needs the table of this model's records, got none")
+        for one in records:
+            if not isinstance(one, Records):
+                raise TypeError(f"records must be a table, as open_records returns it, got {type(one).__name__}")
+            self._require_table(one)
+        form, weights = state.objective.blocks.form, state.objective.blocks.weights()
+        search = Search(
+            records, state.tree, form, weights=weights, next_number=self._next_number, others=others == "omit"
+        )
+        sums = SumTree()
+        for rows in search:
+            sums.add(state.objective.sums_of(rows, state.theta))
+        found = search.found()
+        bound = sums.total().norm_bound(state.theta, alpha=state.objective.alpha)
         if not bound <= state.claim.allowance:
             raise ValueError(
                 f"the gradient at the model's parameters is bounded by {bound!r} on these records, and the claim "
                 f"allows {state.claim.allowance!r}: this is not the model of these records"
             )
-        self._state = replace(state, objective=objective)
+        same = np.array_equal(found.places, np.arange(len(found.places)))
+        tree = state.tree if same else state.tree.reordered(found.places)
+        parts, first = [], 0
+        for table, kept in zip(records, found.kept, strict=True):
+            mine = found.places[first : first + int(kept.sum())]
+            first += len(mine)
+            of_rows = None if weights is None else np.ones(len(kept))
+            if weights is not None and of_rows is not None:
+                of_rows[kept] = weights[mine]
+            if len(mine):
+                parts.append(TablePart(table, kept, of_rows))
+        objective = replace(state.objective, blocks=TableRows(parts, tree, form))
+        self._state = replace(state, objective=objective, tree=tree)
         return self
 
     def _require_table(self, records: Records) -> None:
