@@ -294,8 +294,9 @@ class FittedRidge(WithReading, BaseEstimator):  # type: ignore[misc]
         if (history := self._history) is None:
             return text
         deleted = f", {len(history.removed)} deleted" if history.removed else ""
-        n = len(history.design) if history.law is None else len(history.remaining)
-        return f"{text}  <confidential: holds the history and data of {n} records{deleted}>"
+        n = len(history.design) if history.law is None else history.n_remaining
+        what = "data" if history.sums is None else "sums"
+        return f"{text}  <confidential: holds the history and {what} of {n} records{deleted}>"
 
     @property
     def conditions_(self) -> tuple[str, ...]:
@@ -386,7 +387,8 @@ class FittedRidge(WithReading, BaseEstimator):  # type: ignore[misc]
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Write the working model to one ``.npz`` file (arrays and JSON, no pickle), whole or not at all.
 
-        The file is as confidential as the model: it holds the data in use and the law of the run so far.
+        The file is as confidential as the model: it holds the data in use, or the sums over them of a model made from
+        statistics, and the law of the run so far.
 
         Parameters
         ----------
@@ -403,15 +405,8 @@ class FittedRidge(WithReading, BaseEstimator):  # type: ignore[misc]
         ------
         FileExistsError
             If ``path`` exists and ``overwrite`` is false.
-        TypeError
-            If the model was made from statistics, without rows.
         """
         check_is_fitted(self)
-        if self._history is not None and self._history.sums is not None:
-            raise TypeError(
-                "save takes models that hold their rows, and this one was made from statistics: save its release() and "
-                "make it again by fit_statistics"
-            )
         return _storage.save_working(self, path, overwrite=overwrite)
 
     @classmethod

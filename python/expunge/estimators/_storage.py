@@ -2,6 +2,7 @@
 
 The file carries the SHA-256 digest of its own bytes, so that a flipped bit is found. Version 1 had no digest, and in
 versions 1 and 2 deleted rows stayed; both are still read, and models without deletions are still written as version 2.
+Version 4 is of models made from statistics, with sums in place of rows; all others are written as versions 2 and 3.
 Whatever a file says is checked before a model is made of it.
 """
 
@@ -21,9 +22,10 @@ from expunge._files import CONFIDENTIAL, PUBLIC, FileFormatError, parse_json, wr
 from expunge._files.archive import read_arrays
 from expunge._files.sealed import is_sealed, sealed
 from expunge.data.constants import Sources
-from expunge.estimators import _stored
+from expunge.estimators import _stored, _stored_sums
 from expunge.estimators._history import History
 from expunge.estimators._records import ROW_NUMBERS, RecordIds
+from expunge.runs.ridge.held_rows import HeldRows
 from expunge.runs.ridge.kept_law import KeptLaw
 from expunge.runs.ridge.law import Phase
 
@@ -45,7 +47,7 @@ __all__ = [
     "working_of",
 ]
 
-_VERSION, _WITHOUT_DELETED, _VERSIONS = 2, 3, (1, 2, 3)
+_VERSION, _WITHOUT_DELETED, _OF_SUMS, _VERSIONS = 2, 3, 4, (1, 2, 3, 4)
 _HEADER = "header.json"
 _UNKNOWN = "saved by an earlier version, which did not record what its constants were computed from"
 # More than any model that fits a computer; a file can declare no more than it holds in any case.
@@ -154,8 +156,9 @@ def working_bytes(model: Any) -> bytes:
     if model._reading is not None:
         header["reading"] = model._reading.to_dict()
     if history is not None:
-        arrays["design"], arrays["targets"] = history.design, history.targets
-        pack_labels("labels", history.labels, arrays, header)
+        if history.sums is None:
+            arrays["design"], arrays["targets"] = history.rows("a file")
+            pack_labels("labels", history.labels, arrays, header)
         header["alpha"] = history.alpha.hex()
         header["conditions"] = list(history.conditions)
         header["sources"] = history.sources.to_dict()
@@ -170,6 +173,10 @@ def working_bytes(model: Any) -> bytes:
             arrays |= {"law_mean": law.mean, "law_covariance": law.covariance, "law_mean_error": law.mean_error}
             header["law"] = {"covariance_error": law.covariance_error.hex(), "digests": list(history.digests or ())}
             header["version"] = _WITHOUT_DELETED
+        if history.sums is not None:
+            header["sums"], own = _stored_sums.written(history.sums)
+            arrays |= own
+            header |= {"n_records": len(history.design), "version": _OF_SUMS}
     return sealed_bytes(header, arrays)
 
 
@@ -205,21 +212,20 @@ def working_of(cls: type[Any], path: str | Path, header: dict[str, Any], arrays:
             model.feature_names_in_ = _stored.feature_names(header["feature_names"], model.n_features_in_)
         model._reading = _stored.reading(header.get("reading"), model.n_features_in_)
         if _stored.flag("has_history", header["has_history"]):
-            labels = unpack_labels("labels", arrays, header)
-            if labels is None:
-                raise KeyError("labels")
+            phases = tuple(_phase(phase) for phase in header["phases"])
+            version = header["version"]
+            has_law = version == _WITHOUT_DELETED or (version == _OF_SUMS and "law" in header)
+            law = _kept(header["law"], arrays) if has_law else {}
+            rows = _of_sums(header, arrays, phases) if version == _OF_SUMS else _of_rows(header, arrays)
             model._history = History(
-                arrays["design"],
-                arrays["targets"],
-                float.fromhex(header["alpha"]),
-                model.step_size_,
-                tuple(_phase(phase) for phase in header["phases"]),
-                labels=labels,
+                alpha=float.fromhex(header["alpha"]),
+                step_size=model.step_size_,
+                phases=phases,
                 conditions=_stored.texts("conditions", header["conditions"]),
-                ids=_stored.ids(header["ids"], len(arrays["design"])) if "ids" in header else None,
                 sources=_sources(header, classify=classes is not None),
                 salt=_stored.salt(header["salt"]) if "salt" in header else secrets.token_bytes(32),
-                **({} if header["version"] < _WITHOUT_DELETED else _kept(header["law"], arrays)),
+                **rows,
+                **law,
             )
         known = (_UNKNOWN,) if model._history is None else model._history.rests_on
         model._rests_on = _stored.texts("rests_on", header.get("rests_on", list(known)))
@@ -231,6 +237,24 @@ def working_of(cls: type[Any], path: str | Path, header: dict[str, Any], arrays:
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise FileFormatError(f"path: the model at {path} lacks or misstates a field: {said(error)}") from None
     return model
+
+
+def _of_rows(header: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> dict[str, Any]:
+    """Return the rows of a history, their labels and ids."""
+    labels = unpack_labels("labels", arrays, header)
+    if labels is None:
+        raise KeyError("labels")
+    ids = _stored.ids(header["ids"], len(arrays["design"])) if "ids" in header else None
+    return {"design": arrays["design"], "targets": arrays["targets"], "labels": labels, "ids": ids}
+
+
+def _of_sums(header: dict[str, Any], arrays: dict[str, NDArray[Any]], phases: tuple[Phase, ...]) -> dict[str, Any]:
+    """Return the sums of a history that has no rows, and the shapes of these."""
+    n, sums = _stored.whole("n_records", header["n_records"], low=1), _stored_sums.read(header["sums"], arrays)
+    gone = phases[-1].removed if "law" in header and phases else ()
+    columns, outputs = arrays["theta"].shape
+    design, targets = HeldRows((n, columns), gone=gone), HeldRows((n, outputs), gone=gone)
+    return {"design": design, "targets": targets, "labels": np.zeros(0), "sums": sums}
 
 
 def _kept(stored: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> dict[str, Any]:

@@ -8,8 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from expunge.data.reading import Reading
+from expunge.estimators import _stored_sums
 from expunge.estimators._history import History
 from expunge.estimators._records import GIVEN, INDEX, ROW_NUMBERS, RecordIds, exact_ids
+from expunge.estimators._stored_values import digests, flag, floats, salt, text, texts, whole
 from expunge.runs.ridge.kept_law import KeptLaw
 from expunge.runs.ridge.law import Phase
 from expunge.runs.ridge.step_sizes import require_step_size, smoothness
@@ -28,42 +30,6 @@ __all__ = [
     "texts",
     "whole",
 ]
-
-
-def whole(name: str, value: Any, *, low: int = 0) -> int:
-    """Return a JSON integer of at least ``low``."""
-    if type(value) is not int or value < low:
-        raise ValueError(f"{name} must be a whole number >= {low}, got {value!r}")
-    return value
-
-
-def flag(name: str, value: Any) -> bool:
-    """Return a JSON boolean."""
-    if type(value) is not bool:
-        raise ValueError(f"{name} must be true or false, got {value!r}")
-    return value
-
-
-def text(name: str, value: Any) -> str:
-    """Return a JSON string."""
-    if type(value) is not str:
-        raise ValueError(f"{name} must be text, got {value!r}")
-    return value
-
-
-def texts(name: str, value: Any) -> tuple[str, ...]:
-    """Return a JSON list of strings."""
-    if type(value) is not list:
-        raise ValueError(f"{name} must be a list of texts, got {value!r}")
-    return tuple(text(name, one) for one in value)
-
-
-def salt(stored: Any) -> bytes:
-    """Return the salt of ledgers."""
-    found = bytes.fromhex(text("salt", stored))
-    if len(found) != 32:
-        raise ValueError(f"salt must be 32 bytes, got {len(found)}")
-    return found
 
 
 def feature_names(stored: Any, n_features: int) -> NDArray[Any] | None:
@@ -102,24 +68,6 @@ def ids(stored: dict[str, Any], n: int) -> RecordIds:
     return RecordIds(tuple(None if value is None else next(found) for value in texts), origin)
 
 
-def digests(stored: Any) -> tuple[str, str]:
-    """Return the digests of the features and the targets of the first fit."""
-    found = texts("digests", stored)
-    if len(found) != 2 or any(len(one) != 64 or set(one) - set("0123456789abcdef") for one in found):
-        raise ValueError(f"digests must be two of 64 hexadecimal digits, got {list(found)}")
-    return found[0], found[1]
-
-
-def _floats(name: str, array: NDArray[Any], shape: tuple[int | None, ...]) -> None:
-    wanted = " x ".join("any" if length is None else str(length) for length in shape)
-    if array.dtype != np.float64 or array.ndim != len(shape):
-        raise ValueError(f"{name} must be float64 of {len(shape)} dimension(s), got {array.dtype} of {array.ndim}")
-    if any(length not in (None, got) for length, got in zip(shape, array.shape, strict=True)) or 0 in array.shape:
-        raise ValueError(f"{name} must have shape {wanted}, got {' x '.join(map(str, array.shape))}")
-    if not np.isfinite(array).all():
-        raise ValueError(f"{name} must be finite")
-
-
 def _positive(name: str, value: float, *, zero: bool = False) -> None:
     if not (np.isfinite(value) and (value >= 0 if zero else value > 0)):
         raise ValueError(f"{name} must be finite and {'>= 0' if zero else '> 0'}, got {value!r}")
@@ -141,7 +89,7 @@ def check_working(model: Any) -> None:
     theta = model._theta
     intercept = bool(model._fitted["fit_intercept"])
     columns = model.n_features_in_ + intercept
-    _floats("theta", theta, (columns, None))
+    floats("theta", theta, (columns, None))
     _positive("step_size", model.step_size_)
     _classes(getattr(model, "classes_", None), theta.shape[1], needed=model._kind.endswith("Classifier"))
     if model._single_output and (theta.shape[1] != 1 or hasattr(model, "classes_")):
@@ -152,22 +100,27 @@ def check_working(model: Any) -> None:
 
 def _check_history(model: Any, history: History, *, intercept: bool) -> None:
     columns, outputs = model._theta.shape
+    _positive("alpha", history.alpha)
+    if history.sums is not None:
+        _check_phases(history.phases, len(history.design))
+        _check_kept(history, columns, outputs, needed=len(history.phases) > 1)
+        shape = {"columns": columns, "outputs": outputs, "n_records": history.n_remaining}
+        _stored_sums.check(history.sums, **shape, intercept=intercept, classify=hasattr(model, "classes_"))
+        require_step_size(history.step_size, largest=history.products.largest + history.alpha, n_columns=columns)
+        return
     design, targets = history.rows("a file")
-    _floats("design", design, (None, columns))
+    floats("design", design, (None, columns))
     n = len(design)
-    _floats("targets", targets, (n, outputs))
+    floats("targets", targets, (n, outputs))
     _check_phases(history.phases, n)
     held = np.ones(n, dtype=bool)
+    _check_kept(history, columns, outputs)
     if history.law is not None:
-        if len(history.phases) < 2:
-            raise ValueError("law must be absent before a deletion")
-        _check_law(history.law, columns, outputs)
         held[list(history.removed)] = False
     if design[~held].any() or targets[~held].any():
         raise ValueError("design and targets must be zeros where a law stands for deleted rows")
     if intercept and not (design[held, -1] == 1).all():
         raise ValueError("design must end in the constant column 1")
-    _positive("alpha", history.alpha)
     largest = smoothness(design, alpha=history.alpha)
     require_step_size(history.step_size, largest=largest, n_columns=columns)
     if not np.array_equal(_targets(model, history.labels, n)[held], targets[held]):
@@ -179,9 +132,19 @@ def _check_history(model: Any, history: History, *, intercept: bool) -> None:
             raise ValueError("ids must be null where a law stands for deleted rows, and only there")
 
 
+def _check_kept(history: History, columns: int, outputs: int, *, needed: bool = False) -> None:
+    if history.law is None:
+        if needed:
+            raise ValueError("law must be present after a deletion, in place of the deleted rows")
+        return
+    if len(history.phases) < 2:
+        raise ValueError("law must be absent before a deletion")
+    _check_law(history.law, columns, outputs)
+
+
 def _check_law(law: KeptLaw, columns: int, outputs: int) -> None:
-    _floats("law_mean", law.mean, (columns, outputs))
-    _floats("law_covariance", law.covariance, (columns, columns))
+    floats("law_mean", law.mean, (columns, outputs))
+    floats("law_covariance", law.covariance, (columns, columns))
     if not np.array_equal(law.covariance, law.covariance.T) or law.covariance.diagonal().min() < 0:
         raise ValueError("law_covariance must be symmetric, with no negative variance")
     # Bounds may be infinite: nothing more is certified then.
@@ -265,7 +228,7 @@ def check_released(
     single = coef.ndim == 1
     if single and needs_classes:
         raise ValueError("coef must have one row per class")
-    _floats("coef", coef, (None,) if single else (None, None))
+    floats("coef", coef, (None,) if single else (None, None))
     outputs = 1 if single else len(coef)
-    _floats("intercept", intercept, () if single else (outputs,))
+    floats("intercept", intercept, () if single else (outputs,))
     _classes(classes, 2 if one_output_for_two and outputs == 1 else outputs, needed=needs_classes)

@@ -61,7 +61,7 @@ def read_deletion(table: TablePass, *, indices: Any, ids: Any, rows: Any) -> Tab
     ------
     TypeError, ValueError
         If records are not named in exactly one way, do not exist or were deleted before, or all would go; or the table
-        is not that of the model.
+        is not that of the model, or the sums of the model are not those of the table.
     """
     history, records = table.history, table.records
     n, features, outputs = len(history.design), records.n_features, history.targets.shape[1]
@@ -93,6 +93,8 @@ def read_deletion(table: TablePass, *, indices: Any, ids: Any, rows: Any) -> Tab
                 f"{'ids' if ids is not None else 'rows'} must leave at least one record, got all that remain"
             )
         sums = TableSums.of(builder.result(), fit_intercept=table.intercept)
+    assert history.sums is not None
+    history.sums.require_parts(sums, held.design, held.targets)
     known_digests = history.digests if digests is None else digests.result()
     assert known_digests is not None
     return TableDeletion(held, sums, known_digests)

@@ -88,7 +88,7 @@ class TablePass:
 
     def __post_init__(self) -> None:
         (n, columns), found = self.history.design.shape, self.records
-        features, left = columns - self.intercept, len(self.history.remaining)
+        features, left = columns - self.intercept, self.history.n_remaining
         if found.n_features != features:
             raise ValueError(f"table must have the {features} features of the model, got {found.n_features}")
         if not found.has_targets:

@@ -168,7 +168,8 @@ class TrainingSums:
         met = np.einsum("pcq,pcq->cq", found, np.einsum("ps,scq->pcq", sums.gram.value, found))
         missed = squares - 2.0 * np.einsum("pcq,pq->cq", found, sums.moment.value) + met
         total = squares - sums.target_sums**2 / sums.n_records
-        varied = total > sums.n_records * np.finfo(float).eps * squares
+        # Squares of faint targets underflow: nothing is left of them to explain.
+        varied = total > np.maximum(sums.n_records * np.finfo(float).eps * squares, np.finfo(float).tiny)
         shares = np.where(varied, 1 - np.maximum(missed, 0.0) / np.where(varied, total, 1.0), 0.0)
         return np.asarray(shares.mean(axis=1), dtype=np.float64)
 

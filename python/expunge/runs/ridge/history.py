@@ -99,6 +99,11 @@ class RidgeHistory:
         """Rows still in use, sorted."""
         return np.setdiff1d(np.arange(len(self.design)), np.array(self.removed, dtype=np.int64))
 
+    @property
+    def n_remaining(self) -> int:
+        """Number of rows still in use."""
+        return len(self.design) - len(self.removed)
+
     def deletion(self, deleted: Sequence[int]) -> RidgeDeletion:
         """Return the deletion of rows from this run; ``deleted`` holds every one deleted before too."""
         run: dict[str, Any] = {"alpha": self.alpha, "step_size": self.step_size, "products": self.products}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from expunge.data.close_products import Gram
+from expunge.data.close_products import MARGIN, TINY, UNIT, Gram, columns, gram, norm, sum_error
 from expunge.data.statistics import Moment, RidgeStatistics
 
 __all__ = ["TableSums"]
@@ -61,3 +61,39 @@ class TableSums:
             statistics.longest_row(fit_intercept=fit_intercept),
             statistics.digest,
         )
+
+    def require_parts(self, left: TableSums, design: Array, targets: Array) -> None:
+        """Refuse these sums if they are not those over some rows and those over all others, within proved bounds.
+
+        Parameters
+        ----------
+        left : TableSums
+            Over the others.
+        design, targets : ndarray of shape (m, p) and (m, q)
+            The rows.
+
+        Raises
+        ------
+        ValueError
+            If X^T X or X^T Y differ by more than the errors of both sides.
+        """
+        theirs = gram(design)
+        both = left.gram.value + theirs.value
+        off = self.gram.off + left.gram.off + theirs.off + 2.0 * UNIT * (norm(self.gram.value) + norm(both))
+        apart = norm(self.gram.value - both)
+        if not apart <= MARGIN * off:
+            raise ValueError(_changed("X^T X", apart, off))
+        products = left.moment.value + design.T @ targets
+        lost = sum_error(len(design) + 2) * (norm(design) * columns(targets) + columns(left.moment.value))
+        offs = self.moment.off + left.moment.off + 2.0 * UNIT * columns(self.moment.value) + MARGIN * lost
+        aparts = columns(self.moment.value - products)
+        if not (aparts <= MARGIN * offs + design.size * TINY).all():
+            at = int(np.argmax(aparts - MARGIN * offs))
+            raise ValueError(_changed("X^T Y", float(aparts[at]), float(offs[at])))
+
+
+def _changed(what: str, apart: float, off: float) -> str:
+    return (
+        f"statistics of the model must be those of the table, got {what} that is {apart:.3g} from that of its records, "
+        f"where rounding explains {off:.3g}: make the model again by fit_statistics"
+    )
