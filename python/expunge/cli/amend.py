@@ -10,21 +10,30 @@ import click
 import numpy as np
 
 from expunge._errors import counted
+from expunge.cli.attaching import attach_data, data_option, places_of, say_rows_left, wanted_of_table
 from expunge.cli.files import load_model, overwrite_option
-from expunge.cli.newton import Records, Wanted, apply, outputs_of, records_of, require_rows, say_release
+from expunge.cli.newton import Records, Wanted, apply, holds_no_rows, outputs_of, records_of, say_release
 from expunge.cli.options import ask_password_option, key_option, signing_key
-from expunge.cli.reading import data_options, known_from, read_data
+from expunge.cli.reading import Records as Table
+from expunge.cli.reading import data_options, known_from
+from expunge.cli.streaming import read_data_or_table
 from expunge.cli.succession import branch_option
+from expunge.data import open_records
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from expunge.cli.files import Newton
     from expunge.cli.outputs import Outputs
-    from expunge.cli.reading import Records as Table
     from expunge.estimators import Updated
 
 __all__ = ["add", "amend"]
+
+_OTHERS = ("output", "certificate", "evidence", "released", "key", "ask_password", "ledger_path", "branch", "overwrite",
+           "data")  # fmt: skip
+_GOES_ON = (
+    "the rows of {table} are records of the model now: put them into its table, or name {table} by a further --data"
+)
 
 
 def _options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -38,6 +47,7 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option("--evidence", type=click.Path(), help="Where the confidential evidence goes (.npz)."),
         click.option("--released", type=click.Path(), help="Also write the predict-only model there (.npz)."),
+        data_option,
         data_options,
         key_option,
         ask_password_option,
@@ -67,7 +77,7 @@ def amend(model: str, table: str, number: str | None, date: str | None, **option
     outputs = _outputs(model, table, options)
     if _recovered(outputs, options):
         return
-    before = _newton(model)
+    before = _newton(model, options)
     records, y = _read(table, before, options)
     if records.ids is None:
         raise ValueError("--id-column must name the column of TABLE that says whose records are corrected")
@@ -76,6 +86,24 @@ def amend(model: str, table: str, number: str | None, date: str | None, **option
     rows, X, answers = where[order], records.X[order], y[order]
     weights = None if records.weights is None else records.weights[order]
     requests = [DeletionRequest(one, number, date) for one in dict.fromkeys(records.ids.tolist())]
+    if holds_no_rows(before):
+        known = before._state.objective.blocks.weights()  # type: ignore[attr-defined]
+        kept = known[rows] if weights is None and known is not None else weights
+        names = records.ids[order]
+        corrected = open_records(X, target=answers, ids=names)
+        wanted = wanted_of_table(
+            before,
+            "amend",
+            lambda: before.amend(rows=rows, X=corrected, sample_weight=kept),
+            gone=rows,
+            new=(X, answers, names, kept),
+            requests=requests,
+        )
+        left = places_of(before, rows), len(rows)
+        _apply(model, before, wanted, outputs, options)
+        say_rows_left(*left)
+        click.echo(_GOES_ON.format(table=table))
+        return
     now = records_of(before)
     kept = now.rows.take(rows).weights if weights is None else weights  # as `amend` keeps them
     replaced = now.rows.then(before._rows(X, before._new_answers(answers, len(X)), kept))
@@ -84,7 +112,7 @@ def amend(model: str, table: str, number: str | None, date: str | None, **option
     wanted = Wanted(
         "amend",
         _unnamed(before, lambda: before.amend(rows=rows, X=X, y=answers, sample_weight=weights)),
-        Records(now.ids, replaced.take(places)),
+        Records(now.ids, replaced.take(places)).are_of,
         requests,
     )
     _apply(model, before, wanted, outputs, options)
@@ -103,7 +131,7 @@ def add(model: str, table: str, **options: Any) -> None:
     outputs = _outputs(model, table, options)
     if _recovered(outputs, options):
         return
-    before = _newton(model)
+    before = _newton(model, options)
     records, y = _read(table, before, options)
     numbered = before._next_number >= 0
     if numbered != (records.ids is None):
@@ -112,18 +140,30 @@ def add(model: str, table: str, **options: Any) -> None:
             if numbered
             else "--id-column must be given: the records of this model have ids"
         )
-    now, k = records_of(before), len(records.X)
-    if records.ids is not None and (records.ids.dtype.kind == "U") != (now.ids.dtype.kind == "U"):
-        kind = "text" if now.ids.dtype.kind == "U" else "whole numbers"
+    ids, k = before.ids_, len(records.X)
+    if records.ids is not None and (records.ids.dtype.kind == "U") != (ids.dtype.kind == "U"):
+        kind = "text" if ids.dtype.kind == "U" else "whole numbers"
         raise ValueError(f"{table}: ids must be {kind}, as those of this model, got {records.ids[0]!r}")
-    if records.weights is None and now.rows.weights is not None:
+    if records.weights is None and _weights(before) is not None:
         raise ValueError("--weight-column must be given: the records of this model have weights")
     names = before._new_ids(records.ids, k)
+    if holds_no_rows(before):
+        new = open_records(records.X, target=y, ids=records.ids)
+        wanted = wanted_of_table(
+            before,
+            "add",
+            lambda: before.add(new, sample_weight=records.weights),
+            new=(records.X, y, names, records.weights),
+        )
+        _apply(model, before, wanted, outputs, options)
+        click.echo(_GOES_ON.format(table=table))
+        return
+    now = records_of(before)
     rows = now.rows.then(before._rows(records.X, before._new_answers(y, k), records.weights))
     wanted = Wanted(
         "add",
         _unnamed(before, lambda: before.add(records.X, y, records.ids, sample_weight=records.weights)),
-        Records(np.concatenate([now.ids, names]), rows),
+        Records(np.concatenate([now.ids, names]), rows).are_of,
     )
     _apply(model, before, wanted, outputs, options)
 
@@ -132,7 +172,7 @@ def _outputs(model: str, table: str, options: dict[str, Any]) -> Outputs:
     inputs = {name: options[name.lstrip("-")] for name in ("--key", "--target", "--bounds")}
     return outputs_of(
         **{name: options[name] for name in ("output", "certificate", "evidence", "released", "overwrite")},
-        inputs={"MODEL": model, "TABLE": table, **inputs},
+        inputs={"MODEL": model, "TABLE": table, **inputs, **{f"--data {place}": place for place in options["data"]}},
         ledger=options["ledger_path"],
     )
 
@@ -148,7 +188,13 @@ def _recovered(outputs: Outputs, options: dict[str, Any]) -> bool:
     return True
 
 
-def _newton(path: str) -> Newton:
+def _weights(model: Newton) -> NDArray[np.float64] | None:
+    if holds_no_rows(model):
+        return model._state.objective.blocks.weights()  # type: ignore[attr-defined, no-any-return]
+    return records_of(model).rows.weights
+
+
+def _newton(path: str, options: dict[str, Any]) -> Newton:
     from expunge.estimators.newton.base import NewtonModel
 
     model = load_model(path)
@@ -157,31 +203,27 @@ def _newton(path: str) -> Newton:
             f"{path}: a {type(model).__name__} can only forget: fit with --model logistic, softmax or ridge to correct "
             "and add records"
         )
-    require_rows(model, path)
+    attach_data(model, path, options["data"], {**_reading(options), "target": None}, another=True)
     return model
+
+
+def _reading(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options that say how data are read."""
+    return {name: value for name, value in options.items() if name not in _OTHERS}
 
 
 def _read(table: str, before: Newton, options: dict[str, Any]) -> tuple[Table, NDArray[Any]]:
     """Return the records of a table and their answers, as a model takes them."""
-    apart = {
-        "output",
-        "certificate",
-        "evidence",
-        "released",
-        "key",
-        "ask_password",
-        "ledger_path",
-        "branch",
-        "overwrite",
-    }
-    records, task = read_data(
+    records, task = read_data_or_table(
         table,
+        stream=False,
         task="classify" if hasattr(before, "classes_") else "regress",
         needs_ids=True,
         with_weights=True,
         **known_from(before),
-        **{name: value for name, value in options.items() if name not in apart},
+        **{name: value for name, value in _reading(options).items() if name != "stream"},
     )
+    assert isinstance(records, Table)  # in memory
     for condition in records.conditions:
         if condition not in before.conditions_:
             raise ValueError(f"{table}: must be read as the data of fit were, not so that {condition}")

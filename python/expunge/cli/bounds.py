@@ -11,7 +11,8 @@ import numpy as np
 from expunge.cli.files import overwrite_option
 from expunge.cli.options import check_ending
 from expunge.cli.outputs import Outputs
-from expunge.cli.reading import data_options, read_records
+from expunge.cli.reading import data_options
+from expunge.cli.streaming import Streamed, read_records_or_table
 from expunge.data.writing import csv_bytes
 
 __all__ = ["bounds"]
@@ -37,11 +38,16 @@ def bounds(data: str, output: str, overwrite: bool, **reading: Any) -> None:
         return
     if reading["bounds"] is not None:
         raise ValueError("--bounds does not apply to bounds")
-    records = read_records(data, **reading)
+    records = read_records_or_table(data, **reading)
+    if isinstance(records, Streamed):
+        ends = [np.stack([block.X.min(axis=0), block.X.max(axis=0)]) for block in records.table.blocks()]
+        X = np.concatenate(ends).astype(np.float64)  # two rows of each block
+    else:
+        X = records.X
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # said below, and in the file
-        scaler = ConstantScaler.from_data(records.X)
-    names = records.names or tuple(map(str, range(records.X.shape[1])))
+        scaler = ConstantScaler.from_data(X)
+    names = records.names or tuple(map(str, range(X.shape[1])))
     limits = np.column_stack([scaler.low, scaler.high]).tolist()
     rows = ([name, *limit, "data"] for name, limit in zip(names, limits, strict=True))
     outputs.write({"--output": csv_bytes(["feature", "low", "high", "source"], rows)})

@@ -19,7 +19,8 @@ from expunge.cli.options import (
     refuse_given,
     signing_key,
 )
-from expunge.cli.reading import data_options, read_data
+from expunge.cli.reading import Records, data_options
+from expunge.cli.streaming import read_data_or_table
 
 if TYPE_CHECKING:
     from expunge.data import Task
@@ -95,7 +96,10 @@ def fit(
     overwrite: bool,
     **options: Any,
 ) -> None:
-    """Learn a model that can forget from DATA: a file, or the name of a set that ships with scikit-learn.
+    """Learn a model that can forget from DATA: a file, a folder or an address, or a set that ships with scikit-learn.
+
+    Rows of folders of shards and of addresses such as s3://bucket/folder (of files, with --stream) stay where they lie:
+    they are read in blocks, and the model keeps hashes and ids of them.
 
     The release is certified with a public claim. It is plain "certified" only if no constant was computed from the
     data: give --classes for classes, or --task regress for a number. Claim, noise and number of releases are fixed now.
@@ -123,7 +127,7 @@ def fit(
     settings = {name: options.pop(name) for name in names}
     if ledger_path is not None:
         check_new(ledger_path)
-    records, found = read_data(data, task=task, **options)
+    records, found = read_data_or_table(data, task=task, **options)
     if kind in ("logistic", "softmax") and not found.classify:
         raise ValueError(f"--model {kind} needs classes, but y was read as a number: pass --task classify if it is not")
     given = None if classes is None else _classes(classes, found)
@@ -135,6 +139,8 @@ def fit(
     if langevin:
         from expunge.cli.fit_langevin import fit_langevin
 
+        if not isinstance(records, Records):
+            raise ValueError(f"{data}: --model langevin-ridge needs its rows in memory: pass --in-memory")
         fit_langevin(
             records, found, data=data, classes=given, conditions=conditions, settings=settings, outputs=outputs
         )

@@ -8,6 +8,7 @@ from expunge.cli.learned import say_learned
 from expunge.cli.newton import say_release, write_release
 from expunge.cli.outputs import Outputs
 from expunge.cli.reading import Records
+from expunge.cli.streaming import Streamed
 from expunge.estimators import NewtonLogisticRegression, NewtonRidge, NewtonRidgeClassifier
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ _FORMS = {"auto": "auto", "logistic": "ovr", "softmax": "softmax"}
 
 
 def fit_newton(
-    records: Records,
+    records: Records | Streamed,
     found: Task,
     *,
     kind: str,
@@ -43,7 +44,10 @@ def fit_newton(
         model = NewtonRidgeClassifier(classes=classes, **common)
     else:
         model = NewtonLogisticRegression(classes=classes, multi_class=_FORMS[kind], **common)
-    model.fit(records.X, found.y, record_ids=records.ids, sample_weight=records.weights, conditions=conditions)
+    if isinstance(records, Streamed):
+        model.fit(records.table, sample_weight=records.weights, conditions=conditions)
+    else:
+        model.fit(records.X, found.y, record_ids=records.ids, sample_weight=records.weights, conditions=conditions)
     say_learned(model, records, found, f"as {type(model).__name__}, {model.certificate_.loss} loss")
     proof = write_release(model, outputs=outputs, ledger=ledger, action="fit", key=key)
-    say_release(proof, outputs, ledger=ledger)
+    say_release(proof, outputs, ledger=ledger, model=model)

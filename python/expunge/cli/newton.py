@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     from expunge.certificates.residual import ResidualCertificate
-    from expunge.cli.files import Newton
+    from expunge.cli.files import Newton, Working
     from expunge.estimators import Updated
     from expunge.ledger import DeletionRequest
     from expunge.runs.residual import Rows
@@ -37,7 +37,6 @@ __all__ = [
     "holds_no_rows",
     "outputs_of",
     "records_of",
-    "require_rows",
     "say_release",
     "write_release",
 ]
@@ -115,11 +114,17 @@ def write_release(
     return proof
 
 
-def say_release(proof: ResidualCertificate, outputs: Outputs, *, ledger: str | None) -> None:
-    """Print a certificate and where everything is."""
+def say_release(
+    proof: ResidualCertificate, outputs: Outputs, *, ledger: str | None, model: Newton | None = None
+) -> None:
+    """Print a certificate, where everything is, and what the working model holds, which is read if it is not given."""
     click.echo(proof.summary())
+    if model is None and "--output" in outputs.places:
+        model = load_model(str(outputs.places["--output"]))
+    no_rows = model is not None and holds_no_rows(model)
+    holds = "it holds hashes and ids of the records, and no row" if no_rows else "it holds the data"
     told = {
-        "--output": ("model", "  (confidential: it holds the data)"),
+        "--output": ("model", f"  (confidential: {holds})"),
         "--certificate": ("certificate", ""),
         "--evidence": ("evidence", "  (confidential: it undoes the noise)"),
         "--released": ("predict-only model", ""),
@@ -135,10 +140,14 @@ def say_release(proof: ResidualCertificate, outputs: Outputs, *, ledger: str | N
 
 @dataclass(frozen=True)
 class Records:
-    """Records of a model, with ids, as they stand or will stand."""
+    """Records in the memory of a model, with ids, as they stand or will stand."""
 
     ids: NDArray[Any]
     rows: Rows
+
+    def are_of(self, model: Newton) -> bool:
+        """Return whether these are the records of a model."""
+        return not holds_no_rows(model) and records_of(model).same_as(self)
 
     def same_as(self, other: Records) -> bool:
         """Return whether these are the same records in the same order."""
@@ -155,26 +164,12 @@ def _some(part: NDArray[Any] | None) -> NDArray[Any]:
     return np.empty(0) if part is None else part
 
 
-def require_rows(model: Newton, path: str) -> None:
-    """Refuse a model of a table, whose file holds no row to work with.
-
-    Raises
-    ------
-    ValueError
-        Naming the remedy.
-    """
-    if holds_no_rows(model):
-        raise ValueError(
-            f"{path}: this {type(model).__name__} was fitted on a table and its file holds none of the records: load "
-            "it in Python, attach(open_records(...)) the table as it now stands, and change or quote it there"
-        )
-
-
-def holds_no_rows(model: Newton) -> bool:
+def holds_no_rows(model: Working) -> bool:
     """Return whether a model's records are in a table of their own rather than in its file."""
     from expunge.estimators.newton.tables import TableObjective
 
-    return isinstance(model._state.objective, TableObjective)
+    state = getattr(model, "_state", None)
+    return state is not None and isinstance(state.objective, TableObjective)
 
 
 def records_of(model: Newton) -> Records:
@@ -193,15 +188,15 @@ class Wanted:
         "unlearn", "amend" or "add".
     make : callable
         Does it.
-    records : Records
-        What the model holds then.
+    are_of : callable
+        Says whether a model has the records that this one will have then.
     requests : list of DeletionRequest
         What the ledger records of it.
     """
 
     action: str
     make: Callable[[], Updated[Any]]
-    records: Records
+    are_of: Callable[[Newton], bool]
     requests: Sequence[DeletionRequest] = ()
 
 
@@ -222,7 +217,8 @@ def apply(
     """
     if (ledger is not None or not overwrite) and _is_done(before, wanted, outputs=outputs, key=key, ledger=ledger):
         click.echo("done already: the files are those of this change")
-        say_release(load_model(str(outputs.places["--output"])).certificate_, outputs, ledger=ledger)
+        done = load_model(str(outputs.places["--output"]))
+        say_release(done.certificate_, outputs, ledger=ledger, model=done)
         return
     outputs.check_free()
     if ledger is not None and Path(ledger).exists():
@@ -249,7 +245,7 @@ def apply(
         requests=wanted.requests,
         check=check,
     )
-    say_release(proof, outputs, ledger=ledger)
+    say_release(proof, outputs, ledger=ledger, model=result.model)
     _say_work(before, result)
 
 
@@ -264,15 +260,25 @@ def _say_work(before: Newton, result: Updated[Any]) -> None:
     if both is not None:
         shown = f"{both.epsilon:.3g}" if np.isfinite(both.epsilon) else "infinite"
         click.echo(f"  before/after epsilon {shown}: for whoever saw the model before and after, which no claim covers")
-    model = result.model
-    records = records_of(model).rows
-    X, y = records.X[:, : model.n_features_in_], np.array(model._old_answers(records).tolist())
-    kind = "accuracy" if hasattr(model, "classes_") else "R^2"
-    scores = []
-    for one in (before.release(), model.release()):
+    kind = "accuracy" if hasattr(before, "classes_") else "R^2"
+    old, new = _scores(before, result.model)
+    click.echo(f"  training {kind} on the data as they now stand: before {old:.3f}, after {new:.3f}")
+
+
+def _scores(*models: Newton) -> list[float]:
+    """Return how well the releases of some models do on the records of the last one, in one pass."""
+    from sklearn.metrics import accuracy_score, r2_score
+
+    now = models[-1]
+    released = [one.release() for one in models]
+    for one in released:
         one.__dict__.pop("feature_names_in_", None)  # the columns are in order; scikit-learn would ask for their names
-        scores.append(f"{one.score(X, y):.3f}")
-    click.echo(f"  training {kind} on the data as they now stand: before {scores[0]}, after {scores[1]}")
+    y, found = [], []
+    for rows in now._state.objective.blocks:
+        y.append(np.array(now._old_answers(rows).tolist()))
+        found.append([one.predict(rows.X[:, : now.n_features_in_]) for one in released])
+    score = accuracy_score if hasattr(now, "classes_") else r2_score
+    return [float(score(np.concatenate(y), np.concatenate(one))) for one in zip(*found, strict=True)]
 
 
 def _is_done(
@@ -305,7 +311,7 @@ def _is_done(
         and proof.digests.data_before == earlier.digests.data
         and proof.release == earlier.release + 1
         and working.ledger_salt_ == before.ledger_salt_
-        and records_of(working).same_as(wanted.records)
+        and wanted.are_of(working)
         and is_signed(proof, None if key is None else key.public_key())
         and (ledger is None or is_entered(proof, before, wanted.requests, ledger))
     )

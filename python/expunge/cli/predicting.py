@@ -12,7 +12,8 @@ from expunge._errors import counted
 from expunge.cli.files import load_model, overwrite_option
 from expunge.cli.options import check_ending
 from expunge.cli.outputs import Outputs
-from expunge.cli.reading import Records, data_options, known_from, read_data, read_records
+from expunge.cli.reading import Records, data_options, known_from
+from expunge.cli.streaming import Streamed, read_data_or_table, read_records_or_table
 from expunge.data.writing import csv_bytes
 
 __all__ = ["evaluate", "predict"]
@@ -27,8 +28,9 @@ def _model(path: str) -> tuple[Any, dict[str, Any]]:
     return model, known
 
 
-def _check_width(model: Any, records: Records, source: str) -> None:
-    needed, got = int(model.n_features_in_), records.X.shape[1]
+def _check_width(model: Any, records: Records | Streamed, source: str) -> None:
+    got = records.table.n_features if isinstance(records, Streamed) else records.X.shape[1]
+    needed = int(model.n_features_in_)
     if needed != got:
         raise ValueError(
             f"{source}: the model takes {needed} features, got {got}: choose by --features, --drop, --target-column"
@@ -53,11 +55,24 @@ def predict(model: str, data: str, output: str, overwrite: bool, **reading: Any)
     if outputs.begin():
         return
     fitted, known = _model(model)
-    records = read_records(data, with_target=False, **known, **reading)
+    records = read_records_or_table(data, with_target=False, **known, **reading)
     _check_width(fitted, records, data)
-    found = fitted.predict(records.X)
-    outputs.write({"--output": _table(found, records.ids, reading["id_column"] or records.reading.id_column)})
+    found, _, ids = _predicted(fitted, records)
+    outputs.write({"--output": _table(found, ids, reading["id_column"] or records.reading.id_column)})
     click.echo(f"{counted(len(found), 'prediction')}  {output}")
+
+
+def _predicted(
+    model: Any, records: Records | Streamed
+) -> tuple[NDArray[Any], NDArray[Any] | None, NDArray[Any] | None]:
+    """Return predictions, and targets and ids as they were read; of a table in one pass."""
+    if not isinstance(records, Streamed):
+        return model.predict(records.X), records.y, records.ids
+    parts = [(model.predict(block.X), block.y, block.ids) for block in records.table.blocks()]
+    columns = (None if column[0] is None else np.concatenate(column) for column in zip(*parts, strict=True))
+    found, y, ids = columns
+    assert found is not None  # a table has records
+    return found, y, ids
 
 
 def _table(found: NDArray[Any], ids: NDArray[Any] | None, id_name: str | int | None) -> bytes:
@@ -81,10 +96,11 @@ def evaluate(model: str, data: str, **reading: Any) -> None:
         )
     fitted, known = _model(model)
     classes = getattr(fitted, "classes_", None)
-    records, task = read_data(data, task="regress" if classes is None else "classify", **known, **reading)
+    records, task = read_data_or_table(data, task="regress" if classes is None else "classify", **known, **reading)
     _check_width(fitted, records, data)
-    found = fitted.predict(records.X)
-    for line in _errors(task.y, found) if classes is None else _accuracies(task.y, found, classes):
+    found, targets, _ = _predicted(fitted, records)
+    y = np.asarray(targets) if isinstance(records, Streamed) else task.y
+    for line in _errors(y, found) if classes is None else _accuracies(y, found, classes):
         click.echo(line)
 
 

@@ -12,10 +12,12 @@ import click
 import numpy as np
 
 from expunge._errors import how_to_install
+from expunge.cli.attaching import data_option
 from expunge.cli.files import load_model, overwrite_option, parse_indices
 from expunge.cli.identifiers import parse_ids
 from expunge.cli.options import check_ending, delta_option, epsilon_option, method_option, refuse_given
 from expunge.cli.outputs import Outputs
+from expunge.cli.reading import data_options
 from expunge.data import load_ids
 from expunge.plotting import plot_noise
 
@@ -97,6 +99,8 @@ def _check_extras(paths: tuple[str, ...]) -> None:
 )
 @click.option("-o", "--output", "outputs", multiple=True, type=click.Path(), help="A .parquet, .json or .png file.")
 @overwrite_option
+@data_option
+@data_options
 def quote(
     model: str,
     epsilon: float,
@@ -111,6 +115,8 @@ def quote(
     groups: str | None,
     outputs: tuple[str, ...],
     overwrite: bool,
+    data: tuple[str, ...],
+    **reading: Any,
 ) -> None:
     """Say what forgetting each record of MODEL would cost.
 
@@ -126,7 +132,8 @@ def quote(
     named = {f"--output {path}": path for path in outputs}
     if len(named) < len(outputs):
         raise ValueError(f"outputs must be different files, got {', '.join(outputs)}")
-    files = Outputs(named, inputs={"MODEL": model, "--groups": groups}, overwrite=overwrite)
+    places = {f"--data {place}": place for place in data}
+    files = Outputs(named, inputs={"MODEL": model, "--groups": groups, **places}, overwrite=overwrite)
     if files.begin() and outputs:
         return
     before = load_model(model)
@@ -136,12 +143,13 @@ def quote(
         refuse_given(
             ("by_id", "groups"), f"is for Langevin models: rows of a {type(before).__name__} are quoted singly"
         )
-        from expunge.cli.newton import require_rows
+        from expunge.cli.attaching import attach_data
         from expunge.cli.quote_newton import quote_newton
 
-        require_rows(before, model)
+        attach_data(before, model, data, reading, by_position=rows is not None or indices is not None)
         quote_newton(before, ids=ids, rows=rows, indices=indices, files=files)
         return
+    refuse_given(("data", *reading), f"is for models of tables: a {type(before).__name__} holds its data")
     n_rows = len(before._require_history().design)
     found = before.quote(
         epsilon=epsilon,

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from expunge._files import PUBLIC
+from expunge.cli.attaching import attach_data, data_option, wanted_of_table
 from expunge.cli.files import load_model, overwrite_option
-from expunge.cli.newton import Wanted, apply, outputs_of, records_of, require_rows, say_release
+from expunge.cli.newton import Wanted, apply, holds_no_rows, outputs_of, records_of, say_release
 from expunge.cli.options import ask_password_option, given_options, key_option, signing_key
+from expunge.cli.reading import data_options
 from expunge.cli.succession import branch_option
 
 __all__ = ["release"]
@@ -25,6 +29,8 @@ __all__ = ["release"]
 @click.option("--ledger", "ledger_path", type=click.Path(), help="With --again: enter the release in this ledger.")
 @branch_option
 @overwrite_option
+@data_option
+@data_options
 def release(
     model: str,
     again: bool,
@@ -37,6 +43,8 @@ def release(
     ledger_path: str | None,
     branch: bool,
     overwrite: bool,
+    data: tuple[str, ...],
+    **reading: Any,
 ) -> None:
     """Write what the last release of MODEL consists of; with --again, release once more.
 
@@ -51,7 +59,7 @@ def release(
     if again and (output is None or certificate is None):
         raise ValueError("--again needs --output and --certificate: the next change goes on from the new working model")
     if not again:
-        for option in given_options(("output", "key", "ask_password", "ledger_path", "branch")):
+        for option in given_options(("output", "key", "ask_password", "ledger_path", "branch", "data", *reading)):
             raise ValueError(f"{option} goes with --again: without it nothing is released anew")
         if certificate is None and evidence is None and released is None:
             raise ValueError("say what to write: --released, --certificate or --evidence; or --again")
@@ -60,7 +68,7 @@ def release(
         certificate=certificate,
         evidence=evidence,
         released=released,
-        inputs={"MODEL": model, "--key": key},
+        inputs={"MODEL": model, "--key": key, **{f"--data {place}": place for place in data}},
         overwrite=overwrite,
         ledger=ledger_path,
     )
@@ -72,8 +80,11 @@ def release(
     before = load_model(model)
     if isinstance(before, NewtonModel):
         if again:
-            require_rows(before, model)
-            wanted = Wanted("release", before.release_again, records_of(before))
+            attach_data(before, model, data, reading)
+            if holds_no_rows(before):
+                wanted = wanted_of_table(before, "release", before.release_again)
+            else:
+                wanted = Wanted("release", before.release_again, records_of(before).are_of)
             private_key = signing_key(key, ask_password=ask_password)
             apply(
                 before,

@@ -10,6 +10,7 @@ import numpy as np
 
 from expunge._errors import counted
 from expunge.cli.files import load_evidence_and_model
+from expunge.cli.newton import holds_no_rows
 from expunge.cli.records import ledger_lines, refuse
 
 if TYPE_CHECKING:
@@ -118,6 +119,8 @@ def _evidence_lines(evidence: ResidualEvidence, model: Newton | None) -> list[st
             f"  before/after epsilon {shown}: for whoever saw the model before and after, which no claim covers"
         )
     if model is not None:
+        if holds_no_rows(model):
+            lines.append("  data     in a table of their own: hashes and ids of the records are here, and no row")
         done, left = model.certificate_.release, model.releases_left_
         lines.append(f"  budget   release {done:,} of {done + left:,}, {left:,} left")
     return lines

@@ -10,9 +10,10 @@ import numpy as np
 
 from expunge._files import PUBLIC
 from expunge._files.transaction import Change
+from expunge.cli.attaching import attach_data, data_option, places_of, say_rows_left, wanted_of_table
 from expunge.cli.entering import check_next, is_entered, is_signed
 from expunge.cli.files import load_model, model_digests, overwrite_option
-from expunge.cli.newton import Records, Wanted, apply, outputs_of, records_of, require_rows, say_release
+from expunge.cli.newton import Records, Wanted, apply, holds_no_rows, outputs_of, records_of, say_release
 from expunge.cli.options import (
     ask_password_option,
     delta_option,
@@ -23,12 +24,14 @@ from expunge.cli.options import (
     signing_key,
 )
 from expunge.cli.outputs import Outputs
+from expunge.cli.reading import data_options
 from expunge.cli.succession import branch_option
 
 if TYPE_CHECKING:
     from expunge.certificates import Certificate
     from expunge.cli.files import Newton
     from expunge.cli.requests import Whom
+    from expunge.estimators import Updated
 
 __all__ = ["unlearn"]
 
@@ -65,6 +68,8 @@ _LANGEVIN_ONLY = ("epsilon", "delta", "n_steps", "noise_std", "noise_grid", "met
 @click.option("--ledger", "ledger_path", type=click.Path(), help="Enter the deletion in this ledger.")
 @branch_option
 @overwrite_option
+@data_option
+@data_options
 def unlearn(
     model: str,
     indices: str | None,
@@ -91,6 +96,8 @@ def unlearn(
     ledger_path: str | None,
     branch: bool,
     overwrite: bool,
+    data: tuple[str, ...],
+    **reading: Any,
 ) -> None:
     """Delete records from MODEL and certify it.
 
@@ -99,6 +106,9 @@ def unlearn(
 
     Claim and noise of a model by computed residual were fixed by fit. Options from --epsilon to --max-loss are those of
     Langevin models.
+
+    A model of a table has no rows: --data names the table, which is read as at fit, or as the options from --target on
+    say. Its rows stay there until you write it without them.
     """
     from expunge.certificates import Certificate, load
     from expunge.cli.requests import read_whom
@@ -111,7 +121,11 @@ def unlearn(
         certificate=certificate,
         evidence=evidence,
         released=released,
-        inputs={"MODEL": model, "--key": key, "--requests": requests},
+        inputs={
+            **{"MODEL": model, "--key": key, "--requests": requests},
+            **{f"--data {place}": place for place in data},
+            **{name: reading[name.lstrip("-")] for name in ("--target", "--bounds")},
+        },
         overwrite=overwrite,
         ledger=ledger_path,
     )
@@ -137,8 +151,8 @@ def unlearn(
         refuse_given(
             _LANGEVIN_ONLY, f"is for Langevin models: claim and noise of this {type(before).__name__} were fixed by fit"
         )
-        require_rows(before, model)
-        wanted = _wanted(before, **asked)
+        attach_data(before, model, data, reading, by_position=indices is not None or rows is not None)
+        wanted, left = _wanted(before, **asked)
         private_key = signing_key(key, ask_password=ask_password)
         apply(
             before,
@@ -150,7 +164,10 @@ def unlearn(
             ledger=ledger_path,
             overwrite=overwrite,
         )
+        if left:
+            say_rows_left(*left)
         return
+    refuse_given(("data", *reading), f"is for models of tables: a {type(before).__name__} holds its data")
     refuse_given(("evidence", "branch"), f"is not for a {type(before).__name__}: its certificate holds everything")
     whom = read_whom(before, **asked)
     settings: dict[str, Any] = {"epsilon": epsilon, "delta": delta, "n_steps": n_steps, "method": method}
@@ -196,15 +213,22 @@ def unlearn(
     )
 
 
-def _wanted(before: Newton, **asked: Any) -> Wanted:
-    """Return the deletion that a command was asked for, of a Newton model."""
+def _wanted(before: Newton, **asked: Any) -> tuple[Wanted, tuple[list[str], int] | None]:
+    """Return the deletion that a command was asked for, of a Newton model, and the rows that a table still has then."""
     from expunge.cli.requests import read_whom_now
 
     whom = read_whom_now(before, **asked)
-    now = records_of(before)
     rows = np.array(whom.rows, dtype=np.int64)
+
+    def make() -> Updated[Any]:
+        return before.unlearn(rows=rows)
+
+    if holds_no_rows(before):
+        wanted = wanted_of_table(before, "unlearn", make, gone=rows, requests=whom.requests)
+        return wanted, (places_of(before, rows), len(rows))
+    now = records_of(before)
     left = Records(np.delete(now.ids, rows), now.rows.without(rows))
-    return Wanted("unlearn", lambda: before.unlearn(rows=rows), left, whom.requests)
+    return Wanted("unlearn", make, left.are_of, whom.requests), None
 
 
 def _say(proof: Certificate, output: str, certificate: str, released: str | None, ledger_path: str | None) -> None:

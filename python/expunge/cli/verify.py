@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from expunge.cli.files import load_evidence_and_model, load_model
-from expunge.cli.reading import data_options, known_from, read_data
+from expunge.cli.reading import data_options, known_from
 from expunge.cli.records import refuse
+from expunge.cli.streaming import Streamed, read_data_or_table
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -61,8 +62,9 @@ def verify(
     """Recompute the claim of CERTIFICATE from DATA. Exit code 1 if it does not hold.
 
     DATA of a certificate by residual are the data as they now stand: no deleted row is needed, and --evidence is. DATA
-    of a Langevin run are those of fit, deleted rows included. A working or released model, by --model or --evidence,
-    knows how the table of fit was read; without one, say so by the options of fit.
+    of a Langevin run are those of fit, deleted rows included. Folders and addresses are read once, in blocks. A working
+    or released model, by --model or --evidence, knows how the table of fit was read; without one, say so by the options
+    of fit.
     """
     from expunge.certificates import Certificate, Policy, VerificationError, load, load_public_key
 
@@ -85,11 +87,12 @@ def verify(
     if reading["weight_column"] is not None:
         raise ValueError("--weight-column is for certificates by residual: records of a Langevin run weigh the same")
     task_of_run = "regress" if proof.run.classes is None else "classify"
-    records, task = read_data(data, task=task_of_run, **_known(released), **reading)
+    records, task = read_data_or_table(data, task=task_of_run, **_known(released), **reading)
     _check_conditions(records.conditions, proof.conditions)
+    X, y = (records.table, None) if isinstance(records, Streamed) else (records.X, task.y)
     more = {} if budget is None else {"budget": budget}
     try:
-        report = proof.verify(records.X, task.y, released, public_key=key, policy=policy, **more)
+        report = proof.verify(X, y, released, public_key=key, policy=policy, **more)
     except VerificationError as error:
         refuse(f"{error}{_HOW if error.field == 'digests.X' else ''}")
     else:
@@ -126,7 +129,7 @@ def verified(
     if place is None:
         raise ValueError("--evidence must be given: a certificate by residual is verified with its confidential part")
     known, working = load_evidence_and_model(place)
-    records, task = read_data(
+    records, task = read_data_or_table(
         data,
         task="regress" if proof.model.classes is None else "classify",
         with_weights=True,
@@ -137,6 +140,15 @@ def verified(
     try:
         if policy is not None:
             policy.check(proof)
+        if isinstance(records, Streamed):
+            return verify_residual(
+                proof,
+                records.table,
+                evidence=known,
+                released=released,
+                sample_weight=records.weights,
+                public_key=key,
+            )
         return verify_residual(
             proof,
             records.X,

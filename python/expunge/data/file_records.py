@@ -19,6 +19,7 @@ from expunge.data.ahead import streams_ahead
 from expunge.data.blocks import Block, Records, refuse_unfit
 from expunge.data.layout import Layout, agreed, chosen_columns
 from expunge.data.shards import ArrowShard, Chunk, NpyColumn, NpyShard, ParquetShard, Shard
+from expunge.data.tables import Columns
 from expunge.data.text_shard import TextShard
 
 __all__ = ["KINDS", "FileRecords"]
@@ -65,6 +66,8 @@ class FileRecords(Records):
         numbers are written 1,5.
     filesystem : file system of pyarrow or fsspec, optional
         Where ``source``, ``target`` and ``ids`` lie.
+    with_target : bool, default False
+        Whether the last column that is nothing else holds the targets, where ``target_column`` names none.
 
     Raises
     ------
@@ -103,6 +106,7 @@ class FileRecords(Records):
         header: bool | None = None,
         decimal_comma: bool = False,
         filesystem: object = None,
+        with_target: bool = False,
     ) -> None:
         files = find_files(source, kinds=KINDS, filesystem=filesystem)
         if files[0].suffix == ".npy":
@@ -137,6 +141,7 @@ class FileRecords(Records):
                     drop=drop,
                     target_column=target_column,
                     id_column=id_column,
+                    with_target=with_target,
                 )
             except ValueError as error:
                 raise ValueError(f"{first.file.name}: {error}") from None
@@ -199,6 +204,30 @@ class FileRecords(Records):
     def has_ids(self) -> bool:
         """Whether there are ids."""
         return self._layout.ids is not None
+
+    @property
+    def columns(self) -> Columns | None:
+        """All columns of the table, and which of them are read; None for .npy files, which have none."""
+        first = self._shards[0]
+        if first.file.suffix == ".npy":
+            return None
+        names, layout = tuple(first.fields()), self._layout
+
+        def position(name: str | None) -> int | None:
+            return None if name is None else names.index(name)
+
+        return Columns(
+            len(names),
+            names if getattr(first, "named", True) else None,
+            tuple(map(names.index, layout.features)),
+            position(layout.target),
+            position(layout.ids),
+        )
+
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """Columns that are no features because nobody named them: a frame's row index, and names of hive folders."""
+        return tuple(name for name in self._shards[0].hidden() if name not in self._layout.columns)
 
     @property
     def files(self) -> tuple[str, ...]:

@@ -85,12 +85,21 @@ def chosen_columns(
     drop: Sequence[str | int],
     target_column: str | int | None,
     id_column: str | int | None,
+    with_target: bool = False,
 ) -> tuple[tuple[str, ...], str | None, str | None]:
-    """Return the names of the features, the target and the ids; ``hidden`` columns are none unless they are named."""
+    """Return the names of the features, the target and the ids; ``hidden`` columns are none unless they are named.
+
+    ``with_target`` takes the last column that is nothing else for the target, where none is named.
+    """
     nothing = ArrayColumn(np.empty(0))
     table = Table([nothing] * len(names), tuple(names), tuple(names.index(one) for one in hidden))
     chosen = choose(
-        table, features=features, drop=drop, target_column=target_column, id_column=id_column, with_target=False
+        table,
+        features=features,
+        drop=drop,
+        target_column=target_column,
+        id_column=id_column,
+        with_target=with_target,
     )
     return (
         tuple(names[j] for j in chosen.features),

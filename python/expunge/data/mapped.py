@@ -83,6 +83,11 @@ class MappedRecords(Records):
         return self._reading
 
     @property
+    def constants(self) -> Constants | None:
+        """Constants that features are mapped with."""
+        return self._reading.used(self._constants)
+
+    @property
     def n_records(self) -> int:
         """Number of records."""
         return self._records.n_records
@@ -164,7 +169,7 @@ class MappedRecords(Records):
 
     def _refuse_outside(self, X: NDArray[np.floating], start: int) -> None:
         """Refuse the first value outside its bounds by its place; return where there is none."""
-        constants = self._constants or self._reading.constants
+        constants = self.constants
         if constants is None or constants.kind != "bounds" or self._reading.clip:
             return
         low, high = constants.rows(n_features=X.shape[1]).T
@@ -174,7 +179,8 @@ class MappedRecords(Records):
             names = self._records.feature_names
             raise ValueError(
                 f"{self.place(start + i)} must lie within its bounds, got {X[i, j]:g}, outside [{low[j]:g}, "
-                f"{high[j]:g}] of feature {j if names is None else names[j]}: widen the bounds, or give outside='clip'"
+                f"{high[j]:g}] of feature {j if names is None else names[j]}: widen the bounds, or clip "
+                "(clip=True, --clip)"
             )
 
 

@@ -14,13 +14,15 @@ __all__ = ["warn_of_noise"]
 
 # What noise may cost without a word, in accuracy or R^2: as of Langevin models.
 _TOLERATED = 0.05
-_MOST_ROWS = 10_000
+_MOST_ROWS, _ENOUGH_ROWS = 10_000, 1_000
+_MOST_NUMBERS = 2**20  # of rows that are wide: a table may be much larger than memory
 
 
 def warn_of_noise(state: Working) -> None:
     """Warn, in the name of the caller of ``fit``, if a release is clearly worse than the parameters without noise.
 
-    Both are scored on the records, at most 10,000 of them, evenly spaced; it is for their keeper alone.
+    Both are scored on the records, at most 10,000 of them (fewer of more than 100 columns), evenly spaced; it is for
+    their keeper alone.
     """
     data = _training_data(state)
     with np.errstate(over="ignore", invalid="ignore"):  # noise as large as float64 allows
@@ -46,7 +48,8 @@ def warn_of_noise(state: Working) -> None:
 def _training_data(state: Working) -> TrainingData:
     """Return records evenly spaced, with a column of targets for each class or output."""
     blocks, layout = state.objective.blocks, state.layout
-    stride = -(-len(state.objective) // _MOST_ROWS)
+    most = min(_MOST_ROWS, max(_ENOUGH_ROWS, _MOST_NUMBERS // layout.shape[1]))
+    stride = -(-len(state.objective) // most)
     taken = [block.take(np.arange(0, len(block), stride)) for block in blocks]
     design = np.concatenate([rows.X for rows in taken])
     if state.objective.loss == "squared":

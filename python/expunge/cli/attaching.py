@@ -1,0 +1,222 @@
+"""Models of tables at the command line: --data names the table, whose rows are compared with the model's hashes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+from expunge._errors import counted
+from expunge.cli.newton import Wanted, holds_no_rows
+from expunge.cli.options import given_options
+from expunge.cli.reading import known_from
+from expunge.cli.streaming import as_table, can_be_streamed, read_data_or_table
+
+if TYPE_CHECKING:
+    from expunge.cli.files import Newton
+    from expunge.estimators.newton.tables import TablePart
+
+__all__ = ["attach", "attach_data", "data_option", "places_of", "say_rows_left", "wanted_of_table"]
+
+_NAMED = 5
+
+data_option = click.option(
+    "--data",
+    multiple=True,
+    help="Of a model of a table: that table as it now stands, deleted rows or not; repeat for several.",
+)
+
+
+def attach_data(
+    model: Newton,
+    path: str,
+    data: Sequence[str],
+    reading: dict[str, Any],
+    *,
+    by_position: bool = False,
+    another: bool = False,
+) -> None:
+    """Find the records of a model in its tables, if it is one of tables.
+
+    Parameters
+    ----------
+    model : Newton
+        As it was read from its file.
+    path : str
+        The file.
+    data : sequence of str
+        Tables, as typed.
+    reading : dict
+        Options that say how data are read.
+    by_position : bool
+        Whether records are named by their positions, which another order of the table would change.
+    another : bool
+        Whether the options are those of another table besides.
+
+    Raises
+    ------
+    ValueError
+        If the model is none of tables and options are given, or it is one and none is named; as reading and `attach`.
+    """
+    kind = type(model).__name__
+    if not holds_no_rows(model):
+        for option in given_options(("data",) if another else ("data", *reading)):
+            raise ValueError(f"{option} is for models of tables: the file of this {kind} holds its data")
+        return
+    if not data:
+        raise ValueError(
+            f"{path}: this {kind} is one of a table and its file holds none of the records: name the table as it now "
+            "stands by --data"
+        )
+    ids = model.ids_
+    attach(model, data, reading)
+    if by_position and ids.tolist() != model.ids_.tolist():
+        raise ValueError(
+            f"{', '.join(data)}: holds the records in another order than at fit, so that rows are not those of the "
+            "fit: name records by --id"
+        )
+
+
+def attach(model: Newton, data: Sequence[str], reading: dict[str, Any]) -> None:
+    """Find the records of a model of tables in these, and say what else is there."""
+    tables, weights = [], []
+    asked = {name: value for name, value in reading.items() if name != "stream"}
+    for source in data:
+        stream = reading["stream"]
+        records, task = read_data_or_table(
+            source,
+            stream=can_be_streamed(source) or None if stream is None else stream,
+            task="classify" if hasattr(model, "classes_") else "regress",
+            with_weights=True,
+            **known_from(model),
+            **asked,
+        )
+        for condition in records.conditions:
+            if condition not in model.conditions_:
+                raise ValueError(f"{source}: must be read as the data of fit were, not so that {condition}")
+        tables.append(as_table(records, task.y))
+        weights.append(records.weights)
+    model.attach(*tables, others="omit")
+    parts = _parts(model)
+    for table, given in zip(tables, weights, strict=True):
+        part = next((one for one in parts if one.records is table), None)
+        if given is not None and part is not None:
+            _check_weights(part, given)
+    others = [one.n_records - sum(int(part.kept.sum()) for part in parts if part.records is one) for one in tables]
+    if sum(others):
+        places = [place for table, n in zip(tables, others, strict=True) if n for place in _others(table, parts)]
+        click.echo(
+            f"{counted(sum(others), 'row')} passed over, of which the model has no record (deleted, or never learned): "
+            f"{_listed(places, sum(others))}",
+            err=True,
+        )
+
+
+def _parts(model: Newton) -> Sequence[TablePart]:
+    from expunge.estimators.newton.tables import TableObjective
+
+    objective = model._state.objective
+    assert isinstance(objective, TableObjective)
+    return objective.blocks.parts
+
+
+def _check_weights(part: TablePart, given: NDArray[np.float64]) -> None:
+    known = np.ones(len(given)) if part.weights is None else part.weights
+    wrong = np.flatnonzero(part.kept & (known != given))
+    if len(wrong):
+        row = int(wrong[0])
+        raise ValueError(
+            f"{part.records.place(row)}: the weight must be {known[row]:g}, as it was when the record was learned, got "
+            f"{given[row]:g}"
+        )
+
+
+def _others(table: Any, parts: Sequence[TablePart]) -> list[str]:
+    """Return the first rows of a table that are no records, with their ids."""
+    kept = next((part.kept for part in parts if part.records is table), np.zeros(table.n_records, dtype=bool))
+    return [_row(table, row) for row in np.flatnonzero(~kept)[:_NAMED].tolist()]
+
+
+def _row(table: Any, row: int) -> str:
+    if not table.has_ids:
+        return str(table.place(row))
+    (block,) = table.blocks(start=row // table.block_rows, stop=row // table.block_rows + 1)
+    name = block.ids[row - block.start : row - block.start + 1].tolist()[0]
+    return f"{name} ({table.place(row)})"
+
+
+def _listed(places: Sequence[str], n: int) -> str:
+    more = "" if n <= _NAMED else f"; and {n - _NAMED:,} more"
+    return "; ".join(places[:_NAMED]) + more
+
+
+# --- changes -------------------------------------------------------------------------------------
+
+
+def places_of(model: Newton, positions: NDArray[np.int64]) -> list[str]:
+    """Return where records of a model lie in its tables, with their ids: the first few, by position."""
+    found: list[str] = []
+    first = 0
+    for part in _parts(model):
+        rows = np.flatnonzero(part.kept)
+        mine = positions[(positions >= first) & (positions < first + len(rows))] - first
+        found += [_row(part.records, row) for row in rows[mine[: _NAMED - len(found)]].tolist()]
+        first += len(rows)
+    return found
+
+
+def say_rows_left(places: Sequence[str], n: int) -> None:
+    """Print that rows of records that the model forgot are still in their table."""
+    click.echo(
+        f"still in the table: {_listed(places, n)}: write it without "
+        f"{'this row' if n == 1 else f'these {n:,} rows'}, as the certificate is verified on what remains"
+    )
+
+
+def wanted_of_table(
+    before: Newton,
+    action: str,
+    make: Callable[[], Any],
+    *,
+    gone: NDArray[np.int64] | None = None,
+    new: tuple[NDArray[np.float64], NDArray[Any], NDArray[Any], NDArray[np.float64] | None] | None = None,
+    requests: Sequence[Any] = (),
+) -> Wanted:
+    """Return a change of a model of tables, which is recognised by hashes.
+
+    Parameters
+    ----------
+    before : Newton
+        The model, its table attached.
+    action, make, requests
+        As of `Wanted`.
+    gone : ndarray of int64, optional
+        Positions of the records that leave.
+    new : tuple, optional
+        Features, answers, ids and weights of records that come, after all others.
+    """
+    from expunge.certificates.residual import RecordTree
+
+    tree = before._state.tree
+    left = tree if gone is None or not len(gone) else tree.without(gone)
+
+    def are_of(model: Newton) -> bool:
+        if not holds_no_rows(model):
+            return False
+        theirs, k = model._state.tree, 0 if new is None else len(new[0])
+        if theirs.n_records != left.n_records + k:
+            return False
+        if new is None:
+            return theirs.root == left.root
+        last = np.arange(left.n_records, theirs.n_records)
+        X, answers, ids, weights = new
+        again = RecordTree.of(
+            X, answers, ids=ids, classes=theirs.classes, weights=weights, salts=theirs.salts[last], key=theirs.key
+        )
+        same = np.array_equal(again.leaves.values, theirs.leaves.values[last])
+        return same and theirs.without(last).root == left.root
+
+    return Wanted(action, make, are_of, requests)

@@ -1,0 +1,571 @@
+"""Commands on tables that stay where they lie: what arrays give, and no row in the model or in memory."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from expunge.certificates.residual import ResidualCertificate
+from expunge.cli import main
+from expunge.cli.files import load_evidence, load_model
+from expunge.data import blocks
+from expunge.ledger import Ledger
+from killing import Killed, killed_at
+
+pa = pytest.importorskip("pyarrow")
+parquet = pytest.importorskip("pyarrow.parquet")
+
+N = 60
+RNG = np.random.default_rng(0)
+X = (RNG.integers(-255, 256, size=(N, 2)) / 256).astype(np.float32)  # the same numbers in text
+NUMBER = (X @ [1.0, 2.0] + 0.1 * RNG.normal(size=N)).round(3)
+WORD = np.where(NUMBER > 0, "yes", "no")
+WHO = np.array([f"C-{i // 2}" for i in range(N)])  # two rows each
+WEIGHTS = RNG.uniform(0.5, 2, N).round(2)
+EVERY = np.arange(N)
+TABLE = {"who": WHO, "a": X[:, 0], "b": X[:, 1], "w": WEIGHTS, "number": NUMBER, "word": WORD}
+READ = ["--id-column", "who", "--features", "a,b", "--target-column", "word", "--classes", "no,yes"]
+QUIET = ["--noise-std", "0.1"]
+WRITES = ["-o", "m.npz", "-c", "c.json", "--evidence", "e.npz", "--released", "r.npz"]
+
+
+def run(*arguments: object, code: int = 0) -> Result:
+    result = CliRunner().invoke(main, [str(a) for a in arguments])
+    if result.exception is not None and not isinstance(result.exception, (Exception, SystemExit)):
+        raise result.exception
+    assert result.exit_code == code, f"{result.output}\n{result.exception!r}"
+    return result
+
+
+def refused(*arguments: object, match: str, code: int = 2) -> None:
+    """Run a command that must fail with one line, and must leave the folder as it was."""
+    before = listing()
+    lines = [line for line in run(*arguments, code=code).stderr.splitlines() if line.startswith(("Error", "REFUSED"))]
+    assert len(lines) == 1, lines
+    assert re.search(match, lines[0]), lines[0]
+    assert listing() == before
+
+
+def listing() -> dict[str, bytes]:
+    return {str(file): file.read_bytes() for file in sorted(Path().rglob("*")) if file.is_file()}
+
+
+def write(folder: str, rows: np.ndarray = EVERY, *, kind: str = "parquet", n: int = 4, **changed: np.ndarray) -> None:
+    """Write a folder of shards with some rows of the table."""
+    Path(folder).mkdir()
+    for i, part in enumerate(np.array_split(np.asarray(rows), n)):
+        columns = {name: values[part] for name, values in (TABLE | changed).items()}
+        if kind == "parquet":
+            parquet.write_table(pa.table(columns), f"{folder}/part-{i}.parquet", row_group_size=7)
+        elif kind == "arrow":
+            with pa.OSFile(f"{folder}/part-{i}.arrow", "wb") as sink:
+                table = pa.table(columns)
+                with pa.ipc.new_file(sink, table.schema) as file:
+                    file.write_table(table)
+        else:
+            lines = [",".join(columns), *(",".join(map(str, row)) for row in zip(*columns.values(), strict=True))]
+            Path(f"{folder}/part-{i}.csv").write_text("\n".join(lines) + "\n")
+
+
+@pytest.fixture(autouse=True)
+def _fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # nothing of a test needs to outlive the machine
+    monkeypatch.setattr(blocks, "_BLOCK_BYTES", 16 * 8 * 2)  # blocks of 16 rows
+    monkeypatch.setattr(blocks, "_LEAST", 8)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a table, a model of it, and a deletion with everything that a deletion writes."""
+    folder, before = tmp_path_factory.mktemp("made"), os.getcwd()
+    os.chdir(folder)
+    try:
+        write("all")
+        write("now", np.delete(EVERY, [6, 7]))
+        run("fit", "all", *READ, *QUIET, "-o", "m0.npz", "-c", "c0.json", "--evidence", "e0.npz", "--released",
+            "r0.npz", "--ledger", "l")  # fmt: skip
+        run("unlearn", "m0.npz", "--data", "all", "--id", "C-3", "--request", "R-1", "-o", "m1.npz", "-c", "c1.json",
+            "--evidence", "e1.npz", "--released", "r1.npz", "--ledger", "l")  # fmt: skip
+    finally:
+        os.chdir(before)
+    return folder
+
+
+@pytest.fixture
+def scene(made: Path, tmp_path: Path) -> None:
+    """Copy what was made, without notes that a release was made of a model."""
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.next"))
+
+
+# --- fit -----------------------------------------------------------------------------------------
+
+BOUNDS = "feature,low,high\na,-1,1\nb,-2,2\n"
+WAYS: dict[str, tuple[list[str], str]] = {
+    "plain": ([], "parquet"),
+    "arrow": ([], "arrow"),
+    "text": ([], "csv"),
+    "divisor": (["--divide-by", "3"], "parquet"),
+    "divisors": (["--divide-by", "divisors.csv"], "csv"),
+    "bounds": (["--bounds", "bounds.csv"], "parquet"),
+    "clipped": (["--bounds", "tight.csv", "--clip"], "parquet"),
+    "cosines": (["--cosine-features", "5", "--cosine-scale", "0.5"], "parquet"),
+    "weights": (["--weight-column", "w"], "parquet"),
+    "weighted text": (["--weight-column", "w", "--divide-by", "3"], "csv"),
+    "number": (["--target-column", "number", "--task", "regress"], "parquet"),
+    "classes": (["--model", "ridge"], "parquet"),
+}
+
+
+def ways_of(way: str) -> tuple[list[str], str]:
+    for name, text in (
+        ("bounds", BOUNDS),
+        ("tight", BOUNDS.replace("1", "0.1")),
+        ("divisors", "feature,divide_by\nb,8\na,2\n"),
+    ):
+        Path(f"{name}.csv").write_text(text)
+    options, kind = WAYS[way]
+    read = READ if "--target-column" not in options else READ[:4]
+    return [*read, *options, *QUIET], kind
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_folder_is_read_as_the_same_file_in_memory(way):
+    options, kind = ways_of(way)
+    write("folder", kind=kind)
+    write("one", kind=kind, n=1)
+    file = next(Path("one").iterdir())
+    found = run("fit", "folder", *options, "-o", "m.npz", "-c", "c.json", "--evidence", "e.npz", "--released", "r.npz")
+    assert "reading folder in row blocks: 60 records in 4 files" in found.stderr
+    assert "it holds hashes and ids of the records, and no row" in found.output
+    arrays = "one" if kind == "arrow" else file
+    memory = run("fit", arrays, *options, "--in-memory", "-o", "o.npz", "-c", "d.json", "--evidence", "f.npz")
+    assert "it holds the data" in memory.output
+    mine, theirs = load_model("m.npz"), load_model("o.npz")
+    assert mine.reading_ == theirs.reading_
+    assert mine.conditions_ == theirs.conditions_
+    assert mine.ids_.tolist() == theirs.ids_.tolist() == WHO.tolist()
+    np.testing.assert_allclose(mine._state.theta, theirs._state.theta, atol=1e-3)
+    for certificate, evidence, model in (("c.json", "e.npz", "m.npz"), ("d.json", "f.npz", "o.npz")):
+        for source, stream in (("folder", []), ("folder", ["--in-memory"]), (file, ["--stream"]), (arrays, [])):
+            run("verify", certificate, source, "--evidence", evidence, "--model", model, *stream)
+    for command in (["evaluate"], ["predict", "-o", "p.csv", "--overwrite"]):
+        said = []
+        for source, stream in (("folder", []), ("folder", ["--in-memory"]), (file, ["--stream"])):
+            said.append(run(command[0], "r.npz", source, *command[1:], *stream).stdout)
+            if command[0] == "predict":
+                said[-1] += Path("p.csv").read_text()
+        assert len(set(said)) == 1
+    assert re.search(r"accuracy 0\.\d+ on 60|R\^2 0\.\d+ on 60|60 predictions", said[0])
+
+
+def test_targets_are_the_last_column_unless_another_is_named():
+    write("folder")
+    found = run(
+        "fit", "folder", "--id-column", "who", "--drop", "w,number", "--classes", "no,yes", *QUIET, "-o", "m.npz"
+    )
+    assert "reading y as 2 classes: no, yes" in found.output
+    reading = load_model("m.npz").reading_
+    assert (reading.target, reading.features, reading.id_column, reading.n_columns) == ("word", ("a", "b"), "who", 6)
+
+
+def test_folders_of_hive_and_row_indices_are_no_features_and_a_note_says_so():
+    for i, part in enumerate(np.array_split(EVERY, 3)):
+        folder = Path(f"hive/year={2020 + i}")
+        folder.mkdir(parents=True)
+        parquet.write_table(pa.table({name: values[part] for name, values in TABLE.items()}), folder / "x.parquet")
+    found = run("fit", "hive", "--id-column", "who", "--drop", "w,number", "--classes", "no,yes", *QUIET, "-o", "m.npz")
+    assert "column 'year' is a row index or names folders, not read as a feature" in found.output
+    assert load_model("m.npz").reading_.features == ("a", "b")
+    run("fit", "hive", "--id-column", "who", "--features", "year,a", "--target-column", "word", *QUIET, "-o", "n.npz")
+    assert load_model("n.npz").reading_.features == ("year", "a")
+    assert "60 records" in run("evaluate", "n.npz", "hive").output
+
+
+def test_an_address_is_read_in_blocks():
+    write("folder")
+    address = Path("folder").absolute().as_uri()
+    found = run("fit", address, *READ, *QUIET, *WRITES)
+    assert f"reading {address} in row blocks: 60 records in 4 files" in found.stderr
+    run("verify", "c.json", address, "--evidence", "e.npz", "--model", "m.npz")
+    run("unlearn", "m.npz", "--data", address, "--id", "C-3", "-o", "n.npz", "-c", "d.json")
+    refused("fit", "nowhere://folder", *READ, "-o", "x.npz", match="nowhere")
+
+
+def test_arrays_of_numpy_are_streamed_with_their_targets():
+    Path("x").mkdir()
+    Path("y").mkdir()
+    for i, part in enumerate(np.array_split(EVERY, 3)):
+        np.save(f"x/{i}.npy", X[part])
+        np.save(f"y/{i}.npy", (NUMBER[part] > 0).astype(np.int64))
+    run("fit", "x", "--target", "y", "--classes", "0,1", *QUIET, *WRITES)
+    assert load_model("m.npz").ids_.tolist() == EVERY.tolist()
+    run("verify", "c.json", "x", "--target", "y", "--evidence", "e.npz", "--model", "m.npz")
+    run("unlearn", "m.npz", "--data", "x", "--target", "y", "--rows", "3,4", "-o", "n.npz", "-c", "d.json",
+        "--evidence", "f.npz")  # fmt: skip
+    found = run("unlearn", "n.npz", "--data", "x", "--target", "y", "--rows", "50", "-o", "o.npz", "-c", "g.json",
+                "--evidence", "h.npz")  # fmt: skip
+    assert "2 rows passed over" in found.stderr
+    assert load_model("o.npz").ids_.tolist() == np.delete(EVERY, [3, 4, 50]).tolist()
+    for name, values in (("x", X), ("y", (NUMBER > 0).astype(np.int64))):
+        np.save(f"{name}-now.npy", values[np.delete(EVERY, [3, 4, 50])])
+    run("verify", "g.json", "x-now.npy", "--target", "y-now.npy", "--evidence", "h.npz")
+    refused("fit", "x", "-o", "z.npz", match="holds no targets; give --target or --target-column")
+    refused("fit", "x", "--target", "y", "--weight-column", "w", "-o", "z.npz", match="leave --weight-column out")
+
+
+def test_the_model_holds_no_row(made):
+    for name in ("m0.npz", "e0.npz", "c0.json", "l", "m1.npz"):
+        content = (made / name).read_bytes()
+        for value in X[:20].ravel():
+            assert np.float64(value).tobytes() not in content
+            assert np.float32(value).tobytes() not in content
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (["nowhere", "--stream"], "there is no file nowhere, which --stream needs"),
+        (["iris", "--stream"], "there is no file iris, which --stream needs"),
+        (["a.npz", "--stream"], r"--stream reads files and folders of \.parquet, .*, got a\.npz: omit it"),
+        (["a.csv.gz", "--stream"], r"--stream reads .*, unpacked, got a\.csv\.gz: omit it"),
+        (["empty"], "must be a folder of shards of one kind .* with files of none of these"),
+        (["all", "--target-column", "x"], "target_column: there is no column 'x', got the columns who, a, b"),
+        (["all", "--id-column", "x"], "id_column: there is no column 'x'"),
+        (["all", "--features", "a,x"], "features: there is no column 'x'"),
+        (["all", "--weight-column", "x"], "there is no column 'x'"),
+        (["all", "--weight-column", "a", "--features", "b"], r"part-\d.parquet, row \d+: weights must be >= 0, got -"),
+        (["all", "--features", "a,word", "--target-column", "number"], "column 'word' must hold real numbers"),
+        (["all", "--target", "y.npy"], "has columns: name them with --target-column and --id-column, without"),
+        (["all", "--features", "a,b", "--no-header"], "header and decimal_comma are for text tables"),
+        (["all", "--features", "a,b", "--bounds", "tight.csv"], r"part-\d.parquet, row \d+ must lie within its bounds"),
+        (["all", "--features", "a,b", "--bounds", "other.csv"], "other.csv: says nothing about the feature 'b'"),
+        (["all", "--features", "a,b", "--clip"], "--clip needs --bounds"),
+        (["all", "--features", "a,b", "--target-column", "number", "--task", "classify"], "y must hold classes"),
+        (["all", "--features", "a,b", "--task", "regress"], "must hold a number as target, got '(yes|no)'"),
+        (["all", "--features", "a,b", "--classes", "no,maybe"], "class"),
+    ],
+)
+def test_fit_refuses(made, arguments, match):
+    shutil.copytree(made / "all", "all")
+    Path("empty").mkdir()
+    Path("tight.csv").write_text(BOUNDS.replace("1", "0.1"))
+    Path("other.csv").write_text("feature,low,high\na,-1,1\n")
+    np.savez("a.npz", X=X, y=NUMBER)
+    Path("a.csv.gz").write_bytes(b"")
+    refused("fit", *arguments, "-o", "m.npz", "-c", "c.json", match=match)
+
+
+@pytest.mark.parametrize("what", ["missing", "column", "type", "kind", "damaged"])
+def test_shards_that_do_not_belong_together_are_named(what):
+    write("folder")
+    if what == "missing":
+        write("targets", **{})
+    place = Path("folder/part-2.parquet")
+    columns = {name: values[:5] for name, values in TABLE.items()}
+    if what in ("missing", "column"):
+        del columns["b"]
+    if what == "type":
+        columns["a"] = columns["who"]
+    parquet.write_table(pa.table(columns), place)
+    if what == "kind":
+        Path("folder/part-9.csv").write_text("who,a\n1,2\n")
+    if what == "damaged":
+        place.write_bytes(place.read_bytes()[:-30])
+    words = {
+        "missing": r"part-2\.parquet must have the column 'b'",
+        "column": r"part-2\.parquet must have the column 'b'",
+        "type": r"part-2\.parquet: column 'a' must hold real numbers, got string",
+        "kind": r"must be a folder of shards of one kind .* with files of \.csv and of \.parquet",
+        "damaged": r"part-2\.parquet",
+    }
+    refused("fit", "folder", *READ, "-o", "m.npz", match=words[what])
+
+
+# --- changes -------------------------------------------------------------------------------------
+
+
+def test_a_deletion_says_what_is_still_in_the_table(made, scene):
+    assert len(load_model("m1.npz").ids_) == N - 2
+    run("verify", "c1.json", "now", "--evidence", "e1.npz", "--model", "r1.npz")
+    run("verify", "c1.json", "now", "--evidence", "m1.npz", "--model", "m1.npz", "--in-memory")
+    refused(
+        "verify", "c1.json", "all", "--evidence", "e1.npz", "--model", "r1.npz", match="additional 'C-3', 'C-3'", code=1
+    )
+    found = run("unlearn", "m1.npz", "--data", "all", "--id", "C-20", "--id", "C-1", *WRITES, "--ledger", "l")
+    assert "2 rows passed over" in found.stderr
+    assert re.search(r"C-3 \(all/part-0\.parquet, row 6\); C-3 \(all/part-0\.parquet, row 7\)", found.stderr)
+    assert (
+        "still in the table: C-1 (all/part-0.parquet, row 2); C-1 (all/part-0.parquet, row 3); C-20 (all/part-2"
+        in found.output
+    )
+    left = [i for i in range(N) if WHO[i] not in ("C-1", "C-3", "C-20")]
+    write("left", np.array(left), kind="csv")
+    run("verify", "c.json", "left", "--evidence", "e.npz", "--model", "r.npz")
+    assert [entry.action for entry in Ledger("l").entries()] == ["fit", "unlearn", "unlearn"]
+    shown = run("show", "m.npz").output
+    assert "data     in a table of their own: hashes and ids of the records are here, and no row" in shown
+    assert "release 3 of 10,000" in shown
+
+
+def test_a_table_may_be_in_another_order_and_in_other_files(scene):
+    order = np.random.default_rng(1).permutation(np.delete(EVERY, [6, 7]))
+    write("first", order[:20])
+    write("second", order[20:], kind="csv", n=1)
+    found = run("unlearn", "m1.npz", "--data", "first", "--data", "second", "--id", "C-9", *WRITES)
+    assert "passed over" not in found.stderr
+    gone = [i for i in order if WHO[i] == "C-9"]
+    assert load_model("m.npz").ids_.tolist() == WHO[[i for i in order if i not in gone]].tolist()
+    assert "still in the table: C-9 (" in found.output
+    write("turned", order)
+    refused("unlearn", "m0.npz", "--data", "turned", "--rows", "3", *WRITES, match="must be the 60 of the model")
+    write("whole", np.random.default_rng(2).permutation(N))
+    refused("unlearn", "m0.npz", "--data", "whole", "--rows", "3", *WRITES, match="name records by --id")
+    refused("quote", "m0.npz", "--data", "whole", "--rows", "3", match="name records by --id")
+
+
+def test_quotes_are_those_of_arrays(scene):
+    whole = run("quote", "m0.npz", "--data", "all", "-o", "q.json").output
+    assert "60 records, each deleted by itself" in whole
+    one = run("quote", "m0.npz", "--data", "all", "--id", "C-3", "-o", "one.json").output
+    assert "2 records" in one
+    write("one", n=1)
+    run("fit", "one/part-0.parquet", *READ, *QUIET, "-o", "o.npz")
+    run("quote", "o.npz", "--id", "C-3", "-o", "other.json")
+    mine, theirs = (json.loads(Path(name).read_text())["records"] for name in ("one.json", "other.json"))
+    for name in ("sensitivity_bound", "before_after_epsilon_bound"):
+        np.testing.assert_allclose([row[name] for row in mine], [row[name] for row in theirs], rtol=0.02)
+    assert [row["id"] for row in mine] == ["C-3", "C-3"]
+
+
+def test_corrections_and_additions_go_on_with_both_tables(scene):
+    fix = {name: values[[8, 9]] for name, values in TABLE.items()}
+    fix["a"] = np.array([0.25, -0.25], dtype=np.float32)
+    parquet.write_table(pa.table(fix), "fix.parquet")
+    found = run("amend", "m1.npz", "fix.parquet", "--data", "all", *WRITES, "--ledger", "l")
+    assert "still in the table: C-4 (all/part-0.parquet, row 8); C-4 (all/part-0.parquet, row 9)" in found.output
+    assert "the rows of fix.parquet are records of the model now" in found.output
+    assert load_model("m.npz").ids_[-2:].tolist() == ["C-4", "C-4"]
+    Path("new.csv").write_text("who,a,b,w,number,word\nN-1,0.5,0.5,1,1.5,yes\nN-2,-0.5,0.25,1,0,no\n")
+    found = run("add", "m.npz", "new.csv", "--data", "all", "--data", "fix.parquet", "-o", "n.npz", "-c", "d.json",
+                "--evidence", "f.npz", "--ledger", "l")  # fmt: skip
+    assert "4 rows passed over" in found.stderr
+    refused("unlearn", "n.npz", "--data", "all", "--id", "C-9", "-o", "x.npz", "-c", "x.json",
+            match="got none for 4 records of it: 'C-4', 'C-4', 'N-1', 'N-2'|is not what it was")  # fmt: skip
+    values = {name: one.copy() for name, one in TABLE.items()}
+    values["a"][[8, 9]] = [0.25, -0.25]  # corrected where they lay
+    write("corrected", np.delete(EVERY, [6, 7]), **values)
+    found = run("unlearn", "n.npz", "--data", "corrected", "--data", "new.csv", "--id", "C-9", "--id", "N-1",
+                "-o", "o.npz", "-c", "g.json", "--evidence", "h.npz", "--ledger", "l")  # fmt: skip
+    assert "passed over" not in found.stderr
+    rows = [i for i in range(N) if WHO[i] not in ("C-3", "C-9")]
+    write("last", np.array(rows), kind="csv", **values)
+    Path("last/part-4.csv").write_text("who,a,b,w,number,word\nN-2,-0.5,0.25,1,0,no\n")
+    run("verify", "g.json", "last", "--evidence", "h.npz", "--model", "o.npz")
+    assert [entry.action for entry in Ledger("l").entries()] == ["fit", "unlearn", "amend", "add", "unlearn"]
+
+
+def test_weights_are_read_kept_and_compared():
+    write("all")
+    run("fit", "all", *READ, "--weight-column", "w", *QUIET, *WRITES)
+    model = load_model("m.npz")
+    np.testing.assert_array_equal(model._state.objective.blocks.weights(), WEIGHTS)
+    fix = {name: values[[8, 9]] for name, values in TABLE.items()}
+    fix["a"] = np.array([0.25, -0.25], dtype=np.float32)
+    parquet.write_table(pa.table(fix), "fix.parquet")
+    run("amend", "m.npz", "fix.parquet", "--data", "all", "-o", "n.npz", "-c", "d.json", "--evidence", "f.npz")
+    after = load_model("n.npz")._state.objective.blocks.weights()
+    np.testing.assert_array_equal(after, np.append(np.delete(WEIGHTS, [8, 9]), WEIGHTS[[8, 9]]))
+    write("other", w=np.where(EVERY == 40, 9.0, WEIGHTS))
+    words = r"other/part-2\.parquet, row 10: the weight must be .*, as it was when the record was learned, got 9"
+    refused("unlearn", "m.npz", "--data", "other", "--id", "C-3", "-o", "x.npz", "-c", "x.json", match=words)
+    refused("verify", "c.json", "other", "--evidence", "e.npz", "--model", "m.npz", match="'C-20'", code=1)
+
+
+def test_a_further_release_needs_the_table(scene):
+    refused("release", "m1.npz", "--again", *WRITES, match="name the table as it now stands by --data")
+    run("release", "m1.npz", "--again", "--data", "now", *WRITES, "--ledger", "l")
+    assert load_model("m.npz").certificate_.release == 3
+    run("verify", "c.json", "now", "--evidence", "e.npz", "--model", "r.npz")
+    run("release", "m1.npz", "--released", "s.npz")
+    refused("release", "m1.npz", "--released", "t.npz", "--data", "now", match="--data goes with --again")
+
+
+CHANGES: dict[str, list[str]] = {
+    "unlearn": ["unlearn", "m0.npz", "--data", "all", "--id", "C-3"],
+    "amend": ["amend", "m0.npz", "fix.parquet", "--data", "all"],
+    "add": ["add", "m0.npz", "new.csv", "--data", "all"],
+    "release": ["release", "m0.npz", "--again", "--data", "all"],
+}
+
+
+@pytest.fixture
+def ready(scene) -> None:
+    """Bring the scene to where only the fit was made, with what changes need."""
+    write("source")
+    shutil.rmtree("all")
+    os.rename("source", "all")
+    fix = {name: values[[8, 9]] for name, values in TABLE.items()}
+    fix["a"] = np.array([0.25, -0.25], dtype=np.float32)
+    parquet.write_table(pa.table(fix), "fix.parquet")
+    Path("new.csv").write_text("who,a,b,w,number,word\nN-1,0.5,0.5,1,1.5,yes\n")
+    content = Path("l").read_text().splitlines(keepends=True)
+    Path("l").write_text("".join(content[:-1]))  # the entry of the fit
+    assert len(Ledger("l").entries()) == 1
+
+
+@pytest.mark.parametrize("action", CHANGES)
+def test_a_repeated_change_is_made_and_charged_once(ready, action):
+    call = [*CHANGES[action], *WRITES, "--ledger", "l"]
+    run(*call)
+    before = listing()
+    assert "done already: the files are those of this change" in run(*call).output
+    assert listing() == before
+    other = {"unlearn": ["--id", "C-9"], "amend": ["--request", "R-2"], "add": ["--branch"], "release": ["--branch"]}
+    refused(*CHANGES[action], *other[action], "-o", "x.npz", "-c", "x.json", "--ledger", "l", match="m0.npz|l: ")
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_killed_at_any_call_the_same_command_ends_or_begins_anew(ready, moment):
+    call = [*CHANGES["unlearn"], *WRITES, "--ledger", "l"]
+    start = listing()
+    finished = 0
+    for number in itertools.count(1):
+        for name in listing():
+            if name not in start:
+                Path(name).unlink()
+        Path("l").write_bytes(start["l"])
+        try:
+            with killed_at(number, moment):
+                run(*call)
+        except Killed:
+            finished += "finished what an earlier call had begun" in run(*call).output
+        else:
+            break
+        assert load_evidence("e.npz").certificate == ResidualCertificate.load("c.json").digest()
+        assert len(load_model("m.npz").ids_) == N - 2
+        assert len(Ledger("l").entries()) == 2
+        assert not [name for name in listing() if ".expunge-" in name]
+    assert number > 5
+    assert finished > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (
+            "value",
+            r"bad/part-2\.parquet, row 10: the record 'C-20' of the model is not what it was when it was learned",
+        ),
+        ("answer", r"bad/part-2\.parquet, row 10: the record 'C-20' of the model is not what it was"),
+        ("missing", r"got none for 1 record of it: 'C-20' \(bad/part-0\.parquet, row 6, of 'C-3', is none of them\)"),
+        ("fewer", "records must be the 58 of the model, in their order, got 57"),
+        ("names", "there is no column 'a', got the columns who, x, b, .*; the model was fitted with it"),
+        ("kind of ids", r"part-0\.parquet: ids must be text|ids must be text, as those of the model"),
+        ("nothing", "name the table as it now stands by --data"),
+    ],
+)
+@pytest.mark.parametrize("command", ["unlearn", "quote", "release"])
+def test_a_table_that_is_not_the_models_is_refused(scene, command, change, match):
+    rows = {"missing": np.delete(EVERY, 40), "fewer": np.delete(EVERY, [6, 7, 40])}.get(change, EVERY)
+    changed = {}
+    if change == "value":
+        changed["b"] = np.where(EVERY == 40, np.float32(0.5), X[:, 1])
+    elif change == "answer":
+        changed["word"] = np.where(EVERY == 40, np.where(WORD == "yes", "no", "yes"), WORD)
+    elif change == "kind of ids":
+        changed["who"] = EVERY
+    write("bad", rows, **changed)
+    if change == "names":
+        for place in Path("bad").iterdir():
+            table = parquet.read_table(place)
+            parquet.write_table(table.rename_columns(["x" if one == "a" else one for one in table.column_names]), place)
+    data = [] if change == "nothing" else ["--data", "bad"]
+    calls = {
+        "unlearn": ["unlearn", "m1.npz", *data, "--id", "C-9", *WRITES],
+        "quote": ["quote", "m1.npz", *data, "-o", "q.json"],
+        "release": ["release", "m1.npz", "--again", *data, *WRITES],
+    }
+    refused(*calls[command], match=match)
+
+
+def test_options_of_tables_are_refused_for_models_with_rows(scene):
+    write("one", n=1)
+    run("fit", "one/part-0.parquet", *READ, *QUIET, "-o", "o.npz")
+    run("fit", "one/part-0.parquet", *READ, "--n-steps", "20", "-o", "langevin.npz")
+    for model, kind in (("o", "NewtonLogisticRegression"), ("langevin", "LangevinRidgeClassifier")):
+        for options in (["--data", "all"], ["--divide-by", "3"]):
+            words = rf"{options[0]} is for models of tables: (the file of this|a) {kind} holds its data"
+            refused("unlearn", f"{model}.npz", *options, "--id", "C-3", "-o", "x.npz", "-c", "x.json", match=words)
+            refused("quote", f"{model}.npz", *options, match=words)
+    refused(
+        "amend", "o.npz", "new.csv", "--data", "all", "-o", "x.npz", "-c", "x.json", match="--data is for models of"
+    )
+    refused("unlearn", "m1.npz", "--data", "all", "--divide-by", "3", "--id", "C-9", *WRITES,
+            match="--divide-by must be omitted: the model was fitted without")  # fmt: skip
+    refused("unlearn", "m1.npz", "--data", "all", "--id", "C-3", *WRITES, match="ids must be ids of .*'C-3'|C-3")
+
+
+def test_outputs_may_not_be_the_table(scene):
+    table = "all/part-0.parquet"
+    run("fit", table, "--stream", *READ, *QUIET, "-o", "s.npz")
+    refused("unlearn", "s.npz", "--data", table, "--id", "C-3", "-o", "x.npz", "-c", "x.json", "--ledger", table,
+            match="must not be")  # fmt: skip
+
+
+# --- memory --------------------------------------------------------------------------------------
+
+STORY = """
+import resource, sys
+from expunge.cli import main
+from expunge.data import blocks
+import expunge.estimators, pyarrow.parquet, sklearn.metrics, expunge.certificates.residual
+
+blocks._BLOCK_BYTES = 2**19  # of 32 MiB: a small table is much larger than the blocks that wait
+
+def run(*arguments):
+    main([*map(str, arguments)], standalone_mode=False)
+
+def used():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+def story(table):
+    read = ["--target", f"{table}-y"]
+    run("fit", table, *read, "--classes", "0,1", "--noise-std", "1", "-o", f"{table}.npz", "-c", f"{table}.json")
+    new = ["-o", f"{table}-1.npz", "-c", f"{table}-1.json"]
+    run("unlearn", f"{table}.npz", "--data", table, *read, "--rows", "3", *new)
+    run("verify", f"{table}.json", table, *read, "--evidence", f"{table}.npz", "--model", f"{table}.npz")
+
+story("small")  # what libraries take once
+before = used()
+story("big")
+print(used() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is counted in KiB on Linux")
+def test_a_table_larger_than_the_memory_that_is_used_is_fitted_unlearned_and_verified():
+    n, d, shards = 24_000, 320, 6
+    rng = np.random.default_rng(0)
+    for name, rows in (("small", 600), ("big", n)):
+        Path(name).mkdir()
+        Path(f"{name}-y").mkdir()
+        for i in range(shards):
+            values = rng.uniform(-0.1, 0.1, size=(rows // shards, d))
+            np.save(f"{name}/{i}.npy", values)
+            np.save(f"{name}-y/{i}.npy", (values[:, 0] > 0).astype(np.int64))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", STORY], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    used = int(done.stdout.splitlines()[-1])
+    assert used < n * d * 8 // 2, used
