@@ -63,6 +63,7 @@ NO_RESULTS = {
     "expunge.cli": "what a command read",
     "expunge.data": "tables",
     "expunge.scoring.checkpoints.ProbeCheckpoints": "what is scored",
+    "expunge.scoring.job.Job": "what is scored",
     "expunge.scoring.shards": "files and columns",
     "expunge.scoring.sources.Block": "rows of a file",
     "expunge.torch.training.step.Visit": "a training step",

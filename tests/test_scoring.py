@@ -444,7 +444,7 @@ def test_shards_that_do_not_belong_together_are_named_before_any_work(tmp_path, 
     lists = pa.FixedSizeListArray.from_arrays(pa.array(X.ravel()), D)
     good = {"name": pa.array(range(8)), "features": lists, "label": pa.array(y)}
     pq.write_table(pa.table(good), tmp_path / "s" / "a.parquet")
-    monkeypatch.setattr("expunge.scoring.run._score_part", None)  # no record is scored
+    monkeypatch.setattr("expunge.scoring.job._scored", None)  # no record is scored
     letters = pa.array(list("abcdefgh"))
     short = pa.FixedSizeListArray.from_arrays(pa.array(X[:, :5].ravel()), 5)
     for change, match in (

@@ -59,10 +59,11 @@ def _whole() -> Iterator[None]:
         raise ValueError(f"is truncated or not a Parquet file: {' '.join(str(error).split())}") from None
 
 
-def open_parquet(file: Path | BinaryIO, *, metadata: Any = None) -> Any:
+def open_parquet(file: Path | BinaryIO, *, metadata: Any = None, verify: bool = False) -> Any:
     """Return an open Parquet file, of which columns and row groups are read when they are asked for.
 
-    Its ``metadata`` are not read again where they are given.
+    Its ``metadata`` are not read again where they are given. With ``verify``, checksums of pages are held against what
+    is read.
 
     Raises
     ------
@@ -74,7 +75,9 @@ def open_parquet(file: Path | BinaryIO, *, metadata: Any = None) -> Any:
     with _whole():
         from pyarrow import parquet
 
-        return parquet.ParquetFile(file, metadata=metadata, pre_buffer=False, buffer_size=1 << 20)
+        return parquet.ParquetFile(
+            file, metadata=metadata, pre_buffer=False, buffer_size=1 << 20, page_checksum_verification=verify
+        )
 
 
 def index_columns(metadata: Any, names: tuple[str, ...]) -> tuple[int, ...]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,22 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from expunge._files import CONFIDENTIAL, read_json, write_atomic
+from expunge.data.ahead import streams_ahead
 from expunge.data.parquet import open_parquet
-from expunge.scoring.shards import Part
 from expunge.scoring.sources import Block
 
-__all__ = ["PartWriter", "assemble", "facts_of", "only_one", "part_path", "prepare", "publish", "table_of"]
+__all__ = [
+    "PartWriter",
+    "assemble",
+    "facts_in",
+    "facts_of",
+    "metadata_of",
+    "only_one",
+    "part_path",
+    "prepare",
+    "ranks",
+    "table_of",
+]
 
 _KEY = b"expunge"
 
@@ -32,16 +45,32 @@ def part_path(folder: Path, index: int) -> Path:
 
 def facts_of(target: Path, settings: str) -> dict[str, Any] | None:
     """Return the facts of the file if it is the result of a run with these inputs and settings."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     if not target.exists():
         return None
     try:
-        facts = json.loads((pq.read_schema(target).metadata or {}).get(_KEY, b"{}"))
-    except (pa.ArrowInvalid, ValueError):
+        facts, _ = facts_in(target)
+    except ValueError:
         return None
     return facts if facts.get("settings") == settings else None
+
+
+def facts_in(file: Path) -> tuple[dict[str, Any], Any]:
+    """Return the facts and the Arrow schema of a file of scores; no facts of another Parquet file.
+
+    Raises
+    ------
+    ValueError
+        If it is not a whole Parquet file.
+    """
+    with _whole(file):
+        schema = open_parquet(file).schema_arrow
+        facts = json.loads((schema.metadata or {}).get(_KEY, b"{}"))
+    return facts if isinstance(facts, dict) else {}, schema.remove_metadata()
+
+
+def metadata_of(facts: Mapping[str, Any], *, rows: int, bad_rows: int) -> dict[bytes, bytes]:
+    """Return facts as the metadata of a file or table of scores."""
+    return {_KEY: json.dumps({**facts, "rows": rows, "bad_rows": bad_rows}, sort_keys=True).encode()}
 
 
 def prepare(target: Path, folder: Path, settings: str, *, overwrite: bool, restart: bool) -> None:
@@ -89,10 +118,11 @@ def only_one(folder: Path) -> Iterator[None]:
 
 
 class PartWriter:
-    """A Parquet file that is opened with its first table."""
+    """Parquet file of a part, which has its name once it is whole."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, *, rows: int, source: str) -> None:
+        self._path, self._temporary, self._rows, self._source = path, path.with_suffix(".tmp"), rows, source
+        self._written = 0
         self._writer: Any = None
 
     def write(self, table: Any) -> None:
@@ -100,14 +130,29 @@ class PartWriter:
         import pyarrow.parquet as pq
 
         if self._writer is None:
-            self._path.touch(mode=CONFIDENTIAL)
-            self._writer = pq.ParquetWriter(self._path, table.schema, compression="none", use_dictionary=False)
+            self._temporary.touch(mode=CONFIDENTIAL)
+            self._writer = pq.ParquetWriter(self._temporary, table.schema, compression="none", use_dictionary=False)
         self._writer.write_table(table)
+        self._written += table.num_rows
 
-    def close(self) -> None:
-        """End the file, if it was begun."""
+    def publish(self) -> None:
+        """End the file and give it its name.
+
+        Raises
+        ------
+        ValueError
+            If rows are missing, or there are too many.
+        """
+        if self._written != self._rows:
+            raise ValueError(f"{self._source} gave {self._written} rows where {self._rows} were promised")
+        self._writer.close()
+        publish(self._temporary, self._path)
+
+    def discard(self) -> None:
+        """Take the unfinished file away."""
         if self._writer is not None:
             self._writer.close()
+            self._temporary.unlink(missing_ok=True)
 
 
 def publish(temporary: Path, path: Path) -> None:
@@ -117,14 +162,16 @@ def publish(temporary: Path, path: Path) -> None:
     os.replace(temporary, path)
 
 
-def table_of(block: Block, scores: Mapping[str, NDArray[np.float64]], part: Part, *, names: Sequence[str]) -> Any:
-    """Return the scores of a block as an Arrow table; ``grad_norms`` too where there are any."""
+def table_of(block: Block, scores: Mapping[str, NDArray[np.float64]], first: int, *, names: Sequence[str]) -> Any:
+    """Return the scores of a block, whose first row is record ``first``, as an Arrow table.
+
+    ``grad_norms`` too where there are any.
+    """
     import pyarrow as pa
 
     n = block.X.shape[0]
     bad = np.zeros(n, dtype=np.bool_)
     bad[list(block.problems)] = True
-    first = part.first_record + block.start - part.start
     record = pa.array(np.arange(first, first + n)) if block.ids is None else block.ids
     columns = {"record": record}
     for name in names:
@@ -145,54 +192,90 @@ def _encoding(names: Sequence[str]) -> dict[str, Any]:
 
 
 def assemble(
-    folder: Path,
-    n_parts: int,
-    total: int,
+    files: Sequence[Path],
+    temporary: Path,
     target: Path,
     *,
-    names: Sequence[str],
-    ranked: str,
+    schema: Any,
+    total: int,
+    ranked: str | None,
     facts: Mapping[str, Any],
     progress: bool,
 ) -> int:
-    """Write the parts and their ranks into one file and give it its name; return how many rows are bad."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    """Write files of scores into one, with the ranks of a column, and give it its name; return how many rows are bad.
 
+    Pages carry checksums, which are verified where they are read. Memory holds the column that is ranked.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet as pq
+
+    values, bad = _sorted_values(files, schema.names[1] if ranked is None else ranked, total)
+    metadata = metadata_of(facts, rows=total, bad_rows=bad)
+    schema = (schema if ranked is None else schema.append(pa.field("rank", pa.int64()))).with_metadata(metadata)
+    temporary.touch(mode=CONFIDENTIAL)
+    ahead = streams_ahead((partial(_ranked, file, ranked, values, schema) for file in files), threads=2)
+    with (
+        contextlib.closing(ahead),
+        pq.ParquetWriter(temporary, schema, write_page_checksum=True, **_encoding(schema.names)) as writer,
+    ):
+        bar = tqdm(
+            ahead, total=len(files), unit="part", desc="rank", disable=not progress, file=sys.stderr, leave=False
+        )
+        for tables in bar:
+            for table in tables:
+                writer.write_table(table)
+        if not total:
+            writer.write_table(schema.empty_table())
+    publish(temporary, target)
+    return bad
+
+
+def _sorted_values(files: Sequence[Path], name: str, total: int) -> tuple[NDArray[np.float64], int]:
+    """Return a column of all files, sorted, and how many values are missing."""
     values = np.empty(total)
     at = bad = 0
-    for index in range(n_parts):
-        column = open_parquet(part_path(folder, index)).read(columns=[ranked]).column(0)
+    for file in files:
+        with _whole(file):
+            column = open_parquet(file, verify=True).read(columns=[name]).column(0)
         bad += column.null_count
         some = column.drop_null().to_numpy()
         values[at : at + some.size] = some
         at += some.size
     values = values[:at]
     values.sort()
-    temporary = folder / "whole.tmp"
-    temporary.touch(mode=CONFIDENTIAL)
-    writer = None
-    metadata = {_KEY: json.dumps({**facts, "rows": total, "bad_rows": bad}, sort_keys=True).encode()}
-    for index in tqdm(range(n_parts), unit="part", desc="rank", disable=not progress, file=sys.stderr, leave=False):
-        for batch in open_parquet(part_path(folder, index)).iter_batches(batch_size=65_536):
-            column = batch.column(ranked)
-            losses = column.to_numpy(zero_copy_only=False)
-            rank = np.empty(losses.size, dtype=np.int64)
-            by_size = np.argsort(losses)  # searches in order stay in the cache
-            rank[by_size] = values.size - np.searchsorted(values, losses[by_size], side="right") + 1
-            table = pa.Table.from_batches([batch]).append_column(
-                "rank", pa.array(rank, mask=column.is_null().to_numpy(zero_copy_only=False))
-            )
-            if writer is None:
-                schema = table.schema.with_metadata(metadata)
-                writer = pq.ParquetWriter(temporary, schema, **_encoding(schema.names))
-            writer.write_table(table.cast(writer.schema))
-    if writer is None:
-        empty = pa.table({"record": pa.array([], pa.int64()), **{n: pa.array([], pa.float64()) for n in names}})
-        empty = empty.append_column("rank", pa.array([], pa.int64()))
-        empty = empty.replace_schema_metadata(metadata)
-        writer = pq.ParquetWriter(temporary, empty.schema, **_encoding(empty.schema.names))
-        writer.write_table(empty)
-    writer.close()
-    publish(temporary, target)
-    return bad
+    return values, bad
+
+
+def _ranked(file: Path, ranked: str | None, values: NDArray[np.float64], schema: Any) -> Iterator[Any]:
+    """Yield the tables of a file, with ranks among all ``values`` in order."""
+    import pyarrow as pa
+
+    with _whole(file):
+        for batch in open_parquet(file, verify=True).iter_batches(batch_size=65_536):
+            table = pa.Table.from_batches([batch])
+            if ranked is not None:
+                table = table.append_column("rank", ranks(batch.column(ranked), values))
+            yield table.cast(schema)
+
+
+def ranks(losses: Any, values: NDArray[np.float64]) -> Any:
+    """Return the ranks of an Arrow array among all values in order: 1 for the largest; ties share a rank."""
+    import pyarrow as pa
+
+    given = losses.to_numpy(zero_copy_only=False)
+    rank = np.empty(given.size, dtype=np.int64)
+    by_size = np.argsort(given)  # searches in order stay in the cache
+    rank[by_size] = values.size - np.searchsorted(values, given[by_size], side="right") + 1
+    return pa.array(rank, mask=losses.is_null().to_numpy(zero_copy_only=False))
+
+
+@contextmanager
+def _whole(file: Path) -> Iterator[None]:
+    import pyarrow as pa
+
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, ValueError, OSError) as error:
+        raise ValueError(f"{file} is not a whole file of scores: {' '.join(str(error).split())}") from None

@@ -2,37 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
 import os
 import shutil
-import sys
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import asdict, dataclass
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from tqdm.auto import tqdm
 
 from expunge._files.outputs import check_places
-from expunge._validate import choice, count, real_array
-from expunge._version import __version__
-from expunge.data.ahead import streams_ahead
 from expunge.scoring.checkpoints import ProbeCheckpoints
-from expunge.scoring.measures import Scorer, loss_name, proxy_names, why_unscored
-from expunge.scoring.parts import PartWriter, assemble, facts_of, only_one, part_path, prepare, publish, table_of
-from expunge.scoring.shards import Columns, Layout, Part, label_files, list_files, list_parts
-from expunge.scoring.sources import BadRowError, Block, read_blocks
+from expunge.scoring.job import plan, score_parts
+from expunge.scoring.measures import loss_name
+from expunge.scoring.parts import assemble, facts_of, only_one, part_path, prepare
 
 __all__ = ["ScoreSummary", "score_files"]
-
-_BLOCK_BYTES = 1 << 24  # features and norms of a block; a few blocks exist at a time
-_READERS = 2  # parts that are read at a time
 
 
 @dataclass(frozen=True)
@@ -155,152 +138,41 @@ def score_files(
     (2, 0, 'estimate')
     """
     begun = time.perf_counter()
-    chosen = [float(one) for one in real_array("orders", orders, ndim=1, low=1.0, open_low=True)]
-    if not chosen or len(set(chosen)) != len(chosen):
-        raise ValueError(f"orders must hold at least one order and none twice, got {chosen}")
-    choice("on_bad_rows", on_bad_rows, ("stop", "null"))
-    count("rows_per_part", rows_per_part, low=1)
-    columns = Columns(tuple(features), label, record_id, None if labels is None else Path(labels), append_one)
-    files = list_files(source)
-    target, folder = Path(out), Path(f"{out}.parts")
+    job = plan(
+        source,
+        probe,
+        orders=orders,
+        features=features,
+        label=label,
+        record_id=record_id,
+        labels=labels,
+        append_one=append_one,
+        keep_norms=keep_norms,
+        on_bad_rows=on_bad_rows,
+        rows_per_part=rows_per_part,
+        threads=threads,
+    )
+    target, folder, n = Path(out), Path(f"{out}.parts"), len(job.parts)
     check_places(
         outputs={"out": target, "the folder of parts": folder},
-        inputs={"source": source, "labels": labels, "shard": files},
+        inputs={"source": source, "labels": labels, "shard": job.files},
     )
-    parts, layout = list_parts(
-        files,
-        columns,
-        rows_per_part=rows_per_part,
-        n_features=probe.n_features,
-        loss=probe.loss,
-        n_outputs=probe.n_outputs,
-    )
-    settings = _settings(files, probe, columns, chosen, keep_norms, on_bad_rows, rows_per_part)
+    settings = job.settings()
     done = facts_of(target, settings)
     if done is not None and not folder.exists() and not overwrite:
-        return ScoreSummary(target, done["rows"], done["bad_rows"], len(parts), len(parts), time.perf_counter() - begun)
+        return ScoreSummary(target, done["rows"], done["bad_rows"], n, n, time.perf_counter() - begun)
     prepare(target, folder, settings, overwrite=overwrite, restart=restart)
     with only_one(folder):
-        resumed = sum(part_path(folder, i).exists() for i in range(len(parts)))
-        job = _Job(probe, columns, layout, chosen, keep_norms, on_bad_rows, threads)
-        scorer = Scorer(probe, orders=chosen, dtype=layout.dtype, keep_norms=keep_norms, threads=threads)
-        left = [i for i in range(len(parts)) if not part_path(folder, i).exists()]
-        total, kept = sum(part.rows for part in parts), sum(part.rows for i, part in enumerate(parts) if i not in left)
-        with tqdm(
-            total=total, initial=kept, unit="rows", unit_scale=True, disable=not progress, file=sys.stderr, desc="score"
-        ) as bar:
-            ahead = streams_ahead((partial(job.blocks, parts[i]) for i in left), threads=_READERS)
-            with contextlib.closing(ahead), ThreadPoolExecutor(1) as writing:
-                for index, blocks in zip(left, ahead, strict=True):
-                    part = parts[index]
-                    _score_part(part, blocks, job, scorer, part_path(folder, index), bar, writing)
-        facts = {
-            "status": "estimate",
-            "settings": settings,
-            "version": __version__,
-            "orders": chosen,
-            "loss": probe.loss,
-            "steps": probe.steps.tolist(),
-        }
+        resumed = score_parts(job, folder, range(n), progress=progress)
         bad = assemble(
-            folder, len(parts), total, target, names=job.names, ranked=loss_name(chosen[0]), facts=facts,
+            [part_path(folder, i) for i in range(n)],
+            folder / "whole.tmp",
+            target,
+            schema=job.schema,
+            total=job.rows,
+            ranked=loss_name(job.orders[0]),
+            facts=job.facts(settings),
             progress=progress,
-        )  # fmt: skip
-    shutil.rmtree(folder)
-    return ScoreSummary(target, total, bad, len(parts), resumed, time.perf_counter() - begun)
-
-
-@dataclass(frozen=True)
-class _Job:
-    probe: ProbeCheckpoints
-    columns: Columns
-    layout: Layout
-    orders: list[float]
-    keep_norms: bool
-    on_bad_rows: str
-    threads: int | None
-
-    @property
-    def block_rows(self) -> int:
-        probe = self.probe
-        numbers = probe.n_features + int(probe.weights.shape[0]) * (probe.n_outputs + 4)
-        return max(64, _BLOCK_BYTES // (int(self.layout.dtype.itemsize) * numbers))
-
-    def blocks(self, part: Part) -> Iterator[Block]:
-        probe = self.probe
-        return read_blocks(
-            part,
-            self.columns,
-            self.layout,
-            n_features=probe.n_features,
-            loss=probe.loss,
-            n_outputs=probe.n_outputs,
-            block_rows=self.block_rows,
         )
-
-    @property
-    def names(self) -> list[str]:
-        return [*map(loss_name, self.orders), *proxy_names(self.probe.loss)]
-
-
-def _settings(
-    files: list[Path],
-    probe: ProbeCheckpoints,
-    columns: Columns,
-    orders: list[float],
-    keep_norms: bool,
-    on_bad_rows: str,
-    rows_per_part: int,
-) -> str:
-    inputs = [*files, *label_files(files, columns)]
-    described = {
-        "version": __version__,
-        "inputs": [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in inputs],
-        "probe": probe.digest(),
-        "columns": {k: str(v) if isinstance(v, Path) else v for k, v in asdict(columns).items()},
-        "orders": orders,
-        "keep_norms": keep_norms,
-        "on_bad_rows": on_bad_rows,
-        "rows_per_part": rows_per_part,
-    }
-    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
-
-
-def _score_part(
-    part: Part, blocks: Iterator[Block], job: _Job, scorer: Scorer, path: Path, bar: Any, writing: ThreadPoolExecutor
-) -> None:
-    temporary = path.with_suffix(".tmp")
-    output = PartWriter(temporary)
-    pending: Future[None] | None = None
-    rows = 0
-    try:
-        for block in blocks:
-            scores, unscored = scorer(block.X, block.y)
-            for bad in np.flatnonzero(unscored).tolist():
-                block.problems.setdefault(bad, why_unscored(block.X[bad]))
-            if block.problems and job.on_bad_rows == "stop":
-                row = min(block.problems)
-                more = f" (and {len(block.problems) - 1} more nearby)" if len(block.problems) > 1 else ""
-                raise BadRowError(
-                    f"{part.file}, row {block.start + row}: {block.problems[row]}{more}; "
-                    "on_bad_rows='null' scores the others"
-                )
-            if pending is not None:
-                pending.result()
-            table = table_of(block, scores, part, names=job.names)
-            pending = writing.submit(output.write, table)  # while the next block is scored
-            rows += table.num_rows
-            bar.update(table.num_rows)
-        if pending is not None:
-            pending.result()
-    except BaseException:
-        if pending is not None:
-            wait([pending])
-        output.close()
-        temporary.unlink(missing_ok=True)
-        raise
-    output.close()
-    if rows != part.rows:
-        temporary.unlink(missing_ok=True)
-        raise ValueError(f"{part.file} gave {rows} rows where {part.rows} were promised")
-    publish(temporary, path)
+    shutil.rmtree(folder)
+    return ScoreSummary(target, job.rows, bad, n, resumed, time.perf_counter() - begun)

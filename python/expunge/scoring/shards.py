@@ -18,7 +18,17 @@ from expunge.data.arrow import id_type, is_list
 from expunge.data.parquet import open_parquet
 from expunge.data.shards import NpyColumn
 
-__all__ = ["Columns", "Layout", "Part", "label_files", "list_files", "list_parts", "npy_column", "open_shard"]
+__all__ = [
+    "Columns",
+    "Layout",
+    "Part",
+    "check_schema",
+    "label_files",
+    "list_files",
+    "list_parts",
+    "npy_column",
+    "open_shard",
+]
 
 _KINDS = (".parquet", ".npy")
 
@@ -188,9 +198,10 @@ def _parquet_parts(
     for file in files:
         opened = open_shard(file)
         schema = opened.schema_arrow
-        dtypes.setdefault(_check_schema(file, schema, columns, stored, loss, n_outputs), file)
+        one = check_schema(f"source {file}", schema, columns, n_features=stored, loss=loss, n_outputs=n_outputs)
+        dtypes.setdefault(one.dtype, file)
         if columns.record_id is not None:
-            ids.setdefault(_id_type(file, schema.field(columns.record_id).type), file)
+            ids.setdefault(one.id_type, file)
         start = 0
         for group in range(opened.metadata.num_row_groups):
             rows = opened.metadata.row_group(group).num_rows
@@ -208,8 +219,14 @@ def _parquet_parts(
     return parts, replace(layout, id_type=next(iter(ids), None))
 
 
-def _check_schema(file: Path, schema: Any, columns: Columns, stored: int, loss: str, n_outputs: int) -> np.dtype[Any]:
-    """Return the dtype that a file's features are scored in; refuse what cannot be scored."""
+def check_schema(place: str, schema: Any, columns: Columns, *, n_features: int, loss: str, n_outputs: int) -> Layout:
+    """Return the layout of a table's columns, of so many stored features; refuse what cannot be scored.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the place and the column.
+    """
     import pyarrow as pa
 
     wanted = [*columns.features, columns.label, *([columns.record_id] if columns.record_id else [])]
@@ -217,40 +234,43 @@ def _check_schema(file: Path, schema: Any, columns: Columns, stored: int, loss: 
         if (n := schema.names.count(name)) != 1:
             problem = "must have the column" if n == 0 else f"has {n} columns of the name"
             known = f", got {', '.join(schema.names[:20])}" if n == 0 else ": give them different names"
-            raise ValueError(f"source {file} {problem} {name}{known}")
+            raise ValueError(f"{place} {problem} {name}{known}")
     types = [schema.field(name).type for name in columns.features]
     lists = [one for one in types if is_list(one)]
     if lists and len(types) > 1:
-        raise ValueError(f"features must be one list column or many scalar ones, got {list(map(str, types))} in {file}")
-    if not lists and len(types) != stored:
-        raise ValueError(f"features must name {stored} columns, got {len(types)}")
-    if lists and pa.types.is_fixed_size_list(types[0]) and types[0].list_size != stored:
-        raise ValueError(f"source {file} must have {stored} features a row, got {types[0].list_size}")
+        raise ValueError(
+            f"features must be one list column or many scalar ones, got {list(map(str, types))} in {place}"
+        )
+    if not lists and len(types) != n_features:
+        raise ValueError(f"features must name {n_features} columns, got {len(types)}")
+    if lists and pa.types.is_fixed_size_list(types[0]) and types[0].list_size != n_features:
+        raise ValueError(f"{place} must have {n_features} features a row, got {types[0].list_size}")
     values = [one.value_type if is_list(one) else one for one in types]
     if not all(pa.types.is_floating(one) or pa.types.is_integer(one) for one in values):
-        raise TypeError(f"features of {file} must hold real numbers, got {', '.join(sorted(set(map(str, values))))}")
-    _check_label_type(file, schema.field(columns.label).type, columns.label, loss, n_outputs)
-    return np.dtype(np.float64 if any(pa.types.is_float64(one) for one in values) else np.float32)
+        raise TypeError(f"features of {place} must hold real numbers, got {', '.join(sorted(set(map(str, values))))}")
+    _check_label_type(place, schema.field(columns.label).type, columns.label, loss, n_outputs)
+    dtype = np.dtype(np.float64 if any(pa.types.is_float64(one) for one in values) else np.float32)
+    return Layout(dtype, None if columns.record_id is None else _id_type(place, schema.field(columns.record_id).type))
 
 
-def _check_label_type(file: Path, kind: Any, name: str, loss: str, n_outputs: int) -> None:
+def _check_label_type(place: str, kind: Any, name: str, loss: str, n_outputs: int) -> None:
     import pyarrow as pa
 
     several = is_list(kind)
     value = kind.value_type if several else kind
     if not (pa.types.is_integer(value) or pa.types.is_floating(value) or pa.types.is_boolean(value)):
         hint = "" if loss == "squared" else ": write classes as 0, 1, 2, ..."
-        raise TypeError(f"column {name} of {file} must hold numbers, got {kind}{hint}")
+        raise TypeError(f"column {name} of {place} must hold numbers, got {kind}{hint}")
     if several != (loss == "squared" and n_outputs > 1) and not (several and loss == "squared"):
         needed = f"lists of {n_outputs} numbers" if loss == "squared" else "one number a row"
-        raise TypeError(f"column {name} of {file} must hold {needed} for the {loss} loss, got {kind}")
+        raise TypeError(f"column {name} of {place} must hold {needed} for the {loss} loss, got {kind}")
 
 
-def _id_type(file: Path, kind: Any) -> Any:
+def _id_type(place: str, kind: Any) -> Any:
     """Return the type in which ids are written: all signed integers as int64, all text as string."""
     found = id_type(kind)
     if found is None:
-        raise TypeError(f"record ids of {file} must be whole numbers or text, got {kind}")
+        raise TypeError(f"record ids of {place} must be whole numbers or text, got {kind}")
     return found
 
 

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from expunge.data.arrow import feature_rows, is_list, list_rows, numbers
+from expunge.data.blocks import Records
 from expunge.scoring.shards import Columns, Layout, Part, kind_of, npy_column, open_shard
 
-__all__ = ["BadRowError", "Block", "read_blocks"]
+__all__ = ["BadRowError", "Block", "batch_blocks", "read_blocks", "record_blocks"]
 
 _Rows = tuple[int, NDArray[Any], NDArray[Any], Any, dict[int, str]]
 
@@ -40,22 +41,56 @@ def read_blocks(
     ``problems`` of a block lists wrong lengths, labels and ids; features that are not finite are left to whoever
     scores.
     """
-    dtype = layout.dtype
-    stored = n_features - columns.append_one
     several = loss == "squared" and n_outputs > 1
     if kind_of(part.file) == ".npy":
         rows = _npy_rows(part, several, block_rows)
     else:
+        stored = n_features - columns.append_one
         rows = _parquet_rows(part, columns, layout, stored, n_outputs if several else 0, block_rows)
-    for start, raw, labels, ids, problems in rows:
-        X = raw  # as it was read where that will do: a copy costs as much as the scores
-        if columns.append_one or raw.dtype != dtype or not raw.flags.c_contiguous or not raw.flags.aligned:
-            X = np.empty((raw.shape[0], n_features), dtype=dtype)
-            with np.errstate(over="ignore"):  # what does not fit is infinite, and said to be
-                X[:, :stored] = raw
-            X[:, stored:] = 1.0
-        y = _checked_labels(labels, loss, n_outputs, dtype, problems)
-        yield Block(X, y, ids, start, problems)
+    for one in rows:
+        yield _block(one, layout.dtype, columns.append_one, loss, n_outputs)
+
+
+def batch_blocks(
+    batches: Iterator[Any], columns: Columns, layout: Layout, *, n_features: int, loss: str, n_outputs: int
+) -> Iterator[Block]:
+    """Yield Arrow batches as blocks, whose ``start`` counts from the first batch."""
+    width = n_outputs if loss == "squared" and n_outputs > 1 else 0
+    start = 0
+    for batch in batches:
+        one = _batch_rows(batch, columns, layout, n_features - columns.append_one, width, start)
+        yield _block(one, layout.dtype, columns.append_one, loss, n_outputs)
+        start += batch.num_rows
+
+
+def record_blocks(records: Records, *, append_one: bool, loss: str, n_outputs: int) -> Iterator[Block]:
+    """Yield the blocks of a table of records, which has targets."""
+    import pyarrow as pa
+
+    several = loss == "squared" and n_outputs > 1
+    for found in records.blocks():
+        y = np.asarray(found.y)
+        width = int(np.prod(y.shape[1:], dtype=np.int64))
+        if y.dtype.kind not in "if" or width != (n_outputs if several else 1):
+            needed = f"{n_outputs} numbers" if several else "one number"
+            raise TypeError(
+                f"table must have targets of {needed} a row for the {loss} loss, got {y.dtype} of shape {y.shape}: "
+                "write classes as 0, 1, 2, ..."
+            )
+        ids = None if found.ids is None else pa.array(found.ids.tolist())
+        rows: _Rows = (found.start, found.X, y if several else y.reshape(len(y)), ids, {})
+        yield _block(rows, records.dtype, append_one, loss, n_outputs)
+
+
+def _block(rows: _Rows, dtype: np.dtype[Any], append_one: bool, loss: str, n_outputs: int) -> Block:
+    start, raw, labels, ids, problems = rows
+    X = raw  # as it was read where that will do: a copy costs as much as the scores
+    if append_one or raw.dtype != dtype or not raw.flags.c_contiguous or not raw.flags.aligned:
+        X = np.empty((raw.shape[0], raw.shape[1] + append_one), dtype=dtype)
+        with np.errstate(over="ignore"):  # what does not fit is infinite, and said to be
+            X[:, : raw.shape[1]] = raw
+        X[:, raw.shape[1] :] = 1.0
+    return Block(X, _checked_labels(labels, loss, n_outputs, dtype, problems), ids, start, problems)
 
 
 def _checked_labels(
@@ -103,21 +138,25 @@ def _parquet_rows(
     try:
         batches = open_shard(part.file).iter_batches(batch_size=block_rows, row_groups=[part.group], columns=names)
         for batch in batches:
-            problems: dict[int, str] = {}
-            features = [batch.column(name) for name in columns.features]
-            raw = feature_rows(features, width=stored, dtype=layout.dtype, problems=problems)
-            labels = _label_values(batch.column(columns.label), label_width)
-            ids = None
-            if columns.record_id is not None:
-                ids = batch.column(columns.record_id).cast(layout.id_type)
-                for row in np.flatnonzero(ids.is_null().to_numpy(zero_copy_only=False)):
-                    problems[int(row)] = "its record id is missing"
-            yield start, raw, labels, ids, problems
+            yield _batch_rows(batch, columns, layout, stored, label_width, start)
             start += batch.num_rows
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, (FileNotFoundError, PermissionError)):
             raise
         raise ValueError(f"{part.file} cannot be read from row {start} on: {' '.join(str(error).split())}") from None
+
+
+def _batch_rows(batch: Any, columns: Columns, layout: Layout, stored: int, label_width: int, start: int) -> _Rows:
+    problems: dict[int, str] = {}
+    features = [batch.column(name) for name in columns.features]
+    raw = feature_rows(features, width=stored, dtype=layout.dtype, problems=problems)
+    labels = _label_values(batch.column(columns.label), label_width)
+    ids = None
+    if columns.record_id is not None:
+        ids = batch.column(columns.record_id).cast(layout.id_type)
+        for row in np.flatnonzero(ids.is_null().to_numpy(zero_copy_only=False)):
+            problems[int(row)] = "its record id is missing"
+    return start, raw, labels, ids, problems
 
 
 def _label_values(label: Any, width: int) -> NDArray[Any]:
