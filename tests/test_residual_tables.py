@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ from expunge import NewtonLogisticRegression, NewtonRidge
 from expunge.certificates import VerificationError
 from expunge.certificates.residual import verify
 from expunge.data import ArrayRecords, FileRecords, Records, open_records
+from expunge.data.folding import Fold
 from expunge.runs.residual import gradient_sums
-from expunge.runs.residual.gradients import SumTree
 
 RNG = np.random.default_rng(0)
 N, P, B = 100, 4, 16
@@ -76,14 +77,14 @@ def test_the_tree_adds_neighbours_and_counts_its_depth() -> None:
     parts = [
         gradient_sums(X[a : a + 10], theta, loss="squared", targets=TARGETS[a : a + 10, None]) for a in range(0, 70, 10)
     ]
-    tree = SumTree()
+    tree = Fold(operator.add)
     for part in parts:
         tree.add(part)
     a, b, c, d, e, f, g = parts
     expected = ((a + b) + (c + d)) + ((e + f) + g)
     assert same(tree.total(), expected)
     assert tree.total().depth == a.depth + 3
-    one = SumTree()
+    one = Fold(operator.add)
     one.add(a)
     assert same(one.total(), a)
 

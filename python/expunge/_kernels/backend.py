@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import threading
 import weakref
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from types import ModuleType
 from typing import Any, Literal, Protocol
@@ -79,15 +80,64 @@ def thread_count(threads: int | None) -> int:
 
 @lru_cache(maxsize=1)
 def _blas() -> Any:
+    import scipy.linalg  # noqa: F401  # a copy of BLAS of its own, which a controller that is older does not know
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController()  # looking for the libraries takes a millisecond; using the controller does not
 
 
-def one_blas_thread() -> AbstractContextManager[Any]:
-    """Return a context in which BLAS runs on one thread: for our parallel regions, and for the same bits everywhere."""
-    context: AbstractContextManager[Any] = _blas().limit(limits=1, user_api="blas")
-    return context
+class _OneBlasThread:
+    """Limits BLAS to one thread while anybody wants it; whoever leaves last restores what was before."""
+
+    def __init__(self) -> None:
+        self._lock, self._users = threading.Lock(), 0
+        self._before: list[tuple[Any, int]] = []
+
+    def enter(self) -> list[tuple[Any, int]]:
+        """Set the limit; return what this thread alone has to restore."""
+        libraries = [one for one in _blas().lib_controllers if one.user_api == "blas"]
+        # Where OpenMP runs it, each thread has a limit of its own; elsewhere there is one for the process.
+        mine = [one for one in libraries if getattr(one, "threading_layer", None) == "openmp"]
+        with self._lock:
+            if self._users == 0:
+                self._before = _limited([one for one in libraries if one not in mine])
+            self._users += 1
+        return _limited(mine)
+
+    def leave(self, mine: list[tuple[Any, int]]) -> None:
+        _restore(mine)
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                _restore(self._before)
+
+
+def _limited(libraries: list[Any]) -> list[tuple[Any, int]]:
+    before = [(one, one.get_num_threads()) for one in libraries]
+    _restore([(one, 1) for one in libraries])
+    return before
+
+
+def _restore(limits: list[tuple[Any, int]]) -> None:
+    for library, count_before in limits:
+        # threadpoolctl 3.8 obeys the thread that set a limit first, and silently does nothing for others.
+        let_go = getattr(library, "clear_controlling_thread", lambda force: None)
+        let_go(force=True)
+        library.set_num_threads(count_before)
+        let_go(force=True)
+
+
+_one_blas_thread = _OneBlasThread()
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Let BLAS run on one thread: for our parallel regions, and for the same bits everywhere. Threads may overlap."""
+    mine = _one_blas_thread.enter()
+    try:
+        yield
+    finally:
+        _one_blas_thread.leave(mine)
 
 
 class Place(Protocol):

@@ -7,8 +7,9 @@ by block has therefore the same bits for any number of files, threads and worker
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,10 @@ from numpy.typing import NDArray
 from expunge import _validate
 from expunge._types import AnyArray
 
-__all__ = ["Block", "Records", "refuse_unfit", "rows_per_block"]
+__all__ = ["Block", "BlockWork", "Engine", "Records", "refuse_unfit", "rows_per_block"]
+
+Given = TypeVar("Given")
+Result = TypeVar("Result")
 
 _BLOCK_BYTES = 2**25  # of float64 features
 _LEAST, _MOST = 64, 2**18  # rows: of the widest, and of the narrowest records, whose ids and targets count too
@@ -118,6 +122,11 @@ class Records(ABC):
         """Yield the blocks of these numbers, which exist, in order."""
 
     @property
+    def engine(self) -> Engine | None:
+        """Who works on the blocks of passes that add up; None for the threads of this process."""
+        return None
+
+    @property
     def block_rows(self) -> int:
         """Rows of each block but the last."""
         return rows_per_block(n_features=self.n_features)
@@ -143,13 +152,24 @@ class Records(ABC):
             If a range is not within the table; while reading, if a row holds what is no number or is missing, or a
             file has changed since the table was opened: named with its place.
         """
+        first, last = self.block_range(start=start, stop=stop)
+        if threads is not None:
+            threads = _validate.count("threads", threads, low=1)
+        return self._read(range(first, last), threads)
+
+    def block_range(self, *, start: int = 0, stop: int | None = None) -> tuple[int, int]:
+        """Return the first block of a range and the one after its last, which is that after all blocks by default.
+
+        Raises
+        ------
+        ValueError
+            If the range is not within the table.
+        """
         first = _validate.count("start", start)
         last = self.n_blocks if stop is None else _validate.count("stop", stop)
         if not first <= last <= self.n_blocks:
             raise ValueError(f"start and stop must be within [0, {self.n_blocks}] blocks, got {first} to {last}")
-        if threads is not None:
-            threads = _validate.count("threads", threads, low=1)
-        return self._read(range(first, last), threads)
+        return first, last
 
     def targets(self) -> AnyArray:
         """Return the labels or targets of all records, in memory, shape (n,) or (n, n_outputs).
@@ -165,6 +185,41 @@ class Records(ABC):
 
     def __len__(self) -> int:
         return self.n_records
+
+
+class BlockWork(ABC, Generic[Given, Result]):
+    """Work on a block at a time whose results add up. It can be pickled, and finds all it needs in itself.
+
+    Attributes
+    ----------
+    side_by_side : bool
+        Whether threads take a block each; otherwise they share one.
+    """
+
+    side_by_side: ClassVar[bool] = False
+
+    @abstractmethod
+    def of(self, records: Records, block: Block, given: Given, *, threads: int | None) -> Result:
+        """Return the result of a block, whose bits do not depend on ``threads``; ``given`` is about its rows."""
+
+    @abstractmethod
+    def both(self, one: Result, two: Result) -> Result:
+        """Return the result of neighbours, the first of which comes first."""
+
+
+class Engine(Protocol):
+    """Somebody who works on the blocks of a table: threads of this process, or workers of a cluster."""
+
+    def fold(
+        self,
+        records: Records,
+        work: BlockWork[Any, Result],
+        numbers: Sequence[int],
+        given: Callable[[int], Any] | None,
+        *,
+        threads: int | None,
+    ) -> Result:
+        """Return the results of blocks of these numbers, which rise, combined as `expunge.data.folding.Fold` does."""
 
 
 def refuse_unfit(records: Records, block: Block) -> None:

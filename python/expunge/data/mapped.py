@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from expunge import _validate
 from expunge._types import AnyArray
-from expunge.data.blocks import Block, Records
+from expunge.data.blocks import Block, Engine, Records
 from expunge.data.reading import Constants, Reading
 
 __all__ = ["MappedRecords"]
@@ -116,6 +116,11 @@ class MappedRecords(Records):
     def has_ids(self) -> bool:
         """Whether blocks have ids."""
         return self._records.has_ids
+
+    @property
+    def engine(self) -> Engine | None:
+        """Who works on the blocks: whoever does on those of the table itself."""
+        return self._records.engine
 
     def place(self, index: int) -> str:
         """Return where a record lies, for messages."""

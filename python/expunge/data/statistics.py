@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import pairwise
 from typing import NamedTuple
@@ -18,8 +19,9 @@ from expunge._kernels.backend import one_blas_thread
 from expunge._validate import count, refuse_masks
 from expunge.data.array_records import Frame
 from expunge.data.block_sums import BlockSums, folded, formed, joined, sums_lost, unpacked
-from expunge.data.blocks import Block, Records, rows_per_block
+from expunge.data.blocks import Block, BlockWork, Records, rows_per_block
 from expunge.data.close_products import MARGIN, UNIT, Gram, columns
+from expunge.data.folding import fold
 from expunge.data.labels import labels
 from expunge.data.row_digests import table_digest
 
@@ -147,22 +149,18 @@ class RidgeStatistics:
         if not records.has_targets:
             raise ValueError("table must have targets, got none: name the target column, or pass y beside features")
         known = None if classes is None else ClassCodes(classes)
-        workers = count("threads", (os.cpu_count() or 1) if threads is None else threads, low=1)
-        nodes: tuple[BlockSums, ...] = ()
-        shapes: set[tuple[int, ...]] = set()
-        with one_blas_thread():
-            for node, shape in _formed(records, known, start, stop, workers):
-                nodes = joined((*nodes, node))
-                shapes.add(shape)
-        if not nodes:
-            raise ValueError(f"table must have at least one row in blocks {start} to {stop}, got none")
+        workers = None if threads is None else count("threads", threads, low=1)
+        first, last = records.block_range(start=start, stop=stop)
+        if first == last:
+            raise ValueError(f"table must have at least one row in blocks {first} to {last}, got none")
+        nodes, shapes = fold(records, _Forming(known), numbers=range(first, last), threads=workers)
         if len(shapes) > 1:
             raise ValueError(f"targets must have one shape in all rows, got {sorted(shapes)}")
         return cls(
             nodes,
             n_features=records.n_features,
             classes=None if known is None else known.values,
-            single_output=known is None and not shapes.pop(),
+            single_output=known is None and shapes == {()},
             feature_names=records.feature_names,
         )
 
@@ -417,19 +415,25 @@ class ClassCodes:
         return found.astype(np.int64)
 
 
-def _formed(
-    records: Records, classes: ClassCodes | None, start: int, stop: int | None, workers: int
-) -> Iterator[tuple[BlockSums, tuple[int, ...]]]:
-    """Yield the sums of each block and the shape of its targets beyond the rows, in the order of the blocks."""
-    rows = records.block_rows
-    with ThreadPoolExecutor(workers) as pool:
-        waiting: deque[Future[tuple[BlockSums, tuple[int, ...]]]] = deque()
-        for block in records.blocks(start=start, stop=stop, threads=workers):
-            waiting.append(pool.submit(_sums_of, block, classes, rows))
-            if len(waiting) >= workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+@dataclass(frozen=True)
+class _Forming(BlockWork[None, "_Formed"]):
+    """Sums of blocks, and the shapes of their targets beyond the rows."""
+
+    classes: ClassCodes | None
+    side_by_side = True
+
+    def of(self, records: Records, block: Block, given: None, *, threads: int | None) -> _Formed:
+        with one_blas_thread():
+            node, shape = _sums_of(block, self.classes, records.block_rows)
+        return _Formed((node,), frozenset([shape]))
+
+    def both(self, one: _Formed, two: _Formed) -> _Formed:
+        return _Formed(joined((*one.nodes, *two.nodes)), one.shapes | two.shapes)
+
+
+class _Formed(NamedTuple):
+    nodes: tuple[BlockSums, ...]
+    shapes: frozenset[tuple[int, ...]]
 
 
 def _sums_of(block: Block, classes: ClassCodes | None, rows: int) -> tuple[BlockSums, tuple[int, ...]]:

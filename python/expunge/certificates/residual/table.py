@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,9 +17,10 @@ from expunge.certificates.residual.certificate import ResidualCertificate
 from expunge.certificates.residual.evidence import ResidualEvidence
 from expunge.certificates.residual.records import check_evidence, contents_found, listed
 from expunge.certificates.schema import VerificationError
-from expunge.data.blocks import Block, Records
+from expunge.data.blocks import Block, BlockWork, Records
+from expunge.data.folding import fold, numbered_blocks
 from expunge.runs.residual.answers import Answers, answers_of
-from expunge.runs.residual.gradients import SumTree, float_rows, gradient_sums
+from expunge.runs.residual.gradients import GradientSums, float_rows, gradient_sums
 
 __all__ = ["table_bound"]
 
@@ -60,28 +63,24 @@ def table_bound(
             )
     check_evidence(c, evidence)
     match = _Match(c, evidence, records)
-    sums = SumTree()
-    for block in records.blocks(threads=threads):
-        answers = _answers(c, block)
-        mine = None if weights is None else weights[block.start : block.start + len(block)]
-        rows = float_rows(block, fit_intercept=False)
-        match.take(block, rows, answers, np.ones(len(block)) if mine is None else mine)
-        sums.add(
-            gradient_sums(
-                float_rows(block, fit_intercept=True) if c.model.fit_intercept else rows,
-                evidence.theta,
-                loss=c.loss,
-                targets=answers.targets,
-                labels=answers.labels,
-                weights=mine,
-                threads=threads,
-            )
-        )
+    size = records.block_rows
+
+    def given(number: int) -> _Expected:
+        where = slice(number * size, (number + 1) * size)
+        mine = None if weights is None else weights[where]
+        return _Expected(evidence.ids[where], evidence.salts[where], evidence.contents[where], mine)
+
+    sums, others = fold(records, _Comparing(c, evidence.theta), given=given, threads=threads)
+    match.all_but(others)
+    for number, block in numbered_blocks(records, list(others), threads=threads):
+        mine = np.ones(len(block)) if weights is None else weights[number * size : (number + 1) * size]
+        match.search(block, float_rows(block, fit_intercept=False), answers_in(c, block), mine, others[number])
     match.finish()
-    return sums.total().norm_bound(evidence.theta, alpha=c.alpha)
+    return sums.norm_bound(evidence.theta, alpha=c.alpha)
 
 
-def _answers(c: ResidualCertificate, block: Block) -> Answers:
+def answers_in(c: ResidualCertificate, block: Block) -> Answers:
+    """Return the answers of a block as the loss takes them, or refuse the data."""
     assert block.y is not None  # the table has targets
     try:
         return answers_of(block.y, loss=c.loss, classes=c.model.classes, n_outputs=c.model.n_outputs)
@@ -91,15 +90,91 @@ def _answers(c: ResidualCertificate, block: Block) -> Answers:
         ) from None
 
 
+class _Expected(NamedTuple):
+    """Ids, salts and hashes in the places of a block's rows, of which the last may have none; and the rows' weights."""
+
+    ids: AnyArray
+    salts: NDArray[np.uint8]
+    contents: NDArray[np.uint8]
+    weights: Float64 | None
+
+
+class _Seen(NamedTuple):
+    """Sums over blocks, and the rows of each block that are not in their places."""
+
+    sums: GradientSums
+    others: dict[int, NDArray[np.int64]]
+
+
+@dataclass(frozen=True, eq=False)
+class _Comparing(BlockWork[_Expected, _Seen]):
+    """The gradient of a block, whose rows are compared with the hashes in their places."""
+
+    certificate: ResidualCertificate
+    theta: Float64
+
+    def of(self, records: Records, block: Block, given: _Expected, *, threads: int | None) -> _Seen:
+        c, answers = self.certificate, answers_in(self.certificate, block)
+        rows = float_rows(block, fit_intercept=False)
+        sums = gradient_sums(
+            float_rows(block, fit_intercept=True) if c.model.fit_intercept else rows,
+            self.theta,
+            loss=c.loss,
+            targets=answers.targets,
+            labels=answers.labels,
+            weights=given.weights,
+            threads=threads,
+        )
+        likely = np.arange(len(block)) < len(given.ids)
+        if block.ids is not None:
+            if (block.ids.dtype.kind == "U") != (given.ids.dtype.kind == "U"):
+                needed = "text" if given.ids.dtype.kind == "U" else "whole numbers"
+                raise VerificationError(
+                    "digests.data", f"ids must be {needed}, as certified: 7 and '7' are different ids"
+                )
+            likely[likely] = np.asarray(block.ids[: len(given.ids)] == given.ids[: len(block)])
+        some = np.flatnonzero(likely)
+        weights = np.ones(len(block)) if given.weights is None else given.weights
+        same = same_rows(c, block, rows, answers, weights, some, given.salts[some], given.contents[some])
+        left = np.ones(len(block), dtype=bool)
+        left[some[same]] = False
+        return _Seen(sums, {block.start // records.block_rows: np.flatnonzero(left)} if left.any() else {})
+
+    def both(self, one: _Seen, two: _Seen) -> _Seen:
+        return _Seen(one.sums + two.sums, {**one.others, **two.others})
+
+
+def same_rows(
+    c: ResidualCertificate,
+    block: Block,
+    rows: Float64,
+    answers: Answers,
+    weights: Float64,
+    some: NDArray[np.int64],
+    salts: NDArray[np.uint8],
+    contents: NDArray[np.uint8],
+) -> NDArray[np.bool_]:
+    """Return which of some rows have, under given salts, given hashes."""
+    if not len(some):
+        return np.zeros(0, dtype=bool)
+    every = len(some) == len(rows) and bool((some == np.arange(len(rows))).all())
+    pick = slice(None) if every else some
+    targets, labels = answers
+    picked = Answers(None if targets is None else targets[pick], None if labels is None else labels[pick])
+    values: AnyArray = np.asarray(block.y)[pick]
+    found = contents_found(rows[pick], picked, values, weights[pick], salts, classes=c.model.classes)
+    return np.asarray((found == contents).all(axis=1))
+
+
 class _Match:
     """Records found so far, each in a place of the evidence whose salt gives the hash that stands there."""
 
     def __init__(self, certificate: ResidualCertificate, evidence: ResidualEvidence, records: Records) -> None:
-        self._classes, self._evidence = certificate.model.classes, evidence
+        self._certificate, self._evidence = certificate, evidence
         self._found = np.zeros(len(evidence.ids), dtype=bool)
         self._wrong: list[object] = []
         self._by_id: dict[object, list[int]] | None = None
-        self._n, self._has_ids = records.n_records, records.has_ids
+        self._n, self._size, self._has_ids = records.n_records, records.block_rows, records.has_ids
         if not self._has_ids and self._n != len(evidence.ids):
             raise VerificationError(
                 "digests.data",
@@ -107,58 +182,33 @@ class _Match:
                 "see which is missing",
             )
 
-    def take(self, block: Block, rows: Float64, answers: Answers, weights: Float64) -> None:
-        """Compare a block, first with the places in the order of the evidence."""
-        n, ids = len(block), block.ids
-        if ids is not None and (ids.dtype.kind == "U") != (self._evidence.ids.dtype.kind == "U"):
-            needed = "text" if self._evidence.ids.dtype.kind == "U" else "whole numbers"
-            raise VerificationError("digests.data", f"ids must be {needed}, as certified: 7 and '7' are different ids")
-        places = np.arange(block.start, block.start + n)
-        likely = places < len(self._found)
-        if ids is not None:
-            likely[likely] = self._evidence.ids[places[likely]] == ids[likely]
-        likely[likely] = ~self._found[places[likely]]
-        some = np.flatnonzero(likely)
-        same = self._same(block, rows, answers, weights, some, places[some])
-        self._found[places[some[same]]] = True
-        left = np.ones(n, dtype=bool)
-        left[some[same]] = False
-        for row in np.flatnonzero(left).tolist():
-            if ids is None:
-                self._wrong.append(self._evidence.ids[places[row]])
+    def all_but(self, others: dict[int, NDArray[np.int64]]) -> None:
+        """Take all rows as found in their places, but for those of each block that are not."""
+        self._found[: self._n] = True
+        for number, rows in others.items():
+            places = number * self._size + rows
+            self._found[places[places < len(self._found)]] = False
+
+    def search(
+        self, block: Block, rows: Float64, answers: Answers, weights: Float64, others: NDArray[np.int64]
+    ) -> None:
+        """Look for rows of a block that are not in their places."""
+        for row in others.tolist():
+            if block.ids is None:
+                self._wrong.append(self._evidence.ids[block.start + row])
             else:
-                self._search(block, rows, answers, weights, row, ids[row : row + 1].tolist()[0])
+                self._search(block, rows, answers, weights, row, block.ids[row : row + 1].tolist()[0])
 
     def _search(self, block: Block, rows: Float64, answers: Answers, weights: Float64, row: int, name: object) -> None:
         """Look for a row at the places of its id that no row has been found for."""
         free = [place for place in self._places(name) if not self._found[place]]
-        same = self._same(block, rows, answers, weights, np.full(len(free), row), np.array(free, dtype=np.int64))
+        where = np.array(free, dtype=np.int64)
+        known = self._evidence.salts[where], self._evidence.contents[where]
+        same = same_rows(self._certificate, block, rows, answers, weights, np.full(len(free), row), *known)
         if same.any():
             self._found[free[int(same.argmax())]] = True
         else:
             self._wrong.append(name)
-
-    def _same(
-        self,
-        block: Block,
-        rows: Float64,
-        answers: Answers,
-        weights: Float64,
-        some: NDArray[np.int64],
-        places: NDArray[np.int64],
-    ) -> NDArray[np.bool_]:
-        """Return which rows, with the salts of some places, have the hashes that stand there."""
-        if not len(some):
-            return np.zeros(0, dtype=bool)
-        every = len(some) == len(rows) and bool((some == np.arange(len(rows))).all())
-        pick = slice(None) if every else some
-        targets, labels = answers
-        picked = Answers(None if targets is None else targets[pick], None if labels is None else labels[pick])
-        values: AnyArray = np.asarray(block.y)[pick]
-        found = contents_found(
-            rows[pick], picked, values, weights[pick], self._evidence.salts[places], classes=self._classes
-        )
-        return np.asarray((found == self._evidence.contents[places]).all(axis=1))
 
     def _places(self, name: object) -> list[int]:
         if self._by_id is None:

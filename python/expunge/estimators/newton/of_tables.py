@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,6 +14,7 @@ from expunge import _validate
 from expunge._types import AnyArray
 from expunge.certificates.residual import RecordTree, ResidualModel
 from expunge.data.blocks import Records
+from expunge.data.folding import Fold
 from expunge.data.identifiers import exact_ids
 from expunge.estimators.newton.attaching import Search
 from expunge.estimators.newton.given import GivenRecords
@@ -20,8 +22,7 @@ from expunge.estimators.newton.records import new_weights
 from expunge.estimators.newton.result import Updated
 from expunge.estimators.newton.tables import Form, TableObjective, TablePart, TableRows, rows_of, tree_of
 from expunge.estimators.released import require_features
-from expunge.runs.residual import Objective, Rows
-from expunge.runs.residual.gradients import SumTree
+from expunge.runs.residual import GradientSums, Objective, Rows
 
 __all__ = ["OfTables"]
 
@@ -127,7 +128,7 @@ class OfTables(GivenRecords):
         search = Search(
             records, state.tree, form, weights=weights, next_number=self._next_number, others=others == "omit"
         )
-        sums = SumTree()
+        sums: Fold[GradientSums] = Fold(operator.add)
         for rows in search:
             sums.add(state.objective.sums_of(rows, state.theta))
         found = search.found()

@@ -6,9 +6,11 @@ over; they stay in the table until its owner writes it without them, and `attach
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+import secrets
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +18,15 @@ from numpy.typing import NDArray
 from expunge import _validate
 from expunge._types import AnyArray
 from expunge.certificates.residual import RecordTree
+from expunge.certificates.residual.hashing import SALT
 from expunge.certificates.residual.records import contents_found
-from expunge.data.blocks import Block, Records
+from expunge.data.blocks import Block, BlockWork, Records
+from expunge.data.folding import fold, numbered_blocks
 from expunge.data.identifiers import exact_ids
 from expunge.runs.residual import GradientSums, Objective, Rows
 from expunge.runs.residual.answers import Answers, Label, answers_of
-from expunge.runs.residual.gradients import LOSSES, SumTree
+from expunge.runs.residual.gradients import LOSSES
+from expunge.runs.residual.objective import GradientWork, RowWork
 
 __all__ = [
     "Form",
@@ -36,6 +41,7 @@ __all__ = [
 ]
 
 Float64 = NDArray[np.float64]
+Result = TypeVar("Result")
 
 
 class Form(NamedTuple):
@@ -112,16 +118,30 @@ class TableRows:
         return np.concatenate([one[part.kept] for one, part in zip(every, self.parts, strict=True)])
 
     def __iter__(self) -> Iterator[Rows]:
+        for part, numbers, given in self.shares():
+            for number, block in numbered_blocks(part.records, numbers):
+                yield compared(part.records, block, given(number), self.form)
+
+    def shares(self) -> Iterator[tuple[TablePart, list[int], Callable[[int], Share]]]:
+        """Yield each table with the numbers of its blocks that hold records, and what their rows are compared with."""
         self.require_attached()
-        at = 0
-        contents, salts = self.tree.contents, self.tree.salts
-        for part in self.parts:
-            for block in part.records.blocks():
-                local = np.flatnonzero(part.kept[block.start : block.start + len(block)])
-                if len(local):
-                    where = slice(at, at + len(local))
-                    at += len(local)
-                    yield self._rows(part, block, local, contents[where], salts[where], self.tree.ids[where])
+        contents, salts, ids = self.tree.contents, self.tree.salts, self.tree.ids
+        first = 0
+        for part, count in zip(self.parts, self._counts, strict=True):
+            rows, size = np.flatnonzero(part.kept), part.records.block_rows
+
+            def given(
+                number: int, part: TablePart = part, rows: NDArray[np.int64] = rows, size: int = size, at: int = first
+            ) -> Share:
+                low, high = np.searchsorted(rows, [number * size, (number + 1) * size])
+                mine, where = rows[low:high], slice(at + low, at + high)
+                whole = len(mine) == min(size, len(part.kept) - number * size)
+                weights = None if part.weights is None else part.weights[mine]
+                local = None if whole else mine - number * size
+                return Share(local, contents[where], salts[where], ids[where], weights)
+
+            yield part, np.unique(rows // size).tolist(), given
+            first += count
 
     def take(self, positions: NDArray[np.int64]) -> Iterator[Rows]:
         """Yield the records at sorted positions, read from the blocks that hold them alone."""
@@ -138,43 +158,76 @@ class TableRows:
                 local = rows[rows // size == number] - block.start
                 where = slice(at, at + len(local))
                 at += len(local)
-                yield self._rows(part, block, local, contents[where], salts[where], self.tree.ids[positions[where]])
+                weights = None if part.weights is None else part.weights[block.start + local]
+                share = Share(local, contents[where], salts[where], self.tree.ids[positions[where]], weights)
+                yield compared(part.records, block, share, self.form)
 
-    def _rows(
-        self,
-        part: TablePart,
-        block: Block,
-        local: NDArray[np.int64],
-        contents: NDArray[np.uint8],
-        salts: NDArray[np.uint8],
-        ids: AnyArray,
-    ) -> Rows:
-        every = len(local) == len(block)
-        features = block.X if every else block.X[local]
-        y = np.asarray(block.y) if every else np.asarray(block.y)[local]
-        X = np.ones((len(local), features.shape[1] + self.form.fit_intercept))
-        X[:, : features.shape[1]] = features
-        answers = answers_in(part.records, block, y, self.form)
-        weights = None if part.weights is None else part.weights[block.start + local]
-        found = contents_found(
-            np.ascontiguousarray(X[:, : features.shape[1]]),
-            answers,
-            y,
-            np.ones(len(local)) if weights is None else weights,
-            salts,
-            classes=self.form.classes,
+
+class Share(NamedTuple):
+    """Hashes, salts and ids that rows of a block are compared with, and weights of the rows.
+
+    Attributes
+    ----------
+    local : ndarray of int64, or None
+        Rows of the block that are records of the model; None where all are.
+    contents, salts : ndarray of uint8
+        Of these records.
+    ids : ndarray
+        Theirs.
+    weights : ndarray of float64, or None
+        Theirs.
+    """
+
+    local: NDArray[np.int64] | None
+    contents: NDArray[np.uint8]
+    salts: NDArray[np.uint8]
+    ids: AnyArray
+    weights: Float64 | None
+
+
+def compared(records: Records, block: Block, share: Share, form: Form) -> Rows:
+    """Return the records of a block as the loss takes them.
+
+    Raises
+    ------
+    ValueError
+        Naming the first row that is not what it was when it was learned.
+    """
+    features, y, ids = block.X, np.asarray(block.y), block.ids
+    if share.local is not None:
+        features, y = features[share.local], y[share.local]
+        ids = None if ids is None else ids[share.local]
+    n, p = features.shape
+    X = np.ones((n, p + form.fit_intercept))
+    X[:, :p] = features
+    answers = answers_in(records, block, y, form)
+    weights = np.ones(n) if share.weights is None else share.weights
+    found = contents_found(np.ascontiguousarray(X[:, :p]), answers, y, weights, share.salts, classes=form.classes)
+    wrong = (found != share.contents).any(axis=1)
+    if ids is not None:
+        wrong |= np.asarray(ids != share.ids)
+    if wrong.any():
+        row = int(wrong.argmax())
+        place = records.place(block.start + (row if share.local is None else int(share.local[row])))
+        raise ValueError(
+            f"{place}: the record {share.ids.tolist()[row]!r} of the model is not what it was when it was learned; "
+            "restore the table, or fit a new model"
         )
-        wrong = (found != contents).any(axis=1)
-        if block.ids is not None:
-            wrong |= np.asarray(block.ids[local] != ids)
-        if wrong.any():
-            row = int(wrong.argmax())
-            place = part.records.place(block.start + int(local[row]))
-            raise ValueError(
-                f"{place}: the record {ids.tolist()[row]!r} of the model is not what it was when it was learned; "
-                "restore the table, or fit a new model"
-            )
-        return Rows(X, answers.labels, answers.targets, weights)
+    return Rows(X, answers.labels, answers.targets, share.weights)
+
+
+@dataclass(frozen=True, eq=False)
+class _Compared(BlockWork[Share, Result]):
+    """Work on the records of a model in a block, once they are compared with their hashes."""
+
+    form: Form
+    work: RowWork[Result]
+
+    def of(self, records: Records, block: Block, given: Share, *, threads: int | None) -> Result:
+        return self.work.of(compared(records, block, given, self.form), threads=threads)
+
+    def both(self, one: Result, two: Result) -> Result:
+        return self.work.both(one, two)
 
 
 def answers_in(records: Records, block: Block, y: AnyArray, form: Form) -> Answers:
@@ -193,21 +246,58 @@ def tree_of(parts: Sequence[TablePart], form: Form, *, ids: AnyArray | None, key
     TypeError, ValueError
         As reading refuses, and if answers do not fit.
     """
+    secret = secrets.token_bytes(32) if key is None else key
+    n, first = sum(part.records.n_records for part in parts), 0
+    salts = np.frombuffer(secrets.token_bytes(n * SALT), dtype=np.uint8).reshape(n, SALT)
+    contents: list[NDArray[np.uint8]] = []
+    names: list[AnyArray] = []
+    for part in parts:
+        size, own = part.records.block_rows, salts[first : first + part.records.n_records]
 
-    def blocks() -> Iterator[tuple[Float64, AnyArray, AnyArray, Float64 | None]]:
-        at = 0
-        for part in parts:
-            for block in part.records.blocks():
-                assert block.y is not None  # tables of a fit have targets
-                answers_in(part.records, block, block.y, form)
-                where = slice(block.start, block.start + len(block))
-                names = block.ids if ids is None else ids[at : at + len(block)]
-                at += len(block)
-                assert names is not None
-                weights = None if part.weights is None else part.weights[where]
-                yield np.asarray(block.X, dtype=np.float64), block.y, names, weights
+        def given(
+            number: int, part: TablePart = part, own: NDArray[np.uint8] = own, size: int = size
+        ) -> tuple[NDArray[np.uint8], Float64 | None]:
+            where = slice(number * size, (number + 1) * size)
+            return own[where], None if part.weights is None else part.weights[where]
 
-    return RecordTree.of_blocks(blocks(), classes=form.classes, key=key)
+        found = fold(part.records, _Hashing(form), given=given)
+        contents += found.contents
+        names += found.ids
+        first += len(own)
+    if ids is None:
+        if len({one.dtype.kind == "U" for one in names}) > 1:
+            raise TypeError("ids must be all text or all numbers, got both")
+        big = any(one.dtype.kind == "O" for one in names)  # NumPy would make floats of them
+        ids = np.concatenate([one.astype(object) if big else one for one in names])
+    return RecordTree.of_hashes(
+        ids=ids, key=secret, contents=np.concatenate(contents), salts=salts, classes=form.classes, takes_records=True
+    )
+
+
+class _Hashed(NamedTuple):
+    contents: tuple[NDArray[np.uint8], ...]
+    ids: tuple[AnyArray, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class _Hashing(BlockWork[tuple[NDArray[np.uint8], Float64 | None], _Hashed]):
+    """Content hashes of rows under given salts, and their ids."""
+
+    form: Form
+
+    def of(
+        self, records: Records, block: Block, given: tuple[NDArray[np.uint8], Float64 | None], *, threads: int | None
+    ) -> _Hashed:
+        salts, weights = given
+        y = np.asarray(block.y)
+        answers = answers_in(records, block, y, self.form)
+        X = np.ascontiguousarray(block.X, dtype=np.float64)
+        factors = np.ones(len(X)) if weights is None else weights
+        found = contents_found(X, answers, y, factors, salts, classes=self.form.classes)
+        return _Hashed((found,), () if block.ids is None else (block.ids,))
+
+    def both(self, one: _Hashed, two: _Hashed) -> _Hashed:
+        return _Hashed(one.contents + two.contents, one.ids + two.ids)
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,12 +321,22 @@ class TableObjective(Objective):
 
     def sums(self, theta: Float64, *, residuals: Float64 | None = None) -> GradientSums:
         """Return the sums over all records, one pass, blocks added in a binary tree."""
-        tree, start = SumTree(), 0
-        for block in self.blocks:
-            kept = None if residuals is None else residuals[start : start + len(block)]
-            start += len(block)
-            tree.add(self.sums_of(block, theta, residuals=kept))
-        return tree.total()
+        sums, found = self.folded(GradientWork(theta, self.loss, residuals=residuals is not None))
+        if residuals is not None:
+            residuals[...] = np.concatenate(found)
+        return sums
+
+    def folded(self, work: RowWork[Result]) -> Result:
+        """Return what work on all records adds up to: blocks of a table in a binary tree, tables one after the other.
+
+        Who works on them is up to each table.
+        """
+        form = self.blocks.form
+        first, *others = (
+            fold(part.records, _Compared(form, work), numbers=numbers, given=given)
+            for part, numbers, given in self.blocks.shares()
+        )
+        return functools.reduce(work.both, others, first)
 
     def take(self, positions: NDArray[np.int64]) -> Rows:
         """Return the records at sorted positions; only the blocks that hold them are read."""

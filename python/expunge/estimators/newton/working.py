@@ -28,6 +28,7 @@ from expunge.runs.residual import (
     record_quotes,
 )
 from expunge.runs.residual.claim import BeforeAfter, before_after, release_mu, residual_allowance
+from expunge.runs.residual.objective import RowWork
 from expunge.runs.residual.quotes import objective_quotes
 
 __all__ = ["Claim", "Work", "Working"]
@@ -375,11 +376,21 @@ def _polished(objective: Objective, start: Float64, *, claim: Claim, inverse: In
         ) from None
 
 
+class _Longest(RowWork[float]):
+    """Norm of the longest of some rows of each block."""
+
+    def of(self, rows: Rows, *, threads: int | None = None) -> float:
+        some = rows.X[:: -(-len(rows) // _LOOKED_AT)]
+        with np.errstate(over="ignore"):  # infinite is far
+            return float(np.linalg.norm(some, axis=1).max())
+
+    def both(self, one: float, two: float) -> float:
+        return max(one, two)
+
+
 def _length(objective: Objective) -> float:
     """Return the norm of the longest of some rows: it tells how far noise moves logits, and no claim rests on it."""
-    looked_at = (block.X[:: -(-len(block) // _LOOKED_AT)] for block in objective.blocks)
-    with np.errstate(over="ignore"):  # infinite is far
-        return max(float(np.linalg.norm(rows, axis=1).max()) for rows in looked_at)
+    return float(objective.folded(_Longest()))
 
 
 def _with_noise(theta: Float64, *, claim: Claim, normals: Normals) -> Float64:

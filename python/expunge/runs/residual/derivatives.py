@@ -9,14 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from expunge.runs.residual.gradients import GradientSums, SumTree, gradient_sums
-from expunge.runs.residual.objective import Objective
+from expunge.runs.residual.curvature import PIECE, hessian_of
+from expunge.runs.residual.gradients import GradientSums, gradient_sums
+from expunge.runs.residual.objective import Objective, Rows, RowWork, sums_of
 
-__all__ = ["Derivatives", "Part", "RowBlocks", "derivatives", "derivatives_of", "rounding"]
+__all__ = ["Derivatives", "Part", "Summed", "derivatives", "derivatives_of", "rounding"]
 
 Float64 = NDArray[np.float64]
 
@@ -67,19 +69,22 @@ class Part:
 
 
 @dataclass(frozen=True, eq=False)
-class RowBlocks:
-    """Features of an objective's records, a block at a time, as often as asked for."""
+class Summed:
+    """Rows that were read a block at a time and are not kept, and what was summed meanwhile.
 
-    objective: Objective
+    Attributes
+    ----------
+    shape : (int, int)
+        Rows and columns.
+    hessians : tuple of ndarray, shape (m, m)
+        Of each part, without the penalty.
+    pieces : int
+        At least the number of products that each of them is a sum of.
+    """
 
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Rows and columns."""
-        return len(self.objective), self.objective.n_features
-
-    def __iter__(self) -> Iterator[Float64]:
-        for block in self.objective.blocks:
-            yield block.X
+    shape: tuple[int, int]
+    hessians: tuple[Float64, ...]
+    pieces: int
 
 
 @dataclass(frozen=True)
@@ -88,8 +93,8 @@ class Derivatives:
 
     Attributes
     ----------
-    rows : ndarray, shape (n, p), or RowBlocks
-        Features, in memory or a block at a time.
+    rows : ndarray, shape (n, p), or Summed
+        Features, in memory or read before.
     theta : ndarray, shape (q, p)
         Where the derivatives were taken.
     weights : ndarray, shape (n,)
@@ -102,7 +107,7 @@ class Derivatives:
         What falls apart.
     """
 
-    rows: Float64 | RowBlocks
+    rows: Float64 | Summed
     theta: Float64
     weights: Float64
     norms: Float64
@@ -136,28 +141,48 @@ def derivatives(
 
 
 def derivatives_of(objective: Objective, theta: Float64) -> Derivatives:
-    """Return residuals and curvatures of the records of an objective at theta, in one pass over its blocks."""
-    n, q = len(objective), objective.n_outputs
-    residuals, share, norms = np.empty((n, q)), np.ones(n), np.empty(n)
-    labels = None if objective.loss == "squared" else np.empty(n, dtype=np.int64)
-    tree, start = SumTree(), 0
-    for block in objective.blocks:
-        part = slice(start, start + len(block))
-        start = part.stop
-        tree.add(objective.sums_of(block, theta, residuals=residuals[part]))
-        norms[part] = _norms_above(block.X, None)
-        if block.weights is not None:
-            share[part] = block.weights
-        if labels is not None and block.labels is not None:
-            labels[part] = block.labels
-    rows = RowBlocks(objective)
+    """Return residuals and curvatures of the records of an objective at theta, and Hessians, in one pass."""
+    found: _Seen = objective.folded(_DerivativeWork(theta, objective.loss))
+    residuals, share, norms, labels = (np.concatenate(parts) for parts in zip(*found.rows, strict=True))
+    rows = Summed((len(residuals), objective.n_features), found.hessians, found.pieces)
     return _derivatives(
-        rows, theta, residuals, tree.total(), share, norms, loss=objective.loss, labels=labels, alpha=objective.alpha
+        rows, theta, residuals, found.sums, share, norms, loss=objective.loss, labels=labels, alpha=objective.alpha
     )
 
 
+class _Seen(NamedTuple):
+    """Sums over blocks, and residuals, weights, norms and labels of each."""
+
+    sums: GradientSums
+    hessians: tuple[Float64, ...]
+    pieces: int
+    rows: tuple[tuple[Float64, Float64, Float64, NDArray[np.int64]], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class _DerivativeWork(RowWork[_Seen]):
+    theta: Float64
+    loss: str
+
+    def of(self, rows: Rows, *, threads: int | None = None) -> _Seen:
+        n = len(rows)
+        residuals = np.empty((n, len(self.theta)))
+        sums = sums_of(rows, self.theta, loss=self.loss, residuals=residuals, threads=threads)
+        share = rows.weighed()
+        labels = np.zeros(n, dtype=np.int64) if rows.labels is None else rows.labels
+        with np.errstate(all="ignore"):
+            parts = _curvatures(self.loss, residuals, share, labels)
+            hessians = tuple(hessian_of(rows.X, one, threads=threads) for one in parts)
+        return _Seen(sums, hessians, -(-n // PIECE), ((residuals, share, _norms_above(rows.X, None), labels),))
+
+    def both(self, one: _Seen, two: _Seen) -> _Seen:
+        with np.errstate(all="ignore"):
+            hessians = tuple(a + b for a, b in zip(one.hessians, two.hessians, strict=True))
+        return _Seen(one.sums + two.sums, hessians, one.pieces + two.pieces, one.rows + two.rows)
+
+
 def _derivatives(
-    X: Float64 | RowBlocks,
+    X: Float64 | Summed,
     theta: Float64,
     residuals: Float64,
     sums: GradientSums,
@@ -210,28 +235,42 @@ def _parts(
     labels: ArrayLike | None,
 ) -> Iterator[Part]:
     n, q = residuals.shape
+    found = _curvatures(loss, residuals, share, labels)
     if loss == "squared":
-        flat = share[:, None, None]
-        yield Part(slice(0, q), size[:, None], error, flat, np.zeros(n), share, None, math.inf)
+        yield Part(slice(0, q), size[:, None], error, found[0], np.zeros(n), share, None, math.inf)
         return
-    positive = np.where(share > 0.0, share, 1.0)
-    numbers = np.asarray(labels)
     if loss == "logistic":
-        for c in range(q):
-            r = residuals[:, c]
-            # |r| is the probability of the wrong answer, where nothing cancels.
-            curvature = np.abs(r) * np.maximum(0.0, 1.0 - np.abs(r) / positive)
+        for c, curvature in enumerate(found):
             # The curvature's slope by the logit is below 0.1.
             off = share * (0.1 * logit_error + 16 * UNIT) + FAINT
-            bound = np.minimum(curvature + off, 0.25 * share)
-            yield Part(slice(c, c + 1), r[:, None], error, curvature[:, None, None], off, bound, None, math.inf)
+            bound = np.minimum(curvature[:, 0, 0] + off, 0.25 * share)
+            yield Part(slice(c, c + 1), residuals[:, c, None], error, curvature, off, bound, None, math.inf)
         return
-    probabilities = residuals / positive[:, None]
-    probabilities[np.arange(n), numbers] += 1.0
-    probabilities = np.clip(probabilities, 0.0, 1.0)
-    curvatures = -share[:, None, None] * probabilities[:, :, None] * probabilities[:, None, :]
-    curvatures[:, np.arange(q), np.arange(q)] += share[:, None] * probabilities
+    probabilities, curvatures = _probabilities(residuals, share, labels), found[0]
     # diag p - p p^T moves by at most three times what p does.
     off = 4.0 * (error + share * 4 * UNIT) + share * 8 * q * UNIT
     bound = np.minimum(np.sqrt(np.einsum("nab,nab->n", curvatures, curvatures)) + off, 0.5 * share)
     yield Part(slice(0, q), residuals, error, curvatures, off, bound * (1.0 + 2.0**-40), probabilities, math.inf)
+
+
+def _curvatures(loss: str, residuals: Float64, share: Float64, labels: ArrayLike | None) -> list[Float64]:
+    """Return the second derivatives of the weighted losses, shape (n, k, k) for each part."""
+    q = residuals.shape[1]
+    if loss == "squared":
+        return [share[:, None, None]]
+    if loss == "logistic":
+        # |r| is the probability of the wrong answer, where nothing cancels.
+        wrong = np.abs(residuals)
+        chances = wrong * np.maximum(0.0, 1.0 - wrong / np.where(share > 0.0, share, 1.0)[:, None])
+        return [chances[:, c, None, None] for c in range(q)]
+    probabilities = _probabilities(residuals, share, labels)
+    curvatures = -share[:, None, None] * probabilities[:, :, None] * probabilities[:, None, :]
+    curvatures[:, np.arange(q), np.arange(q)] += share[:, None] * probabilities
+    return [curvatures]
+
+
+def _probabilities(residuals: Float64, share: Float64, labels: ArrayLike | None) -> Float64:
+    """Return those of softmax, shape (n, q)."""
+    found = residuals / np.where(share > 0.0, share, 1.0)[:, None]
+    found[np.arange(len(found)), np.asarray(labels)] += 1.0
+    return np.clip(found, 0.0, 1.0)

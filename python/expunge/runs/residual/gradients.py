@@ -16,9 +16,10 @@ from expunge import _validate
 from expunge._kernels import backend
 from expunge._types import AnyArray
 from expunge.accounting._float_mode import ieee_arithmetic
-from expunge.data.blocks import Block, Records
+from expunge.data.blocks import Block, BlockWork, Records
+from expunge.data.folding import fold
 
-__all__ = ["LOSSES", "GradientSums", "SumTree", "float_rows", "gradient_sums"]
+__all__ = ["LOSSES", "GradientSums", "float_rows", "gradient_sums"]
 
 Float64 = NDArray[np.float64]
 
@@ -150,32 +151,6 @@ def _norm_above(values: Float64) -> float:
     return largest * math.sqrt(float(parts @ parts)) * (1.0 + 2.0 * _rounding(parts.size + 8))
 
 
-class SumTree:
-    """Sums of consecutive blocks, added in a binary tree over their numbers: the same bits however they come.
-
-    It keeps one partial sum of a level at most, as a binary counter does.
-    """
-
-    def __init__(self) -> None:
-        self._nodes: list[tuple[int, GradientSums]] = []
-
-    def add(self, sums: GradientSums) -> None:
-        """Take the sums of the next block."""
-        level = 0
-        while self._nodes and self._nodes[-1][0] == level:
-            sums = self._nodes.pop()[1] + sums
-            level += 1
-        self._nodes.append((level, sums))
-
-    def total(self) -> GradientSums:
-        """Return the sums of all blocks, of which there is at least one."""
-        nodes = [sums for _, sums in reversed(self._nodes)]
-        total = nodes[0]
-        for sums in nodes[1:]:
-            total = sums + total
-        return total
-
-
 def float_rows(block: Block, *, fit_intercept: bool) -> Float64:
     """Return the features of a block as float64, with a constant column last where an intercept is fitted."""
     if not fit_intercept:
@@ -305,22 +280,48 @@ def _table_sums(
         given = _validate.real_array("weights", weights, ndim=1, low=0.0)
         if len(given) != n:
             raise ValueError(f"weights must have length {n}, got {len(given)}")
-    sums = SumTree()
-    for block in records.blocks(threads=threads):
-        part = slice(block.start, block.start + len(block))
-        sums.add(
-            gradient_sums(
-                float_rows(block, fit_intercept=False),
-                theta,
-                loss=loss,
-                targets=_target_rows(block.y) if loss == "squared" else None,
-                labels=None if loss == "squared" else block.y,
-                weights=None if given is None else given[part],
-                residuals=None if residuals is None else residuals[part],
-                threads=threads,
-            )
+    size = records.block_rows
+    parameters = _validate.real_array("theta", theta, ndim=2)
+
+    def weight_of(number: int) -> Float64 | None:
+        return None if given is None else given[number * size : (number + 1) * size]
+
+    work = _TableWork(parameters, loss, residuals is not None)
+    sums, found = fold(records, work, given=weight_of, threads=threads)
+    if residuals is not None:
+        residuals[...] = np.concatenate(found)
+    return sums
+
+
+@dataclass(frozen=True, eq=False)
+class _TableWork(BlockWork["Float64 | None", "tuple[GradientSums, tuple[Float64, ...]]"]):
+    """Sums of the gradients of a block, and its residuals if they are wanted."""
+
+    theta: Float64
+    loss: str
+    residuals: bool
+
+    def of(
+        self, records: Records, block: Block, given: Float64 | None, *, threads: int | None
+    ) -> tuple[GradientSums, tuple[Float64, ...]]:
+        kept = np.empty((len(block), len(self.theta))) if self.residuals else None
+        squared = self.loss == "squared"
+        sums = gradient_sums(
+            float_rows(block, fit_intercept=False),
+            self.theta,
+            loss=self.loss,
+            targets=_target_rows(block.y) if squared else None,
+            labels=None if squared else block.y,
+            weights=given,
+            residuals=kept,
+            threads=threads,
         )
-    return sums.total()
+        return sums, () if kept is None else (kept,)
+
+    def both(
+        self, one: tuple[GradientSums, tuple[Float64, ...]], two: tuple[GradientSums, tuple[Float64, ...]]
+    ) -> tuple[GradientSums, tuple[Float64, ...]]:
+        return one[0] + two[0], one[1] + two[1]
 
 
 def _target_rows(y: AnyArray | None) -> AnyArray | None:

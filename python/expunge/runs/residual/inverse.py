@@ -9,14 +9,14 @@ import scipy.linalg
 from numpy.typing import NDArray
 from scipy.special import expit, softmax
 
-from expunge.runs.residual.curvature import add_hessian
-from expunge.runs.residual.objective import Objective, Rows
+from expunge._kernels.backend import one_blas_thread
+from expunge.runs.residual.curvature import PIECE, add_hessian, hessian_of
+from expunge.runs.residual.objective import Objective, Rows, RowWork
 
 __all__ = ["InverseHessian"]
 
 Float64 = NDArray[np.float64]
 
-_ROWS = 2048  # at a time, while a Hessian is summed
 # Removing records divides by 1 - leverage; below this the inverse would lose digits, and is computed anew.
 _LEAST_PIVOT = 1e-3
 
@@ -49,13 +49,7 @@ class InverseHessian:
         ValueError
             If rounding leaves no positive definite matrix: alpha is then far too small for these features.
         """
-        q, p = theta.shape
-        sizes = {"squared": (1, p), "logistic": (q, p), "softmax": (1, q * p)}
-        count, size = sizes[objective.loss]
-        total = np.zeros((count, size, size))
-        for block in objective.blocks:
-            for start in range(0, len(block), _ROWS):
-                _add_hessian(total, block, slice(start, start + _ROWS), theta, objective.loss)
+        total = objective.folded(_HessianWork(theta, objective.loss))
         return cls(np.stack([_inverted(part, objective.alpha) for part in total]), theta.copy(), objective.loss)
 
     def step(self, gradient: Float64) -> Float64:
@@ -109,18 +103,47 @@ def _weights(rows: Rows, part: slice) -> Float64:
     return np.ones(count) if rows.weights is None else rows.weights[part]
 
 
-def _add_hessian(total: Float64, rows: Rows, part: slice, theta: Float64, loss: str) -> None:
-    """Add some rows' share of the Hessian, without the penalty."""
-    X, weights = rows.X[part], _weights(rows, part)
-    if loss == "softmax":
-        chances = softmax(X @ theta.T, axis=1)
-        curvatures = -weights[:, np.newaxis, np.newaxis] * chances[:, :, np.newaxis] * chances[:, np.newaxis, :]
-        curvatures[:, np.arange(len(theta)), np.arange(len(theta))] += weights[:, np.newaxis] * chances
-        add_hessian(total[0], X, curvatures)
-        return
-    by_output = weights[:, np.newaxis] if loss == "squared" else _curvatures(X, theta, weights)
-    for matrix, curvatures in zip(total, by_output.T, strict=True):
-        add_hessian(matrix, X, curvatures[:, np.newaxis, np.newaxis])
+@dataclass(frozen=True, eq=False)
+class _HessianWork(RowWork[Float64]):
+    """Hessians of the losses at theta, without the penalty: one for each part, shape (parts, m, m)."""
+
+    theta: Float64
+    loss: str
+
+    def of(self, rows: Rows, *, threads: int | None = None) -> Float64:
+        with one_blas_thread():
+            found = [self._curvatures(rows, piece) for piece in _pieces(rows)]
+        joined = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        return np.stack([hessian_of(rows.X, curvatures, threads=threads) for curvatures in joined])
+
+    def both(self, one: Float64, two: Float64) -> Float64:
+        return one + two
+
+    def onto(self, result: Float64 | None, rows: Rows) -> Float64:
+        if result is None:
+            q, p = self.theta.shape
+            count, size = {"squared": (1, p), "logistic": (q, p), "softmax": (1, q * p)}[self.loss]
+            result = np.zeros((count, size, size))
+        for piece in _pieces(rows):
+            for matrix, curvatures in zip(result, self._curvatures(rows, piece), strict=True):
+                add_hessian(matrix, rows.X[piece], curvatures)
+        return result
+
+    def _curvatures(self, rows: Rows, piece: slice) -> list[Float64]:
+        """Return the second derivatives of some rows' losses, (n, k, k) for each part."""
+        X, weights = rows.X[piece], _weights(rows, piece)
+        if self.loss == "softmax":
+            chances = softmax(X @ self.theta.T, axis=1)
+            curvatures = -weights[:, np.newaxis, np.newaxis] * chances[:, :, np.newaxis] * chances[:, np.newaxis, :]
+            q = len(self.theta)
+            curvatures[:, np.arange(q), np.arange(q)] += weights[:, np.newaxis] * chances
+            return [curvatures]
+        by_output = weights[:, np.newaxis] if self.loss == "squared" else _curvatures(X, self.theta, weights)
+        return [one[:, np.newaxis, np.newaxis] for one in by_output.T]
+
+
+def _pieces(rows: Rows) -> list[slice]:
+    return [slice(start, start + PIECE) for start in range(0, len(rows), PIECE)]
 
 
 def _curvatures(X: Float64, theta: Float64, weights: Float64) -> Float64:

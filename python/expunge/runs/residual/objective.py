@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import functools
 import operator
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +19,10 @@ from numpy.typing import NDArray
 from expunge import _validate
 from expunge.runs.residual.gradients import LOSSES, GradientSums, gradient_sums
 
-__all__ = ["Objective", "Rows", "block_rows", "blocks_of"]
+__all__ = ["GradientWork", "Objective", "RowWork", "Rows", "block_rows", "blocks_of", "sums_of"]
 
 Float64 = NDArray[np.float64]
+Result = TypeVar("Result")
 
 _BLOCK_BYTES = 2**22  # of features; a deletion copies one block
 _RANGE_ROWS = 512  # of the kernel's ranges, each of which is one thread's at a time
@@ -98,6 +101,60 @@ def blocks_of(rows: Rows) -> tuple[Rows, ...]:
     return tuple(rows.take(np.arange(start, min(start + size, len(rows)))) for start in starts)
 
 
+class RowWork(ABC, Generic[Result]):
+    """Work on records, a block at a time, whose results add up; it can be pickled."""
+
+    @abstractmethod
+    def of(self, rows: Rows, *, threads: int | None = None) -> Result:
+        """Return the result of a block, whose bits do not depend on ``threads``."""
+
+    @abstractmethod
+    def both(self, one: Result, two: Result) -> Result:
+        """Return the result of neighbours, the first of which comes first."""
+
+    def onto(self, result: Result | None, rows: Rows) -> Result:
+        """Return a result with that of the next block, which lies in memory."""
+        found = self.of(rows)
+        return found if result is None else self.both(result, found)
+
+
+@dataclass(frozen=True, eq=False)
+class GradientWork(RowWork[tuple[GradientSums, tuple[Float64, ...]]]):
+    """Sums of gradients, and residuals of each block if they are wanted."""
+
+    theta: Float64
+    loss: str
+    residuals: bool = False
+
+    def of(self, rows: Rows, *, threads: int | None = None) -> tuple[GradientSums, tuple[Float64, ...]]:
+        """Return the sums of a block."""
+        kept = np.empty((len(rows), len(self.theta))) if self.residuals else None
+        sums = sums_of(rows, self.theta, loss=self.loss, residuals=kept, threads=threads)
+        return sums, () if kept is None else (kept,)
+
+    def both(
+        self, one: tuple[GradientSums, tuple[Float64, ...]], two: tuple[GradientSums, tuple[Float64, ...]]
+    ) -> tuple[GradientSums, tuple[Float64, ...]]:
+        """Return sums added, and residuals side by side."""
+        return one[0] + two[0], one[1] + two[1]
+
+
+def sums_of(
+    rows: Rows, theta: Float64, *, loss: str, residuals: Float64 | None = None, threads: int | None = None
+) -> GradientSums:
+    """Return the sums of gradients over some records."""
+    return gradient_sums(
+        rows.X,
+        theta,
+        loss=loss,
+        targets=rows.targets,
+        labels=rows.labels,
+        weights=rows.weights,
+        residuals=residuals,
+        threads=threads,
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class Objective:
     """Sum over records of weight times loss, plus ``alpha/2 |theta|^2``: alpha-strongly convex in theta.
@@ -148,15 +205,15 @@ class Objective:
 
     def sums_of(self, rows: Rows, theta: Float64, *, residuals: Float64 | None = None) -> GradientSums:
         """Return the sums over some records, which need not be among those of the objective."""
-        return gradient_sums(
-            rows.X,
-            theta,
-            loss=self.loss,
-            targets=rows.targets,
-            labels=rows.labels,
-            weights=rows.weights,
-            residuals=residuals,
-        )
+        return sums_of(rows, theta, loss=self.loss, residuals=residuals)
+
+    def folded(self, work: RowWork[Result]) -> Result:
+        """Return what work on all records adds up to."""
+        first, *others = self.blocks or (self._none(),)
+        result = work.onto(None, first)
+        for block in others:
+            result = work.onto(result, block)
+        return result
 
     def gradient(self, theta: Float64, sums: GradientSums) -> Float64:
         """Return the gradient at theta, penalty included, from the sums there."""

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from expunge._kernels import backend
+from expunge._kernels.backend import one_blas_thread
 from expunge.runs.residual.derivatives import FAINT, rounding
+from expunge.runs.residual.objective import Objective, Rows, RowWork
 
-__all__ = ["Products", "products", "products_of_blocks"]
+__all__ = ["Products", "products", "products_of"]
 
 Float64 = NDArray[np.float64]
 
@@ -45,12 +47,24 @@ class Products:
     terms: int
 
 
-def products_of_blocks(blocks: Iterable[Float64], matrices: Float64) -> list[Products]:
-    """Return the products of rows that come in blocks with each of some matrices, in one pass."""
-    found: list[list[Products]] = [[] for _ in matrices]
-    for rows in blocks:
-        for some, matrix in zip(found, matrices, strict=True):
-            some.append(products(rows, matrix))
+@dataclass(frozen=True, eq=False)
+class _ProductWork(RowWork[list[list[Products]]]):
+    """Products of rows with each of some matrices, block by block."""
+
+    matrices: Float64
+
+    def of(self, rows: Rows, *, threads: int | None = None) -> list[list[Products]]:
+        """Return the products of a block with each matrix, on one thread of BLAS each."""
+        with one_blas_thread():
+            return [[products(rows.X, matrix, threads=threads, shared=True)] for matrix in self.matrices]
+
+    def both(self, one: list[list[Products]], two: list[list[Products]]) -> list[list[Products]]:
+        """Return those of both for each matrix."""
+        return [first + second for first, second in zip(one, two, strict=True)]
+
+
+def products_of(objective: Objective, matrices: Float64) -> list[Products]:
+    """Return the products of an objective's records with each of some matrices, in one pass."""
     return [
         Products(
             np.concatenate([one.leverages for one in some]),
@@ -59,12 +73,15 @@ def products_of_blocks(blocks: Iterable[Float64], matrices: Float64) -> list[Pro
             np.concatenate([one.error for one in some]),
             some[0].terms,
         )
-        for some in found
+        for some in objective.folded(_ProductWork(matrices))
     ]
 
 
-def products(rows: Float64, matrix: Float64, *, threads: int | None = None) -> Products:
-    """Return the products of rows with a symmetric matrix: one product of matrices, and a pass over its blocks."""
+def products(rows: Float64, matrix: Float64, *, threads: int | None = None, shared: bool = False) -> Products:
+    """Return the products of rows with a symmetric matrix: one product of matrices, and a pass over its blocks.
+
+    If the work is ``shared``, each thread takes a block; otherwise BLAS and the kernel divide one among all.
+    """
     n, p = rows.shape
     m = len(matrix)
     k = m // p if p else 1
@@ -72,21 +89,32 @@ def products(rows: Float64, matrix: Float64, *, threads: int | None = None) -> P
     right = matrix if k == 1 else np.ascontiguousarray(matrix.reshape(k, p, m).transpose(1, 0, 2)).reshape(p, k * m)
     leverages, squares, norms = np.empty((n, k, k)), np.empty((n, k, k)), np.empty(n)
     step = max(_LEAST, _BLOCK // max(k * m, 1))
-    space = np.empty((min(step, n), k * m))
-    with np.errstate(all="ignore"):
-        for begin in range(0, n, step):
-            end = min(begin + step, n)
-            block = space[: end - begin]
+    workers = (backend.default_threads() if threads is None else threads) if shared else 1
+    spaces = [np.empty((min(step, n), k * m)) for _ in range(workers)]
+
+    def fill(begin: int) -> None:
+        end, space = min(begin + step, n), spaces.pop()
+        block = space[: end - begin]
+        with np.errstate(all="ignore"):
             np.matmul(rows[begin:end], right, out=block)
-            backend.HOST.run(
-                "residual_leverages",
-                rows[begin:end],
-                block.reshape(end - begin, k, k, p),
-                leverages[begin:end],
-                squares[begin:end],
-                norms[begin:end],
-                threads=threads,
-            )
+        backend.HOST.run(
+            "residual_leverages",
+            rows[begin:end],
+            block.reshape(end - begin, k, k, p),
+            leverages[begin:end],
+            squares[begin:end],
+            norms[begin:end],
+            threads=1 if shared else threads,
+        )
+        spaces.append(space)
+
+    if workers == 1:
+        for begin in range(0, n, step):
+            fill(begin)
+    else:
+        with ThreadPoolExecutor(workers) as pool:
+            list(pool.map(fill, range(0, n, step)))
+    with np.errstate(all="ignore"):
         # Squares that vanish are below what is added to their sums.
         square = float(np.einsum("ij,ij->", matrix, matrix)) + matrix.size * 1e-323
         largest = math.sqrt(square) * (1.0 + rounding(matrix.size + 8)) if square < math.inf else math.inf

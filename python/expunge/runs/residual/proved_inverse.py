@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from expunge import _validate
 from expunge.accounting._float_mode import ieee_arithmetic
-from expunge.runs.residual.curvature import add_hessian
-from expunge.runs.residual.derivatives import FAINT, UNIT, Derivatives, Part, RowBlocks, derivatives, rounding
+from expunge.runs.residual.curvature import PIECE, add_hessian
+from expunge.runs.residual.derivatives import FAINT, UNIT, Derivatives, Summed, derivatives, rounding
 from expunge.runs.residual.gradients import validated_problem
 
 __all__ = ["ProvedInverse", "prove_inverse"]
@@ -20,7 +19,6 @@ __all__ = ["ProvedInverse", "prove_inverse"]
 Float64 = NDArray[np.float64]
 
 LEAST_ALPHA, LARGEST_ALPHA = 1e-30, 1e30  # far from where products of bounds vanish
-_BLOCK = 2048  # rows added by one product
 
 
 @dataclass(frozen=True)
@@ -136,8 +134,8 @@ def proved(found: Derivatives, *, alpha: float, inverse: ArrayLike | None) -> Pr
             raise ValueError(f"inverse must have shape {shape}, got {given.shape}")
     matrices, defects, norms = np.zeros(shape), np.full(len(orders), math.inf), np.full(len(orders), math.inf)
     with np.errstate(all="ignore"):
-        for number, part in enumerate(found.parts):
-            hessian, error = _hessian(found, part, alpha)
+        for number in range(len(found.parts)):
+            hessian, error = _hessian(found, number, alpha)
             matrix = _inverse_of(hessian) if given is None else (given[number] + given[number].T) / 2.0
             norms[number] = (1.0 + 4.0 * UNIT) / alpha
             if matrix is None or not (np.isfinite(matrix).all() and np.isfinite(hessian).all()):
@@ -151,32 +149,26 @@ def proved(found: Derivatives, *, alpha: float, inverse: ArrayLike | None) -> Pr
     return ProvedInverse(matrices, defects, norms, found.theta.copy(), alpha, found.rows.shape[0])
 
 
-def _hessian(found: Derivatives, part: Part, alpha: float) -> tuple[Float64, float]:
+def _hessian(found: Derivatives, number: int, alpha: float) -> tuple[Float64, float]:
     """Return a part's Hessian as summed, and at least the operator norm of its error."""
-    n, p = found.rows.shape
+    part, rows = found.parts[number], found.rows
+    n, p = rows.shape
     k = part.curvatures.shape[1]
-    hessian = np.zeros((k * p, k * p))
-    blocks = 0
-    for rows, begin, end in _blocks(found.rows):
-        blocks += 1
-        add_hessian(hessian, rows, part.curvatures[begin:end])
+    if isinstance(rows, Summed):
+        hessian, pieces = rows.hessians[number].copy(), rows.pieces
+    else:
+        hessian, pieces = np.zeros((k * p, k * p)), -(-n // PIECE)
+        for begin in range(0, n, PIECE):
+            add_hessian(hessian, rows[begin : begin + PIECE], part.curvatures[begin : begin + PIECE])
     hessian[np.diag_indices(k * p)] += alpha
     # The absolute values of diag p - p p^T have rows that add up to 2 p (1 - p), at most 1/2.
     absolute = found.weights if part.probabilities is not None else part.curvatures[:, 0, 0]
     square = found.norms**2
-    additions = min(n, _BLOCK) + 2 * blocks + 12
+    # Of the pieces: one after the other, or those of a block so and the blocks in a tree, which are fewer.
+    additions = min(n, PIECE) + 2 * pieces + 12
     error = rounding(additions) * (float(absolute @ square) + alpha * math.sqrt(k * p))
     faint = FAINT * n * k * p * (1.0 + math.sqrt(float(absolute @ square)))
     return hessian, (error + float(part.curvature_error @ square)) * (1.0 + 2.0 * rounding(n + 20)) + faint
-
-
-def _blocks(rows: Float64 | RowBlocks) -> Iterator[tuple[Float64, int, int]]:
-    start = 0
-    for some in [rows] if isinstance(rows, np.ndarray) else rows:
-        for begin in range(0, len(some), _BLOCK):
-            end = min(begin + _BLOCK, len(some))
-            yield some[begin:end], start + begin, start + end
-        start += len(some)
 
 
 def _inverse_of(hessian: Float64) -> Float64 | None:

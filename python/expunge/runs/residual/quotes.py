@@ -16,11 +16,11 @@ from numpy.typing import ArrayLike, NDArray
 from expunge import _validate
 from expunge.accounting import gdp_epsilon
 from expunge.accounting._float_mode import ieee_arithmetic
-from expunge.runs.residual.derivatives import Derivatives, RowBlocks, derivatives, derivatives_of
+from expunge.runs.residual.derivatives import Derivatives, derivatives, derivatives_of
 from expunge.runs.residual.gradients import validated_problem
 from expunge.runs.residual.objective import Objective
 from expunge.runs.residual.one_step import PartQuotes, quote_part
-from expunge.runs.residual.products import Products, products, products_of_blocks
+from expunge.runs.residual.products import Products, products, products_of
 from expunge.runs.residual.proved_inverse import LARGEST_ALPHA, LEAST_ALPHA, ProvedInverse, proved
 
 __all__ = ["RecordQuotes", "objective_quotes", "record_quotes"]
@@ -220,18 +220,17 @@ def objective_quotes(
 ) -> RecordQuotes:
     """Return what `record_quotes` returns for some records of an objective, whose blocks are read, none of them kept.
 
-    One pass finds the derivatives, one for each part of the loss its Hessian, one more the products with the inverses.
+    One pass finds the derivatives and the Hessian of each part of the loss, another the products with the inverses.
     """
     _validate.number("alpha", objective.alpha, low=LEAST_ALPHA, high=LARGEST_ALPHA)
     found = derivatives_of(objective, theta)
     inverse = proved(found, alpha=objective.alpha, inverse=None)
-    blocks = RowBlocks(objective)
     parts = [
         quote_part(
             part, one, found.norms, loss=objective.loss, alpha=objective.alpha, defect=float(defect), norm=float(norm)
         )
         for part, one, defect, norm in zip(
-            found.parts, products_of_blocks(blocks, inverse.matrices), inverse.defects, inverse.norms, strict=True
+            found.parts, products_of(objective, inverse.matrices), inverse.defects, inverse.norms, strict=True
         )
     ]
     return _quotes(found, parts, rows, objective.alpha, noise_std, mu, delta, None, None)
