@@ -358,7 +358,7 @@ def test_the_contraction_is_rounded_up(seed):
         values = mpmath.eigsy(rows.T * rows + mpmath.mpf(alpha) * mpmath.eye(3), eigvals_only=True)
         smallest = min(values[i] for i in range(3))
         true = 1 - mpmath.mpf(eta) * smallest
-        assert true <= bounds._outward(deletion.contraction, deletion) <= true + mpmath.mpf("1e-13")
+        assert true <= bounds._outward(deletion.contraction, deletion.reference) <= true + mpmath.mpf("1e-13")
 
 
 def test_no_eigenvalue_falls_below_the_penalty_and_no_step_expands():
@@ -372,4 +372,4 @@ def test_no_eigenvalue_falls_below_the_penalty_and_no_step_expands():
         for basis in (deletion.reference, deletion.basis(())):
             assert np.all(basis.a <= 1.0)
             assert np.all(basis.a >= -1e-8)
-        assert bounds._outward(deletion.contraction, deletion) <= 1.0
+        assert bounds._outward(deletion.contraction, deletion.reference) <= 1.0

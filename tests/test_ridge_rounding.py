@@ -402,5 +402,5 @@ def test_contractions_hold_for_eigenvalues_that_are_off(size, monkeypatch):
                 rows = mpmath.matrix(np.delete(X, i, axis=0).tolist())
                 values = mpmath.eigsy(rows.T * rows, eigvals_only=True)
                 smallest.append(min(values) + mpmath.mpf(alpha))
-            assert 1 - mpmath.mpf(eta) * smallest[0] <= _outward(deletion.contraction, deletion)
+            assert 1 - mpmath.mpf(eta) * smallest[0] <= _outward(deletion.contraction, deletion.reference)
             assert 1 - mpmath.mpf(eta) * min(smallest) <= worst._contraction

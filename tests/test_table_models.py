@@ -153,8 +153,6 @@ def test_people_are_quoted_with_all_their_rows(method, kind):
     for absent in ([kind(7)], [kind(1000), kind(7)]):
         with pytest.raises(ValueError, match=r"ids must be ids of .*which no record has"):
             model.quote(table, ids=absent, **TARGET)
-    with pytest.raises(ValueError, match="'uniform'"):
-        model.quote(table, ids=wanted, method="uniform", **TARGET)
     with pytest.raises(ValueError, match="table must have ids"):
         model.quote(open_records(X, target=y), ids=wanted, **TARGET)
 
@@ -217,21 +215,20 @@ def test_a_table_of_another_shape_is_refused():
         model.quote(X, **TARGET)
 
 
-def test_what_needs_the_records_is_refused_by_name():
+def test_a_table_is_given_where_there_are_no_records_and_only_there():
     X, y = data()
     model, table = fitted(X, y)
-    with pytest.raises(TypeError, match="table must be given"):
-        model.quote(**TARGET)
-    with pytest.raises(TypeError, match="table must be omitted"):
-        LangevinRidge(**SETTINGS).fit(X, y).quote(table, **TARGET)
-    with pytest.raises(ValueError, match="by_id and groups"):
-        model.quote(table, by_id=True, **TARGET)
-    for ask, name in (
-        (lambda: model.downdate(0), "downdate"),
-        (lambda: model.privacy_profile(0), "privacy_profile"),
+    other = LangevinRidge(**SETTINGS).fit(X, y)
+    for ask in (
+        lambda one, **more: one.quote(**more, **TARGET),
+        lambda one, **more: one.unlearn(0, **more, **TARGET),
+        lambda one, **more: one.downdate(0, **more),
+        lambda one, **more: one.privacy_profile(0, **more),
     ):
-        with pytest.raises(ValueError, match=f"{name} needs the records, and this model was made from statistics"):
-            ask()
+        with pytest.raises(TypeError, match="table must be given"):
+            ask(model)
+        with pytest.raises(TypeError, match="table must be omitted"):
+            ask(other, table=table)
     assert "holds the history and sums of 400 records" in repr(model)
 
 

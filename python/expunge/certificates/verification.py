@@ -132,7 +132,7 @@ def recomputed_from_table(certificate: Document, records: Records, *, begin: Cal
             y.append(labels[gone])
         check_digests(c, digests.result())
         begin("assumptions")
-        problem = check_of_run.problem(conditions=c.conditions if c.version > 1 else None)
+        problem = check_of_run.problem(conditions=c.conditions if c.version > 1 else None, blocks=records.blocks)
     check_records(c, np.concatenate(X), np.concatenate(y), rows=run.deleted)
     begin("claim")
     return Recomputed(claimed(c, problem), problem)

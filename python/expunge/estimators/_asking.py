@@ -13,6 +13,7 @@ from expunge.data.blocks import Records
 from expunge.estimators._fitting import FittedRidge
 from expunge.estimators._history import History
 from expunge.estimators._records import selected_rows
+from expunge.estimators._table_deletion import read_rows
 from expunge.estimators._table_pass import TablePass
 from expunge.estimators._table_quotes import quote_table
 from expunge.estimators.quotes import Quote, claim_of, quote
@@ -62,8 +63,10 @@ class AskedRidge(FittedRidge):
         ----------
         table : Records, optional
             The table of a model made by `fit_statistics`, as `expunge.data.open_records` returns it: as it was, or
-            without the records deleted since. It is read once, and refused if its records are not those of the model.
-            Models that hold their records take none.
+            without the records deleted since. It is refused if its records are not those of the model, and read once; a
+            further pass finds out whose the rows are for ``by_id``, and one more the worst of all records for rows that
+            go together. Rows that wait for others of their group take at most a gigabyte: of groups that are scattered
+            over a larger table, the others are quoted in further passes. Models that hold their records take none.
         epsilon, delta : float
             Target of the deletion: epsilon >= 0, 0 < delta < 1.
         n_steps : int, optional
@@ -133,31 +136,14 @@ class AskedRidge(FittedRidge):
         442
         """
         history = self._require_history()
+        target = {"epsilon": epsilon, "delta": delta, "n_steps": n_steps, "noise_std": noise_std}
+        named: dict[str, Any] = {"indices": indices, "ids": ids, "rows": rows, "by_id": by_id, "groups": groups}
         if history.sums is not None:
-            if by_id or groups is not None:
-                raise ValueError("by_id and groups need all rows at once, and this model has a table: name ids=")
             found = self._table_pass(table, history)
-            target = {"epsilon": epsilon, "delta": delta, "n_steps": n_steps, "noise_std": noise_std}
             claim = claim_of(history, method=method, **target)  # type: ignore[arg-type]
-            named = {"indices": indices, "ids": ids, "rows": rows}
             return quote_table(history, found, claim, law=self._law(history), threads=threads, **named)
-        if table is not None:
-            raise TypeError("table must be omitted: this model holds its records")
-        return quote(
-            history,
-            epsilon=epsilon,
-            delta=delta,
-            n_steps=n_steps,
-            noise_std=noise_std,
-            method=method,
-            indices=indices,
-            ids=ids,
-            rows=rows,
-            by_id=by_id,
-            groups=groups,
-            law=self._law(history),
-            threads=threads,
-        )
+        self._refuse_table(table, history)
+        return quote(history, **target, method=method, law=self._law(history), threads=threads, **named)  # type: ignore[arg-type]
 
     def _table_pass(self, table: Records | None, history: History) -> TablePass:
         """Return a pass over the table of a model that holds no rows."""
@@ -168,9 +154,9 @@ class AskedRidge(FittedRidge):
         classes = tuple(self.classes_.tolist()) if hasattr(self, "classes_") else None
         return TablePass(table, history, self._fitted["fit_intercept"], classes)
 
-    def _require_rows(self, history: History, what: str) -> None:
-        if history.sums is not None:
-            raise ValueError(f"{what} needs the records, and this model was made from statistics: fit on them")
+    def _refuse_table(self, table: Records | None, history: History) -> None:
+        if table is not None and history.sums is None:
+            raise TypeError("table must be omitted: this model holds its records")
 
     def _rows_to_delete(self, history: History, indices: Any, ids: Any, rows: Any) -> NDArray[np.int64]:
         n, removed = len(history.design), history.removed
@@ -188,6 +174,7 @@ class AskedRidge(FittedRidge):
         rows: ArrayLike | None = None,
         n_steps: int = 0,
         noise_std: float = 0.0,
+        table: Records | None = None,
     ) -> GaussianPair:
         """Return the exact Gaussian pair of deleting records, by dense float64 algebra.
 
@@ -199,6 +186,8 @@ class AskedRidge(FittedRidge):
             Unlearning steps; 0 is the pair at the end of learning.
         noise_std : float
             Noise per unlearning step; 0 is the pair at the end of learning.
+        table : Records, optional
+            The table of a model made by `fit_statistics`, as for `quote`, read once.
 
         Returns
         -------
@@ -226,8 +215,13 @@ class AskedRidge(FittedRidge):
         True
         """
         history = self._require_history()
-        self._require_rows(history, "privacy_profile")
-        deleted = tuple(sorted({*history.removed, *self._rows_to_delete(history, indices, ids, rows).tolist()}))
+        self._refuse_table(table, history)
+        if history.sums is not None:
+            held = read_rows(self._table_pass(table, history), indices=indices, ids=ids, rows=rows)
+            history, chosen = history.holding(held.numbers, held.design, held.targets), held.numbers
+        else:
+            chosen = self._rows_to_delete(history, indices, ids, rows)
+        deleted = tuple(sorted({*history.removed, *chosen.tolist()}))
         last = Phase(count("n_steps", n_steps), number("noise_std", noise_std, low=0), deleted)
         deletion = history.deletion(deleted)
         return deletion.pair(deletion.run(deletion.effective_phases((*history.phases, last))))

@@ -122,8 +122,8 @@ class DeletingRidge(AskedRidge):
             choosing among real draws would change the law that the certificate is about.
         table : Records, optional
             The table of a model made by `fit_statistics`, with its ids where ``ids`` are named: as it was, or without
-            the records deleted since. It is read once; the new model is one of the table without the records. Scores
-            are then R^2 for classifiers too, and the methods are "exact" and "shifted".
+            the records deleted since. It is read once, by the method "uniform" twice; the new model is one of the
+            table without the records. Scores are then R^2 for classifiers too.
 
         Returns
         -------
@@ -192,8 +192,7 @@ class DeletingRidge(AskedRidge):
         ('the noise level was calibrated to the deleted records',)
         """
         history = self._require_history()
-        if history.sums is None and table is not None:
-            raise TypeError("table must be omitted: this model holds its records")
+        self._refuse_table(table, history)
         epsilon = number("epsilon", epsilon, low=0)
         delta = number("delta", delta, low=0, high=1, open_low=True, open_high=True)
         n_steps = count("n_steps", n_steps, low=1)
@@ -205,13 +204,12 @@ class DeletingRidge(AskedRidge):
             raise ValueError("unlearn takes at most one of noise_std and noise_grid, got both")
         read: TableDeletion | None = None
         if history.sums is not None:
-            if method == "uniform":
-                raise ValueError("method must be 'exact' or 'shifted' for records that lie in a table, got 'uniform'")
             history.require_method(method)
-            read = read_deletion(self._table_pass(table, history), indices=indices, ids=ids, rows=rows)
+            found = self._table_pass(table, history)
+            read = read_deletion(found, indices=indices, ids=ids, rows=rows)
             chosen = read.records.numbers
             history = history.holding(chosen, read.records.design, read.records.targets)
-            history = replace(history, digests=read.digests)
+            history = replace(history, digests=read.digests, parts=found.rows)
         else:
             chosen = self._rows_to_delete(history, indices, ids, rows)
         condition = self._lost_class(history, chosen, last_of_class)
@@ -384,7 +382,12 @@ class DeletingRidge(AskedRidge):
         return self
 
     def downdate(
-        self, indices: ArrayLike | None = None, *, ids: ArrayLike | None = None, rows: ArrayLike | None = None
+        self,
+        indices: ArrayLike | None = None,
+        *,
+        ids: ArrayLike | None = None,
+        rows: ArrayLike | None = None,
+        table: Records | None = None,
     ) -> Released:
         """Return the ridge optimum without some records, solved exactly: the zero-noise baseline.
 
@@ -394,6 +397,8 @@ class DeletingRidge(AskedRidge):
         ----------
         indices, ids, rows : int, str or sequence of them
             Records to leave out, as for `unlearn` (earlier deletions stay out).
+        table : Records, optional
+            The table of a model made by `fit_statistics`, as for `unlearn`, read once.
 
         Returns
         -------
@@ -409,7 +414,10 @@ class DeletingRidge(AskedRidge):
         [0.0, 0.5, 0.5]
         """
         history = self._require_history()
-        self._require_rows(history, "downdate")
+        self._refuse_table(table, history)
+        if history.sums is not None:
+            read = read_deletion(self._table_pass(table, history), indices=indices, ids=ids, rows=rows)
+            return self._release(NormalEquations.of_sums(read.left, alpha=history.alpha).optimum(), (NO_NOISE,))
         chosen = self._rows_to_delete(history, indices, ids, rows)
         keep = np.setdiff1d(history.remaining, chosen)
         equations = NormalEquations.of(history.design[keep], history.targets[keep], alpha=history.alpha)

@@ -80,7 +80,7 @@ class History(RidgeHistory):
             HeldRows(self.design.shape, gone=self.removed),
             HeldRows(self.targets.shape, gone=self.removed),
         )
-        return replace(self, design=design, targets=targets, law=law, sums=sums)
+        return replace(self, design=design, targets=targets, law=law, sums=sums, parts=None)
 
     @property
     def classify(self) -> bool:

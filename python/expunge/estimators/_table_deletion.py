@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +11,10 @@ from numpy.typing import NDArray
 from expunge.certificates.digest import DataDigests
 from expunge.data.statistics import StatisticsBuilder
 from expunge.estimators._records import exact_ids, selected_rows
-from expunge.estimators._table_pass import Part, TablePass, gathered
+from expunge.estimators._table_pass import Part, TablePass, gathered, kind_of
 from expunge.runs.ridge.table_sums import TableSums
 
-__all__ = ["TableDeletion", "are", "read_deletion"]
+__all__ = ["TableDeletion", "are", "read_deletion", "read_rows"]
 
 
 @dataclass(frozen=True)
@@ -47,9 +46,7 @@ def are(part: Part, wanted: list[Any]) -> NDArray[np.bool_]:
     """
     assert part.ids is not None
     ids = part.ids.tolist()
-    if isinstance(ids[0], str) != isinstance(wanted[0], str):
-        kind = "strings" if isinstance(ids[0], str) else "integers"
-        raise TypeError(f"ids must hold {kind}, as the ids of the table are, got {wanted[0]!r}")
+    kind_of(ids[0], wanted[0])
     known = set(wanted)
     return np.fromiter((one in known for one in ids), dtype=bool, count=len(ids))
 
@@ -65,33 +62,15 @@ def read_deletion(table: TablePass, *, indices: Any, ids: Any, rows: Any) -> Tab
     """
     history, records = table.history, table.records
     n, features, outputs = len(history.design), records.n_features, history.targets.shape[1]
-    chosen, wanted = _chooser(table, indices=indices, ids=ids, rows=rows)
+    chosen = Chosen(table, indices=indices, ids=ids, rows=rows)
     digests = DataDigests((n, features)) if history.digests is None else None
-    found: list[Part] = []
     with StatisticsBuilder(n_features=features, n_outputs=outputs, classes=table.classes) as builder:
         for part in table:
             if digests is not None:
                 digests.add(part.design[:, :features], part.y)
-            gone = chosen(part)
-            if not gone.any():
-                builder.add(part.design[:, :features], part.labels)
-                continue
-            found.append(part.chosen(gone))
-            left = part.chosen(~gone)
+            left = chosen.left_of(part)
             builder.add(left.design[:, :features], left.labels)
-        if not found:
-            raise ValueError(f"ids must be ids of the table, got {wanted[0]!r}, which no record in use has")
-        held = gathered(found)
-        if ids is not None:
-            assert held.ids is not None
-            known = set(held.ids.tolist())
-            for one in wanted:
-                if one not in known:
-                    raise ValueError(f"ids must be ids of the table, got {one!r}, which no record in use has")
-        if len(held) >= len(history.remaining):
-            raise ValueError(
-                f"{'ids' if ids is not None else 'rows'} must leave at least one record, got all that remain"
-            )
+        held = chosen.rows()
         sums = TableSums.of(builder.result(), fit_intercept=table.intercept)
     assert history.sums is not None
     history.sums.require_parts(sums, held.design, held.targets)
@@ -100,19 +79,60 @@ def read_deletion(table: TablePass, *, indices: Any, ids: Any, rows: Any) -> Tab
     return TableDeletion(held, sums, known_digests)
 
 
-def _chooser(
-    table: TablePass, *, indices: Any, ids: Any, rows: Any
-) -> tuple[Callable[[Part], NDArray[np.bool_]], list[Any]]:
-    """Return what tells the records to delete, and the ids asked for."""
-    history = table.history
-    if ids is None or indices is not None or rows is not None:
-        named = {"indices": indices, "ids": ids, "rows": rows}
-        n = len(history.design)
-        numbers = selected_rows(None, n=n, removed=history.removed, **named)
-        marked = np.zeros(n, dtype=bool)
-        marked[numbers] = True
-        return lambda part: marked[part.numbers], []
-    if not table.records.has_ids:
-        raise ValueError("table must have ids to delete ids=, got none: name its column of ids, or say rows=")
-    wanted = exact_ids("ids", ids)
-    return lambda part: are(part, wanted), wanted
+def read_rows(table: TablePass, *, indices: Any, ids: Any, rows: Any) -> Part:
+    """Return some records, read in one pass.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `read_deletion`.
+    """
+    chosen = Chosen(table, indices=indices, ids=ids, rows=rows)
+    for part in table:
+        chosen.left_of(part)
+    return chosen.rows()
+
+
+class Chosen:
+    """Records of a table that are named, by id or by number, and gathered on the way."""
+
+    def __init__(self, table: TablePass, *, indices: Any, ids: Any, rows: Any) -> None:
+        history = table.history
+        self._name = "ids" if ids is not None else "indices" if indices is not None else "rows"
+        self._most, self._found, self._wanted = history.n_remaining - 1, list[Part](), list[Any]()
+        self._marked: NDArray[np.bool_] | None = None
+        if ids is None or indices is not None or rows is not None:
+            named = {"indices": indices, "ids": ids, "rows": rows}
+            n = len(history.design)
+            numbers = selected_rows(None, n=n, removed=history.removed, **named)
+            self._marked = np.zeros(n, dtype=bool)
+            self._marked[numbers] = True
+            return
+        if not table.records.has_ids:
+            raise ValueError("table must have ids to delete ids=, got none: name its column of ids, or say rows=")
+        self._wanted = exact_ids("ids", ids)
+
+    def left_of(self, part: Part) -> Part:
+        """Return the other records of a part."""
+        gone = are(part, self._wanted) if self._marked is None else self._marked[part.numbers]
+        if not gone.any():
+            return part
+        self._found.append(part.chosen(gone))
+        return part.chosen(~gone)
+
+    def rows(self) -> Part:
+        """Return the records, once all parts have been seen.
+
+        Raises
+        ------
+        ValueError
+            If an id is none of the table, or no record would be left.
+        """
+        known = {one for part in self._found if part.ids is not None for one in part.ids.tolist()}
+        for one in self._wanted:
+            if one not in known:
+                raise ValueError(f"ids must be ids of the table, got {one!r}, which no record in use has")
+        held = gathered(self._found)
+        if len(held) > self._most:
+            raise ValueError(f"{self._name} must leave at least one record, got all that remain")
+        return held

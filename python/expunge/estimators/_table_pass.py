@@ -15,7 +15,7 @@ from expunge.data.row_digests import DigestTree, block_digest, table_digest
 from expunge.data.statistics import ClassCodes
 from expunge.estimators._history import History
 
-__all__ = ["Part", "TablePass", "gathered"]
+__all__ = ["Part", "TablePass", "gathered", "kind_of"]
 
 Array = NDArray[np.float64]
 Labels = NDArray[np.float64] | NDArray[np.int64]
@@ -61,6 +61,19 @@ def gathered(parts: list[Part]) -> Part:
     numbers, design, targets = (np.concatenate([part[i] for part in parts]) for i in range(3))
     y, labels = np.concatenate([part.y for part in parts]), np.concatenate([part.labels for part in parts])
     return Part(numbers, design, targets, ids, y, labels)
+
+
+def kind_of(known: object, wanted: object) -> None:
+    """Refuse ids of another kind than those of a table.
+
+    Raises
+    ------
+    TypeError
+        If one is a string and the other an integer: 7 is not "7".
+    """
+    if isinstance(known, str) != isinstance(wanted, str):
+        kind = "strings" if isinstance(known, str) else "integers"
+        raise TypeError(f"ids must hold {kind}, as the ids of the table are, got {wanted!r}")
 
 
 @dataclass(frozen=True)
@@ -139,6 +152,11 @@ class TablePass:
                 "table must hold the records that the model was made of, in their order, got others: a value, a target "
                 "or the order has changed since (the digests differ)"
             )
+
+    def rows(self) -> Iterator[tuple[Array, Array]]:
+        """Yield the records in use with their targets, in one more pass."""
+        for part in self:
+            yield part.design, part.targets
 
     def _labels(self, block: Block, codes: ClassCodes | None, outputs: int) -> Labels:
         y = np.asarray(block.y)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -27,10 +27,23 @@ from expunge.runs.ridge import (
     shifted_group_quotes,
     shifted_quotes,
 )
+from expunge.runs.ridge.bounds import UniformBound
+from expunge.runs.ridge.clipping import residual_failure
 from expunge.runs.ridge.cost import LARGEST_NOISE, LEAST_NOISE, DeletionCost, LostNoiseError, check_delta
 from expunge.runs.ridge.law import Phase, SingularPairError
 
-__all__ = ["Claim", "Quote", "QuoteTable", "asked", "claim_of", "from_kernel", "quote", "refuse_lost"]
+__all__ = [
+    "Claim",
+    "Quote",
+    "QuoteTable",
+    "asked",
+    "claim_of",
+    "from_kernel",
+    "may_be_lost",
+    "quote",
+    "refuse_lost",
+    "worst_cases",
+]
 
 Array = NDArray[np.float64]
 
@@ -182,7 +195,8 @@ def quote(
     with tqdm(total=len(names), unit=claim.unit, desc=f"quote ({method})", disable=None, leave=False) as bar:
         if law is None or (members is not None and method == "uniform"):
             rows = [[one] for one in names] if members is None else members
-            return asked(history, rows, claim, bar.update).quote(names, claim)
+            bounds = worst_cases(history, claim, [len(one) for one in rows])
+            return asked(history, rows, claim, bar.update, bounds).quote(names, claim)
         options: dict[str, Any] = {"epsilon": claim.epsilon, "delta": claim.delta}
         options |= {"n_steps": claim.n_steps, "noise_std": claim.noise_std}
         options |= {"threads": threads, "progress": bar.update}
@@ -214,11 +228,30 @@ def claim_of(
     return Claim(method, "record", epsilon, delta, n_steps, noise_std, max(history.phases[0].noise_std, 1e-3))
 
 
-def asked(history: History, rows: Sequence[Any], claim: Claim, progress: Callable[[int], object] | None) -> QuoteTable:
+def worst_cases(history: History, claim: Claim, sizes: Sequence[int]) -> dict[int, UniformBound]:
+    """Return the worst case for each number of rows that go together, in one pass; none but for the method "uniform".
+
+    Of one record it is asked for where kernels leave it to the certificate's own algebra.
+    """
+    if claim.method != "uniform":
+        return {}
+    wanted, learning = sorted(set(sizes)), history.phases[0]
+    delta_s = residual_failure(claim.delta)
+    found = UniformBound.of_sizes(history.deletion(()), wanted, learning=learning, delta_s=delta_s)
+    return dict(zip(wanted, found, strict=True))
+
+
+def asked(
+    history: History,
+    rows: Sequence[Any],
+    claim: Claim,
+    progress: Callable[[int], object] | None,
+    bounds: Mapping[int, UniformBound] | None = None,
+) -> QuoteTable:
     """Return the price of each deletion by the certificate's own algebra, one after the other."""
     table = QuoteTable.empty(len(rows))
     for i, one in enumerate(rows):
-        _ask(history, table, i, one, claim)
+        _ask(history, table, i, one, claim, bounds)
         if progress is not None:
             progress(1)
     return table
@@ -269,18 +302,20 @@ def from_kernel(
     )
     table.direction[~np.isfinite(found.noise_std)] = ""
     rows = [[row] for row in ids] if members is None else members
-    unsure = _may_be_lost(history, law, found.noise_std, members is None, ids)
-    unsure |= np.isfinite(found.noise_std) & (found.noise_std > LARGEST_NOISE)
+    unsure = may_be_lost(history, law, found.noise_std, ids if members is None else None)
     again = np.flatnonzero(unsure).tolist()
+    bounds = worst_cases(history, claim, [len(rows[i]) for i in again]) if again else {}
     for i in tqdm(again, unit=claim.unit, desc="quote, near what float64 resolves", disable=None, leave=False):
-        _ask(history, table, i, rows[i], claim)
+        _ask(history, table, i, rows[i], claim, bounds)
     return table
 
 
-def _may_be_lost(
-    history: History, law: LearningLaw, noise_std: Array, single: bool, rows: NDArray[np.int64]
+def may_be_lost(
+    history: History, law: LearningLaw, noise_std: Array, rows: NDArray[np.int64] | None = None
 ) -> NDArray[np.bool_]:
-    """Return where noise of learning or of the deletion may lie below the floor, by bounds that cost little.
+    """Return where noise is too large, or may lie below the floor, of learning or of the deletion of these rows.
+
+    The bounds cost little.
 
     Noise-free parameters of every run from zero are no longer than its optimum, in each column, and an optimum is no
     longer than |Y| / (2 sqrt(alpha)); those of an unlearning phase lie within 3 such lengths.
@@ -288,9 +323,9 @@ def _may_be_lost(
     crude = 3 * RESOLUTION * float(history.target_sizes.max()) / (2 * math.sqrt(history.alpha))
     learning = law.noise_std or math.inf
     noise = np.minimum(np.where(noise_std > 0, noise_std, math.inf), learning)
-    suspect = noise < max(crude, LEAST_NOISE)
-    if not single or not suspect.any():
-        return suspect
+    suspect, large = noise < max(crude, LEAST_NOISE), np.isfinite(noise_std) & (noise_std > LARGEST_NOISE)
+    if rows is None or not suspect.any():
+        return np.asarray(suspect | large)
     # The optimum without record i is theta + H^-1 x r / (1 - x^T H^-1 x).
     chosen = rows[suspect]
     equations = history.equations()
@@ -302,7 +337,7 @@ def _may_be_lost(
     length = float(np.linalg.norm(optimum, axis=0).max())
     without = length + np.linalg.norm(spread, axis=0) * residual / left
     suspect[suspect] = noise[suspect] < np.maximum(1.001 * RESOLUTION * (length + 2 * without), LEAST_NOISE)
-    return suspect
+    return np.asarray(suspect | large)
 
 
 @dataclass
@@ -346,9 +381,18 @@ class QuoteTable:
         )
 
 
-def _ask(history: History, table: QuoteTable, i: int, rows: Sequence[int], claim: Claim) -> None:
+def _ask(
+    history: History,
+    table: QuoteTable,
+    i: int,
+    rows: Sequence[int],
+    claim: Claim,
+    bounds: Mapping[int, UniformBound] | None,
+) -> None:
     """Fill one row of a quote with the certificate's own algebra."""
-    cost = DeletionCost(history, rows, method=claim.method, epsilon=claim.epsilon, delta=claim.delta)
+    uniform = None if not bounds else bounds[len(rows)]
+    target: dict[str, Any] = {"method": claim.method, "epsilon": claim.epsilon, "delta": claim.delta}
+    cost = DeletionCost(history, rows, **target, uniform=uniform)
     try:
         if claim.noise_std is None:
             assert claim.n_steps is not None

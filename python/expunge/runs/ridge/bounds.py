@@ -20,9 +20,10 @@ from scipy import stats
 from expunge.accounting.shifted import shifted_mu
 from expunge.data.close_products import norm
 from expunge.runs.ridge.clipping import clipped_deltas
-from expunge.runs.ridge.held_rows import all_rows
+from expunge.runs.ridge.held_rows import RowTable
 from expunge.runs.ridge.law import LawPair, Phase, RidgeDeletion, require_squares
 from expunge.runs.ridge.products import Products
+from expunge.runs.ridge.rounding import Basis
 from expunge.runs.ridge.secular import smallest_eigenvalues
 from expunge.runs.ridge.step_blocks import Block, FrameErrors, blocks, n_blocks
 
@@ -164,12 +165,12 @@ def tracked_mu(
     kept = deletion.effective_phases(phases)
     steps = list((sensitivities(deletion, kept, delta_s=delta_s) if known is None else known)[: len(kept)])
     steps += [_no_shift(phase) for phase in kept[len(steps) :]]
-    return _mu_of_path(kept, steps, _outward(deletion.contraction, deletion))
+    return _mu_of_path(kept, steps, _outward(deletion.contraction, deletion.reference))
 
 
-def _outward(contraction: float, deletion: RidgeDeletion) -> float:
+def _outward(contraction: float, basis: Basis) -> float:
     """Round a contraction factor up by the error of the eigenvalue it comes from, to at most 1: no step expands."""
-    return min(contraction + 1.01 * deletion.reference.frame.norm + 4.0 * _EPS, 1.0)
+    return min(contraction + 1.01 * basis.frame.norm + 4.0 * _EPS, 1.0)
 
 
 def _mu_of_path(phases: Sequence[Phase], steps: Sequence[Steps], contraction: float) -> float:
@@ -288,16 +289,7 @@ def claim_of(
 ) -> ShiftedClaim:
     """Return the claim of `shifted_claim` from a deletion that has been made."""
     if uniform:
-        mu = UniformBound(
-            all_rows(deletion.design, what="method 'uniform'"),
-            all_rows(deletion.targets, what="method 'uniform'"),
-            alpha=deletion.alpha,
-            step_size=deletion.step_size,
-            learning=phases[0],
-            delta_s=delta_s,
-            group_size=len(deletion.deleted),
-            products=deletion.products,
-        ).mu(phases)
+        mu = UniformBound.of(deletion, learning=phases[0], delta_s=delta_s).mu(phases)
     else:
         mu = tracked_mu(deletion, phases, delta_s=delta_s)
     forth, back = clipped_deltas(mu, epsilon, failure=delta_s)
@@ -307,14 +299,14 @@ def claim_of(
 class UniformBound:
     """The worst case over all records: what a calibration blind to the record has to assume (an oracle baseline).
 
-    ``group_size`` records deleted together are each as bad as the worst, and share delta_s.
+    ``group_size`` records deleted together are each as bad as the worst, and share delta_s. Records may come some at a
+    time, in one pass: the worst of all is the worst of the worst.
     """
 
-    @np.errstate(over="ignore")
     def __init__(
         self,
-        design: Array,
-        targets: Array,
+        design: RowTable,
+        targets: RowTable,
         *,
         alpha: float,
         step_size: float,
@@ -324,58 +316,109 @@ class UniformBound:
         products: Products | None = None,
     ) -> None:
         run: dict[str, Any] = {"alpha": alpha, "step_size": step_size, "products": products}
-        self._problem = RidgeDeletion(design, targets, **run, deleted=())
-        self._learning = learning
+        self._begin(RidgeDeletion(design, targets, **run, deleted=()), learning, delta_s, group_size)
+        self._see_all()
+
+    @classmethod
+    def of(cls, deletion: RidgeDeletion, *, learning: Phase, delta_s: float) -> UniformBound:
+        """Return the bound for as many records as ``deletion`` deletes, computed once."""
+        key = "uniform", learning, delta_s
+        if key not in deletion.known:
+            (deletion.known[key],) = cls.of_sizes(deletion, [len(deletion.deleted)], learning=learning, delta_s=delta_s)
+        found = deletion.known[key]
+        assert isinstance(found, UniformBound)
+        return found
+
+    @classmethod
+    def of_sizes(
+        cls, deletion: RidgeDeletion, sizes: Sequence[int], *, learning: Phase, delta_s: float
+    ) -> list[UniformBound]:
+        """Return the bounds for several numbers of records deleted together, in one pass over all records."""
+        found = [cls.__new__(cls) for _ in sizes]
+        for one, size in zip(found, sizes, strict=True):
+            one._begin(deletion, learning, delta_s, size)
+        for design, targets in deletion.products.parts(what="method 'uniform'"):
+            for one in found:
+                one._see(design, targets)
+        for one in found:
+            one._finish()
+        return found
+
+    def _begin(self, problem: RidgeDeletion, learning: Phase, delta_s: float, group_size: int) -> None:
         require_squares(learning)
         if learning.n_steps < 1:
             raise ValueError(f"n_steps of learning must be at least 1, got {learning.n_steps}")
-        basis = self._problem.reference
+        self._problem, self._basis = problem, problem.basis(())
+        self._learning, self._group_size = learning, group_size
+        self._tail = delta_s / max(group_size * (learning.n_steps - 1), 1)
+        self._lengths: list[int] = []
+        self._least: list[float] = []
+        self._worst: list[float] = []
+        self._lowest = math.inf
+
+    def _see_all(self) -> None:
+        for design, targets in self._problem.products.parts(what="method 'uniform'"):
+            self._see(design, targets)
+        self._finish()
+
+    @np.errstate(over="ignore")
+    def _see(self, design: Array, targets: Array) -> None:
+        """Take some records in."""
+        basis, learning, step_size, q = self._basis, self._learning, self._problem.step_size, targets.shape[1]
         rows = design @ basis.vectors
         norms = np.linalg.norm(design, axis=1) * (1.0 + 1e-12)
-        tail = delta_s / max(group_size * (learning.n_steps - 1), 1)
-        q = targets.shape[1]
         squares = rows**2
         slack = 8 * (learning.n_steps + basis.a.size) * np.finfo(float).eps
         frame = FrameErrors(basis, learning.n_steps, step_size, 0.0)
-        most, least = float(stats.chi.isf(tail, q)), float(stats.norm.isf(tail))
-        lengths: list[int] = []
-        worst: list[Array] = []
-        pending: list[tuple[Array, Array, Array]] = []
+        most, least = float(stats.chi.isf(self._tail, q)), float(stats.norm.isf(self._tail))
+        pending: list[tuple[int, Array, Array, Array]] = []
         waiting = 0
 
         def settle() -> None:
             # One call for many blocks: the quantile's own cost is small beside that of a call.
-            norm, distance, variance = (np.concatenate(parts) for parts in zip(*pending, strict=True))
-            reached = norm * residual_norm_quantile(distance, variance, q, tail) * (1 + slack)
-            starts = np.cumsum([0, *(len(part[0]) for part in pending[:-1])])
-            worst.append(np.maximum.reduceat(reached, starts))
+            numbers = [one[0] for one in pending]
+            norm, distance, variance = (np.concatenate([one[k] for one in pending]) for k in (1, 2, 3))
+            reached = norm * residual_norm_quantile(distance, variance, q, self._tail) * (1 + slack)
+            starts = np.cumsum([0, *(len(one[1]) for one in pending[:-1])])
+            for number, value in zip(numbers, np.maximum.reduceat(reached, starts), strict=True):
+                self._worst[number] = float(np.maximum(self._worst[number], value))  # NaN stays
             pending.clear()
 
-        for block in blocks(basis, np.zeros_like(basis.moment), learning.n_steps, step_size):
+        self._lengths = []
+        for i, block in enumerate(blocks(basis, np.zeros_like(basis.moment), learning.n_steps, step_size)):
             distance = _distance(rows, targets, block) + norms * frame.mean_off(block)
             variance = learning.noise_std * learning.noise_std * (squares @ block.geometric)
             # The cheap bound is enough to leave out records that cannot be the worst.
             spread = frame.deviation(variance, norms, learning.noise_std)
             variance = spread * spread
-            close = norms * (distance + spread * most) >= (norms * (distance + spread * least)).max()
-            lengths.append(block.length)
-            pending.append((norms[close], distance[close], variance[close]))
-            waiting += int(close.sum())
+            if i == len(self._worst):
+                self._least.append(0.0)
+                self._worst.append(0.0)
+            self._least[i] = float(np.maximum(self._least[i], (norms * (distance + spread * least)).max()))
+            close = ~(norms * (distance + spread * most) < self._least[i])
+            self._lengths.append(block.length)
+            if close.any():
+                pending.append((i, norms[close], distance[close], variance[close]))
+                waiting += int(close.sum())
             if waiting > _SETTLED:
                 settle()
                 waiting = 0
         if pending:
             settle()
-        bound = step_size * group_size * np.concatenate(worst)
-        self._steps = Steps(np.array(lengths, dtype=np.int64), bound)
-        top = float(basis.values[-1])
-        lowest = alpha
-        if group_size == 1:
+        if self._group_size == 1:
             square = float(norms.max()) ** 2
             # A row in the frame is off by its turn, and its square by twice that.
             off = 3.0 * frame.turned * square
-            lowest = float(smallest_eigenvalues(basis.values, rows, floor=alpha, square=square, off=off).min())
-        self._contraction = _outward(max(1.0 - step_size * lowest, step_size * top - 1.0), self._problem)
+            found = smallest_eigenvalues(basis.values, rows, floor=self._problem.alpha, square=square, off=off)
+            self._lowest = min(self._lowest, float(found.min()))
+
+    def _finish(self) -> None:
+        step_size, basis = self._problem.step_size, self._basis
+        bound = step_size * self._group_size * np.array(self._worst)
+        self._steps = Steps(np.array(self._lengths, dtype=np.int64), bound)
+        lowest = self._lowest if self._group_size == 1 else self._problem.alpha
+        rate = max(1.0 - step_size * lowest, step_size * float(basis.values[-1]) - 1.0)
+        self._contraction = _outward(rate, basis)
 
     def mu(self, phases: Sequence[Phase]) -> float:
         """Return the GDP parameter of learning followed by at most one unlearning phase."""

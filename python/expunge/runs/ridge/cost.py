@@ -14,7 +14,6 @@ from expunge.accounting import gdp_mu
 from expunge.calibration import HEADROOM, smallest_noise, smallest_steps
 from expunge.runs.ridge.bounds import UniformBound, sensitivities, tracked_mu
 from expunge.runs.ridge.clipping import least_epsilon, left_of_delta, residual_failure
-from expunge.runs.ridge.held_rows import all_rows
 from expunge.runs.ridge.history import RidgeHistory
 from expunge.runs.ridge.kept_law import KeptLaw
 from expunge.runs.ridge.law import Phase, SingularPairError
@@ -72,10 +71,19 @@ class DeletionCost:
         "exact", "shifted" or "uniform".
     epsilon, delta : float
         The target.
+    uniform : UniformBound, optional
+        That of this number of records, for the method "uniform", where it has been computed already.
     """
 
     def __init__(
-        self, history: RidgeHistory, rows: Sequence[int], *, method: str, epsilon: float, delta: float
+        self,
+        history: RidgeHistory,
+        rows: Sequence[int],
+        *,
+        method: str,
+        epsilon: float,
+        delta: float,
+        uniform: UniformBound | None = None,
     ) -> None:
         check_delta(method, delta)
         history.require_method(method)
@@ -83,7 +91,6 @@ class DeletionCost:
         self.deleted = tuple(sorted({*history.removed, *(int(i) for i in rows)}))
         self.epsilon, self.delta = epsilon, delta
         self._delta_s = residual_failure(delta)
-        run: dict[str, Any] = {"alpha": history.alpha, "step_size": history.step_size, "products": history.products}
         self.deletion = history.deletion(self.deleted)
         self._state = self.deletion.run(history.phases)
         self._floors: dict[int, float] = {}
@@ -93,14 +100,8 @@ class DeletionCost:
         elif method == "uniform":
             if len(history.phases) > 1:
                 raise ValueError("method='uniform' is defined for a first deletion only, and this model had one before")
-            self._uniform = UniformBound(
-                all_rows(history.design, what="method 'uniform'"),
-                all_rows(history.targets, what="method 'uniform'"),
-                **run,
-                learning=history.phases[0],
-                delta_s=self._delta_s,
-                group_size=len(self.deleted),
-            )
+            learning = history.phases[0]
+            self._uniform = uniform or UniformBound.of(self.deletion, learning=learning, delta_s=self._delta_s)
 
     def law_after(self, phase: Phase) -> KeptLaw:
         """Return the law of the run after its last phase, which stands for the deleted rows from then on."""

@@ -14,7 +14,7 @@ from expunge.runs.ridge.dynamics import NormalEquations
 from expunge.runs.ridge.held_rows import HeldRows, RowTable, all_rows
 from expunge.runs.ridge.kept_law import KeptLaw, ResumedDeletion
 from expunge.runs.ridge.law import Phase, RidgeDeletion
-from expunge.runs.ridge.products import Products
+from expunge.runs.ridge.products import Products, RowParts
 from expunge.runs.ridge.table_sums import TableSums
 
 __all__ = ["RidgeHistory"]
@@ -43,6 +43,8 @@ class RidgeHistory:
         models of earlier versions, which hold deleted rows.
     sums : TableSums or None
         Sums over the rows in use, where these lie in a table elsewhere; the design then holds none.
+    parts : callable, or None
+        Reads that table once more, while it is at hand; not part of what is stored or compared.
     """
 
     design: RowTable
@@ -52,6 +54,7 @@ class RidgeHistory:
     phases: tuple[Phase, ...]
     law: KeptLaw | None = field(default=None, kw_only=True)
     sums: TableSums | None = field(default=None, kw_only=True)
+    parts: RowParts | None = field(default=None, kw_only=True, repr=False, compare=False)
 
     @cached_property
     def products(self) -> Products:
@@ -60,7 +63,7 @@ class RidgeHistory:
             assert isinstance(self.design, HeldRows)
             assert isinstance(self.targets, HeldRows)
             assert self.sums is not None  # they come together
-            return Products.of_sums(self.sums, design=self.design, targets=self.targets)
+            return Products.of_sums(self.sums, design=self.design, targets=self.targets, parts=self.parts)
         return Products(self.design, self.targets)
 
     def equations(self) -> NormalEquations:
@@ -87,7 +90,9 @@ class RidgeHistory:
         return replace(self, design=held, targets=HeldRows(self.targets.shape, numbers, targets, gone=gone))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "products"}
+        return {name: value for name, value in vars(self).items() if name not in ("products", "parts")} | {
+            "parts": None
+        }
 
     @property
     def removed(self) -> tuple[int, ...]:

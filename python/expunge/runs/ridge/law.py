@@ -159,6 +159,7 @@ class RidgeDeletion:
         # Laws that are asked for again by whoever issues the certificate, and their pair: each takes p^3 operations.
         self._last_run: tuple[tuple[Phase, ...], LawPair] | None = None
         self._last_pair: tuple[LawPair, GaussianPair] | None = None
+        self.known: dict[object, object] = {}  # what bounds have found out about it, each under a key of its own
         self.reference = self.basis(self.deleted)
         q = targets.shape[1]
         none = LawErrors.none(p, q)

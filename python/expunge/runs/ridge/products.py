@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -13,12 +13,13 @@ from scipy import linalg
 
 from expunge._kernels.backend import one_blas_thread
 from expunge.data.close_products import MARGIN, TINY, UNIT, Gram, columns, gram, norm, sum_error
-from expunge.runs.ridge.held_rows import HeldRows, RowTable
+from expunge.runs.ridge.held_rows import HeldRows, RowTable, all_rows
 from expunge.runs.ridge.table_sums import TableSums
 
-__all__ = ["Products", "Remaining", "steady_blas", "within_range"]
+__all__ = ["Products", "Remaining", "RowParts", "steady_blas", "within_range"]
 
 Array = NDArray[np.float64]
+RowParts = Callable[[], Iterable[tuple[Array, Array]]]  # all rows with their targets, some at a time, in one pass
 
 _ONE_THREAD_WIDTH = 512
 
@@ -88,6 +89,7 @@ class Products:
     moment: Array
     _moment_off: Array
     longest: tuple[int, float] | None = None  # where it is known without the rows
+    _parts: RowParts | None = None
 
     def __init__(self, design: Array, targets: Array) -> None:
         self.design, self.targets = design, targets
@@ -101,13 +103,31 @@ class Products:
         within_range("targets", self.moment)
 
     @classmethod
-    def of_sums(cls, sums: TableSums, *, design: HeldRows, targets: HeldRows) -> Products:
-        """Return the products of a table whose sums have been formed; of its rows only some are held."""
+    def of_sums(
+        cls, sums: TableSums, *, design: HeldRows, targets: HeldRows, parts: RowParts | None = None
+    ) -> Products:
+        """Return the products of a table whose sums have been formed; of its rows only some are held.
+
+        ``parts`` reads the table once more, for what looks at every row.
+        """
         result = cls.__new__(cls)
+        result._parts = parts
         result.design, result.targets = design, targets
         result.gram, result.moment, result._moment_off = sums.gram, sums.moment.value, sums.moment.off
         result.longest = sums.longest
         return result
+
+    def parts(self, *, what: str) -> Iterable[tuple[Array, Array]]:
+        """Return all rows with their targets, some at a time: at once where they are held.
+
+        Raises
+        ------
+        ValueError
+            If they lie in a table that is not given, naming ``what`` needs them.
+        """
+        if self._parts is not None:
+            return self._parts()
+        return [(all_rows(self.design, what=what), all_rows(self.targets, what=what))]
 
     @cached_property
     def largest(self) -> float:

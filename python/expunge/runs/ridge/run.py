@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib import resources
 from typing import Any, ClassVar
 
@@ -331,7 +332,7 @@ class RidgeRun(RidgeInputs):
 
 
 class TableCheck:
-    """The check of a run against a table that is read block by block, in one pass.
+    """The check of a run against a table that is read block by block, in one pass (in two by the method "uniform").
 
     Parameters
     ----------
@@ -364,24 +365,37 @@ class TableCheck:
         RunError
             Naming ``run.classes`` or ``run.n_outputs``, if targets are not those of the run.
         """
-        run, y = self._run, np.asarray(block.y)
-        labels: NDArray[np.float64] | NDArray[np.int64]
-        if self._codes is not None:
-            labels = self._codes.of(y, start=block.start)
-        else:
-            if y.dtype.kind not in "fiub":
-                raise RunError("run.classes", "must be given for targets that are no numbers")
-            labels = np.ascontiguousarray(y, dtype=np.float64).reshape(len(y), -1)
-            if labels.shape[1] != run.n_outputs:
-                raise RunError("run.n_outputs", f"must be {labels.shape[1]}, as in the data, got {run.n_outputs}")
+        run, labels = self._run, self._labels(block)
         self._builder.add(block.X, labels)
-        gone = self._deleted[(self._deleted >= block.start) & (self._deleted < block.start + len(y))] - block.start
+        stop = block.start + len(labels)
+        gone = self._deleted[(self._deleted >= block.start) & (self._deleted < stop)] - block.start
         if gone.size:
             self._rows.append(design_of(block.X[gone], fit_intercept=run.fit_intercept))
             self._targets.append(_targets_of(labels[gone], run.n_outputs))
 
-    def problem(self, *, conditions: Collection[str] | None) -> RidgeProblem:
+    def _labels(self, block: Block) -> NDArray[np.float64] | NDArray[np.int64]:
+        run, y = self._run, np.asarray(block.y)
+        if self._codes is not None:
+            return self._codes.of(y, start=block.start)
+        if y.dtype.kind not in "fiub":
+            raise RunError("run.classes", "must be given for targets that are no numbers")
+        labels = np.ascontiguousarray(y, dtype=np.float64).reshape(len(y), -1)
+        if labels.shape[1] != run.n_outputs:
+            raise RunError("run.n_outputs", f"must be {labels.shape[1]}, as in the data, got {run.n_outputs}")
+        return labels
+
+    def _parts(
+        self, blocks: Callable[[], Iterable[Block]]
+    ) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+        run = self._run
+        for block in blocks():
+            targets = _targets_of(self._labels(block), run.n_outputs)
+            yield design_of(block.X, fit_intercept=run.fit_intercept), targets
+
+    def problem(self, *, conditions: Collection[str] | None, blocks: Callable[[], Iterable[Block]]) -> RidgeProblem:
         """Return the run beside its data, once every block has been seen.
+
+        ``blocks`` reads them once more, for the method "uniform", which looks at every row when all sums are known.
 
         Raises
         ------
@@ -393,7 +407,8 @@ class TableCheck:
         shape = sums.n_records, len(sums.gram.value)
         design = HeldRows(shape, run.deleted, np.concatenate(self._rows))
         targets = HeldRows((shape[0], run.n_outputs), run.deleted, np.concatenate(self._targets))
-        products = Products.of_sums(sums, design=design, targets=targets)
+        parts = partial(self._parts, blocks)
+        products = Products.of_sums(sums, design=design, targets=targets, parts=parts)
         with _computing():
             constants: dict[str, Any] = {"alpha": run.alpha, "step_size": run.step_size, "deleted": run.deleted}
             check_step_size(run, products)
