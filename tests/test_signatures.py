@@ -24,7 +24,12 @@ MAY_BE_SAID = ("Run[Any]",)
 
 # Packages and the modules directly below expunge are public; these too.
 ALSO_PUBLIC = ("expunge.cli.files",)
-NEED_EXTRAS = ("expunge.integrations.lightning", "expunge.integrations.transformers")
+NEED_EXTRAS = (
+    "expunge.distributed.cluster",
+    "expunge.distributed.machine",
+    "expunge.integrations.lightning",
+    "expunge.integrations.transformers",
+)
 
 
 @cache

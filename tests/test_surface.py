@@ -87,6 +87,7 @@ MAY_USE: dict[str, set[str]] = {
         "grad_norms",
         "langevin",
     },
+    "distributed": {"_errors", "_kernels", "_validate", "_version", "accounting", "data", "runs"},
     "integrations": {"_errors", "_validate", "accounting", "torch"},
     "experiments": {
         "_types",
@@ -150,6 +151,7 @@ NEED_TORCH = (
 NEED = {
     **dict.fromkeys(NEED_TORCH, "torch"),
     **{f"expunge.integrations.{name}": name for name in ("lightning", "opacus", "transformers")},
+    "expunge.distributed": "distributed",
 }
 
 

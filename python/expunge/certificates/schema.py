@@ -40,6 +40,9 @@ class CertificateError(ValueError):
         super().__init__(f"{field}: {message}")
         self.field = field
 
+    def __reduce__(self) -> tuple[type[CertificateError], tuple[str, str]]:  # workers send it to whoever asked
+        return type(self), (self.field, str(self).removeprefix(f"{self.field}: "))
+
 
 class VerificationError(CertificateError):
     """A certificate does not hold: ``field`` names what refutes it, the message what came and what was needed."""

@@ -234,6 +234,11 @@ class FileRecords(Records):
         """Names of the shards, in order."""
         return tuple(shard.file.name for shard in self._shards)
 
+    @property
+    def is_local(self) -> bool:
+        """Whether the shards are files of this machine, or of a file system that it has mounted."""
+        return self._shards[0].file.filesystem is None
+
     def place(self, index: int) -> str:
         """Return the shard of a record, and its row there."""
         shard = bisect.bisect_right(self._starts, index) - 1

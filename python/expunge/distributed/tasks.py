@@ -1,0 +1,74 @@
+"""Work that workers of a cluster do, on blocks that they read themselves."""
+
+from __future__ import annotations
+
+import pickle
+from functools import lru_cache
+from typing import Any
+
+from distributed import get_worker
+
+from expunge._kernels.backend import one_blas_thread
+from expunge.accounting._float_mode import ieee_arithmetic
+from expunge.data.blocks import BlockWork, Records
+from expunge.data.folding import fold_here
+from expunge.distributed.machine import Machine, difference, this_machine
+
+__all__ = ["kept", "named_here", "require_same", "worked_on"]
+
+# Errors that are told from the worker's point of view; others already say all that matters.
+_PLAIN = (ValueError, TypeError, RuntimeError, FileNotFoundError, PermissionError, OSError)
+
+
+def kept(data: bytes) -> bytes:
+    """Return what was sent: as the result of a task it is there again after its worker was lost."""
+    return data
+
+
+@ieee_arithmetic
+def worked_on(table: bytes, work: bytes, numbers: list[int], given: list[Any] | None, expected: Machine) -> Any:
+    """Return the results of some blocks combined, on one thread: the cluster runs as many tasks as it has threads.
+
+    Parameters
+    ----------
+    table, work : bytes
+        Records and what is done with a block, pickled.
+    numbers, given
+        Blocks, and what work is given beside each.
+    expected : Machine
+        Arithmetic of the process that asks.
+    """
+    try:
+        require_same(expected)
+        about = None if given is None else dict(zip(numbers, given, strict=True)).__getitem__
+        with one_blas_thread():
+            return fold_here(_table(table), _work(work), numbers, about, threads=1)
+    except _PLAIN as error:
+        raise named_here(error) from None
+
+
+def named_here(error: Exception) -> Exception:
+    """Return an error with the worker's address in its message, if it is of a plain type."""
+    if type(error) not in _PLAIN:
+        return error
+    said = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.strerror else str(error)
+    return type(error)(f"{said} (on worker {get_worker().address})")
+
+
+def require_same(expected: Machine) -> None:
+    """Refuse a worker that would compute other bits: one that came after the others were looked at."""
+    problem = difference(expected, this_machine())
+    if problem:
+        raise RuntimeError(f"this worker {problem}")
+
+
+@lru_cache(maxsize=4)
+def _table(data: bytes) -> Records:
+    found: Records = pickle.loads(data)
+    return found
+
+
+@lru_cache(maxsize=4)
+def _work(data: bytes) -> BlockWork[Any, Any]:
+    found: BlockWork[Any, Any] = pickle.loads(data)
+    return found
