@@ -32,6 +32,7 @@ PARTS = {
     "bench_residual_bounds": ("residual_bounds", []),
     "bench_residual_noise": ("residual_noise", ["FOLDER"]),
     "bench_ridge": ("ridge", ["FOLDER", "--records", "300", "--repeats", "1"]),
+    "bench_ridge_tables": ("ridge_tables", ["--columns", "16", "--repeats", "1"]),
     "bench_scoring": ("scoring", ["--records", "300", "--repeats", "1"]),
     "bench_training": ("training", ["--repeats", "1", "--batch-sizes", "128", "--threads", "1"]),
 }

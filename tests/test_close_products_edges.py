@@ -5,7 +5,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from expunge.data.close_products import UNIT, columns, gram, norm, product, split
+from expunge.data.close_products import TINY, UNIT, columns, gram, moment, norm, product, split
 
 
 def dot(left, right):
@@ -47,6 +47,48 @@ def test_sums_over_many_blocks_keep_what_each_addition_leaves():
         off = sum((Fraction(float(found.value[i, j])) - true[i][j]) ** 2 for i in range(2) for j in range(2))
         assert float(off) ** 0.5 <= found.off
         assert found.off <= 2.1 * UNIT * norm(found.value) or block is not None
+
+
+@pytest.mark.parametrize("decades", [0, 6])
+@pytest.mark.parametrize("block", [1, 7, None])
+def test_products_with_targets_are_off_by_hardly_more_than_one_rounding(block, decades):
+    """Also where nearly all of them cancels, and between columns of very different size."""
+    rng = np.random.default_rng(decades)
+    X = rng.normal(size=(400, 2)) * 10.0 ** rng.uniform(-decades, decades, size=(400, 1))
+    Y = (rng.normal(size=(400, 3)) + 1.0) * [1.0, 1e-9, 1e9]
+    X[200:], Y[200:] = X[:200], -Y[:200] * (1.0 + 1e-12 * rng.normal(size=(200, 1)))
+    for rows, targets in ((X, Y), (X[:200], Y[:200])):
+        found = moment(rows, targets, block=block)
+        for j in range(3):
+            off = sum((Fraction(float(found.value[i, j])) - dot(rows[:, i], targets[:, j])) ** 2 for i in range(2))
+            assert float(off) ** 0.5 <= found.off[j]
+        plain = 400 * UNIT * norm(rows) * columns(targets)
+        assert np.all(found.off <= 1.1 * UNIT * columns(found.value) + 1e-3 * plain)
+
+
+@pytest.mark.parametrize(
+    ("X", "Y"),
+    [
+        (np.rint(1e4 * np.random.default_rng(2).normal(size=(300, 1))), np.random.default_rng(3).normal(size=(300, 1))),
+        (np.random.default_rng(4).normal(size=(300, 1)), np.rint(1e4 * np.random.default_rng(5).normal(size=(300, 1)))),
+        (2.0 ** -np.arange(0, 300.0)[:, None], np.rint(999 * np.random.default_rng(6).normal(size=(300, 1)))),
+    ],
+)
+def test_each_part_of_the_error_of_products_with_targets_counts(X, Y):
+    """Whole numbers have no low part: what one side, or the sums alone, lose is seen without the rest."""
+    rows, targets = np.concatenate([X, X]), np.concatenate([Y, -Y])
+    targets[-1] += 1.0
+    found = moment(rows, targets, block=16)
+    off = abs(Fraction(float(found.value[0, 0])) - dot(rows[:, 0], targets[:, 0]))
+    assert float(off) <= found.off[0]
+    assert found.rest[0] <= 1e-6 * 600 * UNIT * norm(rows) * columns(targets)[0]
+
+
+def test_what_underflows_in_products_with_targets_is_in_the_bound():
+    faint = np.full((100, 3), 2.0**-600)
+    found = moment(faint, faint[:, :1])
+    assert not found.value.any()
+    assert (found.rest >= 300 * TINY).all()
 
 
 def test_norms_of_columns_count_entries_whose_squares_underflow():

@@ -91,7 +91,7 @@ def test_noise_is_suspected_of_being_lost_by_bounds_on_the_parameters() -> None:
 
     def suspected(noise: list[float], *, learning: float = 0.0, single: bool = True) -> list[bool]:
         law: Any = SimpleNamespace(noise_std=learning * RESOLUTION, eigenvalues=np.array([1.0001, 1.0001]))
-        return quotes._may_be_lost(history, law, np.array(noise) * RESOLUTION, single, rows).tolist()
+        return quotes.may_be_lost(history, law, np.array(noise) * RESOLUTION, rows if single else None).tolist()
 
     for noise, wanted in ((20.9, [True, True]), (22.0, [False, True]), (23.1, [False, False]), (1e4, [False, False])):
         assert suspected([noise, noise]) == wanted

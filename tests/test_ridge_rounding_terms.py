@@ -222,8 +222,8 @@ def test_sums_of_squares_are_bounded_however_small():
 def test_frames_count_roundings_and_what_vectors_lack_of_orthonormality():
     matrix, values = np.diag([1.0, 0.0]), np.array([1.0, 0.0])
     exact = rotation(matrix, np.eye(2), values, scale=1.0, off=0.0)
-    # Image, scaling and values: 6 roundings; the squares' 6, of which half turn the frame.
-    about(exact, (9 * UNIT, math.sqrt(2) * 12 * UNIT, 3 * UNIT, math.sqrt(2) * 6 * UNIT))
+    # Image, scaling and values: 6 roundings; the squares' 4, of which half turn the frame.
+    about(exact, (8 * UNIT, math.sqrt(2) * 10 * UNIT, 2 * UNIT, math.sqrt(2) * 4 * UNIT))
     longer = rotation(matrix, np.diag([1.0 + 1e-5, 1.0]), values, scale=1.0, off=0.0)
     about(longer, (1e-5, 2e-5, 1e-5, 2e-5))
     other = rotation(-matrix, np.diag([1.0 + 1e-5, 1.0]), -values, scale=1.0, off=OFF)

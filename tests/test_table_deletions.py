@@ -150,6 +150,54 @@ def test_later_deletions_take_the_table_as_it_was_or_as_it_is():
         first.unlearn(table=open_records(X[1:], target=y[1:]), rows=1, **TARGET)
 
 
+@pytest.mark.filterwarnings("ignore::expunge.estimators.NoiseWarning")
+@pytest.mark.parametrize("written_anew", [False, True])
+def test_three_deletions_are_certified_as_those_of_arrays(written_anew):
+    """Each from the table as it was, or as its owner wrote it without the rows deleted before."""
+    X, y = data()
+    model, table, other = both(X, y)
+    kept, now = np.ones(N, dtype=bool), table
+    for i, people in enumerate((["C-3", "C-149"], ["C-80"], ["C-11", "C-12", "C-13"])):
+        found, wanted = model.unlearn(table=now, ids=people, **TARGET), other.unlearn(ids=people, **TARGET)
+        run, known = found.certificate.run, wanted.certificate.run
+        assert run.deleted == known.deleted
+        assert run.phases[-1].noise_std == pytest.approx(known.phases[-1].noise_std, rel=1e-8)
+        assert found.certificate.delta_pq == pytest.approx(wanted.certificate.delta_pq, rel=1e-7)
+        assert found.certificate.status == wanted.certificate.status
+        assert found.certificate.verify(table, model=found.model).delta_qp <= TARGET["delta"]
+        assert found.certificate.verify(X, y, found.model).delta_qp <= TARGET["delta"]
+        assert wanted.certificate.verify(table, model=wanted.model).delta_qp <= TARGET["delta"]
+        model, other = found.model, wanted.model
+        kept &= ~np.isin(NAMES, people)
+        assert len(run.phases) == i + 2
+        if written_anew:
+            now = open_records(X[kept], target=y[kept], ids=np.array(NAMES)[kept])
+    sums = RidgeStatistics.of(X[kept], y[kept])
+    assert np.array_equal(model._history.sums.gram.value, sums.gram().value)
+    assert model._history.sums.digest == sums.digest
+
+
+@pytest.mark.filterwarnings("ignore::expunge.estimators.NoiseWarning")
+@pytest.mark.parametrize("n_features", [3, 20])
+def test_tables_and_arrays_prove_the_same_whatever_the_number_of_rows(n_features):
+    """The error of both their sums is that of one rounding: the noise agrees to the tolerance of its search."""
+    rng = np.random.default_rng(n_features)
+    X = rng.normal(size=(30_000, n_features))
+    y = X @ rng.normal(size=n_features) + rng.normal(size=len(X))
+    settings = {"n_steps": 100, "noise_std": 1e-7, "step_size": 1e-5}
+    model = LangevinRidge(**settings).fit_statistics(RidgeStatistics.of(X, y))
+    other = LangevinRidge(**settings).fit(X, y)
+    table = open_records(X, target=y)
+    noise = [
+        one.unlearn(rows=5, **more, **TARGET).certificate.run.phases[-1].noise_std
+        for one, more in ((model, {"table": table}), (other, {}))
+    ]
+    assert 0 < noise[0] == pytest.approx(noise[1], rel=3e-9)
+    ours, theirs = model._history.sums, other._history.products
+    assert theirs.gram.off <= 1.5 * ours.gram.off
+    assert np.all(theirs.moment.off <= 1.5 * ours.moment.off)
+
+
 def test_the_new_model_is_that_of_the_records_that_remain():
     """Nothing is subtracted: its sums are those of the table without the rows, bit by bit."""
     X, y = data()

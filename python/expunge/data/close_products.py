@@ -13,7 +13,21 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["MARGIN", "TINY", "UNIT", "Gram", "columns", "gram", "norm", "product", "split", "split_bits", "sum_error"]
+__all__ = [
+    "MARGIN",
+    "TINY",
+    "UNIT",
+    "Gram",
+    "Moment",
+    "columns",
+    "gram",
+    "moment",
+    "norm",
+    "product",
+    "split",
+    "split_bits",
+    "sum_error",
+]
 
 Array = NDArray[np.float64]
 UNIT = 0.5 * float(np.finfo(np.float64).eps)  # of one rounding
@@ -115,4 +129,48 @@ def gram(rows: Array, *, block: int | None = None) -> Gram:
         total = summed
     rest += 4.0 * float(rows.size) * p * TINY
     # One rounding of the last sum; those of what was left are small again.
-    return Gram(total + (left + (across + across.T)), MARGIN * UNIT * (2.0 + 4.0 * UNIT * blocks * blocks), rest)
+    return Gram(total + (left + (across + across.T)), MARGIN * UNIT * (1.0 + 4.0 * UNIT * blocks * blocks), rest)
+
+
+class Moment(NamedTuple):
+    """X^T Y with its error.
+
+    Attributes
+    ----------
+    value : ndarray of shape (p, q), float64
+        As computed.
+    rest : ndarray of shape (q,), float64
+        Bounds on the norms of the errors of its columns, beside the rounding of the result.
+    """
+
+    value: Array
+    rest: Array
+
+    @property
+    def off(self) -> Array:
+        """Bounds on the norms of the errors of the columns, shape (q,)."""
+        return MARGIN * (UNIT * columns(self.value) + self.rest)
+
+
+@np.errstate(under="ignore")
+def moment(rows: Array, targets: Array, *, block: int | None = None) -> Moment:
+    """Return rows^T targets, formed as `gram` forms rows^T rows."""
+    (count, p), q = rows.shape, targets.shape[1]
+    size = min(max(_NUMBERS // max(p, 1), 64) if block is None else block, max(count, 1))
+    blocks = -(-count // size)
+    total, left, across, rest = np.zeros((p, q)), np.zeros((p, q)), np.zeros((p, q)), np.zeros(q)
+    for start in range(0, count, size):
+        part, wanted = rows[start : start + size], targets[start : start + size]
+        bits = split_bits(len(part))
+        (high, low), (wanted_high, wanted_low) = split(part, 0, bits), split(wanted, 0, bits)
+        sums = sum_error(len(part) + blocks) + 2.0 * UNIT
+        rest += sums * (norm(high) * columns(wanted_low) + norm(low) * columns(wanted))
+        across += high.T @ wanted_low + low.T @ wanted
+        exact = high.T @ wanted_high
+        summed = total + exact
+        other = summed - total
+        left += (total - (summed - other)) + (exact - other)
+        total = summed
+    # Partial sums are no larger than the product of the norms (Cauchy and Schwarz).
+    rest += 4.0 * (UNIT * (blocks + 1.0)) ** 2 * norm(rows) * columns(targets) + 4.0 * count * p * TINY
+    return Moment(total + (left + across), MARGIN * rest)

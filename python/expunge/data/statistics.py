@@ -20,35 +20,15 @@ from expunge._validate import count, refuse_masks
 from expunge.data.array_records import Frame
 from expunge.data.block_sums import BlockSums, folded, formed, joined, sums_lost, unpacked
 from expunge.data.blocks import Block, BlockWork, Records, rows_per_block
-from expunge.data.close_products import MARGIN, UNIT, Gram, columns
+from expunge.data.close_products import MARGIN, UNIT, Gram, Moment
 from expunge.data.folding import fold
 from expunge.data.labels import labels
 from expunge.data.row_digests import table_digest
 
-__all__ = ["ClassCodes", "Moment", "RidgeStatistics", "StatisticsBuilder"]
+__all__ = ["ClassCodes", "RidgeStatistics", "StatisticsBuilder"]
 
 Array = NDArray[np.float64]
 Label = str | int | float | bool
-
-
-class Moment(NamedTuple):
-    """X^T Y with its error.
-
-    Attributes
-    ----------
-    value : ndarray of shape (p, q), float64
-        As computed.
-    rest : ndarray of shape (q,), float64
-        Bounds on the norms of the errors of its columns, beside the rounding of the result.
-    """
-
-    value: Array
-    rest: Array
-
-    @property
-    def off(self) -> Array:
-        """Bounds on the norms of the errors of the columns, shape (q,)."""
-        return MARGIN * (UNIT * columns(self.value) + self.rest)
 
 
 class RidgeStatistics:

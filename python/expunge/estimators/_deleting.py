@@ -170,6 +170,11 @@ class DeletingRidge(AskedRidge):
         The steps' noise is drawn from the operating system's randomness and not kept, whatever ``random_state`` is.
         Noise is never below 2^-30 of the largest noise-free parameter, where float64 would lose it.
 
+        The sums of a new model of a table are those that the pass forms over the rows that remain, to the bit: nothing
+        is subtracted, and no rounding tells of the others. The laws that the claim compares are made of the sums before
+        and, less the products of the deleted rows, of those after; both are formed with proved errors of about one
+        rounding of the result, as for models in memory. Noise of the two agrees to the tolerance of its search, 1e-9.
+
         Examples
         --------
         >>> from expunge import LangevinRidge

@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 from scipy import linalg
 
 from expunge._types import JsonObject
-from expunge.data.close_products import MARGIN, TINY, UNIT, Gram, norm
-from expunge.data.statistics import Moment
+from expunge.data.close_products import MARGIN, TINY, UNIT, Gram, Moment, norm
 from expunge.estimators import _stored_values
-from expunge.runs.ridge.products import steady_blas
+from expunge.runs.ridge.eigenvalues import steady_blas
 from expunge.runs.ridge.table_sums import TableSums
 
 __all__ = ["check", "read", "written"]

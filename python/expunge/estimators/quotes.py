@@ -323,7 +323,8 @@ def may_be_lost(
     crude = 3 * RESOLUTION * float(history.target_sizes.max()) / (2 * math.sqrt(history.alpha))
     learning = law.noise_std or math.inf
     noise = np.minimum(np.where(noise_std > 0, noise_std, math.inf), learning)
-    suspect, large = noise < max(crude, LEAST_NOISE), np.isfinite(noise_std) & (noise_std > LARGEST_NOISE)
+    suspect = noise < max(crude, LEAST_NOISE)
+    large = np.isfinite(noise_std) & (noise_std > LARGEST_NOISE)
     if rows is None or not suspect.any():
         return np.asarray(suspect | large)
     # The optimum without record i is theta + H^-1 x r / (1 - x^T H^-1 x).

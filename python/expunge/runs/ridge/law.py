@@ -21,9 +21,10 @@ from scipy import linalg
 from expunge.accounting.gaussian_pair import GaussianPair
 from expunge.accounting.noise_floor import noise_floor
 from expunge.data.close_products import UNIT, columns, sum_error
+from expunge.runs.ridge.eigenvalues import steady_blas
 from expunge.runs.ridge.held_rows import HeldRows, RowTable
 from expunge.runs.ridge.power_sums import divided_powers, powers
-from expunge.runs.ridge.products import Products, steady_blas
+from expunge.runs.ridge.products import Products
 from expunge.runs.ridge.rounding import Basis, LawErrors, Rows, Step, advance_errors, pair_error, rotation
 from expunge.runs.ridge.step_sizes import STEP_SIZE_SLACK, require_step_size, smoothness
 
@@ -155,7 +156,6 @@ class RidgeDeletion:
                 "are lost to underflow; multiply the features by a constant"
             )
         require_step_size(self.step_size, largest=largest, n_columns=p)
-        self._last_basis: tuple[tuple[int, ...], Basis] | None = None
         # Laws that are asked for again by whoever issues the certificate, and their pair: each takes p^3 operations.
         self._last_run: tuple[tuple[Phase, ...], LawPair] | None = None
         self._last_pair: tuple[LawPair, GaussianPair] | None = None
@@ -167,11 +167,7 @@ class RidgeDeletion:
 
     def basis(self, removed: tuple[int, ...]) -> Basis:
         """Return the eigenbasis of H on the data without ``removed``."""
-        if self._last_basis is not None and self._last_basis[0] == removed:
-            return self._last_basis[1]
-        found = self._new_basis(removed)
-        self._last_basis = removed, found
-        return found
+        return self.products.kept((removed, self.alpha, self.step_size), lambda: self._new_basis(removed))
 
     def _new_basis(self, removed: tuple[int, ...]) -> Basis:
         matrix, off, moment, moment_off = self.products.without(removed, alpha=self.alpha)

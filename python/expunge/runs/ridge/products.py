@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
-from typing import Any, NamedTuple
+from threading import Lock
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import linalg
 
-from expunge._kernels.backend import one_blas_thread
-from expunge.data.close_products import MARGIN, TINY, UNIT, Gram, columns, gram, norm, sum_error
+from expunge.data.close_products import UNIT, Gram, Moment, columns, gram, moment, norm
+from expunge.runs.ridge.eigenvalues import largest_eigenvalue
 from expunge.runs.ridge.held_rows import HeldRows, RowTable, all_rows
 from expunge.runs.ridge.table_sums import TableSums
 
-__all__ = ["Products", "Remaining", "RowParts", "steady_blas", "within_range"]
+__all__ = ["Products", "Remaining", "RowParts", "within_range"]
 
 Array = NDArray[np.float64]
+Kept = TypeVar("Kept")
 RowParts = Callable[[], Iterable[tuple[Array, Array]]]  # all rows with their targets, some at a time, in one pass
 
-_ONE_THREAD_WIDTH = 512
-
-
-def steady_blas(width: int) -> AbstractContextManager[Any]:
-    """Keep small eigenproblems on one thread: more threads only wait for one another, and long on a busy machine."""
-    return one_blas_thread() if width <= _ONE_THREAD_WIDTH else nullcontext()
+_MOST_KEPT = 3  # of p^2 numbers each: the run's, that without the deleted rows, and one on the way
 
 
 def within_range(what: str, squares: Array) -> None:
@@ -86,21 +81,20 @@ class Products:
     design: RowTable
     targets: RowTable
     gram: Gram
-    moment: Array
-    _moment_off: Array
+    moment: Moment
     longest: tuple[int, float] | None = None  # where it is known without the rows
     _parts: RowParts | None = None
+    _sums: TableSums | None = None
+    _kept: dict[object, Any]
+    _lock: Lock
 
     def __init__(self, design: Array, targets: Array) -> None:
-        self.design, self.targets = design, targets
-        n, p = design.shape
+        self.design, self.targets, self._kept, self._lock = design, targets, {}, Lock()
         with np.errstate(over="ignore", invalid="ignore"):
-            self.gram, self.moment = gram(design), design.T @ targets
-            sizes = norm(design) * columns(targets)
-            self._moment_off = MARGIN * sum_error(n) * sizes + n * p * TINY
+            self.gram, self.moment = gram(design), moment(design, targets)
             squares = self.gram.value * 1e15  # room for the numbers that split them exactly
         within_range("design", squares)
-        within_range("targets", self.moment)
+        within_range("targets", self.moment.value)
 
     @classmethod
     def of_sums(
@@ -111,11 +105,26 @@ class Products:
         ``parts`` reads the table once more, for what looks at every row.
         """
         result = cls.__new__(cls)
-        result._parts = parts
+        result._parts, result._sums, result._kept, result._lock = parts, sums, {}, Lock()
         result.design, result.targets = design, targets
-        result.gram, result.moment, result._moment_off = sums.gram, sums.moment.value, sums.moment.off
+        result.gram, result.moment = sums.gram, sums.moment
         result.longest = sums.longest
         return result
+
+    def kept(self, key: object, make: Callable[[], Kept]) -> Kept:
+        """Return what was made of these products under a key, or make it; the last few are kept.
+
+        Eigenbases take p^3 operations each: the laws before and after a deletion, and those of one deletion and the
+        next record's, share them.
+        """
+        with self._lock:
+            known: list[Kept] = self._kept.pop(key, [])
+        found = known or [make()]
+        with self._lock:
+            self._kept[key] = found
+            while len(self._kept) > _MOST_KEPT:
+                del self._kept[next(iter(self._kept))]
+        return found[0]
 
     def parts(self, *, what: str) -> Iterable[tuple[Array, Array]]:
         """Return all rows with their targets, some at a time: at once where they are held.
@@ -132,10 +141,7 @@ class Products:
     @cached_property
     def largest(self) -> float:
         """Largest eigenvalue of X^T X, at least 0."""
-        p = len(self.gram.value)
-        with steady_blas(p):
-            top = linalg.eigvalsh(self.gram.value, subset_by_index=[p - 1, p - 1])[0]
-        return max(float(top), 0.0)
+        return largest_eigenvalue(self.gram.value) if self._sums is None else self._sums.largest
 
     def without(self, removed: Sequence[int], *, alpha: float) -> Remaining:
         """Return the products of the rows that remain, by subtracting those of the others."""
@@ -145,5 +151,7 @@ class Products:
         matrix[np.diag_indices_from(matrix)] += alpha
         size = UNIT * norm(matrix)  # of a rounding: the difference and alpha
         off = self.gram.off + theirs.off + 3.0 * size
-        lost = MARGIN * sum_error(len(gone)) * norm(gone) * columns(targets)
-        return Remaining(matrix, off, self.moment - gone.T @ targets, self._moment_off + lost)
+        their_moment = moment(gone, targets)
+        left = self.moment.value - their_moment.value
+        lost = their_moment.off + UNIT * columns(left)
+        return Remaining(matrix, off, left, self.moment.off + lost)

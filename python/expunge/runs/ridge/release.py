@@ -11,8 +11,8 @@ from scipy import linalg, stats
 
 from expunge import _validate
 from expunge.runs.base import LEAST_P_VALUE, RunError
+from expunge.runs.ridge.eigenvalues import steady_blas
 from expunge.runs.ridge.law import LawPair, Phase, RidgeDeletion
-from expunge.runs.ridge.products import steady_blas
 
 __all__ = ["ReleaseLaw", "coefficients_of", "p_value"]
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from expunge.data.close_products import MARGIN, TINY, UNIT, Gram, columns, gram, norm, sum_error
-from expunge.data.statistics import Moment, RidgeStatistics
+from expunge.data.close_products import MARGIN, UNIT, Gram, Moment, columns, gram, moment, norm
+from expunge.data.statistics import RidgeStatistics
+from expunge.runs.ridge.eigenvalues import largest_eigenvalue
 
 __all__ = ["TableSums"]
 
@@ -62,6 +65,14 @@ class TableSums:
             statistics.digest,
         )
 
+    @cached_property
+    def largest(self) -> float:
+        """Largest eigenvalue of X^T X, at least 0; not part of what is stored."""
+        return largest_eigenvalue(self.gram.value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "largest"}
+
     def require_parts(self, left: TableSums, design: Array, targets: Array) -> None:
         """Refuse these sums if they are not those over some rows and those over all others, within proved bounds.
 
@@ -83,11 +94,12 @@ class TableSums:
         apart = norm(self.gram.value - both)
         if not apart <= MARGIN * off:
             raise ValueError(_changed("X^T X", apart, off))
-        products = left.moment.value + design.T @ targets
-        lost = sum_error(len(design) + 2) * (norm(design) * columns(targets) + columns(left.moment.value))
-        offs = self.moment.off + left.moment.off + 2.0 * UNIT * columns(self.moment.value) + MARGIN * lost
+        sought = moment(design, targets)
+        products = left.moment.value + sought.value
+        rounded = 2.0 * UNIT * (columns(self.moment.value) + columns(products))
+        offs = self.moment.off + left.moment.off + sought.off + rounded
         aparts = columns(self.moment.value - products)
-        if not (aparts <= MARGIN * offs + design.size * TINY).all():
+        if not (aparts <= MARGIN * offs).all():
             at = int(np.argmax(aparts - MARGIN * offs))
             raise ValueError(_changed("X^T Y", float(aparts[at]), float(offs[at])))
 
