@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import pickle
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -23,6 +24,7 @@ from expunge.runs.ridge.cost import DeletionCost
 from expunge.runs.ridge.dynamics import NormalEquations
 from expunge.runs.ridge.law import RidgeDeletion, SingularPairError
 from expunge.runs.ridge.products import Products
+from expunge.runs.ridge.release import p_value
 
 TARGET = {"epsilon": 1.0, "delta": 1e-5}
 N, P = 60, 5
@@ -300,6 +302,39 @@ def test_laws_and_pairs_of_a_deletion_are_proved_once(monkeypatch: pytest.Monkey
     assert result.certificate.run.phases[-1].noise_std > 0
     assert len(proved) == len(set(proved))
     assert len(pairs) == len(set(pairs))
+
+
+@pytest.mark.filterwarnings("ignore::expunge.NoiseWarning")
+@pytest.mark.parametrize("deletions", [1, 2])
+def test_the_p_value_of_a_model_goes_along_laws_that_are_known(monkeypatch: pytest.MonkeyPatch, deletions: int) -> None:
+    """To the bit what a deletion finds that knows none of them."""
+    history = fitted()._require_history()
+    run = (*history.phases, *(law.Phase(5, 0.4, tuple(range(i + 1))) for i in range(deletions)))
+    known, fresh = (history.deletion(tuple(range(deletions))) for _ in range(2))
+    parameters = known.run(run).mean_p + 0.1
+    wanted = p_value(fresh, run, parameters)
+    monkeypatch.setattr(RidgeDeletion, "advance", None)
+    assert p_value(known, run, parameters) == wanted
+    assert 1e-12 < wanted < 1
+
+
+@pytest.mark.filterwarnings("ignore::expunge.NoiseWarning")
+def test_eigenbases_of_the_same_products_are_found_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the run, and of the run without the rows of either deletion; the last few are kept, and no more."""
+    history = fitted()._require_history()
+    found: list[tuple[int, ...]] = []
+    new = RidgeDeletion._new_basis
+    monkeypatch.setattr(RidgeDeletion, "_new_basis", lambda self, rows: found.append(rows) or new(self, rows))
+    runs = {rows: (*history.phases, law.Phase(5, 0.4, rows)) for rows in ((3,), (4,))}
+    kept = [history.deletion(rows).run(runs[rows]) for rows in ((3,), (4,), (3,), (4,))]
+    assert sorted(found) == [(), (3,), (4,)]
+    for rows, one in zip(((3,), (4,)), kept[2:], strict=True):
+        other = replace(history).deletion(rows).run(runs[rows])
+        assert np.array_equal(one.covariance_difference, other.covariance_difference)
+        assert np.array_equal(one.mean_difference, other.mean_difference)
+    for row in range(5, 9):
+        history.deletion((row,))
+    assert len(history.products._kept) == 3
 
 
 @pytest.mark.filterwarnings("ignore::expunge.NoiseWarning")

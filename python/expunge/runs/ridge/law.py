@@ -11,7 +11,7 @@ computed laws: with H = H' + X_G^T X_G, eigenvectors U of H and U' of H', U^T (f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,6 +47,7 @@ Array = NDArray[np.float64]
 # A variance below it, or a number beyond the other, would lose its digits (or itself) to the range of float64.
 _SMALLEST_VARIANCE, LARGEST = 1e-250, 1e100
 _LARGEST_STEP = 1e250
+_MOST_LAWS = 3  # of a few p^2 numbers each
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ class RidgeDeletion:
             )
         require_step_size(self.step_size, largest=largest, n_columns=p)
         # Laws that are asked for again by whoever issues the certificate, and their pair: each takes p^3 operations.
-        self._last_run: tuple[tuple[Phase, ...], LawPair] | None = None
+        self._laws: dict[tuple[Phase, ...], LawPair] = {}
         self._last_pair: tuple[LawPair, GaussianPair] | None = None
         self.known: dict[object, object] = {}  # what bounds have found out about it, each under a key of its own
         self.reference = self.basis(self.deleted)
@@ -216,19 +217,35 @@ class RidgeDeletion:
 
     def run(self, phases: Sequence[Phase]) -> LawPair:
         """Return both laws after ``phases``, started at theta = 0."""
-        if self._last_run is not None and self._last_run[0] == tuple(phases):
-            return self._last_run[1]
-        state, done = self.begin(phases)
-        for phase in phases[done:]:
-            state = self.advance(state, phase)
-        self._last_run = tuple(phases), state
+        wanted = tuple(phases)
+        if wanted in self._laws:
+            return self._laws[wanted]
+        state, done = self.begin(wanted)
+        for count in range(done, len(wanted)):
+            state = self.run_on(state, wanted[: count + 1])
         return state
 
     def run_on(self, state: LawPair, phases: Sequence[Phase]) -> LawPair:
         """Return both laws after ``phases``, where ``state`` is what all but the last of them lead to."""
-        if self._last_run is None or self._last_run[0] != tuple(phases):
-            self._last_run = tuple(phases), self.advance(state, phases[-1])
-        return self._last_run[1]
+        wanted = tuple(phases)
+        found = self._laws[wanted] if wanted in self._laws else self.advance(state, wanted[-1])
+        self._laws[wanted] = found
+        # The last few are kept, and that which was gone on from.
+        for key in (wanted[:-1], wanted):
+            if key in self._laws:
+                self._laws[key] = self._laws.pop(key)
+        while len(self._laws) > _MOST_LAWS:
+            del self._laws[next(iter(self._laws))]
+        return found
+
+    def along(self, phases: Sequence[Phase]) -> Iterator[LawPair]:
+        """Yield both laws after each of ``phases`` that is not known from the start; bounds on rounding may be None."""
+        wanted = tuple(phases)
+        state, done = self.begin(wanted)
+        for count in range(done, len(wanted)):
+            known = self._laws.get(wanted[: count + 1])
+            state = self.advance(state, wanted[count], proved=False) if known is None else known
+            yield state
 
     def begin(self, phases: Sequence[Phase]) -> tuple[LawPair, int]:
         """Return both laws after the first of ``phases`` that are known already, and the number of these."""

@@ -178,8 +178,7 @@ def _law_and_rounding(deletion: RidgeDeletion, phases: Sequence[Phase]) -> tuple
     steps = sum(phase.n_steps for phase in phases[:done])
     rounding = 4.0 * (p + np.sqrt(n)) * np.finfo(np.float64).eps * size * float(_memory(contraction, steps))
     result = np.full(p, rounding)
-    for phase in phases[done:]:
-        state = deletion.advance(state, phase, proved=False)
+    for phase, state in zip(phases[done:], deletion.along(phases), strict=True):
         size = max(size, _size(state))
         each = 4.0 * (p + np.sqrt(n)) * np.finfo(np.float64).eps * size
         if deletion.present(phase).size:  # another eigenbasis: only the overall contraction is known
