@@ -88,6 +88,7 @@ MAY_USE: dict[str, set[str]] = {
         "langevin",
     },
     "distributed": {"_errors", "_kernels", "_validate", "_version", "accounting", "data", "runs"},
+    "jax": {"_errors", "_validate"},
     "integrations": {"_errors", "_validate", "accounting", "torch"},
     "experiments": {
         "_types",
@@ -150,6 +151,7 @@ NEED_TORCH = (
 # Packages of optional extras -> what they import.
 NEED = {
     **dict.fromkeys(NEED_TORCH, "torch"),
+    "expunge.jax": "jax",
     **{f"expunge.integrations.{name}": name for name in ("lightning", "opacus", "transformers")},
     "expunge.distributed": "distributed",
 }
