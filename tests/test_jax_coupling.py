@@ -54,7 +54,7 @@ COUPLED = {
     "a reshape": lambda w, x: rows((x[:, 0] @ w).reshape(2, 8).reshape(8, 2).T.reshape(B, D)),
     "a wrong reshape": lambda w, x: rows((x @ w).transpose(1, 0, 2).reshape(B, T * D)),
     "a convolution over examples": lambda w, x: rows(
-        lax.conv_general_dilated(x @ w, jnp.ones((2, T, T)), (1,), "SAME", dimension_numbers=("CWN", "WIO", "WNC"))
+        lax.conv_general_dilated(x @ w, jnp.ones((2, D, D)), (1,), "SAME", dimension_numbers=("WNC", "WIO", "WNC"))
     ),
     "a window over examples": lambda w, x: rows(
         lax.reduce_window(x @ w, -jnp.inf, lax.max, (2, 1, 1), (1, 1, 1), "SAME")
@@ -85,7 +85,7 @@ TOTALS = {
     "a penalty beside the sum": lambda w, x: rows(x @ w).sum() + (w**2).sum(),
     "the sum and the mean of two": lambda w, x: rows(x @ w).sum() + rows(x).mean(),
     "the logarithm of a mean": lambda w, x: jnp.log(jnp.exp(rows(x @ w)).mean()),
-    "a sum over more than the batch": lambda w, x: rows(x @ w).sum() / (B * B),
+    "a sum over more than the batch": lambda w, x: rows(x @ w).sum() / len(x) ** 2,
     "a factor that is computed": lambda w, x: rows(x @ w).sum() * jnp.exp(w[0, 0]),
 }
 NO_RULE = {

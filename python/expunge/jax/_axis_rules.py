@@ -74,6 +74,14 @@ def elementwise(eqn: JaxprEqn, states: list[State], batch: int) -> list[State]:
     return [shared_of(shape, uniform)] * len(eqn.outvars)
 
 
+@rule("bitcast_convert_type")
+def bitcast(eqn: JaxprEqn, states: list[State], batch: int) -> list[State]:
+    """Numbers of one width become others of the same."""
+    if eqn.invars[0].aval.shape != eqn.outvars[0].aval.shape:
+        raise Mixed("it takes numbers apart")
+    return [one_rows(states)]
+
+
 @rule("broadcast_in_dim")
 def broadcast_in_dim(eqn: JaxprEqn, states: list[State], batch: int) -> list[State]:
     """Axes of the operand are named by the setting, all others are new."""

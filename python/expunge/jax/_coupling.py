@@ -41,7 +41,10 @@ def _constant(value: Any) -> Shared:
     return shared_of(np.shape(value), value=known)
 
 
-def _body(jaxpr: Jaxpr, constants: Sequence[State], states: Sequence[State], batch: int) -> list[State]:
+def _body(
+    jaxpr: Jaxpr, constants: Sequence[State], states: Sequence[State], batch: int, where: str = ""
+) -> list[State]:
+    """Follow the equations of a body; ``where`` is the line that calls it."""
     known: dict[Var, State] = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*constants, *states), strict=True))
 
     def state_of(v: Any) -> State:
@@ -49,17 +52,18 @@ def _body(jaxpr: Jaxpr, constants: Sequence[State], states: Sequence[State], bat
 
     for eqn in jaxpr.eqns:
         given = [state_of(v) for v in eqn.invars]
-        known.update(zip(eqn.outvars, _results(eqn, given, batch), strict=True))
+        known.update(zip(eqn.outvars, _results(eqn, given, batch, where), strict=True))
     return [state_of(v) for v in jaxpr.outvars]
 
 
-def _results(eqn: JaxprEqn, states: list[State], batch: int) -> list[State]:
+def _results(eqn: JaxprEqn, states: list[State], batch: int, where: str) -> list[State]:
     name = eqn.primitive.name
+    where = source_of(eqn) or where  # bodies that JAX has traced before have no lines of their own
     body = eqn.params.get(CALLS.get(name, "call_jaxpr" if name in ("custom_jvp_call", "custom_vjp_call") else ""))
     if isinstance(body, ClosedJaxpr):
-        return _body(body.jaxpr, [_constant(v) for v in body.consts], states, batch)
+        return _body(body.jaxpr, [_constant(v) for v in body.consts], states, batch, where)
     if body is not None:
-        return _body(body, [], states, batch)
+        return _body(body, [], states, batch, where)
     try:
         if name == "scan":
             return _scan(eqn, states, batch)
@@ -75,7 +79,7 @@ def _results(eqn: JaxprEqn, states: list[State], batch: int) -> list[State]:
     except Mixed as why:
         shapes = ", ".join(str(tuple(v.aval.shape)) for v in eqn.invars)
         raise UnsupportedFunctionError(
-            f"{name} of shapes {shapes}{source_of(eqn)} may mix the examples of the batch: {why}. If they do not "
+            f"{name} of shapes {shapes}{where} may mix the examples of the batch: {why}. If they do not "
             f"interact, {_REMEDY}"
         ) from None
 
