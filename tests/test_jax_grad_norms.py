@@ -9,6 +9,7 @@ jax = pytest.importorskip("jax", reason="the JAX backend needs expunge[jax]", ex
 
 import jax.numpy as jnp  # noqa: E402
 from jax import lax  # noqa: E402
+from jax.extend.core import jaxprs_in_params  # noqa: E402
 
 from absent import run_without  # noqa: E402
 from expunge.jax import GradNormMismatchError, UnsupportedFunctionError, grad_norms, value_and_grad_norms  # noqa: E402
@@ -168,10 +169,7 @@ def test_products_and_tables_are_not_formed_for_every_example():
     def largest(jaxpr):
         sizes = [v.aval.size for eqn in jaxpr.eqns for v in eqn.outvars]
         inner = [
-            largest(sub)
-            for eqn in jaxpr.eqns
-            if eqn.primitive.name != "cond"
-            for sub in jax.core.jaxprs_in_params(eqn.params)
+            largest(sub) for eqn in jaxpr.eqns if eqn.primitive.name != "cond" for sub in jaxprs_in_params(eqn.params)
         ]
         return max([*sizes, *inner, 0])
 

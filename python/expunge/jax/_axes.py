@@ -1,4 +1,4 @@
-"""What is known of a value in a batch: which axis counts examples, or that it is shared, or a sum over examples."""
+"""The axis of a value that counts examples, or that the value is shared, or a sum over examples."""
 
 from __future__ import annotations
 

@@ -33,6 +33,18 @@ shift_right_logical sign sin sinh sqrt square stop_gradient sub tan tanh xor zet
 sharding_constraint random_fold_in
 """
 ELEMENTWISE = _NAMES.split()
+# Rules that also say along which axes shared results are the same.
+TELL_OF_SHARED = {
+    *ELEMENTWISE,
+    "broadcast_in_dim",
+    "concatenate",
+    "dot_general",
+    "reshape",
+    "slice",
+    "squeeze",
+    "transpose",
+}
+TELL_OF_SHARED |= {"reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or", "split"}
 _LINEAR = {"neg", "convert_element_type", "copy", "copy_p", "reduce_precision", "name", "stop_gradient", "squeeze"}
 
 
@@ -169,7 +181,9 @@ def _along(axis: int, eqn: JaxprEqn, states: list[State]) -> list[State]:
     """Return the states of results of the operands' shape that mix numbers along one axis."""
     rows = all_rows(eqn, states)
     if rows is None:
-        return [shared_of(variable.aval.shape) for variable in eqn.outvars]
+        arrays = [state.uniform for state in states if isinstance(state, Shared)]
+        uniform = frozenset.intersection(*arrays) - {axis}
+        return [shared_of(variable.aval.shape, uniform) for variable in eqn.outvars]
     if rows.axis == axis:
         raise Mixed("it goes along the axis of the examples")
     return [rows] * len(eqn.outvars)
@@ -211,6 +225,8 @@ def rev(eqn: JaxprEqn, states: list[State], batch: int) -> list[State]:
 @rule("slice")
 def slices(eqn: JaxprEqn, states: list[State], batch: int) -> list[State]:
     """Axes are cut; that of the examples is not."""
+    if isinstance(states[0], Shared):
+        return [shared_of(eqn.outvars[0].aval.shape, states[0].uniform)]
     rows, params = one_rows(states), eqn.params
     whole = params["start_indices"][rows.axis] == 0 and (params["strides"] is None or params["strides"][rows.axis] == 1)
     if not whole or params["limit_indices"][rows.axis] != eqn.invars[0].aval.shape[rows.axis]:
@@ -254,6 +270,15 @@ def _own_column(state: State, aval: Any, batch: int) -> bool:
 def dot_general(eqn: JaxprEqn, states: list[State], batch: int) -> list[State]:
     """Results have the axes that go together, then the others of the left, then of the right operand."""
     (left_c, right_c), (left_b, right_b) = eqn.params["dimension_numbers"]
+    first, second = states
+    if isinstance(first, Shared) and isinstance(second, Shared):
+        same = [i in first.uniform and j in second.uniform for i, j in zip(left_b, right_b, strict=True)]
+        for state, v, taken in (
+            (first, eqn.invars[0], {*left_c, *left_b}),
+            (second, eqn.invars[1], {*right_c, *right_b}),
+        ):
+            same += [k in state.uniform for k in range(v.aval.ndim) if k not in taken]
+        return [shared_of(eqn.outvars[0].aval.shape, [k for k, is_same in enumerate(same) if is_same])]
     found: list[Rows] = []
     for side, contracted, together in ((0, left_c, left_b), (1, right_c, right_b)):
         state = states[side]

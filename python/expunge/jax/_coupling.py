@@ -37,8 +37,11 @@ def follow(closed: ClosedJaxpr, states: Sequence[State], batch: int) -> State:
 
 
 def _constant(value: Any) -> Shared:
-    known = np.asarray(value) if isinstance(value, (np.ndarray, np.generic, bool, int, float)) else None
-    return shared_of(np.shape(value), value=known)
+    if not isinstance(value, (np.ndarray, np.generic, bool, int, float)):
+        return shared_of(np.shape(value))
+    array = np.asarray(value)
+    uniform = [k for k in range(array.ndim) if array.size and (array == array.take([0], k)).all()]
+    return shared_of(array.shape, uniform, array)
 
 
 def _body(
@@ -94,7 +97,7 @@ def _shared(eqn: JaxprEqn, states: Sequence[State], batch: int) -> list[State]:
             found = eqn.primitive.bind(*values, **eqn.params)
         found = found if eqn.primitive.multiple_results else [found]
         return [_constant(np.asarray(one)) for one in found]
-    if name in ("broadcast_in_dim", "transpose", "reshape", "squeeze", *_axis_rules.ELEMENTWISE) and states:
+    if name in _axis_rules.TELL_OF_SHARED and states:
         return RULES[name](eqn, list(states), batch)
     return [shared_of(shape) for shape in shapes]
 

@@ -143,7 +143,7 @@ def _closed(
         return None
     position = inputs.index(site.value)
     root = axes if axes is not None else tuple(range(step.eqn.invars[position].aval.ndim))
-    others = [kept[i] for i in inputs if i in kept]
+    others = [kept[i] for i in step.numbers if i in kept]
     if len(inputs) != 2 or len(others) != 1:
         return None
     (grad,) = (grads[o] for o in step.outputs)

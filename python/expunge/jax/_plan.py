@@ -55,7 +55,7 @@ class Group(NamedTuple):
 
 
 class Plan:
-    """What is computed once, what for every example, and the groups of parameters."""
+    """Steps that are run once, those that are run for every example, and the groups of parameters."""
 
     def __init__(self, program: Program, parameters: Sequence[int], examples: Sequence[int]) -> None:
         self.program = program
@@ -79,7 +79,8 @@ class Plan:
         self.perturbed: dict[int, Step] = {}  # floating results of the steps of sites
         for step in self.each:
             found = [i for i in step.numbers if i in of_parameters - of_examples and is_floating(program.avals[i])]
-            if not found:
+            results = [o for o in step.outputs if is_floating(program.avals[o])]
+            if not found or not results:  # comparisons have no gradient
                 continue
             if step.name == "while":
                 raise UnsupportedFunctionError(
@@ -87,7 +88,7 @@ class Plan:
                     "or fori_loop with bounds that are Python numbers"
                 )
             self.sites += [Site(step, i) for i in found]
-            self.perturbed.update((o, step) for o in step.outputs if is_floating(program.avals[o]))
+            self.perturbed.update((o, step) for o in results)
         self.values = tuple(dict.fromkeys(site.value for site in self.sites))
         self.outside = tuple(  # what the steps of examples take from outside of them
             dict.fromkeys(i for step in self.each for i in step.numbers if i not in of_examples)
