@@ -273,11 +273,11 @@ def dot_general(eqn: JaxprEqn, states: list[State], batch: int) -> list[State]:
     first, second = states
     if isinstance(first, Shared) and isinstance(second, Shared):
         same = [i in first.uniform and j in second.uniform for i, j in zip(left_b, right_b, strict=True)]
-        for state, v, taken in (
+        for one, v, taken in (
             (first, eqn.invars[0], {*left_c, *left_b}),
             (second, eqn.invars[1], {*right_c, *right_b}),
         ):
-            same += [k in state.uniform for k in range(v.aval.ndim) if k not in taken]
+            same += [k in one.uniform for k in range(v.aval.ndim) if k not in taken]
         return [shared_of(eqn.outvars[0].aval.shape, [k for k, is_same in enumerate(same) if is_same])]
     found: list[Rows] = []
     for side, contracted, together in ((0, left_c, left_b), (1, right_c, right_b)):
