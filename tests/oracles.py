@@ -865,3 +865,100 @@ def ridge_law(X, Y, *, alpha, step_size, phases):
             mean = step @ mean + step_size * (rows.T @ aims)
             covariance = step @ covariance @ step.T + phase.noise_std**2 * np.eye(p)
     return mean, covariance
+
+
+# --- columns -----------------------------------------------------------------------------------
+
+
+def rows_of_columns(columns, rows):
+    """Entry by entry."""
+    found = np.empty(rows.shape, dtype=rows.dtype)
+    for i, j in np.ndindex(rows.shape):
+        found[i, j] = columns[j, i]
+    return found
+
+
+def _thrift(data, at, kind):
+    """Return a value in Thrift's compact protocol, structures as dictionaries, and where it ends."""
+
+    def varint(at):
+        value = shift = 0
+        while True:
+            value |= (data[at] & 0x7F) << shift
+            at, shift = at + 1, shift + 7
+            if data[at - 1] < 0x80:
+                return value, at
+
+    if kind in (1, 2):
+        return kind == 1, at
+    if kind == 5 or kind in (4, 6):
+        value, at = varint(at)
+        return value // 2 if value % 2 == 0 else -(value + 1) // 2, at
+    if kind == 8:
+        length, at = varint(at)
+        return bytes(data[at : at + length]), at + length
+    assert kind == 12, kind
+    found, field = {}, 0
+    while data[at]:
+        head = data[at]
+        at += 1
+        if head >> 4:
+            field += head >> 4
+        else:
+            field, at = _thrift(data, at, 5)
+        found[field], at = _thrift(data, at, head & 15)
+    return found, at + 1
+
+
+def _levels(data, highest, count):
+    """Return runs of levels and packed ones as a list."""
+    bits, at, found = highest.bit_length(), 0, []
+    while len(found) < count:
+        head = shift = 0
+        while True:
+            head |= (data[at] & 0x7F) << shift
+            at, shift = at + 1, shift + 7
+            if data[at - 1] < 0x80:
+                break
+        if head & 1:
+            size = (head >> 1) * bits
+            word = int.from_bytes(data[at : at + size], "little")
+            found += [(word >> (bits * i)) & ((1 << bits) - 1) for i in range(8 * (head >> 1))]
+            at += size
+        else:
+            found += [data[at]] * (head >> 1)
+            at += 1
+    return found[:count]
+
+
+def plain_page(page, *, item_bytes, max_definition, max_repetition, width, phase):
+    """Return where the values of a whole page lie, how many there are and where it ends; None for what is not plain.
+
+    Pages are those that Parquet's format describes: a damaged one raises whatever Python raises.
+    """
+    header, begin = _thrift(page, 0, 12)
+    second = header[1] == 3
+    if header[1] not in (0, 3) or header[2] != header[3]:
+        return None
+    data = header[8] if second else header[5]
+    count, encoding = data[1], data[4] if second else data[2]
+    if encoding != 0:
+        return None
+    at, levels = begin, []
+    for kind, highest in enumerate((max_repetition, max_definition)):
+        if highest:
+            if second:
+                size = data[6 - kind]
+            else:
+                size = int.from_bytes(page[at : at + 4], "little")
+                at += 4
+            levels.append(_levels(page[at : at + size], highest, count))
+            at += size
+        else:
+            levels.append([0] * count)
+    repeated, defined = levels
+    if defined != [max_definition] * count or begin + header[2] - at != count * item_bytes:
+        return None
+    if max_repetition and repeated != [int((phase + i) % width != 0) for i in range(count)]:
+        return None
+    return at, count, begin + header[2]

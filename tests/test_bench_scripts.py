@@ -21,6 +21,7 @@ BENCH = Path(__file__).resolve().parent.parent / "bench"
 SCRIPTS = sorted(path.stem for path in BENCH.glob("bench_*.py"))
 PARTS = {
     "bench_before_after": ("before_after", ["FOLDER"]),
+    "bench_columns": ("columns", ["--features", "64", "--megabytes", "1", "--repeats", "1"]),
     "bench_deletion": ("deletion", ["FOLDER", "--repeats", "1"]),
     "bench_grad_norms": ("grad_norms_kernels", ["--part", "kernels", "--repeats", "1"]),
     "bench_langevin": ("langevin", []),
@@ -37,6 +38,7 @@ PARTS = {
     "bench_training": ("training", ["--repeats", "1", "--batch-sizes", "128", "--threads", "1"]),
 }
 NEEDS = {
+    "bench_columns": "pyarrow",
     "bench_records": "pyarrow",
     "bench_scoring": "pyarrow",
     "bench_training": "torch",
@@ -49,6 +51,7 @@ TIMELESS = ("bench_before_after", "bench_mnist_ridge", "bench_residual_bounds", 
 # Constants of a script, small.
 SIZES: dict[str, dict[str, Any]] = {
     "bench_before_after": {"NOISE": [1e-6, 1.0], "DELETIONS": 2},
+    "bench_columns": {"GROUP": 1000},
     "bench_deletion": {"RECORDS": 120, "FEATURES": 5, "SPEEDS": [(300, 9, 1.0)], "LANGEVIN_STEPS": (3,)},
     "bench_grad_norms": {
         "RECORDS": 300,

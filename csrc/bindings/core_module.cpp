@@ -34,5 +34,6 @@ PYBIND11_MODULE(_core, module) {
   expunge::bindings::bind_ridge(module);
   expunge::bindings::bind_langevin(module);
   expunge::bindings::bind_grad_norms(module);
+  expunge::bindings::bind_columns(module);
   expunge::bindings::bind_c_api(module);
 }

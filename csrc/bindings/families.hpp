@@ -5,6 +5,7 @@
 
 namespace expunge::bindings {
 
+void bind_columns(pybind11::module_& module);  // on the host alone
 void bind_grad_norms(pybind11::module_& module);
 void bind_langevin(pybind11::module_& module);
 void bind_privacy(pybind11::module_& module);

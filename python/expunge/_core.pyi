@@ -8,6 +8,7 @@ _Float64 = NDArray[np.float64]
 _Floating = NDArray[np.float32] | NDArray[np.float64]
 _Int32 = NDArray[np.int32]
 _Int64 = NDArray[np.int64]
+_UInt8 = NDArray[np.uint8]
 
 def isa() -> str: ...
 def default_threads() -> int: ...
@@ -324,5 +325,19 @@ def recurrent_grads(
     *,
     cell: int,
     backwards: bool,
+    threads: int = 0,
+) -> None: ...
+
+# columns
+def rows_of_columns(columns: _Floating, rows: _Floating, *, threads: int = 0) -> None: ...
+def plain_page(
+    head: _UInt8,
+    found: _Int64,
+    *,
+    item_bytes: int,
+    max_definition: int,
+    max_repetition: int,
+    width: int,
+    phase: int,
     threads: int = 0,
 ) -> None: ...

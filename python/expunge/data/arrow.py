@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from expunge._kernels.backend import HOST
 from expunge._types import AnyArray
 from expunge.data.identifiers import exact_ids
 from expunge.data.layout import Field
@@ -15,6 +17,7 @@ from expunge.data.numbers import checked_answers
 
 __all__ = [
     "ArrowFeatures",
+    "Batches",
     "answers_of",
     "feature_rows",
     "field_of",
@@ -77,6 +80,47 @@ def plain(column: Any) -> Any:
     if not isinstance(column, pa.ChunkedArray):
         return column
     return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks or [pa.array([], column.type)])
+
+
+class Batches:
+    """Rows of a stream of batches, as many at a time as are asked for.
+
+    Parameters
+    ----------
+    batches : iterable of pyarrow.RecordBatch or Table
+    """
+
+    def __init__(self, batches: Iterable[Any]) -> None:
+        self._left, self._held, self._rows = iter(batches), deque[Any](), 0
+
+    def take(self, n: int) -> Any:
+        """Return the next ``n`` rows as one batch.
+
+        Raises
+        ------
+        EOFError
+            If there are fewer.
+        """
+        import pyarrow as pa
+
+        while self._rows < n or not self._held:
+            batch = next(self._left, None)
+            if batch is None:
+                raise EOFError(f"{self._rows} rows where {n} were promised")
+            self._held.append(batch)
+            self._rows += batch.num_rows
+        parts: list[Any] = []
+        while n:
+            batch = self._held.popleft()
+            parts.append(batch.slice(0, n))
+            self._rows -= parts[-1].num_rows
+            n -= parts[-1].num_rows
+            if batch.num_rows > parts[-1].num_rows:
+                self._held.appendleft(batch.slice(parts[-1].num_rows))
+        if len(parts) == 1 and isinstance(parts[0], pa.RecordBatch):
+            return parts[0]
+        tables = [one if isinstance(one, pa.Table) else pa.Table.from_batches([one]) for one in parts]
+        return pa.concat_tables(tables).combine_chunks().to_batches()[0]
 
 
 def answers_of(column: Any, *, kind: str | None, place: str, first: int) -> AnyArray:
@@ -174,18 +218,22 @@ def feature_rows(
     return rows
 
 
-_PANEL = 1024  # rows whose columns are turned at a time, so that what is written stays in the cache
+_PANEL = 1 << 21  # bytes of columns that are turned into rows at a time, so that they stay in the cache
+_PAD = 16  # values behind each column, so that columns do not all fall on the same lines of the cache
 
 
 def side_by_side(columns: Sequence[Any], dtype: np.dtype[np.floating]) -> NDArray[Any]:
     """Return columns of numbers as rows."""
     values = [numbers(column) for column in columns]
     rows = np.empty((len(values[0]), len(values)), dtype=dtype)
+    most = max(256, _PANEL // (dtype.itemsize * len(values)))
+    panel = np.zeros((len(values), min(most, len(rows)) + _PAD), dtype=dtype)
     with np.errstate(over="ignore"):
-        for start in range(0, len(rows), _PANEL):
-            panel = rows[start : start + _PANEL]
-            for j, column in enumerate(values):
-                panel[:, j] = column[start : start + _PANEL]
+        for start in range(0, len(rows), most):
+            part = rows[start : start + most]
+            for place, column in zip(panel, values, strict=True):
+                place[: len(part)] = column[start : start + most]
+            HOST.run("rows_of_columns", panel, part, threads=1)
     return rows
 
 

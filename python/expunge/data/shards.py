@@ -19,11 +19,12 @@ from expunge._types import AnyArray
 from expunge.data.addresses import File
 from expunge.data.array_records import exact_float
 from expunge.data.arrays import npy_header
-from expunge.data.arrow import answers_of, feature_rows, field_of, ids_of, is_list, plain
+from expunge.data.arrow import Batches, answers_of, feature_rows, field_of, ids_of, is_list, plain
 from expunge.data.identifiers import exact_ids, whole_id
 from expunge.data.layout import Field, Layout
 from expunge.data.numbers import checked_answers
 from expunge.data.parquet import index_columns, open_parquet
+from expunge.data.plain_pages import NotPlainError, PlainFeatures, leaves_of
 
 __all__ = ["ArrowShard", "Chunk", "NpyColumn", "NpyShard", "ParquetShard", "Shard", "npy_layout"]
 
@@ -156,15 +157,18 @@ class _Tabular(Shard):
             )
         self.file.require_unchanged()
 
-    def _chunk(self, columns: Mapping[str, Any], layout: Layout, first: int) -> Chunk:
-        problems: dict[int, str] = {}
-        chosen = [columns[name] for name in layout.features]
-        X = feature_rows(chosen, width=layout.width, dtype=layout.dtype, problems=problems)
-        if problems:
-            row = min(problems)
-            raise ValueError(f"{self.file.name}, row {first + row}: {problems[row]}")
-        with np.errstate(over="ignore"):
-            X = np.require(X, dtype=layout.dtype, requirements=["C", "A"])
+    def _chunk(
+        self, columns: Mapping[str, Any], layout: Layout, first: int, X: NDArray[np.floating] | None = None
+    ) -> Chunk:
+        if X is None:
+            problems: dict[int, str] = {}
+            chosen = [columns[name] for name in layout.features]
+            found = feature_rows(chosen, width=layout.width, dtype=layout.dtype, problems=problems)
+            if problems:
+                row = min(problems)
+                raise ValueError(f"{self.file.name}, row {first + row}: {problems[row]}")
+            with np.errstate(over="ignore"):
+                X = np.require(found, dtype=layout.dtype, requirements=["C", "A"])
         place = f"{self.file.name}, column"
         y = ids = None
         if layout.target is not None:
@@ -189,7 +193,57 @@ class ParquetShard(_Tabular):
             with file.arrow() as stream:
                 self._metadata = open_parquet(stream).metadata
         groups = tuple(self._metadata.row_group(i).num_rows for i in range(self._metadata.num_row_groups))
+        self._leaves = leaves_of(self._metadata)
         super().__init__(file, groups, digest, self._metadata.schema.to_arrow_schema())
+
+    def read(self, group: int, start: int, stop: int, *, size: int, layout: Layout, threads: int) -> Iterator[Chunk]:
+        """Yield rows of a group: features as they lie where their pages are plain, else decoded."""
+        keys = dict(self.file.keys)
+        others = [name for name in (layout.target, layout.ids) if name is not None]
+        features = None
+        if not set(others) & set(keys):
+            features = PlainFeatures.of(
+                self.file,
+                self._metadata,
+                group,
+                self._leaves,
+                layout.features,
+                width=layout.width,
+                dtype=layout.dtype,
+            )
+        if features is not None:
+            try:
+                for X, columns in self._beside(features, group, start, stop, list(dict.fromkeys(others)), size):
+                    yield self._chunk(columns, layout, sum(self.groups[:group]) + start, X)
+                    start += len(X)
+            except NotPlainError:
+                pass
+            else:
+                self.file.require_unchanged()
+                return
+        yield from super().read(group, start, stop, size=size, layout=layout, threads=threads)
+
+    def _beside(
+        self, features: PlainFeatures, group: int, start: int, stop: int, others: list[str], size: int
+    ) -> Iterator[tuple[NDArray[np.floating], Mapping[str, Any]]]:
+        """Yield features and the other columns of their rows."""
+        import pyarrow as pa
+
+        place = sum(self.groups[:group])
+        rest = Batches(self._tables(group, others, size, True, 1)) if others else None
+        at = start
+        try:
+            if rest is not None and start:
+                rest.take(start)
+            for X in features.rows(start, stop, size=size):
+                batch = None if rest is None else rest.take(len(X))
+                yield X, {} if batch is None else {name: batch.column(name) for name in others}
+                at += len(X)
+        except (pa.ArrowException, EOFError, OSError) as error:
+            if isinstance(error, (FileNotFoundError, PermissionError)):
+                raise
+            problem = " ".join(str(error).split())
+            raise ValueError(f"{self.file.name} cannot be read from row {place + at} on: {problem}") from None
 
     def _tables(self, group: int, columns: list[str], size: int, large: bool, threads: int) -> Iterator[Any]:
         with self.file.arrow() as stream:

@@ -286,10 +286,10 @@ def npy_column(file: Path, what: str) -> NpyColumn:
         raise ValueError(f"{what} {error}") from None
 
 
-def open_shard(file: Path) -> Any:
+def open_shard(file: Path, *, metadata: Any = None) -> Any:
     """Return an open Parquet file, or raise an error that names it."""
     try:
-        return open_parquet(file)
+        return open_parquet(file, metadata=metadata)
     except (FileNotFoundError, PermissionError, ImportError):
         raise
     except ValueError as error:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from expunge.data.arrow import feature_rows, is_list, list_rows, numbers
+from expunge.data.addresses import File
+from expunge.data.arrow import Batches, feature_rows, is_list, list_rows, numbers
 from expunge.data.blocks import Records
+from expunge.data.plain_pages import Leaf, NotPlainError, PlainFeatures, leaves_of
 from expunge.scoring.shards import Columns, Layout, Part, kind_of, npy_column, open_shard
 
 __all__ = ["BadRowError", "Block", "batch_blocks", "read_blocks", "record_blocks"]
@@ -131,25 +136,67 @@ def _parquet_rows(
 ) -> Iterator[_Rows]:
     import pyarrow as pa
 
-    names = [*columns.features, columns.label]
-    if columns.record_id is not None and columns.record_id not in names:
-        names.append(columns.record_id)
-    start = part.start
+    others = list(dict.fromkeys([columns.label, *([columns.record_id] if columns.record_id else [])]))
+    state = part.file.stat()
+    done = 0
+
+    def batches(names: Sequence[str]) -> Batches:
+        opened = open_shard(part.file, metadata=metadata)
+        return Batches(opened.iter_batches(batch_size=block_rows, row_groups=[part.group], columns=list(names)))
+
     try:
-        batches = open_shard(part.file).iter_batches(batch_size=block_rows, row_groups=[part.group], columns=names)
-        for batch in batches:
-            yield _batch_rows(batch, columns, layout, stored, label_width, start)
-            start += batch.num_rows
-    except (pa.ArrowException, OSError) as error:
+        metadata, leaves = _footer(part.file, state.st_size, state.st_mtime_ns)
+        features = PlainFeatures.of(
+            File(str(part.file), state.st_size, state.st_mtime_ns),
+            metadata,
+            part.group,
+            leaves,
+            columns.features,
+            width=stored,
+            dtype=layout.dtype,
+        )
+        if features is not None:
+            with contextlib.suppress(NotPlainError):
+                rest = batches(others)
+                for X in features.rows(0, part.rows, size=block_rows):
+                    yield _batch_rows(rest.take(len(X)), columns, layout, stored, label_width, part.start + done, X)
+                    done += len(X)
+                return
+        everything = batches(list(dict.fromkeys([*columns.features, *others])))
+        if done:
+            everything.take(done)
+        while done < part.rows:
+            batch = everything.take(min(block_rows, part.rows - done))
+            yield _batch_rows(batch, columns, layout, stored, label_width, part.start + done)
+            done += batch.num_rows
+    except (pa.ArrowException, OSError, EOFError) as error:
         if isinstance(error, (FileNotFoundError, PermissionError)):
             raise
-        raise ValueError(f"{part.file} cannot be read from row {start} on: {' '.join(str(error).split())}") from None
+        row, problem = part.start + done, " ".join(str(error).split())
+        raise ValueError(f"{part.file} cannot be read from row {row} on: {problem}") from None
 
 
-def _batch_rows(batch: Any, columns: Columns, layout: Layout, stored: int, label_width: int, start: int) -> _Rows:
+@lru_cache(maxsize=4)
+def _footer(file: Path, size: int, changed: int) -> tuple[Any, dict[str, Leaf]]:
+    """Return the metadata of a file of this size and time of change, and the columns that may be plain."""
+    metadata = open_shard(file).metadata
+    return metadata, leaves_of(metadata)
+
+
+def _batch_rows(
+    batch: Any,
+    columns: Columns,
+    layout: Layout,
+    stored: int,
+    label_width: int,
+    start: int,
+    raw: NDArray[Any] | None = None,
+) -> _Rows:
+    """Return a batch's labels and ids, and its features unless they are given."""
     problems: dict[int, str] = {}
-    features = [batch.column(name) for name in columns.features]
-    raw = feature_rows(features, width=stored, dtype=layout.dtype, problems=problems)
+    if raw is None:
+        features = [batch.column(name) for name in columns.features]
+        raw = feature_rows(features, width=stored, dtype=layout.dtype, problems=problems)
     labels = _label_values(batch.column(columns.label), label_width)
     ids = None
     if columns.record_id is not None:
