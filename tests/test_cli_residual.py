@@ -568,8 +568,15 @@ def test_a_quote_writes_what_it_prints(made):
     assert [one["before_after_epsilon_bound"] for one in quote["records"]] == model.before_after_epsilon.tolist()
     of_one = run("quote", made / "m0.npz", "--id", "CUST-3").output
     assert "2 records" in of_one
-    assert "rows of one id are quoted each by itself" in of_one
-    assert "rows of one id" not in output
+    assert "rows of one id are quoted each by itself; --by-id quotes" in of_one
+    assert "rows of one id are" in output
+    together = run("quote", made / "m0.npz", "--id", "CUST-3", "--by-id").output
+    assert together.startswith("1 id, deleted by itself with all its rows (2 records)")
+    assert "note" not in together
+    run("quote", made / "m0.npz", "--by-id", "-o", "by.json")
+    by = json.loads(Path("by.json").read_text())["records"]
+    assert [one["id"] for one in by] == list(dict.fromkeys(row[0] for row in people()))
+    assert sum(one["n_records"] for one in by) == 24
     single = run("quote", made / "m0.npz", "--rows", "3").output.splitlines()
     assert single[0] == "1 record, deleted by itself"
     assert len(single[1].removeprefix("  passes over the data (estimate)").split()) == 1
@@ -590,7 +597,7 @@ def test_a_quote_writes_what_it_prints(made):
     [
         (["--epsilon", "1"], "--epsilon is for Langevin models"),
         (["--n-steps", "3"], "--n-steps is for Langevin models"),
-        (["--by-id"], "--by-id is for Langevin models"),
+        (["--groups", "g.csv"], "--groups is for Langevin models: .* go together by id"),
         (["--id", "CUST-99"], "got 'CUST-99', which none has"),
         (["--id", "CUST-3", "--rows", "3"], "by one of"),
         (["--indices", "3"], "could mean the id or the position"),

@@ -483,6 +483,43 @@ def test_quotes_hold_for_the_deletion_itself(form):
         model.quote("p3", rows=[3])
 
 
+@on_every_form
+def test_quotes_by_id_hold_for_the_deletion_of_all_rows_of_somebody(form):
+    names = [f"p{i // 3}" for i in range(90)]
+    model = fitted(form, record_ids=names)
+    quote = model.quote(by_id=True)
+    assert quote.ids.tolist() == list(dict.fromkeys(names))
+    assert quote.n_records.tolist() == [3] * 30
+    assert (quote.unit, "30 ids" in repr(quote)) == ("id", True)
+    for one in (1, 13, 29):
+        result = model.unlearn(f"p{one}")
+        apart = np.linalg.norm(result.evidence.theta - model.evidence_.theta)
+        slack = 2 * model.noise_std * model.certificate_.mu
+        assert apart <= quote.sensitivity[one] + slack
+        most = np.hypot((quote.sensitivity[one] + 2 * slack) / model.noise_std, model.certificate_.mu)
+        assert result.before_after.mu <= most * (1 + 1e-12)
+        assert result.evidence.passes <= quote.passes[one] + 4
+    some = model.quote(["p13", "p2"], by_id=True)
+    assert some.ids.tolist() == ["p2", "p13"]
+    np.testing.assert_allclose(some.sensitivity, quote.sensitivity[[2, 13]], rtol=1e-9)
+    assert model.quote(rows=[4, 3], by_id=True).ids.tolist() == ["p1"]  # both are of one person
+    frame = quote.to_frame()
+    assert frame["n_records"].tolist() == [3] * 30
+    assert frame.attrs["unit"] == "id"
+
+
+def test_an_id_that_has_everything_is_refused():
+    model = NewtonRidge().fit(np.eye(3), np.ones(3), record_ids=["a", "a", "a"])
+    with pytest.raises(ValueError, match="ids must leave at least one record, got 'a'"):
+        model.quote(by_id=True)
+
+
+def test_quotes_by_id_of_single_records_are_those_of_records():
+    model = NewtonRidge().fit(np.eye(4), np.arange(4.0), record_ids=[4, 3, 2, 2**70])
+    assert_array_equal(model.quote(by_id=True).sensitivity, model.quote().sensitivity)
+    assert model.quote(by_id=True).ids.tolist() == [4, 3, 2, 2**70]
+
+
 # --- bad input ---------------------------------------------------------------------------------
 
 

@@ -115,6 +115,19 @@ def test_quotes_of_a_table_are_those_of_arrays(tmp_path: Path, kind: str) -> Non
     assert moved <= found.sensitivity[5] + slack
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_quotes_by_id_of_a_table_are_those_of_arrays(tmp_path: Path, kind: str) -> None:
+    make, y = KINDS[kind]
+    people = np.array([f"p{i % 17}" for i in range(N)])  # whose rows lie in many blocks and files
+    records = open_records(X, target=y, ids=people)
+    model, other = make(**QUIET).fit(records), make(**QUIET).fit(X, y, record_ids=people)
+    found, theirs = model.quote(by_id=True), other.quote(by_id=True)
+    assert found.ids.tolist() == theirs.ids.tolist() == [f"p{i}" for i in range(17)]
+    assert found.n_records.tolist() == theirs.n_records.tolist()
+    for name in ("sensitivity_estimate", "sensitivity_bound"):
+        np.testing.assert_allclose(getattr(found.costs, name), getattr(theirs.costs, name), rtol=0.05, atol=1e-4)
+
+
 def test_the_model_holds_no_row_and_reads_them_again(tmp_path: Path) -> None:
     records = in_files(tmp_path, TWO)
     model = NewtonLogisticRegression(classes=[0, 1]).fit(records)

@@ -59,12 +59,15 @@ class Quadratic:
         found: dict[str, Any] = {name: np.zeros(n) for name in names}
         found["leverage"] = np.array([np.linalg.norm(u.T @ inverse @ u, 2) for u in U])
         x_max = np.linalg.norm(self.X, axis=1).max()
+        k = self.r.shape[1]
+        against = np.eye(k) - (1.0 / k if spread > 1.0 and k > 1 else 0.0)  # softmax does not see the mean
+        found["against"] = np.array([np.linalg.norm(against @ u.T @ inverse @ u @ against, 2) for u in U])
         for row, u in enumerate(U):
             after = H - u @ self.W[row] @ u.T
             step = np.linalg.solve(after, u @ self.r[row])
             start = math.sqrt(self.gradient @ np.linalg.solve(after, self.gradient))
             whole, local = math.sqrt(step @ H @ step), math.sqrt(step @ after @ step)
-            reach = spread * min(x_max * np.linalg.norm(step), math.sqrt(found["leverage"].max()) * whole)
+            reach = spread * min(x_max * np.linalg.norm(step), math.sqrt(found["against"].max()) * whole)
             curved = math.sqrt(max(local**2 - self.alpha * step @ step, 0.0))
             found["reach"][row] = reach
             # Beyond 700 nothing is said.
@@ -192,7 +195,7 @@ def test_an_error_as_large_as_it_is_said_to_be_moves_no_bound_below_the_truth(ki
         found = computed(rng, this, kind)
         truth = this.truth(spread=math.sqrt(2.0) if loss == "softmax" else 1.0)
         if loss == "squared":  # whose step leaves the gradient that was there, and moves no curvature
-            truth = {name: truth[name] for name in ("leverage", "after_step", "shift")}
+            truth = {name: truth[name] for name in ("leverage", "against", "after_step", "shift")}
         assert not list(below(found.quotes(this.alpha, loss), truth))
         missed |= set(below(found.silent(kind).quotes(this.alpha, loss), truth))
     assert ({"shift"} if loss == "squared" else {"reach", "decrement"}) <= missed

@@ -114,7 +114,7 @@ def test_softmax_bounds_hold_at_the_reference(case):
 
 
 def test_formulas_of_softmax_are_those_of_the_theory():
-    """Every quantity again from dense Hessians: logits move by sqrt 2 times the norm of a row's step at most."""
+    """Every quantity again from dense Hessians: logits move against one another, by sqrt 2 times a norm at most."""
     q, p, alpha = 3, 4, 0.7
     X, given = problem("softmax", q, 25, p, seed=12)
     X, given["alpha"] = X / np.linalg.norm(X, axis=1).max(), alpha
@@ -129,7 +129,8 @@ def test_formulas_of_softmax_are_those_of_the_theory():
     )  # fmt: skip
     gradient, hessian = oracles.penalised_derivatives(X, theta, **given)
     places = [np.kron(np.eye(q), x[:, None]) for x in X]
-    largest = max(np.linalg.norm(U.T @ np.linalg.solve(hessian, U)) for U in places)
+    against = np.eye(q) - 1.0 / q
+    largest = max(np.linalg.norm(against @ U.T @ np.linalg.solve(hessian, U) @ against) for U in places)
     for row in range(len(X)):
         less, after = oracles.penalised_derivatives(np.delete(X, row, axis=0), theta, **without(given, row))
         step = np.linalg.solve(after, gradient - less)

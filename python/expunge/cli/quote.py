@@ -121,8 +121,8 @@ def quote(
     """Say what forgetting each record of MODEL would cost.
 
     Of a model by computed residual, whose claim and noise were fixed by fit: passes over the data, and what is left
-    against whoever sees the model before and after, each row by itself; unlearn measures rows that go together.
-    Options from --epsilon to --method are those of Langevin models, which quote all rows of an id together.
+    against whoever sees the model before and after, each row by itself or, with --by-id, all rows of an id together.
+    Options from --epsilon to --method are those of Langevin models, which quote all rows of a named --id together.
     """
     from expunge.estimators.newton.base import NewtonModel
 
@@ -141,13 +141,13 @@ def quote(
         fixed = f"claim and noise of this {type(before).__name__} were fixed by fit"
         refuse_given(("epsilon", "delta", "n_steps", "noise_std", "method"), f"is for Langevin models: {fixed}")
         refuse_given(
-            ("by_id", "groups"), f"is for Langevin models: rows of a {type(before).__name__} are quoted singly"
+            ("groups",), f"is for Langevin models: rows of a {type(before).__name__} go together by id (--by-id)"
         )
         from expunge.cli.attaching import attach_data
         from expunge.cli.quote_newton import quote_newton
 
         attach_data(before, model, data, reading, by_position=rows is not None or indices is not None)
-        quote_newton(before, ids=ids, rows=rows, indices=indices, files=files)
+        quote_newton(before, ids=ids, rows=rows, indices=indices, by_id=by_id, files=files)
         return
     refuse_given(("data", *reading), f"is for models of tables: a {type(before).__name__} holds its data")
     n_rows = len(before._require_history().design)

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 __all__ = ["quote_newton"]
 
 
-def quote_newton(model: Newton, *, ids: Sequence[str], rows: str | None, indices: str | None, files: Outputs) -> None:
+def quote_newton(
+    model: Newton, *, ids: Sequence[str], rows: str | None, indices: str | None, by_id: bool, files: Outputs
+) -> None:
     """Quote records, write the quote and print its summary."""
     from expunge.cli.identifiers import parse_id
 
@@ -33,20 +35,17 @@ def quote_newton(model: Newton, *, ids: Sequence[str], rows: str | None, indices
         raise ValueError("say which records to quote by one of --id, --rows and --indices")
     if ids:
         known = RecordIds(tuple(model.ids_.tolist()), GIVEN)
-        found = model.quote([parse_id(known, one) for one in ids])
+        found = model.quote([parse_id(known, one) for one in ids], by_id=by_id)
     elif given:
         how, text = ("rows", rows) if rows is not None else ("indices", indices)
-        found = model.quote(rows=rows_of_first_fit(model, how, str(text)))
+        found = model.quote(rows=rows_of_first_fit(model, how, str(text)), by_id=by_id)
     else:
-        found = model.quote()
+        found = model.quote(by_id=by_id)
     files.write({name: _bytes(found, model, place.suffix.lower()) for name, place in files.places.items()})
     for line in _lines(found):
         click.echo(line)
-    if ids and len(found) > len(set(found.ids.tolist())):
-        click.echo(
-            "note  rows of one id are quoted each by itself: forgotten together they move the model further, "
-            "which unlearn measures (before/after)"
-        )
+    if len(found) > len(set(found.ids.tolist())):
+        click.echo("note  rows of one id are quoted each by itself; --by-id quotes all rows of each id together")
     for place in files.places.values():
         click.echo(f"written  {place}")
 
@@ -58,6 +57,7 @@ def _columns(found: NewtonQuote) -> dict[str, Any]:
     costs = found.costs
     return {
         "id": names,
+        **({"n_records": found.n_records} if found.unit == "id" else {}),
         "passes_estimate": costs.passes_estimate,
         "sensitivity_bound": costs.sensitivity_bound,
         "one_step_noise_bound": costs.one_step_noise_bound,
@@ -90,7 +90,10 @@ def _plain(value: Any) -> Any:
 
 def _lines(found: NewtonQuote) -> list[str]:
     alone = len(found) == 1
-    lines = [f"{counted(len(found), 'record')}, {'' if alone else 'each '}deleted by itself"]
+    what = "record" if found.unit == "record" else "id"
+    lines = [f"{counted(len(found), what)}, {'' if alone else 'each '}deleted by itself"]
+    if found.unit == "id":
+        lines[0] += f" with all its rows ({counted(int(found.n_records.sum()), 'record')})"
     lines[0] += "" if alone else ": 5%, median, 95%"
     for name, values in (
         ("passes over the data (estimate)", found.passes.astype(np.float64)),

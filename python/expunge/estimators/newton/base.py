@@ -24,7 +24,7 @@ from expunge.estimators._seeds import seed_of
 from expunge.estimators.newton import _storage
 from expunge.estimators.newton.of_tables import OfTables
 from expunge.estimators.newton.quotes import NewtonQuote
-from expunge.estimators.newton.records import blocks_and_tree, new_weights, positions_of
+from expunge.estimators.newton.records import blocks_and_tree, new_weights, people_of, positions_of
 from expunge.estimators.newton.result import Updated
 from expunge.estimators.newton.tables import TableObjective, without
 from expunge.estimators.newton.working import Claim, Work, Working
@@ -206,8 +206,8 @@ class NewtonModel(OfTables, WithReading, BaseEstimator):  # type: ignore[misc]
             return text
         return f"{text}  <confidential: holds {len(self._state.objective):,} records and parameters without noise>"
 
-    def quote(self, ids: ArrayLike | None = None, *, rows: ArrayLike | None = None) -> NewtonQuote:
-        """Return what deleting each record would take and show, each record by itself, without deleting any.
+    def quote(self, ids: ArrayLike | None = None, *, rows: ArrayLike | None = None, by_id: bool = False) -> NewtonQuote:
+        """Return what deleting each record would take and show, without deleting any.
 
         Parameters
         ----------
@@ -216,6 +216,9 @@ class NewtonModel(OfTables, WithReading, BaseEstimator):  # type: ignore[misc]
         rows : int or sequence of int, optional
             Positions among the records now in the model. With neither, all records are quoted. The work is that of
             all in any case.
+        by_id : bool, default False
+            Quote ids, all records of each deleted together, rather than each record by itself. Rows name the ids that
+            they belong to.
 
         Returns
         -------
@@ -225,7 +228,7 @@ class NewtonModel(OfTables, WithReading, BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         TypeError, ValueError
-            If both are given, or a record does not exist.
+            If both are given, or a record does not exist; ValueError also if an id has all records there are.
 
         See Also
         --------
@@ -233,7 +236,8 @@ class NewtonModel(OfTables, WithReading, BaseEstimator):  # type: ignore[misc]
 
         Notes
         -----
-        Bounds are those of `expunge.runs.residual.record_quotes`, rounding of the inverse Hessian included.
+        Bounds are those of `expunge.runs.residual.record_quotes` and, by id, of `group_quotes` beside it, rounding of
+        the inverse Hessian included.
 
         Examples
         --------
@@ -250,8 +254,15 @@ class NewtonModel(OfTables, WithReading, BaseEstimator):  # type: ignore[misc]
         where = np.arange(len(state.objective)) if every else positions_of(state.tree, ids=ids, rows=rows)
         with parts("quote", work=2.0 * len(state.objective) * float(state.theta.size) ** 2) as begin:
             begin("inverse Hessian")
-            costs = state.quotes(where)
-        return NewtonQuote(state.tree.ids[where], costs)
+            if not by_id:
+                return NewtonQuote(state.tree.ids[where], state.quotes(where), np.ones(len(where), dtype=np.int64))
+            names, groups = people_of(state.tree, where)
+            if any(len(rows) == len(state.objective) for rows in groups):
+                raise ValueError(
+                    f"ids must leave at least one record, got {names.tolist()[0]!r}, which has all of them"
+                )
+            sizes = np.array([len(rows) for rows in groups], dtype=np.int64)
+            return NewtonQuote(names, state.group_quotes(groups), sizes, unit="id")
 
     # --- changes of the data -------------------------------------------------------------------
 

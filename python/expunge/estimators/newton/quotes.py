@@ -19,7 +19,7 @@ Float64 = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class NewtonQuote(Tabular):
-    """Price of each deletion, one record at a time, rows of one id each for itself.
+    """Price of each deletion: of single records, or of ids, all records of one together.
 
     Attributes
     ----------
@@ -27,11 +27,17 @@ class NewtonQuote(Tabular):
         Ids of the records, in the order asked for.
     costs : RecordQuotes
         All numbers, with bounds and estimates named so; ``costs.rows`` are positions among the records now in the
-        model.
+        model, of an id's first record.
+    n_records : ndarray of int64, shape (m,)
+        Records that go together: 1 each, where single records are quoted.
+    unit : str
+        "record" or "id".
     """
 
     ids: AnyArray
     costs: RecordQuotes
+    n_records: NDArray[np.int64]
+    unit: str = "record"
 
     @property
     def status(self) -> str:
@@ -62,6 +68,7 @@ class NewtonQuote(Tabular):
         costs = self.costs
         return {
             "id": self.ids,
+            **({"n_records": self.n_records} if self.unit == "id" else {}),
             "passes_estimate": costs.passes_estimate,
             "sensitivity_bound": costs.sensitivity_bound,
             "one_step_noise_bound": costs.one_step_noise_bound,
@@ -69,13 +76,13 @@ class NewtonQuote(Tabular):
         }
 
     def _claim(self) -> dict[str, object]:
-        return {"method": "residual", "status": self.status, "delta": self.costs.delta}
+        return {"method": "residual", "status": self.status, "delta": self.costs.delta, "unit": self.unit}
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __repr__(self) -> str:
-        lines = [f"<NewtonQuote of {counted(len(self), 'record')}: 5 %, median, 95 %"]
+        lines = [f"<NewtonQuote of {counted(len(self), self.unit)}: 5 %, median, 95 %"]
         for name in ("passes", "one_step_noise", "sensitivity", "before_after_epsilon"):
             low, middle, high = np.quantile(getattr(self, name), [0.05, 0.5, 0.95], method="inverted_cdf")
             lines.append(f"  {name:<20} {low:10.3g} {middle:10.3g} {high:10.3g}")

@@ -17,7 +17,7 @@ from expunge.runs.residual import Rows
 from expunge.runs.residual.answers import Answers, Label
 from expunge.runs.residual.objective import block_rows
 
-__all__ = ["SparseRows", "blocks_and_tree", "ids_in", "new_weights", "positions_of", "weights_of"]
+__all__ = ["SparseRows", "blocks_and_tree", "ids_in", "new_weights", "people_of", "positions_of", "weights_of"]
 
 Float64 = NDArray[np.float64]
 
@@ -183,6 +183,15 @@ def positions_of(tree: RecordTree, *, ids: ArrayLike | None, rows: ArrayLike | N
     if len(missing):
         raise ValueError(f"ids must be those of records in the model, got {missing.tolist()[0]!r}, which none has")
     return np.flatnonzero(found)
+
+
+def people_of(tree: RecordTree, positions: NDArray[np.int64]) -> tuple[AnyArray, list[NDArray[np.int64]]]:
+    """Return the ids of records in the order of their first mention, and the sorted positions of all that each has."""
+    names, codes = np.unique(tree.ids, return_inverse=True)
+    order = np.argsort(codes, kind="stable")
+    ends = np.searchsorted(codes[order], np.arange(len(names) + 1))
+    wanted = list(dict.fromkeys(codes[positions].tolist()))
+    return names[wanted], [order[ends[one] : ends[one + 1]] for one in wanted]
 
 
 def new_weights(sample_weight: ArrayLike, n: int) -> Float64:

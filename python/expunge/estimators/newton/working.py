@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm.auto import tqdm
 
 from expunge.certificates.residual import RecordTree, ResidualCertificate, ResidualEvidence, ResidualModel
 from expunge.estimators.newton.tables import TableObjective
@@ -24,6 +26,7 @@ from expunge.runs.residual import (
     Polished,
     RecordQuotes,
     Rows,
+    group_quotes,
     polish,
     record_quotes,
 )
@@ -267,6 +270,22 @@ class Working:
             weights=rows.weights,
             rows=positions,
         )
+
+    def group_quotes(self, groups: Sequence[NDArray[np.int64]]) -> RecordQuotes:
+        """Return what deleting each of some groups of records would cost, those of a group together."""
+        claim = self.claim
+        if all(len(rows) == 1 for rows in groups):
+            return self.quotes(np.concatenate(groups))
+        with tqdm(total=len(groups), unit="id", desc="quote", disable=None, leave=False) as bar:
+            return group_quotes(
+                self.objective,
+                self.theta,
+                groups,
+                noise_std=claim.noise_std,
+                mu=claim.mu,
+                delta=claim.delta,
+                progress=bar.update,
+            )
 
     def without_inverse(self) -> Working:
         """Return the state without inverse Hessian and gradient, which the next change computes anew."""

@@ -13,6 +13,7 @@ from expunge.runs.residual.claim import (
     residual_allowance,
 )
 from expunge.runs.residual.gradients import GradientSums, gradient_sums
+from expunge.runs.residual.groups import group_quotes
 from expunge.runs.residual.inverse import InverseHessian
 from expunge.runs.residual.newton import NoiseFloorError, Polished, StalledError, polish
 from expunge.runs.residual.objective import Objective, Rows, blocks_of
@@ -38,6 +39,7 @@ __all__ = [
     "check_outputs",
     "class_numbers",
     "gradient_sums",
+    "group_quotes",
     "mu_fits",
     "polish",
     "prove_inverse",

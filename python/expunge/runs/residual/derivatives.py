@@ -101,6 +101,8 @@ class Derivatives:
         Those of the losses.
     norms : ndarray, shape (n,)
         At least the norms of the rows.
+    residuals : ndarray, shape (n, q)
+        First derivatives of the weighted losses by the logits.
     sums : GradientSums
         The gradient of the losses.
     parts : tuple of Part
@@ -111,8 +113,24 @@ class Derivatives:
     theta: Float64
     weights: Float64
     norms: Float64
+    residuals: Float64
     sums: GradientSums
     parts: tuple[Part, ...]
+
+    def by_output(self, *, loss: str, alpha: float) -> tuple[Part, ...]:
+        """Return the parts, with one for each output of the squared loss: residuals then keep their signs."""
+        if loss != "squared":
+            return self.parts
+        (whole,) = self.parts
+        return tuple(
+            replace(
+                whole,
+                outputs=slice(c, c + 1),
+                residuals=self.residuals[:, c : c + 1],
+                gradient_bound=_part_of(self.sums, slice(c, c + 1)).norm_bound(self.theta[c : c + 1], alpha=alpha),
+            )
+            for c in range(len(self.theta))
+        )
 
 
 def derivatives(
@@ -203,7 +221,7 @@ def _derivatives(
             replace(part, gradient_bound=_part_of(sums, part.outputs).norm_bound(theta[part.outputs], alpha=alpha))
             for part in _parts(loss, residuals, size, error, share, logit_error, labels)
         )
-    return Derivatives(X, theta, share, norms, sums, parts)
+    return Derivatives(X, theta, share, norms, residuals, sums, parts)
 
 
 def _part_of(sums: GradientSums, outputs: slice) -> GradientSums:

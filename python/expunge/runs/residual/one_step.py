@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,13 +18,31 @@ from numpy.typing import NDArray
 from expunge.runs.residual.derivatives import FAINT, UNIT, Part, rounding
 from expunge.runs.residual.products import Products
 
-__all__ = ["PartQuotes", "quote_part", "remainder"]
+__all__ = ["Others", "PartQuotes", "quote_part", "remainder"]
 
 Float64 = NDArray[np.float64]
 
 _SLACK = 1.0 + 2.0**-40  # more than the roundings of all formulas here
 # Bounds of norms are raised to this, so that nothing made of them and an alpha within 1e-30 to 1e30 vanishes.
 _FLOOR = 1e-60
+
+
+class Others(NamedTuple):
+    """All rows behind the model, which a step moves.
+
+    Attributes
+    ----------
+    norm : float
+        At least the largest norm of a row.
+    leverage : float
+        At least the largest leverage of one, `PartQuotes.against`.
+    weight : float
+        Sum of their curvatures' traces, for estimates.
+    """
+
+    norm: float
+    leverage: float
+    weight: float
 
 
 @dataclass(frozen=True)
@@ -34,6 +53,9 @@ class PartQuotes:
     ----------
     leverage : ndarray, shape (n,)
         Operator norm of G: ``x^T H^-1 x`` for one output.
+    against : ndarray, shape (n,)
+        The same of what moves logits against one another, all that matters to softmax: G less the means of its rows and
+        columns. For other losses, the leverage.
     reach : ndarray, shape (n,)
         The most that the step moves a logit of any row: D of the theory. Infinite where nothing is known.
     decrement : ndarray, shape (n,)
@@ -53,6 +75,7 @@ class PartQuotes:
     """
 
     leverage: Float64
+    against: Float64
     reach: Float64
     decrement: Float64
     local_distance: Float64
@@ -80,15 +103,35 @@ def _from_decrement(decrement: Float64, scale: Float64) -> Float64:
 
 
 def quote_part(
-    part: Part, products: Products, norms: Float64, *, loss: str, alpha: float, defect: float, norm: float
+    part: Part,
+    products: Products,
+    norms: Float64,
+    *,
+    loss: str,
+    alpha: float,
+    defect: float,
+    norm: float,
+    others: Others | None = None,
 ) -> PartQuotes:
-    """Return bounds for every row, from the products of rows with an inverse of that defect and a norm of H^-1."""
+    """Return bounds for every row, from the products of rows with an inverse of that defect and a norm of H^-1.
+
+    What is deleted at once may also be several rows: U then has the columns of them all, and W a block for each. All
+    rows that a step moves are `others` then; by default they are the rows quoted.
+    """
     with np.errstate(all="ignore"):
-        return _quote_part(part, products, norms, loss=loss, alpha=alpha, defect=defect, norm=norm)
+        return _quote_part(part, products, norms, loss=loss, alpha=alpha, defect=defect, norm=norm, others=others)
 
 
 def _quote_part(
-    part: Part, products: Products, norms: Float64, *, loss: str, alpha: float, defect: float, norm: float
+    part: Part,
+    products: Products,
+    norms: Float64,
+    *,
+    loss: str,
+    alpha: float,
+    defect: float,
+    norm: float,
+    others: Others | None,
 ) -> PartQuotes:
     n, k = part.residuals.shape
     G, S, W, r = products.leverages, products.squares, part.curvatures, part.residuals
@@ -102,6 +145,9 @@ def _quote_part(
     G_error = norms * (relative * K_size + loose + rounding(products.terms) * K_size) * _SLACK
     G_computed = np.sqrt(np.einsum("nab,nab->n", G, G))
     G_size = np.fmin(G_computed * _SLACK + G_error, norms**2 * norm * _SLACK)
+    against = G_size
+    if loss == "softmax" and k > 1:
+        against = np.fmin(_against(G) + (G_error + 4.0 * rounding(4 * k + 8) * G_computed) * _SLACK, G_size)
     kept = _kept(G_computed, G_error, W, G, W_size, W_error, norms, alpha)
     norm_after = np.minimum(1.0 / alpha, norm / kept) * _SLACK  # of H'^-1
 
@@ -129,7 +175,9 @@ def _quote_part(
     curved = np.maximum(square - alpha * length_below**2 / _SLACK, 0.0) + FAINT
 
     spread = math.sqrt(2.0) * _SLACK if loss == "softmax" else 1.0
-    largest_norm, largest = norms.max(initial=0.0), G_size.max(initial=0.0)
+    if others is None:
+        others = Others(norms.max(initial=0.0), against.max(initial=0.0), float(np.einsum("naa->", W)))
+    largest_norm, largest, weight = max(others.norm, _FLOOR), others.leverage, others.weight
     scale = spread * np.sqrt(np.fmin(largest / kept, largest_norm**2 * norm_after)) * _SLACK
     start = part.gradient_bound * np.sqrt(norm_after) * _SLACK  # theta is not the optimum of F
     if loss == "squared":
@@ -149,16 +197,21 @@ def _quote_part(
 
     # Estimates: the curvature changes by about half of what it can, and logits by their root mean square.
     step = np.sqrt(np.maximum(cSc, 0.0))
-    weight = float(np.einsum("naa->", W))
     typical = np.sqrt(curved / weight) if weight > 0.0 else np.zeros(n)
     stiff = np.where(step > 0.0, np.sqrt(np.maximum(cGc, 0.0)) / np.where(step > 0.0, step, 1.0), 0.0)
     gradient = np.zeros(n) if loss == "squared" else 0.25 * typical * np.sqrt(curved) * stiff
     rate = np.clip(1.0 - kept + (0.0 if loss == "squared" else 0.5 * typical), 1e-6, 0.5)
-    return PartQuotes(G_size, reach, decrement, local_distance, after_step, shift, step, gradient, rate)
+    return PartQuotes(G_size, against, reach, decrement, local_distance, after_step, shift, step, gradient, rate)
 
 
 def _length(values: Float64) -> Float64:
     return np.asarray(np.sqrt(np.einsum("na,na->n", values, values)))
+
+
+def _against(G: Float64) -> Float64:
+    """Return the Frobenius norm of G between logits whose mean is taken off: softmax does not see it."""
+    centred = G - G.mean(axis=1, keepdims=True) - G.mean(axis=2, keepdims=True) + G.mean(axis=(1, 2), keepdims=True)
+    return np.asarray(np.sqrt(np.einsum("nab,nab->n", centred, centred)))
 
 
 def _solved(W: Float64, G: Float64, r: Float64) -> Float64:
@@ -167,7 +220,7 @@ def _solved(W: Float64, G: Float64, r: Float64) -> Float64:
     if k == 1:
         c: Float64 = np.asarray(r / (1.0 - W[:, :, 0] * G[:, :, 0]))
     else:
-        matrices = np.eye(k) - np.einsum("nab,nbc->nac", W, G)
+        matrices = np.eye(k) - np.matmul(W, G)
         sums: Float64 = np.asarray(np.einsum("nab->n", matrices)).reshape(-1, 1, 1)
         matrices = np.where(np.isfinite(sums), matrices, np.eye(k))
         try:
@@ -193,7 +246,7 @@ def _kept(
         share = W_size * (G_computed + G_error)
     else:
         # The Frobenius norm of W^1/2 G W^1/2.
-        WG = np.einsum("nab,nbc->nac", W, G)
+        WG = np.matmul(W, G)
         size = np.sqrt(np.einsum("nab,nab->n", WG, WG))
         off = W_error * (G_computed + G_error) + W_size * G_error + rounding(4 * k + 8) * k * W_size * G_computed
         off = math.sqrt(k) * off * _SLACK

@@ -14,7 +14,7 @@ from expunge._kernels.backend import one_blas_thread
 from expunge.runs.residual.derivatives import FAINT, rounding
 from expunge.runs.residual.objective import Objective, Rows, RowWork
 
-__all__ = ["Products", "products", "products_of"]
+__all__ = ["Products", "products", "products_of", "side_by_side", "solution_error"]
 
 Float64 = NDArray[np.float64]
 
@@ -85,8 +85,7 @@ def products(rows: Float64, matrix: Float64, *, threads: int | None = None, shar
     n, p = rows.shape
     m = len(matrix)
     k = m // p if p else 1
-    # (p, k, m): column c m + j is row j of block c, so that one product gives a row's solutions side by side.
-    right = matrix if k == 1 else np.ascontiguousarray(matrix.reshape(k, p, m).transpose(1, 0, 2)).reshape(p, k * m)
+    right = side_by_side(matrix, p)
     leverages, squares, norms = np.empty((n, k, k)), np.empty((n, k, k)), np.empty(n)
     step = max(_LEAST, _BLOCK // max(k * m, 1))
     workers = (backend.default_threads() if threads is None else threads) if shared else 1
@@ -114,12 +113,24 @@ def products(rows: Float64, matrix: Float64, *, threads: int | None = None, shar
     else:
         with ThreadPoolExecutor(workers) as pool:
             list(pool.map(fill, range(0, n, step)))
+    error = solution_error(matrix, norms, p)
+    return Products(leverages, squares, norms, error, m)
+
+
+def side_by_side(matrix: Float64, p: int) -> Float64:
+    """Return the matrix, its blocks of p rows side by side: rows times it are their solutions for each output."""
+    m = len(matrix)
+    k = m // p if p else 1
+    return matrix if k == 1 else np.ascontiguousarray(matrix.reshape(k, p, m).transpose(1, 0, 2)).reshape(p, k * m)
+
+
+def solution_error(matrix: Float64, squares: Float64, p: int) -> Float64:
+    """Return at least the operator norm of the error of computed products ``P U``, for rows of these squared norms."""
     with np.errstate(all="ignore"):
         # Squares that vanish are below what is added to their sums.
         square = float(np.einsum("ij,ij->", matrix, matrix)) + matrix.size * 1e-323
         largest = math.sqrt(square) * (1.0 + rounding(matrix.size + 8)) if square < math.inf else math.inf
         faint = FAINT * (1.0 + largest)
-        sizes = np.sqrt(norms + p * 1e-323) * (1.0 + rounding(p + 8))
+        sizes = np.sqrt(squares + p * 1e-323) * (1.0 + rounding(p + 8))
         error = rounding(p + 4) * largest * sizes * (1.0 + 2.0**-40) + faint
-        error = np.where(error < math.inf, error, math.inf)
-    return Products(leverages, squares, norms, error, m)
+        return np.asarray(np.where(error < math.inf, error, math.inf))

@@ -23,7 +23,7 @@ from expunge.runs.residual.one_step import PartQuotes, quote_part
 from expunge.runs.residual.products import Products, products, products_of
 from expunge.runs.residual.proved_inverse import LARGEST_ALPHA, LEAST_ALPHA, ProvedInverse, proved
 
-__all__ = ["RecordQuotes", "objective_quotes", "record_quotes"]
+__all__ = ["RecordQuotes", "objective_quotes", "quotes_of", "record_quotes"]
 
 Float64 = NDArray[np.float64]
 
@@ -205,7 +205,9 @@ def record_quotes(
         quote_part(part, one, found.norms, loss=loss, alpha=alpha, defect=float(defect), norm=float(norm))
         for part, one, defect, norm in zip(found.parts, first, inverse.defects, inverse.norms, strict=True)
     ]
-    return _quotes(found, parts, chosen, alpha, noise_std, mu, delta, rate, threads)
+    return quotes_of(
+        found, parts, chosen, alpha=alpha, noise_std=noise_std, mu=mu, delta=delta, rate=rate, threads=threads
+    )
 
 
 @ieee_arithmetic
@@ -233,7 +235,7 @@ def objective_quotes(
             found.parts, products_of(objective, inverse.matrices), inverse.defects, inverse.norms, strict=True
         )
     ]
-    return _quotes(found, parts, rows, objective.alpha, noise_std, mu, delta, None, None)
+    return quotes_of(found, parts, rows, alpha=objective.alpha, noise_std=noise_std, mu=mu, delta=delta)
 
 
 def _require_same(inverse: ProvedInverse, rows: Float64, theta: Float64, alpha: float, loss: str) -> None:
@@ -248,16 +250,17 @@ def _require_same(inverse: ProvedInverse, rows: Float64, theta: Float64, alpha: 
         )
 
 
-def _quotes(
+def quotes_of(
     found: Derivatives,
     parts: list[PartQuotes],
     chosen: NDArray[np.int64],
+    *,
     alpha: float,
     noise_std: float,
     mu: float,
     delta: float,
-    rate: float | None,
-    threads: int | None,
+    rate: float | None = None,
+    threads: int | None = None,
 ) -> RecordQuotes:
     """Return the quotes of the chosen rows, parts together: their distances are those of different coordinates."""
     total = found.sums.norm_bound(found.theta, alpha=alpha)
