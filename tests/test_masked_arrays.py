@@ -401,7 +401,22 @@ def calls() -> dict[str, Call]:
     return calls
 
 
-CALLS = calls() | newton_calls()
+def proof_calls():
+    """Return calls of proofs, where python-flint is installed."""
+    if not find_spec("flint"):
+        return {}
+    from expunge import proof
+
+    two = np.array([2.0, 3.0])
+    steps = {"sensitivity": two, "contraction": two / 4, "noise_std": two}
+    rdp = lambda rdp, order: proof.rdp_to_epsilon(rdp, order, delta=1e-5)  # noqa: E731
+    return {
+        "expunge.proof.minorant.shifted_mu": (proof.shifted_mu, steps),
+        "expunge.proof.rdp.rdp_to_epsilon": (rdp, {"rdp": two, "order": two}),
+    }
+
+
+CALLS = calls() | newton_calls() | proof_calls()
 # Estimates are made by the library, of its own results; no number of theirs is somebody's.
 NOT_GIVEN = {f"{A}.estimate.Estimate.of", "expunge.runs.base.Run.check"}  # the second is a protocol
 

@@ -46,6 +46,7 @@ MAY_USE: dict[str, set[str]] = {
     "calibration": {"accounting", "_validate"},
     "data": {"_types", "_errors", "_files", "_kernels", "_validate"},
     "runs": {"_types", "_errors", "_kernels", "_validate", "accounting", "calibration", "data", "langevin"},
+    "proof": {"_types", "_errors", "_validate", "accounting", "data", "runs"},
     "certificates": {"_types", "_errors", "_files", "_kernels", "_validate", "_version", "data", "runs"},
     "ledger": {"_errors", "_files", "certificates"},
     "estimators": {
@@ -152,6 +153,7 @@ NEED_TORCH = (
 NEED = {
     **dict.fromkeys(NEED_TORCH, "torch"),
     "expunge.jax": "jax",
+    "expunge.proof": "flint",
     **{f"expunge.integrations.{name}": name for name in ("lightning", "opacus", "transformers")},
     "expunge.distributed": "distributed",
 }
@@ -535,10 +537,14 @@ def test_the_installed_package_is_the_one_in_this_repository() -> None:
         )
 
 
-def test_a_missing_extra_is_named() -> None:
-    result = run_without("torch", "import expunge.torch")
+@pytest.mark.parametrize(
+    ("package", "module", "needed"), [("torch", "torch", "PyTorch"), ("flint", "proof", "python-flint")]
+)
+def test_a_missing_extra_is_named(package: str, module: str, needed: str) -> None:
+    result = run_without(package, f"import expunge.{module}")
     assert result.returncode
-    assert "ImportError: expunge.torch needs PyTorch: pip install '.[torch]' in a checkout of Expunge" in result.stderr
+    advice = f"pip install '.[{module}]' in a checkout of Expunge"
+    assert f"ImportError: expunge.{module} needs {needed}: {advice}" in result.stderr
 
 
 def test_no_error_advises_to_install_from_a_package_index() -> None:

@@ -58,6 +58,7 @@ ROOMS: dict[str, Room] = {
             "test_validate*.py",
         ),
     ),
+    "proof": Room(("proof/*.py", "runs/enclosures.py"), ("test_proof*.py",)),
     "calibration": Room(("calibration.py",), ("test_calibration*.py",)),
     "certificates": Room(("certificates/*.py", "runs/*.py"), (*_RELEASES, "test_runs*.py")),
     "estimators": Room(
