@@ -118,7 +118,7 @@ def _contents(
     message[:, : ends[0]] = np.frombuffer(tag, dtype=np.uint8)
     message[:, ends[1] : ends[2]] = np.frombuffer(struct.pack("<Q", p), dtype=np.uint8)
     message[:, ends[3] : ends[4]] = np.frombuffer(struct.pack("<Q", width), dtype=np.uint8)
-    row_bytes = np.ascontiguousarray(rows, dtype="<f8").view(np.uint8)
+    row_numbers = message.view("<f8")[:, ends[2] // 8 : ends[3] // 8]  # every part is of whole words
     weight_bytes = np.ascontiguousarray(weights[:, np.newaxis], dtype="<f8").view(np.uint8)
     found = []
     sha256 = hashlib.sha256
@@ -126,7 +126,7 @@ def _contents(
         block = slice(start, min(start + len(message), n))
         part = message[: block.stop - start]
         part[:, ends[0] : ends[1]] = salts[block]
-        part[:, ends[2] : ends[3]] = row_bytes[block]
+        row_numbers[: len(part)] = rows[block]
         part[:, ends[4] : ends[5]] = answers[block]
         part[:, ends[5] :] = weight_bytes[block]
         found += [sha256(one).digest() for one in part]

@@ -198,11 +198,12 @@ def compared(records: Records, block: Block, share: Share, form: Form) -> Rows:
         features, y = features[share.local], y[share.local]
         ids = None if ids is None else ids[share.local]
     n, p = features.shape
-    X = np.ones((n, p + form.fit_intercept))
-    X[:, :p] = features
+    X = np.empty((n, p + form.fit_intercept))
+    X[:, :p], X[:, p:] = features, 1.0
     answers = answers_in(records, block, y, form)
     weights = np.ones(n) if share.weights is None else share.weights
-    found = contents_found(np.ascontiguousarray(X[:, :p]), answers, y, weights, share.salts, classes=form.classes)
+    # Of the copy that is passed on: a file may change at any time.
+    found = contents_found(X[:, :p], answers, y, weights, share.salts, classes=form.classes)
     wrong = (found != share.contents).any(axis=1)
     if ids is not None:
         wrong |= np.asarray(ids != share.ids)
