@@ -92,7 +92,7 @@ ROOMS: dict[str, Room] = {
         ("test_ledger*.py", "test_residual_ledger.py", "test_transaction*.py", "test_cli*.py"),
     ),
     "files": Room(
-        ("_files/__init__.py", "_files/archive.py", "_files/sealed.py"),
+        ("_files/__init__.py", "_files/archive.py", "_files/headed.py", "_files/sealed.py", "_files/values.py"),
         (
             "test_files*.py",
             "test_ledger*.py",

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from expunge.data.close_products import MARGIN, TINY, UNIT, split, split_bits, sum_error
 from expunge.data.row_digests import block_digest, digest_of_both
 
-__all__ = ["BlockSums", "Pair", "folded", "formed", "joined", "sums_lost", "unpacked"]
+__all__ = ["MOST_LEVELS", "BlockSums", "Pair", "folded", "formed", "joined", "sums_lost", "unpacked"]
 
 Array = NDArray[np.float64]
 Pair = tuple[Array, Array]
 
 _SUBROWS = 2048
-_MOST_LEVELS = 64
+MOST_LEVELS = 64
 _SQUARES = 1e15  # room for the numbers that split squares exactly
 
 
@@ -114,7 +114,7 @@ def unpacked(packed: Array, size: int) -> Array:
 
 def _additions(rows: int) -> int:
     """Return a bound on how many additions anything in a block of this many rows goes through on its way to the end."""
-    return -(-rows // _SUBROWS) + 2 * _MOST_LEVELS + 4
+    return -(-rows // _SUBROWS) + 2 * MOST_LEVELS + 4
 
 
 @np.errstate(under="ignore", over="ignore", invalid="ignore")
@@ -254,7 +254,7 @@ def folded(nodes: Iterable[BlockSums]) -> BlockSums:
     """Return the sums over all nodes, which hold the blocks from 0 on: smaller nodes, which come last, first."""
     *others, result = nodes
     for node in reversed(others):
-        result = _both(node, result, level=_MOST_LEVELS, index=0)
+        result = _both(node, result, level=MOST_LEVELS, index=0)
     return result
 
 

@@ -10,11 +10,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import pairwise
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from expunge._files import CONFIDENTIAL, write_atomic
 from expunge._kernels.backend import one_blas_thread
 from expunge._validate import count, refuse_masks
 from expunge.data.array_records import Frame
@@ -24,6 +26,7 @@ from expunge.data.close_products import MARGIN, UNIT, Gram, Moment
 from expunge.data.folding import fold
 from expunge.data.labels import labels
 from expunge.data.row_digests import table_digest
+from expunge.data.stored_statistics import Stored, read_statistics, statistics_bytes
 
 __all__ = ["ClassCodes", "RidgeStatistics", "StatisticsBuilder"]
 
@@ -177,6 +180,75 @@ class RidgeStatistics:
             classes=self.classes,
             single_output=self.single_output,
             feature_names=self.feature_names,
+        )
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
+        """Write the statistics to one ``.npz`` file (arrays and JSON, no pickle), whole or not at all, for its owner.
+
+        Statistics of shards, computed on different machines, are added once they are in one place. The file is as
+        confidential as the records: the sums of a block with a single row are products of that row.
+
+        Parameters
+        ----------
+        path : str or Path
+            Where to.
+        overwrite : bool
+            Replace an existing file.
+
+        Returns
+        -------
+        Path
+
+        Raises
+        ------
+        FileExistsError
+            If ``path`` exists and ``overwrite`` is false.
+
+        Examples
+        --------
+        >>> import tempfile, pathlib
+        >>> statistics = RidgeStatistics.of(np.eye(3), np.ones(3))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = statistics.save(pathlib.Path(folder) / "shard-0.npz")
+        ...     RidgeStatistics.load(path).digest == statistics.digest
+        True
+        """
+        stored = Stored(self._nodes, self.n_features, self.classes, self.single_output, self.feature_names)
+        write_atomic(path, statistics_bytes(stored), overwrite=overwrite, mode=CONFIDENTIAL)
+        return Path(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> RidgeStatistics:
+        """Read statistics written by `save`, to the bit.
+
+        Parameters
+        ----------
+        path : str or Path
+            The file.
+
+        Returns
+        -------
+        RidgeStatistics
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        ValueError
+            If it is damaged, of an unknown version, or holds sums that no table has.
+
+        Notes
+        -----
+        What is read is self-consistent, and carries the digest of its rows; that its sums are those of these rows is
+        found out by a pass over the table: the first deletion compares them.
+        """
+        found = read_statistics(path)
+        return cls(
+            found.nodes,
+            n_features=found.n_features,
+            classes=found.classes,
+            single_output=found.single_output,
+            feature_names=found.feature_names,
         )
 
     def __repr__(self) -> str:

@@ -8,8 +8,6 @@ Whatever a file says is checked before a model is made of it.
 
 from __future__ import annotations
 
-import io
-import json
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,9 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from expunge._files import CONFIDENTIAL, PUBLIC, FileFormatError, parse_json, write_atomic
-from expunge._files.archive import read_arrays
-from expunge._files.sealed import is_sealed, sealed
+from expunge._files import CONFIDENTIAL, PUBLIC, FileFormatError, write_atomic
+from expunge._files.headed import headed_bytes, read_headed
 from expunge.data.constants import Sources
 from expunge.estimators import _stored, _stored_sums
 from expunge.estimators._history import History
@@ -48,42 +45,15 @@ __all__ = [
 ]
 
 _VERSION, _WITHOUT_DELETED, _OF_SUMS, _VERSIONS = 2, 3, 4, (1, 2, 3, 4)
-_HEADER = "header.json"
 _UNKNOWN = "saved by an earlier version, which did not record what its constants were computed from"
-# More than any model that fits a computer; a file can declare no more than it holds in any case.
-_MAX_BYTES = 2**40
 
 
 def sealed_bytes(header: dict[str, Any], arrays: Mapping[str, NDArray[Any]]) -> bytes:
-    text = json.dumps({"version": _VERSION, **header}, allow_nan=False)
-    buffer = io.BytesIO()
-    # The header travels as bytes so that one file is the whole model.
-    members: dict[str, Any] = {_HEADER: np.frombuffer(text.encode("ascii"), dtype=np.uint8), **arrays}
-    np.savez(buffer, **members)
-    return sealed(buffer.getvalue())
+    return headed_bytes({"version": _VERSION, **header}, arrays)
 
 
 def read(path: str | Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    what = f"model at {path}"
-    arrays = read_arrays(path, what="model", max_bytes=_MAX_BYTES)
-    try:
-        has_digest = is_sealed(path)
-    except FileFormatError as error:
-        raise FileFormatError(f"path: the {what} {error}") from None
-    header_bytes = arrays.pop(_HEADER, None)
-    if header_bytes is None:
-        raise FileFormatError(f"path: the {what} is not a model of this library: it holds no {_HEADER}")
-    try:
-        header = parse_json(header_bytes.tobytes().decode(), what=f"header of the {what}")
-    except ValueError as error:
-        raise FileFormatError(f"path: the {what} is truncated or not a model of this library: {error}") from None
-    version = header.get("version") if isinstance(header, dict) else None
-    if version not in _VERSIONS or isinstance(version, bool):
-        read = f"{', '.join(map(str, _VERSIONS[:-1]))} and {_VERSIONS[-1]}"
-        raise FileFormatError(f"path: the {what} has version {version!r}, this library reads versions {read}")
-    if version > 1 and not has_digest:
-        raise FileFormatError(f"path: the {what} is damaged: it carries no digest of its bytes")
-    return header, arrays
+    return read_headed(path, what="model", versions=_VERSIONS, first_sealed=2)
 
 
 def expect(header: Mapping[str, Any], path: str | Path, *, kind: str, form: str) -> None:

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from expunge._files.values import digests, flag, floats, salt, text, texts, whole
 from expunge.data.reading import Reading
 from expunge.estimators import _stored_sums
 from expunge.estimators._history import History
 from expunge.estimators._records import GIVEN, INDEX, ROW_NUMBERS, RecordIds, exact_ids
-from expunge.estimators._stored_values import digests, flag, floats, salt, text, texts, whole
 from expunge.runs.ridge.kept_law import KeptLaw
 from expunge.runs.ridge.law import Phase
 from expunge.runs.ridge.step_sizes import require_step_size, smoothness
