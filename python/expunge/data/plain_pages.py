@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,8 +119,10 @@ class PlainFeatures:
             chunk.compression == "UNCOMPRESSED" and not chunk.has_dictionary_page and chunk.num_values == values
         )
 
-    def rows(self, start: int, stop: int, *, size: int) -> Iterator[NDArray[np.floating]]:
-        """Yield rows ``start`` to ``stop``, at most ``size`` at a time.
+    def rows(
+        self, start: int, stop: int, *, size: int, empty: Callable[[tuple[int, ...], Any], NDArray[Any]] = np.empty
+    ) -> Iterator[NDArray[np.floating]]:
+        """Yield rows ``start`` to ``stop``, at most ``size`` at a time, in arrays that ``empty`` makes.
 
         Raises
         ------
@@ -142,7 +144,7 @@ class PlainFeatures:
             panel = None if lists else np.empty((self._width, most + _PAD), dtype=dtype)
             places = [] if panel is None else [place.data.cast("B") for place in panel]
             for first in range(start, stop, size):
-                X = np.empty((min(size, stop - first), self._width), dtype=dtype)
+                X = empty((min(size, stop - first), self._width), dtype)
                 if panel is None:
                     columns[0].read(X.data.cast("B"))
                 else:

@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import struct
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
@@ -304,12 +304,23 @@ class NpyColumn:
         if self._header_digest() != self.digest:
             raise ValueError(f"{self.file.name} has changed since the table was opened; open it again")
 
-    def rows(self, start: int, stop: int) -> NDArray[Any]:
-        """Return rows, read rather than mapped: pages of a mapping count as this process's memory."""
+    def rows(
+        self, start: int, stop: int, *, empty: Callable[[tuple[int, ...], Any], NDArray[Any]] = np.empty
+    ) -> NDArray[Any]:
+        """Return rows in an array that ``empty`` makes, read rather than mapped.
+
+        Pages of a mapping count as this process's memory.
+        """
         count = (stop - start) * self.width
         offset = self._offset + (self.start + start) * self.width * self.dtype.itemsize
         if self.file.filesystem is None:
-            values = np.fromfile(self.file.name, dtype=self.dtype, count=count, offset=offset)
+            values = empty((count,), self.dtype)
+            with open(self.file.name, "rb", buffering=0) as stream:
+                stream.seek(offset)
+                done, left = 0, values.view(np.uint8)
+                while done < len(left) and (read := stream.readinto(left[done:].data)):
+                    done += read
+            values = values[: done // self.dtype.itemsize]
         else:
             with self.file.open() as stream:
                 stream.seek(offset)

@@ -14,6 +14,7 @@ import numpy as np
 from expunge._errors import how_to_install
 from expunge._validate import choice
 from expunge.data.blocks import Records
+from expunge.scoring.buffers import Buffers
 from expunge.scoring.checkpoints import ProbeCheckpoints
 from expunge.scoring.job import checked_orders, note_unscored, plan, shared
 from expunge.scoring.measures import Scorer, loss_name, proxy_names
@@ -127,7 +128,9 @@ def score_table(
         )
         layout = job.layout
         found: Iterator[_Found] = (
-            (str(part.file), part.first_record - part.start, block) for part in job.parts for block in job.blocks(part)
+            (str(part.file), part.first_record - part.start, block)
+            for part in job.parts
+            for block in job.blocks(part, Buffers())
         )
     elif labels is not None:
         raise ValueError("labels is for .npy files: name the column of the labels with label")

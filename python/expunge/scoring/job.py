@@ -22,6 +22,7 @@ from expunge._kernels.backend import default_threads, thread_count
 from expunge._validate import choice, count, real_array
 from expunge._version import __version__
 from expunge.data.ahead import streams_ahead
+from expunge.scoring.buffers import Buffers
 from expunge.scoring.checkpoints import ProbeCheckpoints
 from expunge.scoring.measures import Scorer, loss_name, proxy_names, why_unscored
 from expunge.scoring.parts import PartWriter, part_path, table_of
@@ -128,8 +129,8 @@ class Job:
             self.probe, orders=self.orders, dtype=self.layout.dtype, keep_norms=self.keep_norms, threads=threads
         )
 
-    def blocks(self, part: Part) -> Iterator[Block]:
-        """Yield the rows of a part."""
+    def blocks(self, part: Part, buffers: Buffers) -> Iterator[Block]:
+        """Yield the rows of a part, whose memory may come from ``buffers``."""
         probe = self.probe
         return read_blocks(
             part,
@@ -139,6 +140,7 @@ class Job:
             loss=probe.loss,
             n_outputs=probe.n_outputs,
             block_rows=self.block_rows,
+            buffers=buffers,
         )
 
 
@@ -208,11 +210,11 @@ def score_parts(job: Job, folder: Path, wanted: range, *, progress: bool) -> int
     left = [i for i in wanted if not part_path(folder, i).exists()]
     kept = total - sum(job.parts[i].rows for i in left)
     workers, threads = shared(job.threads)
-    scorer = job.scorer(threads)
+    scorer, buffers = job.scorer(threads), Buffers()
     with tqdm(
         total=total, initial=kept, unit="rows", unit_scale=True, disable=not progress, file=sys.stderr, desc="score"
     ) as bar:
-        ahead = streams_ahead((partial(job.blocks, job.parts[i]) for i in left), threads=_READERS)
+        ahead = streams_ahead((partial(job.blocks, job.parts[i], buffers) for i in left), threads=_READERS)
         with (
             contextlib.closing(ahead),
             ThreadPoolExecutor(workers) as scoring,
@@ -223,7 +225,7 @@ def score_parts(job: Job, folder: Path, wanted: range, *, progress: bool) -> int
                 part = job.parts[index]
                 output.begin(PartWriter(part_path(folder, index), rows=part.rows, source=str(part.file)))
                 for block in blocks:
-                    output.add(partial(_scored, block, part, job, scorer))
+                    output.add(partial(_scored, block, part, job, scorer, buffers))
                 output.end()
             output.finish()
     return len(wanted) - len(left)
@@ -235,11 +237,13 @@ def shared(threads: int | None) -> tuple[int, int]:
     return (cores, 1) if cores <= _MOST_WORKERS else (_MOST_WORKERS, cores)
 
 
-def _scored(block: Block, part: Part, job: Job, scorer: Scorer) -> Any:
+def _scored(block: Block, part: Part, job: Job, scorer: Scorer, buffers: Buffers) -> Any:
     """Return the scores of a block as an Arrow table."""
     scores, unscored = scorer(block.X, block.y)
     note_unscored(block, unscored, str(part.file), on_bad_rows=job.on_bad_rows)
-    return table_of(block, scores, part.first_record + block.start - part.start, names=job.names)
+    table = table_of(block, scores, part.first_record + block.start - part.start, names=job.names)
+    buffers.give_back(block.X)
+    return table
 
 
 def note_unscored(block: Block, unscored: Any, place: str, *, on_bad_rows: str) -> None:

@@ -16,6 +16,7 @@ from expunge.data.addresses import File
 from expunge.data.arrow import Batches, feature_rows, is_list, list_rows, numbers
 from expunge.data.blocks import Records
 from expunge.data.plain_pages import Leaf, NotPlainError, PlainFeatures, leaves_of
+from expunge.scoring.buffers import Buffers
 from expunge.scoring.shards import Columns, Layout, Part, kind_of, npy_column, open_shard
 
 __all__ = ["BadRowError", "Block", "batch_blocks", "read_blocks", "record_blocks"]
@@ -39,19 +40,27 @@ class Block:
 
 
 def read_blocks(
-    part: Part, columns: Columns, layout: Layout, *, n_features: int, loss: str, n_outputs: int, block_rows: int
+    part: Part,
+    columns: Columns,
+    layout: Layout,
+    *,
+    n_features: int,
+    loss: str,
+    n_outputs: int,
+    block_rows: int,
+    buffers: Buffers,
 ) -> Iterator[Block]:
-    """Yield the rows of a part in order, ``block_rows`` at a time.
+    """Yield the rows of a part in order, ``block_rows`` at a time, whose memory may come from ``buffers``.
 
     ``problems`` of a block lists wrong lengths, labels and ids; features that are not finite are left to whoever
     scores.
     """
     several = loss == "squared" and n_outputs > 1
     if kind_of(part.file) == ".npy":
-        rows = _npy_rows(part, several, block_rows)
+        rows = _npy_rows(part, several, block_rows, buffers)
     else:
         stored = n_features - columns.append_one
-        rows = _parquet_rows(part, columns, layout, stored, n_outputs if several else 0, block_rows)
+        rows = _parquet_rows(part, columns, layout, stored, n_outputs if several else 0, block_rows, buffers)
     for one in rows:
         yield _block(one, layout.dtype, columns.append_one, loss, n_outputs)
 
@@ -119,7 +128,7 @@ def _checked_labels(
     return np.asarray(np.where(good, labels, 0), dtype=np.int64)
 
 
-def _npy_rows(part: Part, several: bool, block_rows: int) -> Iterator[_Rows]:
+def _npy_rows(part: Part, several: bool, block_rows: int, buffers: Buffers) -> Iterator[_Rows]:
     assert part.labels is not None
     features, targets = npy_column(part.file, "source"), npy_column(part.labels, "labels")
     for done in range(0, part.rows, block_rows):
@@ -128,11 +137,11 @@ def _npy_rows(part: Part, several: bool, block_rows: int) -> Iterator[_Rows]:
         labels = targets.rows(first, first + rows)
         labels = labels if several else labels.reshape(rows)
         labels = labels.astype(np.int64) if labels.dtype.kind == "b" else labels
-        yield at, features.rows(at, at + rows), labels, None, {}
+        yield at, features.rows(at, at + rows, empty=buffers.empty), labels, None, {}
 
 
 def _parquet_rows(
-    part: Part, columns: Columns, layout: Layout, stored: int, label_width: int, block_rows: int
+    part: Part, columns: Columns, layout: Layout, stored: int, label_width: int, block_rows: int, buffers: Buffers
 ) -> Iterator[_Rows]:
     import pyarrow as pa
 
@@ -158,7 +167,7 @@ def _parquet_rows(
         if features is not None:
             with contextlib.suppress(NotPlainError):
                 rest = batches(others)
-                for X in features.rows(0, part.rows, size=block_rows):
+                for X in features.rows(0, part.rows, size=block_rows, empty=buffers.empty):
                     yield _batch_rows(rest.take(len(X)), columns, layout, stored, label_width, part.start + done, X)
                     done += len(X)
                 return
