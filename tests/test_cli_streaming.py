@@ -523,6 +523,79 @@ def test_outputs_may_not_be_the_table(scene):
             match="must not be")  # fmt: skip
 
 
+# --- the table without the rows ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow", "csv"])
+def test_the_table_is_written_without_the_deleted_rows(kind):
+    write("all", kind=kind)
+    before = listing()
+    run("fit", "all", *READ, *QUIET, "-o", "m0.npz")
+    run("unlearn", "m0.npz", "--data", "all", "--id", "C-3", "--id", "C-20", *WRITES)
+    words = "additional 'C-3'.*; rows of deleted records are still in all: .* --rewrite"
+    refused("verify", "c.json", "all", "--evidence", "e.npz", "--model", "r.npz", match=words, code=1)
+    found = run("purge", "m.npz", "--data", "all", "--rewrite", "now", "--id", "C-20", "--id", "C-3").output
+    assert "written  now  (56 rows in 4 files)" in found
+    assert re.search(
+        rf"left out  4 rows: C-3 \(all/part-0\.{kind}, row 6\); .*C-20 \(all/part-2\.{kind}, row 11\)", found
+    )
+    assert "note  all still holds them: destroy it" in found
+    run("verify", "c.json", "now", "--evidence", "e.npz", "--model", "r.npz")
+    assert {name: content for name, content in listing().items() if name.startswith("all/")} == before
+    run("unlearn", "m.npz", "--data", "now", "--id", "C-4", "-o", "n.npz", "-c", "d.json", "--evidence", "f.npz")
+    run("purge", "n.npz", "--data", "now", "--rewrite", "later", "--others")
+    run("verify", "d.json", "later", "--evidence", "f.npz", "--model", "n.npz")
+    assert not any("unfinished" in name for name in listing())
+
+
+def test_rows_that_were_never_learned_stay_unless_all_others_go(scene):
+    more = {name: values[[0, 1]] for name, values in TABLE.items()}
+    more["who"] = np.array(["N-1", "N-2"])
+    parquet.write_table(pa.table(more), "all/part-9.parquet")
+    found = run("purge", "m1.npz", "--data", "all", "--rewrite", "most", "--id", "C-3").output
+    assert "kept  2 rows of other ids, of which the model has no record (--others)" in found
+    assert "written  most  (60 rows in 5 files)" in found
+    run("purge", "m1.npz", "--data", "all", "--rewrite", "less", "--others")
+    run("verify", "c1.json", "less", "--evidence", "e1.npz", "--model", "r1.npz")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (["--data", "all"], "--data and --rewrite go together"),
+        (["--rewrite", "new"], "--data and --rewrite go together"),
+        (["--id", "C-3"], "--id goes with --data and --rewrite"),
+        (["--divide-by", "3"], "--divide-by goes with --data and --rewrite"),
+        (["--data", "all", "--rewrite", "new"], "say which rows to leave out: --id, or --others"),
+        (["--data", "all", "--rewrite", "new", "--id", "C-3", "--others"], "say which rows to leave out"),
+        (
+            ["--data", "all", "--rewrite", "new", "--id", "C-9"],
+            "got 'C-9', of whom the model has records: unlearn them",
+        ),
+        (["--data", "all", "--rewrite", "new", "--id", "X"], "--id must name ids of rows in the table, got 'X'"),
+        (["--data", "now", "--rewrite", "new", "--others"], "now: holds no row that is no record of m1.npz"),
+        (["--data", "all", "--rewrite", "now", "--others"], "destination: now already exists"),
+        (["--data", "all", "--rewrite", "no/new", "--others"], "there is no folder"),
+        (
+            ["--data", "all", "--rewrite", "new", "--others", "--in-memory"],
+            "--rewrite writes Parquet, Arrow and unpacked",
+        ),
+        (["--data", "all", "--rewrite", "new", "--others", "--successor", "m0.npz"], "--rewrite first"),
+        (["--data", "bad", "--rewrite", "new", "--others"], "'C-20' of the model is not what it was"),
+    ],
+)
+def test_a_purge_of_the_table_refuses(scene, arguments, match):
+    write("bad", b=np.where(EVERY == 40, np.float32(0.5), X[:, 1]))
+    refused("purge", "m1.npz", *arguments, match=match)
+
+
+def test_a_model_with_rows_has_no_table_to_rewrite(scene):
+    write("one", n=1)
+    run("fit", "one/part-0.parquet", *READ, *QUIET, "-o", "o.npz")
+    words = "--data is for models of tables: a NewtonLogisticRegression of rows holds its data"
+    refused("purge", "o.npz", "--data", "all", "--rewrite", "new", "--others", match=words)
+
+
 # --- memory --------------------------------------------------------------------------------------
 
 STORY = """

@@ -224,6 +224,22 @@ def test_records_without_ids_are_numbered_and_weights_count() -> None:
     assert result.model.unlearn([0, 99]).model.ids_.tolist() == list(range(1, 99))
 
 
+@pytest.mark.parametrize("of", ["tables", "arrays"])
+def test_corrected_records_keep_their_weights(of: str) -> None:
+    weights, rows = RNG.uniform(0.5, 2, N), [41, 3, 77]
+    given = (table(np.arange(N), Y),) if of == "tables" else (X, Y, IDS)
+    model = NewtonRidge(**QUIET).fit(*given, sample_weight=weights)
+    new = table(rows, -Y)
+    for result in (model.amend(X=new), model.amend(X=new, sample_weight=weights[rows])):
+        state = result.model._state
+        found = np.concatenate([block.weights for block in state.objective.blocks])
+        where = np.argsort(IDS)[np.searchsorted(np.sort(IDS), result.model.ids_)]
+        np.testing.assert_array_equal(found, weights[where])
+        values = np.where(np.isin(np.arange(N), rows), -Y, Y)[where]
+        whole = open_records(X[where], target=values, ids=IDS[where])
+        assert verify(result.certificate, whole, evidence=result.evidence, sample_weight=weights[where]).certified
+
+
 # --- files of models ------------------------------------------------------------------------------
 
 

@@ -87,8 +87,8 @@ def amend(model: str, table: str, number: str | None, date: str | None, **option
     weights = None if records.weights is None else records.weights[order]
     requests = [DeletionRequest(one, number, date) for one in dict.fromkeys(records.ids.tolist())]
     if holds_no_rows(before):
-        known = before._state.objective.blocks.weights()  # type: ignore[attr-defined]
-        kept = known[rows] if weights is None and known is not None else weights
+        known = _weights(before)
+        kept = known[rows] if weights is None and known is not None else weights  # as `amend` keeps them
         names = records.ids[order]
         corrected = open_records(X, target=answers, ids=names)
         wanted = wanted_of_table(

@@ -17,9 +17,10 @@ from expunge.cli.streaming import as_table, can_be_streamed, read_data_or_table
 
 if TYPE_CHECKING:
     from expunge.cli.files import Newton
+    from expunge.data import Records as Table
     from expunge.estimators.newton.tables import TablePart
 
-__all__ = ["attach", "attach_data", "data_option", "places_of", "say_rows_left", "wanted_of_table"]
+__all__ = ["attach", "attach_data", "data_option", "listed_rows", "places_of", "say_rows_left", "wanted_of_table"]
 
 _NAMED = 5
 
@@ -80,8 +81,16 @@ def attach_data(
         )
 
 
-def attach(model: Newton, data: Sequence[str], reading: dict[str, Any]) -> None:
-    """Find the records of a model of tables in these, and say what else is there."""
+def attach(
+    model: Newton, data: Sequence[str], reading: dict[str, Any], *, quiet: bool = False
+) -> tuple[list[Table], list[NDArray[np.bool_]]]:
+    """Find the records of a model of tables in these, and say what else is there, unless ``quiet``.
+
+    Returns
+    -------
+    tuple of two lists
+        The tables, and which rows of each are records of the model.
+    """
     tables, weights = [], []
     asked = {name: value for name, value in reading.items() if name != "stream"}
     for source in data:
@@ -101,18 +110,21 @@ def attach(model: Newton, data: Sequence[str], reading: dict[str, Any]) -> None:
         weights.append(records.weights)
     model.attach(*tables, others="omit")
     parts = _parts(model)
+    every = []
     for table, given in zip(tables, weights, strict=True):
         part = next((one for one in parts if one.records is table), None)
         if given is not None and part is not None:
             _check_weights(part, given)
-    others = [one.n_records - sum(int(part.kept.sum()) for part in parts if part.records is one) for one in tables]
-    if sum(others):
-        places = [place for table, n in zip(tables, others, strict=True) if n for place in _others(table, parts)]
+        every.append(np.zeros(table.n_records, dtype=bool) if part is None else part.kept)
+    n = sum(int((~kept).sum()) for kept in every)
+    if n and not quiet:
+        rows = [row for table, kept in zip(tables, every, strict=True) for row in _rows(table, ~kept)]
         click.echo(
-            f"{counted(sum(others), 'row')} passed over, of which the model has no record (deleted, or never learned): "
-            f"{_listed(places, sum(others))}",
+            f"{counted(n, 'row')} passed over, of which the model has no record (deleted, or never learned): "
+            f"{_listed(rows, n)}",
             err=True,
         )
+    return tables, every
 
 
 def _parts(model: Newton) -> Sequence[TablePart]:
@@ -134,16 +146,20 @@ def _check_weights(part: TablePart, given: NDArray[np.float64]) -> None:
         )
 
 
-def _others(table: Any, parts: Sequence[TablePart]) -> list[str]:
-    """Return the first rows of a table that are no records, with their ids."""
-    kept = next((part.kept for part in parts if part.records is table), np.zeros(table.n_records, dtype=bool))
-    return [_row(table, row) for row in np.flatnonzero(~kept)[:_NAMED].tolist()]
+def listed_rows(table: Table, some: NDArray[np.bool_]) -> str:
+    """Return the first few rows of a table with their ids, as text."""
+    return _listed(_rows(table, some), int(some.sum()))
 
 
-def _row(table: Any, row: int) -> str:
+def _rows(table: Table, some: NDArray[np.bool_]) -> list[str]:
+    return [_row(table, row) for row in np.flatnonzero(some)[:_NAMED].tolist()]
+
+
+def _row(table: Table, row: int) -> str:
     if not table.has_ids:
         return str(table.place(row))
     (block,) = table.blocks(start=row // table.block_rows, stop=row // table.block_rows + 1)
+    assert block.ids is not None  # as the table has some
     name = block.ids[row - block.start : row - block.start + 1].tolist()[0]
     return f"{name} ({table.place(row)})"
 
@@ -170,9 +186,10 @@ def places_of(model: Newton, positions: NDArray[np.int64]) -> list[str]:
 
 def say_rows_left(places: Sequence[str], n: int) -> None:
     """Print that rows of records that the model forgot are still in their table."""
+    click.echo(f"still in the table: {_listed(places, n)}")
     click.echo(
-        f"still in the table: {_listed(places, n)}: write it without "
-        f"{'this row' if n == 1 else f'these {n:,} rows'}, as the certificate is verified on what remains"
+        f"  the certificate is verified on the table without {'this row' if n == 1 else f'these {n:,} rows'}; "
+        "expunge purge --rewrite writes it"
     )
 
 

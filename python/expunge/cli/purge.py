@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +12,8 @@ from expunge._files.destroying import destroy, overwriting
 from expunge._files.transaction import Change, exclusive
 from expunge.cli.files import load_model
 from expunge.cli.newton import holds_no_rows
+from expunge.cli.options import given_options
+from expunge.cli.reading import data_options
 from expunge.cli.succession import note_path
 
 if TYPE_CHECKING:
@@ -28,16 +30,47 @@ _ELSEWHERE = (
 @click.command()
 @click.argument("model", type=click.Path())
 @click.option("--successor", type=click.Path(), help="Destroy MODEL: the deletion since then led to this model.")
-def purge(model: str, successor: str | None) -> None:
+@click.option("--data", help="Of a model of a table: that table, some rows of which the model forgot.")
+@click.option("--rewrite", type=click.Path(), help="Write the table there without them: a new folder or file.")
+@click.option("--id", "ids", multiple=True, help="With --rewrite: an id whose rows are left out; repeat for several.")
+@click.option("--others", is_flag=True, help="With --rewrite: leave out every row that is no record of MODEL.")
+@data_options
+def purge(
+    model: str,
+    successor: str | None,
+    data: str | None,
+    rewrite: str | None,
+    ids: tuple[str, ...],
+    others: bool,
+    **reading: Any,
+) -> None:
     """Rewrite MODEL without the rows of deleted records, and overwrite the old file.
 
     Files of earlier versions of this library hold deleted rows; the exact law of the run takes their place, from which
     further deletions are certified. With --successor, MODEL is from before a deletion: it is overwritten and removed.
+
+    A model of a table holds no row. With --data and --rewrite its table is written without the rows of deleted records
+    (--id) or of all that are no records of MODEL (--others), to a new place, whole or not at all; the old one stays.
     """
     from expunge.estimators._storage import working_bytes
     from expunge.estimators.newton.base import NewtonModel
 
+    if (data is None) != (rewrite is None):
+        raise ValueError("--data and --rewrite go together: the table that is read, and where the new one goes")
+    if data is None:
+        for option in given_options(("ids", "others", *reading)):
+            raise ValueError(f"{option} goes with --data and --rewrite")
+    elif successor is not None:
+        raise ValueError("--successor destroys MODEL, --rewrite writes its table: call twice, --rewrite first")
     before = load_model(model)
+    if data is not None and rewrite is not None:
+        from expunge.cli.rewriting import rewrite_table
+
+        if not isinstance(before, NewtonModel) or not holds_no_rows(before):
+            raise ValueError(f"--data is for models of tables: a {type(before).__name__} of rows holds its data")
+        rewrite_table(before, model, data, rewrite, ids=ids, others=others, reading=reading)
+        click.echo(f"note  {data} still holds them: destroy it, and what was made of it (copies, backups, snapshots)")
+        return
     if successor is not None:
         if os.path.samefile(model, successor):
             raise ValueError(f"--successor ({successor}) must not be MODEL itself")

@@ -160,5 +160,10 @@ def verified(
             public_key=key,
         )
     except VerificationError as error:
-        refuse(f"{error}{_HOW if error.field in ('digests.data', 'model.n_features') else ''}")
+        more = ""
+        if isinstance(records, Streamed) and "additional" in str(error):
+            more = f"; rows of deleted records are still in {data}: verify the table without them (purge --rewrite)"
+        elif error.field in ("digests.data", "model.n_features"):
+            more = _HOW
+        refuse(f"{error}{more}")
         raise

@@ -8,7 +8,8 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import accumulate, pairwise
-from typing import NamedTuple
+from pathlib import PurePosixPath
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,7 +109,18 @@ class FileRecords(Records):
         filesystem: object = None,
         with_target: bool = False,
     ) -> None:
+        self._options: dict[str, Any] = {
+            "target_column": target_column,
+            "id_column": id_column,
+            "features": features,
+            "drop": drop,
+            "header": header,
+            "decimal_comma": decimal_comma,
+            "with_target": with_target,
+        }
         files = find_files(source, kinds=KINDS, filesystem=filesystem)
+        named = PurePosixPath(os.fspath(source).replace(os.sep, "/")).name
+        self._in_folder = len(files) > 1 or PurePosixPath(files[0].name.replace(os.sep, "/")).name != named
         if files[0].suffix == ".npy":
             if (target_column, id_column, features, tuple(drop)) != (None, None, None, ()):
                 raise ValueError(
@@ -228,6 +240,20 @@ class FileRecords(Records):
     def unread(self) -> tuple[str, ...]:
         """Columns that are no features because nobody named them: a frame's row index, and names of hive folders."""
         return tuple(name for name in self._shards[0].hidden() if name not in self._layout.columns)
+
+    def elsewhere(self, source: Address) -> FileRecords:
+        """Return the table that lies at another place, its columns chosen as those of this one."""
+        return FileRecords(source, **self._options)
+
+    @property
+    def shards(self) -> tuple[Shard, ...]:
+        """Shards, in order."""
+        return tuple(self._shards)
+
+    @property
+    def in_folder(self) -> bool:
+        """Whether the source is a folder of shards rather than one file."""
+        return self._in_folder
 
     @property
     def files(self) -> tuple[str, ...]:

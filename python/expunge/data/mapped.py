@@ -87,6 +87,10 @@ class MappedRecords(Records):
         """Constants that features are mapped with."""
         return self._reading.used(self._constants)
 
+    def of(self, records: Records) -> MappedRecords:
+        """Return another table, mapped as this one."""
+        return MappedRecords(records, self._reading, constants=self._constants, targets=self._targets)
+
     @property
     def n_records(self) -> int:
         """Number of records."""

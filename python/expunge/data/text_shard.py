@@ -160,8 +160,43 @@ class TextShard(Shard):
         text = str(error)
         return ValueError(text if text.startswith(self.file.name) else f"{self.file.name}: {text}")
 
-    def read(self, group: int, start: int, stop: int, *, size: int, layout: Layout, threads: int) -> Iterator[Chunk]:
-        """Yield rows of a piece."""
+    def without(self, gone: NDArray[np.bool_]) -> Iterator[bytes]:
+        """Yield the file without some of its records, byte by byte as it stands but for them.
+
+        Parameters
+        ----------
+        gone : ndarray of bool, shape (n_rows,)
+            Records to leave out.
+
+        Raises
+        ------
+        ValueError
+            If the file is not what it was, or its records are not lines of their own.
+        """
+        with self.file.open() as stream:
+            yield stream.read(self._skipped)
+        first = 0
+        for group, rows in enumerate(self.groups):
+            data = self._bytes(group)
+            ends = _ends(data)
+            starts = np.concatenate([[0], ends[:-1]])
+            lines = [data[a:b] for a, b in zip(starts.tolist(), ends.tolist(), strict=True)]
+            records = [place for place, line in enumerate(lines) if line.strip(b"\r\n")]
+            if self.named and group == 0:
+                records = records[1:]
+            if len(records) != rows:
+                raise ValueError(
+                    f"{self.file.name}: from line {self._pieces[group].line} on, {rows} records are not lines of their "
+                    f"own, of which there are {len(records)}: it cannot be written without some of them"
+                )
+            for place in np.flatnonzero(gone[first : first + rows]).tolist():
+                lines[records[place]] = b""
+            first += rows
+            yield b"".join(lines)
+        self.file.require_unchanged()
+
+    def _bytes(self, group: int) -> bytes:
+        """Return the bytes of a piece, which must be what they were."""
         piece = self._pieces[group]
         with self.file.open() as stream:
             stream.seek(piece.start)
@@ -170,7 +205,11 @@ class TextShard(Shard):
             raise ValueError(
                 f"{self.file.name} has changed since the table was opened, from line {piece.line} on; open it again"
             )
-        table = self._table(piece, data)
+        return data
+
+    def read(self, group: int, start: int, stop: int, *, size: int, layout: Layout, threads: int) -> Iterator[Chunk]:
+        """Yield rows of a piece."""
+        table = self._table(self._pieces[group], self._bytes(group))
         place, first = f"{self.file.name}, column {layout.target!r}", sum(self.groups[:group])
         try:
             columns = [table.columns[self._names.index(name)].numbers()[start:stop] for name in layout.features]
@@ -212,8 +251,13 @@ def _beyond_first_line(piece: bytes) -> bool:
 
 
 def _first_end(data: bytes) -> int:
+    return int(_ends(data)[0])
+
+
+def _ends(data: bytes) -> NDArray[np.int64]:
+    """Return where lines end that do so outside quotes; the last one ends with the data."""
     values = np.frombuffer(data, dtype=np.uint8)
     ends = np.flatnonzero(values == ord("\n"))
     marks = np.flatnonzero(values == ord('"'))
-    good = ends[np.searchsorted(marks, ends) % 2 == 0]
-    return int(good[0]) + 1 if len(good) else len(data)
+    good = ends[np.searchsorted(marks, ends) % 2 == 0] + 1
+    return good if len(good) and good[-1] == len(data) else np.append(good, len(data))

@@ -220,6 +220,10 @@ class OfTables(GivenRecords):
             )
         where = np.sort(order)
         old = state.objective.take(where)
+        if sample_weight is None and old.weights is not None:  # the old ones
+            kept = np.empty(len(order))
+            kept[np.argsort(order, kind="stable")] = old.weights
+            part, new = replace(part, weights=kept), replace(new, weights=kept)
         features = new.X[:, : state.layout.n_features]
         if isinstance(state.objective, TableObjective):
             if len(where) == state.tree.n_records:

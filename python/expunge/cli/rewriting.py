@@ -1,0 +1,112 @@
+"""``expunge purge --rewrite``: the table of a model, written without rows that the model forgot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+from expunge._errors import counted
+from expunge.cli.attaching import attach, listed_rows
+from expunge.cli.files import load_model
+from expunge.cli.identifiers import parse_id
+from expunge.data import FileRecords, MappedRecords, Records
+
+if TYPE_CHECKING:
+    from expunge.cli.files import Newton
+
+__all__ = ["rewrite_table"]
+
+
+def rewrite_table(
+    model: Newton,
+    path: str,
+    data: str,
+    place: str,
+    *,
+    ids: Sequence[str],
+    others: bool,
+    reading: dict[str, Any],
+) -> None:
+    """Write a table without rows that are no records of its model, read it again, and say so.
+
+    Parameters
+    ----------
+    model, path : Newton, str
+        The model as it was read from its file.
+    data, place : str
+        The table, and where the new one goes.
+    ids : sequence of str
+        Ids whose rows are left out, as typed.
+    others : bool
+        Whether all rows are left out that are no records of the model.
+    reading : dict
+        Options that say how data are read.
+
+    Raises
+    ------
+    ValueError, OSError
+        If a record of the model is missing or changed, an id is that of a record, or has no row, or nothing is left to
+        do; as `write_without`.
+    """
+    from expunge.data.rewriting import write_without
+
+    if bool(ids) == others:
+        raise ValueError("say which rows to leave out: --id, or --others for all that are no records of the model")
+    (table,), (kept,) = attach(model, [data], reading, quiet=True)
+    files = table.records if isinstance(table, MappedRecords) else table
+    if not isinstance(table, MappedRecords) or not isinstance(files, FileRecords):
+        raise ValueError(f"{data}: --rewrite writes Parquet, Arrow and unpacked text tables, and is read in blocks")
+    gone = ~kept if others else _rows_of(model, table, kept, ids)
+    n = int(gone.sum())
+    if not n:
+        raise ValueError(f"{data}: holds no row that is no record of {path}: there is nothing to leave out")
+    named = listed_rows(table, gone)
+
+    def check(hidden: Path) -> None:
+        new, again = table.of(files.elsewhere(hidden)), load_model(path)
+        again.attach(new, others="omit")
+        if new.n_records != table.n_records - n:
+            raise ValueError(f"{place}: must have {table.n_records - n} rows, got {new.n_records}")
+
+    names = write_without(files, gone, place, check=check)
+    left = table.n_records - n
+    click.echo(f"written  {place}  ({counted(left, 'row')} in {counted(len(names), 'file')})")
+    click.echo(f"left out  {counted(n, 'row')}: {named}")
+    if more := int((~kept & ~gone).sum()):
+        click.echo(f"kept  {counted(more, 'row')} of other ids, of which the model has no record (--others)")
+
+
+def _rows_of(model: Newton, table: Records, kept: NDArray[np.bool_], ids: Sequence[str]) -> NDArray[np.bool_]:
+    """Return which rows of ids are no records of the model; an id that still has records is refused."""
+    from expunge.estimators._records import GIVEN, RecordIds
+
+    if not table.has_ids:
+        raise ValueError("--id needs a table with ids: pass --others for all rows that are no records of the model")
+    known = model.ids_
+    wanted = [parse_id(RecordIds(tuple(known[:1].tolist()), GIVEN), one) for one in ids]
+    there = set(known.tolist())
+    for one in wanted:
+        if one in there:
+            raise ValueError(
+                f"--id must name who was deleted, got {one!r}, of whom the model has records: unlearn them"
+            )
+    gone = np.zeros(len(kept), dtype=bool)
+    found = set()
+    size = table.block_rows
+    for number in np.unique(np.flatnonzero(~kept) // size).tolist():
+        (block,) = table.blocks(start=number, stop=number + 1)
+        assert block.ids is not None  # as the table has some
+        for row in np.flatnonzero(~kept[block.start : block.start + len(block)]).tolist():
+            name = block.ids[row : row + 1].tolist()[0]
+            if name in wanted:
+                gone[block.start + row] = True
+                found.add(name)
+    for one in wanted:
+        if one not in found:
+            raise ValueError(f"--id must name ids of rows in the table, got {one!r}, which none has")
+    return gone
