@@ -24,6 +24,7 @@ PARTS = {
     "bench_columns": ("columns", ["--features", "64", "--megabytes", "1", "--repeats", "1"]),
     "bench_deletion": ("deletion", ["FOLDER", "--repeats", "1"]),
     "bench_grad_norms": ("grad_norms_kernels", ["--part", "kernels", "--repeats", "1"]),
+    "bench_jax": ("jax", ["--models", "mlp", "--repeats", "1"]),
     "bench_langevin": ("langevin", []),
     "bench_mnist_ridge": ("mnist_ridge", ["FOLDER"]),
     "bench_opacus": ("opacus", ["--models", "mlp", "--repeats", "1", "--threads", "1"]),
@@ -45,6 +46,7 @@ NEEDS = {
     "bench_before_after": "matplotlib",
     "bench_mnist_ridge": "matplotlib",
     "bench_opacus": "opacus",
+    "bench_jax": "jax",
 }
 # Benchmarks of noise and bounds, which time nothing.
 TIMELESS = ("bench_before_after", "bench_mnist_ridge", "bench_residual_bounds", "bench_residual_noise")

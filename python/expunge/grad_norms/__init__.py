@@ -15,6 +15,9 @@ without waiting for it; results are that library's arrays. Linear layers take bf
 validated there: an example whose tokens or labels are out of range gets NaN. Results have the same bits on every
 device. A softmax probe of float32 arrays without ``alpha`` sums in float32 there, within (C / 32 + 17) 2^-24 of its
 norm; tensor cores truncate sums of bfloat16 products, by at most 1.4e-4 of the sum of their magnitudes.
+
+Arrays of JAX on the CPU are read where they lie, bfloat16 as float32; results are JAX's arrays on the same device, in
+float64 if ``jax_enable_x64`` is set and rounded to float32 if not.
 """
 
 from expunge.grad_norms.conv import conv_grad_norms

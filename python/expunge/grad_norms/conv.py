@@ -10,6 +10,7 @@ from expunge._types import DeviceArray, DeviceT, Float64, HostFloats
 from expunge.grad_norms.arrays import (
     floating,
 )
+from expunge.grad_norms.jax_arrays import results_in_jax
 
 __all__ = ["conv_grad_norms"]
 
@@ -50,6 +51,7 @@ def conv_grad_norms(
 ) -> Float64 | DeviceT: ...
 
 
+@results_in_jax
 def conv_grad_norms(
     activations: HostFloats | DeviceArray,
     output_grads: HostFloats | DeviceArray,

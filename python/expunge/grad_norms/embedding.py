@@ -15,6 +15,7 @@ from expunge.grad_norms.arrays import (
     padding_token,
     token_indices,
 )
+from expunge.grad_norms.jax_arrays import results_in_jax
 
 __all__ = ["embedding_grad_norms", "embedding_linear_grad_dots"]
 
@@ -41,6 +42,7 @@ def embedding_grad_norms(
 ) -> Float64 | DeviceT: ...
 
 
+@results_in_jax
 def embedding_grad_norms(
     indices: HostArray | DeviceArray,
     output_grads: HostFloats | DeviceArray,
@@ -125,6 +127,7 @@ def embedding_linear_grad_dots(
 ) -> Float64 | DeviceT: ...
 
 
+@results_in_jax
 def embedding_linear_grad_dots(
     indices: HostArray | DeviceArray,
     embedding_grads: HostFloats | DeviceArray,

@@ -12,6 +12,7 @@ from expunge.grad_norms.arrays import (
     floating,
     matching,
 )
+from expunge.grad_norms.jax_arrays import results_in_jax
 
 __all__ = ["linear_grad_dots", "linear_grad_norms"]
 
@@ -40,6 +41,7 @@ def linear_grad_norms(
 ) -> Float64 | DeviceT: ...
 
 
+@results_in_jax
 def linear_grad_norms(
     activations: HostFloats | DeviceArray,
     output_grads: HostFloats | DeviceArray,
@@ -133,6 +135,7 @@ def linear_grad_dots(
 ) -> Float64 | DeviceT: ...
 
 
+@results_in_jax
 def linear_grad_dots(
     activations_1: HostFloats | DeviceArray,
     output_grads_1: HostFloats | DeviceArray,

@@ -12,6 +12,7 @@ from expunge.grad_norms.arrays import (
     dimensions,
     floating,
 )
+from expunge.grad_norms.jax_arrays import results_in_jax
 
 __all__ = ["norm_layer_grad_norms"]
 
@@ -54,6 +55,7 @@ def norm_layer_grad_norms(
 ) -> Float64 | DeviceT: ...
 
 
+@results_in_jax
 def norm_layer_grad_norms(
     activations: HostFloats | DeviceArray,
     output_grads: HostFloats | DeviceArray,

@@ -13,6 +13,7 @@ from expunge._types import DeviceArray, DeviceT, Float64, HostArray, HostFloats
 from expunge.grad_norms.arrays import (
     floating,
 )
+from expunge.grad_norms.jax_arrays import results_in_jax
 from expunge.grad_norms.probe_arrays import probe_on_device, probe_targets
 
 __all__ = ["probe_grad_norms"]
@@ -46,6 +47,7 @@ def probe_grad_norms(
 ) -> Float64 | DeviceT: ...
 
 
+@results_in_jax
 def probe_grad_norms(
     X: HostFloats | DeviceArray,
     weights: HostFloats | DeviceArray,
