@@ -156,6 +156,7 @@ def test_what_a_page_names_of_the_library_exists(page: Path) -> None:
     others = ("lightning", "opacus", "transformers")
     absent = tuple(f"expunge.integrations.{name}" for name in others if importlib.util.find_spec(name) is None)
     absent += () if importlib.util.find_spec("distributed") else ("expunge.distributed",)
+    absent += () if importlib.util.find_spec("jax") else ("expunge.jax",)
     names = {m[0] for code in inline_code(page) for m in [re.match(r"expunge(\.[A-Za-z_]\w*)+", code)] if m}
     needs_torch = re.compile(r"expunge\.(torch|experiments|evaluation\.networks)\b")
     compiled = re.compile(r"expunge\._(core|cuda)")
