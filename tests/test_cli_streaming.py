@@ -532,7 +532,7 @@ def test_the_table_is_written_without_the_deleted_rows(kind):
     before = listing()
     run("fit", "all", *READ, *QUIET, "-o", "m0.npz")
     run("unlearn", "m0.npz", "--data", "all", "--id", "C-3", "--id", "C-20", *WRITES)
-    words = "additional 'C-3'.*; rows of deleted records are still in all: .* --rewrite"
+    words = "additional 'C-3'.*; if they were deleted, verify the table without them .* --rewrite"
     refused("verify", "c.json", "all", "--evidence", "e.npz", "--model", "r.npz", match=words, code=1)
     found = run("purge", "m.npz", "--data", "all", "--rewrite", "now", "--id", "C-20", "--id", "C-3").output
     assert "written  now  (56 rows in 4 files)" in found

@@ -94,7 +94,7 @@ def verify(
     try:
         report = proof.verify(X, y, released, public_key=key, policy=policy, **more)
     except VerificationError as error:
-        refuse(f"{error}{_HOW if error.field == 'digests.X' else ''}")
+        refuse(f"{error}{_how(released) if error.field == 'digests.X' else ''}")
     else:
         click.echo(f"VERIFIED  {report.summary()}")
 
@@ -107,6 +107,11 @@ def _check_conditions(of_data: tuple[str, ...], of_certificate: tuple[str, ...])
 
 def _known(model: Working | Released | None) -> dict[str, Any]:
     return {} if model is None else known_from(model)
+
+
+def _how(reader: Working | Released | None) -> str:
+    """Return how to say how the table was read, where no model that was given knows it."""
+    return _HOW if reader is None or reader.reading_ is None else ""
 
 
 def verified(
@@ -129,11 +134,12 @@ def verified(
     if place is None:
         raise ValueError("--evidence must be given: a certificate by residual is verified with its confidential part")
     known, working = load_evidence_and_model(place)
+    reader = working if released is None else released
     records, task = read_data_or_table(
         data,
         task="regress" if proof.model.classes is None else "classify",
         with_weights=True,
-        **_known(working if released is None else released),
+        **_known(reader),
         **reading,
     )
     _check_conditions(records.conditions, proof.conditions)
@@ -162,8 +168,8 @@ def verified(
     except VerificationError as error:
         more = ""
         if isinstance(records, Streamed) and "additional" in str(error):
-            more = f"; rows of deleted records are still in {data}: verify the table without them (purge --rewrite)"
+            more = "; if they were deleted, verify the table without them (purge --rewrite)"
         elif error.field in ("digests.data", "model.n_features"):
-            more = _HOW
+            more = _how(reader)
         refuse(f"{error}{more}")
         raise
