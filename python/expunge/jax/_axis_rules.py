@@ -351,7 +351,7 @@ def gather(eqn: JaxprEqn, states: list[State], batch: int) -> list[State]:
     if isinstance(indices, OwnRows):
         column = {numbers.start_index_map[k]: k for k in indices.columns}
         axis = operand.axis if isinstance(operand, Rows) and operand == Rows(operand.axis) else -1
-        if axis in column and sizes[axis] == 1 and axis in numbers.collapsed_slice_dims:
+        if not pairs and axis in column and sizes[axis] == 1 and axis in numbers.collapsed_slice_dims:
             return [Rows(of_indices[indices.axis])]
         raise Mixed("rows are looked up by number")
     if not isinstance(indices, Shared):
