@@ -266,6 +266,35 @@ def test_fit_refuses(made, arguments, match):
     refused("fit", *arguments, "-o", "m.npz", "-c", "c.json", match=match)
 
 
+def test_langevin_models_learn_from_rows_in_memory(made):
+    shutil.copytree(made / "all", "all")
+    settings = ["--model", "langevin-ridge", "--n-steps", "20"]
+    for source, stream in (("all", []), ("all", ["--stream"]), ("all/part-0.parquet", ["--stream"])):
+        words = "--model langevin-ridge needs its rows in memory: pass --in-memory"
+        refused("fit", source, *stream, *READ, *settings, "-o", "m.npz", match=words)
+    assert "reading all into memory: 60 records in 4 files" in run(
+        "fit", "all", "--in-memory", *READ, *settings, "-o", "m.npz"
+    ).stderr  # fmt: skip
+    assert load_model("m.npz").reading_.features == ("a", "b")
+
+
+def test_labels_that_are_written_as_floats_are_classes():
+    labels = (NUMBER > 0).astype(np.float64)
+    write("all", number=labels)
+    options = [*READ[:4], "--target-column", "number", *QUIET]
+    found = run("fit", "all", *options, "--classes", "0,1", *WRITES)
+    assert "reading y as 2 classes: 0, 1" in found.output
+    assert load_model("m.npz").classes_.tolist() == [0, 1]
+    assert all(type(one) is int for one in load_model("m.npz").classes_.tolist())
+    for stream in ("--stream", "--in-memory"):
+        run("verify", "c.json", "all", stream, "--evidence", "e.npz", "--model", "r.npz")
+        assert "  0 " in run("evaluate", "r.npz", "all", stream).output
+    labels[40] = 0.5
+    write("odd", number=labels)
+    words = r"odd/part-2\.parquet, row 10 must hold a class|y must hold classes"
+    refused("unlearn", "m.npz", "--data", "odd", "--id", "C-1", "-o", "n.npz", "-c", "d.json", match=words)
+
+
 @pytest.mark.parametrize("what", ["missing", "column", "type", "kind", "damaged"])
 def test_shards_that_do_not_belong_together_are_named(what):
     write("folder")
@@ -431,6 +460,9 @@ def test_a_repeated_change_is_made_and_charged_once(ready, action):
     before = listing()
     assert "done already: the files are those of this change" in run(*call).output
     assert listing() == before
+    if action == "unlearn":  # another change to the same files is not done
+        call[call.index("C-3")] = "C-9"
+        refused(*call, match="already exists")
     other = {"unlearn": ["--id", "C-9"], "amend": ["--request", "R-2"], "add": ["--branch"], "release": ["--branch"]}
     refused(*CHANGES[action], *other[action], "-o", "x.npz", "-c", "x.json", "--ledger", "l", match="m0.npz|l: ")
 

@@ -24,7 +24,7 @@ from expunge.data import Records as Table
 from expunge.data.addresses import find_files
 from expunge.data.file_records import KINDS
 
-__all__ = ["Streamed", "as_table", "can_be_streamed", "read_data_or_table", "read_records_or_table"]
+__all__ = ["Streamed", "as_table", "can_be_streamed", "is_streamed", "read_data_or_table", "read_records_or_table"]
 
 _ONLY_STREAMED = (".arrow", ".feather", ".ipc")
 _CIFAR = "data_batch_1"  # of a folder that is one data set rather than shards
@@ -95,6 +95,11 @@ def can_be_streamed(source: str) -> bool:
     """Return whether a source is one that the reader of tables knows."""
     path = Path(source)
     return _streams(source, None) or (path.is_file() and path.suffix.lower() in KINDS)
+
+
+def is_streamed(source: str, asked: bool | None) -> bool:
+    """Return whether rows of a source stay where they lie, as asked or by default."""
+    return _streams(source, asked) and asked is not False
 
 
 def _streams(source: str, asked: bool | None) -> bool:
