@@ -407,6 +407,8 @@ def test_corrections_and_additions_go_on_with_both_tables(scene):
 def test_weights_are_read_kept_and_compared():
     write("all")
     run("fit", "all", *READ, "--weight-column", "w", *QUIET, *WRITES)
+    run("fit", "all", "--id-column", "who", "--drop", "number", "--weight-column", "w", *QUIET, "-o", "d.npz")
+    assert load_model("d.npz").reading_.features == ("a", "b")  # weights are none
     model = load_model("m.npz")
     np.testing.assert_array_equal(model._state.objective.blocks.weights(), WEIGHTS)
     fix = {name: values[[8, 9]] for name, values in TABLE.items()}
@@ -462,7 +464,7 @@ def test_a_repeated_change_is_made_and_charged_once(ready, action):
     assert listing() == before
     if action == "unlearn":  # another change to the same files is not done
         call[call.index("C-3")] = "C-9"
-        refused(*call, match="already exists")
+        refused(*call[:-2], match="already exists")
     other = {"unlearn": ["--id", "C-9"], "amend": ["--request", "R-2"], "add": ["--branch"], "release": ["--branch"]}
     refused(*CHANGES[action], *other[action], "-o", "x.npz", "-c", "x.json", "--ledger", "l", match="m0.npz|l: ")
 
