@@ -109,7 +109,7 @@ def by_duckdb(path):
     import duckdb
 
     connection = duckdb.connect(config={"threads": 2})
-    connection.execute(f"select * from '{path}'").fetch_arrow_table()
+    connection.sql(f"select * from '{path}'").to_arrow_table()
 
 
 def by_memmap(path):
