@@ -30,12 +30,14 @@ from expunge.certificates.residual import verify
 from expunge.data import ArrayRecords, Constants, FileRecords, MappedRecords, Reading, Records, RidgeStatistics
 from expunge.data.folding import fold
 from expunge.runs.residual import gradient_sums
+from expunge.scoring import ProbeCheckpoints, score_files
 
 distributed = pytest.importorskip("distributed")
 
 import dask  # noqa: E402
 
 from expunge.distributed import Dask, this_machine  # noqa: E402
+from expunge.distributed import engine as engine_module  # noqa: E402
 from expunge.distributed.engine import ClusterEngine, _ranges  # noqa: E402
 from expunge.distributed.machine import difference  # noqa: E402
 
@@ -185,6 +187,46 @@ def test_a_table_that_is_mapped_is_mapped_by_the_workers(tmp_path: Path, two: Da
     assert part.ranges == ((3, 8),)
 
 
+def test_scores_of_workers_are_the_bytes_of_one_process(
+    tmp_path: Path, two: Dask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pyarrow")
+    probe = ProbeCheckpoints(
+        weights=RNG.normal(size=(3, P, 2)), steps=[0, 4, 8], loss="softmax", n_steps=10, noise_std=0.1, step_size=0.5,
+        sampling_probability=0.1, batch_size=8.0,
+    )  # fmt: skip
+    for shards in SPLITS:
+        folder = tmp_path / str(shards)
+        in_files(folder, shards)
+        monkeypatch.chdir(folder)
+        given = {"labels": "y", "rows_per_part": 40, "progress": False}
+        score_files("x", probe, folder / "here.parquet", **given)
+        summary = score_files("x", probe, folder / "there.parquet", engine=two, **given)
+        assert summary.rows == N
+        assert (folder / "there.parquet").read_bytes() == (folder / "here.parquet").read_bytes()
+    # A worker dies, the run is stopped, and the next one goes on from the parts that it finished.
+    original, calls = ClusterEngine._result, itertools.count()
+
+    def result(self: ClusterEngine, *arguments: Any) -> Any:
+        number = next(calls)
+        if number == 1:
+            os.kill(next(iter(self._client.run(os.getpid).values())), signal.SIGKILL)
+        if number == 4:
+            raise KeyboardInterrupt
+        return original(self, *arguments)
+
+    monkeypatch.setattr(ClusterEngine, "_result", result)
+    with pytest.raises(KeyboardInterrupt):
+        score_files("x", probe, "again.parquet", engine=two, **given)
+    assert score_files("x", probe, "again.parquet", engine=two, **given).resumed_parts == 4
+    assert Path("again.parquet").read_bytes() == Path("here.parquet").read_bytes()
+    looks = os.stat("x/0.npy")
+    os.utime("x/0.npy", ns=(looks.st_atime_ns, looks.st_mtime_ns + 1))
+    monkeypatch.setattr(engine_module, "_looks", lambda file: (looks.st_size, looks.st_mtime_ns))
+    with pytest.raises(ValueError, match=r"0\.npy has been written to since .* \(on worker tcp://"):
+        score_files("x", probe, "changed.parquet", engine=two, **given)
+
+
 # --- workers that are lost ------------------------------------------------------------------------
 
 
@@ -226,9 +268,10 @@ def test_a_fit_during_which_a_worker_is_killed_has_the_same_bits(
 
 def test_a_block_that_kills_every_worker_is_given_up_and_named(tmp_path: Path, two: Dask) -> None:
     records, notes = in_files(tmp_path), notes_in(tmp_path, 50)
-    with pytest.raises(RuntimeError, match=r"blocks? [89]( to \d+)? of the table: 4 workers died while working there"):
+    # Tasks that waited on the same workers may be given up before the one that kills them.
+    with pytest.raises(RuntimeError, match=r"blocks? \d+( to \d+)? of the table: 4 workers died that had been given"):
         fold(two.open_records(records), Killing(str(notes), 9 * B))
-    assert len(list(notes.iterdir())) == 46
+    assert len(list(notes.iterdir())) <= 46
     for note in notes.iterdir():
         note.unlink()
     fold(two.open_records(records), Killing(str(notes), 9 * B))  # the cluster goes on

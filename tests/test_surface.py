@@ -88,7 +88,7 @@ MAY_USE: dict[str, set[str]] = {
         "grad_norms",
         "langevin",
     },
-    "distributed": {"_errors", "_kernels", "_validate", "_version", "accounting", "data", "runs"},
+    "distributed": {"_errors", "_kernels", "_validate", "_version", "accounting", "data", "runs", "scoring"},
     "jax": {"_errors", "_validate"},
     "integrations": {"_errors", "_validate", "accounting", "torch"},
     "experiments": {

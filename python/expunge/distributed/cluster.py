@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 from distributed import Client, LocalCluster
@@ -13,6 +13,7 @@ from expunge.data.blocks import Records
 from expunge.data.opening import open_records
 from expunge.distributed.engine import ClusterEngine
 from expunge.distributed.records import OnWorkers
+from expunge.scoring.job import Job
 
 __all__ = ["Dask"]
 
@@ -155,6 +156,18 @@ class Dask:
         found = source if isinstance(source, Records) else _absolute(source, filesystem)
         assert found is not None
         return OnWorkers(open_records(found, **columns), self._engine)
+
+    def scored(self, job: Job, numbers: Sequence[int]) -> Generator[bytes, None, None]:
+        """Yield the file of each of some parts of a scoring job, in order: `expunge.scoring.score_files` calls it.
+
+        Parameters
+        ----------
+        job : Job
+            Of `expunge.scoring`.
+        numbers : sequence of int
+            Its parts.
+        """
+        return self._engine.scored(job, numbers)
 
 
 def _absolute(place: Address | None, filesystem: object) -> Address | None:

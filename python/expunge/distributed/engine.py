@@ -6,9 +6,11 @@ import pickle
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import CancelledError
-from typing import Any, TypeVar
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
 import dask
@@ -20,7 +22,8 @@ from expunge.data.blocks import BlockWork, Records
 from expunge.data.folding import Fold
 from expunge.distributed.machine import Machine, difference, this_machine
 from expunge.distributed.records import require_files
-from expunge.distributed.tasks import kept, worked_on
+from expunge.distributed.tasks import kept, scored, worked_on
+from expunge.scoring.job import Job
 
 __all__ = ["ClusterEngine"]
 
@@ -30,6 +33,15 @@ _TASKS = 4  # of each thread of the workers, so that none waits long for the las
 _ROW_BYTES = 64  # about what is sent for a row that is compared: salt, hash, id, weight
 _MOST_BYTES = 2**23  # of that for a task: it goes by way of the scheduler
 _WAITING = 3  # tasks of each thread that are given out at a time
+
+
+class _Task(NamedTuple):
+    """A task, and how messages call what it works on."""
+
+    said: str
+    key: str
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
 
 
 class ClusterEngine:
@@ -91,21 +103,57 @@ class ClusterEngine:
         name = type(work).__name__.strip("_").lower()
         shared = self._submit(f"expunge-{name}-work-{token}", kept, pickle.dumps(work))
         slots = max(1, self.n_threads)
-        tree = Fold(work.both)
-        waiting: deque[tuple[Sequence[int], Future[Any]]] = deque()
-        try:
-            for part in _ranges(numbers, slots, None if given is None else records.block_rows * _ROW_BYTES):
+        block_bytes = None if given is None else records.block_rows * _ROW_BYTES
+
+        def tasks() -> Iterator[_Task]:
+            for part in _ranges(numbers, slots, block_bytes):
                 about = None if given is None else [given(number) for number in part]
-                key = f"expunge-{name}-{token}-{part[0]}"
-                future = self._submit(key, worked_on, table, shared, list(part), about, self._here)
-                waiting.append((part, future))
+                said = f"blocks {part[0]} to {part[-1]}" if len(part) > 1 else f"block {part[0]}"
+                arguments = (table, shared, list(part), about, self._here)
+                yield _Task(f"{said} of the table", f"expunge-{name}-{token}-{part[0]}", worked_on, arguments)
+
+        tree = Fold(work.both)
+        for result in self._results(tasks(), slots):
+            tree.add(result)
+        return tree.total()
+
+    def scored(self, job: Job, numbers: Sequence[int]) -> Generator[bytes, None, None]:
+        """Yield the file of each of some parts of a scoring job, in order, scored by the workers.
+
+        Raises
+        ------
+        RuntimeError
+            As `fold`.
+        Exception
+            What scoring raises, with the address of the worker.
+        """
+        self.require_workers()
+        token, slots = uuid.uuid4().hex, max(1, self.n_threads)
+        job = _absolute(job)
+        shared = self._submit(f"expunge-score-job-{token}", kept, pickle.dumps(job))
+        looks = {file: _looks(file) for file in job.files}
+
+        def tasks() -> Iterator[_Task]:
+            for number in numbers:
+                part = job.parts[number]
+                files = {file: looks[file] for file in (part.file, part.labels) if file is not None}
+                said = f"rows {part.start} to {part.start + part.rows - 1} of {part.file}"
+                yield _Task(said, f"expunge-score-{token}-{number}", scored, (shared, number, files, self._here))
+
+        yield from self._results(tasks(), slots)
+
+    def _results(self, tasks: Iterator[_Task], slots: int) -> Iterator[Any]:
+        """Yield the results of tasks in order; so many are given out at a time."""
+        waiting: deque[tuple[_Task, Future[Any]]] = deque()
+        try:
+            for task in tasks:
+                waiting.append((task, self._submit(task.key, task.function, *task.arguments)))
                 if len(waiting) > _WAITING * slots:
-                    tree.add(self._result(*waiting.popleft()))
+                    yield self._result(*waiting.popleft())
             while waiting:
-                tree.add(self._result(*waiting.popleft()))
+                yield self._result(*waiting.popleft())
         finally:
             self._client.cancel([future for _, future in waiting])
-        return tree.total()
 
     def _table(self, records: Records) -> Future[Any]:
         """Return the description of a table, sent once; a cluster that was restarted is sent it again."""
@@ -120,20 +168,20 @@ class ClusterEngine:
         with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1GB"}):
             return self._client.submit(function, *arguments, key=key, pure=False)
 
-    def _result(self, part: Sequence[int], future: Future[Any]) -> Any:
+    def _result(self, task: _Task, future: Future[Any]) -> Any:
         while not self._over(future):
             self.require_workers()
-        blocks = f"blocks {part[0]} to {part[-1]} of the table" if len(part) > 1 else f"block {part[0]} of the table"
         try:
             return future.result()
         except KilledWorker as error:
             raise RuntimeError(
-                f"{blocks}: {counted(error.allowed_failures + 1, 'worker')} died while working there, the last at "
-                f"{error.last_worker.address}: give workers more memory, or see their logs"
+                f"{task.said}: {counted(error.allowed_failures + 1, 'worker')} died that had been given this, the last "
+                f"at {error.last_worker.address}: this or another task kills workers; give them more memory, or see "
+                "their logs"
             ) from None
         except CancelledError:
             raise RuntimeError(
-                f"{blocks}: the task was cancelled, or the scheduler is gone; begin the pass again"
+                f"{task.said}: the task was cancelled, or the scheduler is gone; begin the pass again"
             ) from None
 
     def _over(self, future: Future[Any]) -> bool:
@@ -181,3 +229,17 @@ def _ranges(numbers: Sequence[int], slots: int, block_bytes: int | None) -> Iter
         size *= 2
     for start in range(0, len(numbers), size):
         yield numbers[start : start + size]
+
+
+def _absolute(job: Job) -> Job:
+    """Return a job whose files have names that do not depend on where a process runs."""
+    parts = [
+        replace(part, file=part.file.absolute(), labels=None if part.labels is None else part.labels.absolute())
+        for part in job.parts
+    ]
+    return replace(job, parts=parts, files=[file.absolute() for file in job.files], threads=1)
+
+
+def _looks(file: Path) -> tuple[int, int]:
+    found = file.stat()
+    return found.st_size, found.st_mtime_ns

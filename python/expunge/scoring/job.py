@@ -8,16 +8,17 @@ import json
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from tqdm.auto import tqdm
 
+from expunge._files import write_atomic
 from expunge._kernels.backend import default_threads, thread_count
 from expunge._validate import choice, count, real_array
 from expunge._version import __version__
@@ -29,7 +30,7 @@ from expunge.scoring.parts import PartWriter, part_path, table_of
 from expunge.scoring.shards import Columns, Layout, Part, label_files, list_files, list_parts
 from expunge.scoring.sources import BadRowError, Block, read_blocks
 
-__all__ = ["Job", "checked_orders", "note_unscored", "plan", "score_parts", "shared"]
+__all__ = ["Job", "PartEngine", "checked_orders", "note_unscored", "plan", "score_parts", "shared"]
 
 _BLOCK_BYTES = 1 << 22  # features and norms of a block; about two for each core exist at a time
 _READERS = 2  # parts that are read at a time
@@ -144,6 +145,13 @@ class Job:
         )
 
 
+class PartEngine(Protocol):
+    """Somebody else who scores parts: workers of a cluster."""
+
+    def scored(self, job: Job, numbers: Sequence[int]) -> Generator[bytes, None, None]:
+        """Yield the file of each of some parts, in order, the bytes that `score_parts` writes."""
+
+
 _END = 1 << 20
 
 
@@ -201,19 +209,25 @@ def plan(
 # --- scoring ---------------------------------------------------------------------------------------
 
 
-def score_parts(job: Job, folder: Path, wanted: range, *, progress: bool) -> int:
+def score_parts(job: Job, folder: Path, wanted: range, *, progress: bool, engine: PartEngine | None = None) -> int:
     """Score those of the wanted parts that the folder does not hold yet; return how many it held.
 
-    Blocks are read, scored and written by threads of their own, in order.
+    Blocks are read, scored and written by threads of their own, in order, unless an engine scores the parts.
     """
     total = sum(job.parts[i].rows for i in wanted)
     left = [i for i in wanted if not part_path(folder, i).exists()]
     kept = total - sum(job.parts[i].rows for i in left)
-    workers, threads = shared(job.threads)
-    scorer, buffers = job.scorer(threads), Buffers()
     with tqdm(
         total=total, initial=kept, unit="rows", unit_scale=True, disable=not progress, file=sys.stderr, desc="score"
     ) as bar:
+        if engine is not None:
+            with contextlib.closing(engine.scored(job, left)) as files:
+                for index, data in zip(left, files, strict=True):
+                    write_atomic(part_path(folder, index), data, overwrite=True)
+                    bar.update(job.parts[index].rows)
+            return len(wanted) - len(left)
+        workers, threads = shared(job.threads)
+        scorer, buffers = job.scorer(threads), Buffers()
         ahead = streams_ahead((partial(job.blocks, job.parts[i], buffers) for i in left), threads=_READERS)
         with (
             contextlib.closing(ahead),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from expunge._files.outputs import check_places
 from expunge.scoring.checkpoints import ProbeCheckpoints
-from expunge.scoring.job import plan, score_parts
+from expunge.scoring.job import PartEngine, plan, score_parts
 from expunge.scoring.measures import loss_name
 from expunge.scoring.parts import assemble, facts_of, only_one, part_path, prepare
 
@@ -63,6 +63,7 @@ def score_files(
     progress: bool = True,
     overwrite: bool = False,
     restart: bool = False,
+    engine: PartEngine | None = None,
 ) -> ScoreSummary:
     """Score every record of a dataset on disk and write a Parquet file, one row per record, in order.
 
@@ -99,6 +100,8 @@ def score_files(
         Show a progress bar with the throughput, on stderr.
     overwrite, restart : bool
         Replace an existing ``out``; throw away the parts of an unfinished run.
+    engine : expunge.distributed.Dask, optional
+        Cluster whose workers score the parts. They read the data themselves; ``out`` is written here.
 
     Returns
     -------
@@ -163,7 +166,7 @@ def score_files(
         return ScoreSummary(target, done["rows"], done["bad_rows"], n, n, time.perf_counter() - begun)
     prepare(target, folder, settings, overwrite=overwrite, restart=restart)
     with only_one(folder):
-        resumed = score_parts(job, folder, range(n), progress=progress)
+        resumed = score_parts(job, folder, range(n), progress=progress, engine=engine)
         bad = assemble(
             [part_path(folder, i) for i in range(n)],
             folder / "whole.tmp",
