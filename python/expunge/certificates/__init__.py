@@ -7,6 +7,7 @@ from expunge.certificates.loading import load
 from expunge.certificates.policy import Policy
 from expunge.certificates.report import VerificationReport
 from expunge.certificates.schema import CertificateError, VerificationError, certificate_schema
+from expunge.certificates.verification import UndecidedError
 from expunge.data.constants import CONDITIONS, GRID_NOTE, UNKNOWN_SOURCES, Sources
 
 # Names of the ridge run that used to live here; their home is expunge.runs.ridge.
@@ -24,6 +25,7 @@ __all__ = [
     "RidgeRun",
     "Signature",
     "Sources",
+    "UndecidedError",
     "VerificationError",
     "VerificationReport",
     "certificate_schema",

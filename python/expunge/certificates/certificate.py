@@ -157,6 +157,7 @@ class Certificate(Document):
         public_key: Ed25519PublicKey | None = None,
         policy: Policy | None = None,
         budget: float = DEFAULT_BUDGET,
+        proof: bool = False,
     ) -> VerificationReport:
         """Recompute the claim from the data and check everything else that can be checked.
 
@@ -181,6 +182,10 @@ class Certificate(Document):
         budget : float, default=1e12
             Largest amount of work, in estimated floating-point operations (about a minute of one core); more is
             refused, as ``field == "budget"``, before any is done.
+        proof : bool, default=False
+            Whether to prove the claim in ball arithmetic too, from arrays and for a ridge run of the method "exact"
+            (needs the extra ``proof``). It passes if the upper ends of both enclosures are at most the claimed delta,
+            without tolerance; an `UndecidedError` says that precision did not suffice. Not part of ``budget``.
 
         Returns
         -------
@@ -192,4 +197,4 @@ class Certificate(Document):
         VerificationError
             With ``field`` naming what refutes the certificate.
         """
-        return verification.verify(self, X, y, model, public_key=public_key, policy=policy, budget=budget)
+        return verification.verify(self, X, y, model, public_key=public_key, policy=policy, budget=budget, proof=proof)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from expunge.runs.enclosures import Proof
+
 __all__ = ["Standing", "VerificationReport", "binding", "reading", "shown"]
 
 
@@ -57,6 +59,8 @@ class VerificationReport:
     warnings : tuple of str
         What looks wrong without refuting anything: a copy of a deleted row that stays in the data, a step size that is
         said to be given but is the one that the data would give.
+    proof : Proof or None
+        Enclosures of both deltas in ball arithmetic, where a proof was asked for.
     """
 
     epsilon: float
@@ -71,6 +75,7 @@ class VerificationReport:
     notes: tuple[str, ...] = ()
     p_value: float | None = None
     warnings: tuple[str, ...] = ()
+    proof: Proof | None = None
 
     @property
     def certified(self) -> bool:
@@ -92,6 +97,7 @@ class VerificationReport:
             f"({self.direction} binds)",
             *(f"  {label.strip()}: {text}" for label, text in reading(now)),
             f"  data as certified; model {model}; signature: {self.signature}",
+            *([] if self.proof is None else [f"  {self.proof.summary()}"]),
             *(f"  warning: {text}" for text in self.warnings),
         ]
         return "\n".join(lines)

@@ -20,8 +20,10 @@ from expunge.certificates.schema import CertificateError, VerificationError, cer
 from expunge.certificates.work import DEFAULT_BUDGET, check_budget, stages
 from expunge.data.blocks import Records
 from expunge.runs.base import LEAST_P_VALUE, Deltas, Problem
+from expunge.runs.enclosures import Proof
+from expunge.runs.ridge import RidgeRun
 
-__all__ = ["Recomputed", "check_status", "plausible", "recomputed", "verify"]
+__all__ = ["Recomputed", "UndecidedError", "check_status", "plausible", "recomputed", "verify"]
 
 # Slack of the comparison "recomputed <= claimed", for rounding between machines.
 CLAIM_SLACK = 1e-9
@@ -67,6 +69,20 @@ def _names_its_sources(certificate: Document) -> None:
             raise VerificationError("conditions", f"must say that {condition}, because the run does; it is missing")
     if c.notes != c.run.notes():
         raise VerificationError("notes", f"must be {list(c.run.notes())}, as the run says, got {list(c.notes)}")
+
+
+class UndecidedError(VerificationError):
+    """A proof in ball arithmetic neither proves nor refutes a claim.
+
+    Attributes
+    ----------
+    proof : Proof
+        How far it came.
+    """
+
+    def __init__(self, proof: Proof) -> None:
+        super().__init__("proof", f"undecided with {proof.bits} bits: {proof.reason}")
+        self.proof = proof
 
 
 class Recomputed(NamedTuple):
@@ -196,6 +212,35 @@ def _recomputed(
     return recomputed(certificate, X, y, begin=begin)
 
 
+def _check_provable(certificate: Document, X: ArrayLike | Records) -> None:
+    """Refuse a proof that cannot be had, before any work is done."""
+    import expunge.proof  # noqa: F401  says how to install what it needs
+
+    if not isinstance(certificate.run, RidgeRun):
+        raise ValueError(f"proof must be False for runs of kind {certificate.run.kind!r}: it is of ridge runs")
+    if certificate.method != "exact":
+        raise ValueError(f"proof must be False for method {certificate.method!r}: it is of the method 'exact'")
+    if isinstance(X, Records):
+        raise TypeError("proof needs the records in memory: give X and y as arrays, got a table")
+
+
+def _proved(certificate: Document, X: ArrayLike | Records, y: ArrayLike | None) -> Proof:
+    """Return the proof of a claim, or refuse the claim."""
+    from expunge.proof.ridge import prove_ridge
+
+    c = certificate
+    assert isinstance(c.run, RidgeRun)
+    assert not isinstance(X, Records)
+    assert y is not None
+    with refuting():
+        found = prove_ridge(c.run, X, y, epsilon=c.epsilon, delta=c.delta, method=c.method)
+    if found.outcome == "refuted":
+        raise VerificationError("claim.delta", f"refuted in ball arithmetic: {found.reason}")
+    if found.outcome != "proved":
+        raise UndecidedError(found)
+    return found
+
+
 def verify(
     certificate: Document,
     X: ArrayLike | Records,
@@ -205,6 +250,7 @@ def verify(
     public_key: Ed25519PublicKey | None = None,
     policy: Policy | None = None,
     budget: float = DEFAULT_BUDGET,
+    proof: bool = False,
 ) -> VerificationReport:
     """Verify a certificate; `Certificate.verify` describes it.
 
@@ -214,6 +260,8 @@ def verify(
         Naming the field that is refuted.
     """
     c = certificate
+    if proof:
+        _check_provable(c, X)
     most = _validate.number("budget", budget, low=0, allow_infinite=True)
     if policy is not None and not isinstance(policy, Policy):
         raise TypeError(f"policy must be a Policy, got {type(policy).__name__}")
@@ -238,6 +286,7 @@ def verify(
             begin("model")
             chance = plausible(c, found.problem, check_model(c, model))
     c._check_own_signature()
+    found_proof = _proved(c, X, y) if proof else None
     trusted = public_key is not None or (policy is not None and policy.public_key is not None)
     now = c.standing()
     return VerificationReport(
@@ -252,5 +301,6 @@ def verify(
         model_checked=model is not None,
         p_value=chance,
         warnings=found.problem.warnings,
+        proof=found_proof,
         signature="trusted key" if trusted else "none" if c.signature is None else "unknown key",
     )

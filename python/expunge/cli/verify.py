@@ -47,6 +47,9 @@ _HOW = (
 @click.option(
     "--budget", type=float, help="Refuse to spend more operations than this; of Langevin runs.  [default: 1e11]"
 )
+@click.option(
+    "--prove", is_flag=True, help="Prove the claim in ball arithmetic too; exact Langevin runs. Exit code 3: undecided."
+)
 def verify(
     certificate: str,
     data: str,
@@ -57,6 +60,7 @@ def verify(
     max_delta: float | None,
     allow_conditional: bool | None,
     budget: float | None,
+    prove: bool,
     **reading: Any,
 ) -> None:
     """Recompute the claim of CERTIFICATE from DATA. Exit code 1 if it does not hold.
@@ -66,7 +70,7 @@ def verify(
     or released model, by --model or --evidence, knows how the table of fit was read; without one, say so by the options
     of fit.
     """
-    from expunge.certificates import Certificate, Policy, VerificationError, load, load_public_key
+    from expunge.certificates import Certificate, Policy, UndecidedError, VerificationError, load, load_public_key
 
     key = None if public_key is None else load_public_key(public_key)
     policy = None
@@ -79,6 +83,8 @@ def verify(
     if not isinstance(proof, Certificate):
         if budget is not None:
             raise ValueError("--budget is for Langevin runs: a certificate by residual takes one pass over the data")
+        if prove:
+            raise ValueError("--prove is for Langevin runs: certificates by residual are not proved yet")
         found = verified(proof, data, evidence, released, model=model, key=key, policy=policy, reading=reading)
         click.echo(f"VERIFIED  {found.summary()}")
         return
@@ -90,9 +96,14 @@ def verify(
     records, task = read_data_or_table(data, task=task_of_run, **_known(released), **reading)
     _check_conditions(records.conditions, proof.conditions)
     X, y = (records.table, None) if isinstance(records, Streamed) else (records.X, task.y)
-    more = {} if budget is None else {"budget": budget}
+    more: dict[str, Any] = {} if budget is None else {"budget": budget}
+    if prove:
+        more["proof"] = True
     try:
         report = proof.verify(X, y, released, public_key=key, policy=policy, **more)
+    except UndecidedError as error:
+        click.echo(f"UNDECIDED  {error}", err=True)
+        raise click.exceptions.Exit(3) from None
     except VerificationError as error:
         refuse(f"{error}{_how(released) if error.field == 'digests.X' else ''}")
     else:

@@ -2,9 +2,9 @@
 
 Q = N(0, I) and P = N(d, I + diag e) on p coordinates and q columns. With M(w) = E_P[(P/Q)^w] and any c > 0 for which
 M(c) is finite, the delta of P against Q is the integral of e^(-w epsilon) M(w) / (2 pi i w (1 + w)) over a contour
-through c. The contour here is c + t (C + i): bent to the side on which the integrand falls, so that laws of few
-coordinates need no long way. `acb.integral` encloses it up to t = T; what lies beyond is bounded, coordinate by
-coordinate.
+through c. The contour here is c + t (C + i): upright, or bent to the side on which the integrand falls where laws of
+few coordinates would need a long way. `acb.integral` encloses it up to t = T; what lies beyond is bounded, coordinate
+by coordinate.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from expunge.runs.enclosures import Enclosure
 
 __all__ = ["Coordinates", "delta_ball", "pair_delta", "pair_epsilon", "pair_renyi"]
 
-# Tangent of the contour's lean.
-_LEAN = 0.5
+# Tangent of the contour's lean; it stands upright where that ends within so many widths of the integrand.
+_LEAN, _UPRIGHT = 0.5, 512
 # Up to this size rho z goes by power series, three bits a term.
 _SMALL, _SMALL_BITS = 0.125, 3
 # An exponent below which delta is not computed but bounded.
 _FAINT = 2.0**50
-_EVALUATIONS = 200_000
+_EVALUATIONS = 30_000
 _MOST_BITS = 1024
 
 
@@ -164,7 +164,7 @@ class _Contour:
         self.values, self.last_slope = values, slopes[-1]
         self.count = count
         bend = sum((2 * one for one in self.g), zero()) + sum((self.q * one * one / 2 for one in self.rho), zero())
-        width = 1 / (bend + 1 / c**2 + 1 / (1 + c) ** 2).sqrt()
+        width = self.width = 1 / (bend + 1 / c**2 + 1 / (1 + c) ** 2).sqrt()
         self.scale = (self.value.exp() / (c * (1 + c)) * width).mid()  # about the size of the integral
 
     def integrand(self, z: acb, analytic: bool) -> acb:
@@ -202,6 +202,13 @@ class _Contour:
     def tail(self, far: arb, lean: float) -> arb:
         """Return a bound on what the integral over t >= T comes to; infinite where there is none."""
         C = ball(lean)
+        if not lean:  # the modulus itself, which falls from coordinate to coordinate
+            exponent, product = self.value, arb(1)
+            for rho, g in zip(self.rho, self.g, strict=True):
+                size = 1 + (rho * far) * (rho * far)
+                exponent -= g * far * far / size
+                product = product * size
+            return exponent.exp() / product.sqrt().sqrt() ** self.q / (arb.pi() * far)
         if not C * self.last_slope <= 0:
             return arb("inf")
         exponent, product = self.value_at_infinity + self.last_slope * C * far, arb(1)
@@ -217,6 +224,17 @@ class _Contour:
             product = product * size
         return exponent.exp() / product.sqrt() ** self.q * (1 + C * C).sqrt() / (arb.pi() * far)
 
+    def _far(self, lean: float, wanted: arb, most: arb | None) -> arb | None:
+        """Return a T beyond which little is left, or None if there is none up to ``most``."""
+        far = self.c * arb(2) ** -30
+        for _ in range(2000):
+            if most is not None and far > most:
+                return None
+            if self.tail(far, lean) <= wanted:
+                return far
+            far = far * 4
+        return None
+
     @property
     def value_at_infinity(self) -> arb:
         """Value of the exponent with every coordinate written around infinity."""
@@ -227,17 +245,18 @@ class _Contour:
         if self.value < -_FAINT:  # Chernoff's bound: e^(-w x) (1 - e^-x) is at most 1 / (1 + w)
             return zero().union(self.value.exp() / (1 + self.c))
         kappa = self.last_slope
-        lean = -_LEAN if kappa > 0 else _LEAN if kappa < 0 else 0.0
-        wanted = self.scale * arb(2) ** (-bits)
-        far = self.c * arb(2) ** -30
-        rest = self.tail(far, lean)
-        for _ in range(2000):
-            if rest <= wanted:
-                break
-            far = far * 4
-            rest = self.tail(far, lean)
-        else:
+        lean, wanted = 0.0, self.scale * arb(2) ** (-bits)
+        far = self._far(lean, wanted, self.width * _UPRIGHT)
+        if far is None and not kappa.contains(0):
+            lean = -_LEAN if kappa > 0 else _LEAN
+        if far is None:
+            far = self._far(lean, wanted, None)
+        if far is None:
             return arb(0, "inf")
+        rest = self.tail(far, lean)
+        # No finer than the integrand is known.
+        known = max(int(self.integrand(acb(0), False).rel_accuracy_bits()) - 8, 4)
+        bits, wanted = min(bits, known), wanted.max(self.scale * arb(2) ** -known)
         found = acb.integral(
             self.integrand,
             acb(0),
