@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,6 +28,7 @@ from cluster_work import Failing, Killing, Seeing
 from expunge import NewtonLogisticRegression, NewtonRidge
 from expunge.certificates import VerificationError
 from expunge.certificates.residual import verify
+from expunge.cli import main
 from expunge.data import ArrayRecords, Constants, FileRecords, MappedRecords, Reading, Records, RidgeStatistics
 from expunge.data.folding import fold
 from expunge.runs.residual import gradient_sums
@@ -225,6 +227,24 @@ def test_scores_of_workers_are_the_bytes_of_one_process(
     monkeypatch.setattr(engine_module, "_looks", lambda file: (looks.st_size, looks.st_mtime_ns))
     with pytest.raises(ValueError, match=r"0\.npy has been written to since .* \(on worker tcp://"):
         score_files("x", probe, "changed.parquet", engine=two, **given)
+
+
+def test_the_command_scores_on_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pyarrow")
+    in_files(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    ProbeCheckpoints(
+        weights=RNG.normal(size=(2, P, 2)), steps=[0, 4], loss="softmax", n_steps=10, noise_std=0.1, step_size=0.5,
+        sampling_probability=0.1, batch_size=8.0,
+    ).save("probe.npz")  # fmt: skip
+    command = ["score", "x", "--labels", "y", "--checkpoints", "probe.npz", "--quiet", "--out"]
+    for name, more in (("here", []), ("there", ["--scheduler", "local:1"])):
+        done = CliRunner().invoke(main, [*command, f"{name}.parquet", *more])
+        assert done.exit_code == 0, done.output
+    assert Path("here.parquet").read_bytes() == Path("there.parquet").read_bytes()
+    refused = CliRunner().invoke(main, [*command, "no.parquet", "--scheduler", "local:1", "--shard", "1/2"])
+    assert refused.exit_code == 2
+    assert "--shard must be omitted with --scheduler" in refused.output
 
 
 # --- workers that are lost ------------------------------------------------------------------------

@@ -112,6 +112,7 @@ MAY_USE: dict[str, set[str]] = {
         "_version",
         "certificates",
         "data",
+        "distributed",
         "estimators",
         "experiments",
         "ledger",

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from expunge._errors import how_to_install
+
 if TYPE_CHECKING:
     from expunge.scoring import ScoreSummary
 
@@ -46,6 +48,11 @@ _PICTURES = ("privacy_loss.png", "proxies.png")
     "--rows-per-part", type=int, default=65_536, show_default=True, help="Rows saved at a time, for .npy data."
 )
 @click.option("--threads", type=int, help="Cores to use.  [default: all]")
+@click.option(
+    "--scheduler",
+    metavar="ADDRESS",
+    help="Score on the workers of a Dask cluster: its address, or local:4 for four processes here.",
+)
 @click.option("--plots", type=click.Path(path_type=Path), help="Folder for pictures of the result.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing output.")
 @click.option("--restart", is_flag=True, help="Discard the parts of an unfinished run.")
@@ -68,6 +75,7 @@ def score(
     on_bad_rows: str,
     rows_per_part: int,
     threads: int | None,
+    scheduler: str | None,
     plots: Path | None,
     overwrite: bool,
     restart: bool,
@@ -113,8 +121,18 @@ def score(
         "overwrite": overwrite,
         "restart": restart,
     }
+    if scheduler is not None and (shard is not None or threads is not None):
+        other = "--shard" if shard is not None else "--threads"
+        raise click.UsageError(f"{other} must be omitted with --scheduler, which shares the work out by itself")
     probe = ProbeCheckpoints.load(checkpoints)
-    if shard is not None:
+    if scheduler is not None:
+        try:
+            from expunge.distributed import Dask
+        except ModuleNotFoundError:
+            raise ImportError(f"--scheduler needs Dask: {how_to_install('distributed')}") from None
+        with Dask(scheduler) as cluster:
+            summary = score_files(source, probe, out, engine=cluster, **common)
+    elif shard is not None:
         number, n_shards = _share(shard)
         summary = score_shard(source, probe, out, shard=number, n_shards=n_shards, **common)
     else:
