@@ -15,7 +15,7 @@ __all__ = ["DiagonalPair", "diagonal_pair", "exact_matrix", "floats", "frobenius
 
 Array = NDArray[np.float64]
 # A correction of eigenvectors is made where it is small.
-_SMALL_TURN = 1e-2
+_SMALL_TURN = 1e-6
 
 
 def exact_matrix(values: Array) -> arb_mat:
@@ -78,7 +78,10 @@ def diagonal_pair(covariance: arb_mat, difference: arb_mat, *, refinements: int)
                 raise ArithmeticError("the covariance of the reference run is numerically singular") from None
             transform = (exact_matrix(linalg.solve_triangular(factor, np.eye(len(size)), lower=True)) * transform).mid()
         else:
-            transform = ((eye - rest * arb(0.5) + exact_matrix(_turn(floats(turned)))) * transform).mid()
+            correction = eye - rest * arb(0.5)
+            if left > 1:  # a turn costs some of the whitening: the last refinement is of that alone
+                correction = correction + exact_matrix(_turn(floats(turned)))
+            transform = (correction * transform).mid()
     values = [turned[i, i].mid() for i in range(turned.nrows())]
     for i, value in enumerate(values):
         turned[i, i] = turned[i, i] - value

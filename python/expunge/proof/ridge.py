@@ -24,7 +24,7 @@ __all__ = ["prove_deltas", "prove_ridge"]
 
 Array = NDArray[np.float64]
 # Precision of each attempt, and how often its whitening is refined.
-ATTEMPTS = ((192, 1), (384, 3))
+ATTEMPTS = ((192, 2), (384, 4))
 # Differences below this are left to the bounds on what separates the pair from the true one.
 _NEGLIGIBLE = 1e-24
 _PROFILE_BITS = 80
