@@ -30,6 +30,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 KERNEL_FILES = {
     "test_boundary",
     "test_c_interface",
+    "test_columns",
     "test_cuda",
     "test_float_mode",
     "test_gaussian_pair",

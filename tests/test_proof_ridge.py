@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from expunge import LangevinRidge
 from expunge.certificates import Certificate, Phase, RidgeRun, Sources, UndecidedError, VerificationError
+from expunge.cli import main
 from expunge.runs.ridge.law import deletion_pair
 
 pytest.importorskip("flint")
@@ -115,3 +119,41 @@ def test_runs_without_noise_have_no_proof():
         prove_deltas(
             np.eye(3), np.ones((3, 1)), alpha=1.0, step_size=0.25, phases=phases, deleted=[0], epsilon=1.0, claim=0.1
         )
+
+
+def test_groups_and_sequences_of_deletions_are_proved():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(30, 4))
+    y = X @ [1.0, 2.0, 3.0, 4.0] + rng.normal(size=30)
+    result = LangevinRidge(step_size=0.01, noise_std=0.05, n_steps=100, random_state=0).fit(X, y)
+    for rows in ([1, 2], [5], [7, 8, 9], [11]):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # small data, and noise that shows in the model
+            result = (getattr(result, "model", result)).unlearn(rows=rows, epsilon=1.0, delta=1e-5, n_steps=10)
+        proof = result.certificate.verify(X, y, result.model.release(), proof=True).proof
+        assert proof.outcome == "proved"
+        for name in ("pq", "qp"):
+            enclosed, certified = getattr(proof, f"delta_{name}"), getattr(result.certificate, f"delta_{name}")
+            assert enclosed.lower <= certified
+            assert math.isclose(enclosed.upper, certified, rel_tol=1e-6)
+
+
+def test_the_command_line_proves_and_says_what_it_cannot(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    X, y = np.random.default_rng(1).normal(size=(40, 3)), np.arange(40) % 2
+    np.savez("data.npz", X=X, y=y)
+    runner = CliRunner()
+    fixed = ["--step-size", "0.005", "--classes", "0,1", "--n-steps", "60", "--noise-std", "0.1"]
+    made = ["-o", "m.npz", "--model", "langevin-ridge", "--task", "classify", "--overwrite"]
+    assert runner.invoke(main, ["fit", "data.npz", *fixed, *made]).exit_code == 0
+    for method in ("exact", "shifted"):
+        change = ["3", "--method", method, "-o", "m1.npz", "-c", "c.json", "--overwrite"]
+        found = runner.invoke(main, ["unlearn", "m.npz", *change])
+        assert found.exit_code == 0, found.output
+        found = runner.invoke(main, ["verify", "c.json", "data.npz", "--prove"])
+        if method == "exact":
+            assert found.exit_code == 0, found.output
+            assert "proved in ball arithmetic" in found.output
+        else:
+            assert found.exit_code == 2
+            assert "shifted" in found.output
