@@ -64,6 +64,7 @@ NO_RESULTS = {
     "expunge.runs.ridge.law.Phase": "part of a run",
     "expunge.cli": "what a command read",
     "expunge.data": "tables",
+    "expunge.distributed.machine.Machine": "versions of a process",
     "expunge.scoring.checkpoints.ProbeCheckpoints": "what is scored",
     "expunge.scoring.job.Job": "what is scored",
     "expunge.scoring.shards": "files and columns",

@@ -307,15 +307,15 @@ def test_kill_in_the_middle_changes_not_a_byte(tmp_path):
 def test_memory_does_not_grow_with_the_data(tmp_path):
     peaks = []
     n = 40_000
-    for factor in (1, 10):
+    for factor in (4, 40):  # both with more parts than are under way at a time
         folder = tmp_path / str(factor)
         folder.mkdir()
         X, y = make_data(n * factor, d=32, dtype=np.float32)
         write_npy(folder, X, y)
         make_probe(d=32).save(folder / "probe.npz")
         peaks.append(finish(run_child(folder, folder / "o.parquet", 20_000)))
-    # 46 MB more data; allowed are 16 bytes a record and what an allocator holds back.
-    assert peaks[1] - peaks[0] <= 16 * 9 * n + 16 * 2**20
+    # 184 MB more data; allowed are 16 bytes a record and what an allocator holds back.
+    assert peaks[1] - peaks[0] <= 16 * 36 * n + 16 * 2**20
 
 
 def test_an_unfinished_run_with_other_settings_is_refused(tmp_path):

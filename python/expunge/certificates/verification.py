@@ -21,7 +21,6 @@ from expunge.certificates.work import DEFAULT_BUDGET, check_budget, stages
 from expunge.data.blocks import Records
 from expunge.runs.base import LEAST_P_VALUE, Deltas, Problem
 from expunge.runs.enclosures import Proof
-from expunge.runs.ridge import RidgeRun
 
 __all__ = ["Recomputed", "UndecidedError", "check_status", "plausible", "recomputed", "verify"]
 
@@ -214,26 +213,22 @@ def _recomputed(
 
 def _check_provable(certificate: Document, X: ArrayLike | Records) -> None:
     """Refuse a proof that cannot be had, before any work is done."""
-    import expunge.proof  # noqa: F401  says how to install what it needs
+    from expunge.proof.claims import refuse_unproved
 
-    if not isinstance(certificate.run, RidgeRun):
-        raise ValueError(f"proof must be False for runs of kind {certificate.run.kind!r}: it is of ridge runs")
-    if certificate.method != "exact":
-        raise ValueError(f"proof must be False for method {certificate.method!r}: it is of the method 'exact'")
+    refuse_unproved(certificate.run, certificate.method)
     if isinstance(X, Records):
         raise TypeError("proof needs the records in memory: give X and y as arrays, got a table")
 
 
 def _proved(certificate: Document, X: ArrayLike | Records, y: ArrayLike | None) -> Proof:
     """Return the proof of a claim, or refuse the claim."""
-    from expunge.proof.ridge import prove_ridge
+    from expunge.proof.claims import prove_claim
 
     c = certificate
-    assert isinstance(c.run, RidgeRun)
     assert not isinstance(X, Records)
     assert y is not None
     with refuting():
-        found = prove_ridge(c.run, X, y, epsilon=c.epsilon, delta=c.delta, method=c.method)
+        found = prove_claim(c.run, X, y, epsilon=c.epsilon, delta=c.delta, method=c.method)
     if found.outcome == "refuted":
         raise VerificationError("claim.delta", f"refuted in ball arithmetic: {found.reason}")
     if found.outcome != "proved":

@@ -1,0 +1,41 @@
+"""Claims of certificates, by the kind of their run: which of them can be proved, and their proofs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numpy.typing import ArrayLike
+
+from expunge.proof.ridge import prove_ridge
+from expunge.runs.base import Run
+from expunge.runs.enclosures import Proof
+from expunge.runs.ridge.run import RidgeRun
+
+__all__ = ["prove_claim", "refuse_unproved"]
+
+
+def refuse_unproved(run: Run[Any], method: str) -> None:
+    """Refuse a proof that cannot be had, before any work is done.
+
+    Raises
+    ------
+    ValueError
+        If claims about runs of this kind, or by this method, are not proved.
+    """
+    if not isinstance(run, RidgeRun):
+        raise ValueError(f"proof must be False for runs of kind {run.kind!r}: it is of ridge runs")
+    if method != "exact":
+        raise ValueError(f"proof must be False for method {method!r}: it is of the method 'exact'")
+
+
+def prove_claim(run: Run[Any], X: ArrayLike, y: ArrayLike, *, epsilon: float, delta: float, method: str) -> Proof:
+    """Return the proof of a claim about a run whose assumptions have been checked, from the data of its first fit.
+
+    Raises
+    ------
+    ValueError
+        As `refuse_unproved`.
+    """
+    refuse_unproved(run, method)
+    assert isinstance(run, RidgeRun)
+    return prove_ridge(run, X, y, epsilon=epsilon, delta=delta, method=method)
