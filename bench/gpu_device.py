@@ -10,7 +10,6 @@ import os
 import sys
 import types
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,7 +24,7 @@ def use_package(site: Path) -> None:
     if importlib.util.find_spec("threadpoolctl") is None:
         # It gives the CPU's results the same bits everywhere, which nothing here is about.
         bare = types.ModuleType("threadpoolctl")
-        bare.ThreadpoolController = type("ThreadpoolController", (), {"limit": lambda self, **_: nullcontext()})  # type: ignore[attr-defined]
+        bare.ThreadpoolController = type("ThreadpoolController", (), {"lib_controllers": ()})  # type: ignore[attr-defined]
         sys.modules["threadpoolctl"] = bare
 
 
