@@ -47,7 +47,7 @@ class Killing(BlockWork[None, Any]):
 
 @dataclass(frozen=True)
 class Seeing(BlockWork[Any, list[Any]]):
-    """What a task sees: process, number of threads it is told, threads of BLAS, and when it began and ended."""
+    """View of a task: process, number of threads it is told, threads of BLAS, and when it began and ended."""
 
     seconds: float = 0.05
 

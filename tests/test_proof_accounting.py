@@ -387,7 +387,7 @@ def test_precision_comes_back_after_errors():
 
 
 def test_a_wrong_number_is_noticed():
-    """What float64 computes has to be at least what is proved: a delta lowered by 1e-14 is not."""
+    """A float64 delta that is lowered by 1e-14 lies below its enclosure."""
     found = proof.gdp_delta(mu=1.0, epsilon=1.0)
     assert accounting.gdp_delta(1.0, 1.0) >= found.lower
     assert not found.upper * (1 - 1e-14) >= found.lower

@@ -1,4 +1,4 @@
-"""What a model made from statistics answers about rows that go together, and about all rows, as models in memory do."""
+"""Answers of models made from statistics about rows that go together, and about all rows: those of models in memory."""
 
 import inspect
 from itertools import pairwise

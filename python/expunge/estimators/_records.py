@@ -20,6 +20,7 @@ __all__ = [
     "RecordIds",
     "as_array",
     "exact_ids",
+    "given_groups",
     "ids_of_fit",
     "refuse_other_order",
     "refuse_other_people",
@@ -224,6 +225,22 @@ def ids_of_fit(X: Any, y: Any, record_ids: Any, n: int) -> RecordIds | None:
         raise type(error)(
             f"{error}; pass record_ids=, or X.reset_index(drop=True) to name records by position"
         ) from None
+
+
+def given_groups(groups: Any, *, n: int, by_id: bool) -> RecordIds:
+    """Return the groups that a quote is asked for: one for each row of the first fit.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If people are asked for as well, groups are no ids, or they are not one for each row.
+    """
+    if by_id:
+        raise TypeError("quote takes one of by_id and groups, got both")
+    values = tuple(exact_ids("groups", groups))
+    if len(values) != n:
+        raise ValueError(f"groups must hold one id per row of the first fit, {n}, got {len(values)}")
+    return RecordIds(values, "groups")
 
 
 def refuse_other_order(name: str, values: Any, table: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from expunge.estimators._records import Id, RecordIds, as_array, exact_ids, selected_rows
+from expunge.estimators._records import Id, as_array, exact_ids, given_groups, selected_rows
 from expunge.estimators._table_pass import Part, TablePass, gathered, kind_of
 
 __all__ = ["TableGroups", "Together", "complete_groups", "groups_of"]
@@ -52,12 +52,7 @@ def groups_of(table: TablePass, *, by_id: bool, groups: Any, indices: Any, ids: 
     history = table.history
     n, removed = len(history.design), history.removed
     if groups is not None:
-        if by_id:
-            raise TypeError("quote takes one of by_id and groups, got both")
-        values = tuple(exact_ids("groups", groups))
-        if len(values) != n:
-            raise ValueError(f"groups must hold one id per row of the first fit, {n}, got {len(values)}")
-        unit, known = "group", RecordIds(values, "groups")
+        unit, known = "group", given_groups(groups, n=n, by_id=by_id)
         codes, names = known.codes, known.names
     if ids is not None or groups is None:
         if not table.records.has_ids:

@@ -15,7 +15,7 @@ from expunge._types import AnyArray
 from expunge._validate import choice, count, number
 from expunge.accounting.noise_floor import RESOLUTION
 from expunge.estimators._history import History
-from expunge.estimators._records import RecordIds, as_array, exact_ids, selected_rows
+from expunge.estimators._records import as_array, given_groups, selected_rows
 from expunge.estimators.tabular import Tabular
 from expunge.runs.methods import METHODS
 from expunge.runs.ridge import (
@@ -150,12 +150,7 @@ def _units(
     if groups is None and not by_id and ids is None:
         return "record", chosen, None
     if groups is not None:
-        if by_id:
-            raise TypeError("quote takes one of by_id and groups, got both")
-        values = tuple(exact_ids("groups", groups))
-        if len(values) != n:
-            raise ValueError(f"groups must hold one id per row of the first fit, {n}, got {len(values)}")
-        unit, known = "group", RecordIds(values, "groups")
+        unit, known = "group", given_groups(groups, n=n, by_id=by_id)
     elif history.ids is None:
         raise ValueError("by_id needs ids, but this model has none: fit with record_ids=, or pass groups=")
     else:
