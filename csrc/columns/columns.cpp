@@ -7,8 +7,8 @@
 namespace expunge::columns::EXPUNGE_ISA_NS {
 namespace {
 
-constexpr long kRun =
-    64;  // rows of a run: columns are read on, and lines of rows stay in the cache until they are full
+// Rows of a run: columns are read on, and lines of rows stay in the cache until they are full.
+constexpr long kRun = 64;
 
 // Halves zipped log2(W) times: W vectors of W lanes change places.
 template <class T>
