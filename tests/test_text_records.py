@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import expunge.data.blocks
 import expunge.data.text_shard
 from expunge.data import FileRecords, load, open_records
+from expunge.data.rewriting import write_without
 
 RNG = np.random.default_rng(0)
 N, B = 60, 16
@@ -72,6 +73,47 @@ def test_shards_give_the_same_blocks(tmp_path: Path, cuts: list[int]) -> None:
     np.testing.assert_array_equal(X, expected.X)
     assert y.tolist() == list(expected.y)
     assert ids.tolist() == list(expected.ids)
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("blank", [1, 60, 95, 96, 97, 98, 400])
+def test_blank_lines_before_the_header_are_no_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blank: int, end: str, mark: bytes
+) -> None:
+    monkeypatch.setattr(expunge.data.text_shard, "_HEAD", 128)
+    path = tmp_path / "t.csv"
+    path.write_bytes(mark + (end * blank + end.join([HEADER, *ROWS]) + end).encode())
+    records = open_records(path, target_column="bought", id_column="who")
+    assert records.n_records == N
+    X, y, ids = joined(records)
+    expected = load(path, target_column="bought", id_column="who")
+    np.testing.assert_array_equal(X, expected.X)
+    assert y.tolist() == list(expected.y)
+    assert ids.tolist() == list(expected.ids)
+    write_without(records, np.arange(N) == 3, tmp_path / "u.csv")
+    lines = (tmp_path / "u.csv").read_bytes().removeprefix(mark).decode().split(end)
+    assert [line for line in lines if line] == [HEADER, *ROWS[:3], *ROWS[4:]]
+
+
+def test_lines_that_end_in_carriage_returns_are_one_piece(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_bytes(("\r".join([HEADER, *ROWS]) + "\r").encode())
+    records = open_records(path, target_column="bought", id_column="who")
+    X, _, ids = joined(records)
+    expected = load(path, target_column="bought", id_column="who")
+    np.testing.assert_array_equal(X, expected.X)
+    assert ids.tolist() == list(expected.ids)
+    with pytest.raises(ValueError, match="60 records are not lines of their own"):
+        write_without(records, np.arange(N) == 3, tmp_path / "u.csv")
+    assert sorted(one.name for one in tmp_path.iterdir() if not one.name.endswith(".lock")) == ["t.csv"]
+
+
+def test_a_file_of_blank_lines_is_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(expunge.data.text_shard, "_HEAD", 128)
+    (tmp_path / "t.csv").write_bytes(b"\n" * 1000)
+    with pytest.raises(ValueError, match=r"t\.csv is empty"):
+        open_records(tmp_path / "t.csv")
 
 
 CELL = st.text(st.sampled_from('ab ,"\n;'), min_size=1, max_size=6).filter(lambda text: text.strip() == text)

@@ -170,9 +170,10 @@ def read_piece(
 
 def _delimiter(text: str) -> str:
     """Return what separates cells: what splits all of the first lines into the same number of them, at least two."""
-    sample = text[: 1 << 16]
+    blank = len(text) - len(text.lstrip("\r\n"))
+    sample = text[blank : blank + (1 << 16)]
     lines = sample.splitlines()
-    if len(sample) < len(text):
+    if blank + len(sample) < len(text):
         lines = lines[:-1] or lines
     widths = {}
     for delimiter in _DELIMITERS:

@@ -23,6 +23,7 @@ __all__ = ["TextShard"]
 
 _PIECE = 1 << 24  # bytes of a piece, more where one record is longer
 _HEAD = 1 << 18  # bytes that show how the text is laid out
+_MARK = b"\xef\xbb\xbf"  # of the order of bytes, where there is one
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class _Piece:
     start: int  # its first byte
     length: int
     line: int  # number of its first line, from 1
+    begins: bool  # whether the header is in it, if there is one
     digest: bytes
 
 
@@ -48,9 +50,8 @@ class TextShard(Shard):
 
     def __init__(self, file: File, *, header: bool | None = None, decimal_comma: bool = False) -> None:
         self._decimal_comma = decimal_comma
-        with file.open() as stream:
-            head = stream.read(_HEAD)
-        cut = len(head) if len(head) == file.size else _last_end(head, 0)[0] or len(head)
+        head, whole = _head(file)
+        cut = len(head) if whole else _last_end(head, 0)[0] or len(head)
         try:
             text, skipped = decoded(head[:cut])
             self._layout: TextLayout = text_layout(text, header=header)
@@ -132,23 +133,20 @@ class TextShard(Shard):
                     continue
                 piece = data[:end]
                 if piece.strip(b"\r\n"):
-                    if first and self.named and not _beyond_first_line(piece):
+                    if more and first and self.named and not _beyond_first_line(piece):
                         left = data
-                        if not more:
-                            return
                         continue
-                    yield _Piece(start, end, line, hashlib.sha256(piece).digest()), piece
+                    yield _Piece(start, end, line, first, hashlib.sha256(piece).digest()), piece
                     first = False
                 start, line, left = start + end, line + piece.count(b"\n"), data[end:]
                 if not more:
                     return
 
     def _table(self, piece: _Piece, data: bytes) -> Table:
-        first = piece.start == self._skipped
         try:
             text, _ = decoded(data, line=piece.line)
             found = read_piece(
-                data, text, self._layout, Path(self.file.name), line=piece.line, begins=first,
+                data, text, self._layout, Path(self.file.name), line=piece.line, begins=piece.begins,
                 decimal_comma=self._decimal_comma,
             )  # fmt: skip
             len(found.columns[0])
@@ -232,6 +230,19 @@ def _as_kind(ids: NDArray[Any], kind: str) -> NDArray[Any]:
     return ids
 
 
+def _head(file: File) -> tuple[bytes, bool]:
+    """Return bytes of a file that show its layout, blank lines before it as one, and whether they reach its end."""
+    with file.open() as stream:
+        first = stream.read(_HEAD)
+        read = len(first)
+        mark = _MARK if first.startswith(_MARK) else b""
+        text = first[len(mark) :].lstrip(b"\r\n")
+        blank = len(mark) + len(text) < len(first)
+        while blank and len(text) < _HEAD and (more := stream.read(_HEAD)):
+            text, read = (text + more).lstrip(b"\r\n"), read + len(more)
+    return mark + b"\n" * blank + text, read == file.size
+
+
 def _last_end(data: bytes, quotes: int) -> tuple[int, int]:
     """Return where the last line ends that does so outside quotes, 0 if none, and the quotes up to there."""
     values = np.frombuffer(data, dtype=np.uint8)
@@ -246,12 +257,8 @@ def _last_end(data: bytes, quotes: int) -> tuple[int, int]:
 
 def _beyond_first_line(piece: bytes) -> bool:
     """Return whether a record follows the header."""
-    end = _first_end(piece)
-    return bool(piece[end:].strip(b"\r\n"))
-
-
-def _first_end(data: bytes) -> int:
-    return int(_ends(data)[0])
+    piece = piece.lstrip(b"\r\n")
+    return bool(piece[int(_ends(piece)[0]) :].strip(b"\r\n"))
 
 
 def _ends(data: bytes) -> NDArray[np.int64]:
