@@ -13,7 +13,7 @@ import pytest
 
 import expunge.data.blocks
 from expunge import NewtonLogisticRegression, NewtonRidge, NewtonRidgeClassifier
-from expunge.certificates.residual import RecordTree, verify
+from expunge.certificates.residual import verify
 from expunge.data import FileRecords, Records, open_records
 
 RNG = np.random.default_rng(0)
@@ -283,19 +283,6 @@ def test_parameters_that_are_not_those_of_the_records_are_refused_when_these_are
     model._state = replace(model._state, theta=model._state.theta + 1.0)
     with pytest.raises(ValueError, match="this is not the model of these records"):
         model.attach(table(np.arange(N), Y))
-
-
-def test_a_tree_of_blocks_is_that_of_all_records() -> None:
-    ids = [2**70 + i if i == 50 else i for i in range(N)]
-    names = np.array(ids, dtype=object)
-    parts = [(X[a : a + 30], Y[a : a + 30], names[a : a + 30], None) for a in range(0, N, 30)]
-    tree = RecordTree.of_blocks(parts)
-    assert tree.root == RecordTree.of(X, Y, ids=names, salts=tree.salts, key=tree.key).root
-    assert tree.ids.tolist() == ids
-    with pytest.raises(TypeError, match="ids must be all text or all numbers"):
-        RecordTree.of_blocks([(X[:1], Y[:1], ["a"], None), (X[:1], Y[:1], [1], None)])
-    with pytest.raises(ValueError, match="at least one record"):
-        RecordTree.of_blocks([])
 
 
 # --- predictions and arguments --------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -135,44 +135,6 @@ class RecordTree:
             ids = np.arange(len(_validate.plain_array("X", X)))
         hashes, names = _hashed(X, y, ids=ids, classes=known, weights=weights, salts=salts, key=secret)
         return cls(hashes=hashes, ids=names, key=secret, classes=known, over=Buckets(hashes[:, :LEAF]))
-
-    @classmethod
-    def of_blocks(
-        cls,
-        blocks: Iterable[tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike | None]],
-        *,
-        classes: Sequence[Label] | None = None,
-        key: bytes | None = None,
-    ) -> RecordTree:
-        """Return the tree of records that come in blocks, of which none is kept.
-
-        Parameters
-        ----------
-        blocks : iterable of (X, y, ids, weights)
-            As of `of`; at least one.
-        classes, key
-            As of `of`.
-
-        Raises
-        ------
-        TypeError, ValueError
-            As `of`; also if ids are text in one block and numbers in another.
-        """
-        known = None if classes is None else tuple(classes)
-        secret = secrets.token_bytes(32) if key is None else key
-        found = [
-            _hashed(X, y, ids=ids, classes=known, weights=weights, salts=None, key=secret)
-            for X, y, ids, weights in blocks
-        ]
-        if not found:
-            raise ValueError("blocks must hold at least one record, got none")
-        texts = {names.dtype.kind == "U" for _, names in found}
-        if len(texts) > 1:
-            raise TypeError("ids must be all text or all numbers, got both")
-        big = any(names.dtype.kind == "O" for _, names in found)  # NumPy would make floats of them
-        ids = np.concatenate([names.astype(object) if big else names for _, names in found])
-        hashes = np.concatenate([one for one, _ in found])
-        return cls(hashes=hashes, ids=ids, key=secret, classes=known, over=Buckets(hashes[:, :LEAF]))
 
     @classmethod
     def of_hashes(
