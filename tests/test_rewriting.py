@@ -159,9 +159,15 @@ def test_what_cannot_be_written_is_refused_and_leaves_nothing():
     one = open_records("table/0.parquet", id_column="who", features=["x"])
     np.save("x.npy", np.eye(3))
     Path("there").mkdir()
+    Path("link").symlink_to("table")
     for call, error, words in (
         (lambda: write_without(records, gone[1:], "new"), ValueError, "one entry for each of 40 rows"),
         (lambda: write_without(records, gone | True, "new"), ValueError, "gone must leave a row"),
+        (lambda: write_without(records, np.arange(N), "new"), TypeError, "gone must say of each row .* dtype int64"),
+        (lambda: write_without(records, np.ma.array(gone, mask=gone), "new"), TypeError, "gone must not be a masked"),
+        (lambda: write_without(records, gone, "table/new"), ValueError, r"must not lie in the table \(.*table\)"),
+        (lambda: write_without(records, gone, "link/new"), ValueError, r"must not lie in the table \(.*table\)"),
+        (lambda: write_without(records, gone, "link"), ValueError, "must not be a symbolic link"),
         (lambda: write_without(one, gone[:11], "new.csv"), ValueError, r"must end in \.parquet"),
         (lambda: write_without(records, gone, "there"), FileExistsError, "there already exists"),
         (lambda: write_without(records, gone, "no/new"), FileNotFoundError, "there is no folder .*no"),
@@ -181,7 +187,7 @@ def test_what_cannot_be_written_is_refused_and_leaves_nothing():
 
     with pytest.raises(ValueError, match="not so"):
         write_without(one_folder(), np.arange(N) == 3, "new", check=check)
-    assert sorted(place.name for place in Path().iterdir()) == ["one", "table", "there", "x.npy"]
+    assert sorted(place.name for place in Path().iterdir()) == ["link", "one", "table", "there", "x.npy"]
 
 
 def one_folder() -> FileRecords:

@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
+from expunge import _validate
 from expunge._files import CONFIDENTIAL, sync_folder
+from expunge._files.outputs import check_places
 from expunge._files.transaction import exclusive
 from expunge.data.file_records import FileRecords
 from expunge.data.parquet import open_parquet
@@ -51,8 +53,9 @@ def write_without(
 
     Raises
     ------
-    FileExistsError, ValueError
-        If there is something at the destination, no row would be left, the ending is another, or the files are .npy.
+    FileExistsError, TypeError, ValueError
+        If there is something at the destination, or it lies in the folder of the table, no row would be left, the
+        ending is another, or the files are .npy; if ``gone`` does not hold True and False.
     OSError
         If it cannot be written; nothing is left behind.
 
@@ -76,8 +79,10 @@ def write_without(
     'id,x\nbob,2\n'
     """
     place = Path(os.path.abspath(destination))
-    gone = np.asarray(gone, dtype=bool)
+    gone = _validate.unmasked("gone", gone)
     shards = records.shards
+    if gone.dtype != np.bool_:
+        raise TypeError(f"gone must say of each row whether it goes, True or False, got dtype {gone.dtype}")
     if gone.shape != (records.n_records,):
         raise ValueError(f"gone must have one entry for each of {records.n_records} rows, got shape {gone.shape}")
     if gone.all():
@@ -95,6 +100,8 @@ def write_without(
         )
     if not place.parent.is_dir():
         raise FileNotFoundError(f"destination: there is no folder {place.parent}")
+    if whole and shards[0].file.filesystem is None:
+        check_places(outputs={"destination": place}, inputs={"the table": _folder_of(shards[0])})
     hidden = place.with_name(f".{place.name}.unfinished{'' if whole else place.suffix}")
     with exclusive([place]):
         if os.path.lexists(place):
@@ -109,6 +116,11 @@ def write_without(
             raise
         sync_folder(place.parent)
     return names if whole else (place.name,)
+
+
+def _folder_of(shard: Shard) -> Path:
+    """Return the folder that holds all shards, above the hive folders."""
+    return Path(shard.file.name).parents[len(shard.file.keys)]
 
 
 def _written(shards: tuple[Shard, ...], gone: NDArray[np.bool_], hidden: Path, *, whole: bool) -> tuple[str, ...]:
@@ -143,7 +155,7 @@ def _written(shards: tuple[Shard, ...], gone: NDArray[np.bool_], hidden: Path, *
     if whole:
         first_one = shards[0].file
         if first_one.filesystem is None:
-            shutil.copymode(Path(first_one.name).parents[len(first_one.keys)], hidden)
+            shutil.copymode(_folder_of(shards[0]), hidden)
         for folder in {(hidden / name).parent for name in names}:
             sync_folder(folder)
     return tuple(names)

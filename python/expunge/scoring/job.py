@@ -268,7 +268,8 @@ def note_unscored(block: Block, unscored: Any, place: str, *, on_bad_rows: str) 
         row = min(block.problems)
         more = f" (and {len(block.problems) - 1} more nearby)" if len(block.problems) > 1 else ""
         raise BadRowError(
-            f"{place}, row {block.start + row}: {block.problems[row]}{more}; on_bad_rows='null' scores the others"
+            f"{place}, row {block.start + row}: {block.problems[row]}{more}; on_bad_rows='null' (--on-bad-rows null) "
+            "scores the others"
         )
 
 

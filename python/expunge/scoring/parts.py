@@ -89,11 +89,12 @@ def prepare(target: Path, folder: Path, settings: str, *, overwrite: bool, resta
     if plan.exists():
         if read_json(plan, what="plan of an unfinished run").get("settings") != settings:
             raise FileExistsError(
-                f"out: {folder} holds an unfinished run with other inputs or settings; pass restart=True to discard it"
+                f"out: {folder} holds an unfinished run with other inputs or settings; pass restart=True (--restart) "
+                "to discard it"
             )
     else:
         if target.exists() and not overwrite:
-            raise FileExistsError(f"out: {target} already exists; pass overwrite=True to replace it")
+            raise FileExistsError(f"out: {target} already exists; pass overwrite=True (--overwrite) to replace it")
         folder.mkdir(mode=0o700, exist_ok=True)  # scores tell something of single records
         write_atomic(plan, json.dumps({"settings": settings}).encode(), overwrite=True)
     for stray in folder.glob("*.tmp"):
