@@ -226,6 +226,138 @@ def test_levels_that_are_none_are_refused(change, match):
         backend.core.plain_page(np.zeros(4, dtype=np.uint8), np.zeros(3, dtype=np.int64), **LEVELS)
 
 
+# --- pages written by hand ------------------------------------------------------------------------
+
+
+def varint(value):
+    found = bytearray()
+    while value > 127:
+        found.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*found, value])
+
+
+def structure(fields):
+    """Return 32-bit numbers, structures and, as bytes, whatever else, by field, in Thrift's compact protocol."""
+    found, last = b"", 0
+    for field, value in fields.items():
+        step, last = field - last, field
+        if isinstance(value, dict):
+            found += bytes([step << 4 | 12]) + structure(value)
+        elif isinstance(value, bytes):
+            found += bytes([step << 4 | value[0]]) + value[1:]
+        else:
+            found += bytes([step << 4 | 5]) + varint(value << 1 if value >= 0 else (-value << 1) - 1)
+    return found + b"\0"
+
+
+def run_of(value, count):
+    return varint(count << 1) + bytes([value])
+
+
+def packed(values, bits):
+    groups = -(-len(values) // 8)
+    word = sum(value << (bits * i) for i, value in enumerate(values))
+    return varint(groups << 1 | 1) + word.to_bytes(groups * bits, "little")
+
+
+LISTS = [0, 1, 1] * 4
+BY_HAND = {"item_bytes": 4, "max_definition": 2, "max_repetition": 1, "width": 3, "phase": 0}
+
+
+REPETITION, DEFINITION = packed(LISTS, 1), run_of(2, 12)
+
+
+def by_hand(version, *, n=12, repetition=REPETITION, definition=DEFINITION, spare=0, more=None, **lies):
+    """Return a page of 12 numbers in lists of 3, or what `lies` make of its header, and where its numbers lie."""
+    lengths = {"repetition": len(repetition), "definition": len(definition)} | lies.pop("lengths", {})
+    levels = repetition + definition
+    if version == 1:
+        told = [lengths[kind].to_bytes(4, "little") for kind in ("repetition", "definition")]
+        levels = told[0] + repetition + told[1] + definition
+    size = len(levels) + 4 * 12 + spare
+    one = {
+        1: n,
+        2: lies.pop("encoding", 0),
+        3: lies.pop("definition_encoding", 3),
+        4: lies.pop("repetition_encoding", 3),
+    }
+    two = {1: n, 2: lies.pop("nulls", 0), 3: 4, 4: one[2], 5: lengths["definition"], 6: lengths["repetition"]}
+    outer = {1: 0 if version == 1 else 3, 2: size, 3: size, **({5: one} if version == 1 else {8: two}), **(more or {})}
+    head = structure(dict(sorted((outer | lies.pop("outer", {})).items())))
+    assert not lies
+    return head + levels + bytes(4 * 12 + spare), len(head) + len(levels)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("definition", [run_of(2, 12), packed([2] * 12, 2), run_of(2, 5) + packed([2] * 7, 2)])
+@pytest.mark.parametrize("repetition", [packed(LISTS, 1), b"".join(run_of(one % 2, 1 + one) for one in (0, 1) * 4)])
+def test_pages_by_hand_are_plain(version, repetition, definition):
+    page, at = by_hand(version, repetition=repetition, definition=definition)
+    assert page_found(np.frombuffer(page, dtype=np.uint8), **BY_HAND) == [0, at, 12, len(page)]
+    assert oracles.plain_page(page, **BY_HAND) == (at, 12, len(page))
+
+
+LIES = {
+    "a run of lower levels": {"definition": run_of(1, 1) + run_of(2, 11)},
+    "a lower level among packed ones": {"definition": packed([2] * 9 + [1, 2, 2], 2)},
+    "a run that is too long": {"definition": run_of(2, 13)},
+    "a run of none": {"definition": run_of(2, 0) + run_of(2, 12)},
+    "too few levels": {"definition": run_of(2, 11)},
+    "levels behind the last": {"definition": run_of(2, 12) + run_of(2, 1)},
+    "packed levels without their bytes": {"definition": packed([2] * 12, 2)[:-1]},
+    "a list that is longer": {"repetition": packed([0, 1, 1, 1, 0, 1] + [0, 1, 1] * 2, 1)},
+    "a list that is shorter": {"repetition": packed([0, 1, 0, 1, 1, 1] + [0, 1, 1] * 2, 1)},
+    "lists without an end": {"repetition": run_of(0, 1) + run_of(1, 11)},
+    "lists in lists": {"repetition": run_of(0, 1) + run_of(2, 2) + packed([0, 1, 1] * 3, 1)},
+    "a dictionary": {"encoding": 8},
+    "another size when packed": {"outer": {3: 99}},
+    "a number more": {"spare": 4},
+    "a number less": {"spare": -4},
+    "one value more": {"n": 13},
+    "fewer values than none": {"n": -1},
+    "a size below zero": {"outer": {2: -1, 3: -1}},
+    "levels beyond the page": {"lengths": {"definition": 1 << 20}},
+    "more than one header": {"more": {8: {1: 12}, 5: {1: 12}}},
+    "a wide number": {"outer": {2: b"\x06\x02"}},
+    "a page of a dictionary": {"outer": {1: 2}},
+}
+FIRST = {
+    "definitions in another way": {"definition_encoding": 4},
+    "repetitions in another way": {"repetition_encoding": 4},
+}
+SECOND = {"missing numbers": {"nulls": 1}, "levels of a length below zero": {"lengths": {"definition": -1}}}
+
+
+@pytest.mark.parametrize(
+    ("version", "lie"),
+    [*((v, lie) for v in (1, 2) for lie in LIES), *((1, lie) for lie in FIRST), *((2, lie) for lie in SECOND)],
+)
+def test_pages_by_hand_that_say_anything_else_are_other(version, lie):
+    page, _ = by_hand(version, **(LIES | FIRST | SECOND)[lie])
+    assert page_found(np.frombuffer(page, dtype=np.uint8), **BY_HAND) == [1, 0, 0, 0]
+
+
+def test_pages_by_hand_go_on_with_the_list_that_is_open():
+    page, at = by_hand(2, repetition=packed([1, 1, *LISTS[:10]], 1))
+    found = np.frombuffer(page, dtype=np.uint8)
+    assert page_found(found, **{**BY_HAND, "phase": 1}) == [0, at, 12, len(page)]
+    for phase in (0, 2):
+        assert page_found(found, **{**BY_HAND, "phase": phase})[0] == 1
+
+
+def test_levels_where_there_are_none_are_other():
+    page, _ = by_hand(2)
+    for levels in ({"max_definition": 0}, {"max_repetition": 0, "width": 1}):
+        assert page_found(np.frombuffer(page, dtype=np.uint8), **{**BY_HAND, **levels})[0] == 1
+
+
+def test_headers_of_too_many_structures_are_other():
+    deep = b"\x1c" * 40 + b"\0" * 40
+    page, _ = by_hand(1, more={9: b"\x0c" + deep})
+    assert page_found(np.frombuffer(page, dtype=np.uint8), **BY_HAND) == [1, 0, 0, 0]
+
+
 # --- what is not plain --------------------------------------------------------------------------
 
 
