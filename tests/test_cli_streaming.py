@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from expunge import NewtonLogisticRegression
 from expunge.certificates.residual import ResidualCertificate
 from expunge.cli import main
 from expunge.cli.files import load_evidence, load_model
-from expunge.data import blocks
+from expunge.data import blocks, open_records
 from expunge.ledger import Ledger
 from killing import Killed, killed_at
 
@@ -550,6 +551,14 @@ def test_options_of_tables_are_refused_for_models_with_rows(scene):
     refused("unlearn", "m1.npz", "--data", "all", "--id", "C-3", *WRITES, match="ids must be ids of .*'C-3'|C-3")
 
 
+def test_constants_of_the_table_are_no_constants_of_the_model(scene):
+    table = open_records(X, target=WORD, ids=WHO)
+    NewtonLogisticRegression(classes=["no", "yes"]).fit(table).save("python.npz")
+    run("bounds", "all", *READ[:4], "--target-column", "word", "-o", "computed.csv")
+    refused("unlearn", "python.npz", "--data", "all", *READ[:6], "--bounds", "computed.csv", "--id", "C-3", *WRITES,
+            match="all: must be read as the data of fit were, not so that .*computed")  # fmt: skip
+
+
 def test_outputs_may_not_be_the_table(scene):
     table = "all/part-0.parquet"
     run("fit", table, "--stream", *READ, *QUIET, "-o", "s.npz")
@@ -623,6 +632,35 @@ def test_a_purge_of_the_table_refuses(scene, arguments, match):
     refused("purge", "m1.npz", *arguments, match=match)
 
 
+@pytest.mark.parametrize(
+    ("damage", "match"),
+    [
+        (
+            lambda t: t.set_column(2, "b", pa.array([0.5] * len(t), pa.float32())),
+            "of the model is not what it was when",
+        ),
+        (lambda t: t.slice(0, len(t) - 1), "got none for 1 record of it: 'C-"),
+        (lambda t: t.filter(pa.compute.not_equal(t["who"], "N-1")), "new: must have 60 rows, got 59"),
+    ],
+)
+def test_a_copy_that_is_not_the_table_is_taken_away(scene, monkeypatch, damage, match):
+    import expunge.data.rewriting as rewriting
+
+    more = {name: values[[0, 1]] for name, values in TABLE.items()}
+    more["who"] = np.array(["N-1", "N-2"])
+    parquet.write_table(pa.table(TABLE).slice(0, 0), "all/part-8.parquet")
+    parquet.write_table(pa.table(more), "all/part-9.parquet")
+    real = rewriting._parquet
+
+    def written(shard, gone, path):
+        real(shard, gone, path)
+        if path.name in ("part-1.parquet", "part-9.parquet"):
+            parquet.write_table(damage(parquet.read_table(path)), path)
+
+    monkeypatch.setattr(rewriting, "_parquet", written)
+    refused("purge", "m1.npz", "--data", "all", "--rewrite", "new", "--id", "C-3", match=match)
+
+
 def test_a_model_with_rows_has_no_table_to_rewrite(scene):
     write("one", n=1)
     run("fit", "one/part-0.parquet", *READ, *QUIET, "-o", "o.npz")
@@ -635,7 +673,7 @@ def test_a_model_with_rows_has_no_table_to_rewrite(scene):
 STORY = """
 import resource, sys
 from expunge.cli import main
-from expunge.data import blocks
+from expunge.data import blocks, open_records
 import expunge.estimators, pyarrow.parquet, sklearn.metrics, expunge.certificates.residual
 
 blocks._BLOCK_BYTES = 2**19  # of 32 MiB: a small table is much larger than the blocks that wait
