@@ -5,7 +5,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from expunge.data.close_products import TINY, UNIT, columns, gram, moment, norm, product, split
+from expunge.data.close_products import TINY, UNIT, columns, gram, moment, norm, product, split, split_bits
 
 
 def dot(left, right):
@@ -82,6 +82,21 @@ def test_each_part_of_the_error_of_products_with_targets_counts(X, Y):
     off = abs(Fraction(float(found.value[0, 0])) - dot(rows[:, 0], targets[:, 0]))
     assert float(off) <= found.off[0]
     assert found.rest[0] <= 1e-6 * 600 * UNIT * norm(rows) * columns(targets)[0]
+
+
+@pytest.mark.parametrize("block", [16, None])
+@pytest.mark.parametrize("decades", [0, 6])
+def test_sums_of_low_parts_may_be_taken_in_any_order(block, decades):
+    """The bound is at least that of plain sums, each of whose additions rounds in the worst way."""
+    rng = np.random.default_rng(decades)
+    X = rng.normal(size=(300, 3)) * 10.0 ** rng.uniform(-decades, decades, size=(300, 1))
+    worst = 0.0
+    for start in range(0, 300, block or 300):
+        part = X[start : start + (block or 300)]
+        high, low = map(np.abs, split(part, 0, split_bits(len(part))))
+        worst += len(part) * UNIT * float(np.linalg.norm(high.T @ low + low.T @ high + low.T @ low))
+    found = gram(X, block=block)
+    assert worst <= found.rest <= 100.0 * worst
 
 
 def test_what_underflows_in_products_with_targets_is_in_the_bound():

@@ -102,6 +102,22 @@ def test_copies_of_the_data_elsewhere_are_the_same_job_and_other_data_are_not(tm
         merge_shards(tmp_path / "shards", tmp_path / "o.parquet", progress=False, overwrite=True)
 
 
+@pytest.mark.parametrize(("name", "row"), [("x.npy", 0), ("x.npy", 499), ("y.npy", 0)])
+def test_copies_that_differ_at_either_end_are_other_data(tmp_path, monkeypatch, name, row):
+    monkeypatch.setattr("expunge.scoring.job._END", 1000)
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(500, D)).astype(np.float32), rng.integers(0, C, 500)
+    for shard, folder in ((1, tmp_path / "here"), (2, tmp_path / "there")):
+        folder.mkdir()
+        np.save(folder / "x.npy", X)
+        np.save(folder / "y.npy", y)
+        score_all(folder / "x.npy", tmp_path / "shards", 2, order=[shard], labels=folder / "y.npy", rows_per_part=41)
+        changed = X if name == "x.npy" else y  # for the second shard
+        changed[row] = (changed[row] + 1) % C
+    with pytest.raises(ValueError, match=r"shard-2-of-2\.parquet .* is of another job than .*shard-1-of-2\.parquet"):
+        merge_shards(tmp_path / "shards", tmp_path / "o.parquet", progress=False)
+
+
 @pytest.mark.parametrize("change", [{"probe": make_probe(1)}, {"orders": [2.5]}, {"on_bad_rows": "null"}])
 def test_shards_of_another_job_are_refused(tmp_path, shards, change):
     score_all(tmp_path / "d.parquet", shards, 3, order=[2], overwrite=True, **change)
