@@ -456,6 +456,21 @@ def test_columns_of_several_types_are_turned_into_rows(tmp_path):
         np.testing.assert_array_equal(found, truth)
 
 
+@pytest.mark.parametrize("types", [(np.float32, np.float64), (np.float64, np.float32), (np.float32, np.float32)])
+def test_floats_of_two_widths_are_read_as_the_wider(tmp_path, types):
+    """In one file, and in a shard of a table whose other shard is of float64."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "t").mkdir()
+    columns = {f"f{j}": rng.standard_normal(700).astype(kind) for j, kind in enumerate(types)}
+    wide = {name: column.astype(np.float64) / 3 for name, column in columns.items()}
+    written(tmp_path / "t/0.parquet", pa.table(columns), row_group_size=300)
+    written(tmp_path / "t/1.parquet", pa.table(wide))
+    truth = [np.stack([one.astype(np.float64) for one in table.values()], axis=1) for table in (columns, wide)]
+    for source, expected in ((tmp_path / "t/0.parquet", truth[0]), (tmp_path / "t", np.concatenate(truth))):
+        found = np.concatenate([block.X for block in open_records(source).blocks()])
+        np.testing.assert_array_equal(found, expected)
+
+
 def test_scoring_reads_plain_pages_without_a_decoder(tmp_path, monkeypatch):
     from expunge.scoring import ProbeCheckpoints, score_files
 

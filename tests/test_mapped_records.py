@@ -110,6 +110,11 @@ def test_targets_are_read_as_asked():
     floats[77] = 0.5
     with pytest.raises(ValueError, match=r"row 77 must hold a class, a whole number .* got 0\.5"):
         MappedRecords(table, Reading(D), targets="labels").targets()
+    floats[77] = 2.0**53
+    assert MappedRecords(table, Reading(D), targets="labels").targets()[77] == 2**53
+    floats[77] = 2.0**54
+    with pytest.raises(ValueError, match=r"row 77 must hold a class, a whole number .* got 1\.80"):
+        MappedRecords(table, Reading(D), targets="labels").targets()
     two = open_records(X, target=np.column_stack([floats, floats]))
     with pytest.raises(ValueError, match="row 0 must hold a class"):
         MappedRecords(two, Reading(D), targets="labels").targets()

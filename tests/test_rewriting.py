@@ -190,6 +190,24 @@ def test_what_cannot_be_written_is_refused_and_leaves_nothing():
     assert sorted(place.name for place in Path().iterdir()) == ["link", "one", "table", "there", "x.npy"]
 
 
+@pytest.mark.parametrize("kind", ["parquet", "arrow"])
+def test_a_file_that_is_written_to_meanwhile_is_named(kind, monkeypatch):
+    import expunge.data.rewriting as rewriting
+
+    records = shards(kind)
+    real = getattr(rewriting, f"_{kind}")
+
+    def written(shard, gone, path):
+        real(shard, gone, path)
+        if path.name.startswith("1."):
+            os.utime(f"table/1.{kind}", ns=(1, 1))
+
+    monkeypatch.setattr(rewriting, f"_{kind}", written)
+    with pytest.raises(ValueError, match=rf"1\.{kind} has (been written to|changed) since"):
+        write_without(records, np.arange(N) == 3, "new")
+    assert sorted(place.name for place in Path().iterdir()) == ["table"]
+
+
 def one_folder() -> FileRecords:
     Path("one").mkdir()
     parquet.write_table(pa.table(COLUMNS), "one/0.parquet")

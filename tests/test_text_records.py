@@ -109,6 +109,21 @@ def test_lines_that_end_in_carriage_returns_are_one_piece(tmp_path: Path) -> Non
     assert sorted(one.name for one in tmp_path.iterdir() if not one.name.endswith(".lock")) == ["t.csv"]
 
 
+def test_a_text_that_changes_while_it_is_looked_through_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(tmp_path / "t.csv", [HEADER, *ROWS])
+    real = expunge.data.text_shard.TextShard._cut
+
+    def cut(self: Any) -> Any:
+        yield from real(self)
+        os.utime(path, ns=(1, 1))
+
+    monkeypatch.setattr(expunge.data.text_shard.TextShard, "_cut", cut)
+    with pytest.raises(ValueError, match=r"t\.csv has (been written to|changed) since"):
+        open_records(path, target_column="bought", id_column="who")
+
+
 def test_a_file_of_blank_lines_is_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(expunge.data.text_shard, "_HEAD", 128)
     (tmp_path / "t.csv").write_bytes(b"\n" * 1000)
