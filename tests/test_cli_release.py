@@ -8,24 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 
+from command_calls import listing, run
 from expunge import LangevinRidge, NewtonRidge
 from expunge.certificates import generate_key_pair
 from expunge.certificates.residual import ResidualCertificate
-from expunge.cli import main
 from expunge.cli.files import load_evidence, load_model, model_digests
 from expunge.ledger import Ledger
 
 FILES = ["-o", "m1.npz", "-c", "c1.json", "--evidence", "e1.npz", "--released", "r1.npz"]
-
-
-def run(*arguments: object, code: int = 0) -> Result:
-    result = CliRunner().invoke(main, [str(a) for a in arguments])
-    if result.exception is not None and not isinstance(result.exception, (Exception, SystemExit)):
-        raise result.exception
-    assert result.exit_code == code, f"{result.output}\n{result.exception!r}"
-    return result
 
 
 def refused(*arguments: object, match: str) -> None:
@@ -33,10 +24,6 @@ def refused(*arguments: object, match: str) -> None:
     last = run(*arguments, code=2).stderr.splitlines()[-1]
     assert re.search(match, last), last
     assert listing() == before
-
-
-def listing() -> dict[str, bytes]:
-    return {str(file): file.read_bytes() for file in sorted(Path().rglob("*")) if file.is_file()}
 
 
 @pytest.fixture(autouse=True)

@@ -5,18 +5,16 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import re
 import stat
 from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 
+from command_calls import listing, refused, run
 from expunge import LangevinRidge, NewtonLogisticRegression, NewtonRidge, NewtonRidgeClassifier
 from expunge.certificates import CONDITIONS, load
 from expunge.certificates.residual import AbsenceProof, ResidualCertificate, ResidualEvidence
-from expunge.cli import main
 from expunge.cli.files import load_evidence, load_model
 from expunge.data import open_records
 from expunge.ledger import Ledger
@@ -25,27 +23,6 @@ from killing import Killed, killed_at
 N = 24
 NAMES = ["customer_id", "a", "b", "target", "buys"]
 WAYS = ["--id-column", "customer_id", "--features", "a,b"]
-
-
-def run(*arguments: object, code: int = 0) -> Result:
-    result = CliRunner().invoke(main, [str(a) for a in arguments])
-    if result.exception is not None and not isinstance(result.exception, (Exception, SystemExit)):
-        raise result.exception
-    assert result.exit_code == code, f"{result.output}\n{result.exception!r}"
-    return result
-
-
-def refused(*arguments: object, match: str, code: int = 2) -> None:
-    """Run a command that must fail with one line, and must leave the folder as it was."""
-    before = listing()
-    lines = [line for line in run(*arguments, code=code).stderr.splitlines() if line.startswith(("Error", "REFUSED"))]
-    assert len(lines) == 1, lines
-    assert re.search(match, lines[0]), lines[0]
-    assert listing() == before
-
-
-def listing() -> dict[str, bytes]:
-    return {str(file): file.read_bytes() for file in sorted(Path().rglob("*")) if file.is_file()}
 
 
 def people() -> list[list[str]]:

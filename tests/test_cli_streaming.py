@@ -13,11 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 
+from command_calls import listing, refused, run
 from expunge import NewtonLogisticRegression
 from expunge.certificates.residual import ResidualCertificate
-from expunge.cli import main
 from expunge.cli.files import load_evidence, load_model
 from expunge.data import blocks, open_records
 from expunge.ledger import Ledger
@@ -38,27 +37,6 @@ TABLE = {"who": WHO, "a": X[:, 0], "b": X[:, 1], "w": WEIGHTS, "number": NUMBER,
 READ = ["--id-column", "who", "--features", "a,b", "--target-column", "word", "--classes", "no,yes"]
 QUIET = ["--noise-std", "0.1"]
 WRITES = ["-o", "m.npz", "-c", "c.json", "--evidence", "e.npz", "--released", "r.npz"]
-
-
-def run(*arguments: object, code: int = 0) -> Result:
-    result = CliRunner().invoke(main, [str(a) for a in arguments])
-    if result.exception is not None and not isinstance(result.exception, (Exception, SystemExit)):
-        raise result.exception
-    assert result.exit_code == code, f"{result.output}\n{result.exception!r}"
-    return result
-
-
-def refused(*arguments: object, match: str, code: int = 2) -> None:
-    """Run a command that must fail with one line, and must leave the folder as it was."""
-    before = listing()
-    lines = [line for line in run(*arguments, code=code).stderr.splitlines() if line.startswith(("Error", "REFUSED"))]
-    assert len(lines) == 1, lines
-    assert re.search(match, lines[0]), lines[0]
-    assert listing() == before
-
-
-def listing() -> dict[str, bytes]:
-    return {str(file): file.read_bytes() for file in sorted(Path().rglob("*")) if file.is_file()}
 
 
 def write(folder: str, rows: np.ndarray = EVERY, *, kind: str = "parquet", n: int = 4, **changed: np.ndarray) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from command_calls import listing
 from expunge import NewtonRidge
 from expunge.cli import main, newton
 from expunge.cli.files import load_model
@@ -38,10 +39,6 @@ def refused(*arguments: object, match: str, **named: object) -> None:
     last = change(*arguments, code=2, **named).stderr.splitlines()[-1]
     assert re.search(match, last), last
     assert listing() == before
-
-
-def listing() -> dict[str, bytes]:
-    return {str(file): file.read_bytes() for file in sorted(Path().rglob("*")) if file.is_file()}
 
 
 @pytest.fixture(autouse=True)

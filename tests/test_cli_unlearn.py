@@ -16,10 +16,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 
+from command_calls import listing, run
 from expunge.certificates import Certificate, model_digest
-from expunge.cli import main
 from expunge.cli.files import load_model, model_digests
 from expunge.estimators import LangevinRidge
 from expunge.ledger import Ledger
@@ -29,14 +28,6 @@ TARGET = ["--epsilon", "1", "--delta", "1e-3", "--n-steps", "5"]
 N = 20
 
 
-def run(*arguments: object, code: int = 0) -> Result:
-    result = CliRunner().invoke(main, [str(a) for a in arguments])
-    if result.exception is not None and not isinstance(result.exception, (Exception, SystemExit)):
-        raise result.exception
-    assert result.exit_code == code, f"{result.output}\n{result.exception!r}"
-    return result
-
-
 def refused(*arguments: object, match: str) -> None:
     before = listing()
     result = run(*arguments, code=2)
@@ -44,10 +35,6 @@ def refused(*arguments: object, match: str) -> None:
     assert len(lines) == 1, result.stderr
     assert re.search(match, lines[0]), lines[0]
     assert listing() == before
-
-
-def listing() -> dict[str, bytes]:
-    return {str(file): file.read_bytes() for file in sorted(Path().rglob("*")) if file.is_file()}
 
 
 def table(ids: list[object]) -> str:
