@@ -482,7 +482,10 @@ def test_killed_at_any_call_the_same_command_ends_or_begins_anew(ready, moment):
         ),
         ("answer", r"bad/part-2\.parquet, row 10: the record 'C-20' of the model is not what it was"),
         ("missing", r"got none for 1 record of it: 'C-20' \(bad/part-0\.parquet, row 6, of 'C-3', is none of them\)"),
-        ("fewer", "records must be the 58 of the model, in their order, got 57"),
+        (
+            "fewer",
+            "records must be the 58 of the model, in their order, got 57: name every table .* added or corrected",
+        ),
         ("names", "there is no column 'a', got the columns who, x, b, .*; the model was fitted with it"),
         ("kind of ids", r"part-0\.parquet: ids must be text|ids must be text, as those of the model"),
         ("nothing", "name the table as it now stands by --data"),

@@ -91,7 +91,11 @@ class Search:
             raise ValueError("records must all have ids, or none: got tables of both kinds")
         self._by_number = False
         if total < n or (total > n and not others):
-            more = "; a table where deleted rows still lie is taken with others='omit'" if total > n else ""
+            more = (
+                "; a table where deleted rows still lie is taken with others='omit'"
+                if total > n
+                else ": name every table that holds some, also those of records that were added or corrected"
+            )
             raise ValueError(f"records must be the {n} of the model, in their order, got {total}{more}")
         if not with_ids.pop() and total > n:
             if total != next_number:
