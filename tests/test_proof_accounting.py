@@ -22,6 +22,7 @@ from flint import arb
 
 from expunge import proof
 from expunge.proof import balls, profile
+from expunge.proof.coordinates import Coordinates
 from expunge.proof.gdp import delta_ball as gdp_delta_ball
 from expunge.proof.roots import enclosed_root
 
@@ -194,12 +195,14 @@ def test_pairs_of_one_coordinate_contain_60_digits(e, d, epsilon):
     pair = GaussianPair([e], [[d]])
     found = proof.pair_delta(pair, epsilon=epsilon, direction="pq")
     assert holds(found, mp_pair_delta(e, d, epsilon))
+    assert found.upper <= found.lower * (1 + 1e-15)
     assert pair.delta(epsilon, direction="pq") >= found.lower
     scale = 1 + MP.mpf(e)
     MP.dps = 140
     other = mp_pair_delta(-MP.mpf(e) / scale, -MP.mpf(d) / MP.sqrt(scale), epsilon)
     back = proof.pair_delta(pair, epsilon=epsilon, direction="qp")
     assert holds(back, other)
+    assert back.upper <= back.lower * (1 + 1e-15)
     assert pair.delta(epsilon, direction="qp") >= back.lower
 
 
@@ -356,7 +359,7 @@ def test_more_bits_give_narrower_enclosures_within_the_earlier_ones():
 
     computed = {
         "gdp": lambda: gdp_delta_ball(third(), third()),
-        "pair": lambda: profile.delta_ball(profile.Coordinates.of(pair), third(), bits=balls.ctx.prec - 40),
+        "pair": lambda: profile.delta_ball(Coordinates.of(pair), third(), bits=balls.ctx.prec - 40),
         "root": lambda: enclosed_root(lambda x: x * x - third(), 0.577, increasing=True),
     }
     for name, compute in computed.items():

@@ -33,7 +33,7 @@ NO_RESULTS = {
     "expunge.certificates.signed.SignedDocument": "what certificates have in common; each has its own status",
     "expunge.data.constants.Sources": "part of a run",
     "expunge.certificates.policy.Policy": "settings",
-    "expunge.proof.profile.Coordinates": "a pair of laws, as balls",
+    "expunge.proof.coordinates.Coordinates": "a pair of laws, as balls",
     "expunge.runs.enclosures.Proof": "says in its outcome what is proved; the report that holds it has the status",
     "expunge.runs.residual.inverse.InverseHessian": "a preconditioner, on which no claim depends",
     "expunge.runs.residual.newton.Polished": "parameters with a bound; the certificate about them has the status",

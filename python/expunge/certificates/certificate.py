@@ -185,7 +185,7 @@ class Certificate(Document):
         proof : bool, default=False
             Whether to prove the claim in ball arithmetic too, from arrays and for a ridge run of the method "exact"
             (needs the extra ``proof``). It passes if the upper ends of both enclosures are at most the claimed delta,
-            without tolerance; an `UndecidedError` says that precision did not suffice. Not part of ``budget``.
+            without tolerance; an `UndecidedError` says what could not be decided. Not part of ``budget``.
 
         Returns
         -------

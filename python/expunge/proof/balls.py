@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import flint
-from flint import arb, ctx
+from flint import acb, arb, ctx
 
 from expunge.runs.enclosures import Enclosure
 
@@ -30,6 +30,7 @@ __all__ = [
     "precision",
     "relative_bits",
     "sharpened",
+    "upper_size",
     "versions",
     "zero",
 ]
@@ -121,6 +122,11 @@ def float_ends(value: arb) -> tuple[float, float]:
     if not value.is_finite():
         return (math.inf if infinite(value) else -math.inf), math.inf
     return _float_of(*_parts(value.lower()), up=False), _float_of(*_parts(value.upper()), up=True)
+
+
+def upper_size(value: arb | acb) -> float:
+    """Return a float that no element of a ball exceeds in modulus; `float` of a ball rounds subnormal ones down."""
+    return float_ends(abs(value))[1]
 
 
 def _text_of(man: int, exp: int, *, up: bool) -> str:

@@ -7,13 +7,15 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from flint import arb
+from flint import arb, arb_mat
 from numpy.typing import ArrayLike, NDArray
 from tqdm.auto import tqdm
 
 from expunge.proof.balls import ball, enclosure, precision, versions, zero
-from expunge.proof.matrices import diagonal_pair
-from expunge.proof.profile import Coordinates, delta_ball
+from expunge.proof.contour import EVALUATIONS
+from expunge.proof.coordinates import Coordinates
+from expunge.proof.matrices import DiagonalPair, diagonal_pair
+from expunge.proof.profile import delta_ball
 from expunge.proof.ridge_law import Laws, kept_phases, laws_of
 from expunge.runs.enclosures import Enclosure, Proof
 from expunge.runs.ridge.inputs import design_of, targets_of
@@ -52,21 +54,28 @@ class _Near(NamedTuple):
         return level / above + (above + 1) * slope
 
 
-def _bounds(laws: Laws, epsilon: float, claim: float, refinements: int) -> tuple[arb, arb, dict[str, float]]:
-    """Return balls that contain both deltas, and the sizes of what separates the laws from their stand-ins."""
-    pair = diagonal_pair(laws.covariance_q, laws.covariance_p - laws.covariance_q, refinements=refinements)
-    apart = pair.transform * (laws.mean_p - laws.mean_q)
+class _StandIn(NamedTuple):
+    """Laws N(0, I) and N(d, I + diag e) near whitened ones: coordinates, bounds on the rests, least variance."""
+
+    coordinates: Coordinates
+    off_diagonal: arb
+    shift: arb
+    least: arb
+
+
+def _stand_in(pair: DiagonalPair, apart: arb_mat) -> _StandIn:
+    """Return exact coordinates for a nearly diagonal pair; what is faint is left to the bounds on the rests."""
     columns = apart.ncols()
     excess, squares = [], []
     # What is below the bound on what is off the diagonal anyway is left to it.
     faint = pair.off_diagonal.max(arb(_NEGLIGIBLE)).upper()
-    off, shift_off, least = pair.off_diagonal * pair.off_diagonal, zero(), arb(1)
+    lost, shift_off, least = zero(), zero(), arb(1)
     for i, value in enumerate(pair.values):
         row = [apart[i, j] for j in range(columns)]
         centre = [one.mid() for one in row]
         kept = value
         if abs(value) < faint:
-            off, kept = off + value * value, zero()
+            lost, kept = lost + value * value, zero()
         if all(abs(one) < faint for one in centre):
             centre = [zero()] * columns
         if not kept.is_zero() or not all(one.is_zero() for one in centre):
@@ -75,8 +84,18 @@ def _bounds(laws: Laws, epsilon: float, claim: float, refinements: int) -> tuple
             least = least.min(1 + kept)
         rests = [one - two for one, two in zip(row, centre, strict=True)]
         shift_off += sum((one * one for one in rests), zero())  # a power of a ball around 0 would not be finite
-    # Balls around 0 have squares that may seem negative.
-    off, shift_off = off.nonnegative_part().sqrt(), shift_off.nonnegative_part().sqrt()
+    # The diagonal has balls of its own around the values, so norms add, not squares. Squares of balls around 0 may seem
+    # negative.
+    off = pair.off_diagonal + lost.nonnegative_part().sqrt()
+    return _StandIn(Coordinates(excess, squares, columns), off, shift_off.nonnegative_part().sqrt(), least)
+
+
+def _bounds(laws: Laws, epsilon: float, claim: float, refinements: int) -> tuple[arb, arb, dict[str, float]]:
+    """Return balls that contain both deltas, and the sizes of what separates the laws from their stand-ins."""
+    pair = diagonal_pair(laws.covariance_q, laws.covariance_p - laws.covariance_q, refinements=refinements)
+    apart = pair.transform * (laws.mean_p - laws.mean_q)
+    coordinates, off, shift_off, least = _stand_in(pair, apart)
+    columns = coordinates.columns
     defects = {
         "whitening": enclosure(pair.whitening).upper,
         "off_diagonal": enclosure(off).upper,
@@ -92,7 +111,6 @@ def _bounds(laws: Laws, epsilon: float, claim: float, refinements: int) -> tuple
         return whole, whole, defects
     loss = (loss_p + loss_q).upper()
     defects["loss"] = enclosure(loss).upper
-    coordinates = Coordinates(excess, squares, columns)
     # Exact numbers on either side of epsilon: a ball there would keep the integral from converging.
     nearer, farther = (ball(epsilon) - loss).lower(), (ball(epsilon) + loss).upper()
     rest = (-level).exp()
@@ -100,6 +118,11 @@ def _bounds(laws: Laws, epsilon: float, claim: float, refinements: int) -> tuple
     for direction in ("pq", "qp"):
         turned = coordinates.in_direction(direction)
         most, least_delta = (delta_ball(turned, at, bits=_PROFILE_BITS) for at in (nearer, farther))
+        if not (most.is_finite() and least_delta.is_finite()):
+            raise ArithmeticError(
+                f"the integral of the privacy profile did not converge within {EVALUATIONS} evaluations: nothing is "
+                "known of the deltas"
+            )
         upper = loss.exp() * (most.upper() + ball(epsilon).exp() * rest) + rest
         lower = (-loss).exp() * (least_delta.lower() - rest) - (ball(epsilon) + loss).exp() * rest
         found.append(lower.lower().union(upper.upper()))
