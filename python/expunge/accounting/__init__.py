@@ -1,8 +1,8 @@
 """Privacy arithmetic: Gaussian DP, shifted interpolation, Gaussian pairs, Renyi accounting per record.
 
 Everything here is *certified*: float64 throughout, every result rounded outward by the error of its computation;
-except what carries a ``status`` that says *estimate* (`privacy_loss`, `composition_rdp`, `noise_sensitivity`,
-`predict_steps`, `fit_log_steps`).
+except what carries a ``status`` that says *estimate* (`privacy_loss`, `group_privacy_loss`, `composition_rdp`,
+`noise_sensitivity`, `predict_steps`, `fit_log_steps`).
 """
 
 from expunge.accounting.gaussian_pair import GaussianPair, PrivacyProfile
@@ -16,6 +16,7 @@ from expunge.accounting.rdp import (
     StepCost,
     assumed_noise_privacy_loss,
     composition_rdp,
+    group_privacy_loss,
     noise_sensitivity,
     privacy_loss,
     quadrature_weights,
@@ -55,6 +56,7 @@ __all__ = [
     "gdp_delta",
     "gdp_epsilon",
     "gdp_mu",
+    "group_privacy_loss",
     "langevin_steps",
     "noise_sensitivity",
     "predict_steps",

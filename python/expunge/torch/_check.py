@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -123,10 +124,13 @@ class Check:
                 "parameters were changed since the model was called (by an optimizer's step), so that check cannot "
                 "repeat the call: call norms() before"
             )
-        picked = np.random.default_rng().choice(batch, min(self.examples, batch), replace=False)
+        grouping = self.tracker.grouping
+        n_norms = batch if grouping is None else len(grouping)
+        picked = np.random.default_rng().choice(n_norms, min(self.examples, n_norms), replace=False)
         with torch._C.DisableTorchFunction(), self._repeating():
-            for example in sorted(int(i) for i in picked):
-                self._compare_one(example, squares, shares)
+            for which in sorted(int(i) for i in picked):
+                examples = [which] if grouping is None else grouping.members(which)
+                self._compare_one(which, examples, squares, shares)
 
     def next_pass(self) -> None:
         """Forget the calls of a pass that was compared."""
@@ -149,22 +153,27 @@ class Check:
                 for buffer, value in buffers:
                     buffer.copy_(value)
 
-    def _compare_one(self, example: int, squares: dict[int, Tensor], shares: Tensor | None) -> None:
+    def _compare_one(
+        self, which: int, examples: Sequence[int], squares: dict[int, Tensor], shares: Tensor | None
+    ) -> None:
+        """Compare norm number ``which``, that of the gradients of these examples added up."""
         parameters = self.tracker.parameters
         sums: list[Tensor | None] = [None] * len(parameters)
-        for made in self.passes:
+        for made, example in product(self.passes, examples):
             for k, grad in enumerate(self._gradients(made, example, shares)):
                 if grad is not None:
                     sums[k] = grad if sums[k] is None else sums[k] + grad  # type: ignore[operator]
         alone = [0.0 if g is None else float(g.double().square().sum()) for g in sums]
-        found = [float(squares[k][example]) for k in range(len(parameters))]
+        found = [float(squares[k][which]) for k in range(len(parameters))]
         outputs = [grad for made in self.passes for grad in made.grads if grad is not None]
         coarsest = max(torch.finfo(t.dtype).eps for t in (*parameters, *outputs))
         scale = max(*found, *alone) ** 0.5
         for k, (a, b) in enumerate(zip(found, alone, strict=True)):
             if not abs(a**0.5 - b**0.5) <= 20 * coarsest**0.6 * scale:
+                grouping = self.tracker.grouping
+                whose = f"example {which}" if grouping is None else f"group {grouping.ids[which]}"
                 raise GradNormMismatchError(
-                    f"{self.tracker.names[k]}: the gradient of example {example} has norm {a**0.5:.6g} in the batch "
+                    f"{self.tracker.names[k]}: the gradient of {whose} has norm {a**0.5:.6g} in the batch "
                     f"and {b**0.5:.6g} alone: examples interact in the model, or it is another one for one example. "
                     "Please report models for which neither is true"
                 )

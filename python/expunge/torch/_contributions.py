@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.grad import conv1d_weight, conv2d_weight, conv3d_weight
 
 from expunge.torch import _kernels
 from expunge.torch._sources import Derived, ParameterView
@@ -160,14 +161,19 @@ class ConvUse(Use):
         )
 
     def dense(self, low: int, high: int) -> Tensor:
-        convolve = (torch.conv1d, torch.conv2d, torch.conv3d)[len(self.source.size) - 3]
-        kernel = torch.zeros(self.source.size, dtype=torch.float64, device=self.grads.device, requires_grad=True)
-        out = []
-        for i in range(low, high):
-            with torch.enable_grad():
-                image = convolve(self.images[i : i + 1].detach().double(), kernel, None, **self.settings)
-            out.append(torch.autograd.grad(image, kernel, self.grads[i : i + 1].double())[0])
-        return torch.stack(out)
+        return torch.stack([self.sum_over(slice(i, i + 1), torch.float64) for i in range(low, high)])
+
+    def sum_over(self, examples: slice | Tensor, dtype: torch.dtype) -> Tensor:
+        """Return the gradient summed over some examples, formed in ``dtype``."""
+        images, grads = (t[examples].detach().to(dtype) for t in (self.images, self.grads))
+        dims = len(self.source.size) - 3
+        if not isinstance(self.settings["padding"], str):
+            weight = (conv1d_weight, conv2d_weight, conv3d_weight)[dims]
+            return weight(images, self.source.size, grads, **self.settings)  # type: ignore[no-any-return]
+        kernel = torch.zeros(self.source.size, dtype=dtype, device=grads.device, requires_grad=True)
+        with torch.enable_grad():
+            made = (torch.conv1d, torch.conv2d, torch.conv3d)[dims](images, kernel, None, **self.settings)
+        return torch.autograd.grad(made, kernel, grads)[0]
 
 
 class ScaleUse(Use):

@@ -6,9 +6,12 @@ from types import TracebackType
 from typing import Any, Literal, overload
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from expunge import _validate
+from expunge._types import AnyArray
+from expunge.grad_norms.grouping import Grouping
 from expunge.torch._arguments import require_model
 from expunge.torch._check import Check
 from expunge.torch._compatibility import look_at_version
@@ -47,6 +50,10 @@ class GradNorms:
     counts : array of shape (B,), optional
         With "token-mean": how many tokens of each example count, as ``(labels != -100).sum(1)``. The norm of an example
         without any is 0. Give it to `norms` where a block has several backward passes.
+    groups : array-like of shape (B,), optional
+        A group for each example of the batch (a person with several records, a forget set): whole numbers or text.
+        `norms` then returns the norm of the sum of the gradients of each group's examples, cross terms included, for
+        the groups in the order of `group_ids`. Not with "token-mean".
     param_grads : bool
         Whether parameters get their ``.grad``, as without the block. Scoring does not need them and is faster without.
     threads : int, optional
@@ -96,6 +103,10 @@ class GradNorms:
     batch is taken as it is. A batch of one example needs no rules. A list with a tensor for each example is not a
     batch, since its tensors have no dimension of examples: stack it before the call.
 
+    With ``groups``, the examples of a group become positions of one example: linear maps, embeddings and added vectors
+    store no gradient of a group either. The gradients of convolutions' kernels are formed group by group. All examples
+    of a group must be in one batch.
+
     `norms` closes a pass: what is kept of it is dropped, and the next call of the model begins another, while ``.grad``
     accumulates. Several calls of the model before one backward pass, and several backward passes through different
     parts of what they computed, give the norms of the sum of their gradients, row by row. Refused are a second backward
@@ -128,6 +139,13 @@ class GradNorms:
     ...     [round(norm, 6) for norm in g.norms().tolist()]
     [5.09902, 1.414214]
 
+    The gradient of both examples together, as one person's, has a norm below the sum of theirs:
+
+    >>> with GradNorms(model, groups=["C7", "C7"]) as g:
+    ...     model(x).sum().backward()
+    ...     g.group_ids.tolist(), [round(norm, 6) for norm in g.norms().tolist()]
+    (['C7'], [6.164414])
+
     Gradients accumulated over two batches of one example:
 
     >>> with GradNorms(model, loss_reduction="mean") as g:
@@ -144,6 +162,7 @@ class GradNorms:
         *,
         loss_reduction: str = "sum",
         counts: Tensor | None = None,
+        groups: ArrayLike | None = None,
         param_grads: bool = True,
         threads: int | None = None,
         check: bool | int = False,
@@ -152,6 +171,7 @@ class GradNorms:
         look_at_version()
         _validate.choice("loss_reduction", loss_reduction, ("sum", "mean", "token-mean", "share"))
         self._counts = _counts_of(counts, loss_reduction)
+        self._grouping = _grouping_of(groups, loss_reduction)
         self._taken: tuple[dict[int, Squares], int] | None = None  # what the last pass gave
         if threads is not None:
             _validate.count("threads", threads, low=1)
@@ -174,7 +194,14 @@ class GradNorms:
         parameters, self._modules = followed_parameters(self._model)
         self._look_at_hooks(parameters, ours=0)
         look_at_replicas(self._model, param_grads=self._param_grads)
-        self._tracker = Tracker(self._model, parameters, HANDLERS, param_grads=self._param_grads, threads=self._threads)
+        self._tracker = Tracker(
+            self._model,
+            parameters,
+            HANDLERS,
+            param_grads=self._param_grads,
+            threads=self._threads,
+            grouping=self._grouping,
+        )
         self._tracker.open()
         self._check = Check(self._tracker, self._examples_checked) if self._examples_checked else None
         return self
@@ -206,6 +233,11 @@ class GradNorms:
         if len(counts) != batch:
             raise ValueError(f"counts must have one entry for each of the {batch} examples, got {len(counts)}")
         return torch.where(counts > 0, counts.sum() / counts.clamp(min=1.0), 0.0)
+
+    @property
+    def group_ids(self) -> AnyArray | None:
+        """The groups that norms belong to, sorted; None where none were given."""
+        return None if self._grouping is None else self._grouping.ids
 
     def begin_pass(self, *inputs: object) -> None:
         """Give the inputs of the next pass, if parts of the model are called and the model itself is not.
@@ -273,7 +305,7 @@ class GradNorms:
 
         Returns
         -------
-        torch.Tensor of shape (B,), or dict of str to torch.Tensor
+        torch.Tensor of shape (B,), or (G,) with groups, or dict of str to torch.Tensor
             On the device of the parameters, in the order of torch's current stream there. float64 if a parameter is,
             else float32. Frozen parameters contribute nothing; a parameter that the loss does not depend on has norm 0.
 
@@ -327,6 +359,8 @@ class GradNorms:
             key, reason = min(tracker.failures.items())
             raise UnsupportedLayerError(f"{tracker.names[key]}: {reason}")
         batch = tracker.axes.batch or 0
+        if self._grouping is not None:
+            self._grouping.look_at(batch)
         look_at(tracker.losses, self._reduction, batch, scale=scale)
         if self._check is not None:
             self._factor(batch, counts)  # looks at the counts
@@ -368,6 +402,17 @@ class KeptBlock:
         block, self._block = self._block, None
         if block is not None:
             block.__exit__(None, None, None)
+
+
+def _grouping_of(groups: ArrayLike | None, loss_reduction: str) -> Grouping | None:
+    if groups is None:
+        return None
+    if loss_reduction == "token-mean":
+        raise ValueError(
+            'groups must not be given with loss_reduction="token-mean", whose examples have losses of their own: say '
+            '"share" for what each group adds to the gradient of the loss'
+        )
+    return Grouping(groups.detach().cpu().numpy() if isinstance(groups, Tensor) else groups)
 
 
 def _counts_of(counts: Any, loss_reduction: str) -> Tensor | None:

@@ -153,7 +153,8 @@ class _Arrival:
         if grad.ndim != x.ndim:  # that of the product below a view
             grad = grad.view(*x.shape[:-1], grad.shape[-1])
         x = x if x.dtype == grad.dtype else x.to(grad.dtype)
-        if tracker.axes.batch and tracker.unsettled(self.matrix) and tracker.unsettled(self.vector):
+        alone = tracker.axes.batch and tracker.grouping is None
+        if alone and tracker.unsettled(self.matrix) and tracker.unsettled(self.vector):
             if not tracker.written_by_hooks and tracker.small.take(self.matrix, self.vector, x, grad):
                 return
             settled = tracker.settled

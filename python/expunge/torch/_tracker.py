@@ -17,6 +17,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from expunge.grad_norms.grouping import Grouping
 from expunge.torch._anchored import anchored
 from expunge.torch._arrival import Arrival, Finish
 from expunge.torch._axis import LEADING, WHOLE, Axis, Lost, Rows, State, Total, rows_of
@@ -43,6 +44,7 @@ from expunge.torch._sources import (
 )
 from expunge.torch._stand_ins import StandIns, mark, put_hooks, take_hooks
 from expunge.torch._tensor_map import TensorMap
+from expunge.torch._together import squares_of_groups
 
 __all__ = ["Source", "Tracker"]
 
@@ -72,8 +74,10 @@ class Tracker:
         *,
         param_grads: bool,
         threads: int | None,
+        grouping: Grouping | None = None,
     ) -> None:
         self.model = model
+        self.grouping = grouping
         self.parameters = parameters
         self.handlers = handlers
         self.param_grads = param_grads
@@ -194,6 +198,8 @@ class Tracker:
             inputs = inputs_in(*args, *kwargs.values())
             look_at_inputs((*args, *kwargs.values()), inputs)
             self.axes.begin(inputs)
+            if self.grouping is not None and self.axes.batch is not None:
+                self.grouping.look_at(self.axes.batch)
 
     def _passed(self, key: int, inputs: Sequence[Tensor | None], grads: Sequence[Tensor | None]) -> None:
         """Note the gradient that goes through an alias to its parameter; some use must explain it."""
@@ -468,9 +474,17 @@ class Tracker:
                 elif isinstance(use.source, Derived):
                     self.uses[root].append(PulledUse(self.views[root], self.threads, use))
                 elif use.immediate and self.expected[root] == 1 and not self.axes.reentry:
-                    self.settled[root] = use.squares(batch)
+                    self.settled[root] = use.squares(batch) if self.grouping is None else self._squares_of(root, [use])
                 else:
                     self.uses[root].append(use)
+
+    def _squares_of(self, key: int, uses: Sequence[Use]) -> Tensor:
+        """Return the squared norms of a parameter, for every example or group."""
+        batch, device = self.axes.batch or 0, self.parameters[key].device
+        if self.grouping is None:
+            return sum_of_squares(uses, batch, device)
+        self.grouping.look_at(batch)
+        return squares_of_groups(uses, self.grouping, device)
 
     def fresh_leaves(self) -> dict[int, Tensor]:
         """Return new leaves that stand for the parameters."""
@@ -491,7 +505,7 @@ class Tracker:
             if key in self.settled or key in self.failures:
                 continue
             try:
-                self.settled[key] = sum_of_squares(self.uses[key], batch, self.parameters[key].device)
+                self.settled[key] = self._squares_of(key, self.uses[key])
             except RefusalError as refusal:
                 self.failures[key] = str(refusal)
             self.uses[key] = []

@@ -267,8 +267,8 @@ def privacy_loss(
         raise ValueError(f"grad_norms must have one column per step, got shape {norms.shape}, steps {weights.shape}")
     if weights.ndim == 2:
         _check_carried(norms, weights)
-    noise = _per_step("noise_std", real_array("noise_std", noise_std, low=0.0), norms.shape)
-    width = _per_step("step_size", real_array("step_size", step_size, low=0.0, open_low=True), norms.shape)
+    noise = per_step("noise_std", real_array("noise_std", noise_std, low=0.0), norms.shape)
+    width = per_step("step_size", real_array("step_size", step_size, low=0.0, open_low=True), norms.shape)
     batch = number("batch_size", batch_size, low=0.0, open_low=True)
     noise_per_norm = noise * batch / width
     costs = [
@@ -302,7 +302,7 @@ def _check_carried(norms: Float64, weights: Float64) -> None:
         raise ValueError(f"grad_norms must repeat where steps do, got {was} and {now} in row {row}, column {column}")
 
 
-def _per_step(name: str, value: Float64, shape: tuple[int, ...]) -> Float64:
+def per_step(name: str, value: Float64, shape: tuple[int, ...]) -> Float64:
     if value.shape not in ((), (1,), shape[1:], shape):
         raise ValueError(f"{name} must be a number or hold one per step {shape[1:]}, got shape {value.shape}")
     return value if value.shape == shape else np.broadcast_to(value, shape[1:])
