@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from expunge.grad_norms.grouping import Grouping
 from expunge.torch._contributions import (
     BroadcastUse,
     ConvUse,
@@ -19,6 +18,7 @@ from expunge.torch._contributions import (
     examples_per_chunk,
     sum_of_squares,
 )
+from expunge.torch._grouping import Grouping
 from expunge.torch._sources import ParameterView
 
 __all__ = ["squares_of_groups"]
