@@ -83,6 +83,7 @@ MAY_USE: dict[str, set[str]] = {
         "_kernels",
         "_validate",
         "accounting",
+        "data",
         "evaluation",
         "forget_sets",
         "grad_norms",
