@@ -37,7 +37,7 @@ class Recurrent(nn.Module):
 def convolutions():
     return nn.Sequential(
         nn.Conv2d(2, 4, 3, stride=2, padding=1, groups=2), nn.GroupNorm(2, 4), nn.ReLU(),
-        nn.Conv2d(4, 3, 2, padding="same"),
+        nn.Conv2d(4, 3, 3, padding="same"),
         nn.InstanceNorm2d(3, affine=True), nn.Flatten(), nn.Linear(27, 2),
     )  # fmt: skip
 
