@@ -10,7 +10,7 @@ SOURCES := $(shell find csrc python -not -name '__pycache__' -not -name '*.pyc')
 
 FORMATTED = $(shell find csrc tests/native -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test mutation bench gpu-check lint types docs clean
+.PHONY: demo test mutation bench prove gpu-check lint types docs clean
 .DEFAULT_GOAL := test
 
 demo: $(VENV)/.demo
@@ -25,6 +25,11 @@ mutation: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python bench/run_all.py
+
+# Holds certified numbers of thousands of problems against proofs: make prove ARGS='--problems 500 --seed 3'
+prove: $(VENV)/.dev
+	$(BIN)/python -m pip install $(QUIET) "$$(ls $(WHEELS)/expunge-*.whl)[proof]"
+	$(BIN)/python bench/prove.py $(ARGS)
 
 # On a machine with an NVIDIA GPU, with the interpreter that has PyTorch there: builds, tests, times. No network.
 gpu-check:

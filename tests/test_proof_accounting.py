@@ -27,6 +27,7 @@ from expunge.proof.gdp import delta_ball as gdp_delta_ball
 from expunge.proof.roots import enclosed_root
 
 REFERENCE = json.loads((Path(__file__).parent / "golden" / "reference.json").read_text())
+RESIDUAL = json.loads((Path(__file__).parent / "golden" / "residual_reference.json").read_text())
 MP = mpmath.MPContext()
 MP.dps = 60
 
@@ -126,6 +127,13 @@ def test_gdp_mu_contains_the_root_and_bounds_float64(epsilon, delta):
     assert accounting.gdp_mu(epsilon, delta) <= found.upper
 
 
+@pytest.mark.parametrize("case", RESIDUAL["gdp_mu"], ids=str)
+def test_gdp_mu_agrees_with_the_reference(case):
+    found = proof.gdp_mu(epsilon=float(case["epsilon"]), delta=float(case["delta"]))
+    assert holds(found, MP.mpf(case["mu"]), slack=1e-15)  # the reference took decimal arguments
+    assert found.upper <= found.lower * (1 + 2**-51)
+
+
 @pytest.mark.parametrize("case", REFERENCE["shifted_mu"], ids=lambda case: str(case["mu"]))
 def test_shifted_mu_contains_the_rational_minorant(case):
     steps = case["sensitivity"], case["contraction"], case["noise_std"]
@@ -172,6 +180,10 @@ def test_pair_delta_agrees_with_the_reference_and_bounds_float64(case, direction
     assert holds(found, MP.mpf(case[f"delta_{direction}"]), slack=2e-13)
     assert pair.delta(case["epsilon"], direction=direction) >= found.lower
     assert found.upper <= found.lower * (1 + 1e-15)
+    if case["renyi_pq"] is not None:
+        divergence = proof.pair_renyi(pair, order=case["order"], direction="pq")
+        truth = MP.mpf(case["renyi_pq"])
+        assert divergence.lower == math.inf if MP.isinf(truth) else holds(divergence, truth, slack=2e-13)
 
 
 PAIRS_OF_ONE = [
@@ -277,6 +289,9 @@ def test_sampled_gaussian_contains_high_precision_quadrature(order, noise, proba
         truth = MP.mpf(order) / (2 * s * s)
     assert holds(found, truth, slack=1e-20)
     assert found.upper <= found.lower * (1 + 1e-15)
+    known = [r["rdp"] for r in REFERENCE["sampled_gaussian_rdp"] if r["order"] == order]
+    if known and direction == "pq":
+        assert holds(found, MP.mpf(known[0]), slack=1e-13)
     value = accounting.sampled_gaussian_rdp(order, noise, probability, direction=direction)
     assert value >= found.lower
 

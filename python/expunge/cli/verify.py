@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -47,9 +47,7 @@ _HOW = (
 @click.option(
     "--budget", type=float, help="Refuse to spend more operations than this; of Langevin runs.  [default: 1e11]"
 )
-@click.option(
-    "--prove", is_flag=True, help="Prove the claim in ball arithmetic too; exact Langevin runs. Exit code 3: undecided."
-)
+@click.option("--prove", is_flag=True, help="Prove the claim in ball arithmetic too. Exit code 3: undecided.")
 def verify(
     certificate: str,
     data: str,
@@ -83,9 +81,9 @@ def verify(
     if not isinstance(proof, Certificate):
         if budget is not None:
             raise ValueError("--budget is for Langevin runs: a certificate by residual takes one pass over the data")
-        if prove:
-            raise ValueError("--prove is for Langevin runs: certificates by residual are not proved yet")
-        found = verified(proof, data, evidence, released, model=model, key=key, policy=policy, reading=reading)
+        found = verified(
+            proof, data, evidence, released, model=model, key=key, policy=policy, reading=reading, prove=prove
+        )
         click.echo(f"VERIFIED  {found.summary()}")
         return
     if evidence is not None:
@@ -102,12 +100,16 @@ def verify(
     try:
         report = proof.verify(X, y, released, public_key=key, policy=policy, **more)
     except UndecidedError as error:
-        click.echo(f"UNDECIDED  {error}", err=True)
-        raise click.exceptions.Exit(3) from None
+        _undecided(error)
     except VerificationError as error:
         refuse(f"{error}{_how(released) if error.field == 'digests.X' else ''}")
     else:
         click.echo(f"VERIFIED  {report.summary()}")
+
+
+def _undecided(error: Exception) -> NoReturn:
+    click.echo(f"UNDECIDED  {error}", err=True)
+    raise click.exceptions.Exit(3) from None
 
 
 def _check_conditions(of_data: tuple[str, ...], of_certificate: tuple[str, ...]) -> None:
@@ -135,9 +137,13 @@ def verified(
     key: Ed25519PublicKey | None,
     policy: Policy | None,
     reading: dict[str, Any],
+    prove: bool = False,
 ) -> ResidualReport:
-    """Return the report on a certificate by residual, held against data in a file; exit with code 1 if refuted."""
-    from expunge.certificates import VerificationError
+    """Return the report on a certificate by residual, held against data in a file; exit with code 1 if refuted.
+
+    With ``prove`` its claim is proved in ball arithmetic too; the exit code is 3 where that decides nothing.
+    """
+    from expunge.certificates import UndecidedError, VerificationError
     from expunge.certificates.residual import verify as verify_residual
     from expunge.estimators.newton.base import NewtonModel
 
@@ -165,6 +171,7 @@ def verified(
                 released=released,
                 sample_weight=records.weights,
                 public_key=key,
+                proof=prove,
             )
         return verify_residual(
             proof,
@@ -175,7 +182,10 @@ def verified(
             ids=records.ids,
             sample_weight=records.weights,
             public_key=key,
+            proof=prove,
         )
+    except UndecidedError as error:
+        _undecided(error)
     except VerificationError as error:
         more = ""
         if isinstance(records, Streamed) and "additional" in str(error):

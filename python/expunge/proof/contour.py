@@ -13,7 +13,7 @@ import math
 from itertools import accumulate
 
 import numpy as np
-from flint import acb, arb
+from flint import acb, acb_poly, arb
 
 from expunge.proof.balls import ball, upper_size, zero
 from expunge.proof.coordinates import Coordinates
@@ -162,7 +162,7 @@ class _Line:
         powers = [self.turn * self.turn]
         for _ in range(self.terms - 1):
             powers.append(powers[-1] * self.turn)
-        self.series: list[list[acb]] = [[]]
+        self.series = [acb_poly([])]
         self.remainder: list[arb] = [zero()]
         for rho, g in zip(reversed(contour.rho), reversed(contour.g), strict=True):
             power = arb(1)
@@ -172,7 +172,7 @@ class _Line:
                 series[k] = series[k] + power * rho
             squares, weights = squares + rho * rho, weights + g
             both = [w + self.q * s / (2 * (k + 2)) for k, (w, s) in enumerate(zip(weighted, series, strict=True))]
-            self.series.append([one * two for one, two in zip(both, powers, strict=True)])
+            self.series.append(acb_poly([one * two for one, two in zip(both, powers, strict=True)]))
             self.remainder.append((weights + self.q * squares / (2 * (self.terms + 2))) * self.stretch**2)
         self.series.reverse()
         self.remainder.reverse()
@@ -202,11 +202,9 @@ class _Line:
 
     def _small(self, t: acb, cut: int) -> acb:
         """Return what the coordinates from ``cut`` on contribute, divided by t^2 and without their slope."""
-        total = acb(0)
         if cut == len(self.sizes):
-            return total
-        for coefficient in reversed(self.series[cut]):
-            total = total * t + coefficient
+            return acb(0)
+        total = self.series[cut](t)
         x = abs(t) * ball(self.sizes[cut])
         rest = _around(self.remainder[cut] * x**self.terms / (1 - x))
         return total + acb(rest, rest)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from flint import arb, arb_mat
+from flint import arb, arb_mat, ctx
 from numpy.typing import ArrayLike, NDArray
 from tqdm.auto import tqdm
 
@@ -27,8 +27,6 @@ __all__ = ["prove_deltas", "prove_ridge"]
 Array = NDArray[np.float64]
 # Precision of each attempt, and how often its whitening is refined.
 ATTEMPTS = ((192, 2), (384, 4))
-# Differences below this are left to the bounds on what separates the pair from the true one.
-_NEGLIGIBLE = 1e-24
 _PROFILE_BITS = 80
 
 
@@ -68,7 +66,7 @@ def _stand_in(pair: DiagonalPair, apart: arb_mat) -> _StandIn:
     columns = apart.ncols()
     excess, squares = [], []
     # What is below the bound on what is off the diagonal anyway is left to it.
-    faint = pair.off_diagonal.max(arb(_NEGLIGIBLE)).upper()
+    faint = pair.off_diagonal.max(arb(2) ** (16 - int(ctx.prec) // 2)).upper()
     lost, shift_off, least = zero(), zero(), arb(1)
     for i, value in enumerate(pair.values):
         row = [apart[i, j] for j in range(columns)]

@@ -21,8 +21,9 @@ from expunge.data.blocks import Block, BlockWork, Records
 from expunge.data.folding import fold, numbered_blocks
 from expunge.runs.residual.answers import Answers, answers_of
 from expunge.runs.residual.gradients import GradientSums, float_rows, gradient_sums
+from expunge.runs.residual.objective import Rows
 
-__all__ = ["table_bound"]
+__all__ = ["table_bound", "table_rows"]
 
 Float64 = NDArray[np.float64]
 
@@ -77,6 +78,15 @@ def table_bound(
         match.search(block, float_rows(block, fit_intercept=False), answers_in(c, block), mine, others[number])
     match.finish()
     return sums.norm_bound(evidence.theta, alpha=c.alpha)
+
+
+def table_rows(c: ResidualCertificate, records: Records, *, sample_weight: ArrayLike | None) -> Iterator[Rows]:
+    """Yield the rows of a table that has been compared with a certificate, by blocks, as the model sees them."""
+    weights = None if sample_weight is None else _validate.real_array("sample_weight", sample_weight)
+    for block in records.blocks():
+        answers = answers_in(c, block)
+        mine = None if weights is None else weights[block.start : block.start + len(block)]
+        yield Rows(float_rows(block, fit_intercept=c.model.fit_intercept), answers.labels, answers.targets, mine)
 
 
 def answers_in(c: ResidualCertificate, block: Block) -> Answers:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hmac
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from operator import add
 
 import numpy as np
@@ -18,13 +19,16 @@ from expunge.certificates.residual.certificate import ResidualCertificate
 from expunge.certificates.residual.evidence import ResidualEvidence
 from expunge.certificates.residual.format import check_format
 from expunge.certificates.residual.records import check_records
-from expunge.certificates.residual.table import table_bound
+from expunge.certificates.residual.table import table_bound, table_rows
 from expunge.certificates.schema import CertificateError, VerificationError
+from expunge.certificates.verification import UndecidedError
 from expunge.data.blocks import Records
 from expunge.runs.base import LEAST_P_VALUE
+from expunge.runs.enclosures import Proof
 from expunge.runs.residual.answers import Answers, answers_of
 from expunge.runs.residual.claim import release_p_value
 from expunge.runs.residual.gradients import GradientSums, gradient_sums
+from expunge.runs.residual.objective import Rows
 
 __all__ = ["ResidualReport", "released_parameters", "verify"]
 
@@ -56,6 +60,8 @@ class ResidualReport:
         Digest of the certificate.
     signature : str
         ``"none"``, ``"unknown key"`` (nothing was changed since somebody signed) or ``"trusted key"``.
+    proof : Proof or None
+        The claim proved in ball arithmetic, where that was asked for; confidential like ``residual_bound``.
     """
 
     epsilon: float
@@ -71,6 +77,7 @@ class ResidualReport:
     p_value: float | None
     certificate: str
     signature: str
+    proof: Proof | None = None
 
     @property
     def certified(self) -> bool:
@@ -86,6 +93,7 @@ class ResidualReport:
             *(f"  but: {text}" for text in self.conditions),
             *(f"  note: {text}" for text in self.notes),
             f"  {counted(self.n_records, 'record')} as certified; model {model}; signature: {self.signature}",
+            *([] if self.proof is None else [f"  {self.proof.summary()}"]),
         ]
         return "\n".join(lines)
 
@@ -144,6 +152,7 @@ def verify(
     sample_weight: ArrayLike | None = None,
     public_key: Ed25519PublicKey | None = None,
     threads: int | None = None,
+    proof: bool = False,
 ) -> ResidualReport:
     """Verify a certificate on the data as they now stand; no deleted row is needed.
 
@@ -170,6 +179,10 @@ def verify(
         Key whose signature is required. Without it a signature, if there is one, is checked against its own key.
     threads : int, optional
         Most cores to use.
+    proof : bool, default False
+        Whether to prove the claim in ball arithmetic too, in one more pass (needs the extra ``proof``): the gradient,
+        what is allowed of it, and the delta of all releases. It passes if upper ends are at most what is claimed,
+        without tolerance.
 
     Returns
     -------
@@ -179,7 +192,9 @@ def verify(
     ------
     VerificationError
         With ``field`` naming what refutes the certificate: ``"digests.data"`` names records that are missing, too many
-        or changed.
+        or changed; ``"claim.mu"`` or ``"claim.delta"`` what a proof refutes.
+    UndecidedError
+        If a proof neither proves nor refutes the claim.
     TypeError, ValueError
         If an argument is of the wrong kind.
 
@@ -199,6 +214,8 @@ def verify(
     True
     """
     c = certificate
+    if proof:
+        import expunge.proof  # noqa: F401  # says what is missing before any work is done
     for name, value, kind in (
         ("certificate", certificate, ResidualCertificate),
         ("evidence", evidence, ResidualEvidence),
@@ -222,18 +239,22 @@ def verify(
         if y is not None or ids is not None:
             raise TypeError("y and ids must be omitted for a table of records, which has its own")
         bound = table_bound(c, evidence, X, sample_weight=sample_weight, threads=threads)
+        parts: Callable[[], Iterable[Rows]] = partial(table_rows, c, X, sample_weight=sample_weight)
     else:
         if y is None:
             raise TypeError("y must be given, unless X is a table of records")
         rows, answers, weights = _data(c, X, y, sample_weight)
         check_records(c, evidence, rows, answers, y, ids=ids, weights=weights)
-        bound = _residual_bound(c, evidence.theta, rows, answers, None if sample_weight is None else weights, threads)
+        weighed = None if sample_weight is None else weights
+        bound = _residual_bound(c, evidence.theta, rows, answers, weighed, threads)
+        parts = partial(_parts, c, rows, answers, weighed)
     if not bound <= c.residual_allowed:  # NaN lands here
         raise VerificationError(
             "claim.mu",
             f"the gradient must be at most alpha * noise_std * mu = {c.residual_allowed:.6g}, got a bound of "
             f"{bound:.6g}",
         )
+    found = _proved(c, evidence.theta, parts) if proof else None
     chance = None
     if released is not None:
         chance = release_p_value(released_parameters(c, released), evidence.theta, noise_std=c.noise_std)
@@ -257,7 +278,22 @@ def verify(
         p_value=chance,
         certificate=c.digest(),
         signature="trusted key" if public_key is not None else "none" if c.signature is None else "unknown key",
+        proof=found,
     )
+
+
+def _proved(c: ResidualCertificate, theta: NDArray[np.float64], parts: Callable[[], Iterable[Rows]]) -> Proof:
+    """Return the proof of a claim, or refuse the claim."""
+    from expunge.proof.residual import prove_residual
+
+    claim = {name: getattr(c, name) for name in ("alpha", "noise_std", "mu", "epsilon", "delta", "releases")}
+    found = prove_residual(parts, theta, loss=c.loss, reference=c.reference, n_records=c.n_records, **claim)
+    if found.outcome == "refuted":
+        field = "claim.mu" if "gradient" in found.reason else "claim.delta"
+        raise VerificationError(field, f"refuted in ball arithmetic: {found.reason}")
+    if found.outcome != "proved":
+        raise UndecidedError(found)
+    return found
 
 
 def _data(
@@ -299,21 +335,34 @@ def _residual_bound(
     threads: int | None,
 ) -> float:
     """Return a proved bound on the norm of the gradient at theta, in one pass over the data."""
-    size = max(1, _BLOCK // theta.shape[1]) if c.model.fit_intercept else len(rows)
 
-    def part(start: int) -> GradientSums:
+    def part(some: Rows) -> GradientSums:
+        return gradient_sums(
+            some.X,
+            theta,
+            loss=c.loss,
+            targets=some.targets,
+            labels=some.labels,
+            weights=some.weights,
+            threads=threads,
+        )
+
+    return reduce(add, map(part, _parts(c, rows, answers, weights))).norm_bound(theta, alpha=c.alpha)
+
+
+def _parts(
+    c: ResidualCertificate, rows: NDArray[np.float64], answers: Answers, weights: NDArray[np.float64] | None
+) -> Iterator[Rows]:
+    """Yield the rows as the model sees them, in parts where a constant column has to be added."""
+    size = max(1, _BLOCK // c.model.shape[1]) if c.model.fit_intercept else len(rows)
+    for start in range(0, len(rows), size):
         block = slice(start, start + size)
         some = rows[block]
         if c.model.fit_intercept:
             some = np.hstack([some, np.ones((len(some), 1))])
-        return gradient_sums(
+        yield Rows(
             some,
-            theta,
-            loss=c.loss,
-            targets=None if answers.targets is None else answers.targets[block],
-            labels=None if answers.labels is None else answers.labels[block],
-            weights=None if weights is None else weights[block],
-            threads=threads,
+            None if answers.labels is None else answers.labels[block],
+            None if answers.targets is None else answers.targets[block],
+            None if weights is None else weights[block],
         )
-
-    return reduce(add, map(part, range(0, len(rows), size))).norm_bound(theta, alpha=c.alpha)
