@@ -245,12 +245,9 @@ def test_fit_refuses(made, arguments, match):
     refused("fit", *arguments, "-o", "m.npz", "-c", "c.json", match=match)
 
 
-def test_langevin_models_learn_from_rows_in_memory(made):
+def test_langevin_models_learn_from_rows_in_memory_too(made):
     shutil.copytree(made / "all", "all")
     settings = ["--model", "langevin-ridge", "--n-steps", "20"]
-    for source, stream in (("all", []), ("all", ["--stream"]), ("all/part-0.parquet", ["--stream"])):
-        words = "--model langevin-ridge needs its rows in memory: pass --in-memory"
-        refused("fit", source, *stream, *READ, *settings, "-o", "m.npz", match=words)
     assert "reading all into memory: 60 records in 4 files" in run(
         "fit", "all", "--in-memory", *READ, *settings, "-o", "m.npz"
     ).stderr  # fmt: skip

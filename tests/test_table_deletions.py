@@ -148,6 +148,14 @@ def test_later_deletions_take_the_table_as_it_was_or_as_it_is():
         first.unlearn(table=rest, rows=1, method="shifted", **TARGET)
     with pytest.raises(ValueError, match=f"or the {len(rest)} that are left"):
         first.unlearn(table=open_records(X[1:], target=y[1:]), rows=1, **TARGET)
+    # A table that was written anew after the first deletion does for the model of the second.
+    last = first.unlearn(table=rest, ids="C-9", **TARGET).model
+    left = ~np.isin(NAMES, ["C-7", "C-0", "C-9"])
+    least = open_records(X[left], target=y[left], ids=np.array(NAMES)[left])
+    found = [last.quote(now, ids="C-5", **TARGET).noise_std.tolist() for now in (table, rest, least)]
+    assert found[0] == found[1] == found[2]
+    with pytest.raises(ValueError, match=f"or the {len(least)} that are left of them .or {len(rest)} of before"):
+        last.quote(open_records(X[1:], target=y[1:]), **TARGET)
 
 
 @pytest.mark.filterwarnings("ignore::expunge.estimators.NoiseWarning")

@@ -255,6 +255,31 @@ def test_conditions_are_stated():
     assert CONDITIONS["scale"] in model.conditions_
 
 
+@pytest.mark.filterwarnings("ignore::expunge.estimators.NoiseWarning")
+def test_classes_that_the_records_named_are_a_condition_as_for_arrays(tmp_path):
+    X, y = data()
+    y = np.array(["low", "mid", "top"])[np.digitize(y, [0.0, 2.0])]
+    y[9] = "odd"
+    table = open_records(X, target=y)
+    statistics = RidgeStatistics.of(table, classes=np.unique(y))
+    model = LangevinRidgeClassifier(**SETTINGS).fit_statistics(statistics, conditions=["classes"])
+    other = LangevinRidgeClassifier(**SETTINGS).fit(X, y)
+    assert model.conditions_ == other.conditions_
+    assert CONDITIONS["classes"] in model.conditions_
+    assert np.array_equal(model.predict(table), model.predict(X))
+    assert model.score(table) == model.score(X, y)
+    model = LangevinRidgeClassifier.load(model.save(tmp_path / "m.npz"))
+    with pytest.raises(ValueError, match="leaves no record of class 'odd'"):
+        model.unlearn(table=table, rows=9, **TARGET)
+    result = model.unlearn(table=table, rows=[9, 10], last_of_class="conditional", **TARGET)
+    assert CONDITIONS["last_of_class"] in result.certificate.conditions
+    assert result.certificate.verify(table).status == "conditional"
+    certificate = model.unlearn(table=table, rows=8, **TARGET).certificate
+    assert CONDITIONS["last_of_class"] not in certificate.conditions
+    given = LangevinRidgeClassifier(**SETTINGS).fit_statistics(statistics)
+    assert CONDITIONS["last_of_class"] not in given.unlearn(table=table, rows=9, **TARGET).certificate.conditions
+
+
 def test_noise_that_costs_is_warned_of_as_for_arrays():
     X, y = data()
     found = []

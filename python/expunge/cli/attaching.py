@@ -16,11 +16,22 @@ from expunge.cli.reading import known_from
 from expunge.cli.streaming import as_table, can_be_streamed, read_data_or_table
 
 if TYPE_CHECKING:
-    from expunge.cli.files import Newton
+    from expunge.cli.files import Newton, Working
     from expunge.data import Records as Table
     from expunge.estimators.newton.tables import TablePart
 
-__all__ = ["attach", "attach_data", "data_option", "listed_rows", "places_of", "say_rows_left", "wanted_of_table"]
+__all__ = [
+    "attach",
+    "attach_data",
+    "data_option",
+    "listed_rows",
+    "no_data",
+    "open_tables",
+    "places_of",
+    "row_of",
+    "say_rows_left",
+    "wanted_of_table",
+]
 
 _NAMED = 5
 
@@ -62,16 +73,8 @@ def attach_data(
     ValueError
         If the model is none of tables and options are given, or it is one and none is named; as reading and `attach`.
     """
-    kind = type(model).__name__
-    if not holds_no_rows(model):
-        for option in given_options(("data",) if another else ("data", *reading)):
-            raise ValueError(f"{option} is for models of tables: the file of this {kind} holds its data")
+    if no_data(model, path, data, {} if another else reading):
         return
-    if not data:
-        raise ValueError(
-            f"{path}: this {kind} is one of a table and its file holds none of the records: name the table as it now "
-            "stands by --data"
-        )
     ids = model.ids_
     attach(model, data, reading)
     if by_position and ids.tolist() != model.ids_.tolist():
@@ -79,6 +82,52 @@ def attach_data(
             f"{', '.join(data)}: holds the records in another order than at fit, so that rows are not those of the "
             "fit: name records by --id"
         )
+
+
+def no_data(model: Working, path: str, data: Sequence[str], reading: dict[str, Any]) -> bool:
+    """Return whether a model needs no table, as its file holds its data.
+
+    Raises
+    ------
+    ValueError
+        If it needs none and is given one or options of one, or needs one and is given none.
+    """
+    kind = type(model).__name__
+    if not holds_no_rows(model):
+        for option in given_options(("data", *reading)):
+            raise ValueError(f"{option} is for models of tables: the file of this {kind} holds its data")
+        return True
+    if not data:
+        raise ValueError(
+            f"{path}: this {kind} is one of a table and its file holds none of the records: name the table as it now "
+            "stands by --data"
+        )
+    return False
+
+
+def open_tables(
+    model: Working, data: Sequence[str], reading: dict[str, Any], *, with_weights: bool
+) -> tuple[list[Table], list[NDArray[np.float64] | None]]:
+    """Return tables that are read as that of a model's fit, and the weights of their rows."""
+    tables, weights = [], []
+    asked = {name: value for name, value in reading.items() if name != "stream"}
+    for source in data:
+        stream = reading["stream"]
+        records, task = read_data_or_table(
+            source,
+            stream=can_be_streamed(source) or None if stream is None else stream,
+            task="classify" if hasattr(model, "classes_") else "regress",
+            told=True,
+            with_weights=with_weights,
+            **known_from(model),
+            **asked,
+        )
+        for condition in records.conditions:
+            if condition not in model.conditions_:
+                raise ValueError(f"{source}: must be read as the data of fit were, not so that {condition}")
+        tables.append(as_table(records, task.y))
+        weights.append(records.weights)
+    return tables, weights
 
 
 def attach(
@@ -91,23 +140,7 @@ def attach(
     tuple of two lists
         The tables, and which rows of each are records of the model.
     """
-    tables, weights = [], []
-    asked = {name: value for name, value in reading.items() if name != "stream"}
-    for source in data:
-        stream = reading["stream"]
-        records, task = read_data_or_table(
-            source,
-            stream=can_be_streamed(source) or None if stream is None else stream,
-            task="classify" if hasattr(model, "classes_") else "regress",
-            with_weights=True,
-            **known_from(model),
-            **asked,
-        )
-        for condition in records.conditions:
-            if condition not in model.conditions_:
-                raise ValueError(f"{source}: must be read as the data of fit were, not so that {condition}")
-        tables.append(as_table(records, task.y))
-        weights.append(records.weights)
+    tables, weights = open_tables(model, data, reading, with_weights=True)
     model.attach(*tables, others="omit")
     parts = _parts(model)
     every = []
@@ -152,10 +185,11 @@ def listed_rows(table: Table, some: NDArray[np.bool_]) -> str:
 
 
 def _rows(table: Table, some: NDArray[np.bool_]) -> list[str]:
-    return [_row(table, row) for row in np.flatnonzero(some)[:_NAMED].tolist()]
+    return [row_of(table, row) for row in np.flatnonzero(some)[:_NAMED].tolist()]
 
 
-def _row(table: Table, row: int) -> str:
+def row_of(table: Table, row: int) -> str:
+    """Return where a row lies, with its id."""
     if not table.has_ids:
         return str(table.place(row))
     (block,) = table.blocks(start=row // table.block_rows, stop=row // table.block_rows + 1)
@@ -179,7 +213,7 @@ def places_of(model: Newton, positions: NDArray[np.int64]) -> list[str]:
     for part in _parts(model):
         rows = np.flatnonzero(part.kept)
         mine = positions[(positions >= first) & (positions < first + len(rows))] - first
-        found += [_row(part.records, row) for row in rows[mine[: _NAMED - len(found)]].tolist()]
+        found += [row_of(part.records, row) for row in rows[mine[: _NAMED - len(found)]].tolist()]
         first += len(rows)
     return found
 

@@ -19,8 +19,8 @@ from expunge.cli.options import (
     refuse_given,
     signing_key,
 )
-from expunge.cli.reading import Records, data_options
-from expunge.cli.streaming import is_streamed, read_data_or_table
+from expunge.cli.reading import data_options
+from expunge.cli.streaming import read_data_or_table
 
 if TYPE_CHECKING:
     from expunge.data import Task
@@ -121,8 +121,6 @@ def fit(
     langevin = _is_langevin(kind)
     if langevin and options["weight_column"] is not None:
         raise ValueError("--weight-column is not for --model langevin-ridge, whose records all weigh the same")
-    if langevin and is_streamed(data, options["stream"]):
-        raise ValueError(f"{data}: --model langevin-ridge needs its rows in memory: pass --in-memory")
     if kind in ("logistic", "softmax") and task == "regress":
         raise ValueError(f"--task must be classify for --model {kind}, got regress")
     names = ("alpha", "noise_std", "epsilon", "delta", "releases", *_LANGEVIN_ONLY, "no_intercept", "random_state")
@@ -141,7 +139,6 @@ def fit(
     if langevin:
         from expunge.cli.fit_langevin import fit_langevin
 
-        assert isinstance(records, Records)  # in memory
         fit_langevin(
             records, found, data=data, classes=given, conditions=conditions, settings=settings, outputs=outputs
         )

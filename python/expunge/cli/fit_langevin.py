@@ -1,4 +1,4 @@
-"""``expunge fit --model langevin-ridge``: a ridge model learned by noisy steps."""
+"""``expunge fit --model langevin-ridge``: a ridge model learned by noisy steps, or from the sums over a table."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ import click
 
 from expunge._errors import counted
 from expunge._files import PUBLIC
+from expunge.cli.langevin_tables import holding
 from expunge.cli.learned import say_learned
 from expunge.cli.outputs import Outputs
 from expunge.cli.reading import Records
+from expunge.cli.streaming import Streamed
+from expunge.data import RidgeStatistics
 from expunge.estimators import LangevinRidge, LangevinRidgeClassifier, NoiseWarning
 from expunge.estimators._storage import released_bytes, working_bytes
 
@@ -22,7 +25,7 @@ __all__ = ["fit_langevin"]
 
 
 def fit_langevin(
-    records: Records,
+    records: Records | Streamed,
     found: Task,
     *,
     data: str,
@@ -39,6 +42,12 @@ def fit_langevin(
         raise ValueError(f"step_size must be a number or auto (or bounded), got {text!r}") from None
     constants = {"norm_bound": settings["norm_bound"], "n_bound": settings["n_bound"], "classes": classes}
     estimator = LangevinRidgeClassifier if found.classify else LangevinRidge
+    statistics = None
+    if isinstance(records, Streamed):
+        labels = found.y.tolist() if found.classify else None
+        statistics = RidgeStatistics.of(records.table, classes=labels if classes is None else classes)
+        if found.classify and classes is None:
+            conditions = (*conditions, "classes")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", NoiseWarning)
         model = estimator(
@@ -49,7 +58,12 @@ def fit_langevin(
             fit_intercept=not settings["no_intercept"],
             random_state=settings["random_state"],
             **{name: value for name, value in constants.items() if value is not None},
-        ).fit(records.X, found.y, record_ids=records.ids, conditions=conditions)
+        )
+        if statistics is not None:
+            model.fit_statistics(statistics, conditions=conditions)
+        else:
+            assert isinstance(records, Records)  # in memory
+            model.fit(records.X, found.y, record_ids=records.ids, conditions=conditions)
     for one in caught:
         click.echo(f"warning  {_as_options(one.message, data)}", err=True)
     say_learned(model, records, found, f"in {counted(n_steps, 'step')}")
@@ -60,7 +74,7 @@ def fit_langevin(
     outputs.write(contents, modes={"--released": PUBLIC})
     for condition in model.conditions_:
         click.echo(f"certificates will be conditional: {condition}")
-    click.echo(f"model  {outputs.places['--output']}  (confidential: it holds the data)")
+    click.echo(f"model  {outputs.places['--output']}  (confidential: {holding(model)})")
     if released is not None:
         click.echo(f"predict-only model  {released}")
 

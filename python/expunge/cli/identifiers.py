@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from expunge.data.identifiers import whole_id
 
-__all__ = ["parse_id", "parse_ids"]
+__all__ = ["parse_id"]
 
 
 def parse_id(known: Any, text: str, *, place: str = "") -> int | str:
@@ -33,9 +32,3 @@ def parse_id(known: Any, text: str, *, place: str = "") -> int | str:
         shown = text if len(text) <= 60 else f"{text[:57]}..."
         raise ValueError(f"ids must be whole numbers, as the ids of this model are, got {shown!r}{place}")
     return number
-
-
-def parse_ids(model: Any, texts: Sequence[str]) -> list[int | str] | None:
-    """Return typed ids as the model has them; None if there are none."""
-    known = model._require_history().ids
-    return [parse_id(known, text) for text in texts] or None

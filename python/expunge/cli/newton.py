@@ -168,8 +168,9 @@ def holds_no_rows(model: Working) -> bool:
     """Return whether a model's records are in a table of their own rather than in its file."""
     from expunge.estimators.newton.tables import TableObjective
 
-    state = getattr(model, "_state", None)
-    return state is not None and isinstance(state.objective, TableObjective)
+    state, history = getattr(model, "_state", None), getattr(model, "_history", None)
+    of_sums = history is not None and history.sums is not None
+    return of_sums or (state is not None and isinstance(state.objective, TableObjective))
 
 
 def records_of(model: Newton) -> Records:

@@ -96,7 +96,9 @@ def evaluate(model: str, data: str, **reading: Any) -> None:
         )
     fitted, known = _model(model)
     classes = getattr(fitted, "classes_", None)
-    records, task = read_data_or_table(data, task="regress" if classes is None else "classify", **known, **reading)
+    records, task = read_data_or_table(
+        data, task="regress" if classes is None else "classify", told=True, **known, **reading
+    )
     _check_width(fitted, records, data)
     found, targets, _ = _predicted(fitted, records)
     y = np.asarray(targets) if isinstance(records, Streamed) else task.y

@@ -66,10 +66,13 @@ def purge(
     if data is not None and rewrite is not None:
         from expunge.cli.rewriting import rewrite_table
 
-        if not isinstance(before, NewtonModel) or not holds_no_rows(before):
+        if not holds_no_rows(before):
             raise ValueError(f"--data is for models of tables: a {type(before).__name__} of rows holds its data")
         rewrite_table(before, model, data, rewrite, ids=ids, others=others, reading=reading)
-        click.echo(f"note  {data} still holds them: destroy it, and what was made of it (copies, backups, snapshots)")
+        goes = "destroy it, and what was made of it (copies, backups, snapshots)"
+        if not isinstance(before, NewtonModel):
+            goes = f"certificates of deletions are verified on it; once they need not be any more, {goes}"
+        click.echo(f"note  {data} still holds them: {goes}")
         return
     if successor is not None:
         if os.path.samefile(model, successor):

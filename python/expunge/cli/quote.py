@@ -14,7 +14,8 @@ import numpy as np
 from expunge._errors import how_to_install
 from expunge.cli.attaching import data_option
 from expunge.cli.files import load_model, overwrite_option, parse_indices
-from expunge.cli.identifiers import parse_ids
+from expunge.cli.identifiers import parse_id
+from expunge.cli.langevin_tables import kind_of_ids, table_of
 from expunge.cli.options import check_ending, delta_option, epsilon_option, method_option, refuse_given
 from expunge.cli.outputs import Outputs
 from expunge.cli.reading import data_options
@@ -149,15 +150,19 @@ def quote(
         attach_data(before, model, data, reading, by_position=rows is not None or indices is not None)
         quote_newton(before, ids=ids, rows=rows, indices=indices, by_id=by_id, files=files)
         return
-    refuse_given(("data", *reading), f"is for models of tables: a {type(before).__name__} holds its data")
-    n_rows = len(before._require_history().design)
+    table, history = table_of(before, model, data, reading), before._require_history()
+    known = history.ids if table is None else kind_of_ids(table)
+    if table is not None and indices is not None and known is not None:
+        raise ValueError("--indices is for models without ids: name people by --id, or positions at fit by --rows")
+    n_rows = len(history.design)
     found = before.quote(
+        table,
         epsilon=epsilon,
         delta=delta,
         n_steps=30 if n_steps is None and noise_std is None else n_steps,
         noise_std=noise_std,
         method=method,
-        ids=parse_ids(before, ids),
+        ids=[parse_id(known, one) for one in ids] or None,
         groups=None if groups is None else load_ids(groups, n_rows=n_rows),
         by_id=by_id,
         indices=parse_indices(indices),

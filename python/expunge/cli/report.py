@@ -42,7 +42,7 @@ def report(
     One HTML file that loads nothing. CERTIFICATES are by residual, of one model, in the order of their releases. With
     --data the last is verified, and the page says so; exit code 1 if it does not hold.
     """
-    from expunge.certificates import VerificationError, load_public_key
+    from expunge.certificates import Certificate, VerificationError, load, load_public_key
     from expunge.certificates.residual import ResidualCertificate, page_of
     from expunge.ledger import Ledger, LedgerError, ResidualEntry
 
@@ -57,7 +57,12 @@ def report(
         for option in given_options(("evidence", "model", *reading)):
             raise ValueError(f"{option} goes with --data: without the data nothing is verified")
     key = None if public_key is None else load_public_key(public_key)
-    proofs = [ResidualCertificate.load(place) for place in certificates]
+    proofs: list[ResidualCertificate] = []
+    for place in certificates:
+        proof = load(place)
+        if isinstance(proof, Certificate):
+            raise ValueError(f"{place}: is of a Langevin run, of which there is no page: expunge show prints it")
+        proofs.append(proof)
     found = None
     if data is not None:
         released = None if model is None else load_model(model, released=True)

@@ -20,7 +20,7 @@ from expunge.ledger import DeletionRequest
 if TYPE_CHECKING:
     from expunge.cli.files import Newton
 
-__all__ = ["Whom", "read_requests", "read_whom", "read_whom_now", "rows_of_first_fit"]
+__all__ = ["Whom", "read_ids", "read_requests", "read_whom", "read_whom_now", "rows_of_first_fit"]
 
 _ID_NAMES = ("id", "record_id", "customer_id")
 
@@ -54,15 +54,22 @@ def read_whom(
     id_column: str | None,
     number: str | None,
     date: str | None,
+    known: RecordIds | None = None,
 ) -> Whom:
-    """Return the people that the options of a command name."""
+    """Return the people that the options of a command name; ``known`` are ids that the model itself does not know."""
     history, usual = model._require_history(), _usual(model)
-    known = history.ids
+    known = history.ids if known is None else known
     asked = _asked(known, usual, ids=ids, requests=requests, id_column=id_column, number=number, date=date)
     named = _named(asked, indices=indices, rows=rows)
     found = selected_rows(known, n=len(history.design), removed=history.removed, **named).tolist()
     people = _people_of_rows(known, found, history.removed)
     return Whom(named, found, _with_people(asked, people, number=number, date=date))
+
+
+def read_ids(known: RecordIds | None, ids: Sequence[str], *, number: str | None, date: str | None) -> Whom:
+    """Return people that are named by id alone, whose rows are not looked for; ``known`` says what kind ids are."""
+    asked = [DeletionRequest(parse_id(known, one), number, date) for one in ids]
+    return Whom({"ids": [one.record_id for one in asked]}, [], asked)
 
 
 def read_whom_now(

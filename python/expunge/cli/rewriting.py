@@ -14,16 +14,17 @@ from expunge._errors import counted
 from expunge.cli.attaching import attach, listed_rows
 from expunge.cli.files import load_model
 from expunge.cli.identifiers import parse_id
+from expunge.cli.langevin_tables import ids_of_fit, table_of
 from expunge.data import FileRecords, MappedRecords, Records
 
 if TYPE_CHECKING:
-    from expunge.cli.files import Newton
+    from expunge.cli.files import Langevin, Newton
 
 __all__ = ["rewrite_table"]
 
 
 def rewrite_table(
-    model: Newton,
+    model: Newton | Langevin,
     path: str,
     data: str,
     place: str,
@@ -36,7 +37,7 @@ def rewrite_table(
 
     Parameters
     ----------
-    model, path : Newton, str
+    model, path : working model of a table, str
         The model as it was read from its file.
     data, place : str
         The table, and where the new one goes.
@@ -54,10 +55,14 @@ def rewrite_table(
         do; as `write_without`.
     """
     from expunge.data.rewriting import write_without
+    from expunge.estimators.newton.base import NewtonModel
 
     if bool(ids) == others:
         raise ValueError("say which rows to leave out: --id, or --others for all that are no records of the model")
-    (table,), (kept,) = attach(model, [data], reading, quiet=True)
+    if isinstance(model, NewtonModel):
+        (table,), (kept,) = attach(model, [data], reading, quiet=True)
+    else:
+        table, kept = _compared(model, path, data, reading)
     files = table.records if isinstance(table, MappedRecords) else table
     if not isinstance(table, MappedRecords) or not isinstance(files, FileRecords):
         raise ValueError(f"{data}: --rewrite writes Parquet, Arrow and unpacked text tables, and is read in blocks")
@@ -69,7 +74,10 @@ def rewrite_table(
 
     def check(hidden: Path) -> None:
         new, again = table.of(files.elsewhere(hidden)), load_model(path)
-        again.attach(new, others="omit")
+        if isinstance(again, NewtonModel):
+            again.attach(new, others="omit")
+        else:
+            _compare(again, new)
         if new.n_records != table.n_records - n:
             raise ValueError(f"{place}: must have {table.n_records - n} rows, got {new.n_records}")
 
@@ -81,15 +89,38 @@ def rewrite_table(
         click.echo(f"kept  {counted(more, 'row')} of other ids, of which the model has no record (--others)")
 
 
-def _rows_of(model: Newton, table: Records, kept: NDArray[np.bool_], ids: Sequence[str]) -> NDArray[np.bool_]:
+def _compared(model: Langevin, path: str, data: str, reading: dict[str, Any]) -> tuple[Records, NDArray[np.bool_]]:
+    """Return the table of a Langevin model, all rows of which were compared with it, and which are in use."""
+    table = table_of(model, path, [data], reading)
+    assert table is not None  # as the model holds no rows
+    _compare(model, table)
+    return table, model._table_pass(table, model._require_history()).in_use
+
+
+def _compare(model: Langevin, table: Records) -> None:
+    """Read all rows in use, which must be those of the model."""
+    for _ in model._table_pass(table, model._require_history()):
+        pass
+
+
+def _rows_of(
+    model: Newton | Langevin, table: Records, kept: NDArray[np.bool_], ids: Sequence[str]
+) -> NDArray[np.bool_]:
     """Return which rows of ids are no records of the model; an id that still has records is refused."""
     from expunge.estimators._records import GIVEN, RecordIds
+    from expunge.estimators.newton.base import NewtonModel
 
     if not table.has_ids:
         raise ValueError("--id needs a table with ids: pass --others for all rows that are no records of the model")
-    known = model.ids_
-    wanted = [parse_id(RecordIds(tuple(known[:1].tolist()), GIVEN), one) for one in ids]
-    there = set(known.tolist())
+    known: list[Any]
+    if isinstance(model, NewtonModel):
+        known = model.ids_.tolist()
+    else:
+        of_fit = ids_of_fit(model, table)
+        assert of_fit is not None  # as the table has ids
+        known = [one for one in of_fit.values if one is not None]
+    wanted = [parse_id(RecordIds(tuple(known[:1]), GIVEN), one) for one in ids]
+    there = set(known)
     for one in wanted:
         if one in there:
             raise ValueError(

@@ -24,7 +24,7 @@ from expunge.data import Records as Table
 from expunge.data.addresses import find_files
 from expunge.data.file_records import KINDS
 
-__all__ = ["Streamed", "as_table", "can_be_streamed", "is_streamed", "read_data_or_table", "read_records_or_table"]
+__all__ = ["Streamed", "as_table", "can_be_streamed", "read_data_or_table", "read_records_or_table"]
 
 _ONLY_STREAMED = (".arrow", ".feather", ".ipc")
 _CIFAR = "data_batch_1"  # of a folder that is one data set rather than shards
@@ -60,9 +60,13 @@ def read_records_or_table(source: str, *, stream: bool | None, **options: Any) -
 
 
 def read_data_or_table(
-    source: str, *, stream: bool | None, task: str = "auto", **options: Any
+    source: str, *, stream: bool | None, task: str = "auto", told: bool = False, **options: Any
 ) -> tuple[Records | Streamed, Task]:
-    """Return the records of a source, with targets, and how these are read; those of a table are not in the task."""
+    """Return the records of a source, with targets, and how these are read.
+
+    Of a table the task has the classes alone; none, and no sentence, where the model has ``told`` what targets are:
+    that saves a pass.
+    """
     if not _streams(source, stream):
         return read_data(source, task=task, **options)
     found = _opened(source, stream=stream is not False, **options)
@@ -76,9 +80,11 @@ def read_data_or_table(
     assert isinstance(table, MappedRecords)
     if task == "regress":
         how = Task(np.zeros(0), False, "reading y as a number: regression")
+    elif told:
+        how = Task(np.zeros(0, dtype=np.int64), True, "")
     else:
         how = read_task(table.records.targets(), task=task)
-        how = replace(how, y=how.y[:0])  # for its type
+        how = replace(how, y=np.unique(how.y) if how.classify else how.y[:0])
     kind = "labels" if how.classify else "numbers"
     mapped = MappedRecords(table.records, table.reading, constants=table.constants, targets=kind)
     return replace(found, table=mapped), how
@@ -95,11 +101,6 @@ def can_be_streamed(source: str) -> bool:
     """Return whether a source is one that the reader of tables knows."""
     path = Path(source)
     return _streams(source, None) or (path.is_file() and path.suffix.lower() in KINDS)
-
-
-def is_streamed(source: str, asked: bool | None) -> bool:
-    """Return whether rows of a source stay where they lie, as asked or by default."""
-    return _streams(source, asked) and asked is not False
 
 
 def _streams(source: str, asked: bool | None) -> bool:

@@ -13,6 +13,7 @@ from expunge._files.transaction import Change
 from expunge.cli.attaching import attach_data, data_option, places_of, say_rows_left, wanted_of_table
 from expunge.cli.entering import check_next, is_entered, is_signed
 from expunge.cli.files import load_model, model_digests, overwrite_option
+from expunge.cli.langevin_tables import holding, say_rows_stay, table_of, whom_of_table
 from expunge.cli.newton import Records, Wanted, apply, holds_no_rows, outputs_of, records_of, say_release
 from expunge.cli.options import (
     ask_password_option,
@@ -108,7 +109,7 @@ def unlearn(
     Langevin models.
 
     A model of a table has no rows: --data names the table, which is read as at fit, or as the options from --target on
-    say. Its rows stay there until you write it without them.
+    say. Its rows stay there until you write it without them. That of a Langevin model is in the order of the fit.
     """
     from expunge.certificates import Certificate, load
     from expunge.cli.requests import read_whom
@@ -133,7 +134,7 @@ def unlearn(
         click.echo("finished what an earlier call had begun")
         finished = load(certificate)
         if isinstance(finished, Certificate):
-            _say(finished, output, certificate, released, ledger_path)
+            _say(finished, load_model(output), output, certificate, released, ledger_path)
         else:
             say_release(finished, outputs, ledger=ledger_path)
         return
@@ -167,18 +168,18 @@ def unlearn(
         if left:
             say_rows_left(*left)
         return
-    refuse_given(("data", *reading), f"is for models of tables: a {type(before).__name__} holds its data")
+    table = table_of(before, model, data, reading)
     refuse_given(("evidence", "branch"), f"is not for a {type(before).__name__}: its certificate holds everything")
-    whom = read_whom(before, **asked)
+    made = all(place.is_file() for place in outputs.places.values())
+    whom = read_whom(before, **asked) if table is None else whom_of_table(before, table, find=made, **asked)
     settings: dict[str, Any] = {"epsilon": epsilon, "delta": delta, "n_steps": n_steps, "method": method}
     private_key = signing_key(key, ask_password=ask_password)
     public_key = None if private_key is None else private_key.public_key()
     noise = (noise_std, _grid(noise_grid))
-    if (ledger_path is not None or not overwrite) and _is_done(
-        outputs, before, whom, settings, noise, public_key, ledger_path
-    ):
+    repeated = made and (ledger_path is not None or not overwrite)
+    if repeated and _is_done(outputs, before, whom, settings, noise, public_key, ledger_path):
         click.echo("done already: the files are those of this deletion")
-        _say(Certificate.load(certificate), output, certificate, released, ledger_path)
+        _say(Certificate.load(certificate), load_model(output), output, certificate, released, ledger_path)
         return
     outputs.check_free()
     if ledger_path is not None and Path(ledger_path).exists():
@@ -190,6 +191,7 @@ def unlearn(
         noise_grid=noise[1],
         last_of_class=last_of_class,
         max_loss=max_loss,
+        table=table,
     )
     proof = result.certificate if private_key is None else result.certificate.sign(private_key)
 
@@ -205,12 +207,14 @@ def unlearn(
     if released is not None:
         contents["--released"] = released_bytes(result.model.release())
     outputs.write(contents, modes={"--released": PUBLIC}, more=entry)
-    _say(proof, output, certificate, released, ledger_path)
-    kind = "accuracy" if hasattr(before, "classes_") else "R^2"
+    _say(proof, result.model, output, certificate, released, ledger_path)
+    kind = "accuracy" if hasattr(before, "classes_") and table is None else "R^2"  # accuracy needs the rows
     click.echo(
         f"training {kind} on the records that remain: before {result.before:.3f}, after {result.after:.3f}, "
         f"without noise {result.noise_free:.3f}"
     )
+    if table is not None:
+        say_rows_stay(before, result.model, table)
 
 
 def _wanted(before: Newton, **asked: Any) -> tuple[Wanted, tuple[list[str], int] | None]:
@@ -231,9 +235,11 @@ def _wanted(before: Newton, **asked: Any) -> tuple[Wanted, tuple[list[str], int]
     return Wanted("unlearn", make, left.are_of, whom.requests), None
 
 
-def _say(proof: Certificate, output: str, certificate: str, released: str | None, ledger_path: str | None) -> None:
+def _say(
+    proof: Certificate, model: Any, output: str, certificate: str, released: str | None, ledger_path: str | None
+) -> None:
     click.echo(proof.summary())
-    click.echo(f"model  {output}  (confidential: it holds the data)")
+    click.echo(f"model  {output}  (confidential: {holding(model)})")
     click.echo(f"certificate  {certificate}  (confidential)")
     if released is not None:
         click.echo(f"predict-only model  {released}")
@@ -259,11 +265,9 @@ def _is_done(
     public_key: Any,
     ledger_path: str | None,
 ) -> bool:
-    """Return whether the files are those of this very deletion, done by an earlier call."""
+    """Return whether the files, which are all there, are those of this very deletion, done by an earlier call."""
     from expunge.certificates import Certificate, RidgeRun
 
-    if not all(place.is_file() for place in outputs.places.values()):
-        return False
     history = before._require_history()
     try:
         proof = Certificate.load(outputs.places["--certificate"])
@@ -281,11 +285,21 @@ def _is_done(
         and run.deleted == tuple(sorted({*history.removed, *whom.rows}))
         and working.ledger_salt_ == before.ledger_salt_
         and run.phases[:-1] == history.phases
-        and (digests.X, digests.y) == history.digests_of_fit(before.n_features_in_)
+        and (digests.X, digests.y) == _digests_of_fit(before, working)
         and all(digests.model in model_digests(one) for one in models)
         and is_signed(proof, public_key)
         and (ledger_path is None or is_entered(proof, before, whom.requests, ledger_path))
     )
+
+
+def _digests_of_fit(before: Any, working: Any) -> tuple[str, str] | None:
+    """Return the digests of the data of the fit; of a table those that its first deletion found."""
+    history = before._require_history()
+    if history.sums is not None and history.digests is None:
+        found: tuple[str, str] | None = working._require_history().digests
+        return found
+    digests: tuple[str, str] = history.digests_of_fit(before.n_features_in_)
+    return digests
 
 
 def _is_noise_asked(noise_std: float | None, noise_grid: str | list[float] | None, working: Any, before: Any) -> bool:

@@ -24,6 +24,7 @@ _HOW = (
     "; give the model by --model, which knows how its table was read, or --id-column, --features, --drop, --divide-by, "
     "--bounds and --cosine-features as for fit"
 )
+_ALL_ROWS = "; a Langevin run is verified on the data of its fit, rows deleted since included"
 
 
 @click.command()
@@ -91,18 +92,21 @@ def verify(
     if reading["weight_column"] is not None:
         raise ValueError("--weight-column is for certificates by residual: records of a Langevin run weigh the same")
     task_of_run = "regress" if proof.run.classes is None else "classify"
-    records, task = read_data_or_table(data, task=task_of_run, **_known(released), **reading)
+    records, task = read_data_or_table(data, task=task_of_run, told=True, **_known(released), **reading)
     _check_conditions(records.conditions, proof.conditions)
     X, y = (records.table, None) if isinstance(records, Streamed) else (records.X, task.y)
     more: dict[str, Any] = {} if budget is None else {"budget": budget}
     if prove:
+        if isinstance(records, Streamed):
+            raise ValueError(f"{data}: --prove needs the records in memory: pass --in-memory")
         more["proof"] = True
     try:
         report = proof.verify(X, y, released, public_key=key, policy=policy, **more)
     except UndecidedError as error:
         _undecided(error)
     except VerificationError as error:
-        refuse(f"{error}{_how(released) if error.field == 'digests.X' else ''}")
+        remedy = _how(released) if error.field == "digests.X" else _ALL_ROWS if error.field == "run.n_records" else ""
+        refuse(f"{error}{remedy}")
     else:
         click.echo(f"VERIFIED  {report.summary()}")
 
@@ -155,6 +159,7 @@ def verified(
     records, task = read_data_or_table(
         data,
         task="regress" if proof.model.classes is None else "classify",
+        told=True,
         with_weights=True,
         **_known(reader),
         **reading,

@@ -12,14 +12,13 @@ from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from expunge._types import AnyArray
 from expunge.data.addresses import File, find_files
 from expunge.data.ahead import streams_ahead
+from expunge.data.assembly import Assembly, Chunk
 from expunge.data.blocks import Block, Records, refuse_unfit
 from expunge.data.layout import Layout, agreed, chosen_columns
-from expunge.data.shards import ArrowShard, Chunk, NpyColumn, NpyShard, ParquetShard, Shard
+from expunge.data.shards import ArrowShard, NpyColumn, NpyShard, ParquetShard, Shard
 from expunge.data.tables import Columns
 from expunge.data.text_shard import TextShard
 
@@ -277,7 +276,7 @@ class FileRecords(Records):
         first, last = numbers.start * size, min(numbers.stop * size, self.n_records)
         streams = min(threads or os.cpu_count() or 1, _MOST_STREAMS)
         makers = [partial(self._stream, unit, size, streams) for unit in self._units(first, last, size)]
-        blocks = _Assembly(first, size, self.n_features, self.dtype)
+        blocks = Assembly(first, size, self.n_features, self.dtype)
         with contextlib.closing(streams_ahead(makers, threads=streams)) as ahead:
             for stream in ahead:
                 for chunk in stream:
@@ -308,54 +307,6 @@ class FileRecords(Records):
             refuse_unfit(self, Block(at, chunk[0]))
             at += len(chunk[0])
             yield chunk
-
-
-class _Assembly:
-    """Blocks from chunks of any length; a chunk that is a block is not copied."""
-
-    def __init__(self, first: int, size: int, width: int, dtype: np.dtype[np.floating]) -> None:
-        self._at, self._size, self._width, self._dtype = first, size, width, dtype
-        self._X: NDArray[np.floating] | None = None
-        self._filled = 0
-        self._others: list[tuple[AnyArray | None, AnyArray | None]] = []
-
-    def take(self, chunk: Chunk) -> Iterator[Block]:
-        X, y, ids = chunk
-        done = 0
-        while done < len(X):
-            take = min(self._size - self._filled, len(X) - done)
-            part = slice(done, done + take)
-            done += take
-            others = (None if y is None else y[part], None if ids is None else ids[part])
-            if take == self._size:
-                yield Block(self._at, X[part], *others)
-                self._at += take
-                continue
-            if self._X is None:
-                self._X = np.empty((self._size, self._width), dtype=self._dtype)
-            self._X[self._filled : self._filled + take] = X[part]
-            self._filled += take
-            self._others.append(others)
-            if self._filled == self._size:
-                yield from self.rest()
-
-    def rest(self) -> Iterator[Block]:
-        if self._X is None:
-            return
-        y, ids = (_joined(list(parts)) for parts in zip(*self._others, strict=True))
-        block = Block(self._at, self._X[: self._filled], y, ids)
-        self._at += self._filled
-        self._X, self._filled, self._others = None, 0, []
-        yield block
-
-
-def _joined(parts: list[AnyArray | None]) -> AnyArray | None:
-    given = [part for part in parts if part is not None]
-    if not given:
-        return None
-    if any(part.dtype == object for part in given):  # NumPy would make floats of integers beyond 64 bits
-        given = [part.astype(object) for part in given]
-    return given[0] if len(given) == 1 else np.concatenate(given)
 
 
 def _npy_shards(files: Sequence[File], target: Address | None, ids: Address | None, filesystem: object) -> list[Shard]:

@@ -15,20 +15,18 @@ from typing import Any, BinaryIO, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from expunge._types import AnyArray
 from expunge.data.addresses import File
 from expunge.data.array_records import exact_float
 from expunge.data.arrays import npy_header
 from expunge.data.arrow import Batches, answers_of, feature_rows, field_of, ids_of, is_list, plain
+from expunge.data.assembly import Chunk
 from expunge.data.identifiers import exact_ids, whole_id
 from expunge.data.layout import Field, Layout
 from expunge.data.numbers import checked_answers
 from expunge.data.parquet import index_columns, open_parquet
 from expunge.data.plain_pages import NotPlainError, PlainFeatures, leaves_of
 
-__all__ = ["ArrowShard", "Chunk", "NpyColumn", "NpyShard", "ParquetShard", "Shard", "npy_layout"]
-
-Chunk = tuple[NDArray[np.floating], AnyArray | None, AnyArray | None]
+__all__ = ["ArrowShard", "NpyColumn", "NpyShard", "ParquetShard", "Shard", "npy_layout"]
 
 
 class Shard(ABC):

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from expunge._types import AnyArray
 from expunge.data.addresses import File
+from expunge.data.assembly import Chunk
 from expunge.data.delimited import TextLayout, decoded, read_piece, text_layout
 from expunge.data.layout import Field, Layout
 from expunge.data.numbers import checked_answers
-from expunge.data.shards import Chunk, Shard
+from expunge.data.shards import Shard
 from expunge.data.tables import Table, stacked
 
 __all__ = ["TextShard"]

@@ -217,7 +217,7 @@ class DeletingRidge(AskedRidge):
             history = replace(history, digests=read.digests, parts=found.rows)
         else:
             chosen = self._rows_to_delete(history, indices, ids, rows)
-        condition = self._lost_class(history, chosen, last_of_class)
+        condition = self._lost_class(history, chosen, None if read is None else read.left.target_sums, last_of_class)
         start = self._first_guess(history, chosen, epsilon=epsilon, delta=delta, n_steps=n_steps, method=method)
         # The search tries fewer than ten noises.
         rows_at_hand = history.design.shape[0] if read is None else len(chosen)
@@ -266,12 +266,18 @@ class DeletingRidge(AskedRidge):
         quoted = float((exact_quotes if method == "exact" else shifted_quotes)(law, chosen, **target).noise_std[0])
         return quoted if 0 < quoted <= LARGEST_NOISE else plain
 
-    def _lost_class(self, history: History, chosen: NDArray[np.int64], last_of_class: str) -> str | None:
-        """Return the condition of a deletion that leaves no record of a class of the data, or refuse it."""
+    def _lost_class(
+        self, history: History, chosen: NDArray[np.int64], left: Array | None, last_of_class: str
+    ) -> str | None:
+        """Return the condition of a deletion that leaves no record of a class of the data, or refuse it.
+
+        ``left`` are the numbers of records of each class that remain, of a table.
+        """
         if history.sources.classes != "data":
             return None
-        left = np.setdiff1d(history.remaining, chosen)
-        lost = np.flatnonzero(~history.targets[left].any(axis=0) & history.targets[chosen].any(axis=0))
+        if left is None:
+            left = history.targets[np.setdiff1d(history.remaining, chosen)].sum(axis=0)
+        lost = np.flatnonzero((left == 0) & history.targets[chosen].any(axis=0))
         if not lost.size:
             return None
         if last_of_class == "refuse":

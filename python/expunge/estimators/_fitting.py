@@ -14,7 +14,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from expunge._validate import choice, count, number, refuse_masks
 from expunge.accounting.noise_floor import RESOLUTION
-from expunge.data.constants import Sources
+from expunge.data.blocks import Records
+from expunge.data.constants import CONDITIONS, Sources
 from expunge.data.statistics import RidgeStatistics
 from expunge.estimators import _storage
 from expunge.estimators._conditions import SEED_CONDITION, stated_conditions
@@ -24,7 +25,7 @@ from expunge.estimators._reading import WithReading
 from expunge.estimators._records import RecordIds
 from expunge.estimators._seeds import seed_of
 from expunge.estimators.noise_warning import TrainingData, TrainingSums, warn_of_learning
-from expunge.estimators.released import Released, linear_scores
+from expunge.estimators.released import Released, linear_scores, require_features, table_scores
 from expunge.runs.noise import os_normals, seeded_normals
 from expunge.runs.ridge import LearningLaw
 from expunge.runs.ridge.cost import LARGEST_NOISE, LEAST_NOISE
@@ -139,7 +140,8 @@ class FittedRidge(WithReading, BaseEstimator):  # type: ignore[misc]
         statistics : RidgeStatistics
             Of the whole table; with ``classes`` for a classifier, whose own ``classes``, if given, must be the same.
         conditions : sequence of str, optional
-            As for `fit`.
+            As for `fit`. ``"classes"`` says that the classes of the statistics are labels taken from these records,
+            as those of a fit without ``classes``: deleting the last record of a class is refused then.
 
         Returns
         -------
@@ -174,7 +176,12 @@ class FittedRidge(WithReading, BaseEstimator):  # type: ignore[misc]
         return self._learn_sums(statistics, stated_conditions(conditions))
 
     def _learn_sums(self: Self, statistics: RidgeStatistics, conditions: tuple[str, ...]) -> Self:
-        settings, more = self._settings(), self._classes_of(statistics)
+        settings, classes = self._settings(), self._classes_of(statistics)
+        source, more = "none", dict[str, Any]()
+        if classes is not None:
+            taken = CONDITIONS["classes"] in conditions and self.get_params()["classes"] is None
+            source, more = ("data", {"classes": None}) if taken else ("given", {"classes": classes})
+            conditions = tuple(one for one in conditions if not taken or one != CONDITIONS["classes"])  # sources say it
         sums = TableSums.of(statistics, fit_intercept=settings["fit_intercept"])
         n, (p, q) = sums.n_records, sums.moment.value.shape
         within_range("statistics", sums.gram.value)
@@ -185,7 +192,7 @@ class FittedRidge(WithReading, BaseEstimator):  # type: ignore[misc]
             design, targets = HeldRows((n, p)), HeldRows((n, q))
             step_size, sources = _step_size(
                 settings,
-                "none" if statistics.classes is None else "given",
+                source,
                 n_records=n,
                 n_columns=p,
                 largest=Products.of_sums(sums, design=design, targets=targets).largest + settings["alpha"],
@@ -208,18 +215,18 @@ class FittedRidge(WithReading, BaseEstimator):  # type: ignore[misc]
             warn_of_learning(data, self._theta, optimum, equations, settings=settings, step_size=step_size)
         return self
 
-    def _classes_of(self, statistics: RidgeStatistics) -> dict[str, Any]:
-        """Return the parameters of a classifier that statistics decide, or refuse statistics of the other kind."""
+    def _classes_of(self, statistics: RidgeStatistics) -> list[Any] | None:
+        """Return the classes of statistics, None for a regressor, or refuse statistics of the other kind."""
         if self._kind != "LangevinRidgeClassifier":
             if statistics.classes is not None:
                 raise ValueError("statistics must be of numbers as targets, got classes: take LangevinRidgeClassifier")
-            return {}
+            return None
         if statistics.classes is None:
             raise ValueError("statistics must have classes: RidgeStatistics.of(..., classes=[...])")
         given = self.get_params()["classes"]
         if given is not None and sorted(np.asarray(given).tolist()) != sorted(statistics.classes):
             raise ValueError(f"classes must be those of the statistics, {statistics.classes!r}, got {given!r}")
-        return {"classes": list(statistics.classes)}
+        return list(statistics.classes)
 
     def _run(
         self: Self,
@@ -278,8 +285,11 @@ class FittedRidge(WithReading, BaseEstimator):  # type: ignore[misc]
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "_theta")
 
-    def _scores(self, X: ArrayLike) -> Array:
+    def _scores(self, X: ArrayLike | Records) -> Array:
         check_is_fitted(self)
+        if isinstance(X, Records):
+            require_features(X, n_features=self.n_features_in_, names=getattr(self, "feature_names_in_", None))
+            return table_scores(X, self._coef_rows, self._intercept_row)
         refuse_masks("X", X)
         rows: Array = validate_data(self, X, dtype=np.float64, reset=False)
         return linear_scores(rows, self._coef_rows, self._intercept_row)

@@ -80,7 +80,8 @@ def kind_of(known: object, wanted: object) -> None:
 class TablePass:
     """The records in use of a table, part by part, in order. After the last one the digest of them all is compared.
 
-    The table is that of the fit, as it was, or with the records gone that were deleted since.
+    The table is that of the fit, as it was, or with the records gone that were deleted since, all or those of the first
+    few deletions.
 
     Parameters
     ----------
@@ -101,14 +102,35 @@ class TablePass:
 
     def __post_init__(self) -> None:
         (n, columns), found = self.history.design.shape, self.records
-        features, left = columns - self.intercept, self.history.n_remaining
+        features, sizes = columns - self.intercept, {n - len(gone): gone for gone in self._gone()}
         if found.n_features != features:
             raise ValueError(f"table must have the {features} features of the model, got {found.n_features}")
         if not found.has_targets:
             raise ValueError("table must have the targets of the fit, got none")
-        if found.n_records not in (n, left):
+        if found.n_records not in sizes:
+            *between, left = sizes
             others = f", or the {left:,} that are left of them" if left < n else ""
+            others += f" (or {', '.join(f'{size:,}' for size in between[1:])} of before)" if between[1:] else ""
             raise ValueError(f"table must hold the {n:,} records of the fit{others}, got {found.n_records:,}")
+
+    def _gone(self) -> list[tuple[int, ...]]:
+        """Return which rows had been deleted after each phase of the run."""
+        return [phase.removed for phase in self.history.phases]
+
+    @property
+    def numbers(self) -> NDArray[np.int64]:
+        """Row of the first fit that each row of the table is, shape (n_records,), int64."""
+        n = len(self.history.design)
+        kept = np.ones(n, dtype=bool)
+        kept[list(next(gone for gone in self._gone() if n - len(gone) == self.records.n_records))] = False
+        return np.flatnonzero(kept)
+
+    @property
+    def in_use(self) -> NDArray[np.bool_]:
+        """Whether each row of the table is a record of the model still, shape (n_records,)."""
+        deleted = np.zeros(len(self.history.design), dtype=bool)
+        deleted[list(self.history.removed)] = True
+        return ~deleted[self.numbers]
 
     def __iter__(self) -> Iterator[Part]:
         """Yield the parts.
@@ -120,16 +142,13 @@ class TablePass:
         """
         history, records = self.history, self.records
         assert history.sums is not None
-        (n, _), outputs = history.design.shape, history.targets.shape[1]
-        whole = records.n_records == n
-        numbers = np.arange(n) if whole else history.remaining
-        in_use = np.ones(n, dtype=bool)
-        in_use[list(history.removed)] = False
+        outputs = history.targets.shape[1]
+        numbers, in_use = self.numbers, self.in_use
         codes = None if self.classes is None else ClassCodes(self.classes)
         digests = _Digests(records.n_features, 0 if codes is None else outputs)
         for block in records.blocks():
             own = numbers[block.start : block.start + len(block)]
-            kept = in_use[own]
+            kept = in_use[block.start : block.start + len(block)]
             labels = self._labels(block, codes, outputs)
             X, ids, y = block.X, block.ids, np.asarray(block.y)
             if not kept.all():

@@ -13,6 +13,7 @@ from sklearn.utils.validation import validate_data
 
 from expunge._types import AnyArray
 from expunge._validate import refuse_masks
+from expunge.data.blocks import Records
 from expunge.estimators._classes import class_list
 from expunge.estimators._deleting import DeletingRidge, Unlearned
 from expunge.estimators._records import ids_of_fit
@@ -129,8 +130,8 @@ class LangevinRidge(Scored, RegressorMixin, DeletingRidge):  # type: ignore[misc
         targets = labels.reshape(len(labels), -1)
         return self._learn(np.asarray(X), labels, np.ascontiguousarray(targets), ids, conditions=conditions)
 
-    def predict(self, X: ArrayLike) -> Array:
-        """Return predictions, shape (n,) or (n, n_outputs)."""
+    def predict(self, X: ArrayLike | Records) -> Array:
+        """Return predictions, shape (n,) or (n, n_outputs); of a table, read block by block."""
         scores = self._scores(X)
         return scores[:, 0] if self._single_output else scores
 
@@ -228,12 +229,12 @@ class LangevinRidgeClassifier(Scored, ClassifierMixin, DeletingRidge):  # type: 
         self.classes_ = classes
         return self
 
-    def decision_function(self, X: ArrayLike) -> Array:
+    def decision_function(self, X: ArrayLike | Records) -> Array:
         """Return one score per class, shape (n, n_classes); for two classes their difference, shape (n,)."""
         scores = self._scores(X)
         return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores
 
-    def predict(self, X: ArrayLike) -> AnyArray:
-        """Return class labels, shape (n,)."""
+    def predict(self, X: ArrayLike | Records) -> AnyArray:
+        """Return class labels, shape (n,); of a table, read block by block."""
         scores = self._scores(X)
         return np.asarray(self.classes_[np.argmax(scores, axis=1)])
