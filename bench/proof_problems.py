@@ -23,6 +23,7 @@ from expunge.proof.residual import gradient_norm
 from expunge.runs.enclosures import Enclosure, Proof
 from expunge.runs.residual import REFERENCES, before_after, polish, release_mu
 from expunge.runs.ridge import LearningLaw, exact_quotes
+from expunge.runs.ridge.bounds import shifted_claim
 from expunge.runs.ridge.cost import DeletionCost
 from expunge.runs.ridge.history import RidgeHistory
 from expunge.runs.ridge.law import Phase, deletion_pair
@@ -154,7 +155,7 @@ class Problem(NamedTuple):
 SHAPES = ("plain", "nearly equal", "collinear", "faint alpha", "group", "ten phases", "noise")
 
 
-def _problem(rng: np.random.Generator, shape: str) -> Problem:
+def _problem(rng: np.random.Generator, shape: str, *, longest: int = 1000) -> Problem:
     p, q = int(rng.integers(1, 4)), int(rng.choice([1, 1, 2]))
     n = p + int(rng.integers(3, 6))
     X, Y = rng.normal(size=(n, p)), rng.normal(size=(n, q))
@@ -162,7 +163,7 @@ def _problem(rng: np.random.Generator, shape: str) -> Problem:
         X *= 10.0 ** rng.uniform(-3, 3, p)
     deleted: tuple[int, ...] = (0,)
     alpha = _log_uniform(rng, -3, 2)
-    learn, unlearn = int(rng.choice([1, 10, 100, 1000])), int(rng.choice([1, 3, 10, 100]))
+    learn, unlearn = min(int(rng.choice([1, 10, 100, 1000])), longest), int(rng.choice([1, 3, 10, 100]))
     noise, ratio = _log_uniform(rng, -3, 1), _log_uniform(rng, -1, 1)
     if shape == "nearly equal":
         X[0] *= _log_uniform(rng, -12, -3)
@@ -270,6 +271,21 @@ def noise(rng: np.random.Generator) -> Iterator[Check]:
     yield within(f"{name}, delta_qp", proved.delta_qp, delta)
 
 
+def bounds(rng: np.random.Generator) -> Iterator[Check]:
+    """Yield the mu and both deltas of a ridge deletion by shifted interpolation, or by the worst record."""
+    # The proof goes from step to step.
+    one = _problem(rng, str(rng.choice(SHAPES)), longest=50)
+    epsilon, delta_s = float(rng.choice([0.0, 0.1, 1.0, 3.0])), _log_uniform(rng, -12, -2)
+    claim = {"epsilon": epsilon, "delta_s": delta_s}
+    uniform = len(one.phases) == 2 and rng.random() < 0.3
+    found = _refusing(lambda: shifted_claim(one.X, one.Y, **one.run(), **claim, uniform=uniform))
+    proved = ridge_proof.prove_bound(one.X, one.Y, **one.run(), **claim, claim=_claimable(found.delta))
+    if "mu" in proved.enclosures:
+        yield at_least("uniform mu" if uniform else "mu", found.mu, proved.enclosures["mu"])
+    yield at_least("delta_pq", found.delta_pq, proved.delta_pq)
+    yield at_least("delta_qp", found.delta_qp, proved.delta_qp)
+
+
 def residual(rng: np.random.Generator) -> Iterator[Check]:
     """Yield the bound on a gradient, the mu of a release of a budget, and the before/after epsilon."""
     objective = random_problem(rng, small=True)
@@ -311,6 +327,7 @@ KINDS: dict[str, tuple[Callable[[np.random.Generator], Iterator[Check]], int]] =
     "ridge deltas": (ridge, 30),
     "ridge epsilons": (reached, 10),
     "ridge noise": (noise, 15),
+    "ridge bounds": (bounds, 5),
     "residuals": (residual, 10),
 }
 

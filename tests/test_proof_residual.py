@@ -22,7 +22,7 @@ from expunge.runs.residual import Rows, gradient_sums
 
 pytest.importorskip("flint")
 from expunge.proof import balls
-from expunge.proof.claims import refuse_unproved
+from expunge.proof.claims import prove_claim, refuse_unproved
 from expunge.proof.residual import gradient_norm, prove_residual
 from given_runs import ridge_run
 from residual_truth import KINDS, problem
@@ -200,21 +200,20 @@ def test_the_command_line_proves_a_deletion_and_says_what_it_cannot(tmp_path: Pa
 
 
 def test_the_readme_says_what_is_proved():
-    """Exact ridge deletions and deletions by computed residual; other methods are refused by name."""
+    """Every kind of claim that certificates make; a kind of run that nobody proves is refused by name."""
     text = " ".join((Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8").split())
     assert (
-        "Certificates of exact ridge deletions and of deletions by computed residual can be proved in ball arithmetic, "
-        "without tolerance (`expunge verify --prove`)."
+        "Every certificate - of ridge runs by any method, and of deletions by computed residual - can be proved in "
+        "ball arithmetic, without tolerance (`expunge verify --prove`)."
     ) in text
-    with pytest.raises(ValueError, match="method 'shifted'"):
-        refuse_unproved(ridge_run(), "shifted")
-    provable = [method for method in METHODS if _is_proved(method)]
-    assert provable == ["exact"]
+    for method in METHODS:
+        run = ridge_run()
+        X, y = np.eye(3), np.ones(3)
+        given = {"epsilon": 1.0, "delta": 0.5, "delta_s": None if method == "exact" else 0.01}
+        assert prove_claim(run, X, y, method=method, **given).proved
 
+    class OtherRun:
+        kind = "other"
 
-def _is_proved(method):
-    try:
-        refuse_unproved(ridge_run(), method)
-    except ValueError:
-        return False
-    return True
+    with pytest.raises(ValueError, match="runs of kind 'other'"):
+        refuse_unproved(OtherRun())

@@ -42,16 +42,30 @@ def problem(loss: str, q: int, n: int, p: int, *, seed: int, weighted: bool = Fa
     return rng.standard_normal((n, p)) * 10.0 ** rng.uniform(-1.5, 0.7), given
 
 
-def without(given: dict[str, Any], row: int) -> dict[str, Any]:
-    """Return the same without a row."""
+def small_problem(loss: str, q: int, seed: int, number: int) -> tuple[np.random.Generator, Any, Any, dict[str, Any]]:
+    """Return a generator, and the rows, parameters and answers of one of many small problems.
+
+    Every third has weights; the parameters of every fourth are a released model's, those of others the optimum.
+    """
+    rng = np.random.default_rng((seed, number))
+    n, p = int(rng.integers(2, 10)), int(rng.integers(1, 4))
+    X, given = problem(loss, q, n, p, seed=int(rng.integers(1 << 30)), weighted=number % 3 == 0)
+    theta = oracles.penalised_optimum(X, np.zeros((q, p)), **given)
+    if number % 4 == 1:
+        theta = theta + 10.0 ** rng.uniform(-9, 0) * rng.standard_normal((q, p))
+    return rng, X, theta, given
+
+
+def without(given: dict[str, Any], rows: Any) -> dict[str, Any]:
+    """Return the same without a row, or several."""
     per_row = ("targets", "labels", "weights")
-    return {name: np.delete(value, row, axis=0) if name in per_row else value for name, value in given.items()}
+    return {name: np.delete(value, rows, axis=0) if name in per_row else value for name, value in given.items()}
 
 
-def deletion_step(X: Any, theta: Any, row: int, given: dict[str, Any]) -> Any:
-    """Return theta after the Newton step that deletes a row and leaves the gradient that theta has."""
+def deletion_step(X: Any, theta: Any, rows: Any, given: dict[str, Any]) -> Any:
+    """Return theta after the Newton step that deletes a row, or several, and leaves the gradient that theta has."""
     gradient, _ = oracles.penalised_derivatives(X, theta, **given)
-    less, hessian = oracles.penalised_derivatives(np.delete(X, row, axis=0), theta, **without(given, row))
+    less, hessian = oracles.penalised_derivatives(np.delete(X, rows, axis=0), theta, **without(given, rows))
     return theta - np.linalg.solve(hessian, less - gradient).reshape(theta.shape)
 
 
@@ -154,12 +168,7 @@ def test_formulas_of_softmax_are_those_of_the_theory():
 def test_no_bound_is_below_the_truth(loss, q, seed):
     """Twenty problems a call, each with up to nine deletions: 1,200 problems, about 7,000 deletions in all."""
     for number in range(20):
-        rng = np.random.default_rng((seed, number))
-        n, p = int(rng.integers(2, 10)), int(rng.integers(1, 4))
-        X, given = problem(loss, q, n, p, seed=int(rng.integers(1 << 30)), weighted=number % 3 == 0)
-        theta = oracles.penalised_optimum(X, np.zeros((q, p)), **given)
-        if number % 4 == 1:
-            theta = theta + 10.0 ** rng.uniform(-9, 0) * rng.standard_normal((q, p))  # a released model
+        _, X, theta, given = small_problem(loss, q, seed, number)
         assert violations(X, theta, given) == 0, (seed, number)
 
 

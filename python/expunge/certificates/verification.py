@@ -215,7 +215,7 @@ def _check_provable(certificate: Document, X: ArrayLike | Records) -> None:
     """Refuse a proof that cannot be had, before any work is done."""
     from expunge.proof.claims import refuse_unproved
 
-    refuse_unproved(certificate.run, certificate.method)
+    refuse_unproved(certificate.run)
     if isinstance(X, Records):
         raise TypeError("proof needs the records in memory: give X and y as arrays, got a table")
 
@@ -228,7 +228,7 @@ def _proved(certificate: Document, X: ArrayLike | Records, y: ArrayLike | None) 
     assert not isinstance(X, Records)
     assert y is not None
     with refuting():
-        found = prove_claim(c.run, X, y, epsilon=c.epsilon, delta=c.delta, method=c.method)
+        found = prove_claim(c.run, X, y, epsilon=c.epsilon, delta=c.delta, method=c.method, delta_s=c.delta_s)
     if found.outcome == "refuted":
         raise VerificationError("claim.delta", f"refuted in ball arithmetic: {found.reason}")
     if found.outcome != "proved":

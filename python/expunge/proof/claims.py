@@ -14,21 +14,28 @@ from expunge.runs.ridge.run import RidgeRun
 __all__ = ["prove_claim", "refuse_unproved"]
 
 
-def refuse_unproved(run: Run[Any], method: str) -> None:
+def refuse_unproved(run: Run[Any]) -> None:
     """Refuse a proof that cannot be had, before any work is done.
 
     Raises
     ------
     ValueError
-        If claims about runs of this kind, or by this method, are not proved.
+        If claims about runs of this kind are not proved.
     """
     if not isinstance(run, RidgeRun):
         raise ValueError(f"proof must be False for runs of kind {run.kind!r}: it is of ridge runs")
-    if method != "exact":
-        raise ValueError(f"proof must be False for method {method!r}: it is of the method 'exact'")
 
 
-def prove_claim(run: Run[Any], X: ArrayLike, y: ArrayLike, *, epsilon: float, delta: float, method: str) -> Proof:
+def prove_claim(
+    run: Run[Any],
+    X: ArrayLike,
+    y: ArrayLike,
+    *,
+    epsilon: float,
+    delta: float,
+    method: str,
+    delta_s: float | None,
+) -> Proof:
     """Return the proof of a claim about a run whose assumptions have been checked, from the data of its first fit.
 
     Raises
@@ -36,6 +43,6 @@ def prove_claim(run: Run[Any], X: ArrayLike, y: ArrayLike, *, epsilon: float, de
     ValueError
         As `refuse_unproved`.
     """
-    refuse_unproved(run, method)
+    refuse_unproved(run)
     assert isinstance(run, RidgeRun)
-    return prove_ridge(run, X, y, epsilon=epsilon, delta=delta, method=method)
+    return prove_ridge(run, X, y, epsilon=epsilon, delta=delta, method=method, delta_s=delta_s)

@@ -9,10 +9,10 @@ from flint import arb, ctx
 from expunge._validate import number
 from expunge.accounting import gdp as approximate
 from expunge.proof.balls import ball, relative_bits, sharpened, zero
-from expunge.proof.roots import enclosed_root
+from expunge.proof.roots import enclosed_least, enclosed_root
 from expunge.runs.enclosures import Enclosure
 
-__all__ = ["delta_ball", "gdp_delta", "gdp_epsilon", "gdp_mu", "mu_ball"]
+__all__ = ["delta_ball", "gdp_delta", "gdp_epsilon", "gdp_mu"]
 
 _GUARD = 4096
 
@@ -101,21 +101,8 @@ def gdp_epsilon(*, mu: float, delta: float) -> Enclosure:
     if delta == 0.0:
         return _exactly(math.inf)
 
-    def compute() -> arb:
-        at_zero = _log_excess(ball(mu), zero(), ball(delta))
-        if at_zero <= 0:
-            return zero()
-        if not at_zero > 0:
-            return arb(0, "inf")
-        guess = min(max(approximate.gdp_epsilon(mu, delta), 1e-300), 1e300)
-        return enclosed_root(lambda x: _log_excess(ball(mu), x, ball(delta)), guess, increasing=False)
-
-    return sharpened(compute, low=0.0)
-
-
-def mu_ball(epsilon: arb, delta: arb, guess: float) -> arb:
-    """Return the mu at which mu-GDP has this delta > 0 at epsilon; ``guess`` is near it, or a bracket is sought."""
-    return enclosed_root(lambda x: _log_excess(x, epsilon, delta), guess, increasing=True)
+    guess = float(approximate.gdp_epsilon(mu, delta))
+    return sharpened(lambda: enclosed_least(lambda x: _log_excess(ball(mu), x, ball(delta)), guess), low=0.0)
 
 
 def gdp_mu(*, epsilon: float, delta: float) -> Enclosure:
@@ -143,9 +130,12 @@ def gdp_mu(*, epsilon: float, delta: float) -> Enclosure:
     delta = number("delta", delta, low=0.0, high=1.0)
     if delta in (0.0, 1.0):
         return _exactly(0.0 if delta == 0.0 else math.inf)
-    guess = approximate.gdp_mu(epsilon, delta)
-    guess = min(max(guess, 1e-300), 1e300)
-    return sharpened(lambda: mu_ball(ball(epsilon), ball(delta), guess), low=0.0)
+    guess = float(approximate.gdp_mu(epsilon, delta))
+
+    def excess(mu: arb) -> arb:
+        return _log_excess(mu, ball(epsilon), ball(delta))
+
+    return sharpened(lambda: enclosed_root(excess, guess, increasing=True), low=0.0)
 
 
 def _exactly(value: float) -> Enclosure:

@@ -9,7 +9,7 @@ from expunge.accounting.gaussian_pair import GaussianPair
 from expunge.proof.balls import ball, sharpened, zero
 from expunge.proof.contour import Contour
 from expunge.proof.coordinates import Coordinates
-from expunge.proof.roots import enclosed_root
+from expunge.proof.roots import enclosed_least
 from expunge.runs.enclosures import Enclosure
 
 __all__ = ["delta_ball", "pair_delta", "pair_epsilon", "pair_renyi"]
@@ -96,13 +96,7 @@ def pair_epsilon(pair: GaussianPair, *, delta: float, direction: str) -> Enclosu
         def excess(epsilon: arb) -> arb:
             return delta_ball(coordinates, epsilon, bits=min(_goal(), 90)).log() - ball(delta).log()
 
-        at_zero = excess(zero())
-        if at_zero <= 0:
-            return zero()
-        if not at_zero > 0:
-            return arb(0, "inf")
-        guess = min(max(float(pair.epsilon(delta, direction=direction)), 1e-300), 1e300)
-        return enclosed_root(excess, guess, increasing=False)
+        return enclosed_least(excess, float(pair.epsilon(delta, direction=direction)))
 
     return sharpened(compute, low=0.0, most=_MOST_BITS)
 

@@ -1,10 +1,10 @@
-"""The proof of an exact certificate of a ridge run: both deltas enclosed in ball arithmetic, from the data."""
+"""Proofs of certificates of ridge runs: both deltas enclosed in ball arithmetic, from the data."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from flint import arb, arb_mat, ctx
@@ -17,12 +17,13 @@ from expunge.proof.coordinates import Coordinates
 from expunge.proof.matrices import DiagonalPair, diagonal_pair
 from expunge.proof.profile import delta_ball
 from expunge.proof.ridge_law import Laws, kept_phases, laws_of
+from expunge.proof.ridge_shifted import shifted_bound
 from expunge.runs.enclosures import Enclosure, Proof
 from expunge.runs.ridge.inputs import design_of, targets_of
 from expunge.runs.ridge.law import Phase
 from expunge.runs.ridge.run import RidgeRun
 
-__all__ = ["prove_deltas", "prove_ridge"]
+__all__ = ["prove_bound", "prove_deltas", "prove_ridge"]
 
 Array = NDArray[np.float64]
 # Precision of each attempt, and how often its whitening is refined.
@@ -171,32 +172,94 @@ def prove_deltas(
     ValueError
         If no phase has noise.
     """
-    attempts = ATTEMPTS if attempts is None else attempts
-    started = time.perf_counter()
     kept = kept_phases(phases, deleted)
+    run: dict[str, Any] = {"alpha": alpha, "step_size": step_size, "phases": kept, "deleted": deleted}
+
+    def compute(refinements: int, begin: Callable[[str], None]) -> _Found:
+        laws = laws_of(design, targets, **run, begin=begin)
+        begin("whitening and profile")
+        pq, qp, defects = _bounds(laws, epsilon, claim, refinements)
+        return _Found(pq, qp, defects, {})
+
+    work = design.shape[1] ** 2 * (len(design) + design.shape[1] * 40.0)
+    return _attempted(compute, claim, ATTEMPTS if attempts is None else attempts, shown=work > 1e7)
+
+
+def prove_bound(
+    design: Array,
+    targets: Array,
+    *,
+    alpha: float,
+    step_size: float,
+    phases: Sequence[Phase],
+    deleted: Sequence[int],
+    epsilon: float,
+    delta_s: float,
+    claim: float,
+) -> Proof:
+    """Return enclosures of both deltas of the bound by shifted interpolation, by the deleted rows' own sensitivities.
+
+    Parameters
+    ----------
+    design, targets, alpha, step_size, phases, deleted, epsilon, claim
+        As for `prove_deltas`.
+    delta_s : float
+        Probability with which bounds on residuals may fail.
+
+    Raises
+    ------
+    ValueError
+        If no phase has noise.
+    """
+    kept = kept_phases(phases, deleted)
+    if not any(phase.noise_std for phase in kept):
+        raise ValueError("noise_std must be > 0 in at least one phase: without noise there is no guarantee")
+    run: dict[str, Any] = {"alpha": alpha, "step_size": step_size, "phases": kept, "deleted": deleted}
+
+    def compute(refinements: int, begin: Callable[[str], None]) -> _Found:
+        found = shifted_bound(design, targets, **run, epsilon=epsilon, delta_s=delta_s, begin=begin)
+        more = {"mu": enclosure(found.mu, low=0.0), "contraction": enclosure(found.contraction, low=0.0)}
+        return _Found(found.delta_pq, found.delta_qp, {}, more)
+
+    return _attempted(compute, claim, ATTEMPTS, shown=sum(phase.n_steps for phase in kept) * design.shape[1] ** 2 > 1e6)
+
+
+class _Found(NamedTuple):
+    """Balls that contain both deltas, and the sizes of the proof."""
+
+    delta_pq: arb
+    delta_qp: arb
+    defects: dict[str, float]
+    enclosures: dict[str, Enclosure]
+
+
+def _attempted(
+    compute: Callable[[int, Callable[[str], None]], _Found],
+    claim: float,
+    attempts: Sequence[tuple[int, int]],
+    *,
+    shown: bool,
+) -> Proof:
+    """Return the proof of a claim by what ``compute`` encloses, with as much precision as it takes to decide it."""
+    started = time.perf_counter()
     unknown = Enclosure(0.0, 1.0, "0", "1", attempts[0][0])
     proof = Proof(unknown, unknown, claim, "undecided", "", attempts[0][0], 0.0)
-    work = design.shape[1] ** 2 * (len(design) + design.shape[1] * 40.0)
-    with tqdm(desc="proof", unit="stage", disable=None if work > 1e7 else True, leave=False) as bar:
+    with tqdm(desc="proof", unit="stage", disable=None if shown else True, leave=False) as bar:
         for bits, refinements in attempts:
             with precision(bits):
-                reason, defects = "", dict[str, float]()
+                reason, found = "", None
                 pq = qp = unknown
                 try:
-                    begin = _beginning(bar, bits)
-                    run = {"alpha": alpha, "step_size": step_size}
-                    laws = laws_of(design, targets, **run, phases=kept, deleted=deleted, begin=begin)
-                    begin("whitening and profile")
-                    balls = _bounds(laws, epsilon, claim, refinements)
-                    pq, qp = (enclosure(one, low=0.0, high=1.0) for one in balls[:2])
-                    defects = balls[2]
+                    found = compute(refinements, _beginning(bar, bits))
+                    pq, qp = (enclosure(one, low=0.0, high=1.0) for one in found[:2])
                 except ZeroDivisionError:
                     reason = "the step cannot be inverted: alpha is too small beside the data for the precision tried"
                 except ArithmeticError as error:
                     reason = str(error)
                 outcome, why = _outcome(pq, qp, claim)
                 seconds = time.perf_counter() - started
-                proof = Proof(pq, qp, claim, outcome, reason or why, bits, seconds, defects, {}, versions())
+                more = ({}, {}) if found is None else (found.defects, found.enclosures)
+                proof = Proof(pq, qp, claim, outcome, reason or why, bits, seconds, *more, versions())
             if outcome != "undecided":
                 break
     return proof
@@ -210,7 +273,16 @@ def _beginning(bar: tqdm[object], bits: int) -> Callable[[str], None]:
     return begin
 
 
-def prove_ridge(run: RidgeRun, X: ArrayLike, y: ArrayLike, *, epsilon: float, delta: float, method: str) -> Proof:
+def prove_ridge(
+    run: RidgeRun,
+    X: ArrayLike,
+    y: ArrayLike,
+    *,
+    epsilon: float,
+    delta: float,
+    method: str,
+    delta_s: float | None = None,
+) -> Proof:
     """Return the proof of a claim about a ridge run, from its record and the data of its first fit.
 
     Parameters
@@ -221,25 +293,18 @@ def prove_ridge(run: RidgeRun, X: ArrayLike, y: ArrayLike, *, epsilon: float, de
         The data of the first fit.
     epsilon, delta : float
         The claim.
-    method : str
-        Must be ``"exact"``.
-
-    Raises
-    ------
-    ValueError
-        For another method.
+    method : {"exact", "shifted", "uniform"}
+        What is enclosed: the deltas of the laws themselves; or those of the bound by shifted interpolation with the
+        deleted rows' own sensitivities. That of the method "uniform", by the worst rows of all, is never smaller.
+    delta_s : float or None
+        Failure probability of the claim's bounds on residuals, for the methods that have one.
     """
-    if method != "exact":
-        raise ValueError(f"proof needs method 'exact', got {method!r}: bounds by other methods are not proved yet")
     design = design_of(X, fit_intercept=run.fit_intercept)
-    targets = targets_of(y, classes=run.classes)
-    return prove_deltas(
-        design,
-        np.ascontiguousarray(targets, dtype=np.float64),
-        alpha=run.alpha,
-        step_size=run.step_size,
-        phases=run.phases,
-        deleted=run.deleted,
-        epsilon=epsilon,
-        claim=delta,
-    )
+    targets = np.ascontiguousarray(targets_of(y, classes=run.classes), dtype=np.float64)
+    given: dict[str, Any] = {name: getattr(run, name) for name in ("alpha", "step_size", "phases", "deleted")}
+    given |= {"epsilon": epsilon, "claim": delta}
+    if method == "exact":
+        return prove_deltas(design, targets, **given)
+    if delta_s is None:
+        raise ValueError(f"delta_s must be given for method {method!r}, got None")
+    return prove_bound(design, targets, **given, delta_s=delta_s)

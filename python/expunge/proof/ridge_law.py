@@ -18,7 +18,7 @@ from expunge.proof.balls import ball
 from expunge.proof.matrices import exact_matrix, identity
 from expunge.runs.ridge.law import Phase
 
-__all__ = ["Laws", "kept_phases", "laws_of"]
+__all__ = ["Laws", "Steps", "Versions", "kept_phases", "laws_of"]
 
 Array = NDArray[np.float64]
 _ROWS = 2048
@@ -41,20 +41,30 @@ def kept_phases(phases: Sequence[Phase], deleted: Sequence[int]) -> tuple[Phase,
     return tuple(kept)
 
 
-class _Steps:
-    """The step on one version of the data, and its powers."""
+class Steps:
+    """The step on one version of the data, and its powers.
+
+    Attributes
+    ----------
+    hessian : arb_mat
+        ``X^T X + alpha I``.
+    pull : arb_mat
+        ``eta X^T Y``, what a step adds.
+    """
 
     def __init__(self, gram: arb_mat, moment: arb_mat, *, alpha: float, step_size: float) -> None:
         self.eye = identity(gram.nrows())
         eta = ball(step_size)
-        self.powers = [self.eye - (gram + self.eye * ball(alpha)) * eta]
+        self.hessian, self.pull = gram + self.eye * ball(alpha), moment * eta
+        self.powers = [self.eye - self.hessian * eta]
         step = self.powers[0]
         self.powers.append(step * step)
         # Of I - A^2 = eta H (2 I - eta H), which is positive definite.
         self.inverse = (self.eye - self.powers[1]).inv()
-        self.optimum = (self.eye + step) * (self.inverse * (moment * eta))
+        self.optimum = (self.eye + step) * (self.inverse * self.pull)
 
     def power(self, n: int) -> arb_mat:
+        """Return the step to the power of n."""
         result: arb_mat | None = None
         bit = 0
         while n >> bit:
@@ -66,6 +76,7 @@ class _Steps:
         return self.eye if result is None else result
 
     def advance(self, mean: arb_mat, covariance: arb_mat | None, phase: Phase) -> tuple[arb_mat, arb_mat | None]:
+        """Return the law after a phase; no covariance stands for 0."""
         power = self.power(phase.n_steps)
         mean = power * (mean - self.optimum) + self.optimum
         if covariance is not None:
@@ -90,6 +101,39 @@ def _sums(design: Array, targets: Array, rows: Sequence[int] | None = None) -> t
     return gram, moment
 
 
+class Versions:
+    """Steps on versions of the data, each of which lacks some rows of the first fit; each is formed once.
+
+    Parameters
+    ----------
+    design, targets : ndarray of float64, shapes (n, p) and (n, q)
+        Rows of the first fit as the model sees them.
+    alpha, step_size : float
+        Constants of the run.
+    """
+
+    def __init__(self, design: Array, targets: Array, *, alpha: float, step_size: float) -> None:
+        self.design, self.targets, self.alpha, self.step_size = design, targets, alpha, step_size
+        self._whole = _sums(design, targets)
+        self._known: dict[tuple[int, ...], Steps] = {}
+
+    def of(self, removed: Sequence[int]) -> Steps:
+        """Return the step without some rows.
+
+        Raises
+        ------
+        ZeroDivisionError
+            If the precision does not suffice to invert it.
+        """
+        key = tuple(sorted(removed))
+        if key not in self._known:
+            lost = _sums(self.design, self.targets, key)
+            whole = self._whole
+            constants = {"alpha": self.alpha, "step_size": self.step_size}
+            self._known[key] = Steps(whole[0] - lost[0], whole[1] - lost[1], **constants)
+        return self._known[key]
+
+
 def laws_of(
     design: Array,
     targets: Array,
@@ -111,23 +155,14 @@ def laws_of(
     """
     gone = set(deleted)
     begin("products")
-    whole = _sums(design, targets)
-    steps: dict[tuple[int, ...], _Steps] = {}
-
-    def of(removed: Sequence[int]) -> _Steps:
-        key = tuple(sorted(removed))
-        if key not in steps:
-            lost = _sums(design, targets, key)
-            steps[key] = _Steps(whole[0] - lost[0], whole[1] - lost[1], alpha=alpha, step_size=step_size)
-        return steps[key]
-
+    versions = Versions(design, targets, alpha=alpha, step_size=step_size)
     zeros = arb_mat(design.shape[1], targets.shape[1])
     p: tuple[arb_mat, arb_mat | None] = (zeros, None)
     q: tuple[arb_mat, arb_mat | None] = (zeros, None)
     for i, phase in enumerate(phases):
         begin(f"phase {i}")
-        p = of(phase.removed).advance(*p, phase)
-        q = of(sorted(gone)).advance(*q, phase)
+        p = versions.of(phase.removed).advance(*p, phase)
+        q = versions.of(sorted(gone)).advance(*q, phase)
     if p[1] is None or q[1] is None:
         raise ValueError("noise_std must be > 0 in at least one phase: without noise there is no guarantee")
     return Laws(p[0], p[1], q[0], q[1])

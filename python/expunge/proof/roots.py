@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from flint import arb, ctx
 
-__all__ = ["enclosed_root"]
+__all__ = ["enclosed_least", "enclosed_root"]
 
 # Relative width that is tried at once around the secant's guess.
 _FINE = 76
@@ -14,6 +14,17 @@ _FINE = 76
 
 def _power(exponent: int) -> arb:
     return arb(2) ** exponent
+
+
+def enclosed_least(function: Callable[[arb], arb], guess: float) -> arb:
+    """Return a ball that contains the least number >= 0 at which a falling function is not above 0.
+
+    Of the whole line where it is not found, as by `enclosed_root`.
+    """
+    at_zero = function(arb(0))
+    if at_zero <= 0:
+        return arb(0)
+    return enclosed_root(function, guess, increasing=False) if at_zero > 0 else arb(0, "inf")
 
 
 def enclosed_root(function: Callable[[arb], arb], guess: float, *, increasing: bool) -> arb:
@@ -24,7 +35,7 @@ def enclosed_root(function: Callable[[arb], arb], guess: float, *, increasing: b
     function : callable
         Maps an exact positive number to a ball that contains the value there; strictly monotone.
     guess : float
-        Near the root, > 0.
+        Near the root, >= 0.
     increasing : bool
         Whether the function increases.
 
@@ -39,7 +50,7 @@ def enclosed_root(function: Callable[[arb], arb], guess: float, *, increasing: b
         found = 1 if value > 0 else -1 if value < 0 else 0
         return found if increasing else -found
 
-    centre = arb(guess)
+    centre = arb(min(max(guess, 1e-300), 1e300))
     width = _power(-46)
     for _ in range(40):
         low = (centre / (1 + width)).mid()
