@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from expunge.scoring import (
     score_files,
     score_records,
 )
+from expunge.scoring.parts import prepare
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -335,6 +337,43 @@ def test_an_unfinished_run_with_other_settings_is_refused(tmp_path):
     with pytest.raises(FileExistsError, match="overwrite"):
         score_files(**{**common, "orders": [3.0], "on_bad_rows": "null"})
     assert score_files(**{**common, "orders": [3.0], "on_bad_rows": "null"}, overwrite=True).bad_rows == 1
+
+
+def test_a_run_that_stopped_at_a_bad_row_goes_on_as_it_is_told_to(tmp_path):
+    X, y = make_data(100)
+    X[80] = np.nan
+    given = {k: str(v) for k, v in write_npy(tmp_path, X, y).items()}
+    make_probe().save(tmp_path / "p.npz")
+
+    def score(out, *more, code=0):
+        arguments = ["score", given["source"], "--labels", given["labels"], "--checkpoints", tmp_path / "p.npz"]
+        arguments += ["--rows-per-part", 10, "--quiet", "--out", tmp_path / out, *more]
+        result = CliRunner().invoke(main, [str(a) for a in arguments])
+        assert result.exit_code == code, result.output
+        return result.output
+
+    assert "--on-bad-rows null" in score("o.parquet", code=2)
+    said = score("o.parquet", "--on-bad-rows", "null")
+    assert re.search(r"1 bad rows written as null, [1-8] of 10 parts from an earlier run", said)
+    score("other.parquet", "--on-bad-rows", "null")
+    assert (tmp_path / "o.parquet").read_bytes() == (tmp_path / "other.parquet").read_bytes()
+    assert "10 of 10 parts" in score("o.parquet", "--on-bad-rows", "null")
+    assert "already exists" in score("o.parquet", code=2)  # it has a null row, and this call allows none
+    prepare(
+        tmp_path / "o.parquet", tmp_path / "o.parquet.parts", "s", on_bad_rows="null", overwrite=True, restart=False
+    )
+    with pytest.raises(FileExistsError, match="whose bad rows are null; go on with on_bad_rows='null'"):
+        prepare(
+            tmp_path / "o.parquet", tmp_path / "o.parquet.parts", "s", on_bad_rows="stop", overwrite=True, restart=False
+        )
+
+
+def test_a_result_without_bad_rows_serves_either_way(tmp_path):
+    X, y = make_data(40)
+    common = {"probe": make_probe(), "out": tmp_path / "o.parquet", "progress": False, **write_npy(tmp_path, X, y)}
+    score_files(**common, on_bad_rows="null")
+    assert score_files(**common).resumed_parts == 1
+    assert score_files(**common, on_bad_rows="null").resumed_parts == 1
 
 
 def test_bad_arguments_and_files_are_named(tmp_path):

@@ -118,12 +118,21 @@ def test_copies_that_differ_at_either_end_are_other_data(tmp_path, monkeypatch, 
         merge_shards(tmp_path / "shards", tmp_path / "o.parquet", progress=False)
 
 
-@pytest.mark.parametrize("change", [{"probe": make_probe(1)}, {"orders": [2.5]}, {"on_bad_rows": "null"}])
+@pytest.mark.parametrize("change", [{"probe": make_probe(1)}, {"orders": [2.5]}])
 def test_shards_of_another_job_are_refused(tmp_path, shards, change):
     score_all(tmp_path / "d.parquet", shards, 3, order=[2], overwrite=True, **change)
     with pytest.raises(ValueError, match=r"shard-2-of-3\.parquet \(shard 2 of 3\) is of another job"):
         merge_shards(shards, tmp_path / "o.parquet", progress=False)
     assert not (tmp_path / "o.parquet").exists()
+
+
+def test_a_shard_with_bad_rows_goes_with_others_that_have_none(tmp_path):
+    source = write_parquet(tmp_path / "d.parquet", bad=[400])
+    score_all(source, tmp_path / "shards", 3, order=[1, 2])
+    with pytest.raises(BadRowError, match=r"--on-bad-rows null"):
+        score_all(source, tmp_path / "shards", 3, order=[3])
+    score_all(source, tmp_path / "shards", 3, on_bad_rows="null")  # those that are done stay as they are
+    assert merge_shards(tmp_path / "shards", tmp_path / "o.parquet", progress=False).bad_rows == 1
 
 
 def test_shards_of_another_number_of_shards_are_refused(tmp_path, shards):

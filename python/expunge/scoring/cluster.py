@@ -49,7 +49,7 @@ def score_shard(
     Parameters
     ----------
     source, probe, orders, features, label, record_id, labels, append_one, keep_norms, on_bad_rows, rows_per_part
-        As for `score_files`, and the same for all shards.
+        As for `score_files`, and the same for all shards; of ``on_bad_rows``, those without bad rows may have either.
     folder : path-like
         Where all shards are written, made if need be: ``shard-3-of-16.parquet``, with its unfinished parts in
         ``shard-3-of-16.parquet.parts``.
@@ -121,12 +121,12 @@ def score_shard(
     wanted = _share(job.parts, shard, n_shards)
     rows = sum(job.parts[i].rows for i in wanted)
     settings = hashlib.sha256(f"{job.settings()} {shard}/{n_shards}".encode()).hexdigest()
-    done = facts_of(target, settings)
+    done = facts_of(target, settings, on_bad_rows=on_bad_rows)
     if done is not None and not parts.exists() and not overwrite:
         return ScoreSummary(target, rows, done["bad_rows"], len(wanted), len(wanted), time.perf_counter() - begun)
     fingerprint = hashlib.sha256(f"{job.fingerprint()} {n_shards}".encode()).hexdigest()
     folder.mkdir(mode=0o700, exist_ok=True)
-    prepare(target, parts, settings, overwrite=overwrite, restart=restart)
+    prepare(target, parts, settings, on_bad_rows=on_bad_rows, overwrite=overwrite, restart=restart)
     with only_one(parts):
         resumed = score_parts(job, parts, wanted, progress=progress)
         first = job.parts[wanted.start].first_record if wanted else 0
@@ -229,10 +229,10 @@ def merge_shards(
     check_places(outputs={"out": target, "the folder of parts": place}, inputs={"the folder of shards": folder})
     first = shards[0].facts
     total, n = first["rows_of_all"], len(shards)
-    done = facts_of(target, first["job"])
+    done = facts_of(target, first["job"], on_bad_rows="null")
     if done is not None and not place.exists() and not overwrite:
         return ScoreSummary(target, total, done["bad_rows"], n, n, time.perf_counter() - begun)
-    prepare(target, place, first["job"], overwrite=overwrite, restart=restart)
+    prepare(target, place, first["job"], on_bad_rows="null", overwrite=overwrite, restart=restart)
     with only_one(place):
         bad = assemble(
             [shard.file for shard in shards],

@@ -98,7 +98,10 @@ class Job:
         }
 
     def settings(self) -> str:
-        """Return a digest of the settings and of the files as they lie here, by which a run is resumed."""
+        """Return a digest of the settings and of the files as they lie here, by which a run is resumed.
+
+        Whether bad rows may be null is no part of it: other rows have the same scores.
+        """
         inputs = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in self.files]
         return self._digest(inputs, asdict(self.columns))
 
@@ -119,7 +122,6 @@ class Job:
             "columns": {k: str(v) if isinstance(v, Path) else v for k, v in columns.items()},
             "orders": self.orders,
             "keep_norms": self.keep_norms,
-            "on_bad_rows": self.on_bad_rows,
             "rows_per_part": self.rows_per_part,
         }
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()

@@ -43,15 +43,20 @@ def part_path(folder: Path, index: int) -> Path:
     return folder / f"part-{index:08d}.parquet"
 
 
-def facts_of(target: Path, settings: str) -> dict[str, Any] | None:
-    """Return the facts of the file if it is the result of a run with these inputs and settings."""
+def facts_of(target: Path, settings: str, *, on_bad_rows: str) -> dict[str, Any] | None:
+    """Return the facts of the file if it is the result of a run with these inputs and settings.
+
+    A file with null rows is none of a run that stops at the first.
+    """
     if not target.exists():
         return None
     try:
         facts, _ = facts_in(target)
     except ValueError:
         return None
-    return facts if facts.get("settings") == settings else None
+    if facts.get("settings") != settings or (on_bad_rows == "stop" and facts["bad_rows"]):
+        return None
+    return facts
 
 
 def facts_in(file: Path) -> tuple[dict[str, Any], Any]:
@@ -73,8 +78,11 @@ def metadata_of(facts: Mapping[str, Any], *, rows: int, bad_rows: int) -> dict[b
     return {_KEY: json.dumps({**facts, "rows": rows, "bad_rows": bad_rows}, sort_keys=True).encode()}
 
 
-def prepare(target: Path, folder: Path, settings: str, *, overwrite: bool, restart: bool) -> None:
+def prepare(target: Path, folder: Path, settings: str, *, on_bad_rows: str, overwrite: bool, restart: bool) -> None:
     """Make the folder of parts, or find that of an unfinished run with these settings.
+
+    Parts of a run that stopped at a bad row have none: a run that writes them as null goes on with these, not the other
+    way round.
 
     Raises
     ------
@@ -86,17 +94,26 @@ def prepare(target: Path, folder: Path, settings: str, *, overwrite: bool, resta
     if restart and folder.exists():
         shutil.rmtree(folder)
     plan = folder / "plan.json"
+    described = json.dumps({"settings": settings, "on_bad_rows": on_bad_rows}).encode()
     if plan.exists():
-        if read_json(plan, what="plan of an unfinished run").get("settings") != settings:
+        found = read_json(plan, what="plan of an unfinished run")
+        if found.get("settings") != settings:
             raise FileExistsError(
                 f"out: {folder} holds an unfinished run with other inputs or settings; pass restart=True (--restart) "
                 "to discard it"
             )
+        if found.get("on_bad_rows") != on_bad_rows:
+            if on_bad_rows == "stop":
+                raise FileExistsError(
+                    f"out: {folder} holds an unfinished run whose bad rows are null; go on with on_bad_rows='null' "
+                    "(--on-bad-rows null), or pass restart=True (--restart) to discard it"
+                )
+            write_atomic(plan, described, overwrite=True)
     else:
         if target.exists() and not overwrite:
             raise FileExistsError(f"out: {target} already exists; pass overwrite=True (--overwrite) to replace it")
         folder.mkdir(mode=0o700, exist_ok=True)  # scores tell something of single records
-        write_atomic(plan, json.dumps({"settings": settings}).encode(), overwrite=True)
+        write_atomic(plan, described, overwrite=True)
     for stray in folder.glob("*.tmp"):
         stray.unlink()
 

@@ -122,8 +122,9 @@ def score_files(
     -----
     Columns: ``record``, then those of `score_records`, then ``rank`` (1 = largest privacy loss; ties share a rank).
     The same call after a kill continues with the first unfinished part and ends with the same bytes as an undisturbed
-    run with the same number of threads. Memory does not grow with the number of records, apart from 8 bytes a record
-    for the rank. Scores are *estimates*; the file's metadata say so.
+    run with the same number of threads; so does one with ``on_bad_rows="null"`` after a bad row. Memory does not grow
+    with the number of records, apart from 8 bytes a record for the rank. Scores are *estimates*; the file's metadata
+    say so.
 
     Examples
     --------
@@ -161,10 +162,10 @@ def score_files(
         inputs={"source": source, "labels": labels, "shard": job.files},
     )
     settings = job.settings()
-    done = facts_of(target, settings)
+    done = facts_of(target, settings, on_bad_rows=on_bad_rows)
     if done is not None and not folder.exists() and not overwrite:
         return ScoreSummary(target, done["rows"], done["bad_rows"], n, n, time.perf_counter() - begun)
-    prepare(target, folder, settings, overwrite=overwrite, restart=restart)
+    prepare(target, folder, settings, on_bad_rows=on_bad_rows, overwrite=overwrite, restart=restart)
     with only_one(folder):
         resumed = score_parts(job, folder, range(n), progress=progress, engine=engine)
         bad = assemble(
