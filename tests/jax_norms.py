@@ -38,7 +38,10 @@ def random_like(params, seed=0):
 
 
 def assert_exact(loss_fn, params, *batch, one_example=False, reduction="sum", **settings):
-    """Compare losses, summed gradients and squared norms of every parameter with automatic differentiation."""
+    """Compare losses, summed gradients and squared norms of every parameter with automatic differentiation.
+
+    Returns the summed gradients.
+    """
     function = value_and_grad_norms(loss_fn, one_example=one_example, per_parameter=True, squared=True, **settings)
     value, grads, squares = jax.jit(function)(params, *batch)
     true_value, own = truth(loss_fn, params, *batch, one_example=one_example)
@@ -55,3 +58,4 @@ def assert_exact(loss_fn, params, *batch, one_example=False, reduction="sum", **
         np.testing.assert_allclose(square, (own[name] ** 2).sum(1), rtol=1e-9, atol=1e-15 * scale, err_msg=name)
         summed = own[name].sum(0) * parts
         np.testing.assert_allclose(np.ravel(grad), summed, rtol=1e-9, atol=1e-13 * scale**0.5 * count, err_msg=name)
+    return grads

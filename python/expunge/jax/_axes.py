@@ -9,7 +9,20 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from jax.extend.core import JaxprEqn
 
-__all__ = ["RULES", "Mixed", "OwnRows", "Rows", "Shared", "State", "Total", "rule", "shared_of"]
+__all__ = [
+    "RULES",
+    "Mixed",
+    "OwnRows",
+    "Rows",
+    "Rule",
+    "Shared",
+    "State",
+    "Sum",
+    "Total",
+    "is_zero",
+    "rule",
+    "shared_of",
+]
 
 
 class Mixed(Exception):  # noqa: N818 - not an error of its own: it is told with the equation's name
@@ -42,9 +55,14 @@ class Total(NamedTuple):
     """A sum over examples, times a number that stands in the program."""
 
     scale: float = 1.0
+    factors: tuple[float, ...] = ()  # the numbers that it was multiplied and divided by
 
 
-State: TypeAlias = "Shared | Rows | OwnRows | Total"
+class Sum(NamedTuple):
+    """In a derivative: a sum over examples of what each gives alone, and nothing else."""
+
+
+State: TypeAlias = "Shared | Rows | OwnRows | Total | Sum"
 Rule: TypeAlias = "Callable[[JaxprEqn, list[State], int], list[State]]"
 
 RULES: dict[str, Rule] = {}  # a primitive without a rule is rejected where it meets examples
@@ -81,6 +99,14 @@ def same_along(state: State, axis: int, rows: Rows) -> bool:
     return bool(((array == first) | ((array != array) & (first != first))).all())  # NaN is the same as NaN
 
 
+def is_zero(state: State) -> bool:
+    """Return whether a value is known to be zero everywhere."""
+    if not isinstance(state, Shared) or state.value is None or not np.size(state.value):
+        return False
+    value = np.asarray(state.value)
+    return not (value.flat[0] if len(state.uniform) == value.ndim else value.any())
+
+
 def all_rows(eqn: JaxprEqn, states: Sequence[State]) -> Rows | None:
     """Return the axis of examples that all operands of one shape have, or None where all are shared."""
     found = [state for state in states if not isinstance(state, Shared)]
@@ -101,7 +127,7 @@ def all_rows(eqn: JaxprEqn, states: Sequence[State]) -> Rows | None:
 
 
 def _why(state: State) -> str:
-    if isinstance(state, Total):
+    if isinstance(state, Total | Sum):
         return "a sum over the examples takes part"
     return "numbers of the rows take part"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import JaxprEqn
 
@@ -53,17 +54,19 @@ def _factor(states: list[State], eqn: JaxprEqn) -> list[State]:
     name = eqn.primitive.name
     totals = [state for state in states if isinstance(state, Total)]
     if name == "neg":
-        return [Total(-totals[0].scale)]
-    if name in _LINEAR:
+        return [totals[0]._replace(scale=-totals[0].scale)]
+    if name in _LINEAR and jnp.issubdtype(eqn.outvars[0].aval.dtype, jnp.inexact):
         return list(totals)
-    if name in ("add", "add_any", "sub") and len(totals) == 2 and totals[0] == totals[1]:
-        return [totals[0]]
+    if name in ("add", "add_any", "sub") and len(totals) == 2 and totals[0].scale == totals[1].scale:
+        return [totals[0]._replace(factors=totals[0].factors + totals[1].factors)]
     if name in ("mul", "div") and len(totals) == 1 and (name == "mul" or isinstance(states[0], Total)):
         other = next((state for state in states if isinstance(state, Shared)), None)
         if other is not None and other.value is not None and np.ndim(other.value) == 0:
             number = float(other.value)
             if number:
-                return [Total(totals[0].scale * number if name == "mul" else totals[0].scale / number)]
+                (total,) = totals
+                scale = total.scale * number if name == "mul" else total.scale / number
+                return [Total(scale, (*total.factors, number))]
     raise Mixed(
         "a sum over the examples takes part in more than multiplication by a number that stands in the program: return "
         "one loss for each example, of shape (B,)"
@@ -136,9 +139,7 @@ def reshape(eqn: JaxprEqn, states: list[State], batch: int) -> list[State]:
             return [shared_of(after, frozenset(n for o, n in zip(old, new, strict=True) if o in state.uniform))]
         whole = len(state.uniform) == len(before)
         return [shared_of(after, frozenset(range(len(after))) if whole else ())]
-    if isinstance(state, OwnRows):
-        raise Mixed("numbers of the rows take part")
-    return [reshaped(state, before, after, batch)]
+    return [reshaped(one_rows(states), before, after, batch)]
 
 
 @rule("squeeze")

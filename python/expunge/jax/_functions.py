@@ -13,12 +13,13 @@ from expunge import _validate
 from expunge.jax._arguments import Arguments, arguments_of
 from expunge.jax._axes import Rows, Shared, State, Total, shared_of
 from expunge.jax._check import compare
-from expunge.jax._coupling import follow
+from expunge.jax._coupling import Followed, follow
 from expunge.jax._errors import UnsupportedFunctionError
 from expunge.jax._passes import Passed, run_plan
 from expunge.jax._plan import Plan
 from expunge.jax._program import Program
 from expunge.jax._sites import wide
+from expunge.jax._sizes import change_with_size
 
 __all__ = ["PyTree", "grad_norms", "value_and_grad_norms"]
 
@@ -63,12 +64,12 @@ def _traced(function: Callable[..., Any], arguments: Arguments, batch: int | Non
     return closed
 
 
-def _state(function: Callable[..., Any], arguments: Arguments, batch: int) -> State:
+def _state(function: Callable[..., Any], arguments: Arguments, batch: int) -> Followed:
     closed = _traced(function, arguments, batch)
     states: list[State] = [shared_of(array.shape) for array in arguments.parameters]
     for array, axis in zip(arguments.batch, arguments.axes, strict=True):
         states.append(shared_of(array.shape) if axis is None else Rows(axis))
-    return follow(closed, states, batch)
+    return follow(closed, states, batch, arguments.followed)
 
 
 def _reduction(function: Callable[..., Any], arguments: Arguments) -> str:
@@ -78,7 +79,15 @@ def _reduction(function: Callable[..., Any], arguments: Arguments) -> str:
         return "none"
     if arguments.size == 1:
         return "sum"  # as good as a mean
-    state = _state(function, arguments, arguments.size)
+    state, nonlinear = _state(function, arguments, arguments.size)
+    factors = state.factors if isinstance(state, Total) else ()
+    change = change_with_size(closed, _traced(function, arguments, 1), arguments.followed, factors)
+    if change is not None:
+        raise UnsupportedFunctionError(
+            f"{change} in loss_fn, or how often it stands there, changes with the number of examples: a batch of one "
+            "has another loss, or another gradient, than its example has in the batch. Divide a sum over all examples "
+            "by their number, or return one loss for each example, of shape (B,)"
+        )
     if state == Rows(0):
         return "none"
     if isinstance(state, Shared):
@@ -86,7 +95,7 @@ def _reduction(function: Callable[..., Any], arguments: Arguments) -> str:
     if not isinstance(state, Total):
         raise UnsupportedFunctionError("the loss is not one number for each example, nor a sum of them")
     try:
-        more = _state(function, arguments, 2 * arguments.size)
+        more, _ = _state(function, arguments, 2 * arguments.size)
     except Exception as error:
         raise UnsupportedFunctionError(
             "whether the loss is a sum or a mean of the examples' losses is told by tracing it with twice as many, "
@@ -97,6 +106,11 @@ def _reduction(function: Callable[..., Any], arguments: Arguments) -> str:
         if abs(ratio - 1) < 1e-9:
             return "sum"
         if abs(ratio - 0.5) < 1e-6:  # factors may stand in the program in single precision
+            if nonlinear:
+                raise UnsupportedFunctionError(
+                    f"the derivative that {nonlinear[0]} has of its own is not linear in the gradient that comes in, "
+                    "which a mean divides by the number of examples: return one loss for each example, of shape (B,)"
+                )
             return "mean"
     raise UnsupportedFunctionError(
         "the loss is neither the sum nor the mean of the examples' losses: return one loss for each example, of shape "
@@ -199,8 +213,8 @@ def grad_norms(
     Raises
     ------
     UnsupportedFunctionError
-        From the call, if examples of the batch meet, or may meet for all that is known: the message names the
-        operation, its shapes, its line and the remedy.
+        From the call, if examples of the batch meet, or may meet for all that is known, in the loss or in a derivative
+        of its own: the message names the operation, its shapes, its line and the remedy.
     GradNormMismatchError
         From the call with ``check``, if an example alone has another gradient.
     TypeError, ValueError
@@ -222,8 +236,12 @@ def grad_norms(
     examples, masks drawn for the whole batch and arrays of the batch's length that are not among the arguments are
     refused. A batch of one needs no proof.
 
-    Functions with rules of differentiation of their own (`jax.custom_vjp`) are taken at their word. Rematerialised
-    parts (`jax.checkpoint`) are kept in memory.
+    Rules of differentiation of one's own (`jax.custom_jvp`, `jax.custom_vjp`) are traced and followed likewise. What a
+    rule gives must have the axis of examples where the operand has it. Of a weight that examples share, it must be a
+    sum of what each of them gives alone, and linear in that sum. A rule in a mean loss must be linear in the gradient
+    that comes in, which the mean divides. Numbers that change with the number of examples are refused, but for those
+    that a sum over the examples is divided by. With ``one_example`` none of this is asked for. Rematerialised parts
+    (`jax.checkpoint`) are kept in memory.
 
     Norms are exact up to rounding, and certify nothing by themselves. Sums are float32 at least, so squares below 1e-38
     vanish and above 3e38 overflow, unless parameters are float64. Gram matrices whose terms cancel give way to the

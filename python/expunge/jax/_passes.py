@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from expunge.jax._derivatives import called_apart
 from expunge.jax._plan import Group, Plan, Site
 from expunge.jax._sites import (
     BUDGET,
@@ -57,19 +58,25 @@ def run_plan(
     batched = {i: array for i, (array, _) in examples.items()}
     zeros = {o: jnp.zeros((batch, *program.avals[o].shape), program.avals[o].dtype) for o in plan.perturbed}
 
-    def one(zeros: dict[int, Any], made: dict[int, Any], example: dict[int, Any]) -> tuple[Any, dict[int, Any]]:
+    def one(
+        zeros: dict[int, Any], made: dict[int, Any], example: dict[int, Any], zero: Any
+    ) -> tuple[Any, dict[int, Any]]:
         if keep:
             example = {i: jnp.expand_dims(array, axes[i]) for i, array in example.items()}
         env = {**held, **made, **example}
         for step in plan.each:
-            program.run([step], env)
+            if step.name == "custom_vjp_call" and (moving := plan.moving(step)):
+                results = called_apart(step.eqn, program.operands(step, env), moving, zero)
+                env.update(zip(step.outputs, results, strict=True))
+            else:
+                program.run([step], env)
             for o in step.outputs:
                 if o in zeros:
                     env[o] = env[o] + zeros[o]
         return env[plan.loss], {i: env[i] for i in plan.kept}
 
     def forward(zeros: dict[int, Any], made: dict[int, Any]) -> tuple[Any, dict[int, Any]]:
-        return jax.vmap(one, in_axes=(0, None, axes))(zeros, made, batched)
+        return jax.vmap(one, in_axes=(0, None, axes, 0))(zeros, made, batched, jnp.zeros(batch))
 
     made = {i: held[i] for i in plan.values}
     if sums:
@@ -144,7 +151,7 @@ def _closed(
     position = inputs.index(site.value)
     root = axes if axes is not None else tuple(range(step.eqn.invars[position].aval.ndim))
     others = [kept[i] for i in step.numbers if i in kept]
-    if len(inputs) != 2 or len(others) != 1:
+    if len(inputs) != 2 or len(others) != 1 or len(step.outputs) != 1:
         return None
     (grad,) = (grads[o] for o in step.outputs)
     if step.name == "dot_general":

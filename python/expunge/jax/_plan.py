@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from expunge.jax._derivatives import depends_on_all, inner_calls
 from expunge.jax._errors import UnsupportedFunctionError
 from expunge.jax._program import Program, Step, is_floating, source_of
 
@@ -54,6 +55,26 @@ class Group(NamedTuple):
     sites: tuple[Site, ...]
 
 
+def _require_own_rules(program: Program, of_examples: set[int], of_parameters: set[int]) -> None:
+    """Reject functions with rules of their own whose gradients JAX refuses, or mixes under `jax.vmap`."""
+    for step in program.steps:
+        if step.name == "custom_vjp_call":
+            closed_over = step.inputs[: step.params["num_consts"]]
+            if any(isinstance(i, int) and i in of_parameters and is_floating(program.avals[i]) for i in closed_over):
+                raise UnsupportedFunctionError(
+                    f"{step.name}{source_of(step.eqn)} closes over what depends on parameters, which JAX does not "
+                    "differentiate: pass it as an argument"
+                )
+        elif of_examples.intersection(step.outputs):
+            for eqn in inner_calls(step.eqn):
+                if not depends_on_all(eqn):
+                    raise UnsupportedFunctionError(
+                        f"custom_vjp_call{source_of(eqn)}, in {step.name}{source_of(step.eqn)}, has a result that does "
+                        "not depend on all operands, and JAX may give its rule a sum over the examples: return no such "
+                        "result, or call it outside of the loop"
+                    )
+
+
 class Plan:
     """Steps that are run once, those that are run for every example, and the groups of parameters."""
 
@@ -72,9 +93,11 @@ class Plan:
                     f"{step.name}{source_of(step.eqn)} exchanges values of examples between devices: take norms of "
                     "a loss without it"
                 )
+        _require_own_rules(program, of_examples, of_parameters)
         self.once = [step for step in program.steps if not of_examples.intersection(step.outputs)]
         self.each = [step for step in program.steps if of_examples.intersection(step.outputs)]
         self._parameters = set(parameters)
+        self._of_parameters = of_parameters
         self.sites: list[Site] = []
         self.perturbed: dict[int, Step] = {}  # floating results of the steps of sites
         for step in self.each:
@@ -97,6 +120,15 @@ class Plan:
             dict.fromkeys(i for site in self.sites for i in site.step.numbers if i in of_examples)
         )
         self.groups = self._groups()
+
+    def moving(self, step: Step) -> list[int]:
+        """Return the places of operands that a gradient reaches."""
+        reached = self._of_parameters
+        return [
+            k
+            for k, i in enumerate(step.inputs)
+            if isinstance(i, int) and i in reached and is_floating(self.program.avals[i])
+        ]
 
     def _groups(self) -> list[Group]:
         above: dict[int, set[int]] = {p: {p} for p in self._parameters}  # value -> parameters it is made of
