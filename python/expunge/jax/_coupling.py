@@ -28,7 +28,7 @@ _MOST_FOLDED = 1 << 20  # numbers in a value that is worked out while a function
 
 
 class Followed(NamedTuple):
-    """What is known of the only result, and the rules of derivatives in it that depend on the size of gradients."""
+    """Knowledge of the only result, and the rules of derivatives in it that are not linear."""
 
     state: State
     nonlinear: list[str]
