@@ -39,6 +39,7 @@ KERNEL_FILES = {
     "test_grad_norms_device",
     "test_isa",
     "test_langevin",
+    "test_noise",
     "test_normals",
     "test_recurrent",
     "test_renyi_accounting",

@@ -18,9 +18,9 @@ from expunge._kernels import backend
 target: Any = compiled.CPU
 
 # Names in the compiled module that are questions or settings, not kernels.
-# Kernels for files, which are on no device: tests/test_columns.py has their boundary.
-OF_FILES = {"rows_of_columns", "plain_page"}
-QUESTIONS = {"isa", "default_threads", "exchange_thread_team", "residual_depth"} | OF_FILES
+# Kernels for files and secrets are on no device: tests/test_columns.py and tests/test_noise.py have their boundary.
+HOST_ALONE = {"rows_of_columns", "plain_page", "rounded_normals"}
+QUESTIONS = {"isa", "default_threads", "exchange_thread_team", "residual_depth"} | HOST_ALONE
 
 
 def kernel_names() -> set[str]:

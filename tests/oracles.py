@@ -1,6 +1,7 @@
 """Slow, obvious NumPy truth: one function per kernel."""
 
 import math
+from fractions import Fraction
 
 import mpmath
 import numpy as np
@@ -865,6 +866,82 @@ def ridge_law(X, Y, *, alpha, step_size, phases):
             mean = step @ mean + step_size * (rows.T @ aims)
             covariance = step @ covariance @ step.T + phase.noise_std**2 * np.eye(p)
     return mean, covariance
+
+
+# --- noise -------------------------------------------------------------------------------------
+
+
+def rounded_normals(words, theta, noise_std, exponent):
+    """Karney's algorithm N on numbers that have digits where they are asked for; returns cells and words used.
+
+    A number is the list of its first digits. It grows at both ends of a comparison that is not decided yet, first that
+    of the newer number.
+    """
+    words, used = iter([int(word) for word in words]), 0
+
+    def take():
+        nonlocal used
+        word = next(words)
+        used += 1
+        return word
+
+    def below(new, old):
+        for place in range(10_000):
+            for number in (new, old):
+                while len(number) <= place:
+                    number.append(take())
+            if new[place] != old[place]:
+                return new[place] < old[place]
+
+    def even_run(old, step):
+        length = 0
+        while below(new := [take()], old) and step():
+            old, length = new, length + 1
+        return length % 2 == 0
+
+    def half():  # chance exp(-1/2)
+        first = [take()]
+        return first[0] >= 2**31 or not even_run(first, lambda: True)
+
+    def among(m):
+        while (word := take()) // m == 2**32 // m:  # the last, shorter stretch of m
+            pass
+        return word % m
+
+    def normal():
+        while True:
+            k = 0
+            while half():
+                k += 1
+            if not all(half() for _ in range(k * (k - 1))):
+                continue
+            x = [take()]
+
+            def step(k=k, x=x):
+                side = among(2 * k + 2)
+                return side < 2 * k or (side == 2 * k and below([take()], x))
+
+            if all(even_run(x, step) for _ in range(k + 1)):
+                return k, x, -1 if take() % 2 else 1
+
+    cells = []
+    for value in np.ravel(theta):
+        k, x, sign = normal()
+        places = 2
+        while True:
+            while len(x) < places:
+                x.append(take())
+            ends = []
+            for last in (0, 1):
+                fraction = sum(Fraction(digit, 2 ** (32 * i)) for i, digit in enumerate(x, 1))
+                fraction += Fraction(last, 2 ** (32 * len(x)))
+                noisy = Fraction(float(value)) + sign * Fraction(noise_std) * (k + fraction)
+                ends.append(math.floor(noisy / Fraction(2) ** exponent + Fraction(1, 2)))
+            if ends[0] == ends[1]:
+                break
+            places = len(x) + 1
+        cells.append(ends[0])
+    return cells, used
 
 
 # --- columns -----------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from scipy.stats import beta, norm
 
 from expunge import NewtonLogisticRegression
 from expunge.estimators.newton import working
-from expunge.runs.noise import seeded_normals
+from expunge.runs.noise import seeded_normals, with_noise
 
 RNG = np.random.default_rng(0)
 N, P = 600, 64
@@ -26,7 +26,14 @@ CHANCE = np.sqrt(2 / (np.pi * P))
 def seeded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the noise of releases after deletions a sequence that is the same in every run."""
     numbers = iter(range(10_000))
-    monkeypatch.setattr(working, "os_normals", lambda chain, shape: seeded_normals(next(numbers))(chain, shape))
+
+    def normals(chain: int, shape: tuple[int, int]) -> np.ndarray:
+        return seeded_normals(next(numbers))(chain, shape)
+
+    monkeypatch.setattr(working, "os_normals", normals)
+    monkeypatch.setattr(
+        working, "with_exact_noise", lambda theta, noise_std: with_noise(theta, noise_std=noise_std, normals=normals)
+    )
 
 
 def fitted(noise: float, seed: int = 0, **more: float) -> NewtonLogisticRegression:

@@ -24,7 +24,6 @@ from expunge.certificates import CONDITIONS
 from expunge.certificates.residual import verify
 from expunge.data import exact_ids
 from expunge.estimators._conditions import SEED_CONDITION
-from expunge.runs.noise import os_normals
 
 GENERATOR = np.random.default_rng(3)
 X = GENERATOR.uniform(-1.0, 1.0, size=(90, 4))
@@ -431,7 +430,7 @@ def test_releases_cannot_be_told_from_those_of_the_optimum():
     """100,000 releases a side, from the farthest point that the residual allows, told apart along the difference."""
     from scipy.stats import beta
 
-    from expunge.estimators.newton.working import _with_noise
+    from expunge.runs.exact_noise import with_exact_noise
     from expunge.runs.residual import polish
 
     state = fitted("binary", releases=2).unlearn([4]).model._state
@@ -445,7 +444,7 @@ def test_releases_cannot_be_told_from_those_of_the_optimum():
     farthest = best + low * direction
     assert low > 0.1 * claim.noise_std * claim.mu
     n = 100_000
-    sides = [_with_noise(np.repeat(at, n, axis=0), claim=claim, normals=os_normals) for at in (farthest, best)]
+    sides = [with_exact_noise(np.repeat(at, n, axis=0), noise_std=claim.noise_std) for at in (farthest, best)]
     left, right = (side @ direction[0] for side in sides)
     seen = 0
     for one, other, sign in ((left, right, 1.0), (right, left, -1.0)):

@@ -7,55 +7,118 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from scipy import special
+from scipy import special, stats
 from sklearn.datasets import load_breast_cancer
 
 from expunge import NewtonLogisticRegression, NewtonRidge
+from expunge.certificates.residual import ResidualNoise
 from expunge.estimators.newton import working
 from expunge.runs import noise
-from expunge.runs.noise import os_normals, with_noise
+from expunge.runs.exact_noise import with_exact_noise
+from expunge.runs.noise import os_normals, seeded_normals, with_noise
 
 CANCER = load_breast_cancer(return_X_y=True)
 X, Y = CANCER[0] / 1000, CANCER[1]
 CLAIM = {"noise_std": 0.1, "releases": 2}
 
 
-def whole(model: NewtonLogisticRegression) -> np.ndarray:
-    return np.column_stack([model.coef_, model.intercept_])
+def plainly(theta: np.ndarray, noise_std: float) -> np.ndarray:
+    """What a program does that knows nothing of this: it adds."""
+    return theta + noise_std * os_normals(0, theta.shape)
 
 
-def could_come_from(theta: np.ndarray, model: NewtonLogisticRegression, near: int = 64) -> bool:
-    """Return whether a release is one that theta and a normal of 53 random bits would have made, in every parameter.
+def explained(theta: np.ndarray, released: np.ndarray, noise_std: float) -> int:
+    """Return how many released numbers are float64 sums of theta and a multiple of noise_std."""
+    found = np.zeros(theta.shape, dtype=bool)
+    for i in range(-2, 3):
+        noise = released - theta
+        noise += i * np.spacing(noise)
+        for j in range(-2, 3):
+            normal = noise / noise_std
+            normal += j * np.spacing(normal)
+            found |= (theta + noise == released) & (noise_std * normal == noise)
+    return int(found.sum())
 
-    The attacker tries the chances next to the one that the release asks for, in the library's own way of adding noise.
+
+@pytest.fixture(scope="module")
+def two_models() -> tuple[np.ndarray, np.ndarray]:
+    """Parameters without noise of a fit that never saw a record, and of one that was made to forget it.
+
+    Both follow from the data that remain and the record: an attacker who has them knows both, and wants to know which.
     """
-    released, claim = whole(model), model._state.claim
-    cells = np.floor(special.ndtr((released - theta) / claim.noise_std) * 2.0**53)
-    reached = np.zeros(released.shape, dtype=bool)
-    for offset in range(-near, near + 1):
-        draws = special.ndtri((cells + offset + 0.5) * 2.0**-53)
-        found = working._with_noise(theta, claim=claim, normals=lambda step, shape, draws=draws: draws)
-        reached |= found == released
-    return bool(reached.all())
-
-
-def old_normals(step: int, shape: tuple[int, int]) -> np.ndarray:
-    return special.ndtri((np.random.default_rng(step).integers(0, 2**53, shape) + 0.5) * 2.0**-53)
-
-
-@pytest.mark.parametrize("normals", [None, old_normals], ids=["as drawn", "of 53 bits"])
-def test_last_bits_do_not_tell_an_unlearned_model_from_one_that_never_saw_the_record(
-    monkeypatch: pytest.MonkeyPatch, normals: Callable[..., np.ndarray] | None
-) -> None:
-    """The parameters of a fit without the record are a function of the data that remain; an attacker has them."""
-    if normals is not None:
-        monkeypatch.setattr(working, "os_normals", normals)
-    rest, answers = np.delete(X, 42, axis=0), np.delete(Y, 42)
-    fit = NewtonLogisticRegression(classes=[0, 1], **CLAIM)
-    never = fit.fit(rest, answers)._state.theta
+    never = NewtonLogisticRegression(classes=[0, 1], **CLAIM).fit(np.delete(X, 42, axis=0), np.delete(Y, 42))
     unlearned = NewtonLogisticRegression(classes=[0, 1], **CLAIM).fit(X, Y).unlearn(42).model
-    assert not np.array_equal(never, unlearned._state.theta)
-    assert could_come_from(never, unlearned)
+    one, other = never._state.theta, unlearned._state.theta
+    assert 0 < np.linalg.norm(one - other) < 0.01 * CLAIM["noise_std"]
+    return one, other
+
+
+def guessed_right(two: tuple[np.ndarray, np.ndarray], release: Callable[..., np.ndarray], games: int) -> int:
+    """Return how often the attacker names the model that a release was made of."""
+    rng = np.random.default_rng(4)
+    right = 0
+    for _ in range(games):
+        which = int(rng.integers(2))
+        released = release(two[which], noise_std=CLAIM["noise_std"])
+        scores = [explained(theta, released, CLAIM["noise_std"]) for theta in two]
+        guess = int(rng.integers(2)) if scores[0] == scores[1] else int(scores[1] > scores[0])
+        right += guess == which
+    return right
+
+
+def test_last_bits_tell_models_apart_where_noise_is_simply_added(two_models: tuple[np.ndarray, np.ndarray]) -> None:
+    """Which of two models, whose difference is a thousandth of the noise, is seen in nearly every release."""
+    assert guessed_right(two_models, plainly, 100) >= 90
+
+
+def test_last_bits_of_exact_releases_tell_nothing(two_models: tuple[np.ndarray, np.ndarray]) -> None:
+    games = 400
+    right = guessed_right(two_models, with_exact_noise, games)
+    assert stats.binomtest(right, games, 0.5).pvalue > 1e-6
+
+
+def test_estimators_release_by_the_exact_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """First fit, deletion, correction, insertion and further release: each number is one that the sampler made."""
+    made = []
+
+    def recorded(theta: np.ndarray, *, noise_std: float) -> np.ndarray:
+        made.append(with_exact_noise(theta, noise_std=noise_std))
+        return made[-1]
+
+    monkeypatch.setattr(working, "with_exact_noise", recorded)
+    settings = {**CLAIM, "releases": 9}
+    model = NewtonLogisticRegression(classes=[0, 1], **settings).fit(X, Y)
+    models = [model]
+    for change in (
+        lambda model: model.unlearn(42),
+        lambda model: model.amend(7, y=[1 - Y[7]]),
+        lambda model: model.add(X[:2], Y[:2]),
+        lambda model: model.release_again(),
+    ):
+        models.append(change(models[-1]).model)
+    assert len(made) == 5
+    for one, released in zip(models, made, strict=True):
+        public = one.release()
+        assert np.array_equal(np.column_stack([public.coef_, public.intercept_]), released)
+        assert one.certificate_.noise == ResidualNoise.of(0.1, sampler="exact")
+
+
+def test_a_known_seed_tells_everything_and_its_certificate_says_so(two_models: tuple[np.ndarray, np.ndarray]) -> None:
+    """Whoever knows the seed draws the noise again, and sees which model comes out to the bit."""
+    rest, answers = np.delete(X, 42, axis=0), np.delete(Y, 42)
+    for seed in range(30):
+        draws = seeded_normals(seed)
+        releases = [with_noise(theta, noise_std=CLAIM["noise_std"], normals=draws) for theta in two_models]
+        assert not np.array_equal(*releases)
+    model = NewtonLogisticRegression(classes=[0, 1], random_state=29, **CLAIM).fit(rest, answers)
+    assert np.array_equal(np.column_stack([model.coef_, model.intercept_]), releases[0])
+    certificate = model.certificate_
+    assert (certificate.status, certificate.noise) == ("conditional", ResidualNoise.of(0.1, sampler="float64"))
+    assert "not about the program that ran" in certificate.to_json()
+    assert "the Gaussian noise that it stands for" in certificate.summary()
+    # What follows is not of a seed, and plainly certified.
+    again = model.release_again().certificate
+    assert (again.status, again.noise) == ("certified", ResidualNoise.of(0.1, sampler="exact"))
 
 
 @pytest.mark.parametrize("noise_std", [1.0, 0.1, 0.03, 1e-9, 3e-300, 1e200])

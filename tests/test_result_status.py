@@ -15,6 +15,7 @@ from expunge import evaluation
 STATUSES = {"certified", "conditional", "estimate", "published"}
 # Public dataclasses that claim nothing: what is given, kept, looked up or passed on.
 NO_RESULTS = {
+    "expunge.accounting.discrete_gaussian.DiscreteGaussian": "a law; what it computes of it is rounded outward",
     "expunge.accounting.gaussian_pair.GaussianPair": "a pair of laws; what it computes of them is rounded outward",
     "expunge.accounting.pair_error.Nearness": "bounds that a pair of laws comes with",
     "expunge.estimators.noise_warning.TrainingSums": "sums over what is fitted",
@@ -27,6 +28,7 @@ NO_RESULTS = {
     "expunge.certificates.residual.evidence.ResidualEvidence": "the certificate that it is evidence of has the status",
     "expunge.certificates.residual.format.ResidualDigests": "part of a certificate",
     "expunge.certificates.residual.format.ResidualModel": "part of a certificate",
+    "expunge.certificates.residual.format.ResidualNoise": "part of a certificate",
     "expunge.certificates.residual.proofs": "about hashes; says in words what it shows",
     "expunge.certificates.residual.tree.Leaves": "hashes",
     "expunge.certificates.signed.Signature": "part of a certificate",

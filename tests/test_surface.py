@@ -21,12 +21,12 @@ import expunge
 import oracles
 from absent import run_without
 from expunge._kernels import backend
-from kernel_calls import OF_FILES, QUESTIONS, kernel_names, kernels_in_table
+from kernel_calls import HOST_ALONE, QUESTIONS, kernel_names, kernels_in_table
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ROOT / "python" / "expunge"
 CSRC = ROOT / "csrc"
-FAMILIES = ("columns", "grad_norms", "langevin", "privacy", "residual", "ridge")
+FAMILIES = ("columns", "grad_norms", "langevin", "noise", "privacy", "residual", "ridge")
 
 # Unit of the package -> units it may import. A unit is a module or sub-package directly below expunge.
 MAY_USE: dict[str, set[str]] = {
@@ -322,9 +322,9 @@ ONLY_ON_CPU = {"probe_grad_norms": ("proxies", "early")}
 def test_every_kernel_has_a_call_in_the_table_and_a_slow_twin() -> None:
     assert kernel_names(), "the compiled module exports no kernel"
     assert kernels_in_table() == kernel_names(), "tests/kernel_calls.py and the compiled module disagree"
-    assert set(vars(backend.core)) >= OF_FILES
+    assert set(vars(backend.core)) >= HOST_ALONE
     missing = {
-        name for name in kernel_names() | OF_FILES if not callable(getattr(oracles, TWINS.get(name, name), None))
+        name for name in kernel_names() | HOST_ALONE if not callable(getattr(oracles, TWINS.get(name, name), None))
     }
     assert not missing, f"no twin in tests/oracles.py for {sorted(missing)}"
 
@@ -522,7 +522,7 @@ def test_every_family_has_its_places() -> None:
     for family in FAMILIES:
         for place in (
             CSRC / family / f"{family}.hpp",
-            *([] if family == "columns" else [CSRC / family / f"{family}.cuh"]),  # files are on no device
+            *([] if family in ("columns", "noise") else [CSRC / family / f"{family}.cuh"]),  # on the host alone
             CSRC / "bindings" / f"bind_{family}.cpp",
             *(ROOT / "tests" / f"test_{stem}.py" for stem in TESTS_OF.get(family, [family])),
             ROOT / "bench" / f"bench_{family}.py",

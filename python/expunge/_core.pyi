@@ -9,6 +9,7 @@ _Floating = NDArray[np.float32] | NDArray[np.float64]
 _Int32 = NDArray[np.int32]
 _Int64 = NDArray[np.int64]
 _UInt8 = NDArray[np.uint8]
+_UInt32 = NDArray[np.uint32]
 
 def isa() -> str: ...
 def default_threads() -> int: ...
@@ -325,6 +326,18 @@ def recurrent_grads(
     *,
     cell: int,
     backwards: bool,
+    threads: int = 0,
+) -> None: ...
+
+# noise
+def rounded_normals(
+    words: _UInt32,
+    theta: _Float64,
+    cells: _Int64,
+    progress: _Int64,
+    *,
+    scale: int,
+    exponent: int,
     threads: int = 0,
 ) -> None: ...
 

@@ -1,10 +1,11 @@
-"""Privacy arithmetic: Gaussian DP, shifted interpolation, Gaussian pairs, Renyi accounting per record.
+"""Privacy arithmetic: Gaussian DP, shifted interpolation, Gaussian pairs, discrete Gaussians, Renyi accounting.
 
 Everything here is *certified*: float64 throughout, every result rounded outward by the error of its computation;
 except what carries a ``status`` that says *estimate* (`privacy_loss`, `group_privacy_loss`, `composition_rdp`,
 `noise_sensitivity`, `predict_steps`, `fit_log_steps`).
 """
 
+from expunge.accounting.discrete_gaussian import DiscreteGaussian
 from expunge.accounting.gaussian_pair import GaussianPair, PrivacyProfile
 from expunge.accounting.gdp import gdp_delta, gdp_epsilon, gdp_mu
 from expunge.accounting.rdp import (
@@ -39,6 +40,7 @@ from expunge.accounting.unlearning import (
 __all__ = [
     "AssumedNoiseLoss",
     "CompositionRDP",
+    "DiscreteGaussian",
     "Estimate",
     "GaussianPair",
     "LogFit",

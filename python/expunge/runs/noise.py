@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from expunge.langevin import standard_normals
+from expunge.runs.exact_noise import CELLS, grid_exponent
 
 __all__ = ["Normals", "os_normals", "seeded_normals", "with_noise"]
 
@@ -17,8 +18,6 @@ Array = NDArray[np.float64]
 
 Normals = Callable[[int, tuple[int, int]], Array]
 
-_CELLS = 12  # binary digits of the grid's cells to a standard deviation, which is 2^12 to 2^13 of them
-_LEAST_EXPONENT = -1074  # of float64
 _MOST_CELLS = 2.0**51  # from 0 to a parameter, so that neither it nor its noise leaves the whole numbers of float64
 
 
@@ -69,14 +68,12 @@ def with_noise(theta: Array, *, noise_std: float, normals: Normals) -> Array:
     >>> (noisy * 2**14).tolist()
     [[9557.0, 9557.0]]
     """
-    exponent = int(np.frexp(noise_std)[1]) - 1 - _CELLS
-    if exponent < _LEAST_EXPONENT:
-        raise ValueError(f"noise_std must be at least {2.0 ** (_LEAST_EXPONENT + _CELLS)!r}, got {noise_std!r}")
+    exponent = grid_exponent(noise_std)
     with np.errstate(over="ignore"):  # what overflows is refused
         cells = np.ldexp(theta, -exponent)
         whole = np.rint(cells)
         if not np.abs(whole).max(initial=0.0) <= _MOST_CELLS:
-            least = 1.01 * float(np.abs(theta).max()) * 2.0 ** (_CELLS + 1) / _MOST_CELLS
+            least = 1.01 * float(np.abs(theta).max()) * 2.0 ** (CELLS + 1) / _MOST_CELLS
             raise ValueError(
                 f"noise_std must be at least {least:.3g} for float64 to hold it beside parameters of these data, got "
                 f"{noise_std!r}"

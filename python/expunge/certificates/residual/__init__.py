@@ -2,7 +2,7 @@
 
 from expunge.certificates.residual.certificate import ResidualCertificate
 from expunge.certificates.residual.evidence import ResidualEvidence
-from expunge.certificates.residual.format import ResidualDigests, ResidualModel, residual_schema
+from expunge.certificates.residual.format import ResidualDigests, ResidualModel, ResidualNoise, residual_schema
 from expunge.certificates.residual.page import page_of, write_page
 from expunge.certificates.residual.proofs import AbsenceProof, MembershipProof
 from expunge.certificates.residual.tree import Leaves, RecordTree, shows_removal
@@ -17,6 +17,7 @@ __all__ = [
     "ResidualDigests",
     "ResidualEvidence",
     "ResidualModel",
+    "ResidualNoise",
     "ResidualReport",
     "page_of",
     "residual_schema",

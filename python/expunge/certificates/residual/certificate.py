@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from typing import ClassVar, TypeVar
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from expunge import _validate
 from expunge._errors import counted
@@ -22,17 +22,19 @@ from expunge.certificates.residual.format import (
     CANNOT_SHOW,
     FORMAT,
     MEANINGS,
-    VERSION,
+    NOISE_MEANINGS,
+    VERSIONS,
     ResidualDigests,
     ResidualModel,
+    ResidualNoise,
     check_format,
 )
 from expunge.certificates.residual.tree import RecordTree
-from expunge.certificates.schema import VerificationError
+from expunge.certificates.schema import CertificateError, VerificationError
 from expunge.certificates.signed import Signature, SignedDocument, json_values
 from expunge.runs.residual.claim import mu_fits, release_mu, residual_allowance
 
-__all__ = ["ResidualCertificate"]
+__all__ = ["ResidualCertificate", "noise_text"]
 
 Self = TypeVar("Self", bound="ResidualCertificate")
 
@@ -69,6 +71,11 @@ class ResidualCertificate(SignedDocument):
         Whether the claim rests on conditions.
     conditions, notes : tuple of str
         What it rests on, and what else a reader must know.
+    noise : ResidualNoise or None
+        How the noise was drawn, and the grid of the release; None where that is not said, as in version 1: the claim is
+        then about exact Gaussian noise, not about a program.
+    version : {1, 2}
+        Of the format.
     library_version, issued_at : str
         Who issued it, and when (UTC, ISO 8601).
     signature : Signature or None
@@ -101,6 +108,8 @@ class ResidualCertificate(SignedDocument):
     conditions: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     reference: str = "optimum"
+    noise: ResidualNoise | None = None
+    version: int = VERSIONS[-1]
 
     def __post_init__(self) -> None:
         for name in ("epsilon", "delta", "mu", "noise_std", "alpha"):
@@ -112,6 +121,8 @@ class ResidualCertificate(SignedDocument):
                 object.__setattr__(self, name, int(getattr(self, name)))
         object.__setattr__(self, "conditions", tuple(self.conditions))
         object.__setattr__(self, "notes", tuple(self.notes))
+        if self.version == 1 and self.noise is not None:
+            raise CertificateError("version", "must be 2 for a certificate that says how noise was drawn, got 1")
         check_format(self.to_dict())
 
     @classmethod
@@ -133,6 +144,7 @@ class ResidualCertificate(SignedDocument):
         reference: str = "optimum",
         conditions: Sequence[str] = (),
         notes: Sequence[str] = (),
+        noise: ResidualNoise | None = None,
     ) -> Self:
         """Return an unsigned certificate whose arithmetic has been checked.
 
@@ -160,6 +172,8 @@ class ResidualCertificate(SignedDocument):
             What the release is compared with.
         conditions, notes : sequence of str
             What the claim rests on (which makes it conditional), and what else a reader must know.
+        noise : ResidualNoise, optional
+            How the noise was drawn, and the grid of the release.
 
         Raises
         ------
@@ -203,8 +217,10 @@ class ResidualCertificate(SignedDocument):
             conditions=tuple(conditions),
             notes=tuple(notes),
             reference=reference,
+            noise=noise,
         )
         result.check_claim()
+        result.check_grid(parameters)
         return result
 
     @property
@@ -251,15 +267,33 @@ class ResidualCertificate(SignedDocument):
                 f"must leave {counted(self.releases, 'release')} within epsilon = {self.epsilon!r} and delta = "
                 f"{self.delta!r} against the reference {self.reference!r}, got {self.mu!r}",
             )
+        if self.noise is not None and not self.noise.of_program and self.status == "certified":
+            raise VerificationError(
+                "noise.sampler", "must be 'exact' when certified, got 'float64', which is for noise of a seed"
+            )
         self._check_own_signature()
+
+    def check_grid(self, released: NDArray[np.float64]) -> None:
+        """Check that released parameters lie on the grid that the certificate names, if it does.
+
+        Raises
+        ------
+        VerificationError
+            Naming ``"noise.grid"``.
+        """
+        if self.noise is not None and not self.noise.holds(released):
+            raise VerificationError(
+                "noise.grid",
+                f"released parameters must be multiples of {self.noise.grid!r}, which those of exact noise are",
+            )
 
     def to_dict(self) -> JsonObject:
         """Return the certificate as JSON values, in the order of the schema."""
         classes = None if self.model.classes is None else list(self.model.classes)
         signature = self.signature
-        return {
+        values: JsonObject = {
             "format": FORMAT,
-            "version": VERSION,
+            "version": self.version,
             "kind": self.kind,
             "claim": {
                 "epsilon": self.epsilon,
@@ -271,6 +305,7 @@ class ResidualCertificate(SignedDocument):
                 "reference": self.reference,
                 "meaning": MEANINGS.get(self.reference, ""),
             },
+            "noise": None if self.noise is None else _noise(self.noise),
             "status": self.status,
             "conditions": list(self.conditions),
             "notes": list(self.notes),
@@ -284,6 +319,9 @@ class ResidualCertificate(SignedDocument):
             "issued_at": self.issued_at,
             "signature": None if signature is None else signature.to_dict(),
         }
+        if self.version == 1:  # byte for byte what was issued and signed then
+            del values["noise"]
+        return values
 
     @classmethod
     def from_json(cls: type[Self], text: str) -> Self:
@@ -298,6 +336,7 @@ class ResidualCertificate(SignedDocument):
         values = json_values(text)
         check_format(values)
         claim, model, budget, signature = values["claim"], values["model"], values["budget"], values["signature"]
+        noise = values.get("noise")
         return cls(
             epsilon=claim["epsilon"],
             delta=claim["delta"],
@@ -317,6 +356,8 @@ class ResidualCertificate(SignedDocument):
             library_version=values["library_version"],
             issued_at=values["issued_at"],
             signature=None if signature is None else Signature(**signature),
+            noise=None if noise is None else ResidualNoise(float(noise["grid"]), noise["sampler"]),
+            version=values["version"],
         )
 
     def summary(self) -> str:
@@ -329,6 +370,7 @@ class ResidualCertificate(SignedDocument):
             f"  claim    epsilon = {self.epsilon:g}, delta = {self.delta:g}, against the {self.reference}",
             f"  computed |gradient| <= {self.residual_allowed:.3g} with alpha = {self.alpha:g}, noise "
             f"{self.noise_std:g}, mu = {self.mu:.3g}",
+            f"  noise    {noise_text(self.noise)}",
             f"  budget   release {self.release:,} of {self.releases:,}",
             *rests_on,
             *told,
@@ -339,3 +381,16 @@ class ResidualCertificate(SignedDocument):
 
     def __repr__(self) -> str:
         return f"<ResidualCertificate\n{self.summary()}>"
+
+
+def _noise(noise: ResidualNoise) -> JsonObject:
+    return {"grid": noise.grid, "sampler": noise.sampler, "meaning": NOISE_MEANINGS.get(noise.sampler, "")}
+
+
+def noise_text(noise: ResidualNoise | None) -> str:
+    """Return a line on what the claim is about: a program, or noise that it stands for."""
+    if noise is None:
+        return "not said how it was drawn: the claim is about exact Gaussian noise, not about a program"
+    if noise.of_program:
+        return f"drawn exactly, on a grid of {noise.grid:.3g}: the claim is about the program that ran"
+    return f"of float64, on a grid of {noise.grid:.3g}: the claim is about the Gaussian noise that it stands for"

@@ -10,10 +10,12 @@ from importlib import resources
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from expunge._types import JsonObject
 from expunge.certificates.residual.hashing import depth_of
 from expunge.certificates.schema import CertificateError, check, check_one_line
+from expunge.runs.exact_noise import MOST_CELLS, grid_exponent
 from expunge.runs.residual.answers import Label, check_outputs
 
 __all__ = [
@@ -21,15 +23,17 @@ __all__ = [
     "CANNOT_SHOW",
     "FORMAT",
     "MEANINGS",
-    "VERSION",
+    "NOISE_MEANINGS",
+    "VERSIONS",
     "ResidualDigests",
     "ResidualModel",
+    "ResidualNoise",
     "check_format",
     "residual_schema",
 ]
 
 FORMAT = "expunge-residual-certificate"
-VERSION = 1
+VERSIONS = (1, 2)  # version 1 is read, but no longer issued
 
 MEANINGS = {
     "optimum": (
@@ -47,26 +51,52 @@ MEANINGS = {
     ),
 }
 
+# How the noise was drawn -> what the claim is about.
+NOISE_MEANINGS = {
+    "exact": (
+        "Every released number is a multiple of the grid, drawn by the program from random words of the operating "
+        "system with exactly the probability that the parameter without noise, plus Gaussian noise, has that multiple "
+        "as its nearest: the claim is about the program that ran."
+    ),
+    "float64": (
+        "Noise and sums were computed in float64 and rounded to the grid: the claim is about the Gaussian noise that "
+        "they stand for, not about the program that ran."
+    ),
+}
 
-@lru_cache(maxsize=1)
-def _schema_text() -> str:
-    name = f"certificate-v{VERSION}.schema.json"
+
+@lru_cache(maxsize=len(VERSIONS))
+def _schema_text(version: int) -> str:
+    name = f"certificate-v{version}.schema.json"
     return resources.files("expunge.certificates.residual").joinpath(name).read_text(encoding="utf-8")
 
 
-def residual_schema() -> JsonObject:
+def residual_schema(*, version: int = VERSIONS[-1]) -> JsonObject:
     """Return the JSON schema (draft 2020-12) of certificates by computed residual, as a new dictionary.
+
+    Parameters
+    ----------
+    version : int, default 2
+        Version of the format; version 1 is read, but no longer issued.
+
+    Raises
+    ------
+    ValueError
+        If there is no such version.
 
     Examples
     --------
-    >>> residual_schema()["properties"]["format"]
-    {'const': 'expunge-residual-certificate'}
+    >>> residual_schema()["properties"]["version"]
+    {'const': 2}
     """
-    result: JsonObject = json.loads(_schema_text())
+    if version not in VERSIONS:
+        raise ValueError(f"version must be one of {VERSIONS}, got {version!r}")
+    result: JsonObject = json.loads(_schema_text(version))
     return result
 
 
-_SCHEMA: Any = residual_schema()
+_SCHEMAS: Any = {version: residual_schema(version=version) for version in VERSIONS}
+_SCHEMA = _SCHEMAS[VERSIONS[-1]]
 CANNOT_SHOW: tuple[str, ...] = tuple(_SCHEMA["properties"]["cannot_show"]["const"])
 BEFORE_AFTER: str = _SCHEMA["properties"]["before_after"]["const"]
 
@@ -126,6 +156,45 @@ class ResidualDigests:
     released: str
 
 
+@dataclass(frozen=True)
+class ResidualNoise:
+    """How the noise of a release was drawn, and the grid that the release lies on.
+
+    Attributes
+    ----------
+    grid : float
+        Power of two that released parameters are multiples of; it follows from ``noise_std``.
+    sampler : {"exact", "float64"}
+        Exact normals from the operating system's random words, rounded without an error; or float64 arithmetic, as
+        for a seed.
+    """
+
+    grid: float
+    sampler: str
+
+    @classmethod
+    def of(cls, noise_std: float, *, sampler: str) -> ResidualNoise:
+        """Return what releases with such noise lie on.
+
+        Raises
+        ------
+        ValueError
+            If float64 has no grid for so little noise.
+        """
+        return cls(2.0 ** grid_exponent(noise_std), sampler)
+
+    @property
+    def of_program(self) -> bool:
+        """Whether the claim is about the program that ran, rather than about real numbers that it stands for."""
+        return self.sampler == "exact"
+
+    def holds(self, released: NDArray[np.float64]) -> bool:
+        """Whether parameters lie on the grid, near enough to 0 for float64 to have every multiple."""
+        with np.errstate(over="ignore"):  # what overflows is too far
+            cells = np.ldexp(released, 1 - int(np.frexp(self.grid)[1]))
+        return bool((np.abs(cells) <= MOST_CELLS).all()) and bool((np.rint(cells) == cells).all())
+
+
 def check_format(values: Any) -> None:
     """Check JSON values of a certificate: the schema, and what must hold between fields.
 
@@ -134,19 +203,23 @@ def check_format(values: Any) -> None:
     CertificateError
         Naming the field at fault.
     """
+    version = VERSIONS[-1]
     if isinstance(values, dict):
         if values.get("format") != FORMAT:
             raise CertificateError("format", f"must be {FORMAT!r}, got {values.get('format')!r}")
         version = values.get("version", 0)
-        if type(version) is not int or version != VERSION:
-            raise CertificateError("version", f"must be {VERSION}, the version this library reads, got {version!r}")
-    check(values, _SCHEMA)
+        if type(version) is not int or version not in VERSIONS:
+            known = " or ".join(map(str, VERSIONS))
+            raise CertificateError("version", f"must be {known}, the versions this library reads, got {version!r}")
+    check(values, _SCHEMAS[version])
     check_one_line(values, "conditions", "notes", "library_version", "model.estimator")
     claim, model = values["claim"], values["model"]
     if claim["meaning"] != MEANINGS[claim["reference"]]:
         raise CertificateError(
             "claim.meaning", f"must be that of the reference {claim['reference']!r}, got another text"
         )
+    if values.get("noise") is not None:
+        _check_noise(values["noise"], claim["noise_std"])
     try:
         check_outputs(loss=claim["loss"], classes=model["classes"], n_outputs=model["n_outputs"])
     except ValueError as error:
@@ -162,3 +235,14 @@ def check_format(values: Any) -> None:
         datetime.strptime(values["issued_at"], "%Y-%m-%dT%H:%M:%SZ")
     except ValueError:
         raise CertificateError("issued_at", f"must be a valid time, got {values['issued_at']!r}") from None
+
+
+def _check_noise(noise: Any, noise_std: float) -> None:
+    try:
+        needed = 2.0 ** grid_exponent(noise_std)
+    except ValueError as error:
+        raise CertificateError("claim.noise_std", str(error).removeprefix("noise_std ")) from None
+    if noise["grid"] != needed:
+        raise CertificateError("noise.grid", f"must be {needed!r} for the noise {noise_std!r}, got {noise['grid']!r}")
+    if noise["meaning"] != NOISE_MEANINGS[noise["sampler"]]:
+        raise CertificateError("noise.meaning", f"must be that of the sampler {noise['sampler']!r}, got another text")

@@ -11,7 +11,7 @@ from html import escape
 from expunge._errors import counted
 from expunge._files import write_atomic
 from expunge._files.page import html_page, html_table
-from expunge.certificates.residual.certificate import ResidualCertificate
+from expunge.certificates.residual.certificate import ResidualCertificate, noise_text
 from expunge.certificates.residual.entries import Line
 from expunge.certificates.residual.format import BEFORE_AFTER, CANNOT_SHOW
 from expunge.certificates.residual.pictures import budget_bar, two_laws
@@ -207,6 +207,7 @@ def _what_was_done(c: ResidualCertificate) -> Iterator[str]:
         f"{c.residual_allowed / c.alpha:.3g} of the one exact solution for these data. Then fresh Gaussian noise of "
         f"standard deviation {c.noise_std:g} was added to each parameter, and the result was released.</p>"
     )
+    yield f"<p>The noise: {escape(noise_text(c.noise))}.</p>"
     yield (
         "<p>How much noise: that was fixed beforehand. What depends on the records that left - how much work it took, "
         "how near the parameters came - is in the confidential evidence and not on this page.</p>"

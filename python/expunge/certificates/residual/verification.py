@@ -15,9 +15,9 @@ from numpy.typing import ArrayLike, NDArray
 from expunge import _validate
 from expunge._errors import counted
 from expunge.certificates.digest import model_digest
-from expunge.certificates.residual.certificate import ResidualCertificate
+from expunge.certificates.residual.certificate import ResidualCertificate, noise_text
 from expunge.certificates.residual.evidence import ResidualEvidence
-from expunge.certificates.residual.format import check_format
+from expunge.certificates.residual.format import ResidualNoise, check_format
 from expunge.certificates.residual.records import check_records
 from expunge.certificates.residual.table import table_bound, table_rows
 from expunge.certificates.schema import CertificateError, VerificationError
@@ -56,6 +56,8 @@ class ResidualReport:
     p_value : float or None
         Two-sided p-value of the released parameters around those without noise, uniform on (0, 1) for an honest
         release; None without them.
+    noise : ResidualNoise or None
+        As in the certificate: how the noise was drawn, and the grid that the released model, if given, lies on.
     certificate : str
         Digest of the certificate.
     signature : str
@@ -75,6 +77,7 @@ class ResidualReport:
     residual_bound: float
     residual_allowed: float
     p_value: float | None
+    noise: ResidualNoise | None
     certificate: str
     signature: str
     proof: Proof | None = None
@@ -90,6 +93,7 @@ class ResidualReport:
         lines = [
             f"holds ({self.status}): epsilon = {self.epsilon:g}, delta = {self.delta:g}",
             f"  recomputed |gradient| <= {self.residual_bound:.3g}, allowed {self.residual_allowed:.3g}",
+            f"  noise: {noise_text(self.noise)}",
             *(f"  but: {text}" for text in self.conditions),
             *(f"  note: {text}" for text in self.notes),
             f"  {counted(self.n_records, 'record')} as certified; model {model}; signature: {self.signature}",
@@ -158,7 +162,8 @@ def verify(
 
     Checks the format, the arithmetic of the claim, the signature, that these are the certified records and nothing
     else, that the gradient at the evidence's parameters is as small as the claim needs - one pass over the data, with a
-    proved bound on rounding - and that the released model is these parameters and that noise.
+    proved bound on rounding - and that the released model is these parameters and that noise, on the grid that the
+    certificate names.
 
     Parameters
     ----------
@@ -257,7 +262,9 @@ def verify(
     found = _proved(c, evidence.theta, parts) if proof else None
     chance = None
     if released is not None:
-        chance = release_p_value(released_parameters(c, released), evidence.theta, noise_std=c.noise_std)
+        parameters = released_parameters(c, released)
+        c.check_grid(parameters)
+        chance = release_p_value(parameters, evidence.theta, noise_std=c.noise_std)
         if not chance >= LEAST_P_VALUE:
             raise VerificationError(
                 "released",
@@ -276,6 +283,7 @@ def verify(
         residual_bound=bound,
         residual_allowed=c.residual_allowed,
         p_value=chance,
+        noise=c.noise,
         certificate=c.digest(),
         signature="trusted key" if public_key is not None else "none" if c.signature is None else "unknown key",
         proof=found,

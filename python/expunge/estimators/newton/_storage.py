@@ -188,6 +188,7 @@ def _model(cls: type[Any], header: dict[str, Any], arrays: dict[str, NDArray[Any
         release=certificate.release,
         conditions=conditions[0],
         own_conditions=conditions[1],
+        noise=certificate.noise,
         ledger_salt=_stored.salt(header["ledger_salt"]),
     )
     model.certificate_ = certificate

@@ -29,7 +29,7 @@ from expunge.estimators.newton.result import Updated
 from expunge.estimators.newton.tables import TableObjective, without
 from expunge.estimators.newton.working import Claim, Work, Working
 from expunge.estimators.released import Released, linear_scores, require_features, table_scores
-from expunge.runs.noise import os_normals, seeded_normals
+from expunge.runs.noise import seeded_normals
 from expunge.runs.residual import Objective
 from expunge.runs.residual.answers import answers_of
 from expunge.runs.residual.proved_inverse import LARGEST_ALPHA, LEAST_ALPHA
@@ -121,7 +121,7 @@ class NewtonModel(OfTables, WithReading, BaseEstimator):  # type: ignore[misc]
                 layout=layout,
                 conditions=conditions,
                 own_conditions=() if seed is None else (SEED_CONDITION,),
-                normals=os_normals if seed is None else seeded_normals(seed),
+                normals=None if seed is None else seeded_normals(seed),
             )
         self._next_number = n if numbered else -1  # -1: records have ids of their own
         self._reading = None  # that of an earlier fit

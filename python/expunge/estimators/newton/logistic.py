@@ -54,8 +54,8 @@ class NewtonLogisticRegression(Scored, ClassifierMixin, NewtonClassifier):  # ty
         Most releases in the life of the model - one by `fit`, one by each change - which share the budget: the more,
         the smaller each one's share, ``mu = gdp_mu(epsilon, delta) / sqrt(releases)``, and the more exact the optimum.
     random_state : None, int or NumPy generator, default None
-        Seed of the noise of the first release; its certificate is then *conditional*. Later releases always draw from
-        the operating system.
+        Seed of the noise of the first release, computed in float64; its certificate is then *conditional*. All other
+        noise is drawn exactly, from the operating system's randomness: the claim is about the program that ran.
     class_weight : dict from labels to float, optional
         Factors of the losses by class, as constants. "balanced" would depend on the data and is rejected.
 

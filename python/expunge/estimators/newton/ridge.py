@@ -48,7 +48,8 @@ class NewtonRidge(Scored, RegressorMixin, NewtonModel):  # type: ignore[misc]
     releases : int, default 10_000
         Most releases in the life of the model.
     random_state : None, int or NumPy generator, default None
-        Seed of the noise of the first release; its certificate is then *conditional*.
+        Seed of the noise of the first release, computed in float64; its certificate is then *conditional*. All other
+        noise is drawn exactly, from the operating system's randomness: the claim is about the program that ran.
 
     Attributes
     ----------

@@ -16,8 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from expunge.certificates.residual import RecordTree, ResidualCertificate, ResidualEvidence, ResidualModel
+from expunge.certificates.residual import (
+    RecordTree,
+    ResidualCertificate,
+    ResidualEvidence,
+    ResidualModel,
+    ResidualNoise,
+)
 from expunge.estimators.newton.tables import TableObjective
+from expunge.runs.exact_noise import with_exact_noise
 from expunge.runs.noise import Normals, os_normals, with_noise
 from expunge.runs.residual import (
     InverseHessian,
@@ -131,6 +138,8 @@ class Working:
         Of these records at parameters released before; None where it is to be computed anew.
     gradient : ndarray of float64, shape (q, p), or None
         Of the objective at theta, as computed; None where it is not known.
+    noise : ResidualNoise or None
+        How the noise of the last release was drawn; None for one of a version that did not say.
     ledger_salt : bytes
         32 secret bytes under which ledgers tell of ids: one for the life of the model, in no proof and no evidence.
     """
@@ -147,6 +156,7 @@ class Working:
     own_conditions: tuple[str, ...] = ()
     inverse: InverseHessian | None = None
     gradient: Float64 | None = None
+    noise: ResidualNoise | None = None
     ledger_salt: bytes = field(default_factory=partial(secrets.token_bytes, 32), repr=False)
 
     @classmethod
@@ -159,9 +169,9 @@ class Working:
         layout: ResidualModel,
         conditions: tuple[str, ...],
         own_conditions: tuple[str, ...],
-        normals: Normals,
+        normals: Normals | None = None,
     ) -> tuple[Working, Work]:
-        """Return the state after the first release.
+        """Return the state after the first release; with ``normals`` it is that of a seed, not of exact noise.
 
         Raises
         ------
@@ -169,7 +179,7 @@ class Working:
             If the noise is below what float64 allows for these data.
         """
         found = _polished(objective, np.zeros(layout.shape), claim=claim, inverse=None)
-        released = _with_noise(found.theta, claim=claim, normals=normals)
+        released, noise = _released(found.theta, claim=claim, normals=normals)
         state = cls(
             claim=claim,
             layout=layout,
@@ -184,6 +194,7 @@ class Working:
             # At what is public: the parameters without noise would tell the next ones apart from those of the record.
             inverse=InverseHessian.of(objective, released if claim.noise_std < _FAR else found.theta),
             gradient=found.gradient,
+            noise=noise,
         )
         return state, Work("fit", len(objective), found.passes, found.refreshes + 1)
 
@@ -209,7 +220,7 @@ class Working:
         number = self._next()
         start, inverse = self._first_step(objective, gone, new)
         found = _polished(objective, start, claim=self.claim, inverse=inverse)
-        released = _with_noise(found.theta, claim=self.claim, normals=os_normals)
+        released, noise = _released(found.theta, claim=self.claim)
         kept = self._kept_inverse(found, objective, released)
         refreshes = found.refreshes + (kept is not None and kept is not found.inverse)
         state = replace(
@@ -223,6 +234,7 @@ class Working:
             own_conditions=(),
             inverse=kept,
             gradient=found.gradient,
+            noise=noise,
         )
         both = before_after(
             distance=_distance_above(self, state),
@@ -240,8 +252,8 @@ class Working:
         RuntimeError
             If the budget of releases is spent.
         """
-        released = _with_noise(self.theta, claim=self.claim, normals=os_normals)
-        state = replace(self, released=released, release=self._next(), own_conditions=())
+        released, noise = _released(self.theta, claim=self.claim)
+        state = replace(self, released=released, release=self._next(), own_conditions=(), noise=noise)
         return state, Work("release", 0, 0, 0, self.tree.root)
 
     def quotes(self, positions: NDArray[np.int64]) -> RecordQuotes:
@@ -358,6 +370,7 @@ class Working:
             release=self.release,
             data_before=work.before_root,
             conditions=(*self.conditions, *self.own_conditions),
+            noise=self.noise,
         )
 
     def evidence(self, work: Work, certificate: ResidualCertificate) -> ResidualEvidence:
@@ -412,8 +425,13 @@ def _length(objective: Objective) -> float:
     return float(objective.folded(_Longest()))
 
 
-def _with_noise(theta: Float64, *, claim: Claim, normals: Normals) -> Float64:
-    return with_noise(theta, noise_std=claim.noise_std, normals=normals)
+def _released(theta: Float64, *, claim: Claim, normals: Normals | None = None) -> tuple[Float64, ResidualNoise]:
+    """Return parameters with noise, and how it was drawn: exactly, unless it has to be that of a seed."""
+    if normals is None:
+        released = with_exact_noise(theta, noise_std=claim.noise_std)
+        return released, ResidualNoise.of(claim.noise_std, sampler="exact")
+    released = with_noise(theta, noise_std=claim.noise_std, normals=normals)
+    return released, ResidualNoise.of(claim.noise_std, sampler="float64")
 
 
 def _distance_above(before: Working, after: Working) -> float:
