@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from expunge.certificates import CertificateError, VerificationError
+from expunge.certificates import Certificate, CertificateError, Policy, VerificationError
 from expunge.certificates.residual import (
     ResidualCertificate,
     ResidualEvidence,
@@ -114,6 +114,19 @@ def test_noise_of_float64_is_never_plainly_certified() -> None:
     conditional = certified(noise=seeded, conditions=["learning seed known to whoever set it"])
     assert conditional.status == "conditional"
     assert "Gaussian noise that it stands for" in verified(conditional).summary()
+
+
+def test_a_policy_can_demand_a_claim_about_the_program() -> None:
+    policy = Policy(of_program=True, allow_conditional=True)
+    policy.check(certified())
+    seeded = ResidualNoise.of(NOISE_STD, sampler="float64")
+    ridge = Certificate.load(GOLDEN.parent / "certificate-v2.json")
+    for other in (certified(CASE.released, None), certified(noise=seeded, conditions=["a seed"]), ridge):
+        Policy(allow_conditional=True).check(other)
+        with pytest.raises(VerificationError, match=r"^policy\.of_program: the claim must be about the program"):
+            policy.check(other)
+    with pytest.raises(TypeError, match="of_program must be True or False, got 1"):
+        Policy(of_program=1)
 
 
 def test_version_1_says_nothing_of_noise() -> None:

@@ -32,6 +32,7 @@ ROOMS: dict[str, Room] = {
         ("accounting/*.py", "accounting/*/*.py"),
         (
             "test_accounting_edges*.py",
+            "test_discrete_gaussian*.py",
             "test_gdp*.py",
             "test_gaussian_pair*.py",
             "test_rdp*.py",
@@ -60,7 +61,9 @@ ROOMS: dict[str, Room] = {
     ),
     "proof": Room(("proof/*.py", "runs/enclosures.py"), ("test_proof*.py",)),
     "calibration": Room(("calibration.py",), ("test_calibration*.py",)),
-    "certificates": Room(("certificates/*.py", "runs/*.py"), (*_RELEASES, "test_runs*.py")),
+    "certificates": Room(
+        ("certificates/*.py", "runs/*.py"), (*_RELEASES, "test_runs*.py", "test_noise*.py", "test_residual_program*.py")
+    ),
     "estimators": Room(
         ("estimators/*.py",),
         (*_RELEASES, "test_estimators*.py", "test_masked_arrays*.py", "test_ridge_law*.py"),
@@ -84,6 +87,7 @@ ROOMS: dict[str, Room] = {
             "test_residual_claim.py",
             "test_residual_evidence.py",
             "test_residual_page.py",
+            "test_residual_program.py",
             "test_residual_tree.py",
         ),
     ),

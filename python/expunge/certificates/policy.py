@@ -44,6 +44,9 @@ class Policy:
         Whose signature is required.
     allow_conditional : bool
         Whether a claim that rests on conditions will do. By default it will not.
+    of_program : bool
+        Whether the claim must be about the program that ran, not about noise of real numbers that it stands for:
+        releases by residual whose noise was drawn exactly. By default it need not.
 
     Raises
     ------
@@ -60,6 +63,7 @@ class Policy:
     max_delta: float | None = None
     public_key: Ed25519PublicKey | None = None
     allow_conditional: bool = False
+    of_program: bool = False
 
     def __post_init__(self) -> None:
         if self.max_epsilon is not None:
@@ -68,8 +72,9 @@ class Policy:
             object.__setattr__(self, "max_delta", _validate.number("max_delta", self.max_delta, low=0, high=1))
         if self.public_key is not None and not isinstance(self.public_key, Ed25519PublicKey):
             raise TypeError(f"public_key must be an Ed25519PublicKey, got {type(self.public_key).__name__}")
-        if not isinstance(self.allow_conditional, bool):
-            raise TypeError(f"allow_conditional must be True or False, got {self.allow_conditional!r}")
+        for name in ("allow_conditional", "of_program"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
 
     def check(self, certificate: Claim) -> None:
         """Refuse a certificate that asks for more than this policy allows; nothing is recomputed.
@@ -89,6 +94,11 @@ class Policy:
         if not self.allow_conditional and now.status != "certified":
             reasons = "; ".join(now.conditions) or "an estimate certifies nothing"
             raise VerificationError("policy.allow_conditional", f"must be certified, got {now.status}: {reasons}")
+        noise = getattr(certificate, "noise", None)  # that of no other kind of certificate is exact
+        if self.of_program and not (noise is not None and noise.of_program):
+            raise VerificationError(
+                "policy.of_program", "the claim must be about the program that ran, got one about real numbers"
+            )
         if self.public_key is not None:
             try:
                 certificate.verify_signature(self.public_key)
