@@ -103,15 +103,36 @@ def test_rows_without_ids_stand_in_order_or_are_all_that_were_numbered():
     check(model.attach(table(np.arange(N), ids=None), others="omit"), rows)
     check(model.attach(table(np.arange(30), ids=None), table(np.arange(30, N), ids=None), others="omit"), rows)
     assert model.ids_.tolist() == rows.tolist()
-    with pytest.raises(ValueError, match=r"in their order, or all 100 that it ever numbered, got 98 rows without ids"):
-        model.attach(table(np.delete(np.arange(N), [3, 50]), ids=None), others="omit")
+    some = np.delete(np.arange(N), [4, 50])  # 40 and 41 still there, and 50 gone that is a record
+    with pytest.raises(ValueError, match=r"got none for 50 records of it: .*, which should come behind row 48;"):
+        model.attach(table(some, ids=None), others="omit")
     with pytest.raises(ValueError, match=r"row 3: the record 3 of the model is not what it was"):
         model.attach(table(np.array([0, 1, 2, 5, 3, *rows[5:]]), ids=None))
     named, _ = MODELS["people"]
-    with pytest.raises(ValueError, match=r"of the model, in their order, got 100 rows without ids: write the table"):
+    with pytest.raises(ValueError, match=r"of the model, in their order, got 100 rows without ids: name their ids"):
         named.attach(table(np.arange(N), ids=None), others="omit")
     with pytest.raises(ValueError, match="records must all have ids, or none"):
         named.attach(table(rows[:5]), table(rows[5:], ids=None))
+
+
+@given(st.data())
+def test_rows_without_ids_are_found_by_their_hashes(data):
+    """Among any rows: the records stay in their order, and rows that are alike may stand for one another."""
+    alike = X[np.arange(N) // 3]  # three rows each have the same features, and some of these the same class
+    gone = data.draw(st.lists(st.integers(0, N - 1), min_size=1, max_size=30, unique=True))
+    model = NewtonLogisticRegression(classes=[0, 1]).fit(table(np.arange(N), ids=None, features=alike))
+    rows = np.delete(np.arange(N), gone)
+    model = model.unlearn(rows=gone).model
+    strangers = data.draw(st.lists(st.sampled_from(sorted(gone)), max_size=len(gone) - 1, unique=True))
+    order = np.array(sorted([*rows, *strangers]))
+    cut = data.draw(st.integers(1, len(order) - 1))
+    tables = [table(part, ids=None, features=alike) for part in np.split(order, [cut])]
+    model.attach(*tables, others="omit")
+    kept = np.concatenate([part.kept for part in model._state.objective.blocks.parts])
+    assert np.array_equal(alike[order[kept]], alike[rows])
+    assert np.array_equal(TWO[order[kept]], TWO[rows])
+    assert model.ids_.tolist() == rows.tolist()
+    assert model.unlearn(rows=[0]).model.attach(*tables, others="omit").ids_.tolist() == rows[1:].tolist()
 
 
 @pytest.mark.parametrize("what", ["X", "y", "word"])

@@ -569,6 +569,56 @@ def test_the_table_is_written_without_the_deleted_rows(kind):
     assert not any("unfinished" in name for name in listing())
 
 
+@pytest.mark.parametrize("other", ["all", "./all/../all", "all/part-2.parquet", "link.parquet"])
+def test_a_table_that_is_named_twice_is_refused(scene, other):
+    os.symlink("all/part-2.parquet", "link.parquet")
+    words = rf"--data: all/part-.\.parquet is named by all and by {re.escape(other)}: name each table once"
+    outputs = ["-o", "x.npz", "-c", "x.json"]
+    refused("unlearn", "m1.npz", "--data", "all", "--data", other, "--id", "C-4", *outputs, match=words)
+
+
+def test_a_table_without_ids_goes_on_after_it_was_rewritten():
+    alike = X.copy()
+    alike[[21, 40]] = alike[20]  # of the same person or not: neighbours, and one far behind
+    rows = pa.table({"a": alike[:, 0], "b": alike[:, 1], "word": WORD.tolist()})
+    parquet.write_table(rows, "all.parquet", row_group_size=7)
+    reading = ["--target-column", "word", "--classes", "no,yes"]
+    run("fit", "all.parquet", "--stream", *reading, *QUIET, "-o", "m0.npz")
+    names = ["-c", "c.json", "--evidence", "e.npz", "--released", "r.npz", "--overwrite"]
+    run("unlearn", "m0.npz", "--data", "all.parquet", "--rows", "3,21", *names, "-o", "m1.npz")
+    run("purge", "m1.npz", "--data", "all.parquet", "--rewrite", "first.parquet", "--others")
+    run("unlearn", "m1.npz", "--data", "first.parquet", "--rows", "40,52", *names, "-o", "m2.npz")
+    found = run("purge", "m2.npz", "--data", "first.parquet", "--rewrite", "second.parquet", "--others").output
+    assert "left out  2 rows: first.parquet, row 38; first.parquet, row 50" in found
+    run("verify", "c.json", "second.parquet", "--evidence", "e.npz", "--model", "r.npz")
+    left = parquet.read_table("all.parquet").take(np.delete(EVERY, [3, 21, 40, 52]))
+    assert parquet.read_table("second.parquet").equals(left)
+    run("unlearn", "m2.npz", "--data", "first.parquet", "--rows", "0", *names, "-o", "m3.npz")  # not yet written anew
+
+
+def test_rows_that_are_alike_are_not_chosen_between_where_they_may_differ():
+    def rows(file, **more):
+        changed = X.copy()
+        changed[21] = changed[20]
+        words = np.where(EVERY == 21, WORD[20], WORD)
+        parquet.write_table(pa.table({"a": changed[:, 0], "b": changed[:, 1], "word": words, **more}), file)
+
+    def twice_deleted(name, *options):
+        reading = ["--features", "a,b", "--target-column", "word", "--classes", "no,yes", *options]
+        run("fit", name, "--stream", *reading, *QUIET, "-o", "m0.npz", "--overwrite")
+        out = ["-c", "c.json", "--evidence", "e.npz", "--released", "r.npz", "--overwrite"]
+        run("unlearn", "m0.npz", "--data", name, "--rows", "3", *out, "-o", "m1.npz")
+        run("purge", "m1.npz", "--data", name, "--rewrite", f"now-{name}", "--others")
+        run("unlearn", "m1.npz", "--data", f"now-{name}", "--rows", "21", *out, "-o", "m2.npz")  # like 20
+        return ["purge", "m2.npz", "--data", f"now-{name}", "--rewrite", f"new-{name}", "--others"]
+
+    rows("whole.parquet")
+    assert "left out  1 row: now-whole.parquet, row 20" in run(*twice_deleted("whole.parquet")).output
+    rows("names.parquet", name=WHO)
+    refused(*twice_deleted("names.parquet"),
+            match=r"names.parquet, row 19 and now-names.parquet, row 20 have the same features and target")  # fmt: skip
+
+
 def test_rows_that_were_never_learned_stay_unless_all_others_go(scene):
     more = {name: values[[0, 1]] for name, values in TABLE.items()}
     more["who"] = np.array(["N-1", "N-2"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -127,6 +128,7 @@ def open_tables(
                 raise ValueError(f"{source}: must be read as the data of fit were, not so that {condition}")
         tables.append(as_table(records, task.y))
         weights.append(records.weights)
+    _require_once(data, tables)
     return tables, weights
 
 
@@ -158,6 +160,19 @@ def attach(
             err=True,
         )
     return tables, every
+
+
+def _require_once(data: Sequence[str], tables: Sequence[Table]) -> None:
+    """Refuse tables that share a file: rows of deleted records would be listed in one of them only."""
+    from expunge.data import FileRecords, MappedRecords
+
+    named: dict[str, tuple[str, str]] = {}
+    for source, table in zip(data, tables, strict=True):
+        files = table.records if isinstance(table, MappedRecords) else table
+        for file in files.files if isinstance(files, FileRecords) else (source,):
+            known = named.setdefault(os.path.realpath(file) if "://" not in file else file, (file, source))
+            if known != (file, source) or data.count(source) > 1:
+                raise ValueError(f"--data: {known[0]} is named by {known[1]} and by {source}: name each table once")
 
 
 def _parts(model: Newton) -> Sequence[TablePart]:

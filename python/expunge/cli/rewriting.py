@@ -70,6 +70,8 @@ def rewrite_table(
     n = int(gone.sum())
     if not n:
         raise ValueError(f"{data}: holds no row that is no record of {path}: there is nothing to leave out")
+    if isinstance(model, NewtonModel) and not table.has_ids and table.n_records != model._next_number:
+        _require_told_apart(table, files, gone)
     named = listed_rows(table, gone)
 
     def check(hidden: Path) -> None:
@@ -87,6 +89,39 @@ def rewrite_table(
     click.echo(f"left out  {counted(n, 'row')}: {named}")
     if more := int((~kept & ~gone).sum()):
         click.echo(f"kept  {counted(more, 'row')} of other ids, of which the model has no record (--others)")
+
+
+def _require_told_apart(table: Records, files: FileRecords, gone: NDArray[np.bool_]) -> None:
+    """Refuse rows that may be records as well as the one before, and differ from it in columns that are not read.
+
+    Records are found by their hashes, each in the first row that fits: it may be another row up to the next record.
+    """
+    columns = files.columns
+    assert columns is not None  # as .npy files are not written anew
+    all_read = columns.n_columns == len(columns.features) + (columns.target is not None)
+    last: tuple[int, NDArray[Any], NDArray[Any]] | None = None
+    for block in table.blocks():
+        X, y = block.X, np.asarray(block.y)
+        for row in range(len(block)):
+            here = block.start + row
+            if not gone[here]:
+                last = here, X[row], y[row : row + 1]
+                continue
+            if last is None or not (np.array_equal(X[row], last[1]) and np.array_equal(y[row : row + 1], last[2])):
+                continue
+            if not (all_read and np.array_equal(_features(files, last[0]), _features(files, here))):
+                raise ValueError(
+                    f"{table.place(last[0])} and {table.place(here)} have the same features and target for the model, "
+                    "which has a record of one of them, and may differ otherwise: write the table without the row that "
+                    "was deleted"
+                )
+
+
+def _features(files: FileRecords, row: int) -> NDArray[np.floating]:
+    """Return the features of a row as they are written."""
+    number = row // files.block_rows
+    (block,) = files.blocks(start=number, stop=number + 1)
+    return np.asarray(block.X[row - block.start])
 
 
 def _compared(model: Langevin, path: str, data: str, reading: dict[str, Any]) -> tuple[Records, NDArray[np.bool_]]:

@@ -1,8 +1,9 @@
 """Records of a model found again in its tables, by their salted hashes and in one pass.
 
 A table may hold rows that are no records of the model: those that were deleted from it and that its owner has not
-written out yet. Where there are ids the order may be another; without, rows stand in the order of the records, or are
-all that the model ever numbered.
+written out yet. Where there are ids the order may be another; without, rows stand in the order of the records. Those of
+all rows that the model ever numbered are known by their number, others by their hashes: each record is the first row
+behind that of the record before it that has its hash. If any choice of rows has the hashes, this one does.
 """
 
 from __future__ import annotations
@@ -69,8 +70,8 @@ class Search:
     Raises
     ------
     ValueError
-        If there are fewer rows than records, or more and others are not to be passed over, or they have no ids by which
-        these are told apart.
+        If there are fewer rows than records, or more and others are not to be passed over, or they have no ids and the
+        records of the model do.
     """
 
     def __init__(
@@ -89,7 +90,7 @@ class Search:
         with_ids = {one.has_ids for one in tables}
         if len(with_ids) > 1:
             raise ValueError("records must all have ids, or none: got tables of both kinds")
-        self._by_number = False
+        self._by_number = self._by_hash = False
         if total < n or (total > n and not others):
             more = (
                 "; a table where deleted rows still lie is taken with others='omit'"
@@ -98,18 +99,18 @@ class Search:
             )
             raise ValueError(f"records must be the {n} of the model, in their order, got {total}{more}")
         if not with_ids.pop() and total > n:
-            if total != next_number:
-                all_of_them = "" if next_number < 0 else f", or all {next_number} that it ever numbered"
+            if next_number < 0:
                 raise ValueError(
-                    f"records must be the {n} of the model, in their order{all_of_them}, got {total} rows without ids: "
-                    "write the table without the deleted rows"
+                    f"records must be the {n} of the model, in their order, got {total} rows without ids: name their "
+                    "ids, or write the table without the deleted rows"
                 )
-            self._by_number = True
+            self._by_number = total == next_number
+            self._by_hash = not self._by_number
         self._free = np.ones(n, dtype=bool)
         self._next = 0  # place that the next row has where the order is that of the tree
         self._at: dict[int | str, list[int]] | None = None
         self._odd: list[tuple[int | str, str]] = []  # rows of known ids that are none of their records
-        self._stray = ""  # the first row that is no record, for messages
+        self._stray = ""  # the first row that is no record, or the last that is one by its hash, for messages
         self._kept = [np.zeros(one.n_records, dtype=bool) for one in tables]
         self._places: list[Int64] = []
 
@@ -126,8 +127,11 @@ class Search:
             for block in records.blocks():
                 y = np.asarray(block.y)
                 X = np.asarray(block.X, dtype=np.float64)
-                places = self._likely(records, block, first)
-                self._compare(records, block, X, y, places)
+                if self._by_hash:
+                    places = self._in_order(records, block, X, y)
+                else:
+                    places = self._likely(records, block, first)
+                    self._compare(records, block, X, y, places)
                 local = np.flatnonzero(places != _NONE)
                 if not len(local):
                     continue
@@ -180,6 +184,25 @@ class Search:
                     places[row], self._next = place, place + 1
                     self._free[place] = False
                 row += 1
+        return places
+
+    def _in_order(self, records: Records, block: Block, X: Float64, y: AnyArray) -> Int64:
+        """Return the place of each row whose hash is that of the next record, -1 for all others."""
+        places = np.full(len(X), _NONE, dtype=np.int64)
+        row, length = 0, len(X)
+        while row < len(X) and self._next < len(self._ids):
+            stop = min(row + length, len(X), row + len(self._ids) - self._next)
+            rows = np.arange(row, stop)
+            same = self._same(X, y, rows, rows + (self._next - row))
+            good = len(same) if same.all() else int(same.argmin())
+            places[row : row + good] = np.arange(self._next, self._next + good)
+            self._free[self._next : self._next + good] = False
+            self._next, row = self._next + good, row + good
+            if good:
+                self._stray = f", which should come behind {records.place(block.start + row - 1)}"
+            if good < len(same):  # a row that is no record
+                row += 1
+            length = max(_RUN, 2 * length if good == len(same) else _RUN)
         return places
 
     def _place_of(self, name: int | str) -> int | None:

@@ -313,7 +313,7 @@ class NewtonModel(OfTables, WithReading, BaseEstimator):  # type: ignore[misc]
         """
         check_is_fitted(self)
         state = self._state
-        where = positions_of(state.tree, ids=ids, rows=rows)
+        where = np.sort(positions_of(state.tree, ids=ids, rows=rows))
         name = "rows" if ids is None else "ids"
         if len(where) == len(state.objective):
             raise ValueError(f"{name} must leave at least one record, got all that remain")

@@ -81,8 +81,9 @@ class OfTables(GivenRecords):
             that order from then on; without, in that of ``ids_``.
         others : {"refuse", "omit"}, default "refuse"
             Whether rows that are no records of the model are passed over, such as those of records that were deleted
-            from it while the table is not yet written without them. Without ids they are told from the others only
-            while the table holds all rows that the model ever numbered.
+            from it while the table is not yet written without them. Without ids they are told from the others by their
+            number while the table holds all rows that the model ever numbered, and then by their hashes: of rows that
+            are alike, the first are taken.
 
         Returns
         -------

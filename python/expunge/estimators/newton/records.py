@@ -159,7 +159,7 @@ def ids_in(name: str, ids: ArrayLike) -> AnyArray:
 
 
 def positions_of(tree: RecordTree, *, ids: ArrayLike | None, rows: ArrayLike | None) -> NDArray[np.int64]:
-    """Return the positions of the records that are named by ids or by positions, sorted.
+    """Return the positions of the records that are named by ids, sorted, or by positions, as they are given.
 
     Raises
     ------
