@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 
 from expunge import _validate
 from expunge._types import AnyArray
-from expunge.data.blocks import Block, Engine, Records
+from expunge.data.blocks import Block, Records
 from expunge.data.reading import Constants, Reading
+from expunge.data.wrapped import WrappedRecords
 
 __all__ = ["MappedRecords"]
 
 
-class MappedRecords(Records):
+class MappedRecords(WrappedRecords):
     """A table of records, its features mapped as a model takes them.
 
     Parameters
@@ -66,16 +67,12 @@ class MappedRecords(Records):
             _validate.choice("targets", targets, ("labels", "numbers"))
         if records.n_features != reading.n_features:
             raise ValueError(f"records must have {reading.n_features} features, got {records.n_features}")
-        self._records, self._reading, self._constants, self._targets = records, reading, constants, targets
+        super().__init__(records)
+        self._reading, self._constants, self._targets = reading, constants, targets
         self._plain = reading.constants is None and reading.cosines is None
         used = reading.used(constants)
         if used is not None:
             used.rows(n_features=reading.n_features)  # refuses those that are not kept
-
-    @property
-    def records(self) -> Records:
-        """The table itself."""
-        return self._records
 
     @property
     def reading(self) -> Reading:
@@ -92,11 +89,6 @@ class MappedRecords(Records):
         return MappedRecords(records, self._reading, constants=self._constants, targets=self._targets)
 
     @property
-    def n_records(self) -> int:
-        """Number of records."""
-        return self._records.n_records
-
-    @property
     def n_features(self) -> int:
         """Number of features after the map."""
         return self._reading.width
@@ -110,25 +102,6 @@ class MappedRecords(Records):
     def feature_names(self) -> tuple[str, ...] | None:
         """Names of the features; None where random cosines have taken their place."""
         return self._records.feature_names if self._reading.cosines is None else None
-
-    @property
-    def has_targets(self) -> bool:
-        """Whether blocks have labels or targets."""
-        return self._records.has_targets
-
-    @property
-    def has_ids(self) -> bool:
-        """Whether blocks have ids."""
-        return self._records.has_ids
-
-    @property
-    def engine(self) -> Engine | None:
-        """Who works on the blocks: whoever does on those of the table itself."""
-        return self._records.engine
-
-    def place(self, index: int) -> str:
-        """Return where a record lies, for messages."""
-        return self._records.place(index)
 
     def _read(self, numbers: range, threads: int | None) -> Iterator[Block]:
         mine, theirs = self.block_rows, self._records.block_rows  # powers of two: one divides the other

@@ -6,11 +6,12 @@ Arrow batches are scored as Arrow tables.
 """
 
 from expunge.scoring.checkpoints import ProbeCheckpoints
-from expunge.scoring.cluster import merge_shards, score_shard
 from expunge.scoring.frames import score_table
 from expunge.scoring.measures import score_records
+from expunge.scoring.merging import merge_shards
 from expunge.scoring.plots import plot_loss_against_proxies, plot_loss_distribution
 from expunge.scoring.run import ScoreSummary, score_files
+from expunge.scoring.sharing import score_shard
 from expunge.scoring.sources import BadRowError
 
 __all__ = [

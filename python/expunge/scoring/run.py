@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from expunge._files.outputs import check_places
 from expunge.scoring.checkpoints import ProbeCheckpoints
-from expunge.scoring.job import PartEngine, plan, score_parts
+from expunge.scoring.job import Job, PartEngine, plan, score_parts
 from expunge.scoring.measures import loss_name
 from expunge.scoring.parts import assemble, facts_of, only_one, part_path, prepare
 
-__all__ = ["ScoreSummary", "score_files"]
+__all__ = ["ScoreSummary", "parts_beside", "score_files", "write_parts"]
 
 
 @dataclass(frozen=True)
@@ -156,27 +157,69 @@ def score_files(
         rows_per_part=rows_per_part,
         threads=threads,
     )
-    target, folder, n = Path(out), Path(f"{out}.parts"), len(job.parts)
+    target = Path(out)
     check_places(
-        outputs={"out": target, "the folder of parts": folder},
+        outputs={"out": target, "the folder of parts": parts_beside(target)},
         inputs={"source": source, "labels": labels, "shard": job.files},
     )
     settings = job.settings()
-    done = facts_of(target, settings, on_bad_rows=on_bad_rows)
+    return write_parts(
+        job,
+        range(len(job.parts)),
+        target,
+        settings=settings,
+        ranked=loss_name(job.orders[0]),
+        facts=lambda: job.facts(settings),
+        begun=begun,
+        engine=engine,
+        progress=progress,
+        overwrite=overwrite,
+        restart=restart,
+    )
+
+
+def parts_beside(target: Path) -> Path:
+    """Return the folder in which finished parts of a file of scores wait."""
+    return Path(f"{target}.parts")
+
+
+def write_parts(
+    job: Job,
+    wanted: range,
+    target: Path,
+    *,
+    settings: str,
+    ranked: str | None,
+    facts: Callable[[], Mapping[str, Any]],
+    begun: float,
+    engine: PartEngine | None = None,
+    progress: bool,
+    overwrite: bool,
+    restart: bool,
+) -> ScoreSummary:
+    """Write the scores of some parts of a job into one file, or find it there; a run that was stopped goes on.
+
+    ``settings`` is what a run is known by, ``ranked`` the column whose ranks are written, ``facts`` gives what is
+    written beside the scores, ``begun`` is when the call began.
+    """
+    folder, n = parts_beside(target), len(wanted)
+    rows = sum(job.parts[i].rows for i in wanted)
+    done = facts_of(target, settings, on_bad_rows=job.on_bad_rows)
     if done is not None and not folder.exists() and not overwrite:
-        return ScoreSummary(target, done["rows"], done["bad_rows"], n, n, time.perf_counter() - begun)
-    prepare(target, folder, settings, on_bad_rows=on_bad_rows, overwrite=overwrite, restart=restart)
+        return ScoreSummary(target, rows, done["bad_rows"], n, n, time.perf_counter() - begun)
+    told = facts()
+    prepare(target, folder, settings, on_bad_rows=job.on_bad_rows, overwrite=overwrite, restart=restart)
     with only_one(folder):
-        resumed = score_parts(job, folder, range(n), progress=progress, engine=engine)
+        resumed = score_parts(job, folder, wanted, progress=progress, engine=engine)
         bad = assemble(
-            [part_path(folder, i) for i in range(n)],
+            [part_path(folder, i) for i in wanted],
             folder / "whole.tmp",
             target,
             schema=job.schema,
-            total=job.rows,
-            ranked=loss_name(job.orders[0]),
-            facts=job.facts(settings),
+            total=rows,
+            ranked=ranked,
+            facts=told,
             progress=progress,
         )
     shutil.rmtree(folder)
-    return ScoreSummary(target, job.rows, bad, n, resumed, time.perf_counter() - begun)
+    return ScoreSummary(target, rows, bad, n, resumed, time.perf_counter() - begun)
