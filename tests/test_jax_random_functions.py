@@ -12,7 +12,7 @@ jax = pytest.importorskip("jax", reason="the JAX backend needs expunge[jax]", ex
 import jax.numpy as jnp  # noqa: E402
 from jax import lax  # noqa: E402
 
-from expunge.jax import UnsupportedFunctionError, grad_norms  # noqa: E402
+from expunge.jax import UnsupportedFunctionError, value_and_grad_norms  # noqa: E402
 from jax_norms import batch_of_one  # noqa: E402
 
 B, T, D = 3, 3, 4  # as many positions as examples: no rule may tell axes by their length
@@ -26,6 +26,14 @@ def axis_of(h, k):
 
 def last(h):
     return h.shape[-1]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_compilation():  # programs run once here
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 class Parameters:
@@ -63,6 +71,86 @@ def tied(p, h, k):
     w = p(last(h), 3)
     h = jnp.tanh(h @ w) @ w.T
     return h * w[:, 0] if k % 2 else h
+
+
+def numbers(h):
+    return lax.stop_gradient(jnp.abs(jnp.floor(3 * h))).astype(int)
+
+
+def with_itself(p, h, k):
+    """Return a product of rows with others of the same, over any axes."""
+    rng = np.random.default_rng(k)
+    axes = rng.permutation(h.ndim).tolist()
+    contracted = int(rng.integers(0, h.ndim + 1))
+    together = int(rng.integers(0, h.ndim - contracted + 1))
+    axes = axes[:contracted], axes[contracted : contracted + together]
+    return lax.dot_general(h, jnp.sin(h), ((axes[0], axes[0]), (axes[1], axes[1])))
+
+
+def scattered(p, h, k):
+    if h.ndim < 2:
+        return h
+    rows = numbers(h).reshape(len(h), -1)[:, 0]
+    return (
+        lambda: h.at[:, 0].multiply(2.0),
+        lambda: h.at[0].set(0.0),
+        lambda: jnp.zeros_like(h).at[..., 0].set(h[..., -1]),
+        lambda: jax.ops.segment_sum(h, rows % 2, 2),
+    )[k % 4]()
+
+
+def written_over(p, h, k):
+    axis = axis_of(h, k)
+    part = lax.slice_in_dim(jnp.cos(h), 0, max(1, h.shape[axis] - k % 2), axis=axis)
+    return lax.dynamic_update_slice_in_dim(h, part if k % 3 else jnp.ones_like(part), 0, axis)
+
+
+def picked(p, h, k):
+    axis = axis_of(h, k)
+    n = h.shape[axis]
+    return (
+        lambda: jnp.take(h, jnp.array([0, n - 1, 0]), axis=axis),
+        lambda: jnp.take_along_axis(h, numbers(h) % n, axis),
+        lambda: jnp.take_along_axis(h, jnp.argsort(h, axis), axis),
+        lambda: lax.dynamic_slice_in_dim(h, 0, max(1, n - 1), axis),
+    )[k % 4]()
+
+
+RULES = (
+    lambda g, h: 2 * g,
+    lambda g, h: g * h,
+    lambda g, h: jnp.flip(g, 0),
+    lambda g, h: jnp.flip(g, -1),
+    lambda g, h: g - g.mean(0),
+    lambda g, h: jnp.cumsum(g, -1),
+    lambda g, h: jnp.clip(g, -0.3, 0.3),
+    lambda g, h: g / jnp.linalg.norm(g),
+    lambda g, h: g * jnp.linalg.norm(h, axis=-1, keepdims=True),
+    lambda g, h: g / len(g),
+)
+
+
+def own_rule(p, h, k):
+    function = jax.custom_vjp(lambda h: jnp.sin(h))
+    function.defvjp(lambda h: (jnp.sin(h), h), lambda h, g: (RULES[k % len(RULES)](g, h),))
+    return function(h)
+
+
+def own_rule_of_a_weight(p, h, k):
+    def total(h, g):
+        return jnp.tensordot(h, g, (list(range(h.ndim - 1)),) * 2)
+
+    rules = (
+        lambda h, g, w: total(h, g),
+        lambda h, g, w: w * total(jnp.tanh(h), g),
+        lambda h, g, w: jnp.sign(total(h, g)),
+        lambda h, g, w: total(h, g) + w,
+        lambda h, g, w: total(h, jnp.sign(g)),
+        lambda h, g, w: total(h, g) / len(h),
+    )
+    function = jax.custom_vjp(lambda h, w: h @ w)
+    function.defvjp(lambda h, w: (h @ w, (h, w)), lambda kept, g: (g @ kept[1].T, rules[k % 6](kept[0], g, kept[1])))
+    return function(h, p(last(h), 2))
 
 
 # Steps that keep examples apart where the axis of examples is the first, and others that need not.
@@ -112,6 +200,12 @@ OPERATIONS = {
         h, -jnp.inf, lax.max, [2 if a == axis_of(h, k) else 1 for a in range(h.ndim)], [1] * h.ndim, "SAME"
     ),
     "rematerialised": lambda p, h, k: jax.checkpoint(lambda h, w: jnp.sin(h * w))(h, p(last(h))),
+    "product with itself": with_itself,
+    "scattered": scattered,
+    "written over": written_over,
+    "picked": picked,
+    "own rule": own_rule,
+    "own rule of a weight": own_rule_of_a_weight,
     "mask": lambda p, h, k: jnp.where(h > 0, h, 0.1 * h),
 }
 
@@ -140,26 +234,34 @@ def test_norms_are_exact_or_the_function_is_rejected(steps, reduction):
         loss = {"rows": rows, "sum": lambda *a: rows(*a).sum(), "mean": lambda *a: rows(*a).mean()}[reduction]
         x = np.random.default_rng(0).normal(size=(B, T, D))
         params = {}
+        alone = batch_of_one(loss)
+        ours = value_and_grad_norms(loss, per_parameter=True, squared=True)
+
+        def everything(params, x):
+            found = ours(params, x)
+            truth = jax.vmap(jax.value_and_grad(alone), (None, 0))(params, x)
+            whole = jax.value_and_grad(lambda params: loss(params, x).sum())(params)  # what a step of training takes
+            return found, truth, whole
+
         try:  # shapes depend on the axes that steps take: what cannot be called for one and three is no function
-            rows(params, x[:1])
+            jax.eval_shape(lambda x: rows(params, x), x[:1])
             if jax.eval_shape(rows, params, x).shape != (B,):
                 return  # steps changed the number of rows
         except (TypeError, ValueError, AssertionError):
             return
         try:
-            squares = grad_norms(loss, per_parameter=True, squared=True)(params, x)
+            jax.eval_shape(ours, params, x)
         except UnsupportedFunctionError:
             OUTCOMES["rejected"] += 1
             return
-        alone = batch_of_one(loss)
-        grads = jax.vmap(jax.grad(alone), (None, 0))(params, x)
-        losses = jax.vmap(alone, (None, 0))(params, x)
-        whole = {"rows": losses, "sum": losses.sum(), "mean": losses.mean()}[reduction]
-        np.testing.assert_allclose(loss(params, x), whole, rtol=1e-9, atol=1e-11, err_msg=str(steps))  # none met
+        (_, sums, squares), (losses, grads), (value, whole) = jax.jit(everything)(params, x)
+        together = {"rows": losses.sum(), "sum": losses.sum(), "mean": losses.mean()}[reduction]
+        np.testing.assert_allclose(value, together, rtol=1e-9, atol=1e-11, err_msg=str(steps))  # none met
         scale = max(float(jnp.abs(g).max()) for g in grads.values()) ** 2
         for name, grad in grads.items():
             true = (np.asarray(grad).reshape(B, -1) ** 2).sum(1)
             np.testing.assert_allclose(squares[name], true, rtol=1e-9, atol=1e-14 * scale, err_msg=f"{name} of {steps}")
+            np.testing.assert_allclose(sums[name], whole[name], rtol=1e-9, atol=1e-11 * (1 + scale), err_msg=str(steps))
         OUTCOMES["exact"] += 1
 
 
