@@ -208,9 +208,9 @@ def test_the_readme_says_what_is_proved():
     ) in text
     for method in METHODS:
         run = ridge_run()
-        X, y = np.eye(3), np.ones(3)
+        beside = run.check(np.eye(3), np.ones(3), conditions=None)
         given = {"epsilon": 1.0, "delta": 0.5, "delta_s": None if method == "exact" else 0.01}
-        assert prove_claim(run, X, y, method=method, **given).proved
+        assert prove_claim(run, beside, method=method, **given).proved
 
     class OtherRun:
         kind = "other"

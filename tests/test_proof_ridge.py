@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from expunge import LangevinRidge
 from expunge.certificates import Certificate, Phase, RidgeRun, Sources, UndecidedError, VerificationError
 from expunge.cli import main
+from expunge.data import RidgeStatistics, blocks, open_records
 from expunge.runs.ridge.law import deletion_pair
 
 pytest.importorskip("flint")
@@ -128,6 +129,29 @@ def test_groups_and_sequences_of_deletions_are_proved():
             enclosed, certified = getattr(proof, f"delta_{name}"), getattr(result.certificate, f"delta_{name}")
             assert enclosed.lower <= certified
             assert math.isclose(enclosed.upper, certified, rel_tol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore::expunge.estimators.NoiseWarning")
+@pytest.mark.parametrize("method", ["exact", "shifted", "uniform"])
+def test_claims_on_tables_are_proved_as_those_on_arrays(method, monkeypatch):
+    """The table comes in blocks, whose rows are read again for the proof; the deleted ones are held."""
+    monkeypatch.setattr(blocks, "_BLOCK_BYTES", 16 * 8 * 3)
+    rng = np.random.default_rng(2)
+    X = rng.normal(size=(90, 3)).astype(np.float32)
+    y = X @ [1.0, 2.0, 3.0] + rng.normal(size=90)
+    table = open_records(X, target=y)
+    settings = {"step_size": 0.004, "noise_std": 0.05, "n_steps": 50, "random_state": 0}
+    model = LangevinRidge(**settings).fit_statistics(RidgeStatistics.of(table))
+    result = model.unlearn(table=table, rows=[3, 77], method=method, epsilon=1.0, delta=1e-5, n_steps=10)
+    certificate = result.certificate
+    of_table, of_arrays = (certificate.verify(*data, proof=True).proof for data in ((table,), (X, y)))
+    assert of_table.proved
+    assert of_arrays.proved
+    for name in ("delta_pq", "delta_qp"):
+        assert getattr(of_table, name).lower <= getattr(certificate, name)
+        for end in ("lower", "upper"):
+            one, two = (getattr(getattr(proof, name), end) for proof in (of_table, of_arrays))
+            assert math.isclose(one, two, rel_tol=1e-12)
 
 
 def test_the_command_line_proves_and_says_what_it_cannot(tmp_path, monkeypatch):

@@ -103,7 +103,7 @@ def problem(seed, *, p=2, q=1, phases, deleted=(0,), fraction=0.9, alpha=0.5):
 
 CASES = [
     problem(0, phases=[Phase(5, 0.2), Phase(3, 0.4, (0,))]),
-    problem(1, q=2, phases=[Phase(4, 0.3), Phase(2, 0.1, (0,))]),
+    problem(1, q=2, phases=[Phase(2, 0.3), Phase(2, 0.1, (0,))]),
     problem(2, deleted=(0, 1), phases=[Phase(3, 0.2), Phase(2, 0.5, (1,)), Phase(40, 0.3, (0, 1))]),
     problem(3, p=1, fraction=1.0, phases=[Phase(4, 0.2), Phase(1, 0.4, (0,))]),
     problem(4, deleted=(0, 2), phases=[Phase(3, 0.0), Phase(2, 0.7), Phase(1, 0.4, (0, 2))]),

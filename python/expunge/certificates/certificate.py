@@ -183,9 +183,9 @@ class Certificate(Document):
             Largest amount of work, in estimated floating-point operations (about a minute of one core); more is
             refused, as ``field == "budget"``, before any is done.
         proof : bool, default=False
-            Whether to prove the claim in ball arithmetic too, from arrays (needs the extra ``proof``). It passes if the
-            upper ends of both enclosures are at most the claimed delta, without tolerance; an `UndecidedError` says
-            what could not be decided. Not part of ``budget``.
+            Whether to prove the claim in ball arithmetic too (needs the extra ``proof``); a table is read again. It
+            passes if the upper ends of both enclosures are at most the claimed delta, without tolerance; an
+            `UndecidedError` says what could not be decided. Not part of ``budget``.
 
         Returns
         -------

@@ -211,24 +211,20 @@ def _recomputed(
     return recomputed(certificate, X, y, begin=begin)
 
 
-def _check_provable(certificate: Document, X: ArrayLike | Records) -> None:
+def _check_provable(certificate: Document) -> None:
     """Refuse a proof that cannot be had, before any work is done."""
     from expunge.proof.claims import refuse_unproved
 
     refuse_unproved(certificate.run)
-    if isinstance(X, Records):
-        raise TypeError("proof needs the records in memory: give X and y as arrays, got a table")
 
 
-def _proved(certificate: Document, X: ArrayLike | Records, y: ArrayLike | None) -> Proof:
+def _proved(certificate: Document, problem: Problem) -> Proof:
     """Return the proof of a claim, or refuse the claim."""
     from expunge.proof.claims import prove_claim
 
     c = certificate
-    assert not isinstance(X, Records)
-    assert y is not None
     with refuting():
-        found = prove_claim(c.run, X, y, epsilon=c.epsilon, delta=c.delta, method=c.method, delta_s=c.delta_s)
+        found = prove_claim(c.run, problem, epsilon=c.epsilon, delta=c.delta, method=c.method, delta_s=c.delta_s)
     if found.outcome == "refuted":
         raise VerificationError("claim.delta", f"refuted in ball arithmetic: {found.reason}")
     if found.outcome != "proved":
@@ -256,7 +252,7 @@ def verify(
     """
     c = certificate
     if proof:
-        _check_provable(c, X)
+        _check_provable(c)
     most = _validate.number("budget", budget, low=0, allow_infinite=True)
     if policy is not None and not isinstance(policy, Policy):
         raise TypeError(f"policy must be a Policy, got {type(policy).__name__}")
@@ -281,7 +277,7 @@ def verify(
             begin("model")
             chance = plausible(c, found.problem, check_model(c, model))
     c._check_own_signature()
-    found_proof = _proved(c, X, y) if proof else None
+    found_proof = _proved(c, found.problem) if proof else None
     trusted = public_key is not None or (policy is not None and policy.public_key is not None)
     now = c.standing()
     return VerificationReport(

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from numpy.typing import ArrayLike
-
 from expunge.proof.ridge import prove_ridge
-from expunge.runs.base import Run
+from expunge.runs.base import Problem, Run
 from expunge.runs.enclosures import Proof
-from expunge.runs.ridge.run import RidgeRun
+from expunge.runs.ridge.run import RidgeProblem, RidgeRun
 
 __all__ = ["prove_claim", "refuse_unproved"]
 
@@ -28,15 +26,14 @@ def refuse_unproved(run: Run[Any]) -> None:
 
 def prove_claim(
     run: Run[Any],
-    X: ArrayLike,
-    y: ArrayLike,
+    problem: Problem,
     *,
     epsilon: float,
     delta: float,
     method: str,
     delta_s: float | None,
 ) -> Proof:
-    """Return the proof of a claim about a run whose assumptions have been checked, from the data of its first fit.
+    """Return the proof of a claim about a run beside the data of its first fit, whose assumptions have been checked.
 
     Raises
     ------
@@ -45,4 +42,5 @@ def prove_claim(
     """
     refuse_unproved(run)
     assert isinstance(run, RidgeRun)
-    return prove_ridge(run, X, y, epsilon=epsilon, delta=delta, method=method, delta_s=delta_s)
+    assert isinstance(problem, RidgeProblem)
+    return prove_ridge(run, problem, epsilon=epsilon, delta=delta, method=method, delta_s=delta_s)

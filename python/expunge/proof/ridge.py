@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
-import numpy as np
 from flint import arb, arb_mat, ctx
-from numpy.typing import ArrayLike, NDArray
 from tqdm.auto import tqdm
 
 from expunge.proof.balls import ball, enclosure, precision, versions, zero
@@ -19,13 +18,13 @@ from expunge.proof.profile import delta_ball
 from expunge.proof.ridge_law import Laws, kept_phases, laws_of
 from expunge.proof.ridge_shifted import shifted_bound
 from expunge.runs.enclosures import Enclosure, Proof
-from expunge.runs.ridge.inputs import design_of, targets_of
+from expunge.runs.ridge.held_rows import RowTable
 from expunge.runs.ridge.law import Phase
-from expunge.runs.ridge.run import RidgeRun
+from expunge.runs.ridge.products import RowParts
+from expunge.runs.ridge.run import RidgeProblem, RidgeRun
 
 __all__ = ["prove_bound", "prove_deltas", "prove_ridge"]
 
-Array = NDArray[np.float64]
 # Precision of each attempt, and how often its whitening is refined.
 ATTEMPTS = ((192, 2), (384, 4))
 _PROFILE_BITS = 80
@@ -143,8 +142,8 @@ def _outcome(pq: Enclosure, qp: Enclosure, claim: float) -> tuple[str, str]:
 
 
 def prove_deltas(
-    design: Array,
-    targets: Array,
+    design: RowTable,
+    targets: RowTable,
     *,
     alpha: float,
     step_size: float,
@@ -152,18 +151,21 @@ def prove_deltas(
     deleted: Sequence[int],
     epsilon: float,
     claim: float,
+    parts: RowParts | None = None,
     attempts: Sequence[tuple[int, int]] | None = None,
 ) -> Proof:
     """Return enclosures of both deltas of a deletion, with as much precision as it takes to decide a claim.
 
     Parameters
     ----------
-    design, targets : ndarray of float64, shapes (n, p) and (n, q)
+    design, targets : ndarray of float64, or HeldRows, shapes (n, p) and (n, q)
         Rows of the first fit as the model sees them, deleted rows included.
     alpha, step_size, phases, deleted
         The run, as `expunge.runs.ridge.deletion_pair` takes it.
     epsilon, claim : float
         Both deltas at epsilon are held against the claim, without tolerance.
+    parts : callable, optional
+        Reads all rows with their targets in one pass, where they lie in a table; asked once an attempt.
     attempts : sequence of (bits, refinements)
         Precisions to try in turn; 192 and 384 bits if omitted.
 
@@ -173,7 +175,7 @@ def prove_deltas(
         If no phase has noise.
     """
     kept = kept_phases(phases, deleted)
-    run: dict[str, Any] = {"alpha": alpha, "step_size": step_size, "phases": kept, "deleted": deleted}
+    run: dict[str, Any] = {"alpha": alpha, "step_size": step_size, "phases": kept, "deleted": deleted, "parts": parts}
 
     def compute(refinements: int, begin: Callable[[str], None]) -> _Found:
         laws = laws_of(design, targets, **run, begin=begin)
@@ -186,8 +188,8 @@ def prove_deltas(
 
 
 def prove_bound(
-    design: Array,
-    targets: Array,
+    design: RowTable,
+    targets: RowTable,
     *,
     alpha: float,
     step_size: float,
@@ -196,12 +198,13 @@ def prove_bound(
     epsilon: float,
     delta_s: float,
     claim: float,
+    parts: RowParts | None = None,
 ) -> Proof:
     """Return enclosures of both deltas of the bound by shifted interpolation, by the deleted rows' own sensitivities.
 
     Parameters
     ----------
-    design, targets, alpha, step_size, phases, deleted, epsilon, claim
+    design, targets, alpha, step_size, phases, deleted, epsilon, claim, parts
         As for `prove_deltas`.
     delta_s : float
         Probability with which bounds on residuals may fail.
@@ -214,7 +217,7 @@ def prove_bound(
     kept = kept_phases(phases, deleted)
     if not any(phase.noise_std for phase in kept):
         raise ValueError("noise_std must be > 0 in at least one phase: without noise there is no guarantee")
-    run: dict[str, Any] = {"alpha": alpha, "step_size": step_size, "phases": kept, "deleted": deleted}
+    run: dict[str, Any] = {"alpha": alpha, "step_size": step_size, "phases": kept, "deleted": deleted, "parts": parts}
 
     def compute(refinements: int, begin: Callable[[str], None]) -> _Found:
         found = shifted_bound(design, targets, **run, epsilon=epsilon, delta_s=delta_s, begin=begin)
@@ -274,23 +277,16 @@ def _beginning(bar: tqdm[object], bits: int) -> Callable[[str], None]:
 
 
 def prove_ridge(
-    run: RidgeRun,
-    X: ArrayLike,
-    y: ArrayLike,
-    *,
-    epsilon: float,
-    delta: float,
-    method: str,
-    delta_s: float | None = None,
+    run: RidgeRun, problem: RidgeProblem, *, epsilon: float, delta: float, method: str, delta_s: float | None = None
 ) -> Proof:
     """Return the proof of a claim about a ridge run, from its record and the data of its first fit.
 
     Parameters
     ----------
     run : RidgeRun
-        The run, whose assumptions have been checked.
-    X, y : array_like
-        The data of the first fit.
+        The run.
+    problem : RidgeProblem
+        The run beside its data, arrays or a table, whose assumptions have been checked.
     epsilon, delta : float
         The claim.
     method : {"exact", "shifted", "uniform"}
@@ -299,12 +295,11 @@ def prove_ridge(
     delta_s : float or None
         Failure probability of the claim's bounds on residuals, for the methods that have one.
     """
-    design = design_of(X, fit_intercept=run.fit_intercept)
-    targets = np.ascontiguousarray(targets_of(y, classes=run.classes), dtype=np.float64)
+    deletion = problem.deletion
     given: dict[str, Any] = {name: getattr(run, name) for name in ("alpha", "step_size", "phases", "deleted")}
-    given |= {"epsilon": epsilon, "claim": delta}
+    given |= {"epsilon": epsilon, "claim": delta, "parts": partial(deletion.products.parts, what="a proof")}
     if method == "exact":
-        return prove_deltas(design, targets, **given)
+        return prove_deltas(deletion.design, deletion.targets, **given)
     if delta_s is None:
         raise ValueError(f"delta_s must be given for method {method!r}, got None")
-    return prove_bound(design, targets, **given, delta_s=delta_s)
+    return prove_bound(deletion.design, deletion.targets, **given, delta_s=delta_s)

@@ -7,7 +7,7 @@ eigenvalue is computed, and what cancels is covered by the working precision.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 
 from expunge.proof.balls import ball
 from expunge.proof.matrices import exact_matrix, identity
+from expunge.runs.ridge.held_rows import RowTable, all_rows
 from expunge.runs.ridge.law import Phase
+from expunge.runs.ridge.products import RowParts
 
 __all__ = ["Laws", "Steps", "Versions", "kept_phases", "laws_of"]
 
@@ -87,17 +89,15 @@ class Steps:
         return mean, covariance
 
 
-def _sums(design: Array, targets: Array, rows: Sequence[int] | None = None) -> tuple[arb_mat, arb_mat]:
-    """Return X^T X and X^T Y of some rows, or of all."""
-    p, q = design.shape[1], targets.shape[1]
+def _sums(parts: Iterable[tuple[Array, Array]], p: int, q: int) -> tuple[arb_mat, arb_mat]:
+    """Return X^T X and X^T Y of rows that come some at a time."""
     gram, moment = arb_mat(p, p), arb_mat(p, q)
-    if rows is not None:
-        design, targets = design[list(rows)], targets[list(rows)]
-    for start in range(0, len(design), _ROWS):
-        block = exact_matrix(design[start : start + _ROWS])
-        turned = block.transpose()
-        gram = gram + turned * block
-        moment = moment + turned * exact_matrix(targets[start : start + _ROWS])
+    for design, targets in parts:
+        for start in range(0, len(design), _ROWS):
+            block = exact_matrix(design[start : start + _ROWS])
+            turned = block.transpose()
+            gram = gram + turned * block
+            moment = moment + turned * exact_matrix(targets[start : start + _ROWS])
     return gram, moment
 
 
@@ -106,15 +106,22 @@ class Versions:
 
     Parameters
     ----------
-    design, targets : ndarray of float64, shapes (n, p) and (n, q)
-        Rows of the first fit as the model sees them.
+    design, targets : ndarray of float64, or HeldRows, shapes (n, p) and (n, q)
+        Rows of the first fit as the model sees them; deleted ones are held.
     alpha, step_size : float
         Constants of the run.
+    parts : callable, optional
+        Reads all rows with their targets in one pass, where they lie in a table.
     """
 
-    def __init__(self, design: Array, targets: Array, *, alpha: float, step_size: float) -> None:
+    def __init__(
+        self, design: RowTable, targets: RowTable, *, alpha: float, step_size: float, parts: RowParts | None = None
+    ) -> None:
         self.design, self.targets, self.alpha, self.step_size = design, targets, alpha, step_size
-        self._whole = _sums(design, targets)
+        self.shape = design.shape[1], targets.shape[1]
+        what = "a proof"
+        every = [(all_rows(design, what=what), all_rows(targets, what=what))] if parts is None else parts()
+        self._whole = _sums(every, *self.shape)
         self._known: dict[tuple[int, ...], Steps] = {}
 
     def of(self, removed: Sequence[int]) -> Steps:
@@ -127,7 +134,7 @@ class Versions:
         """
         key = tuple(sorted(removed))
         if key not in self._known:
-            lost = _sums(self.design, self.targets, key)
+            lost = _sums([(self.design[list(key)], self.targets[list(key)])], *self.shape)
             whole = self._whole
             constants = {"alpha": self.alpha, "step_size": self.step_size}
             self._known[key] = Steps(whole[0] - lost[0], whole[1] - lost[1], **constants)
@@ -135,13 +142,14 @@ class Versions:
 
 
 def laws_of(
-    design: Array,
-    targets: Array,
+    design: RowTable,
+    targets: RowTable,
     *,
     alpha: float,
     step_size: float,
     phases: Sequence[Phase],
     deleted: Sequence[int],
+    parts: RowParts | None = None,
     begin: Callable[[str], object],
 ) -> Laws:
     """Return both laws at the end of the phases, with the present precision; ``begin`` hears of every stage.
@@ -155,8 +163,8 @@ def laws_of(
     """
     gone = set(deleted)
     begin("products")
-    versions = Versions(design, targets, alpha=alpha, step_size=step_size)
-    zeros = arb_mat(design.shape[1], targets.shape[1])
+    versions = Versions(design, targets, alpha=alpha, step_size=step_size, parts=parts)
+    zeros = arb_mat(*versions.shape)
     p: tuple[arb_mat, arb_mat | None] = (zeros, None)
     q: tuple[arb_mat, arb_mat | None] = (zeros, None)
     for i, phase in enumerate(phases):

@@ -23,7 +23,9 @@ from expunge.proof.matrices import diagonal_pair, exact_matrix, frobenius, ident
 from expunge.proof.minorant import mu_of_steps
 from expunge.proof.residual_tails import norm_quantiles
 from expunge.proof.ridge_law import Steps, Versions
+from expunge.runs.ridge.held_rows import RowTable
 from expunge.runs.ridge.law import Phase
+from expunge.runs.ridge.products import RowParts
 
 __all__ = ["ShiftedBound", "shifted_bound"]
 
@@ -120,9 +122,9 @@ def _sensitivities(
     # theta_0 is known, and so are the residuals of the first step.
     draws = max(sum(lasting) - len(present[0]), 1)
     tail = ball(delta_s) / draws
-    eta, q = ball(versions.step_size), versions.targets.shape[1]
+    eta, q = ball(versions.step_size), versions.shape[1]
     result = []
-    mean, covariance = arb_mat(versions.design.shape[1], q), None
+    mean, covariance = arb_mat(*versions.shape), None
     for number, (phase, rows) in enumerate(zip(phases, present, strict=True)):
         begin(f"sensitivities of phase {number}")
         steps, variance = versions.of(phase.removed), ball(phase.noise_std) ** 2
@@ -165,8 +167,8 @@ def _geometric(ratio: arb, count: int) -> tuple[arb, arb]:
 
 
 def shifted_bound(
-    design: Array,
-    targets: Array,
+    design: RowTable,
+    targets: RowTable,
     *,
     alpha: float,
     step_size: float,
@@ -174,6 +176,7 @@ def shifted_bound(
     deleted: Sequence[int],
     epsilon: float,
     delta_s: float,
+    parts: RowParts | None = None,
     begin: Callable[[str], object],
 ) -> ShiftedBound:
     """Return balls that contain both deltas of the bound by the deleted rows' own sensitivities.
@@ -184,6 +187,8 @@ def shifted_bound(
         The run, as `expunge.runs.ridge.bounds.shifted_claim` takes it, without trailing phases that are the same map.
     epsilon, delta_s : float
         Of the claim.
+    parts : callable, optional
+        Reads all rows in one pass, where they lie in a table.
     begin : callable
         Hears of every stage.
 
@@ -193,7 +198,7 @@ def shifted_bound(
         If a step is not proved to contract, or a quantile could not be proved.
     """
     begin("products")
-    versions = Versions(design, targets, alpha=alpha, step_size=step_size)
+    versions = Versions(design, targets, alpha=alpha, step_size=step_size, parts=parts)
     eta = ball(step_size)
     begin("eigenvalues")
     if not eta * _eigenvalues(versions.of(()).hessian)[1] <= 2:
