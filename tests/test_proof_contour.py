@@ -104,6 +104,22 @@ def test_what_is_left_of_a_contour_is_bounded(lean, reach):
         assert modulus(T) > 0
 
 
+@pytest.mark.parametrize("lean", [-0.5, 0.0, 0.5])
+@pytest.mark.parametrize("columns", [1, 2, 5])
+def test_short_series_contain_long_ones(lean, columns):
+    """Coordinates of one size, all of them just within the series: with three terms, its remainder is what matters."""
+    with balls.precision(256):
+        pair = Coordinates([arb(e) for e in (0.02, -0.018, 0.019)], [arb(1), arb(0.3), arb(0)], columns)
+        one = Contour(pair, arb(0.5))
+        short, long = contour._Line(one, lean, -39), contour._Line(one, lean, 160)
+        assert short.terms == 3
+        for share in (0.3, 0.9, 0.999):
+            t = acb(share * 0.125 / short.sizes[0])
+            rough, fine = (line.integrand(t, False) for line in (short, long))
+            assert rough.contains(fine)
+            assert fine.rel_accuracy_bits() > rough.rel_accuracy_bits() + 20
+
+
 def test_an_integral_that_does_not_converge_says_so(monkeypatch):
     monkeypatch.setattr(contour, "EVALUATIONS", 20)
     pair = GaussianPair([0.1, -0.05], [[0.3], [0.2]])

@@ -21,9 +21,11 @@ from expunge.runs.methods import METHODS
 from expunge.runs.residual import Rows, gradient_sums
 
 pytest.importorskip("flint")
+from flint import arb
+
 from expunge.proof import balls
 from expunge.proof.claims import prove_claim, refuse_unproved
-from expunge.proof.residual import gradient_norm, prove_residual
+from expunge.proof.residual import _outcome, gradient_norm, prove_residual
 from given_runs import ridge_run
 from residual_truth import KINDS, problem
 
@@ -169,6 +171,15 @@ def test_what_precision_cannot_decide_is_undecided_and_never_passed(monkeypatch)
     with pytest.raises(UndecidedError, match="undecided with 8 bits: the norm of the gradient may exceed") as caught:
         verify(case.certificate, **case.data(), evidence=case.evidence, proof=True)
     assert caught.value.proof.outcome == "undecided"
+
+
+def test_a_ball_on_both_sides_of_what_is_allowed_is_undecided():
+    half, wide = arb(1), arb(1, 0.1)
+    assert _outcome(wide, arb(1.05), half / 4, 0.5)[0] == "undecided"
+    assert _outcome(wide, arb(1.2), wide / 2, 0.52)[0] == "undecided"
+    assert _outcome(wide, arb(1.2), wide / 2, 0.6) == ("proved", "")
+    assert _outcome(wide, arb(0.8), half / 4, 0.5)[0] == "refuted"
+    assert _outcome(wide, arb(1.2), wide / 2, 0.4)[0] == "refuted"
 
 
 def test_infinite_or_missing_numbers_are_never_proved():

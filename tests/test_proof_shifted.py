@@ -21,7 +21,7 @@ from expunge.runs.ridge.law import Phase, smoothness
 pytest.importorskip("flint")
 from flint import arb
 
-from expunge.proof import balls, ridge_shifted
+from expunge.proof import balls, residual_tails, ridge_shifted
 from expunge.proof.residual_tails import exceeds, norm_quantiles
 from expunge.proof.ridge import prove_bound
 
@@ -187,6 +187,15 @@ def test_quantiles_are_proved_near_and_far(q, tail):
                     assert not (chance - arb(tail)) * wrong < 0
         (same,) = norm_quantiles([arb(2)], [arb(0)], q, arb(tail))
         assert same == (arb(2), arb(2))
+
+
+@pytest.mark.parametrize("q", [1, 3])
+@pytest.mark.parametrize("distance", [1.0, 1e4])
+def test_a_quantile_of_float64_that_is_too_small_is_noticed(monkeypatch, q, distance):
+    real = residual_tails.residual_norm_quantile
+    monkeypatch.setattr(residual_tails, "residual_norm_quantile", lambda *given: real(*given) * (1 - 1e-3))
+    with balls.precision(192), pytest.raises(ArithmeticError, match="could not be proved"):
+        norm_quantiles([arb(distance)], [arb(1)], q, arb(1e-5))
 
 
 def test_what_cannot_be_proved_is_undecided_and_says_why(monkeypatch):
