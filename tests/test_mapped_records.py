@@ -95,6 +95,15 @@ def test_cosines_of_a_row_have_the_same_bits_in_any_company(d, m, data):
     assert np.array_equal(random_cosine_features(rows[start:stop], n_features=m, scale=0.3, seed=1), whole[start:stop])
 
 
+@pytest.mark.parametrize(("d", "m"), [(15, 290), (40, 193), (40, 211), (100, 301), (5, 1025), (3, 2)])
+def test_they_have_them_at_any_place_where_columns_are_left_over(d, m):
+    rows = np.random.default_rng(d).normal(size=(300, d))
+    whole = random_cosine_features(rows, n_features=m, scale=0.3, seed=1)
+    for turn in (1, 3, 100):
+        turned = random_cosine_features(np.roll(rows, turn, 0), n_features=m, scale=0.3, seed=1)
+        assert np.array_equal(turned, np.roll(whole, turn, 0))
+
+
 def test_targets_are_read_as_asked():
     floats = Y.astype(np.float64)
     table = open_records(X, target=floats)

@@ -15,6 +15,8 @@ __all__ = ["random_cosine_features"]
 # Rows of every matrix product: one shape for a map, so that the features of a row have the same bits in any company.
 _LEAST, _MOST = 32, 256
 _TILE_NUMBERS = 2**20
+# Columns of wide products, a multiple of these: in the last few of others, a row's bits depend on its place.
+_WIDE, _COLUMNS = 192, 32
 
 
 def random_cosine_features(X: ArrayLike, *, n_features: int, scale: float, seed: int) -> NDArray[np.float64]:
@@ -64,11 +66,13 @@ def random_cosine_features(X: ArrayLike, *, n_features: int, scale: float, seed:
     limit = math.sqrt(2 / m)
     features = np.empty((len(X), m))
     tile = min(max(1 << (_TILE_NUMBERS // m).bit_length() >> 1, _LEAST), _MOST)
+    if m > _WIDE:
+        weights = np.pad(weights, ((0, 0), (0, -m % _COLUMNS)))
     for start in range(0, len(X), tile):
         rows = X[start : start + tile]
         if (n := len(rows)) < tile:
             rows = np.vstack([rows, np.zeros((tile - n, X.shape[1]))])
-        features[start : start + n] = limit * np.cos(rows @ weights + phases)[:n]
+        features[start : start + n] = limit * np.cos((rows @ weights)[:, :m] + phases)[:n]
     return features
 
 
