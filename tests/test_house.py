@@ -93,3 +93,8 @@ def test_the_page_of_results_says_what_its_commands_said(name: str) -> None:
     for value in found["environment"].values():
         assert str(value) in page
     assert found["status"] == "estimate"
+
+
+def test_packages_show_no_advice_among_their_names() -> None:
+    shown = [path for path in (ROOT / "python").rglob("__init__.py") if "import how_to_install\n" in path.read_text()]
+    assert not shown

@@ -3,12 +3,12 @@
 Needs ``expunge[torch,plot,parquet]``.
 """
 
-from expunge._errors import how_to_install
+from expunge._errors import how_to_install as _how_to_install
 
 try:
     import torch as _torch  # noqa: F401
 except ImportError as error:
-    raise ImportError(f"expunge.experiments needs PyTorch: {how_to_install('torch,plot,parquet')}") from error
+    raise ImportError(f"expunge.experiments needs PyTorch: {_how_to_install('torch,plot,parquet')}") from error
 
 from expunge.experiments.runner import EXPERIMENTS, run_experiment
 from expunge.experiments.settings import Settings, preset

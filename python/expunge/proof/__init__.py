@@ -3,12 +3,12 @@
 Needs ``expunge[proof]`` (python-flint).
 """
 
-from expunge._errors import how_to_install
+from expunge._errors import how_to_install as _how_to_install
 
 try:
     import flint as _flint  # noqa: F401
 except ImportError as error:
-    raise ImportError(f"expunge.proof needs python-flint: {how_to_install('proof')}") from error
+    raise ImportError(f"expunge.proof needs python-flint: {_how_to_install('proof')}") from error
 
 from expunge.proof.gdp import gdp_delta, gdp_epsilon, gdp_mu
 from expunge.proof.minorant import shifted_mu

@@ -3,12 +3,12 @@
 Needs ``expunge[torch]``.
 """
 
-from expunge._errors import how_to_install
+from expunge._errors import how_to_install as _how_to_install
 
 try:
     import torch as _torch  # noqa: F401
 except ImportError as error:
-    raise ImportError(f"expunge.torch needs PyTorch: {how_to_install('torch')}") from error
+    raise ImportError(f"expunge.torch needs PyTorch: {_how_to_install('torch')}") from error
 
 from expunge.torch._compatibility import UntestedVersionWarning  # first: it names what this torch lacks
 from expunge.torch._errors import GradNormMismatchError, UnsupportedLayerError

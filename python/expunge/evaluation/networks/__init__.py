@@ -1,11 +1,11 @@
 """Measurements that need PyTorch networks: predictions, Gaussian poisons, loss barriers. Needs ``expunge[torch]``."""
 
-from expunge._errors import how_to_install
+from expunge._errors import how_to_install as _how_to_install
 
 try:
     import torch as _torch  # noqa: F401
 except ImportError as error:
-    raise ImportError(f"expunge.evaluation.networks needs PyTorch: {how_to_install('torch')}") from error
+    raise ImportError(f"expunge.evaluation.networks needs PyTorch: {_how_to_install('torch')}") from error
 
 from expunge.evaluation.networks.barriers import loss_barrier, pairwise_barriers, reset_batch_norm
 from expunge.evaluation.networks.matching import Matching, match_weights

@@ -3,13 +3,13 @@
 Needs ``expunge[opacus]``.
 """
 
-from expunge._errors import how_to_install
+from expunge._errors import how_to_install as _how_to_install
 
 try:
     import opacus as _opacus  # noqa: F401
     import torch as _torch  # noqa: F401
 except ImportError as error:
-    raise ImportError(f"expunge.integrations.opacus needs Opacus: {how_to_install('opacus')}") from error
+    raise ImportError(f"expunge.integrations.opacus needs Opacus: {_how_to_install('opacus')}") from error
 
 from expunge.integrations.opacus._check import check
 from expunge.integrations.opacus._reader import NormReader, OpacusRun, composition_rdp
