@@ -42,7 +42,7 @@ MAY_USE: dict[str, set[str]] = {
     "_kernels": {"_core", "_cuda", "_cuda_emul", "_errors", "_validate"},
     "grad_norms": {"_types", "_kernels", "_validate"},
     "langevin": {"_types", "_kernels", "_validate"},
-    "accounting": {"_types", "_kernels", "_validate"},
+    "accounting": {"_types", "_errors", "_kernels", "_validate"},
     "calibration": {"accounting", "_validate"},
     "data": {"_types", "_errors", "_files", "_kernels", "_validate"},
     "runs": {"_types", "_errors", "_kernels", "_validate", "accounting", "calibration", "data", "langevin"},

@@ -6,6 +6,7 @@ except what carries a ``status`` that says *estimate* (`privacy_loss`, `group_pr
 """
 
 from expunge.accounting.discrete_gaussian import DiscreteGaussian
+from expunge.accounting.dp_sgd import dp_sgd_epsilon, dp_sgd_mu, dp_sgd_noise_multiplier
 from expunge.accounting.gaussian_pair import GaussianPair, PrivacyProfile
 from expunge.accounting.gdp import gdp_delta, gdp_epsilon, gdp_mu
 from expunge.accounting.rdp import (
@@ -54,6 +55,9 @@ __all__ = [
     "composition_rdp",
     "contraction_rdp",
     "contraction_steps",
+    "dp_sgd_epsilon",
+    "dp_sgd_mu",
+    "dp_sgd_noise_multiplier",
     "fit_log_steps",
     "gdp_delta",
     "gdp_epsilon",

@@ -13,7 +13,15 @@ except ImportError as error:
 from expunge.torch._compatibility import UntestedVersionWarning  # first: it names what this torch lacks
 from expunge.torch._errors import GradNormMismatchError, UnsupportedLayerError
 from expunge.torch._gradient_norms import GradNorms
-from expunge.torch.training import NonFiniteLossError, RunToRunNoise, TrainingRun, run_to_run_noise, train
+from expunge.torch.training import (
+    NonFiniteLossError,
+    Privacy,
+    RunToRunNoise,
+    TrainingPrivacy,
+    TrainingRun,
+    run_to_run_noise,
+    train,
+)
 from expunge.torch.unlearning import (
     METHODS,
     AdaptiveRun,
@@ -31,7 +39,9 @@ __all__ = [
     "GradNormMismatchError",
     "GradNorms",
     "NonFiniteLossError",
+    "Privacy",
     "RunToRunNoise",
+    "TrainingPrivacy",
     "TrainingRun",
     "UnlearningCurve",
     "UnlearningRun",

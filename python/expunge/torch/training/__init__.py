@@ -3,6 +3,15 @@
 from expunge.torch.training.errors import NonFiniteLossError
 from expunge.torch.training.loop import train
 from expunge.torch.training.nondeterminism import RunToRunNoise, run_to_run_noise
+from expunge.torch.training.privacy import Privacy, TrainingPrivacy
 from expunge.torch.training.run import TrainingRun
 
-__all__ = ["NonFiniteLossError", "RunToRunNoise", "TrainingRun", "run_to_run_noise", "train"]
+__all__ = [
+    "NonFiniteLossError",
+    "Privacy",
+    "RunToRunNoise",
+    "TrainingPrivacy",
+    "TrainingRun",
+    "run_to_run_noise",
+    "train",
+]

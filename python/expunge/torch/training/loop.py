@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,16 +15,18 @@ from torch import nn
 from tqdm import tqdm
 
 from expunge._types import MapDataset
-from expunge._validate import choice, count, number
-from expunge.torch._arguments import noise_per_step, place_of, require_loss, require_model
+from expunge._validate import number
+from expunge.torch._arguments import place_of, require_model
 from expunge.torch._gradient_norms import GradNorms
 from expunge.torch.training.collector import Collector
 from expunge.torch.training.errors import NonFiniteLossError
 from expunge.torch.training.folder import RunFolder, describe_model
+from expunge.torch.training.privacy import Privacy, refuse_changed_buffers
 from expunge.torch.training.records import Records
 from expunge.torch.training.run import TrainingRun, assemble
 from expunge.torch.training.sampling import Batches, stream_seed
 from expunge.torch.training.schedule import checkpoint_steps, window_ends
+from expunge.torch.training.settings import settings_of
 from expunge.torch.training.step import (
     Loss,
     Step,
@@ -50,6 +53,7 @@ def train(
     noise_std: float | None = None,
     temperature: float | None = None,
     clip: float | None = None,
+    privacy: Privacy | None = None,
     alpha: float = 0.0,
     n_checkpoints: int = 35,
     spacing: str = "even",
@@ -59,7 +63,7 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     save_seconds: float = 60.0,
-    seed: int = 0,
+    seed: int | None = None,
     device: torch.device | str | None = None,
     progress: bool = True,
 ) -> TrainingRun:
@@ -89,6 +93,9 @@ def train(
         temperature``. None, or 0, is plain SGD.
     clip : float, optional
         Largest norm of a record's data gradient, by two backward passes (ghost clipping).
+    privacy : Privacy, optional
+        Differential privacy that the weights are to have: sets ``clip`` and ``noise_std``, and needs Poisson batches,
+        which full ones are (``batch_size`` of all records).
     alpha : float
         L2 regularisation, >= 0.
     n_checkpoints : int
@@ -109,8 +116,9 @@ def train(
         Replace a run in the folder.
     save_seconds : float
         The state is saved at the end of every window, and after this many seconds.
-    seed : int
-        Of batches, noise and dropout, each a function of the seed and the step alone.
+    seed : int, optional
+        Of batches, noise and dropout, each a function of the seed and the step alone. 0 by default; with ``privacy``
+        one that the operating system draws, which is kept for `resume` until the run ends, and then nowhere.
     device : torch.device or str, optional
         Where to train; where the model is by default.
     progress : bool
@@ -119,7 +127,7 @@ def train(
     Returns
     -------
     TrainingRun
-        With `TrainingRun.privacy_losses` and `TrainingRun.proxies`: *estimates*.
+        With `TrainingRun.privacy_losses` and `TrainingRun.proxies`: *estimates*; and with `TrainingRun.privacy`.
 
     Raises
     ------
@@ -152,14 +160,15 @@ def train(
     require_model(model)
     place = place_of(model, device)
     records = Records(dataset, place)
-    settings = _settings(
+    settings = settings_of(
         n=records.n, step_size=step_size, batch_size=batch_size, n_steps=n_steps, epochs=epochs, sampling=sampling,
         noise_std=noise_std, temperature=temperature, clip=clip, alpha=alpha, n_checkpoints=n_checkpoints,
-        spacing=spacing, collect=collect, keep=keep, seed=seed, loss=loss,
+        spacing=spacing, collect=collect, keep=keep, seed=seed, loss=loss, privacy=privacy,
+        parameters=[p for p in model.parameters() if p.requires_grad],
     )  # fmt: skip
     if keep != "norms" and folder is None:
         raise ValueError(f"keep={keep!r} needs a folder to keep weights in")
-    if settings["collect"] != "none" or clip is not None:
+    if settings["collect"] != "none" or settings["clip"] is not None:
         with GradNorms(model):  # refuses what it can refuse now, before anything is written
             pass
     model.to(place)
@@ -180,42 +189,6 @@ def train(
             loop.step.close()
 
 
-def _settings(*, n: int, loss: Loss, **given: Any) -> dict[str, Any]:
-    """Return checked settings as JSON values."""
-    step_size = number("step_size", given["step_size"], low=0.0, open_low=True)
-    batch_size = count("batch_size", given["batch_size"], low=1)
-    if batch_size > n:
-        raise ValueError(f"batch_size must be <= {n}, the number of records, got {batch_size}")
-    if (given["n_steps"] is None) == (given["epochs"] is None):
-        raise ValueError(f"give n_steps or epochs, got n_steps={given['n_steps']!r} and epochs={given['epochs']!r}")
-    if given["n_steps"] is not None:
-        n_steps = count("n_steps", given["n_steps"], low=1)
-    else:
-        n_steps = count("epochs", given["epochs"], low=1) * -(-n // batch_size)
-    noise_std = noise_per_step(given["noise_std"], given["temperature"], step_size=step_size)
-    keep = choice("keep", given["keep"], ("norms", "weights", "both"))
-    collect = choice("collect", given["collect"], ("batch", "checkpoint", "none"))
-    require_loss(loss)
-    name = getattr(loss, "__qualname__", type(loss).__qualname__)
-    seed = count("seed", given["seed"])
-    return {
-        "n_records": n,
-        "n_steps": n_steps,
-        "step_size": step_size,
-        "batch_size": batch_size,
-        "sampling": choice("sampling", given["sampling"], ("poisson", "shuffle")),
-        "noise_std": noise_std,
-        "clip": None if given["clip"] is None else number("clip", given["clip"], low=0.0, open_low=True),
-        "alpha": number("alpha", given["alpha"], low=0.0),
-        "n_checkpoints": count("n_checkpoints", given["n_checkpoints"], low=1),
-        "spacing": choice("spacing", given["spacing"], ("even", "geometric")),
-        "collect": "none" if keep == "weights" else collect,
-        "keep": keep,
-        "seed": seed,
-        "loss": f"{getattr(loss, '__module__', type(loss).__module__)}.{name}",
-    }
-
-
 @dataclass
 class _Loop:
     """One run under way."""
@@ -233,12 +206,21 @@ class _Loop:
     collect_seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        s = self.settings
-        self.batches = Batches(self.records.n, batch_size=s["batch_size"], sampling=s["sampling"], seed=s["seed"])
+        self.buffers = {name: value.clone() for name, value in self.model.named_buffers()}
+        self._with_seed(self.settings["seed"] if self.settings["seed"] is not None else secrets.randbits(128))
+        self._collecting()
+
+    def _with_seed(self, seed: int) -> None:
+        """Take batches and noise from this seed."""
+        s, self.seed = self.settings, seed
+        self.batches = Batches(self.records.n, batch_size=s["batch_size"], sampling=s["sampling"], seed=seed)
         self.step = Step(
             self.model, loss=self.loss, step_size=s["step_size"], batch_size=s["batch_size"],
-            noise_std=s["noise_std"], alpha=s["alpha"], clip=s["clip"], seed=s["seed"],
+            noise_std=s["noise_std"], alpha=s["alpha"], clip=s["clip"], seed=seed,
         )  # fmt: skip
+
+    def _collecting(self) -> None:
+        s = self.settings
         double = any(p.dtype == torch.float64 for p in self.step.parameters)
         self.collector = Collector(self.records.n, np.dtype(np.float64 if double else np.float32))
         self.by_checkpoint = s["collect"] == "checkpoint"
@@ -257,6 +239,8 @@ class _Loop:
         self.model.load_state_dict(state["model"])
         self.collector.restore(state["arrays"])
         self.start, self.column = state["step"], state["column"]
+        if "secret" in state:
+            self._with_seed(int(state["secret"], 16))
         self.train_seconds, self.collect_seconds = state["train_seconds"], state["collect_seconds"]
         if self.settings["collect"] != "none":
             self.columns = [store.read_arrays(str(k)) for k in range(self.column)]
@@ -299,6 +283,8 @@ class _Loop:
         norms = self.settings["collect"] == "batch" and bool((self.last_visits[rows] == t).any())
         x, y = self.records.batch(rows) if rows.size else (torch.empty(0), torch.empty(0))
         visit = self.step(t, rows, x, y, norms=norms)
+        if t == self.start and self.settings["privacy"] is not None:
+            refuse_changed_buffers(self.model, self.buffers)
         if visit is not None and self.settings["collect"] != "none":
             if not norms:
                 visit.norms = None  # clipping found them, but another visit of the window is the last
@@ -306,7 +292,7 @@ class _Loop:
 
     def _measure(self, t: int, rows: NDArray[np.int64]) -> None:
         """Take norms of ``rows`` at the weights as they are."""
-        seed_randomness(stream_seed(self.settings["seed"], "measure", t))
+        seed_randomness(stream_seed(self.seed, "measure", t))
         self.step.close()
         size = max(self.settings["batch_size"], 256)
         for low in range(0, rows.size, size):
@@ -351,18 +337,22 @@ class _Loop:
         if self.store is None:
             return
         self._clock(before)
-        numbers = {
+        numbers: dict[str, Any] = {
             "step": step,
             "column": self.column,
             "train_seconds": self.train_seconds,
             "collect_seconds": self.collect_seconds,
         }
+        if self.settings["seed"] is None:
+            numbers["secret"] = f"{self.seed:x}"
         self.store.write_state(self.model, numbers, self.collector.state())
         self.saved_at = time.perf_counter()
 
     def _finish(
         self, description: dict[str, Any], never: NDArray[np.int64], before: tuple[float, float]
     ) -> TrainingRun:
+        if self.settings["privacy"] is not None:
+            refuse_changed_buffers(self.model, self.buffers)
         for name, value in self.model.state_dict().items():
             if value.is_floating_point() and not bool(torch.isfinite(value).all()):
                 raise NonFiniteLossError(

@@ -16,6 +16,7 @@ from expunge.accounting import Estimate, privacy_loss
 from expunge.grad_norms.proxies import early_checkpoint, proxies_of
 from expunge.torch.training.collector import UNSEEN
 from expunge.torch.training.folder import RunFolder
+from expunge.torch.training.privacy import TrainingPrivacy
 
 __all__ = ["TrainingRun", "assemble"]
 
@@ -95,6 +96,12 @@ class TrainingRun:
     def sampling_probability(self) -> float:
         """Probability that a record is in a batch."""
         return min(1.0, float(self._told("batch_size")) / self.n_records)
+
+    @property
+    def privacy(self) -> TrainingPrivacy | None:
+        """Differential privacy of the run's weights, if it was trained with ``privacy=``; None otherwise."""
+        values = self.settings.get("privacy")
+        return TrainingPrivacy.from_dict(values) if isinstance(values, dict) else None
 
     def _column(self, name: str) -> NDArray[Any]:
         if name not in self.columns:

@@ -1,0 +1,225 @@
+"""Differential privacy of training: what is asked for, and what a run has."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from expunge._validate import choice, count, number
+from expunge.accounting import dp_sgd_epsilon, dp_sgd_mu, dp_sgd_noise_multiplier, gdp_epsilon
+
+__all__ = ["Privacy", "TrainingPrivacy", "refuse_changed_buffers"]
+
+# Room above the clipping bound for the rounding of norms and of clipped gradients, by the precision of the parameters.
+_ROOM = {torch.float64: 1e-9, torch.float32: 1e-3}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Privacy:
+    """Differential privacy that `train` is to give every record: its ``privacy=`` argument.
+
+    Parameters
+    ----------
+    epsilon : float
+        > 0.
+    delta : float
+        Within (0, 1).
+    clip : float
+        Largest norm of a record's gradient, > 0; longer ones are scaled down to it.
+    accountant : {"rdp", "pld"}
+        How the noise for Poisson batches is found: by Renyi divergences, or by the privacy loss distribution of
+        dp-accounting (extra ``dp``), which needs a tenth less noise and takes some seconds. Full batches
+        (``batch_size`` of all records) are exact with either.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from expunge.torch import Privacy, train
+    >>> _ = torch.manual_seed(0)
+    >>> x, y = torch.randn(64, 5), torch.arange(64) % 2
+    >>> run = train(torch.nn.Linear(5, 2), (x, y), step_size=0.5, batch_size=64, n_steps=20,
+    ...             privacy=Privacy(epsilon=2.0, delta=1e-5, clip=1.0))
+    >>> run.privacy.epsilon, run.privacy.status, round(run.privacy.mu, 3)
+    (2.0, 'conditional', 0.502)
+    """
+
+    epsilon: float
+    delta: float
+    clip: float
+    accountant: str = "rdp"
+
+    def __post_init__(self) -> None:
+        number("epsilon", self.epsilon, low=0.0, open_low=True)
+        number("delta", self.delta, low=0.0, high=1.0, open_low=True, open_high=True)
+        number("clip", self.clip, low=0.0, open_low=True)
+        choice("accountant", self.accountant, ("rdp", "pld"))
+
+    def of(
+        self, parameters: list[Tensor], *, sampling_probability: float, n_steps: int, seeded: bool
+    ) -> TrainingPrivacy:
+        """Return what a run with the least noise that gives this has."""
+        multiplier = dp_sgd_noise_multiplier(
+            self.epsilon,
+            self.delta,
+            sampling_probability=sampling_probability,
+            n_steps=n_steps,
+            accountant=self.accountant,
+        )
+        return TrainingPrivacy(
+            epsilon=float(self.epsilon),
+            delta=float(self.delta),
+            clip=float(self.clip),
+            noise_multiplier=multiplier,
+            sampling_probability=sampling_probability,
+            n_steps=n_steps,
+            accountant=self.accountant if sampling_probability < 1.0 else "gdp",
+            room=max(_room(p) for p in parameters),
+            seeded=seeded,
+        )
+
+
+def _room(parameter: Tensor) -> float:
+    try:
+        return _ROOM[parameter.dtype]
+    except KeyError:
+        raise TypeError(
+            f"privacy needs parameters of float32 or float64, got {parameter.dtype}: gradients of shorter numbers "
+            "cannot be bounded"
+        ) from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingPrivacy:
+    """Differential privacy of a run: of all its weights, for a record that is there or not. Made by `train`.
+
+    Attributes
+    ----------
+    epsilon, delta : float
+        The claim.
+    clip : float
+        The bound that gradients were clipped to.
+    noise_multiplier : float
+        Noise over ``clip (1 + room)``.
+    sampling_probability : float
+        Poisson rate of a step, a constant of the procedure; 1 for full batches.
+    n_steps : int
+    accountant : {"gdp", "rdp", "pld"}
+        ``"gdp"`` for full batches.
+    room : float
+        What rounding may add to the norm of a clipped gradient, relative.
+    seeded : bool
+        Whether the caller gave the seed.
+    status : str
+        ``"conditional"``: see ``conditions``.
+
+    Notes
+    -----
+    Nothing is claimed of norms, losses and other columns of a run: they are the owner's. The claim is that of Abadi et
+    al., *Deep learning with differential privacy* (1607.00133), for the sum of clipped gradients.
+    """
+
+    epsilon: float
+    delta: float
+    clip: float
+    noise_multiplier: float
+    sampling_probability: float
+    n_steps: int
+    accountant: str
+    room: float
+    seeded: bool
+    status: str = "conditional"
+
+    @property
+    def mu(self) -> float | None:
+        """GDP parameter of a run with full batches, None for Poisson batches."""
+        if self.sampling_probability < 1.0:
+            return None
+        return dp_sgd_mu(self.noise_multiplier, n_steps=self.n_steps)
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """What the claim takes for granted."""
+        given = (
+            "the seed that was given stays secret, and was used for nothing else"
+            if self.seeded
+            else "the seed that the operating system drew is unknown to others"
+        )
+        return (
+            given + "; pseudorandom numbers cannot be told from random ones",
+            "floating-point arithmetic is taken for that of real numbers, but for norms, which have room for a "
+            f"relative error of {self.room:g}",
+            "the initial weights, the number of steps, the batch size over the number of records and every other "
+            "constant were chosen without the records",
+        )
+
+    def noise_std(self, *, step_size: float, batch_size: int) -> float:
+        """Return the noise of a step of ``step_size / batch_size`` times the sum of clipped gradients, rounded up."""
+        return math.nextafter(
+            self.noise_multiplier * self.clip * (1.0 + self.room) * step_size / batch_size * (1.0 + 1e-14), math.inf
+        )
+
+    def joint_epsilon(self, mu: float, *, delta: float | None = None) -> float:
+        """Return the epsilon of the weights together with another mu-GDP release of the same records, rounded up.
+
+        Parameters
+        ----------
+        mu : float
+            Of the other release, which may depend on the weights: a head's on the features that they give.
+        delta : float, optional
+            That of the run by default.
+
+        Returns
+        -------
+        float
+            With full batches exactly that of ``sqrt(run.privacy.mu^2 + mu^2)``.
+        """
+        return dp_sgd_epsilon(
+            self.noise_multiplier,
+            delta=self.delta if delta is None else delta,
+            sampling_probability=self.sampling_probability,
+            n_steps=self.n_steps,
+            mu=mu,
+            accountant="rdp" if self.accountant == "gdp" else self.accountant,
+        )
+
+    def group_epsilon(self, size: int, *, delta: float | None = None) -> float:
+        """Return the epsilon of ``size`` records together, at ``delta`` (by default the run's), rounded up.
+
+        Raises
+        ------
+        ValueError
+            For Poisson batches, of which groups are not accounted.
+        """
+        if self.mu is None:
+            raise ValueError("group_epsilon needs full batches: train with batch_size of all records")
+        goal = self.delta if delta is None else number("delta", delta, low=0.0, high=1.0)
+        return float(gdp_epsilon(count("size", size, low=1) * self.mu * (1.0 + 1e-15), goal))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all numbers and conditions as JSON values."""
+        return {**asdict(self), "mu": self.mu, "conditions": list(self.conditions)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> TrainingPrivacy:
+        """Return what `to_dict` wrote."""
+        return cls(**{key: value for key, value in values.items() if key not in ("mu", "conditions")})
+
+
+def refuse_changed_buffers(model: nn.Module, before: dict[str, Tensor]) -> None:
+    """Refuse a model whose buffers are no longer those ``before``: they hold something of records that nobody counted.
+
+    Raises
+    ------
+    ValueError
+        Naming the buffer.
+    """
+    for name, value in model.named_buffers():
+        if name not in before or not torch.equal(value, before[name]):
+            raise ValueError(
+                f"model: its buffer {name} was changed by a training step, and the claim of privacy is of parameters "
+                "alone: use layers that keep no statistics, or train in eval mode"
+            )

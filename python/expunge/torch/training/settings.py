@@ -1,0 +1,76 @@
+"""Arguments of `train`, checked, as what a run's folder keeps of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from expunge._validate import choice, count, number
+from expunge.torch._arguments import noise_per_step, require_loss
+from expunge.torch.training.privacy import Privacy, TrainingPrivacy
+from expunge.torch.training.step import Loss
+
+__all__ = ["settings_of"]
+
+
+def settings_of(*, n: int, loss: Loss, **given: Any) -> dict[str, Any]:
+    """Return checked settings as JSON values."""
+    step_size = number("step_size", given["step_size"], low=0.0, open_low=True)
+    batch_size = count("batch_size", given["batch_size"], low=1)
+    if batch_size > n:
+        raise ValueError(f"batch_size must be <= {n}, the number of records, got {batch_size}")
+    if (given["n_steps"] is None) == (given["epochs"] is None):
+        raise ValueError(f"give n_steps or epochs, got n_steps={given['n_steps']!r} and epochs={given['epochs']!r}")
+    if given["n_steps"] is not None:
+        n_steps = count("n_steps", given["n_steps"], low=1)
+    else:
+        n_steps = count("epochs", given["epochs"], low=1) * -(-n // batch_size)
+    noise_std = noise_per_step(given["noise_std"], given["temperature"], step_size=step_size)
+    sampling = choice("sampling", given["sampling"], ("poisson", "shuffle"))
+    clip = None if given["clip"] is None else number("clip", given["clip"], low=0.0, open_low=True)
+    claim = _private(given, n=n, batch_size=batch_size, n_steps=n_steps)
+    if claim is not None:
+        noise_std, clip = claim.noise_std(step_size=step_size, batch_size=batch_size), claim.clip
+    keep = choice("keep", given["keep"], ("norms", "weights", "both"))
+    collect = choice("collect", given["collect"], ("batch", "checkpoint", "none"))
+    require_loss(loss)
+    name = getattr(loss, "__qualname__", type(loss).__qualname__)
+    seed = None if given["seed"] is None else count("seed", given["seed"])
+    if seed is None and claim is None:
+        seed = 0
+    return {
+        "n_records": n,
+        "n_steps": n_steps,
+        "step_size": step_size,
+        "batch_size": batch_size,
+        "sampling": sampling,
+        "noise_std": noise_std,
+        "clip": clip,
+        "privacy": None if claim is None else claim.to_dict(),
+        "alpha": number("alpha", given["alpha"], low=0.0),
+        "n_checkpoints": count("n_checkpoints", given["n_checkpoints"], low=1),
+        "spacing": choice("spacing", given["spacing"], ("even", "geometric")),
+        "collect": "none" if keep == "weights" else collect,
+        "keep": keep,
+        "seed": seed,
+        "loss": f"{getattr(loss, '__module__', type(loss).__module__)}.{name}",
+    }
+
+
+def _private(given: dict[str, Any], *, n: int, batch_size: int, n_steps: int) -> TrainingPrivacy | None:
+    """Return the privacy of the run that is asked for, or None."""
+    privacy = given["privacy"]
+    if privacy is None:
+        return None
+    if not isinstance(privacy, Privacy):
+        raise TypeError(f"privacy must be expunge.torch.Privacy, got {type(privacy).__name__}")
+    for name in ("noise_std", "temperature", "clip"):
+        if given[name] is not None:
+            raise ValueError(f"{name} must not be given with privacy, which sets it, got {given[name]!r}")
+    if given["sampling"] != "poisson":
+        raise ValueError(f"sampling must be 'poisson' with privacy, got {given['sampling']!r}")
+    return privacy.of(
+        given["parameters"],
+        sampling_probability=batch_size / n,
+        n_steps=n_steps,
+        seeded=given["seed"] is not None,
+    )
