@@ -20,6 +20,7 @@ NO_RESULTS = {
     "expunge.accounting.pair_error.Nearness": "bounds that a pair of laws comes with",
     "expunge.estimators.noise_warning.TrainingSums": "sums over what is fitted",
     "expunge.estimators.quotes.Claim": "what was asked for",
+    "expunge.torch.training.privacy.Privacy": "what is asked for",
     "expunge.estimators.quotes.QuoteTable": "columns of a quote, which has the status",
     "expunge.runs.ridge.table_sums.TableSums": "data",
     "expunge.runs.ridge.law.LawPair": "a pair of laws",

@@ -26,7 +26,7 @@ SETTINGS = {"step_size": 0.4, "n_steps": 12, "n_checkpoints": 3, "progress": Fal
 def test_it_is_clipped_training_with_the_noise_of_its_claim(batch_size):
     run = train(model := network(), data(), privacy=PRIVACY, batch_size=batch_size, seed=3, **SETTINGS)
     rate = batch_size / 60
-    multiplier = dp_sgd_noise_multiplier(1.5, 1e-5, sampling_probability=rate, n_steps=12)
+    multiplier = dp_sgd_noise_multiplier(epsilon=1.5, delta=1e-5, sampling_probability=rate, n_steps=12)
     noise = multiplier * 0.7 * 0.4 / batch_size
     assert run.settings["noise_std"] >= noise
     assert run.settings["noise_std"] == pytest.approx(noise, rel=2e-9)  # float64: little room
@@ -76,7 +76,7 @@ def test_an_attacker_who_sees_the_weights_learns_no_more_than_the_claim():
             statistics.append(float((model.weight[0] - model.weight[1]).detach()))
         found[side] = np.array(statistics)
         assert run.privacy.mu == pytest.approx(
-            np.sqrt(2) / dp_sgd_noise_multiplier(1.0, 1e-2, sampling_probability=1.0, n_steps=2)
+            np.sqrt(2) / dp_sgd_noise_multiplier(epsilon=1.0, delta=1e-2, sampling_probability=1.0, n_steps=2)
         )
     for a, b in (("with", "without"), ("without", "with")):
         assert audited_epsilon(found[a], found[b], delta=1e-2, confidence=0.99).epsilon <= 1.0
@@ -119,16 +119,16 @@ def test_a_run_that_was_stopped_goes_on_with_its_secret(tmp_path, monkeypatch):
 def test_heads_and_groups():
     run = train(network(), data(), privacy=PRIVACY, batch_size=60, **SETTINGS)
     claim = run.privacy
-    assert claim.joint_epsilon(0.5) == pytest.approx(gdp_epsilon(np.hypot(claim.mu, 0.5), 1e-5), rel=1e-12)
-    assert claim.group_epsilon(1) == pytest.approx(1.5, rel=1e-6)
-    assert claim.group_epsilon(3) == pytest.approx(gdp_epsilon(3 * claim.mu, 1e-5), rel=1e-12)
+    assert claim.joint_epsilon(mu=0.5) == pytest.approx(gdp_epsilon(np.hypot(claim.mu, 0.5), 1e-5), rel=1e-12)
+    assert claim.group_epsilon(size=1) == pytest.approx(1.5, rel=1e-6)
+    assert claim.group_epsilon(size=3) == pytest.approx(gdp_epsilon(3 * claim.mu, 1e-5), rel=1e-12)
     claim = train(network(), data(), privacy=PRIVACY, batch_size=12, **SETTINGS).privacy
     assert claim.mu is None
-    assert claim.joint_epsilon(0.5) == dp_sgd_epsilon(
-        claim.noise_multiplier, delta=1e-5, sampling_probability=0.2, n_steps=12, mu=0.5
+    assert claim.joint_epsilon(mu=0.5) == dp_sgd_epsilon(
+        noise_multiplier=claim.noise_multiplier, delta=1e-5, sampling_probability=0.2, n_steps=12, mu=0.5
     )
     with pytest.raises(ValueError, match="group_epsilon needs full batches"):
-        claim.group_epsilon(2)
+        claim.group_epsilon(size=2)
     assert train(network(), data(), batch_size=12, **SETTINGS).privacy is None
 
 

@@ -27,7 +27,7 @@ _MOST = 1e12
 
 
 @ieee_arithmetic
-def dp_sgd_mu(noise_multiplier: float, *, n_steps: int, mu: float = 0.0) -> float:
+def dp_sgd_mu(*, noise_multiplier: float, n_steps: int, mu: float = 0.0) -> float:
     """Return the GDP parameter of training by full batches, rounded up: ``sqrt(n_steps) / noise_multiplier``.
 
     Parameters
@@ -57,8 +57,10 @@ def dp_sgd_mu(noise_multiplier: float, *, n_steps: int, mu: float = 0.0) -> floa
     Examples
     --------
     >>> from expunge.accounting import dp_sgd_mu
-    >>> round(dp_sgd_mu(20.0, n_steps=100), 12), round(dp_sgd_mu(20.0, n_steps=36, mu=0.4), 12)
-    (0.5, 0.5)
+    >>> round(dp_sgd_mu(noise_multiplier=20.0, n_steps=100), 12)
+    0.5
+    >>> round(dp_sgd_mu(noise_multiplier=20.0, n_steps=36, mu=0.4), 12)
+    0.5
     """
     multiplier = number("noise_multiplier", noise_multiplier, low=0.0, open_low=True)
     of_training = math.sqrt(count("n_steps", n_steps, low=1)) / multiplier * _UP
@@ -71,8 +73,8 @@ def dp_sgd_mu(noise_multiplier: float, *, n_steps: int, mu: float = 0.0) -> floa
 
 @ieee_arithmetic
 def dp_sgd_epsilon(
-    noise_multiplier: float,
     *,
+    noise_multiplier: float,
     delta: float,
     sampling_probability: float,
     n_steps: int,
@@ -124,9 +126,9 @@ def dp_sgd_epsilon(
     Examples
     --------
     >>> from expunge.accounting import dp_sgd_epsilon
-    >>> round(dp_sgd_epsilon(40.0, delta=1e-5, sampling_probability=1.0, n_steps=100), 6)
+    >>> round(dp_sgd_epsilon(noise_multiplier=40.0, delta=1e-5, sampling_probability=1.0, n_steps=100), 6)
     0.926342
-    >>> round(dp_sgd_epsilon(1.0, delta=1e-5, sampling_probability=0.01, n_steps=1000), 3)
+    >>> round(dp_sgd_epsilon(noise_multiplier=1.0, delta=1e-5, sampling_probability=0.01, n_steps=1000), 3)
     2.101
     """
     multiplier = number("noise_multiplier", noise_multiplier, low=0.0, open_low=True)
@@ -136,7 +138,7 @@ def dp_sgd_epsilon(
     beside = number("mu", mu, low=0.0)
     how = choice("accountant", accountant, ("rdp", "pld"))
     if rate == 1.0:
-        return float(gdp_epsilon(dp_sgd_mu(multiplier, n_steps=steps, mu=beside), goal))
+        return float(gdp_epsilon(dp_sgd_mu(noise_multiplier=multiplier, n_steps=steps, mu=beside), goal))
     if rate == 0.0:
         return float(gdp_epsilon(beside, goal))
     if how == "pld":
@@ -165,7 +167,7 @@ def _by_loss_distribution(multiplier: float, rate: float, steps: int, mu: float,
 
 @ieee_arithmetic
 def dp_sgd_noise_multiplier(
-    epsilon: float, delta: float, *, sampling_probability: float, n_steps: int, accountant: str = "rdp"
+    *, epsilon: float, delta: float, sampling_probability: float, n_steps: int, accountant: str = "rdp"
 ) -> float:
     """Return the smallest noise multiplier that keeps training within (epsilon, delta), rounded up.
 
@@ -196,9 +198,9 @@ def dp_sgd_noise_multiplier(
     Examples
     --------
     >>> from expunge.accounting import dp_sgd_noise_multiplier
-    >>> round(dp_sgd_noise_multiplier(1.0, 1e-5, sampling_probability=1.0, n_steps=100), 4)
+    >>> round(dp_sgd_noise_multiplier(epsilon=1.0, delta=1e-5, sampling_probability=1.0, n_steps=100), 4)
     37.3063
-    >>> round(dp_sgd_noise_multiplier(2.0, 1e-5, sampling_probability=0.01, n_steps=1000), 3)
+    >>> round(dp_sgd_noise_multiplier(epsilon=2.0, delta=1e-5, sampling_probability=0.01, n_steps=1000), 3)
     1.022
     """
     target = number("epsilon", epsilon, low=0.0, open_low=True)
@@ -207,7 +209,9 @@ def dp_sgd_noise_multiplier(
     steps = count("n_steps", n_steps, low=1)
 
     def within(multiplier: float) -> bool:
-        found = dp_sgd_epsilon(multiplier, delta=goal, sampling_probability=rate, n_steps=steps, accountant=accountant)
+        found = dp_sgd_epsilon(
+            noise_multiplier=multiplier, delta=goal, sampling_probability=rate, n_steps=steps, accountant=accountant
+        )
         return found <= target
 
     tolerance = _TOLERANCE if rate == 1.0 or accountant == "rdp" else 1e-4

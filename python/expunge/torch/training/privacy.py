@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from expunge._types import JsonObject
 from expunge._validate import choice, count, number
 from expunge.accounting import dp_sgd_epsilon, dp_sgd_mu, dp_sgd_noise_multiplier, gdp_epsilon
 
@@ -63,8 +64,8 @@ class Privacy:
     ) -> TrainingPrivacy:
         """Return what a run with the least noise that gives this has."""
         multiplier = dp_sgd_noise_multiplier(
-            self.epsilon,
-            self.delta,
+            epsilon=self.epsilon,
+            delta=self.delta,
             sampling_probability=sampling_probability,
             n_steps=n_steps,
             accountant=self.accountant,
@@ -138,11 +139,11 @@ class TrainingPrivacy:
         """GDP parameter of a run with full batches, None for Poisson batches."""
         if self.sampling_probability < 1.0:
             return None
-        return dp_sgd_mu(self.noise_multiplier, n_steps=self.n_steps)
+        return dp_sgd_mu(noise_multiplier=self.noise_multiplier, n_steps=self.n_steps)
 
     @property
     def conditions(self) -> tuple[str, ...]:
-        """What the claim takes for granted."""
+        """Assumptions that the claim rests on, in words."""
         given = (
             "the seed that was given stays secret, and was used for nothing else"
             if self.seeded
@@ -162,7 +163,7 @@ class TrainingPrivacy:
             self.noise_multiplier * self.clip * (1.0 + self.room) * step_size / batch_size * (1.0 + 1e-14), math.inf
         )
 
-    def joint_epsilon(self, mu: float, *, delta: float | None = None) -> float:
+    def joint_epsilon(self, *, mu: float, delta: float | None = None) -> float:
         """Return the epsilon of the weights together with another mu-GDP release of the same records, rounded up.
 
         Parameters
@@ -178,7 +179,7 @@ class TrainingPrivacy:
             With full batches exactly that of ``sqrt(run.privacy.mu^2 + mu^2)``.
         """
         return dp_sgd_epsilon(
-            self.noise_multiplier,
+            noise_multiplier=self.noise_multiplier,
             delta=self.delta if delta is None else delta,
             sampling_probability=self.sampling_probability,
             n_steps=self.n_steps,
@@ -186,7 +187,7 @@ class TrainingPrivacy:
             accountant="rdp" if self.accountant == "gdp" else self.accountant,
         )
 
-    def group_epsilon(self, size: int, *, delta: float | None = None) -> float:
+    def group_epsilon(self, *, size: int, delta: float | None = None) -> float:
         """Return the epsilon of ``size`` records together, at ``delta`` (by default the run's), rounded up.
 
         Raises
@@ -199,14 +200,15 @@ class TrainingPrivacy:
         goal = self.delta if delta is None else number("delta", delta, low=0.0, high=1.0)
         return float(gdp_epsilon(count("size", size, low=1) * self.mu * (1.0 + 1e-15), goal))
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """Return all numbers and conditions as JSON values."""
         return {**asdict(self), "mu": self.mu, "conditions": list(self.conditions)}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> TrainingPrivacy:
+    def from_dict(cls, values: JsonObject) -> TrainingPrivacy:
         """Return what `to_dict` wrote."""
-        return cls(**{key: value for key, value in values.items() if key not in ("mu", "conditions")})
+        given: dict[str, Any] = {key: value for key, value in values.items() if key not in ("mu", "conditions")}
+        return cls(**given)
 
 
 def refuse_changed_buffers(model: nn.Module, before: dict[str, Tensor]) -> None:
