@@ -254,6 +254,13 @@ def test_langevin_models_learn_from_rows_in_memory_too(made):
     assert load_model("m.npz").reading_.features == ("a", "b")
 
 
+def test_without_dask_the_extra_that_is_missing_is_named(made, monkeypatch):
+    shutil.copytree(made / "all", "all")
+    monkeypatch.setitem(sys.modules, "expunge.distributed", None)
+    words = r"--scheduler needs Dask: pip install .*expunge\[distributed\]"
+    refused("fit", "all", *READ, *QUIET, "--scheduler", "local:1", "-o", "m.npz", "-c", "c.json", match=words)
+
+
 def test_labels_that_are_written_as_floats_are_classes():
     labels = (NUMBER > 0).astype(np.float64)
     write("all", number=labels)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 import pickle
@@ -25,6 +24,8 @@ from hypothesis import strategies as st
 import expunge.data.blocks
 import expunge.data.statistics
 from cluster_work import Failing, Killing, Seeing
+from clusters import BLOCK as B
+from clusters import cluster_of
 from expunge import NewtonLogisticRegression, NewtonRidge
 from expunge.certificates import VerificationError
 from expunge.certificates.residual import verify
@@ -47,40 +48,17 @@ from expunge.distributed.machine import difference  # noqa: E402
 pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning")
 
 RNG = np.random.default_rng(0)
-N, P, B = 300, 3, 16  # so few rows of a block that there are 19
+N, P = 300, 3  # 19 blocks
 X = RNG.normal(size=(N, P)).astype(np.float32)
 Y = (X[:, 0] + 0.3 * RNG.normal(size=N) > 0).astype(np.int64)
 IDS = RNG.permutation(N) + 1000
 SPLITS = {1: [], 2: [123], 7: [1, 50, 51, 130, 222, 290]}
-SMALL = f"""
-import sys
-sys.path.insert(0, {str(Path(__file__).resolve().parent)!r})
-import expunge.data.blocks, expunge.data.statistics
-def small(*, n_features):
-    return {B}
-expunge.data.blocks.rows_per_block = expunge.data.statistics.rows_per_block = small
-"""
 
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (expunge.data.blocks, expunge.data.statistics):
         monkeypatch.setattr(module, "rows_per_block", lambda *, n_features: B)
-
-
-@contextlib.contextmanager
-def cluster_of(folder: Path, workers: int, *, threads: int = 1) -> Iterator[Any]:
-    """Start worker processes whose blocks are as small as those of this process."""
-    preload = folder / "small.py"
-    preload.write_text(SMALL)
-    with (
-        distributed.LocalCluster(
-            n_workers=workers, threads_per_worker=threads, processes=True, dashboard_address=":0",
-            preload=str(preload), silence_logs=50,
-        ) as cluster,
-        distributed.Client(cluster, set_as_default=False) as client,
-    ):  # fmt: skip
-        yield client
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from expunge.cli.cluster import scheduler_option
 from expunge.cli.entering import check_new
 from expunge.cli.files import overwrite_option
 from expunge.cli.newton import outputs_of
@@ -39,6 +40,7 @@ _RESIDUAL_ONLY = ("certificate", "evidence", "epsilon", "delta", "releases", "ke
 @click.option("--evidence", type=click.Path(), help="Where its confidential evidence goes (.npz).")
 @click.option("--released", type=click.Path(), help="Also write the predict-only model there (.npz).")
 @data_options
+@scheduler_option
 @click.option(
     "--model",
     "kind",

@@ -13,6 +13,7 @@ import numpy as np
 
 from expunge._errors import how_to_install
 from expunge.cli.attaching import data_option
+from expunge.cli.cluster import scheduler_option
 from expunge.cli.files import load_model, overwrite_option, parse_indices
 from expunge.cli.identifiers import parse_id
 from expunge.cli.langevin_tables import kind_of_ids, table_of
@@ -102,6 +103,7 @@ def _check_extras(paths: tuple[str, ...]) -> None:
 @overwrite_option
 @data_option
 @data_options
+@scheduler_option
 def quote(
     model: str,
     epsilon: float,

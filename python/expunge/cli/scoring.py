@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from expunge._errors import how_to_install
+from expunge.cli.cluster import connected, scheduler_option
 
 if TYPE_CHECKING:
     from expunge.scoring import ScoreSummary
@@ -48,11 +48,7 @@ _PICTURES = ("privacy_loss.png", "proxies.png")
     "--rows-per-part", type=int, default=65_536, show_default=True, help="Rows saved at a time, for .npy data."
 )
 @click.option("--threads", type=int, help="Cores to use.  [default: all]")
-@click.option(
-    "--scheduler",
-    metavar="ADDRESS",
-    help="Score on the workers of a Dask cluster: its address, or local:4 for four processes here.",
-)
+@scheduler_option
 @click.option("--plots", type=click.Path(path_type=Path), help="Folder for pictures of the result.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing output.")
 @click.option("--restart", is_flag=True, help="Discard the parts of an unfinished run.")
@@ -126,12 +122,7 @@ def score(
         raise click.UsageError(f"{other} must be omitted with --scheduler, which shares the work out by itself")
     probe = ProbeCheckpoints.load(checkpoints)
     if scheduler is not None:
-        try:
-            from expunge.distributed import Dask
-        except ModuleNotFoundError:
-            raise ImportError(f"--scheduler needs Dask: {how_to_install('distributed')}") from None
-        with Dask(scheduler) as cluster:
-            summary = score_files(source, probe, out, engine=cluster, **common)
+        summary = score_files(source, probe, out, engine=connected(scheduler), **common)
     elif shard is not None:
         number, n_shards = _share(shard)
         summary = score_shard(source, probe, out, shard=number, n_shards=n_shards, **common)

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from expunge._errors import counted
+from expunge.cli.cluster import absolute, connected, require_streamed
 from expunge.cli.columns import Found, columns_asked, with_columns
 from expunge.cli.reading import Records, how_read, read_data, read_records
 from expunge.data import FileRecords, MappedRecords, Reading, Task, open_records, read_task
@@ -60,16 +61,25 @@ def read_records_or_table(source: str, *, stream: bool | None, **options: Any) -
 
 
 def read_data_or_table(
-    source: str, *, stream: bool | None, task: str = "auto", told: bool = False, **options: Any
+    source: str,
+    *,
+    stream: bool | None,
+    task: str = "auto",
+    told: bool = False,
+    scheduler: str | None = None,
+    **options: Any,
 ) -> tuple[Records | Streamed, Task]:
     """Return the records of a source, with targets, and how these are read.
 
     Of a table the task has the classes alone; none, and no sentence, where the model has ``told`` what targets are:
-    that saves a pass.
+    that saves a pass. With a ``scheduler`` passes over the table are made on the workers of its cluster.
     """
+    if scheduler is not None:
+        require_streamed(source, stream, readable=can_be_streamed(source))
+        stream = True
     if not _streams(source, stream):
         return read_data(source, task=task, **options)
-    found = _opened(source, stream=stream is not False, **options)
+    found = _opened(source, stream=stream is not False, scheduler=scheduler, **options)
     if not found.table.has_targets:
         raise ValueError(f"{source}: holds no targets; give --target or --target-column")
     if stream is False:
@@ -133,15 +143,20 @@ def _opened(
     needs_ids: bool = False,
     with_weights: bool = False,
     stream: bool = True,
+    scheduler: str | None = None,
     **given: Any,
 ) -> Streamed:
+    place = source
+    if scheduler is not None:
+        place = absolute(source)
+        given = {**given, "target": None if given["target"] is None else absolute(given["target"])}
     try:
-        table = find_files(source, kinds=KINDS)[0].suffix != ".npy"
+        table = find_files(place, kinds=KINDS)[0].suffix != ".npy"
         asked = columns_asked(
             source, known, names, given, table=table, with_target=with_target, with_weights=with_weights
         )
         files, weights = with_columns(
-            lambda options: _files(source, table, **options), asked, known, names, needs_ids=needs_ids
+            lambda options: _files(place, table, **options), asked, known, names, needs_ids=needs_ids
         )
     except (TypeError, ValueError) as error:
         raise type(error)(_KEYWORD.sub(_as_option, str(error))) from None
@@ -150,7 +165,8 @@ def _opened(
         columns = replace(columns, weights=weights[0])
     found = Found(files.n_features, files.feature_names, columns, files.has_ids, weights is not None)
     reading, constants, conditions = how_read(source, found, known, given, with_target=with_target)
-    mapped = MappedRecords(files, reading, constants=constants)
+    shared = files if scheduler is None else connected(scheduler).open_records(files)
+    mapped = MappedRecords(shared, reading, constants=constants)
     notes = tuple(
         f"column {name!r} is a row index or names folders, not read as a feature: --features names those that are"
         for name in files.unread

@@ -11,6 +11,7 @@ import numpy as np
 from expunge._files import PUBLIC
 from expunge._files.transaction import Change
 from expunge.cli.attaching import attach_data, data_option, places_of, say_rows_left, wanted_of_table
+from expunge.cli.cluster import scheduler_option
 from expunge.cli.entering import check_next, is_entered, is_signed
 from expunge.cli.files import load_model, model_digests, overwrite_option
 from expunge.cli.langevin_tables import holding, say_rows_stay, table_of, whom_of_table
@@ -71,6 +72,7 @@ _LANGEVIN_ONLY = ("epsilon", "delta", "n_steps", "noise_std", "noise_grid", "met
 @overwrite_option
 @data_option
 @data_options
+@scheduler_option
 def unlearn(
     model: str,
     indices: str | None,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from expunge.cli.cluster import scheduler_option
 from expunge.cli.files import load_evidence_and_model, load_model
 from expunge.cli.reading import data_options, known_from
 from expunge.cli.records import refuse
@@ -31,6 +32,7 @@ _ALL_ROWS = "; a Langevin run is verified on the data of its fit, rows deleted s
 @click.argument("certificate", type=click.Path())
 @click.argument("data")
 @data_options
+@scheduler_option
 @click.option(
     "--evidence",
     type=click.Path(),
