@@ -434,6 +434,27 @@ def test_schedulers_that_are_none_are_refused() -> None:
             Dask(scheduler, patience=1.0)  # type: ignore[arg-type]
 
 
+def test_workers_keep_memory_that_a_step_has_freed(two: Dask) -> None:
+    """Pages are touched for the first time once, and not at every step."""
+
+    def faults(keep: bool) -> int:
+        import resource
+
+        from expunge.distributed.memory import keep_freed_memory
+
+        if keep and not keep_freed_memory():
+            return 0  # no glibc
+        before = 0
+        for number in range(20):
+            if number == 10:
+                before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            np.ones(1 << 17).sum()  # 1 MiB: 256 pages
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    client = two._engine._client
+    assert max(client.run(faults, True).values()) < 256
+
+
 # --- ranges ---------------------------------------------------------------------------------------
 
 

@@ -16,6 +16,7 @@ from expunge.data.addresses import File
 from expunge.data.blocks import BlockWork, Records
 from expunge.data.folding import fold_here
 from expunge.distributed.machine import Machine, difference, this_machine
+from expunge.distributed.memory import keep_freed_memory
 from expunge.scoring.job import Job, score_parts
 from expunge.scoring.parts import part_path
 
@@ -45,6 +46,7 @@ def worked_on(table: bytes, work: bytes, numbers: list[int], given: list[Any] | 
     """
     try:
         require_same(expected)
+        keep_freed_memory()
         about = None if given is None else dict(zip(numbers, given, strict=True)).__getitem__
         with one_blas_thread():
             return fold_here(_table(table), _work(work), numbers, about, threads=1)
@@ -69,6 +71,7 @@ def scored(job: bytes, number: int, files: dict[Path, tuple[int, int]], expected
     """
     try:
         require_same(expected)
+        keep_freed_memory()
         for file, looks in files.items():
             File(str(file), *looks).require_unchanged()
         with one_blas_thread(), TemporaryDirectory() as folder:
