@@ -75,7 +75,7 @@ def scored(job: bytes, number: int, files: dict[Path, tuple[int, int]], expected
         for file, looks in files.items():
             File(str(file), *looks).require_unchanged()
         with one_blas_thread(), TemporaryDirectory() as folder:
-            score_parts(_job(job), Path(folder), range(number, number + 1), progress=False)
+            score_parts(_job(job), Path(folder), range(number, number + 1), progress=False, durable=False)
             return part_path(Path(folder), number).read_bytes()
     except _PLAIN as error:
         raise named_here(error) from None

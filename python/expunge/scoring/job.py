@@ -211,10 +211,19 @@ def plan(
 # --- scoring ---------------------------------------------------------------------------------------
 
 
-def score_parts(job: Job, folder: Path, wanted: range, *, progress: bool, engine: PartEngine | None = None) -> int:
+def score_parts(
+    job: Job,
+    folder: Path,
+    wanted: range,
+    *,
+    progress: bool,
+    engine: PartEngine | None = None,
+    durable: bool = True,
+) -> int:
     """Score those of the wanted parts that the folder does not hold yet; return how many it held.
 
-    Blocks are read, scored and written by threads of their own, in order, unless an engine scores the parts.
+    Blocks are read, scored and written by threads of their own, in order, unless an engine scores the parts. Files that
+    need not outlive the call are not ``durable``: nobody waits for the disk.
     """
     total = sum(job.parts[i].rows for i in wanted)
     left = [i for i in wanted if not part_path(folder, i).exists()]
@@ -239,7 +248,8 @@ def score_parts(job: Job, folder: Path, wanted: range, *, progress: bool, engine
         ):
             for index, blocks in zip(left, ahead, strict=True):
                 part = job.parts[index]
-                output.begin(PartWriter(part_path(folder, index), rows=part.rows, source=str(part.file)))
+                place = part_path(folder, index)
+                output.begin(PartWriter(place, rows=part.rows, source=str(part.file), durable=durable))
                 for block in blocks:
                     output.add(partial(_scored, block, part, job, scorer, buffers))
                 output.end()

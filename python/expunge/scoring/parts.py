@@ -136,9 +136,10 @@ def only_one(folder: Path) -> Iterator[None]:
 
 
 class PartWriter:
-    """Parquet file of a part, which has its name once it is whole."""
+    """Parquet file of a part, which has its name once it is whole, and the disk has it where that is asked for."""
 
-    def __init__(self, path: Path, *, rows: int, source: str) -> None:
+    def __init__(self, path: Path, *, rows: int, source: str, durable: bool) -> None:
+        self._durable = durable
         self._path, self._temporary, self._rows, self._source = path, path.with_suffix(".tmp"), rows, source
         self._written = 0
         self._writer: Any = None
@@ -164,7 +165,7 @@ class PartWriter:
         if self._written != self._rows:
             raise ValueError(f"{self._source} gave {self._written} rows where {self._rows} were promised")
         self._writer.close()
-        publish(self._temporary, self._path)
+        publish(self._temporary, self._path, durable=self._durable)
 
     def discard(self) -> None:
         """Take the unfinished file away."""
@@ -173,10 +174,11 @@ class PartWriter:
             self._temporary.unlink(missing_ok=True)
 
 
-def publish(temporary: Path, path: Path) -> None:
-    """Give a whole file its name, once the disk has it."""
-    with temporary.open("rb") as handle:
-        os.fsync(handle.fileno())
+def publish(temporary: Path, path: Path, *, durable: bool = True) -> None:
+    """Give a whole file its name, once the disk has it unless nobody needs that."""
+    if durable:
+        with temporary.open("rb") as handle:
+            os.fsync(handle.fileno())
     os.replace(temporary, path)
 
 
