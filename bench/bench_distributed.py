@@ -29,34 +29,8 @@ from timing import measure, need, table, write_results
 need("pyarrow", extra="parquet")
 need("distributed", extra="distributed")
 
-import pyarrow as pa  # noqa: E402
-import pyarrow.parquet as pq  # noqa: E402
-
 from expunge.distributed import Dask  # noqa: E402
-
-GROUP = 65_536
-REPEATED = 1024
-SHARDS = 4
-NAMED = {"target_column": "label", "id_column": "id"}
-
-
-def write_data(folder: Path, records: int, features: int) -> None:
-    """Write the shards."""
-    rng = np.random.default_rng(0)
-    few = rng.standard_normal((REPEATED, features), dtype=np.float32) / np.float32(features**0.5)
-    labels = (few @ rng.standard_normal(features) + 0.3 * rng.standard_normal(REPEATED) > 0).astype(np.int64)
-    for shard, rows in enumerate(np.array_split(np.arange(records), SHARDS)):
-        writer = None
-        for start in range(0, len(rows), GROUP):
-            some = rows[start : start + GROUP]
-            X = pa.FixedSizeListArray.from_arrays(pa.array(few[some % REPEATED].ravel()), features)
-            part = pa.table({"features": X, "label": labels[some % REPEATED], "id": some})
-            if writer is None:
-                path = folder / f"part-{shard}.parquet"
-                writer = pq.ParquetWriter(path, part.schema, compression="none", use_dictionary=False)
-            writer.write_table(part)
-        assert writer is not None
-        writer.close()
+from table_files import NAMED, write_shards  # noqa: E402
 
 
 def steps(folder: Path, outputs: Path, cluster: Dask, features: int) -> dict[str, tuple[Callable[[], Any], ...]]:
@@ -107,7 +81,7 @@ def main() -> int:
         folder, outputs = Path(name) / "data", Path(name) / "outputs"
         folder.mkdir()
         outputs.mkdir()
-        write_data(folder, options.records, options.features)
+        write_shards(folder, options.records, options.features)
         rows = []
         with Dask("local:2") as cluster:
             client = cluster._engine._client

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -70,3 +71,46 @@ def test_the_benchmarks_of_mnist_say_what_they_need(tmp_path: Path) -> None:
     done = run(BENCH, "ridge", "mnist_ridge", EXPUNGE_DATA=str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("skipped: needs t10k-images-idx3-ubyte.gz and t10k-labels-idx1-ubyte.gz of MNIST") == 2
+
+
+STEPS = """import json, sys, time
+print(json.dumps({"step": "fit", "s": 1.0}), flush=True)
+if sys.argv[2] == "langevin":
+    time.sleep(60)
+open(sys.argv[1] + "/../runs", "a").write(sys.argv[2] + "\\n")
+print(json.dumps({"bits": sys.argv[2]}))
+"""
+
+
+def test_tables_by_size_go_on_from_rows_that_are_there_and_name_what_is_left_out(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    if not sys.platform.startswith("linux"):
+        pytest.skip("peaks of memory are those of Linux")
+    for name in ("bench_tables.py", "table_files.py", "timing.py"):
+        shutil.copy(BENCH / name, tmp_path / name)
+    (tmp_path / "table_steps.py").write_text(STEPS)
+    (tmp_path / "data").mkdir()
+    hidden = "import sys, runpy; sys.modules['distributed'] = None; sys.argv = sys.argv[1:]; "
+    hidden += "sys.path.insert(0, '.'); runpy.run_path(sys.argv[0], run_name='__main__')"
+
+    def tables(*more: str) -> str:
+        command = ["bench_tables.py", "--folder", "data", "--features", "2", "--limit", "1.5", *more]
+        done = subprocess.run(
+            [sys.executable, "-c", hidden, *command], cwd=tmp_path, capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    first = tables("--records", "20")
+    rows = json.loads((tmp_path / "results" / "tables.json").read_text())["rows"]
+    assert [(row["route"], row.get("bits"), row.get("left out")) for row in rows] == [
+        ("langevin", None, "took more than 1.5 s"),
+        ("residual", "residual", None),
+    ]
+    assert [row["fit, s"] for row in rows] == [1.0, 1.0]
+    assert (tmp_path / "data" / "runs").read_text() == "residual\n"
+    assert [one.name for one in (tmp_path / "data").iterdir()] == ["runs"]
+    again = tables("--records", "20", str(10**12))
+    assert "left out: 1,000,000,000,000 x 2 takes" in again
+    assert "written to" in first
+    assert "written to" not in again
