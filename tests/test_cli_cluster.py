@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-import expunge.data.blocks
-import expunge.data.statistics
 from clusters import BLOCK, cluster_of
 from command_calls import refused, run
 from expunge.certificates import Certificate
 from expunge.cli.files import load_model
+from expunge.data import blocks
 
 distributed = pytest.importorskip("distributed")
 pa = pytest.importorskip("pyarrow")
@@ -35,7 +34,7 @@ TABLE = {"who": np.arange(N) // 2 + 1000, "a": X[:, 0], "b": X[:, 1], "c": X[:, 
          "word": np.where(X[:, 0] + 0.3 * RNG.normal(size=N) > 0, "yes", "no")}  # fmt: skip
 READ = ["--id-column", "who", "--target-column", "word", "--classes", "no,yes", "--divide-by", "3"]
 LANGEVIN = ["--model", "langevin-ridge", "--step-size", "1e-3", "--n-steps", "2000", "--noise-std", "1e-4"]
-LARGE = expunge.data.blocks.rows_per_block
+LARGE = blocks._BLOCK_BYTES
 ROUTES = {"residual": ["--noise-std", "0.1"], "langevin": LANGEVIN}
 
 
@@ -43,8 +42,8 @@ ROUTES = {"residual": ["--noise-std", "0.1"], "langevin": LANGEVIN}
 def _fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # nothing of a test needs to outlive the machine
-    for module in (expunge.data.blocks, expunge.data.statistics):
-        monkeypatch.setattr(module, "rows_per_block", lambda *, n_features: BLOCK)
+    monkeypatch.setattr(blocks, "_BLOCK_BYTES", BLOCK * 8 * 3)  # as many rows as those of the workers have
+    monkeypatch.setattr(blocks, "_LEAST", BLOCK)
     Path("all").mkdir()
     for i, part in enumerate(np.array_split(np.arange(N), 5)):
         parquet.write_table(pa.table({name: v[part] for name, v in TABLE.items()}), f"all/part-{i}.parquet")
@@ -96,8 +95,7 @@ def test_workers_find_what_one_process_finds_and_one_may_die(route, client, monk
 
 
 def test_a_command_starts_processes_of_its_own_and_ends_them(monkeypatch):
-    for module in (expunge.data.blocks, expunge.data.statistics):  # as large as they are in these processes
-        monkeypatch.setattr(module, "rows_per_block", LARGE)
+    monkeypatch.setattr(blocks, "_BLOCK_BYTES", LARGE)  # as they are in these processes
     seen, original = [], ClusterEngine.require_same
     monkeypatch.setattr(ClusterEngine, "require_same", lambda self: seen.append(self._client) or original(self))
     options = [*READ, *LANGEVIN, "--random-state", "0"]

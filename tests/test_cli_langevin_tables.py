@@ -235,3 +235,14 @@ def test_models_of_tables_are_shown_used_and_purged(scene):
     assert "on 100 records" in run("evaluate", "r1.npz", "all").output
     assert "REMOVE_GROUP" in run("show", "c1.json").output
     assert "destroyed" in run("purge", "m0.npz", "--successor", "m1.npz").output
+
+
+def test_patterns_name_some_files_and_several_tables_are_verified_as_one(scene):
+    run("quote", "m0.npz", "--data", "all", "-o", "one.json")
+    run("quote", "m0.npz", "--data", "all/part-*.parquet", "-o", "pattern.json")
+    assert Path("one.json").read_bytes() == Path("pattern.json").read_bytes()
+    parts = ["all/part-[01].parquet", "all/part-2.parquet"]
+    run("verify", "c1.json", *parts, "--model", "r1.npz")
+    refused("verify", "c1.json", *parts[::-1], "--model", "r1.npz", code=1, match="digests.X: ")
+    refused("verify", "c1.json", *parts, parts[1], "--model", "r1.npz", code=1, match="run.n_records: must be")
+    refused("quote", "m0.npz", "--data", "all/part-?.csv", match="there is no file all/part-")

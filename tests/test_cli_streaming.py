@@ -254,6 +254,20 @@ def test_langevin_models_learn_from_rows_in_memory_too(made):
     assert load_model("m.npz").reading_.features == ("a", "b")
 
 
+def test_a_certificate_is_verified_on_several_tables(scene):
+    """A corrected row has a table of its own: no table with all rows needs to be written."""
+    row = "who,a,b,word\nC-4,0.5,0.25,yes\nC-4,-0.5,0.25,no\n"
+    Path("corrected.csv").write_text(row)
+    later = ["-o", "m2.npz", "-c", "c2.json", "--evidence", "e2.npz"]
+    run("amend", "m1.npz", "corrected.csv", "--data", "now", *later)
+    write("rest", np.delete(EVERY, [6, 7, 8, 9]))
+    run("verify", "c2.json", "rest", "corrected.csv", "--evidence", "e2.npz", "--model", "m2.npz")
+    run("verify", "c2.json", "corrected.csv", "rest/*.parquet", "--evidence", "e2.npz", "--model", "m2.npz")
+    with_model = ["--evidence", "e2.npz", "--model", "m2.npz"]
+    refused("verify", "c2.json", "rest", *with_model, code=1, match="missing 'C-4', 'C-4'")
+    refused("verify", "c2.json", "now", "corrected.csv", *with_model, code=1, match="additional 'C-4', 'C-4'")
+
+
 def test_without_dask_the_extra_that_is_missing_is_named(made, monkeypatch):
     shutil.copytree(made / "all", "all")
     monkeypatch.setitem(sys.modules, "expunge.distributed", None)

@@ -506,3 +506,27 @@ def test_addresses_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     records = open_records(f"other://{tmp_path}", **NAMED)
     np.testing.assert_array_equal(np.concatenate([one.X for one in records.blocks()]), X)
     assert asked
+
+
+def test_a_pattern_is_the_files_that_it_matches_in_order(tmp_path: Path) -> None:
+    X = np.arange(12.0).reshape(6, 2)
+    for year in (2025, 2026):
+        folder = tmp_path / f"year={year}"
+        folder.mkdir()
+        for shard in range(2):
+            start = 3 * (year - 2025) + 2 * shard
+            rows = X[start : start + (2 if shard == 0 else 1)]
+            table = pa.table({"a": rows[:, 0], "b": rows[:, 1]})
+            pq.write_table(table, folder / f"part-{shard}.parquet")
+    some = FileRecords(f"{tmp_path}/year=*/part-*.parquet", features=["a", "year"])
+    found = np.concatenate([block.X for block in some.blocks()])
+    assert found.tolist() == [[x, 2025.0 if i < 3 else 2026.0] for i, x in enumerate(X[:, 0].tolist())]
+    assert some.in_folder
+    last = FileRecords(f"{tmp_path}/year=2026/part-[1].parquet")
+    assert [Path(name).name for name in last.files] == ["part-1.parquet"]
+    with pytest.raises(FileNotFoundError, match=r"there is no file .*part-\*\.csv"):
+        FileRecords(f"{tmp_path}/year=2026/part-*.csv")
+    with pytest.raises(ValueError, match=r"must be a pattern of files, got .*year=\*, which the folder .* matches"):
+        FileRecords(f"{tmp_path}/year=*")
+    (tmp_path / "odd[1].parquet").write_bytes((tmp_path / "year=2025" / "part-1.parquet").read_bytes())
+    assert FileRecords(tmp_path / "odd[1].parquet").n_records == 1  # a name is a name

@@ -66,7 +66,7 @@ def report(
     found = None
     if data is not None:
         released = None if model is None else load_model(model, released=True)
-        found = verified(proofs[-1], data, evidence, released, model=model, key=key, policy=None, reading=reading)
+        found = verified(proofs[-1], [data], evidence, released, model=model, key=key, policy=None, reading=reading)
     try:
         if key is not None:
             for one in proofs:

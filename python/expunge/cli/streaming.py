@@ -22,10 +22,11 @@ from expunge.cli.columns import Found, columns_asked, with_columns
 from expunge.cli.reading import Records, how_read, read_data, read_records
 from expunge.data import FileRecords, MappedRecords, Reading, Task, open_records, read_task
 from expunge.data import Records as Table
-from expunge.data.addresses import find_files
+from expunge.data.addresses import find_files, is_pattern
 from expunge.data.file_records import KINDS
+from expunge.data.joined import JoinedRecords
 
-__all__ = ["Streamed", "as_table", "can_be_streamed", "read_data_or_table", "read_records_or_table"]
+__all__ = ["Streamed", "as_table", "can_be_streamed", "read_data_or_table", "read_records_or_table", "read_together"]
 
 _ONLY_STREAMED = (".arrow", ".feather", ".ipc")
 _CIFAR = "data_batch_1"  # of a folder that is one data set rather than shards
@@ -100,6 +101,34 @@ def read_data_or_table(
     return replace(found, table=mapped), how
 
 
+def read_together(sources: Sequence[str], **options: Any) -> tuple[Records | Streamed, Task]:
+    """Return the records of one source, or those of several, one after the other, as a table.
+
+    Parameters
+    ----------
+    sources : sequence of str
+        At least one.
+    **options
+        As for `read_data_or_table`.
+    """
+    if len(sources) == 1:
+        return read_data_or_table(sources[0], **options)
+    stream = options.pop("stream")
+    found = [
+        read_data_or_table(one, stream=can_be_streamed(one) or None if stream is None else stream, **options)
+        for one in sources
+    ]
+    first, task = found[0]
+    weights = None
+    if any(records.weights is not None for records, _ in found):
+        if any(records.weights is None for records, _ in found):
+            raise ValueError(f"{', '.join(sources)}: weights must be in all tables or in none")
+        weights = np.concatenate([records.weights for records, _ in found if records.weights is not None])
+    table = JoinedRecords([as_table(records, how.y) for records, how in found])
+    conditions = tuple(dict.fromkeys(one for records, _ in found for one in records.conditions))
+    return Streamed(table, first.names, first.notes, conditions, first.reading, weights), task
+
+
 def as_table(records: Records | Streamed, y: NDArray[Any] | None) -> Table:
     """Return records as a table, in memory or not; ``y`` are the targets of those in memory."""
     if isinstance(records, Streamed):
@@ -122,7 +151,7 @@ def _streams(source: str, asked: bool | None) -> bool:
         If that is asked for and the file is of no such kind.
     """
     path = Path(source)
-    if "://" in source or path.suffix.lower() in _ONLY_STREAMED:
+    if "://" in source or path.suffix.lower() in _ONLY_STREAMED or is_pattern(source):
         return True
     if path.is_dir():
         return not (path / _CIFAR).exists()

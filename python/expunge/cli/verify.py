@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -10,7 +11,7 @@ from expunge.cli.cluster import scheduler_option
 from expunge.cli.files import load_evidence_and_model, load_model
 from expunge.cli.reading import data_options, known_from
 from expunge.cli.records import refuse
-from expunge.cli.streaming import Streamed, read_data_or_table
+from expunge.cli.streaming import Streamed, read_together
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -30,7 +31,7 @@ _ALL_ROWS = "; a Langevin run is verified on the data of its fit, rows deleted s
 
 @click.command()
 @click.argument("certificate", type=click.Path())
-@click.argument("data")
+@click.argument("data", nargs=-1, required=True)
 @data_options
 @scheduler_option
 @click.option(
@@ -53,7 +54,7 @@ _ALL_ROWS = "; a Langevin run is verified on the data of its fit, rows deleted s
 @click.option("--prove", is_flag=True, help="Prove the claim in ball arithmetic too. Exit code 3: undecided.")
 def verify(
     certificate: str,
-    data: str,
+    data: tuple[str, ...],
     evidence: str | None,
     model: str | None,
     public_key: str | None,
@@ -64,7 +65,7 @@ def verify(
     prove: bool,
     **reading: Any,
 ) -> None:
-    """Recompute the claim of CERTIFICATE from DATA. Exit code 1 if it does not hold.
+    """Recompute the claim of CERTIFICATE from DATA, one or several tables. Exit code 1 if it does not hold.
 
     DATA of a certificate by residual are the data as they now stand: no deleted row is needed, and --evidence is. DATA
     of a Langevin run are those of fit, deleted rows included. Folders and addresses are read once, in blocks. A working
@@ -94,13 +95,13 @@ def verify(
     if reading["weight_column"] is not None:
         raise ValueError("--weight-column is for certificates by residual: records of a Langevin run weigh the same")
     task_of_run = "regress" if proof.run.classes is None else "classify"
-    records, task = read_data_or_table(data, task=task_of_run, told=True, **_known(released), **reading)
+    records, task = read_together(data, task=task_of_run, told=True, **_known(released), **reading)
     _check_conditions(records.conditions, proof.conditions)
     X, y = (records.table, None) if isinstance(records, Streamed) else (records.X, task.y)
     more: dict[str, Any] = {} if budget is None else {"budget": budget}
     if prove:
         if isinstance(records, Streamed):
-            raise ValueError(f"{data}: --prove needs the records in memory: pass --in-memory")
+            raise ValueError(f"{', '.join(data)}: --prove needs the records in memory: pass --in-memory")
         more["proof"] = True
     try:
         report = proof.verify(X, y, released, public_key=key, policy=policy, **more)
@@ -135,7 +136,7 @@ def _how(reader: Working | Released | None) -> str:
 
 def verified(
     proof: ResidualCertificate,
-    data: str,
+    data: Sequence[str],
     evidence: str | None,
     released: Working | Released | None,
     *,
@@ -145,7 +146,7 @@ def verified(
     reading: dict[str, Any],
     prove: bool = False,
 ) -> ResidualReport:
-    """Return the report on a certificate by residual, held against data in a file; exit with code 1 if refuted.
+    """Return the report on a certificate by residual, held against data in files; exit with code 1 if refuted.
 
     With ``prove`` its claim is proved in ball arithmetic too; the exit code is 3 where that decides nothing.
     """
@@ -158,7 +159,7 @@ def verified(
         raise ValueError("--evidence must be given: a certificate by residual is verified with its confidential part")
     known, working = load_evidence_and_model(place)
     reader = working if released is None else released
-    records, task = read_data_or_table(
+    records, task = read_together(
         data,
         task="regress" if proof.model.classes is None else "classify",
         told=True,

@@ -5,6 +5,7 @@ Each file is known by its size and the time of its last change, so that one that
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from urllib.parse import unquote
 
 from expunge._errors import how_to_install
 
-__all__ = ["File", "find_files"]
+__all__ = ["File", "find_files", "is_pattern"]
 
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 
@@ -96,14 +97,15 @@ def _state(name: str, filesystem: Any) -> tuple[int, int | None] | None:
 def find_files(
     source: str | os.PathLike[str], *, kinds: Sequence[str], filesystem: object = None, argument: str = "source"
 ) -> list[File]:
-    """Return the file of that name, or all shards of a folder (of one kind) in the order of their names.
+    """Return the file of that name, or all shards of a folder or pattern (of one kind) in the order of their names.
 
     Names that begin with a dot or an underscore are what other programs leave behind or are still writing: no data.
 
     Parameters
     ----------
     source : path-like
-        A path; an address such as ``s3://bucket/folder``; with ``filesystem``, a path there.
+        A path; a pattern of local files, ``year=*/part-*.parquet``; an address such as ``s3://bucket/folder``; with
+        ``filesystem``, a path there.
     kinds : sequence of str
         Endings that are read.
     filesystem : pyarrow.fs.FileSystem or fsspec file system, optional
@@ -122,6 +124,8 @@ def find_files(
     if where is None:
         if Path(path).is_dir():
             return _shards(path, *_local_files(Path(path)), kinds, argument)
+        if is_pattern(path):
+            return _matching(path, kinds, argument)
     else:
         from pyarrow import fs
 
@@ -138,6 +142,28 @@ def find_files(
     if file.suffix not in kinds:
         raise ValueError(f"{argument} must be a file or a folder of {', '.join(kinds)}, got {source}")
     return [file]
+
+
+def is_pattern(source: str) -> bool:
+    """Return whether a source is a pattern of local files, and not the name of one."""
+    return "://" not in source and glob.has_magic(source) and not os.path.lexists(source)
+
+
+def _matching(pattern: str, kinds: Sequence[str], argument: str) -> list[File]:
+    """Return the files of a pattern, with the columns that folders below its first ``*`` name."""
+    found = sorted(glob.glob(pattern, recursive=True))
+    if not found:
+        raise FileNotFoundError(f"{argument}: there is no file {pattern}")
+    inside = next((name for name in found if os.path.isdir(name)), None)
+    if inside is not None:
+        raise ValueError(
+            f"{argument} must be a pattern of files, got {pattern}, which the folder {inside} matches: end it in "
+            f"/*{kinds[0]}"
+        )
+    parts = Path(pattern).parts
+    fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
+    files = [File(name, *(_state(name, None) or (0, None))) for name in found]
+    return _shards(str(Path(*parts[:fixed])), files, [], kinds, argument)
 
 
 def _located(source: str, filesystem: Any) -> tuple[Any, str]:

@@ -52,7 +52,8 @@ class FileRecords(Records):
     ----------
     source : path-like
         A file; a folder of shards of one kind, in the order of their names, also in hive folders (``year=2026``, whose
-        names are columns); or an address of any file system of pyarrow or fsspec, such as ``s3://bucket/folder``.
+        names are columns); a pattern of such files, ``folder/*.parquet``; or an address of any file system of pyarrow
+        or fsspec, such as ``s3://bucket/folder``.
     target_column, id_column : str or int, optional
         Columns of the labels or targets and of the ids, by name or position.
     features, drop : sequence of str or int, optional

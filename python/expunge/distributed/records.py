@@ -8,6 +8,7 @@ from typing import Any
 
 from expunge.data.blocks import Block, Engine, Records
 from expunge.data.file_records import FileRecords
+from expunge.data.joined import JoinedRecords
 from expunge.data.wrapped import WrappedRecords
 
 __all__ = ["OnWorkers", "require_files"]
@@ -50,6 +51,10 @@ def require_files(records: Records) -> None:
     """
     while isinstance(records, WrappedRecords):
         records = records.records
+    if isinstance(records, JoinedRecords):
+        for one in records.tables:
+            require_files(one)
+        return
     if not isinstance(records, FileRecords):
         raise TypeError(
             "records must lie in files that the workers can read, got rows in this process's memory, which are sent to "
