@@ -62,7 +62,7 @@ def row_of(folder: Path, key: dict[str, Any], who: str, limit: float) -> dict[st
         row |= told if name is None else {f"{name}, {what}": value for what, value in told.items()}
     if child.returncode and "left out" not in row:
         raise RuntimeError(f"{' '.join(map(str, key.values()))}: failed with status {child.returncode}")
-    return row
+    return row | {"load": round(os.getloadavg()[0], 1)}  # of others as well, when it was measured
 
 
 def rows_of(folder: Path, records: int, features: int, options: argparse.Namespace, done: list[dict[str, Any]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import sys
 import threading
 import types
@@ -530,3 +531,12 @@ def test_a_pattern_is_the_files_that_it_matches_in_order(tmp_path: Path) -> None
         FileRecords(f"{tmp_path}/year=*")
     (tmp_path / "odd[1].parquet").write_bytes((tmp_path / "year=2025" / "part-1.parquet").read_bytes())
     assert FileRecords(tmp_path / "odd[1].parquet").n_records == 1  # a name is a name
+
+
+@pytest.mark.parametrize("kind", ["fixed_size_binary[8]", "binary"])
+def test_bytes_are_no_features_as_they_do_not_say_which_numbers_they_are(tmp_path: Path, kind: str) -> None:
+    rows = [np.float32([1, 2]).tobytes()] * 3
+    column = pa.array(rows, type=pa.binary(8) if "8" in kind else pa.binary())
+    pq.write_table(pa.table({"features": column, "y": [1, 2, 3]}), tmp_path / "x.parquet")
+    with pytest.raises(TypeError, match=rf"'features' must hold real numbers, got {re.escape(kind)}: bytes do not say"):
+        FileRecords(tmp_path / "x.parquet", target_column="y")

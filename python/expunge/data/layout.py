@@ -193,10 +193,13 @@ def _check_shard(
         )
     for one in features:
         if fields[one].number is None:
-            raise TypeError(
-                f"{name}: column {one!r} must hold real numbers, got {fields[one].type}: drop it, or name it as target "
-                "or ids"
-            )
+            remedy = "drop it, or name it as target or ids"
+            if fields[one].type.startswith(("fixed_size_binary", "binary", "large_binary")):
+                remedy = (
+                    "bytes do not say which numbers they are: write a fixed-size list of these "
+                    "(pyarrow.FixedSizeListArray), or drop it"
+                )
+            raise TypeError(f"{name}: column {one!r} must hold real numbers, got {fields[one].type}: {remedy}")
     if target is not None and fields[target].answer is None:
         raise TypeError(f"{name}: column {target!r} must hold labels or targets, got {fields[target].type}")
     if ids is not None and fields[ids].name is None:
