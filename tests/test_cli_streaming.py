@@ -271,7 +271,7 @@ def test_a_certificate_is_verified_on_several_tables(scene):
 def test_without_dask_the_extra_that_is_missing_is_named(made, monkeypatch):
     shutil.copytree(made / "all", "all")
     monkeypatch.setitem(sys.modules, "expunge.distributed", None)
-    words = r"--scheduler needs Dask: pip install .*expunge\[distributed\]"
+    words = r"--scheduler needs Dask: pip install .*\[distributed\]"
     refused("fit", "all", *READ, *QUIET, "--scheduler", "local:1", "-o", "m.npz", "-c", "c.json", match=words)
 
 
