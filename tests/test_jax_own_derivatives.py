@@ -160,6 +160,13 @@ def test_a_rule_that_mixes_examples_is_rejected(name):
         grad_norms(lambda w, x: MIXING[name](w, x).mean())(W, X)
 
 
+def test_a_mean_over_as_many_positions_excuses_no_number_of_examples():
+    shared_out = jax.custom_vjp(lambda x, w: x @ w)
+    shared_out.defvjp(lambda x, w: (x @ w, (x, w)), lambda kept, g: (g @ kept[1].T, total(kept[0], g) / len(kept[0])))
+    with pytest.raises(UnsupportedFunctionError, match=r"number 3 in loss_fn.* changes with the number of examples"):
+        grad_norms(lambda w, x: jnp.sin(shared_out(x, w)).sum((0, 2)).mean())(W, X[:T])  # T positions, T examples
+
+
 @pytest.mark.parametrize("name", SIZED)
 def test_numbers_that_change_with_the_batch_are_rejected(name):
     with pytest.raises(UnsupportedFunctionError, match="changes with the number of examples"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
@@ -80,15 +81,8 @@ def _reduction(function: Callable[..., Any], arguments: Arguments) -> str:
     if arguments.size == 1:
         return "sum"  # as good as a mean
     state, nonlinear = _state(function, arguments, arguments.size)
-    factors = state.factors if isinstance(state, Total) else ()
-    change = change_with_size(closed, _traced(function, arguments, 1), arguments.followed, factors)
-    if change is not None:
-        raise UnsupportedFunctionError(
-            f"{change} in loss_fn, or how often it stands there, changes with the number of examples: a batch of one "
-            "has another loss, or another gradient, than its example has in the batch. Divide a sum over all examples "
-            "by their number, or return one loss for each example, of shape (B,)"
-        )
     if state == Rows(0):
+        _require_one_function(function, arguments, closed, ())
         return "none"
     if isinstance(state, Shared):
         raise UnsupportedFunctionError("the loss does not depend on the batch: no example has a gradient of its own")
@@ -102,6 +96,8 @@ def _reduction(function: Callable[..., Any], arguments: Arguments) -> str:
             f"which failed ({error}): return one loss for each example, of shape (B,)"
         ) from error
     if isinstance(more, Total) and state.scale:
+        changing = Counter(state.factors) - Counter(more.factors)  # not those of a mean over positions
+        _require_one_function(function, arguments, closed, tuple(changing.elements()))
         ratio = more.scale / state.scale
         if abs(ratio - 1) < 1e-9:
             return "sum"
@@ -116,6 +112,19 @@ def _reduction(function: Callable[..., Any], arguments: Arguments) -> str:
         "the loss is neither the sum nor the mean of the examples' losses: return one loss for each example, of shape "
         "(B,)"
     )
+
+
+def _require_one_function(
+    function: Callable[..., Any], arguments: Arguments, closed: ClosedJaxpr, factors: tuple[float, ...]
+) -> None:
+    """Refuse a loss that changes with the number of examples by more than the factors of a sum over these."""
+    change = change_with_size(closed, _traced(function, arguments, 1), arguments.followed, factors)
+    if change is not None:
+        raise UnsupportedFunctionError(
+            f"{change} in loss_fn, or how often it stands there, changes with the number of examples: a batch of one "
+            "has another loss, or another gradient, than its example has in the batch. Divide a sum over all examples "
+            "by their number, or return one loss for each example, of shape (B,)"
+        )
 
 
 class _Result(NamedTuple):
