@@ -172,6 +172,107 @@ def test_what_the_claim_would_not_cover_is_refused():
             Privacy(**{"epsilon": 1.0, "delta": 1e-5, "clip": 1.0, **bad})
 
 
+class Odd(nn.Module):
+    """A linear model whose forward pass is changed by ``act(module, x, output)``."""
+
+    def __init__(self, act):
+        super().__init__()
+        self.a = nn.Linear(6, 3).double()
+        self.still = nn.Parameter(torch.zeros(3, dtype=torch.float64), requires_grad=False)
+        self.kept, self.act = None, act
+
+    def forward(self, x):
+        return self.act(self, x, self.a(x))
+
+
+def _hooked(model, x, out):
+    if out.requires_grad:
+        out.register_hook(lambda grad: 100 * grad.sign())
+    return out + 0
+
+
+def _node_hooked(model, x, out):
+    if out.grad_fn is not None:
+        out.grad_fn.register_prehook(lambda grads: (100 * grads[0].sign(),))
+    return out + 0
+
+
+def _remembering(model, x, out):
+    kept, model.kept = model.kept, out.detach().mean(0)
+    return out if kept is None else out + kept
+
+
+def _counting_in_frozen(model, x, out):
+    model.still.data.add_(x.detach().mean())
+    return out
+
+
+def _writing_weights(model, x, out):
+    model.a.bias.data.mul_(0.5)
+    return out
+
+
+@pytest.mark.parametrize(
+    ("act", "message"),
+    [
+        (_hooked, "a tensor has a hook, which may undo the clipping"),
+        (_node_hooked, "gradient does not shrink as its loss does"),
+        (lambda model, x, out: out * np.random.default_rng().random(), "losses changed between two passes"),
+        (_remembering, "losses changed between two passes"),
+        (_counting_in_frozen, "its frozen parameter still was changed"),
+        (_writing_weights, "losses changed between two passes"),
+        (lambda model, x, out: out / (1 + float(out.detach().norm())), "in its batch and .* alone"),
+    ],
+)
+def test_models_that_undo_clipping_are_refused(act, message):
+    with pytest.raises((ValueError, UnsupportedLayerError), match=message):
+        train(Odd(act), data(), privacy=PRIVACY, batch_size=60, **SETTINGS)
+
+
+def test_weights_that_a_forward_pass_takes_from_records_are_refused():
+    def begun_by_data(model, x, out):  # the losses are the same in both passes
+        model.a.bias.data.fill_(float(x.detach().abs().max()))
+        return nn.functional.linear(x, model.a.weight, model.a.bias)
+
+    def later(model, x, out):
+        model.kept = 1 if model.kept is None else model.kept + 1
+        if model.kept > 5:  # not in the first step
+            with torch.no_grad():
+                model.a.bias.fill_(float(x.detach().abs().max()))
+        return nn.functional.linear(x, model.a.weight, model.a.bias)
+
+    for act in (begun_by_data, later):
+        with pytest.raises(ValueError, match=r"its parameter a\.bias was changed by a forward pass"):
+            train(Odd(act), data(), privacy=PRIVACY, batch_size=60, **SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (lambda out, y: cross_entropy(out, y) / torch.bincount(y)[y], "bincount of shape"),
+        (lambda out, y: cross_entropy(out, y.roll(1)), "roll of shape"),
+        (lambda out, y: cross_entropy(out, y) * len(y), "in its batch and .* alone"),
+    ],
+)
+@pytest.mark.parametrize("batch_size", [60, 20])
+def test_losses_that_combine_records_or_their_targets_are_refused(loss, message, batch_size):
+    with pytest.raises((ValueError, UnsupportedLayerError), match=message):
+        train(network(), data(), loss=loss, privacy=PRIVACY, batch_size=batch_size, **SETTINGS)
+
+
+def test_losses_of_single_records_are_not_refused():
+    one_hot = nn.functional.one_hot
+    for loss in (
+        lambda out, y: (out - one_hot(y, 3)).square().mean(1),
+        lambda out, y: -out.log_softmax(1).gather(1, y[:, None])[:, 0],
+        lambda out, y: -out.log_softmax(1)[torch.arange(len(y)), y],
+        lambda out, y: nn.functional.cross_entropy(out, y, label_smoothing=0.1, reduction="none"),
+    ):
+        for dropout in (0.0, 0.5):
+            run = train(network(dropout=dropout), data(), loss=loss, privacy=PRIVACY, batch_size=20, **SETTINGS)
+            assert run.privacy.epsilon == 1.5
+
+
 def test_single_precision_leaves_more_room():
     x, y = data()
     run = train(network().float(), (x.float(), y), privacy=PRIVACY, batch_size=60, **SETTINGS)

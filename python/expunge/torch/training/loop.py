@@ -21,7 +21,7 @@ from expunge.torch._gradient_norms import GradNorms
 from expunge.torch.training.collector import Collector
 from expunge.torch.training.errors import NonFiniteLossError
 from expunge.torch.training.folder import RunFolder, describe_model
-from expunge.torch.training.privacy import Privacy, refuse_changed_buffers
+from expunge.torch.training.privacy import Privacy
 from expunge.torch.training.records import Records
 from expunge.torch.training.run import TrainingRun, assemble
 from expunge.torch.training.sampling import Batches, stream_seed
@@ -36,6 +36,7 @@ from expunge.torch.training.step import (
     per_record_losses,
     seed_randomness,
 )
+from expunge.torch.training.watch import Watch
 
 __all__ = ["train"]
 
@@ -206,7 +207,7 @@ class _Loop:
     collect_seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        self.buffers = {name: value.clone() for name, value in self.model.named_buffers()}
+        self.watch = None if self.settings["privacy"] is None else Watch(self.model)
         self._with_seed(self.settings["seed"] if self.settings["seed"] is not None else secrets.randbits(128))
         self._collecting()
 
@@ -216,7 +217,7 @@ class _Loop:
         self.batches = Batches(self.records.n, batch_size=s["batch_size"], sampling=s["sampling"], seed=seed)
         self.step = Step(
             self.model, loss=self.loss, step_size=s["step_size"], batch_size=s["batch_size"],
-            noise_std=s["noise_std"], alpha=s["alpha"], clip=s["clip"], seed=seed,
+            noise_std=s["noise_std"], alpha=s["alpha"], clip=s["clip"], seed=seed, watch=self.watch,
         )  # fmt: skip
 
     def _collecting(self) -> None:
@@ -283,8 +284,6 @@ class _Loop:
         norms = self.settings["collect"] == "batch" and bool((self.last_visits[rows] == t).any())
         x, y = self.records.batch(rows) if rows.size else (torch.empty(0), torch.empty(0))
         visit = self.step(t, rows, x, y, norms=norms)
-        if t == self.start and self.settings["privacy"] is not None:
-            refuse_changed_buffers(self.model, self.buffers)
         if visit is not None and self.settings["collect"] != "none":
             if not norms:
                 visit.norms = None  # clipping found them, but another visit of the window is the last
@@ -351,8 +350,8 @@ class _Loop:
     def _finish(
         self, description: dict[str, Any], never: NDArray[np.int64], before: tuple[float, float]
     ) -> TrainingRun:
-        if self.settings["privacy"] is not None:
-            refuse_changed_buffers(self.model, self.buffers)
+        if self.watch is not None:
+            self.watch.look_at_still()
         for name, value in self.model.state_dict().items():
             if value.is_floating_point() and not bool(torch.isfinite(value).all()):
                 raise NonFiniteLossError(

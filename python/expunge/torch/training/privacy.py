@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from expunge._types import JsonObject
 from expunge._validate import choice, count, number
 from expunge.accounting import dp_sgd_epsilon, dp_sgd_mu, dp_sgd_noise_multiplier, gdp_epsilon
 
-__all__ = ["Privacy", "TrainingPrivacy", "refuse_changed_buffers"]
+__all__ = ["Privacy", "TrainingPrivacy"]
 
 # Room above the clipping bound for the rounding of norms and of clipped gradients, by the precision of the parameters.
 _ROOM = {torch.float64: 1e-9, torch.float32: 1e-3}
@@ -153,6 +153,8 @@ class TrainingPrivacy:
             given + "; pseudorandom numbers cannot be told from random ones",
             "floating-point arithmetic is taken for that of real numbers, but for norms, which have room for a "
             f"relative error of {self.room:g}",
+            "an item of the dataset is made of its own record alone, and what model and loss do with it depends on no "
+            "other, for which only a few were compared",
             "the initial weights, the number of steps, the batch size over the number of records and every other "
             "constant were chosen without the records",
         )
@@ -209,19 +211,3 @@ class TrainingPrivacy:
         """Return what `to_dict` wrote."""
         given: dict[str, Any] = {key: value for key, value in values.items() if key not in ("mu", "conditions")}
         return cls(**given)
-
-
-def refuse_changed_buffers(model: nn.Module, before: dict[str, Tensor]) -> None:
-    """Refuse a model whose buffers are no longer those ``before``: they hold something of records that nobody counted.
-
-    Raises
-    ------
-    ValueError
-        Naming the buffer.
-    """
-    for name, value in model.named_buffers():
-        if name not in before or not torch.equal(value, before[name]):
-            raise ValueError(
-                f"model: its buffer {name} was changed by a training step, and the claim of privacy is of parameters "
-                "alone: use layers that keep no statistics, or train in eval mode"
-            )

@@ -16,6 +16,7 @@ from expunge.langevin import standard_normals
 from expunge.torch._gradient_norms import GradNorms, KeptBlock
 from expunge.torch.training.errors import NonFiniteLossError
 from expunge.torch.training.sampling import stream_seed
+from expunge.torch.training.watch import Watch
 
 __all__ = ["Loss", "Step", "Visit", "check_finite", "cross_entropy", "per_record_losses", "seed_randomness"]
 
@@ -86,8 +87,9 @@ class Step:
         alpha: float,
         clip: float | None,
         seed: int,
+        watch: Watch | None = None,
     ) -> None:
-        self.model, self.loss, self.seed = model, loss, seed
+        self.model, self.loss, self.seed, self.watch = model, loss, seed, watch
         self.step_size, self.batch_size = step_size, batch_size
         self.noise_std, self.alpha, self.clip = noise_std, alpha, clip
         self.block = KeptBlock(model)
@@ -121,18 +123,43 @@ class Step:
                 found = g.norms()
             return Visit.detached(rows, output, y, losses, found)
         # Ghost clipping: norms without gradients first, then one backward pass of the reweighted losses.
+        watch = self.watch
+        if watch is not None:
+            watch.begin()
         with GradNorms(self.model, param_grads=False, threads=torch.get_num_threads()) as g:
-            self._passes(rows, x, y, None)
+            _, before = self._passes(rows, x, y, None, g)
             found = g.norms()
+            if watch is not None:
+                watch.look_at_block(g)
+        check_finite(before, step=step, rows=rows)
         seed_randomness(stream_seed(self.seed, "model", step))
         weights = (self.clip / found.clamp_min(self.clip)).to(y.device)
-        output, losses = self._passes(rows, x, y, weights)
+        got = None
+        if watch is not None and watch.first:
+            with GradNorms(self.model, loss_reduction="share", threads=torch.get_num_threads()) as g:
+                output, losses = self._passes(rows, x, y, weights)
+                got = g.norms()
+        else:
+            output, losses = self._passes(rows, x, y, weights)
+        if watch is not None and watch.end(before, losses, found * weights.to(found), got):
+            with torch.no_grad():
+                one = [(i, self._losses(x[i : i + 1], y[i : i + 1], 1, None)[1][0]) for i in watch.rows(rows.size)]
+            watch.look_at_records(losses, one)
+        if watch is not None:
+            watch.first = False
         return Visit.detached(rows, output, y, losses, found)
 
-    def _passes(self, rows: NDArray[np.int64], x: Tensor, y: Tensor, weights: Tensor | None) -> tuple[Any, Tensor]:
-        """Run forward and backward; return the model's output and the losses."""
+    def _losses(self, x: Tensor, y: Tensor, n: int, block: GradNorms | None) -> tuple[Any, Tensor]:
         output = self.model(x)
-        losses = per_record_losses(self.loss, output, y, rows.size)
+        if self.watch is not None and block is not None:
+            self.watch.follow(block, y)
+        return output, per_record_losses(self.loss, output, y, n)
+
+    def _passes(
+        self, rows: NDArray[np.int64], x: Tensor, y: Tensor, weights: Tensor | None, block: GradNorms | None = None
+    ) -> tuple[Any, Tensor]:
+        """Run forward and backward; return the model's output and the losses."""
+        output, losses = self._losses(x, y, rows.size, block)
         total = losses.sum() if weights is None else (losses * weights.to(losses.dtype)).sum()
         total.backward()
         return output, losses
