@@ -113,3 +113,19 @@ def test_edges():
     ):
         with pytest.raises(ValueError, match=message):
             call()
+
+
+@pytest.mark.parametrize(("epsilon", "rate"), [(40.0, 0.5), (30.0, 0.999), (0.05, 1.0 - 1e-12)])
+def test_noise_is_found_where_divergences_ask_for_more_than_full_batches(epsilon, rate, monkeypatch):
+    asked = []
+
+    def counted(**given):
+        asked.append(given["noise_multiplier"])
+        return dp_sgd_epsilon(**given)
+
+    monkeypatch.setattr("expunge.accounting.dp_sgd.dp_sgd_epsilon", counted)
+    given = {"delta": 1e-3, "sampling_probability": rate, "n_steps": 1}
+    noise = dp_sgd_noise_multiplier(epsilon=epsilon, **given)
+    assert dp_sgd_epsilon(noise_multiplier=noise, **given) <= epsilon
+    assert dp_sgd_epsilon(noise_multiplier=noise * (1 - 3e-7), **given) > epsilon
+    assert len(asked) < 80  # steps of 1e-7 took hours

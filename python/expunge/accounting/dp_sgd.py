@@ -216,13 +216,15 @@ def dp_sgd_noise_multiplier(
 
     tolerance = _TOLERANCE if rate == 1.0 or accountant == "rdp" else 1e-4
 
-    # Full batches need the most: the search starts there, which for them is also where it ends.
+    # Full batches need the most: the search starts there, which for them is also where it ends. Divergences near them
+    # ask for more yet.
     mu = float(gdp_mu(target, goal))
     high = min(max(math.sqrt(steps) / mu * _UP, 1e-3) if mu > 0.0 else _MOST, _MOST)
+    step = 1e-7
     while not within(high):
         if high >= _MOST:
             raise ValueError(f"epsilon must be reachable with a noise multiplier of {_MOST:g}, got {target:g}")
-        high *= 1.0 + 1e-7
+        high, step = high * (1.0 + step), 2.0 * step
     low = high / (1.0 + tolerance)
     while within(low):
         high, low = low, low / 2.0
