@@ -260,6 +260,20 @@ def test_losses_that_combine_records_or_their_targets_are_refused(loss, message,
         train(network(), data(), loss=loss, privacy=PRIVACY, batch_size=batch_size, **SETTINGS)
 
 
+def test_losses_that_keep_statistics_are_refused():
+    class Keeping(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("seen", torch.zeros((), dtype=torch.float64))
+
+        def forward(self, out, y):
+            self.seen += out.detach().abs().sum()
+            return cross_entropy(out, y)
+
+    with pytest.raises(ValueError, match="loss: its buffer seen was changed by a training step"):
+        train(network(), data(), loss=Keeping(), privacy=PRIVACY, batch_size=60, **SETTINGS)
+
+
 def test_losses_of_single_records_are_not_refused():
     one_hot = nn.functional.one_hot
     for loss in (

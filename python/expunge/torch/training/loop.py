@@ -207,7 +207,7 @@ class _Loop:
     collect_seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        self.watch = None if self.settings["privacy"] is None else Watch(self.model)
+        self.watch = None if self.settings["privacy"] is None else Watch(self.model, self.loss)
         self._with_seed(self.settings["seed"] if self.settings["seed"] is not None else secrets.randbits(128))
         self._collecting()
 

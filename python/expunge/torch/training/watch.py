@@ -30,11 +30,13 @@ class Watch:
     ----------
     model : torch.nn.Module
         Before the first step: its buffers and frozen parameters have to stay as they are.
+    loss : callable
+        If it is a module, so have its buffers and all its parameters.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
-        self.still = {name: _mark(value) for name, value in _still(model).items()}
+    def __init__(self, model: nn.Module, loss: object) -> None:
+        self.model, self.loss = model, loss
+        self.still = {key: _mark(value) for key, value in _still(model, loss).items()}
         self.first = True
         self._versions: list[int] = []
         self._values: list[Tensor] = []
@@ -119,18 +121,24 @@ class Watch:
         ValueError
             Naming the buffer or parameter.
         """
-        for name, value in _still(self.model).items():
-            if name not in self.still or not torch.equal(_mark(value), self.still[name]):
+        for (owner, name), value in _still(self.model, self.loss).items():
+            if (owner, name) not in self.still or not torch.equal(_mark(value), self.still[owner, name]):
                 kind = "frozen parameter" if isinstance(value, nn.Parameter) else "buffer"
                 raise ValueError(
-                    f"model: its {kind} {name} was changed by a training step, and the claim of privacy is of trained "
-                    "parameters alone: use layers that keep no statistics, or train in eval mode"
+                    f"{owner}: its {kind} {name} was changed by a training step, and the claim of privacy is of "
+                    "trained parameters alone: use layers that keep no statistics, or train in eval mode"
                 )
 
 
-def _still(model: nn.Module) -> dict[str, Tensor]:
-    frozen = {name: p for name, p in model.named_parameters() if not p.requires_grad}
-    return {**frozen, **dict(model.named_buffers())}
+def _still(model: nn.Module, loss: object) -> dict[tuple[str, str], Tensor]:
+    """Return what no step may change, by owner and name."""
+    found: dict[tuple[str, str], Tensor] = {}
+    for owner, module in (("model", model), ("loss", loss)):
+        if isinstance(module, nn.Module):
+            trained = {id(p) for p in model.parameters() if p.requires_grad}
+            tensors = [*module.named_parameters(), *module.named_buffers()]
+            found |= {(owner, name): tensor for name, tensor in tensors if id(tensor) not in trained}
+    return found
 
 
 def _mark(value: Tensor) -> Tensor:
