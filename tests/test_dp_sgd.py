@@ -85,6 +85,14 @@ def test_what_else_is_released_costs_more(multiplier, rate, steps, mu):
         )
 
 
+@settings(max_examples=25, deadline=None)
+@given(st.floats(0.02, 5.0), st.floats(0.0, 1.0), st.integers(1, 50), st.floats(0.0, 1.0))
+def test_sampling_never_costs_more_than_full_batches(multiplier, rate, steps, mu):
+    given = {"delta": 1e-3, "n_steps": steps, "mu": mu}
+    sampled = dp_sgd_epsilon(noise_multiplier=multiplier, sampling_probability=rate, **given)
+    assert sampled <= dp_sgd_epsilon(noise_multiplier=multiplier, sampling_probability=1.0, **given)
+
+
 def test_edges():
     given = {"sampling_probability": 1.0, "n_steps": 4}
     assert dp_sgd_epsilon(noise_multiplier=1.0, delta=0.0, **given) == np.inf

@@ -104,7 +104,8 @@ def dp_sgd_epsilon(
     -------
     float
         Exact (but for outward rounding) with full batches; otherwise by Renyi divergences, at the best order of a
-        continuum. Infinite for ``delta = 0``, unless nothing was sampled and ``mu`` is 0.
+        continuum, and never above that of full batches. Infinite for ``delta = 0``, unless nothing was sampled and
+        ``mu`` is 0.
 
     Raises
     ------
@@ -149,7 +150,9 @@ def dp_sgd_epsilon(
         with np.errstate(over="ignore"):
             return (of_training + 0.5 * orders * beside**2) * _UP
 
-    return float(rdp_to_epsilon(divergence, None, goal))
+    # A sampled step is a mixture of a full one and of none: full batches dominate it, and are exact.
+    of_full_batches = float(gdp_epsilon(dp_sgd_mu(noise_multiplier=multiplier, n_steps=steps, mu=beside), goal))
+    return min(float(rdp_to_epsilon(divergence, None, goal)), of_full_batches)
 
 
 def _by_loss_distribution(multiplier: float, rate: float, steps: int, mu: float, delta: float) -> float:
@@ -216,8 +219,7 @@ def dp_sgd_noise_multiplier(
 
     tolerance = _TOLERANCE if rate == 1.0 or accountant == "rdp" else 1e-4
 
-    # Full batches need the most: the search starts there, which for them is also where it ends. Divergences near them
-    # ask for more yet.
+    # Full batches need the most: the search starts there, which for them is also where it ends.
     mu = float(gdp_mu(target, goal))
     high = min(max(math.sqrt(steps) / mu * _UP, 1e-3) if mu > 0.0 else _MOST, _MOST)
     step = 1e-7
