@@ -215,7 +215,8 @@ def test_the_readme_says_what_is_proved():
     text = " ".join((Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8").split())
     assert (
         "Every certificate - of ridge runs by any method (by shifted interpolation up to 100,000 steps), and of "
-        "deletions by computed residual - can be proved in ball arithmetic, without tolerance (`expunge verify --prove`)."
+        "deletions by computed residual - can be proved in ball arithmetic, without tolerance (`expunge verify "
+        "--prove`)."
     ) in text
     for method in METHODS:
         run = ridge_run()
