@@ -23,6 +23,7 @@ PARTS = {
     "bench_before_after": ("before_after", ["FOLDER"]),
     "bench_columns": ("columns", ["--features", "64", "--megabytes", "1", "--repeats", "1"]),
     "bench_deletion": ("deletion", ["FOLDER", "--repeats", "1"]),
+    "bench_distributed": ("distributed", ["--records", "400", "--features", "4", "--repeats", "1"]),
     "bench_grad_norms": ("grad_norms_kernels", ["--part", "kernels", "--repeats", "1"]),
     "bench_jax": ("jax", ["--models", "mlp", "--repeats", "1"]),
     "bench_langevin": ("langevin", []),
@@ -37,20 +38,23 @@ PARTS = {
     "bench_ridge": ("ridge", ["FOLDER", "--records", "300", "--repeats", "1"]),
     "bench_ridge_tables": ("ridge_tables", ["--columns", "16", "--repeats", "1"]),
     "bench_scoring": ("scoring", ["--records", "300", "--repeats", "1"]),
+    "bench_tables": ("tables", ["--records", "3000", "--features", "4", "--limit", "200"]),
     "bench_training": ("training", ["--repeats", "1", "--batch-sizes", "128", "--threads", "1"]),
 }
 NEEDS = {
     "bench_columns": "pyarrow",
+    "bench_distributed": "distributed",
     "bench_records": "pyarrow",
     "bench_scoring": "pyarrow",
+    "bench_tables": "distributed",
     "bench_training": "torch",
     "bench_before_after": "matplotlib",
     "bench_mnist_ridge": "matplotlib",
     "bench_opacus": "opacus",
     "bench_jax": "jax",
 }
-# Benchmarks of noise and bounds, which time nothing.
-TIMELESS = ("bench_before_after", "bench_mnist_ridge", "bench_residual_bounds", "bench_residual_noise")
+# Benchmarks of noise and bounds, which time nothing, and one that times whole processes.
+TIMELESS = ("bench_before_after", "bench_mnist_ridge", "bench_residual_bounds", "bench_residual_noise", "bench_tables")
 # Constants of a script, small.
 SIZES: dict[str, dict[str, Any]] = {
     "bench_before_after": {"NOISE": [1e-6, 1.0], "DELETIONS": 2},
@@ -98,6 +102,7 @@ def test_a_benchmark_checks_times_and_writes(
         pytest.skip(f"{script} needs {NEEDS[script]}")
     monkeypatch.syspath_prepend(str(BENCH))
     name, arguments = PARTS[script]
+    monkeypatch.setenv("EXPUNGE_NUM_THREADS", "2")  # a script may set it
     monkeypatch.setattr(sys, "argv", [f"{script}.py", *(str(digits) if a == "FOLDER" else a for a in arguments)])
     timing = importlib.import_module("timing")
     monkeypatch.setattr(timing, "RESULTS", tmp_path / "results")

@@ -135,6 +135,19 @@ def calls() -> dict[str, Call]:
             ),
             {"grad_norms": np.ones((2, 2)), "order": two + 1, "noise_std": two, "step_size": half, "steps": [1, 2]},
         ),
+        f"{A}.rdp.group_loss.group_privacy_loss": (
+            lambda grad_norms, **more: accounting.group_privacy_loss(
+                grad_norms, n_steps=9, sampling_probability=1.0, batch_size=1.0, **more
+            ),
+            {
+                "grad_norms": np.ones((2, 2)), "order": two + 1, "noise_std": two, "step_size": half,
+                "steps": [1, 2], "group_norms": np.ones(2),
+            },
+        ),
+        f"{A}.discrete_gaussian.DiscreteGaussian.rdp": (
+            accounting.DiscreteGaussian(2.0).rdp,
+            {"order": two + 1, "sensitivity": two},
+        ),
         f"{A}.rdp.privacy_loss.quadrature_weights": (
             lambda steps: accounting.quadrature_weights(steps, n_steps=9),
             {"steps": [1, 2]},

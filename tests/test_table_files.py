@@ -136,8 +136,8 @@ def test_the_command_line_reads_such_files_and_says_what_needs_the_table(made, t
     for arguments, code, said in (
         (["predict", path, tmp_path / "x.csv", "-o", tmp_path / "p.csv"], 0, ""),
         (["purge", path], 0, "nothing to do"),
-        (["quote", path], 2, "table must be given: this model was made from statistics"),
-        (["unlearn", path, "--rows", "3", "-o", tmp_path / "n.npz", "-c", tmp_path / "c.json"], 2, "table must be"),
+        (["quote", path], 2, "name the table as it now stands by --data"),
+        (["unlearn", path, "--rows", "3", "-o", tmp_path / "n.npz", "-c", tmp_path / "c.json"], 2, "by --data"),
     ):
         result = CliRunner().invoke(main, [str(one) for one in arguments])
         assert (result.exit_code, said in result.output) == (code, True), result.output

@@ -77,6 +77,7 @@ def score_shard(
     --------
     >>> import pathlib, tempfile
     >>> import numpy as np
+    >>> from expunge.scoring import merge_shards
     >>> probe = ProbeCheckpoints(weights=np.zeros((1, 2, 2)), steps=[0], loss="softmax", n_steps=10, noise_std=1.0,
     ...                          step_size=0.1, sampling_probability=1.0, batch_size=1.0)
     >>> with tempfile.TemporaryDirectory() as place:
