@@ -9,14 +9,13 @@ import click
 import numpy as np
 
 from expunge.cli.attaching import no_data, open_tables, row_of
-from expunge.cli.requests import read_ids, read_whom
 from expunge.data.joined import JoinedRecords
-from expunge.estimators._records import GIVEN, RecordIds
 
 if TYPE_CHECKING:
     from expunge.cli.files import Langevin
     from expunge.cli.requests import Whom
     from expunge.data import Records
+    from expunge.estimators._records import RecordIds
 
 __all__ = ["holding", "ids_of_fit", "kind_of_ids", "say_rows_stay", "table_of", "whom_of_table"]
 
@@ -62,6 +61,8 @@ def ids_of_fit(model: Langevin, table: Records) -> RecordIds | None:
     values: list[Any] = [None] * len(history.design)
     for row, name, used in zip(found.numbers.tolist(), names, found.in_use.tolist(), strict=True):
         values[row] = name if used else None
+    from expunge.estimators._records import GIVEN, RecordIds
+
     return RecordIds(tuple(values), GIVEN)
 
 
@@ -71,6 +72,8 @@ def kind_of_ids(table: Records) -> RecordIds | None:
         return None
     first = next(iter(table.blocks(stop=1)))
     assert first.ids is not None  # as the table has some
+    from expunge.estimators._records import GIVEN, RecordIds
+
     return RecordIds(tuple(first.ids[:1].tolist()), GIVEN)
 
 
@@ -80,6 +83,8 @@ def whom_of_table(model: Langevin, table: Records, *, find: bool, **asked: Any) 
     Rows of ids are looked for, in a pass over the table, where ``find`` asks for it and where requests or rows are
     named.
     """
+    from expunge.cli.requests import read_ids, read_whom
+
     if find or not asked["ids"] or any(asked[name] is not None for name in ("indices", "rows", "requests")):
         return read_whom(model, known=ids_of_fit(model, table), **asked)
     return read_ids(kind_of_ids(table), asked["ids"], number=asked["number"], date=asked["date"])

@@ -16,6 +16,7 @@ from expunge.cli.attaching import data_option
 from expunge.cli.cluster import scheduler_option
 from expunge.cli.files import load_model, overwrite_option, parse_indices
 from expunge.cli.identifiers import parse_id
+from expunge.cli.langevin_tables import kind_of_ids, table_of
 from expunge.cli.options import check_ending, delta_option, epsilon_option, method_option, refuse_given
 from expunge.cli.outputs import Outputs
 from expunge.cli.reading import data_options
@@ -151,8 +152,6 @@ def quote(
         attach_data(before, model, data, reading, by_position=rows is not None or indices is not None)
         quote_newton(before, ids=ids, rows=rows, indices=indices, by_id=by_id, files=files)
         return
-    from expunge.cli.langevin_tables import kind_of_ids, table_of  # the library, for which --help does not wait
-
     table, history = table_of(before, model, data, reading), before._require_history()
     known = history.ids if table is None else kind_of_ids(table)
     if table is not None and indices is not None and known is not None:
