@@ -214,7 +214,7 @@ def test_cells_have_the_chances_of_a_rounded_normal(noise_std, theta):
 
 
 def test_the_slow_way_draws_the_same_law():
-    """What equal digits lead to is drawn by other code: all of its numbers, by themselves."""
+    """Numbers that equal digits lead to are drawn by other code: all of them, by themselves."""
     rng = np.random.default_rng(12)
     stream = exact_noise._Source(np.zeros(0, dtype=np.uint32), lambda n: rng.integers(0, 2**32, n, dtype=np.uint32))
     values = [exact_noise._rounded(0.0, 1.0, -12, stream) / 4096 for _ in range(20_000)]

@@ -23,7 +23,7 @@ CLAIM = {"noise_std": 0.1, "releases": 2}
 
 
 def plainly(theta: np.ndarray, noise_std: float) -> np.ndarray:
-    """What a program does that knows nothing of this: it adds."""
+    """Add, as a program does that knows nothing of this."""
     return theta + noise_std * os_normals(0, theta.shape)
 
 
@@ -67,7 +67,7 @@ def guessed_right(two: tuple[np.ndarray, np.ndarray], release: Callable[..., np.
 
 
 def test_last_bits_tell_models_apart_where_noise_is_simply_added(two_models: tuple[np.ndarray, np.ndarray]) -> None:
-    """Which of two models, whose difference is a thousandth of the noise, is seen in nearly every release."""
+    """Two models, whose difference is a thousandth of the noise, are told apart in nearly every release."""
     assert guessed_right(two_models, plainly, 100) >= 90
 
 

@@ -130,7 +130,7 @@ def test_single_precision_is_as_close_as_it_can_be(name):
 
 
 def test_chunks_of_examples_add_up(monkeypatch):
-    """Whatever fits into memory at once."""
+    """Norms do not depend on how many gradients fit into memory at once."""
     groups = [1, 0, 1, 0, 2, 1]
     for name in ("scale and shift", "convolutions", "replayed", "weight norm"):
         model, x = made(name, len(groups))
@@ -150,14 +150,12 @@ def test_records_that_cancel_leave_nothing_of_the_group():
 
 def test_means_and_several_passes():
     model, x = made("linear", 6)
-    expected = group_norms(model, x, [0, 1, 1] * 2)
     with GradNorms(model, groups=[0, 1, 1] * 2, loss_reduction="mean") as g:
         for _ in range(2):
             model(x).square().sum(1).mean().backward()
             found = g.norms()
             np.testing.assert_allclose(g.norms(), found)
     np.testing.assert_allclose(found, group_norms(model, x, [0, 1, 1] * 2, lambda out: out.square().sum()))
-    assert found.shape == expected.shape
 
 
 def test_checks_repeat_the_members_of_a_group():
