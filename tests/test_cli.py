@@ -76,6 +76,11 @@ def test_version_and_help():
         assert "Usage:" in run(*command, "--help").output
 
 
+def test_the_package_is_run_as_the_command():
+    done = subprocess.run([sys.executable, "-m", "expunge", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"expunge, version {__version__}"
+
+
 HEAVY = {"scipy", "sklearn", "pandas", "pyarrow", "matplotlib", "cryptography", "torch", "numpy", "tqdm"}
 
 

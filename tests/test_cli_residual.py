@@ -449,6 +449,10 @@ def test_limits_and_signatures_of_an_auditor(made):
     iris = ["verify", "i.json", "iris", "--evidence", "i.npz"]
     assert "holds (conditional)" in run(*iris).output
     refused(*iris, "--no-conditional", match="policy.allow_conditional", code=1)
+    run("verify", "c.json", made / "now.csv", *given, "--of-program", "--allow-conditional")
+    run("fit", made / "now.csv", *READ, "--random-state", "7", "-o", "s.npz", "-c", "s.json")
+    refused("verify", "s.json", made / "now.csv", *READ, "--evidence", "s.npz", "--of-program", "--allow-conditional",
+            match="policy.of_program", code=1)  # fmt: skip
 
 
 def test_everything_can_be_shown(made):

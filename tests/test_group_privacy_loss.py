@@ -115,6 +115,10 @@ def test_edges():
     for bad, message in (
         ({"grad_norms": np.empty((0, 1))}, "grad_norms must have a row for each record of the group, got none"),
         ({"group_norms": [3.5]}, "group_norms must be at most the sum of the 2 records' norms, got 3.5 above 3"),
+        (
+            {"group_norms": [2.5], "sampling_probability": 0.5},
+            "group_norms must be omitted with sampling_probability 0.5: they are the shift of full batches",
+        ),
         ({"group_norms": [1.0, 1.0]}, r"group_norms must hold one per step \(1,\)"),
         ({"grad_norms": [[np.nan], [1.0]]}, "grad_norms"),
         ({"steps": [0, 1], "n_steps": 2}, "grad_norms must have one column per step"),

@@ -229,6 +229,14 @@ def test_models_that_undo_clipping_are_refused(act, message):
         train(Odd(act), data(), privacy=PRIVACY, batch_size=60, **SETTINGS)
 
 
+def test_gradients_that_are_not_finite_are_named_as_what_they_are():
+    def root_of_zero(model, x, out):  # the root's slope at 0 is infinite, and a half-masked one is nan
+        return out + (0 * x[:, :1]).abs().sqrt() * model.a.weight[0, 0] + (0 * out[:, :1]).square().sqrt()
+
+    with pytest.raises(ValueError, match="the norm of a record's gradient is not finite though its loss is"):
+        train(Odd(root_of_zero), data(), privacy=PRIVACY, batch_size=60, **SETTINGS)
+
+
 def test_weights_that_a_forward_pass_takes_from_records_are_refused():
     def begun_by_data(model, x, out):  # the losses are the same in both passes
         model.a.bias.data.fill_(float(x.detach().abs().max()))

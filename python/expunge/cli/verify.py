@@ -46,7 +46,12 @@ _ALL_ROWS = "; a Langevin run is verified on the data of its fit, rows deleted s
 @click.option(
     "--allow-conditional/--no-conditional",
     default=None,
-    help="Whether a claim that rests on conditions will do.  [default: unless --max-epsilon or --max-delta is given]",
+    help="Whether a claim that rests on conditions will do.  [default: unless another demand is made of the claim]",
+)
+@click.option(
+    "--of-program",
+    is_flag=True,
+    help="Refuse a claim about noise of real numbers: demand one about the program that ran.",
 )
 @click.option(
     "--budget", type=float, help="Refuse to spend more operations than this; of Langevin runs.  [default: 1e11]"
@@ -61,6 +66,7 @@ def verify(
     max_epsilon: float | None,
     max_delta: float | None,
     allow_conditional: bool | None,
+    of_program: bool,
     budget: float | None,
     prove: bool,
     **reading: Any,
@@ -76,9 +82,13 @@ def verify(
 
     key = None if public_key is None else load_public_key(public_key)
     policy = None
-    if max_epsilon is not None or max_delta is not None or allow_conditional is not None:
+    if max_epsilon is not None or max_delta is not None or allow_conditional is not None or of_program:
         policy = Policy(
-            max_epsilon=max_epsilon, max_delta=max_delta, public_key=key, allow_conditional=bool(allow_conditional)
+            max_epsilon=max_epsilon,
+            max_delta=max_delta,
+            public_key=key,
+            allow_conditional=bool(allow_conditional),
+            of_program=of_program,
         )
     released = None if model is None else load_model(model, released=True)
     proof = load(certificate)

@@ -46,8 +46,8 @@ def group_privacy_loss(
         Number of training steps.
     group_norms : array_like of float, shape (N,), optional
         Norm of the sum of the group's gradients at these steps (`expunge.torch.GradNorms` with ``groups=``): with full
-        batches the exact shift of a step. Below probability 1 it is not used. The sum of the records' norms, which is
-        never less, stands in where it is omitted.
+        batches the exact shift of a step, and refused below probability 1, whose bounds have no use for it. The sum of
+        the records' norms, which is never less, stands in where it is omitted.
     direction : {"both", "pq", "qp"}
         As in `sampled_gaussian_rdp`; P is training with the group, Q without it.
 
@@ -62,8 +62,8 @@ def group_privacy_loss(
     TypeError
         If an array does not hold numbers, or the steps are not integers.
     ValueError
-        If a value is NaN or out of range, a shape does not fit, there is no record, or a group's norm is above the sum
-        of its records'.
+        If a value is NaN or out of range, a shape does not fit, there is no record, a group's norm is above the sum of
+        its records', or group norms come with a probability below 1.
 
     See Also
     --------
@@ -108,6 +108,10 @@ def group_privacy_loss(
     width = per_step("step_size", real_array("step_size", step_size, low=0.0, open_low=True), weights.shape)
     noise_per_norm = noise * number("batch_size", batch_size, low=0.0, open_low=True) / width
     probability = number("sampling_probability", sampling_probability, low=0.0, high=1.0)
+    if group_norms is not None and probability < 1.0:
+        raise ValueError(
+            f"group_norms must be omitted with sampling_probability {probability:g}: they are the shift of full batches"
+        )
     total = norms.sum(axis=0)
     shifts = _shifts(group_norms, total, len(norms))
     losses = np.empty(orders.size)

@@ -88,6 +88,11 @@ class Watch:
                     f"model: its parameter {name} was changed by a forward pass (max_norm of an embedding, an "
                     "initialisation by data), and the claim of privacy is of clipped gradients alone"
                 )
+        if got is not None and not bool(torch.isfinite(asked).all()):
+            raise ValueError(
+                "model: the norm of a record's gradient is not finite though its loss is, so that no clipping bounds "
+                "it: look for operations without a derivative there (sqrt, log or norm at 0), or use a smaller step"
+            )
         if got is not None and not _alike(asked, got):
             raise ValueError(
                 "model: a record's gradient does not shrink as its loss does, so that clipping bounds nothing: remove "
