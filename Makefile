@@ -16,6 +16,9 @@ FORMATTED = $(shell find csrc tests/native -name '*.[ch]pp' -o -name '*.cu' -o -
 demo: $(VENV)/.demo
 	MPLBACKEND=Agg $(BIN)/expunge demo --overwrite
 
+# One process a core; PYTEST_ARGS= runs all tests in one.
+PYTEST_ARGS ?= --numprocesses auto --maxprocesses 8 --dist worksteal
+
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
