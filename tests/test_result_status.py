@@ -26,6 +26,7 @@ NO_RESULTS = {
     "expunge.runs.ridge.law.LawPair": "a pair of laws",
     "expunge.runs.ridge.kept_law.KeptLaw": "a law, with bounds on its rounding",
     "expunge.certificates.document.Digests": "part of a certificate",
+    "expunge.certificates.residual.agreed_noise": "seeds of noise, and what parties say of them",
     "expunge.certificates.residual.evidence.ResidualEvidence": "the certificate that it is evidence of has the status",
     "expunge.certificates.residual.format.ResidualDigests": "part of a certificate",
     "expunge.certificates.residual.format.ResidualModel": "part of a certificate",

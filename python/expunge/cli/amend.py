@@ -10,6 +10,7 @@ import click
 import numpy as np
 
 from expunge._errors import counted
+from expunge.cli.agreeing import agreed_noise_options, places_of_noise, with_noise_of
 from expunge.cli.attaching import attach_data, data_option, places_of, say_rows_left, wanted_of_table
 from expunge.cli.files import load_model, overwrite_option
 from expunge.cli.newton import Records, Wanted, apply, holds_no_rows, outputs_of, records_of, say_release
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["add", "amend"]
 
 _OTHERS = ("output", "certificate", "evidence", "released", "key", "ask_password", "ledger_path", "branch", "overwrite",
-           "data")  # fmt: skip
+           "agreement", "seeds", "data")  # fmt: skip
 _GOES_ON = (
     "the rows of {table} are records of the model now: put them into its table, or name {table} by a further --data"
 )
@@ -54,6 +55,7 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--ledger", "ledger_path", type=click.Path(), help="Enter the change in this ledger."),
         branch_option,
         overwrite_option,
+        agreed_noise_options,
     ]
     for option in reversed(options):
         command = option(command)
@@ -170,6 +172,7 @@ def add(model: str, table: str, **options: Any) -> None:
 
 def _outputs(model: str, table: str, options: dict[str, Any]) -> Outputs:
     inputs = {name: options[name.lstrip("-")] for name in ("--key", "--target", "--bounds")}
+    inputs |= places_of_noise(options["agreement"], options["seeds"])
     return outputs_of(
         **{name: options[name] for name in ("output", "certificate", "evidence", "released", "overwrite")},
         inputs={"MODEL": model, "TABLE": table, **inputs, **{f"--data {place}": place for place in options["data"]}},
@@ -204,7 +207,7 @@ def _newton(path: str, options: dict[str, Any]) -> Newton:
             "and add records"
         )
     attach_data(model, path, options["data"], {**_reading(options), "target": None}, another=True)
-    return model
+    return with_noise_of(model, **{name: options[name] for name in ("agreement", "seeds", "evidence")})
 
 
 def _reading(options: dict[str, Any]) -> dict[str, Any]:

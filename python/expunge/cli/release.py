@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from expunge._files import PUBLIC
+from expunge.cli.agreeing import agreed_noise_options, places_of_noise, with_noise_of
 from expunge.cli.attaching import attach_data, data_option, wanted_of_table
 from expunge.cli.files import load_model, overwrite_option
 from expunge.cli.newton import Wanted, apply, holds_no_rows, outputs_of, records_of, say_release
@@ -29,6 +30,7 @@ __all__ = ["release"]
 @click.option("--ledger", "ledger_path", type=click.Path(), help="With --again: enter the release in this ledger.")
 @branch_option
 @overwrite_option
+@agreed_noise_options
 @data_option
 @data_options
 def release(
@@ -43,6 +45,8 @@ def release(
     ledger_path: str | None,
     branch: bool,
     overwrite: bool,
+    agreement: str | None,
+    seeds: tuple[str, ...],
     data: tuple[str, ...],
     **reading: Any,
 ) -> None:
@@ -59,7 +63,8 @@ def release(
     if again and (output is None or certificate is None):
         raise ValueError("--again needs --output and --certificate: the next change goes on from the new working model")
     if not again:
-        for option in given_options(("output", "key", "ask_password", "ledger_path", "branch", "data", *reading)):
+        names = ("output", "key", "ask_password", "ledger_path", "branch", "agreement", "seeds", "data", *reading)
+        for option in given_options(names):
             raise ValueError(f"{option} goes with --again: without it nothing is released anew")
         if certificate is None and evidence is None and released is None:
             raise ValueError("say what to write: --released, --certificate or --evidence; or --again")
@@ -68,7 +73,12 @@ def release(
         certificate=certificate,
         evidence=evidence,
         released=released,
-        inputs={"MODEL": model, "--key": key, **{f"--data {place}": place for place in data}},
+        inputs={
+            "MODEL": model,
+            "--key": key,
+            **places_of_noise(agreement, seeds),
+            **{f"--data {place}": place for place in data},
+        },
         overwrite=overwrite,
         ledger=ledger_path,
     )
@@ -81,6 +91,7 @@ def release(
     if isinstance(before, NewtonModel):
         if again:
             attach_data(before, model, data, reading)
+            before = with_noise_of(before, agreement=agreement, seeds=seeds, evidence=evidence)
             if holds_no_rows(before):
                 wanted = wanted_of_table(before, "release", before.release_again)
             else:

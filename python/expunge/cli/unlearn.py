@@ -10,6 +10,7 @@ import numpy as np
 
 from expunge._files import PUBLIC
 from expunge._files.transaction import Change
+from expunge.cli.agreeing import agreed_noise_options, places_of_noise, with_noise_of
 from expunge.cli.attaching import attach_data, data_option, places_of, say_rows_left, wanted_of_table
 from expunge.cli.cluster import scheduler_option
 from expunge.cli.entering import check_next, is_entered, is_signed
@@ -70,6 +71,7 @@ _LANGEVIN_ONLY = ("epsilon", "delta", "n_steps", "noise_std", "noise_grid", "met
 @click.option("--ledger", "ledger_path", type=click.Path(), help="Enter the deletion in this ledger.")
 @branch_option
 @overwrite_option
+@agreed_noise_options
 @data_option
 @data_options
 @scheduler_option
@@ -99,6 +101,8 @@ def unlearn(
     ledger_path: str | None,
     branch: bool,
     overwrite: bool,
+    agreement: str | None,
+    seeds: tuple[str, ...],
     data: tuple[str, ...],
     **reading: Any,
 ) -> None:
@@ -127,6 +131,7 @@ def unlearn(
         inputs={
             **{"MODEL": model, "--key": key, "--requests": requests},
             **{f"--data {place}": place for place in data},
+            **places_of_noise(agreement, seeds),
             **{name: reading[name.lstrip("-")] for name in ("--target", "--bounds")},
         },
         overwrite=overwrite,
@@ -155,6 +160,7 @@ def unlearn(
             _LANGEVIN_ONLY, f"is for Langevin models: claim and noise of this {type(before).__name__} were fixed by fit"
         )
         attach_data(before, model, data, reading, by_position=indices is not None or rows is not None)
+        before = with_noise_of(before, agreement=agreement, seeds=seeds, evidence=evidence)
         wanted, left = _wanted(before, **asked)
         private_key = signing_key(key, ask_password=ask_password)
         apply(
@@ -171,7 +177,10 @@ def unlearn(
             say_rows_left(*left)
         return
     table = table_of(before, model, data, reading)
-    refuse_given(("evidence", "branch"), f"is not for a {type(before).__name__}: its certificate holds everything")
+    refuse_given(
+        ("evidence", "branch", "agreement", "seeds"),
+        f"is not for a {type(before).__name__}: its certificate holds everything",
+    )
     made = all(place.is_file() for place in outputs.places.values())
     whom = read_whom(before, **asked) if table is None else whom_of_table(before, table, find=made, **asked)
     settings: dict[str, Any] = {"epsilon": epsilon, "delta": delta, "n_steps": n_steps, "method": method}

@@ -1,5 +1,6 @@
 """Certificates of deletion by computed residual: a public claim, its confidential evidence, and proofs about one id."""
 
+from expunge.certificates.residual.agreed_noise import AgreedNoise, NoiseAgreement, NoiseSeed
 from expunge.certificates.residual.certificate import ResidualCertificate
 from expunge.certificates.residual.evidence import ResidualEvidence
 from expunge.certificates.residual.format import ResidualDigests, ResidualModel, ResidualNoise, residual_schema
@@ -10,8 +11,11 @@ from expunge.certificates.residual.verification import ResidualReport, verify
 
 __all__ = [
     "AbsenceProof",
+    "AgreedNoise",
     "Leaves",
     "MembershipProof",
+    "NoiseAgreement",
+    "NoiseSeed",
     "RecordTree",
     "ResidualCertificate",
     "ResidualDigests",

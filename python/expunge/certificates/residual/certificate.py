@@ -17,6 +17,7 @@ from expunge._types import JsonObject
 from expunge._version import __version__
 from expunge.certificates.digest import model_digest
 from expunge.certificates.report import Standing
+from expunge.certificates.residual.agreed_noise import AGREED_CONDITION
 from expunge.certificates.residual.format import (
     BEFORE_AFTER,
     CANNOT_SHOW,
@@ -27,6 +28,7 @@ from expunge.certificates.residual.format import (
     ResidualDigests,
     ResidualModel,
     ResidualNoise,
+    agreement_of,
     check_format,
 )
 from expunge.certificates.residual.tree import RecordTree
@@ -271,7 +273,19 @@ class ResidualCertificate(SignedDocument):
             raise VerificationError(
                 "noise.sampler", "must be 'exact' when certified, got 'float64', which is for noise of a seed"
             )
+        self._check_agreement()
         self._check_own_signature()
+
+    def _check_agreement(self) -> None:
+        agreement = None if self.noise is None else self.noise.agreement
+        if agreement is None:
+            return
+        if AGREED_CONDITION not in self.conditions:
+            raise VerificationError("conditions", f"must say that {AGREED_CONDITION}, as noise from seeds needs it")
+        if agreement.release != self.release:
+            raise VerificationError(
+                "noise.agreement", f"must be on release {self.release}, got one on release {agreement.release}"
+            )
 
     def check_grid(self, released: NDArray[np.float64]) -> None:
         """Check that released parameters lie on the grid that the certificate names, if it does.
@@ -356,7 +370,9 @@ class ResidualCertificate(SignedDocument):
             library_version=values["library_version"],
             issued_at=values["issued_at"],
             signature=None if signature is None else Signature(**signature),
-            noise=None if noise is None else ResidualNoise(float(noise["grid"]), noise["sampler"]),
+            noise=(
+                None if noise is None else ResidualNoise(float(noise["grid"]), noise["sampler"], agreement_of(noise))
+            ),
             version=values["version"],
         )
 
@@ -384,13 +400,25 @@ class ResidualCertificate(SignedDocument):
 
 
 def _noise(noise: ResidualNoise) -> JsonObject:
-    return {"grid": noise.grid, "sampler": noise.sampler, "meaning": NOISE_MEANINGS.get(noise.sampler, "")}
+    values: JsonObject = {
+        "grid": noise.grid,
+        "sampler": noise.sampler,
+        "meaning": NOISE_MEANINGS.get(noise.sampler, ""),
+    }
+    if noise.agreement is not None:
+        values["agreement"] = noise.agreement.to_dict()
+    return values
 
 
 def noise_text(noise: ResidualNoise | None) -> str:
     """Return a line on what the claim is about: a program, or noise that it stands for."""
     if noise is None:
         return "not said how it was drawn: the claim is about exact Gaussian noise, not about a program"
+    if noise.sampler == "agreed":
+        return (
+            f"drawn exactly from the seeds of two parties, on a grid of {noise.grid:.3g}: the claim is about the "
+            "program that ran"
+        )
     if noise.of_program:
         return f"drawn exactly, on a grid of {noise.grid:.3g}: the claim is about the program that ran"
     return f"of float64, on a grid of {noise.grid:.3g}: the claim is about the Gaussian noise that it stands for"

@@ -16,6 +16,7 @@ from expunge._files import FileFormatError, parse_json, write_atomic
 from expunge._files.archive import read_arrays
 from expunge._files.sealed import is_sealed, sealed
 from expunge._types import AnyArray
+from expunge.certificates.residual.agreed_noise import SEED_BYTES, NoiseSeed
 from expunge.certificates.residual.hashing import CONTENT, SALT
 from expunge.certificates.residual.tree import RecordTree
 from expunge.certificates.schema import CertificateError, check
@@ -32,7 +33,9 @@ ACTIONS = ("fit", "unlearn", "amend", "add", "release")
 _MAX_BYTES = 2**36
 _ARRAYS = {
     "facts": "U", "theta": "f", "residual_bound": "f", "tree_key": "u", "salts": "u", "contents": "u", "ids": "iU",
+    "seeds": "u",
 }  # fmt: skip
+_OPTIONAL = ("seeds",)
 _HEX: dict[str, Any] = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
 _FACTS: dict[str, Any] = {
     "format": {"const": FORMAT},
@@ -83,6 +86,8 @@ class ResidualEvidence:
         Their ids, in the order of the salts.
     before_after : BeforeAfter or None
         Measured guarantee against whoever saw the release before and this one; None where none came before.
+    seeds : tuple of two NoiseSeed, or None
+        Seeds of noise that two parties agreed on; None of other noise. Working models do not keep them.
 
     Raises
     ------
@@ -102,6 +107,7 @@ class ResidualEvidence:
     contents: Bytes
     ids: AnyArray
     before_after: BeforeAfter | None = None
+    seeds: tuple[NoiseSeed, NoiseSeed] | None = None
 
     def __post_init__(self) -> None:
         try:
@@ -145,6 +151,7 @@ class ResidualEvidence:
         n_changed: int,
         certificate: str,
         before_after: BeforeAfter | None = None,
+        seeds: tuple[NoiseSeed, NoiseSeed] | None = None,
     ) -> Self:
         """Return the evidence of a certificate, with the salts, hashes and ids of the tree of its data.
 
@@ -152,7 +159,7 @@ class ResidualEvidence:
         ----------
         tree : RecordTree
             Of the data as they now stand.
-        theta, residual_bound, passes, refreshes, action, n_changed, certificate, before_after
+        theta, residual_bound, passes, refreshes, action, n_changed, certificate, before_after, seeds
             As the attributes.
 
         Raises
@@ -182,6 +189,7 @@ class ResidualEvidence:
             contents=tree.contents,
             ids=tree.ids,
             before_after=before_after,
+            seeds=seeds,
         )
 
     @property
@@ -216,6 +224,8 @@ class ResidualEvidence:
             "contents": self.contents,
             "ids": np.array([str(one) for one in self.ids]) if big else self.ids,
         }
+        if self.seeds is not None:
+            arrays["seeds"] = np.frombuffer(b"".join(seed.value for seed in self.seeds), dtype=np.uint8).reshape(2, -1)
         buffer = io.BytesIO()
         np.savez(buffer, **arrays)  # of plain dtypes: nothing is pickled
         return sealed(buffer.getvalue())
@@ -250,6 +260,8 @@ class ResidualEvidence:
         except FileFormatError as error:
             raise FileFormatError(f"path: the evidence at {path} {error}") from None
         for name, kinds in _ARRAYS.items():
+            if name not in arrays and name in _OPTIONAL:
+                continue
             if name not in arrays:
                 raise CertificateError(name, "is missing in the evidence")
             if arrays[name].dtype.kind not in kinds:
@@ -283,7 +295,15 @@ class ResidualEvidence:
             contents=arrays["contents"],
             ids=ids,
             before_after=None if both is None else BeforeAfter(_number(both["mu"]), _number(both["epsilon"])),
+            seeds=None if "seeds" not in arrays else _seeds(arrays["seeds"]),
         )
+
+
+def _seeds(array: NDArray[Any]) -> tuple[NoiseSeed, NoiseSeed]:
+    if array.dtype != np.uint8 or array.shape != (2, SEED_BYTES):
+        needed = (2, SEED_BYTES)
+        raise CertificateError("seeds", f"must be uint8 of shape {needed}, got {array.dtype} of {array.shape}")
+    return NoiseSeed(array[0].tobytes()), NoiseSeed(array[1].tobytes())
 
 
 def _whole(ids: AnyArray) -> AnyArray:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from expunge._types import JsonObject
+from expunge.certificates.residual.agreed_noise import NoiseAgreement
 from expunge.certificates.residual.hashing import depth_of
 from expunge.certificates.schema import CertificateError, check, check_one_line
 from expunge.runs.exact_noise import MOST_CELLS, grid_exponent
@@ -28,6 +29,7 @@ __all__ = [
     "ResidualDigests",
     "ResidualModel",
     "ResidualNoise",
+    "agreement_of",
     "check_format",
     "residual_schema",
 ]
@@ -57,6 +59,13 @@ NOISE_MEANINGS = {
         "Every released number is a multiple of the grid, drawn by the program from random words of the operating "
         "system with exactly the probability that the parameter without noise, plus Gaussian noise, has that multiple "
         "as its nearest: the claim is about the program that ran."
+    ),
+    "agreed": (
+        "Every released number is a multiple of the grid, drawn by the program with exactly the probability that the "
+        "parameter without noise, plus Gaussian noise, has that multiple as its nearest, from words that follow from "
+        "two seeds. Each was committed to before the other was known, so that nobody chose the noise, and whoever "
+        "lacks one of them cannot tell the words from random ones, if HMAC is pseudo-random: the claim is about the "
+        "program that ran."
     ),
     "float64": (
         "Noise and sums were computed in float64 and rounded to the grid: the claim is about the Gaussian noise that "
@@ -164,16 +173,19 @@ class ResidualNoise:
     ----------
     grid : float
         Power of two that released parameters are multiples of; it follows from ``noise_std``.
-    sampler : {"exact", "float64"}
-        Exact normals from the operating system's random words, rounded without an error; or float64 arithmetic, as
-        for a seed.
+    sampler : {"exact", "agreed", "float64"}
+        Exact normals from the operating system's random words, rounded without an error; the same from words of two
+        parties' seeds; or float64 arithmetic, as for a seed.
+    agreement : NoiseAgreement or None
+        What the two parties committed to; None for other samplers.
     """
 
     grid: float
     sampler: str
+    agreement: NoiseAgreement | None = None
 
     @classmethod
-    def of(cls, noise_std: float, *, sampler: str) -> ResidualNoise:
+    def of(cls, noise_std: float, *, sampler: str, agreement: NoiseAgreement | None = None) -> ResidualNoise:
         """Return what releases with such noise lie on.
 
         Raises
@@ -181,18 +193,32 @@ class ResidualNoise:
         ValueError
             If float64 has no grid for so little noise.
         """
-        return cls(2.0 ** grid_exponent(noise_std), sampler)
+        return cls(2.0 ** grid_exponent(noise_std), sampler, agreement)
 
     @property
     def of_program(self) -> bool:
         """Whether the claim is about the program that ran, rather than about real numbers that it stands for."""
-        return self.sampler == "exact"
+        return self.sampler in ("exact", "agreed")
 
     def holds(self, released: NDArray[np.float64]) -> bool:
         """Whether parameters lie on the grid, near enough to 0 for float64 to have every multiple."""
         with np.errstate(over="ignore"):  # what overflows is too far
             cells = np.ldexp(released, 1 - int(np.frexp(self.grid)[1]))
         return bool((np.abs(cells) <= MOST_CELLS).all()) and bool((np.rint(cells) == cells).all())
+
+
+def agreement_of(noise: Any) -> NoiseAgreement | None:
+    """Return the agreement in JSON values of noise, None where there is none.
+
+    Raises
+    ------
+    ValueError
+        If it cannot be one.
+    """
+    if "agreement" not in noise:
+        return None
+    found = noise["agreement"]
+    return NoiseAgreement(tuple(found["commitments"]), found["certificate"], found["release"])
 
 
 def check_format(values: Any) -> None:
@@ -244,5 +270,13 @@ def _check_noise(noise: Any, noise_std: float) -> None:
         raise CertificateError("claim.noise_std", str(error).removeprefix("noise_std ")) from None
     if noise["grid"] != needed:
         raise CertificateError("noise.grid", f"must be {needed!r} for the noise {noise_std!r}, got {noise['grid']!r}")
+    if ("agreement" in noise) != (noise["sampler"] == "agreed"):
+        must = "given" if noise["sampler"] == "agreed" else "omitted"
+        raise CertificateError("noise.agreement", f"must be {must} with the sampler {noise['sampler']!r}")
+    if "agreement" in noise:
+        try:
+            agreement_of(noise)
+        except ValueError as error:
+            raise CertificateError("noise.agreement", str(error)) from None
     if noise["meaning"] != NOISE_MEANINGS[noise["sampler"]]:
         raise CertificateError("noise.meaning", f"must be that of the sampler {noise['sampler']!r}, got another text")

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from expunge import _validate
 from expunge._errors import counted
 from expunge.certificates.digest import model_digest
+from expunge.certificates.residual.agreed_noise import AgreedNoise
 from expunge.certificates.residual.certificate import ResidualCertificate, noise_text
 from expunge.certificates.residual.evidence import ResidualEvidence
 from expunge.certificates.residual.format import ResidualNoise, check_format
@@ -25,6 +26,7 @@ from expunge.certificates.verification import UndecidedError
 from expunge.data.blocks import Records
 from expunge.runs.base import LEAST_P_VALUE
 from expunge.runs.enclosures import Proof
+from expunge.runs.exact_noise import with_exact_noise
 from expunge.runs.residual.answers import Answers, answers_of
 from expunge.runs.residual.claim import release_p_value
 from expunge.runs.residual.gradients import GradientSums, gradient_sums
@@ -260,10 +262,13 @@ def verify(
             f"{bound:.6g}",
         )
     found = _proved(c, evidence.theta, parts) if proof else None
+    agreed = _agreed(c, evidence)
     chance = None
     if released is not None:
         parameters = released_parameters(c, released)
         c.check_grid(parameters)
+        if agreed is not None:
+            _check_drawn(parameters, c, evidence, agreed)
         chance = release_p_value(parameters, evidence.theta, noise_std=c.noise_std)
         if not chance >= LEAST_P_VALUE:
             raise VerificationError(
@@ -288,6 +293,37 @@ def verify(
         signature="trusted key" if public_key is not None else "none" if c.signature is None else "unknown key",
         proof=found,
     )
+
+
+def _agreed(c: ResidualCertificate, evidence: ResidualEvidence) -> AgreedNoise | None:
+    """Return the noise that two parties agreed on, which the evidence has to hold the seeds of; None of other noise."""
+    agreement = None if c.noise is None else c.noise.agreement
+    if agreement is None:
+        return None
+    if evidence.seeds is None:
+        raise VerificationError(
+            "evidence.seeds",
+            "must be there, as the noise was drawn from two seeds: give the evidence that came with the release, which "
+            "working models do not keep",
+        )
+    try:
+        return AgreedNoise(agreement, evidence.seeds)
+    except ValueError as error:
+        raise VerificationError("evidence.seeds", str(error).removeprefix("seeds ")) from None
+
+
+def _check_drawn(
+    parameters: NDArray[np.float64], c: ResidualCertificate, evidence: ResidualEvidence, agreed: AgreedNoise
+) -> None:
+    """Refute a release that is not, to the bit, what the two seeds make of the evidence's parameters."""
+    try:
+        drawn = with_exact_noise(evidence.theta, noise_std=c.noise_std, words=agreed.words())
+    except ValueError as error:
+        raise VerificationError("released", f"cannot be drawn again from the two seeds: {error}") from None
+    if not np.array_equal(drawn, parameters):
+        raise VerificationError(
+            "released", "is not what the two seeds make of the evidence's parameters: noise was chosen"
+        )
 
 
 def _proved(c: ResidualCertificate, theta: NDArray[np.float64], parts: Callable[[], Iterable[Rows]]) -> Proof:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -14,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from expunge import _validate
 from expunge._types import AnyArray
 from expunge.certificates.residual import RecordTree, ResidualCertificate, ResidualEvidence, ResidualModel
+from expunge.certificates.residual.agreed_noise import AgreedNoise
 from expunge.data.blocks import Records
 from expunge.data.identifiers import exact_ids
 from expunge.estimators._conditions import SEED_CONDITION
@@ -484,6 +487,63 @@ class NewtonModel(OfTables, WithReading, BaseEstimator):  # type: ignore[misc]
             self._state.objective.blocks.require_attached()  # which proves the bound that was read
         return self._result(*self._state.again())
 
+    def with_agreed_noise(self: Self, agreed: AgreedNoise) -> Self:
+        """Return this model, whose next release takes its noise from the seeds of two parties.
+
+        So that nobody chose the noise, and an auditor who is shown both seeds can draw it again. Before the seeds are
+        told, both parties commit to them and to the release, by a `NoiseAgreement` on ``certificate_.digest()`` and the
+        next number; then the other party tells its seed, and this one never does, but to whoever verifies.
+
+        Parameters
+        ----------
+        agreed : AgreedNoise
+            Of the agreement on this model's next release.
+
+        Returns
+        -------
+        estimator
+            A model of the same records. Its next `unlearn`, `amend`, `add` or `release_again` uses the seeds up: what
+            that returns draws from the operating system again, and has a certificate that is conditional on one seed
+            staying unknown, and evidence with both.
+
+        Raises
+        ------
+        TypeError
+            If it is nothing of the kind.
+        ValueError
+            If the agreement is on another release.
+
+        Notes
+        -----
+        Seeds are for one release; a second change with the same `AgreedNoise` is a RuntimeError. The same noise on two
+        models would show how they differ.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from expunge import NewtonRidge
+        >>> from expunge.certificates.residual import NoiseAgreement, NoiseSeed
+        >>> model = NewtonRidge().fit(np.eye(4), np.arange(4.0))
+        >>> ours, theirs = NoiseSeed.new(), NoiseSeed.new()
+        >>> both = (ours.commitment, theirs.commitment)
+        >>> agreement = NoiseAgreement(both, certificate=model.certificate_.digest(), release=2)
+        >>> result = model.with_agreed_noise(agreement.noise(ours, theirs)).unlearn(3)
+        >>> result.certificate.noise.sampler, result.status
+        ('agreed', 'conditional')
+        """
+        check_is_fitted(self)
+        if not isinstance(agreed, AgreedNoise):
+            raise TypeError(f"agreed must be an AgreedNoise, got {type(agreed).__name__}")
+        agreement, digest, number = agreed.agreement, self.certificate_.digest(), self._state.release + 1
+        if agreement.certificate != digest or agreement.release != number:
+            raise ValueError(
+                f"agreed must be on release {number} after certificate {digest}, got release {agreement.release} after "
+                f"{agreement.certificate}"
+            )
+        model = copy.copy(self)
+        model._state = replace(self._state, agreed=agreed)
+        return model
+
     # --- release and files ---------------------------------------------------------------------
 
     def release(self) -> Released:
@@ -550,7 +610,10 @@ class NewtonModel(OfTables, WithReading, BaseEstimator):  # type: ignore[misc]
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()
         if "_state" in state:
-            state = {**state, "_state": state["_state"].without_inverse()}  # computed anew when needed
+            kept = replace(state["_state"].without_inverse(), agreed=None)  # an inverse is computed anew when needed
+            state = {**state, "_state": kept}
+            if state.get("_work") is not None:
+                state["_work"] = replace(state["_work"], agreed=None)
         return state
 
     # --- parts of changes ----------------------------------------------------------------------

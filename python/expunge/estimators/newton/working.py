@@ -23,6 +23,7 @@ from expunge.certificates.residual import (
     ResidualModel,
     ResidualNoise,
 )
+from expunge.certificates.residual.agreed_noise import AGREED_CONDITION, AgreedNoise
 from expunge.estimators.newton.tables import TableObjective
 from expunge.runs.exact_noise import with_exact_noise
 from expunge.runs.noise import Normals, os_normals, with_noise
@@ -100,6 +101,8 @@ class Work:
         Root of the data before.
     before_after : BeforeAfter or None
         Guarantee against whoever saw the release before and this one; None if the data did not change.
+    agreed : AgreedNoise or None
+        Where the noise came from, if two parties agreed on it; no file of a model has it.
     """
 
     action: str
@@ -108,6 +111,7 @@ class Work:
     refreshes: int
     before_root: str | None = None
     before_after: BeforeAfter | None = None
+    agreed: AgreedNoise | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,6 +144,8 @@ class Working:
         Of the objective at theta, as computed; None where it is not known.
     noise : ResidualNoise or None
         How the noise of the last release was drawn; None for one of a version that did not say.
+    agreed : AgreedNoise or None
+        Where the next release takes its noise from, instead of the operating system; no file has it.
     ledger_salt : bytes
         32 secret bytes under which ledgers tell of ids: one for the life of the model, in no proof and no evidence.
     """
@@ -157,6 +163,7 @@ class Working:
     inverse: InverseHessian | None = None
     gradient: Float64 | None = None
     noise: ResidualNoise | None = None
+    agreed: AgreedNoise | None = None
     ledger_salt: bytes = field(default_factory=partial(secrets.token_bytes, 32), repr=False)
 
     @classmethod
@@ -220,7 +227,7 @@ class Working:
         number = self._next()
         start, inverse = self._first_step(objective, gone, new)
         found = _polished(objective, start, claim=self.claim, inverse=inverse)
-        released, noise = _released(found.theta, claim=self.claim)
+        released, noise = _released(found.theta, claim=self.claim, agreed=self.agreed)
         kept = self._kept_inverse(found, objective, released)
         refreshes = found.refreshes + (kept is not None and kept is not found.inverse)
         state = replace(
@@ -231,10 +238,11 @@ class Working:
             released=released,
             bound=found.bound,
             release=number,
-            own_conditions=(),
+            own_conditions=_own_conditions(self.agreed),
             inverse=kept,
             gradient=found.gradient,
             noise=noise,
+            agreed=None,
         )
         both = before_after(
             distance=_distance_above(self, state),
@@ -242,7 +250,7 @@ class Working:
             mu=self.claim.mu,
             delta=self.claim.delta,
         )
-        return state, Work(action, n_changed, found.passes, refreshes, self.tree.root, both)
+        return state, Work(action, n_changed, found.passes, refreshes, self.tree.root, both, self.agreed)
 
     def again(self) -> tuple[Working, Work]:
         """Return the state after a further release of the same parameters with new noise.
@@ -252,9 +260,11 @@ class Working:
         RuntimeError
             If the budget of releases is spent.
         """
-        released, noise = _released(self.theta, claim=self.claim)
-        state = replace(self, released=released, release=self._next(), own_conditions=(), noise=noise)
-        return state, Work("release", 0, 0, 0, self.tree.root)
+        number = self._next()
+        released, noise = _released(self.theta, claim=self.claim, agreed=self.agreed)
+        own = _own_conditions(self.agreed)
+        state = replace(self, released=released, release=number, own_conditions=own, noise=noise, agreed=None)
+        return state, Work("release", 0, 0, 0, self.tree.root, agreed=self.agreed)
 
     def quotes(self, positions: NDArray[np.int64]) -> RecordQuotes:
         """Return what deleting each of some records would cost."""
@@ -385,6 +395,7 @@ class Working:
             n_changed=work.n_changed,
             certificate=certificate.digest(),
             before_after=work.before_after,
+            seeds=None if work.agreed is None else work.agreed.seeds,
         )
 
     def _next(self) -> int:
@@ -425,8 +436,17 @@ def _length(objective: Objective) -> float:
     return float(objective.folded(_Longest()))
 
 
-def _released(theta: Float64, *, claim: Claim, normals: Normals | None = None) -> tuple[Float64, ResidualNoise]:
+def _own_conditions(agreed: AgreedNoise | None) -> tuple[str, ...]:
+    return () if agreed is None else (AGREED_CONDITION,)
+
+
+def _released(
+    theta: Float64, *, claim: Claim, normals: Normals | None = None, agreed: AgreedNoise | None = None
+) -> tuple[Float64, ResidualNoise]:
     """Return parameters with noise, and how it was drawn: exactly, unless it has to be that of a seed."""
+    if agreed is not None:
+        released = with_exact_noise(theta, noise_std=claim.noise_std, words=agreed.take())
+        return released, ResidualNoise.of(claim.noise_std, sampler="agreed", agreement=agreed.agreement)
     if normals is None:
         released = with_exact_noise(theta, noise_std=claim.noise_std)
         return released, ResidualNoise.of(claim.noise_std, sampler="exact")
