@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from expunge import NewtonLogisticRegression, NewtonRidge, NewtonRidgeClassifier
+from expunge import CertifiedHead, NewtonLogisticRegression, NewtonRidge, NewtonRidgeClassifier
+from expunge.accounting import PrivateTraining
 
 __all__ = ["newton_calls"]
 
@@ -50,7 +51,37 @@ def newton_calls() -> dict[str, Any]:
             lambda classes, cls=cls: cls(classes=classes).fit(X, LABELS),
             {"classes": np.arange(2)},
         )
+    calls |= network_calls(NewtonLogisticRegression(classes=[0, 1]))
     released = logistic.release()
     for name in ("predict", "decision_function", "predict_proba"):
         calls[f"expunge.estimators.released.ReleasedLogisticRegression.{name}"] = (getattr(released, name), {"X": X})
     return calls
+
+
+def network_calls(head: NewtonLogisticRegression) -> dict[str, Any]:
+    """Return the methods of a network with arrays that they accept."""
+    training = PrivateTraining(
+        clip=1.0, noise_multiplier=9.0, sampling_probability=1.0, n_steps=9, accountant="gdp", room=0.0, seeded=False
+    )
+    name = "expunge.estimators.network.head.CertifiedHead"
+    model = CertifiedHead(np.cos, head, backbone=training).fit(X, LABELS, IDS)
+    one = {"sample_weight": WEIGHTS[:1], "X": X[:1], "y": LABELS[:1]}
+    every = {"X": X, "y": LABELS, "sample_weight": WEIGHTS}
+    return {
+        f"{name}.fit": (
+            CertifiedHead(np.cos, head, backbone=training).fit,
+            {**every, "record_ids": IDS, "in_backbone": LABELS == 0},
+        ),
+        **{
+            f"{name}.{method}": (getattr(model, method), {"X": X})
+            for method in ("transform", "predict", "predict_proba", "decision_function")
+        },
+        f"{name}.score": (model.score, every),
+        f"{name}.quote ids": (model.quote, {"ids": IDS[:2]}),
+        f"{name}.quote rows": (lambda rows: model.quote(rows=rows), {"rows": [0, 1]}),
+        f"{name}.unlearn ids": (model.unlearn, {"ids": IDS[:2]}),
+        f"{name}.unlearn rows": (lambda rows: model.unlearn(rows=rows), {"rows": [0, 1]}),
+        f"{name}.amend ids": (model.amend, {"ids": IDS[:1], **one}),
+        f"{name}.amend rows": (lambda rows: model.amend(rows=rows, y=LABELS[:1]), {"rows": [0]}),
+        f"{name}.add": (model.add, {"record_ids": np.array([7]), **one}),
+    }

@@ -28,6 +28,7 @@ PARTS = {
     "bench_jax": ("jax", ["--models", "mlp", "--repeats", "1"]),
     "bench_langevin": ("langevin", []),
     "bench_mnist_ridge": ("mnist_ridge", ["FOLDER"]),
+    "bench_networks": ("networks", ["FOLDER"]),
     "bench_noise": ("noise", ["--draws", "20000", "--repeats", "1"]),
     "bench_opacus": ("opacus", ["--models", "mlp", "--repeats", "1", "--threads", "1"]),
     "bench_privacy": ("privacy", []),
@@ -49,12 +50,20 @@ NEEDS = {
     "bench_tables": "distributed",
     "bench_training": "torch",
     "bench_before_after": "matplotlib",
+    "bench_networks": "torch",
     "bench_mnist_ridge": "matplotlib",
     "bench_opacus": "opacus",
     "bench_jax": "jax",
 }
 # Benchmarks of noise and bounds, which time nothing, and one that times whole processes.
-TIMELESS = ("bench_before_after", "bench_mnist_ridge", "bench_residual_bounds", "bench_residual_noise", "bench_tables")
+TIMELESS = (
+    "bench_before_after",
+    "bench_mnist_ridge",
+    "bench_networks",
+    "bench_residual_bounds",
+    "bench_residual_noise",
+    "bench_tables",
+)
 # Constants of a script, small.
 SIZES: dict[str, dict[str, Any]] = {
     "bench_before_after": {"NOISE": [1e-6, 1.0], "DELETIONS": 2},
@@ -68,6 +77,7 @@ SIZES: dict[str, dict[str, Any]] = {
         "SENTENCES": 16,
     },
     "bench_mnist_ridge": {"LEARNED": 300, "RUNS": 2},
+    "bench_networks": {"LEARNED": 300, "FILTERS": 2, "HIDDEN": 6, "STEPS": 4, "FORGOTTEN": 3},
     "bench_noise": {"CASES": [(0.7, 0.3)], "SIZES": [100]},
     "bench_privacy": {"SIZE": 500, "ROWS": 20, "PAIRS": 40},
     "bench_records": {"GROUP": 100, "REPEATED": 64},

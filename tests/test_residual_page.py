@@ -18,7 +18,7 @@ from scipy import stats
 from expunge.certificates import VerificationError
 from expunge.certificates.residual import page_of, verify, write_page
 from expunge.certificates.residual.format import BEFORE_AFTER, CANNOT_SHOW
-from expunge.certificates.residual.page import _percent
+from expunge.certificates.residual.page import percent
 from expunge.certificates.residual.pictures import budget_bar, two_laws
 from expunge.ledger import DeletionRequest, Ledger
 from residual_truth import certified, problem
@@ -237,7 +237,7 @@ def test_the_bar_is_full_when_the_budget_is_spent():
 
 @given(mu=st.floats(0, 60))
 def test_how_often_a_guess_is_right_is_rounded_up(mu):
-    shown = float(_percent(mu).removesuffix("%"))
+    shown = float(percent(mu).removesuffix("%"))
     exact = 100 * stats.norm.cdf(mu / 2)
     assert exact - 1e-9 <= shown <= exact + 0.1 + 1e-9
 

@@ -16,6 +16,7 @@ from expunge._version import __version__
 if TYPE_CHECKING:
     from expunge.certificates import Certificate, VerificationError
     from expunge.estimators import (
+        CertifiedHead,
         LangevinRidge,
         LangevinRidgeClassifier,
         NewtonLogisticRegression,
@@ -29,10 +30,12 @@ if TYPE_CHECKING:
         ReleasedRidgeClassifier,
         Unlearned,
         Updated,
+        UpdatedNetwork,
     )
 
 __all__ = [
     "Certificate",
+    "CertifiedHead",
     "DeviceError",
     "LangevinRidge",
     "LangevinRidgeClassifier",
@@ -47,6 +50,7 @@ __all__ = [
     "ReleasedRidgeClassifier",
     "Unlearned",
     "Updated",
+    "UpdatedNetwork",
     "VerificationError",
     "__version__",
     "get_include",

@@ -9,6 +9,7 @@ from expunge.accounting.discrete_gaussian import DiscreteGaussian
 from expunge.accounting.dp_sgd import dp_sgd_epsilon, dp_sgd_mu, dp_sgd_noise_multiplier
 from expunge.accounting.gaussian_pair import GaussianPair, PrivacyProfile
 from expunge.accounting.gdp import gdp_delta, gdp_epsilon, gdp_mu
+from expunge.accounting.private_training import PrivateTraining
 from expunge.accounting.rdp import (
     AssumedNoiseLoss,
     CompositionRDP,
@@ -47,6 +48,7 @@ __all__ = [
     "LogFit",
     "NoiseSensitivity",
     "PrivacyProfile",
+    "PrivateTraining",
     "RenyiFilter",
     "StepCost",
     "UnlearningSteps",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from scipy import stats
 
 from expunge._errors import how_to_install
 from expunge._validate import choice, count, number
@@ -17,7 +18,7 @@ from expunge.accounting._broadcast import Float64
 from expunge.accounting._float_mode import ieee_arithmetic
 from expunge.accounting.gdp import gdp_epsilon, gdp_mu
 from expunge.accounting.rdp.conversion import rdp_to_epsilon
-from expunge.accounting.rdp.sampled_gaussian import sampled_gaussian_rdp
+from expunge.accounting.rdp.sampled_groups import sampled_group_rdp
 
 __all__ = ["dp_sgd_epsilon", "dp_sgd_mu", "dp_sgd_noise_multiplier"]
 
@@ -27,7 +28,7 @@ _MOST = 1e12
 
 
 @ieee_arithmetic
-def dp_sgd_mu(*, noise_multiplier: float, n_steps: int, mu: float = 0.0) -> float:
+def dp_sgd_mu(*, noise_multiplier: float, n_steps: int, mu: float = 0.0, group_size: int = 1) -> float:
     """Return the GDP parameter of training by full batches, rounded up: ``sqrt(n_steps) / noise_multiplier``.
 
     Parameters
@@ -38,11 +39,14 @@ def dp_sgd_mu(*, noise_multiplier: float, n_steps: int, mu: float = 0.0) -> floa
         >= 1.
     mu : float
         Of what else is released, and depends on the same records: ``sqrt(n_steps / noise_multiplier^2 + mu^2)``.
+    group_size : int
+        Records that are there or not together, >= 1; they move a step by at most as many times as far. ``mu`` is then
+        that of the group.
 
     Returns
     -------
     float
-        Of one record; for a group of k, k times as much.
+        ``sqrt(group_size^2 n_steps / noise_multiplier^2 + mu^2)``.
 
     Raises
     ------
@@ -63,7 +67,10 @@ def dp_sgd_mu(*, noise_multiplier: float, n_steps: int, mu: float = 0.0) -> floa
     0.5
     """
     multiplier = number("noise_multiplier", noise_multiplier, low=0.0, open_low=True)
+    size = count("group_size", group_size, low=1)
     of_training = math.sqrt(count("n_steps", n_steps, low=1)) / multiplier * _UP
+    if size > 1:
+        of_training *= size * _UP
     beside = number("mu", mu, low=0.0)
     found = math.hypot(of_training, beside) * _UP if beside else of_training
     if math.isinf(found):
@@ -80,6 +87,7 @@ def dp_sgd_epsilon(
     n_steps: int,
     mu: float = 0.0,
     accountant: str = "rdp",
+    group_size: int = 1,
 ) -> float:
     """Return the epsilon that training gives at ``delta``, rounded up.
 
@@ -99,6 +107,9 @@ def dp_sgd_epsilon(
     accountant : {"rdp", "pld"}
         For Poisson batches: Renyi divergences, or the privacy loss distribution of the package dp-accounting (extra
         ``dp``), which is tighter. Its discretization is pessimistic; how it rounds is that package's.
+    group_size : int
+        Records that are there or not together, >= 1; ``mu`` is then that of the group. Poisson batches hold a binomial
+        number of them.
 
     Returns
     -------
@@ -123,6 +134,8 @@ def dp_sgd_epsilon(
     -----
     Full batches: GDP composition (1905.02383). Poisson batches: the sampled Gaussian's Renyi divergences
     ([MTZ19, arXiv 1908.10530]) add up over steps, and with ``order mu^2 / 2``; conversion by [CKS20, arXiv 2004.00010].
+    Groups in Poisson batches: a mixture of Gaussians, one for each number of sampled members, whose divergence is
+    bounded or whose loss distribution is dp-accounting's (Charles et al., arXiv 2407.07737).
 
     Examples
     --------
@@ -138,31 +151,41 @@ def dp_sgd_epsilon(
     steps = count("n_steps", n_steps, low=1)
     beside = number("mu", mu, low=0.0)
     how = choice("accountant", accountant, ("rdp", "pld"))
+    size = count("group_size", group_size, low=1)
     if rate == 1.0:
-        return float(gdp_epsilon(dp_sgd_mu(noise_multiplier=multiplier, n_steps=steps, mu=beside), goal))
+        whole = dp_sgd_mu(noise_multiplier=multiplier, n_steps=steps, mu=beside, group_size=size)
+        return float(gdp_epsilon(whole, goal))
     if rate == 0.0:
         return float(gdp_epsilon(beside, goal))
     if how == "pld":
-        return _by_loss_distribution(multiplier, rate, steps, beside, goal)
+        return _by_loss_distribution(multiplier, rate, steps, beside, goal, size)
 
     def divergence(orders: Float64) -> Float64:
-        of_training = steps * np.asarray(sampled_gaussian_rdp(orders, multiplier, rate), dtype=np.float64)
+        step = sampled_group_rdp(orders, noise_multiplier=multiplier, sampling_probability=rate, group_size=size)
         with np.errstate(over="ignore"):
+            of_training = steps * step
             return (of_training + 0.5 * orders * beside**2) * _UP
 
     # A sampled step is a mixture of a full one and of none: full batches dominate it, and are exact.
-    of_full_batches = float(gdp_epsilon(dp_sgd_mu(noise_multiplier=multiplier, n_steps=steps, mu=beside), goal))
+    whole = dp_sgd_mu(noise_multiplier=multiplier, n_steps=steps, mu=beside, group_size=size)
+    of_full_batches = float(gdp_epsilon(whole, goal))
     return min(float(rdp_to_epsilon(divergence, None, goal)), of_full_batches)
 
 
-def _by_loss_distribution(multiplier: float, rate: float, steps: int, mu: float, delta: float) -> float:
+def _by_loss_distribution(multiplier: float, rate: float, steps: int, mu: float, delta: float, size: int) -> float:
     try:
         import dp_accounting
+        from dp_accounting.dp_event import MixtureOfGaussiansDpEvent
         from dp_accounting.pld import PLDAccountant
     except ImportError as error:
         raise ImportError(f'accountant="pld" needs dp-accounting: {how_to_install("dp")}') from error
     accountant = PLDAccountant()
-    accountant.compose(dp_accounting.PoissonSampledDpEvent(rate, dp_accounting.GaussianDpEvent(multiplier)), steps)
+    if size == 1:
+        step = dp_accounting.PoissonSampledDpEvent(rate, dp_accounting.GaussianDpEvent(multiplier))
+    else:
+        sampled = np.arange(size + 1)
+        step = MixtureOfGaussiansDpEvent(multiplier, sampled, stats.binom.pmf(sampled, size, rate))
+    accountant.compose(step, steps)
     if mu:
         accountant.compose(dp_accounting.GaussianDpEvent(1.0 / mu))
     return float(accountant.get_epsilon(delta))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 
 from expunge.certificates.certificate import Certificate
+from expunge.certificates.network.certificate import NetworkCertificate
+from expunge.certificates.network.format import FORMAT as NETWORK
 from expunge.certificates.residual.certificate import ResidualCertificate
 from expunge.certificates.residual.format import FORMAT
 from expunge.certificates.signed import json_values, text_of
@@ -12,7 +14,7 @@ from expunge.certificates.signed import json_values, text_of
 __all__ = ["load"]
 
 
-def load(path: str | os.PathLike[str]) -> Certificate | ResidualCertificate:
+def load(path: str | os.PathLike[str]) -> Certificate | ResidualCertificate | NetworkCertificate:
     """Return the certificate in a file, of the class that its format names.
 
     Raises
@@ -35,6 +37,9 @@ def load(path: str | os.PathLike[str]) -> Certificate | ResidualCertificate:
     """
     text = text_of(path)
     values = json_values(text)
-    if isinstance(values, dict) and values.get("format") == FORMAT:
+    named = values.get("format") if isinstance(values, dict) else None
+    if named == NETWORK:
+        return NetworkCertificate.from_json(text)
+    if named == FORMAT:
         return ResidualCertificate.from_json(text)
     return Certificate.from_json(text)

@@ -13,12 +13,14 @@ __all__ = [
     "load_evidence",
     "load_evidence_and_model",
     "load_model",
+    "load_network_evidence",
     "model_digests",
     "overwrite_option",
     "parse_indices",
 ]
 
 if TYPE_CHECKING:
+    from expunge.certificates.network import NetworkEvidence
     from expunge.certificates.residual import ResidualEvidence
     from expunge.estimators import (
         LangevinRidge,
@@ -90,6 +92,23 @@ def load_evidence_and_model(path: str) -> tuple[ResidualEvidence, Newton | None]
     if not isinstance(model, NewtonModel):
         raise FileFormatError(f"{path}: a {type(model).__name__} has no evidence: its certificate holds everything")
     return model.evidence_, model
+
+
+def load_network_evidence(path: str) -> NetworkEvidence:
+    """Return the evidence of a network in a file: one of evidence, or a working model, which has its last one."""
+    from expunge.certificates.network import NetworkEvidence
+    from expunge.estimators import CertifiedHead
+    from expunge.estimators._storage import load_any
+
+    try:
+        return NetworkEvidence.load(path)
+    except FileFormatError as error:
+        said = error
+    try:
+        model: CertifiedHead = load_any(path, working={"CertifiedHead": CertifiedHead}, released={})
+    except FileFormatError:
+        raise FileFormatError(f"{path}: neither evidence nor a working model of a network: {said}") from None
+    return model.evidence_
 
 
 def model_digests(model: Working | Released) -> list[str]:

@@ -39,11 +39,12 @@ def report(
 ) -> None:
     """Write the page an auditor reads about the last of CERTIFICATES.
 
-    One HTML file that loads nothing. CERTIFICATES are by residual, of one model, in the order of their releases. With
-    --data the last is verified, and the page says so; exit code 1 if it does not hold.
+    One HTML file that loads nothing. CERTIFICATES are by residual or of a network, of one model, in the order of their
+    releases. With --data the last is verified, and the page says so; exit code 1 if it does not hold.
     """
-    from expunge.certificates import Certificate, VerificationError, load, load_public_key
-    from expunge.certificates.residual import ResidualCertificate, page_of
+    from expunge.certificates import Certificate, VerificationError, load, load_public_key, network, residual
+    from expunge.certificates.network import NetworkCertificate, NetworkReport
+    from expunge.certificates.residual import ResidualCertificate, ResidualReport
     from expunge.ledger import Ledger, LedgerError, ResidualEntry
 
     check_ending(output, (".html", ".htm"))
@@ -57,7 +58,7 @@ def report(
         for option in given_options(("evidence", "model", *reading)):
             raise ValueError(f"{option} goes with --data: without the data nothing is verified")
     key = None if public_key is None else load_public_key(public_key)
-    proofs: list[ResidualCertificate] = []
+    proofs: list[ResidualCertificate | NetworkCertificate] = []
     for place in certificates:
         proof = load(place)
         if isinstance(proof, Certificate):
@@ -74,7 +75,16 @@ def report(
         entries = () if ledger_path is None else Ledger(ledger_path).entries()
         if not all(isinstance(one, ResidualEntry) for one in entries):
             raise ValueError(f"{ledger_path}: must be the ledger of a model by computed residual, got a Langevin run's")
-        page = page_of(proofs, entries=[one for one in entries if isinstance(one, ResidualEntry)], report=found)
+        lines = [one for one in entries if isinstance(one, ResidualEntry)]
+        networks = [one for one in proofs if isinstance(one, NetworkCertificate)]
+        heads = [one for one in proofs if isinstance(one, ResidualCertificate)]
+        if networks and heads:
+            raise ValueError("CERTIFICATES must be of one model, got some of a network and some of a head by itself")
+        if networks:
+            of_network = found if isinstance(found, NetworkReport) else None
+            page = network.page_of(networks, entries=lines, report=of_network)
+        else:
+            page = residual.page_of(heads, entries=lines, report=found if isinstance(found, ResidualReport) else None)
     except (VerificationError, LedgerError) as error:
         refuse(error)
         return

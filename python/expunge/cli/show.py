@@ -9,7 +9,8 @@ import click
 import numpy as np
 
 from expunge._errors import counted
-from expunge.cli.files import load_evidence_and_model
+from expunge._files import FileFormatError
+from expunge.cli.files import load_evidence_and_model, load_network_evidence
 from expunge.cli.newton import holds_no_rows
 from expunge.cli.records import ledger_lines, refuse
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
     from expunge.certificates import Certificate
+    from expunge.certificates.network import NetworkCertificate, NetworkEvidence
     from expunge.certificates.residual import AbsenceProof, MembershipProof, ResidualCertificate, ResidualEvidence
     from expunge.cli.files import Newton
 
@@ -39,7 +41,7 @@ def show(certificate: str, public_key: str | None) -> None:
     key = None if public_key is None else load_public_key(public_key)
     lines: list[str] | None = None
     if Path(certificate).suffix.lower() == ".npz":
-        lines = _evidence_lines(*load_evidence_and_model(certificate))
+        lines = _archive_lines(certificate)
     elif _is_ledger(certificate):
         lines = ledger_lines(certificate)
     elif (proof := _proof(certificate)) is not None:
@@ -53,7 +55,7 @@ def show(certificate: str, public_key: str | None) -> None:
         click.echo(line)
 
 
-def _certificate(proof: Certificate | ResidualCertificate, key: Ed25519PublicKey | None) -> None:
+def _certificate(proof: Certificate | ResidualCertificate | NetworkCertificate, key: Ed25519PublicKey | None) -> None:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
     from expunge.certificates import VerificationError
@@ -101,6 +103,26 @@ def _proof_lines(proof: AbsenceProof | MembershipProof) -> list[str]:
         f"  shows: {proof.shows}",
         *(f"  limits: {text}" for text in proof.does_not_show),
         "  not checked against a certificate: expunge absence does that",
+    ]
+
+
+def _archive_lines(path: str) -> list[str]:
+    """Return what evidence or a working model says, of a head by itself or of a network."""
+    try:
+        return _evidence_lines(*load_evidence_and_model(path))
+    except FileFormatError as error:
+        try:
+            return _network_lines(load_network_evidence(path))
+        except FileFormatError:
+            raise error from None
+
+
+def _network_lines(evidence: NetworkEvidence) -> list[str]:
+    return [
+        f"evidence of the network's certificate {evidence.certificate} (confidential)",
+        f"  backbone trained with {counted(evidence.n_trained, 'record')} of the first fit, of which "
+        f"{evidence.n_deleted:,} left or were corrected",
+        *_evidence_lines(evidence.head, None),
     ]
 
 

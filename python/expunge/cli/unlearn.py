@@ -118,6 +118,7 @@ def unlearn(
     say. Its rows stay there until you write it without them. That of a Langevin model is in the order of the fit.
     """
     from expunge.certificates import Certificate, load
+    from expunge.certificates.residual import ResidualCertificate
     from expunge.cli.requests import read_whom
     from expunge.estimators._storage import released_bytes, working_bytes
     from expunge.estimators.newton.base import NewtonModel
@@ -143,7 +144,7 @@ def unlearn(
         if isinstance(finished, Certificate):
             _say(finished, load_model(output), output, certificate, released, ledger_path)
         else:
-            say_release(finished, outputs, ledger=ledger_path)
+            say_release(ResidualCertificate.load(certificate), outputs, ledger=ledger_path)
         return
     before = load_model(model)
     asked: dict[str, Any] = {

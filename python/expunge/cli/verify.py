@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from expunge.cli.cluster import scheduler_option
-from expunge.cli.files import load_evidence_and_model, load_model
+from expunge.cli.files import load_evidence_and_model, load_model, load_network_evidence
 from expunge.cli.reading import data_options, known_from
 from expunge.cli.records import refuse
 from expunge.cli.streaming import Streamed, read_together
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
     from expunge.certificates import Policy
-    from expunge.certificates.residual import ResidualCertificate, ResidualReport
+    from expunge.certificates.network import NetworkCertificate, NetworkEvidence, NetworkReport
+    from expunge.certificates.residual import ResidualCertificate, ResidualEvidence, ResidualReport
     from expunge.cli.files import Released, Working
 
 __all__ = ["verified", "verify"]
@@ -37,7 +38,7 @@ _ALL_ROWS = "; a Langevin run is verified on the data of its fit, rows deleted s
 @click.option(
     "--evidence",
     type=click.Path(),
-    help="The evidence of a certificate by residual; or the working model, as it has it.",
+    help="The evidence of a certificate by residual or of a network; or the working model, as it has it.",
 )
 @click.option("--model", type=click.Path(), help="The released or working model, to be compared with the certificate.")
 @click.option("--public-key", type=click.Path(), help="Whose signature is required (PEM).")
@@ -74,9 +75,9 @@ def verify(
     """Recompute the claim of CERTIFICATE from DATA, one or several tables. Exit code 1 if it does not hold.
 
     DATA of a certificate by residual are the data as they now stand: no deleted row is needed, and --evidence is. DATA
-    of a Langevin run are those of fit, deleted rows included. Folders and addresses are read once, in blocks. A working
-    or released model, by --model or --evidence, knows how the table of fit was read; without one, say so by the options
-    of fit.
+    of a network's certificate are the features of these, as its head was fitted to them. DATA of a Langevin run are
+    those of fit, deleted rows included. Folders and addresses are read once, in blocks. A working or released model, by
+    --model or --evidence, knows how the table of fit was read; without one, say so by the options of fit.
     """
     from expunge.certificates import Certificate, Policy, UndecidedError, VerificationError, load, load_public_key
 
@@ -94,7 +95,7 @@ def verify(
     proof = load(certificate)
     if not isinstance(proof, Certificate):
         if budget is not None:
-            raise ValueError("--budget is for Langevin runs: a certificate by residual takes one pass over the data")
+            raise ValueError("--budget is for Langevin runs: other certificates take one pass over the data")
         found = verified(
             proof, data, evidence, released, model=model, key=key, policy=policy, reading=reading, prove=prove
         )
@@ -145,7 +146,7 @@ def _how(reader: Working | Released | None) -> str:
 
 
 def verified(
-    proof: ResidualCertificate,
+    proof: ResidualCertificate | NetworkCertificate,
     data: Sequence[str],
     evidence: str | None,
     released: Working | Released | None,
@@ -155,23 +156,30 @@ def verified(
     policy: Policy | None,
     reading: dict[str, Any],
     prove: bool = False,
-) -> ResidualReport:
-    """Return the report on a certificate by residual, held against data in files; exit with code 1 if refuted.
+) -> ResidualReport | NetworkReport:
+    """Return the report on a certificate by residual or of a network, held against data; exit with 1 if refuted.
 
     With ``prove`` its claim is proved in ball arithmetic too; the exit code is 3 where that decides nothing.
     """
     from expunge.certificates import UndecidedError, VerificationError
+    from expunge.certificates.network import NetworkCertificate
+    from expunge.certificates.network import verify as verify_network
     from expunge.certificates.residual import verify as verify_residual
     from expunge.estimators.newton.base import NewtonModel
 
     place = evidence or (model if isinstance(released, NewtonModel) else None)
     if place is None:
         raise ValueError("--evidence must be given: a certificate by residual is verified with its confidential part")
-    known, working = load_evidence_and_model(place)
-    reader = working if released is None else released
+    known: ResidualEvidence | NetworkEvidence
+    if isinstance(proof, NetworkCertificate):
+        known, reader, head = load_network_evidence(place), released, proof.head
+    else:
+        known, working = load_evidence_and_model(place)
+        reader, head = working if released is None else released, proof
+    check: Any = verify_network if isinstance(proof, NetworkCertificate) else verify_residual
     records, task = read_together(
         data,
-        task="regress" if proof.model.classes is None else "classify",
+        task="regress" if head.model.classes is None else "classify",
         told=True,
         with_weights=True,
         **_known(reader),
@@ -182,7 +190,7 @@ def verified(
         if policy is not None:
             policy.check(proof)
         if isinstance(records, Streamed):
-            return verify_residual(
+            streamed: ResidualReport | NetworkReport = check(
                 proof,
                 records.table,
                 evidence=known,
@@ -191,7 +199,8 @@ def verified(
                 public_key=key,
                 proof=prove,
             )
-        return verify_residual(
+            return streamed
+        found: ResidualReport | NetworkReport = check(
             proof,
             records.X,
             task.y,
@@ -202,13 +211,14 @@ def verified(
             public_key=key,
             proof=prove,
         )
+        return found
     except UndecidedError as error:
         _undecided(error)
     except VerificationError as error:
         more = ""
         if isinstance(records, Streamed) and "additional" in str(error):
             more = "; if they were deleted, verify the table without them (purge --rewrite)"
-        elif error.field in ("digests.data", "model.n_features"):
+        elif error.field.removeprefix("head.") in ("digests.data", "model.n_features"):
             more = _how(reader)
         refuse(f"{error}{more}")
         raise

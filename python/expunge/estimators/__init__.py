@@ -1,5 +1,6 @@
 """scikit-learn estimators that learn, quote and unlearn."""
 
+from expunge.estimators.network import CertifiedHead, UpdatedNetwork
 from expunge.estimators.newton import (
     NewtonLogisticRegression,
     NewtonQuote,
@@ -13,6 +14,7 @@ from expunge.estimators.released import ReleasedLogisticRegression, ReleasedRidg
 from expunge.estimators.ridge import LangevinRidge, LangevinRidgeClassifier, Unlearned
 
 __all__ = [
+    "CertifiedHead",
     "LangevinRidge",
     "LangevinRidgeClassifier",
     "NewtonLogisticRegression",
@@ -26,4 +28,5 @@ __all__ = [
     "ReleasedRidgeClassifier",
     "Unlearned",
     "Updated",
+    "UpdatedNetwork",
 ]

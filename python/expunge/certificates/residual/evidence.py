@@ -212,10 +212,10 @@ class ResidualEvidence:
             "ids_are": "text" if self.ids.dtype.kind == "U" else "numbers",
         }
 
-    def to_bytes(self) -> bytes:
-        """Return the content of the file: an ``.npz`` archive without pickles that carries its own digest."""
+    def to_arrays(self) -> dict[str, AnyArray]:
+        """Return everything as arrays by name, of plain dtypes; `of_arrays` reads them."""
         big = self.ids.dtype.kind == "O"  # integers beyond 64 bits travel as text
-        arrays: dict[str, Any] = {
+        arrays: dict[str, AnyArray] = {
             "facts": np.array(json.dumps(self._facts(), allow_nan=False)),
             "theta": self.theta,
             "residual_bound": np.array(self.residual_bound),
@@ -226,8 +226,13 @@ class ResidualEvidence:
         }
         if self.seeds is not None:
             arrays["seeds"] = np.frombuffer(b"".join(seed.value for seed in self.seeds), dtype=np.uint8).reshape(2, -1)
+        return arrays
+
+    def to_bytes(self) -> bytes:
+        """Return the content of the file: an ``.npz`` archive without pickles that carries its own digest."""
+        plain: dict[str, Any] = self.to_arrays()
         buffer = io.BytesIO()
-        np.savez(buffer, **arrays)  # of plain dtypes: nothing is pickled
+        np.savez(buffer, **plain)  # of plain dtypes: nothing is pickled
         return sealed(buffer.getvalue())
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
@@ -259,6 +264,18 @@ class ResidualEvidence:
                 raise FileFormatError("carries no digest of its own: something else wrote it")
         except FileFormatError as error:
             raise FileFormatError(f"path: the evidence at {path} {error}") from None
+        return cls.of_arrays(arrays)
+
+    @classmethod
+    def of_arrays(cls: type[Self], given: dict[str, AnyArray]) -> Self:
+        """Return the evidence of arrays that `to_arrays` gave.
+
+        Raises
+        ------
+        CertificateError
+            Naming the field that is missing or wrong.
+        """
+        arrays: dict[str, Any] = dict(given)
         for name, kinds in _ARRAYS.items():
             if name not in arrays and name in _OPTIONAL:
                 continue

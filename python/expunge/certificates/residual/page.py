@@ -18,7 +18,7 @@ from expunge.certificates.residual.pictures import budget_bar, two_laws
 from expunge.certificates.residual.verification import ResidualReport
 from expunge.runs.residual.claim import REFERENCES
 
-__all__ = ["page_of", "write_page"]
+__all__ = ["factor", "hashed", "page_of", "page_sections", "percent", "shown_time", "standing_marks", "write_page"]
 
 _DONE = {
     "fit": "A model was made and released for the first time.",
@@ -72,6 +72,19 @@ def page_of(
     >>> "release 1 of 100" in page_of([certificate])
     True
     """
+    return html_page(*page_sections(certificates, entries=entries, report=report))
+
+
+def page_sections(
+    certificates: Sequence[ResidualCertificate], *, entries: Sequence[Line] = (), report: ResidualReport | None = None
+) -> tuple[str, list[str]]:
+    """Return the title of the page and what is on it: heading, marks, a first paragraph, and the sections.
+
+    Raises
+    ------
+    VerificationError, ValueError
+        As `page_of`.
+    """
     _check_one_model(certificates)
     c = certificates[-1]
     mine = next((line for line in entries if line.certificate == c.digest()), None)
@@ -80,15 +93,12 @@ def page_of(
     if report is not None and report.certificate != c.digest():
         raise ValueError("report must be about the last certificate, got one about another")
     title = f"{c.model.estimator}: release {c.release:,} of {c.releases:,}"
-    marks = [_mark(c.status, kind="good" if c.certified else "")]
-    marks.append(_mark(f"release {c.release:,} of {c.releases:,}", kind="plain"))
-    marks.append(_mark("signed", kind="good") if c.signature is not None else _mark("not signed"))
-    if report is not None:
-        marks.append(_mark("verified on the data", kind="good"))
-    lines = [
+    marks = standing_marks(c.status, signed=c.signature is not None, verified=report is not None)
+    marks.insert(1, _mark(f"release {c.release:,} of {c.releases:,}", kind="plain"))
+    return title, [
         f"<h1>{escape(title)}</h1>",
         f"<p>{''.join(marks)}</p>",
-        f'<p class="lead">{escape(_done(c, mine))} Issued {_time(c.issued_at)} UTC by expunge '
+        f'<p class="lead">{escape(_done(c, mine))} Issued {shown_time(c.issued_at)} UTC by expunge '
         f"{escape(c.library_version)}, about {counted(c.n_records, 'record')} as they now stand.</p>",
         *_asked(entries, c),
         *_what_was_done(c),
@@ -99,7 +109,6 @@ def page_of(
         *_ledger(entries),
         *_digests(certificates),
     ]
-    return html_page(title, lines)
 
 
 def write_page(
@@ -150,11 +159,19 @@ def _check_one_model(certificates: Sequence[ResidualCertificate]) -> None:
             )
 
 
+def standing_marks(status: str, *, signed: bool, verified: bool) -> list[str]:
+    """Return the marks of a page: status, signature, and whether the claim was verified for it."""
+    marks = [_mark(status, kind="good" if status == "certified" else "")]
+    marks.append(_mark("signed", kind="good") if signed else _mark("not signed"))
+    return [*marks, _mark("verified on the data", kind="good")] if verified else marks
+
+
 def _mark(text: str, *, kind: str = "") -> str:
     return f'<span class="mark {kind}">{escape(text)}</span>'
 
 
-def _time(text: str) -> str:
+def shown_time(text: str) -> str:
+    """Return a time as it is printed."""
     return escape(text.replace("T", " ").removesuffix("Z"))
 
 
@@ -177,10 +194,10 @@ def _asked(entries: Sequence[Line], c: ResidualCertificate) -> Iterator[str]:
         (
             escape(request.number or "without a number"),
             escape(request.date or "not recorded"),
-            _time(line.time),
+            shown_time(line.time),
             escape(_ASKED.get(line.action, line.action)),
             "this one" if line.certificate == c.digest() else f"release {line.release:,}",
-            _hash(request.id[:16]) if request.id else "not named",
+            hashed(request.id[:16]) if request.id else "not named",
         )
         for line in entries
         for request in line.requests
@@ -228,8 +245,8 @@ def _guaranteed(c: ResidualCertificate) -> Iterator[str]:
         f'<div class="box holds"><p>Suppose somebody sees this release and every later one, as many as the budget '
         f"allows, and must tell whether they come from this model or from {other} - which never knew a record that was "
         f"deleted, nor a value that was corrected. By tossing a coin they would be right in 50% of cases. "
-        f"<strong>With everything that these releases show they are right in at most {_percent(whole)}.</strong> "
-        f"With this release alone: at most {_percent(one)}.</p></div>"
+        f"<strong>With everything that these releases show they are right in at most {percent(whole)}.</strong> "
+        f"With this release alone: at most {percent(one)}.</p></div>"
     )
     yield (
         f'<figure>{two_laws(whole)}<figcaption>How alike the two are. <span class="key"></span>never knew the record, '
@@ -239,7 +256,7 @@ def _guaranteed(c: ResidualCertificate) -> Iterator[str]:
     yield (
         f"<p>In the terms of differential privacy: all these releases together are (epsilon, delta)-indistinguishable "
         f"from it, in both directions, at epsilon = {c.epsilon:g} and delta = {c.delta:g}. The probability of whatever "
-        f"anybody could conclude changes by a factor of at most {_factor(c.epsilon)}, and by {c.delta:g} besides.</p>"
+        f"anybody could conclude changes by a factor of at most {factor(c.epsilon)}, and by {c.delta:g} besides.</p>"
     )
     yield "<p>It holds whatever happened before, also if requests were made in reaction to earlier releases.</p>"
     if c.conditions:
@@ -311,35 +328,36 @@ def _ledger(entries: Sequence[Line]) -> Iterator[str]:
     if not entries:
         return
     yield "<h2>Ledger</h2>"
-    head = ("entry", "time (UTC)", "what", "records since", "release", "status", "hash of the line")
+    columns = ("entry", "time (UTC)", "what", "records since", "release", "status", "hash of the line")
     yield html_table(
         [
             (
                 str(line.entry),
-                _time(line.time),
+                shown_time(line.time),
                 escape(_ASKED.get(line.action, line.action)),
                 f"{line.n_records:,}",
                 f"{line.release:,}",
                 escape(line.status),
-                _hash(line.hash[:16]),
+                hashed(line.hash[:16]),
             )
             for line in entries
         ],
-        head=head,
+        head=columns,
     )
-    yield f"<p>Head of the chain: {_hash(entries[-1].hash)}<br>Kept elsewhere, it shows whether entries go missing.</p>"
+    head = hashed(entries[-1].hash)
+    yield f"<p>Head of the chain: {head}<br>Kept elsewhere, it shows whether entries go missing.</p>"
 
 
 def _digests(certificates: Sequence[ResidualCertificate]) -> Iterator[str]:
     """Yield every digest in full."""
     c = certificates[-1]
     rows = [
-        ("certificate", _hash(c.digest())),
-        ("data now", _hash(c.digests.data)),
-        ("data before", _hash(c.digests.data_before) if c.digests.data_before else "none"),
-        ("released model", _hash(c.digests.released)),
-        ("signing key", _hash(c.signature.public_key) if c.signature is not None else "none"),
-        *((f"certificate of release {one.release:,}", _hash(one.digest())) for one in certificates[:-1]),
+        ("certificate", hashed(c.digest())),
+        ("data now", hashed(c.digests.data)),
+        ("data before", hashed(c.digests.data_before) if c.digests.data_before else "none"),
+        ("released model", hashed(c.digests.released)),
+        ("signing key", hashed(c.signature.public_key) if c.signature is not None else "none"),
+        *((f"certificate of release {one.release:,}", hashed(one.digest())) for one in certificates[:-1]),
     ]
     yield "<h2>Digests</h2>"
     yield html_table(rows)
@@ -349,16 +367,18 @@ def _digests(certificates: Sequence[ResidualCertificate]) -> Iterator[str]:
     )
 
 
-def _hash(text: str) -> str:
+def hashed(text: str) -> str:
+    """Return a digest as it is printed."""
     return f'<span class="hash">{escape(text)}</span>'
 
 
-def _percent(mu: float) -> str:
+def percent(mu: float) -> str:
     """Return how often the better of two guesses is right, rounded up."""
     share = 100 * 0.5 * (1 + math.erf(mu / 2 / math.sqrt(2)))
     digits = 1 if share >= 50.05 else 3
     return f"{min(100.0, math.ceil(share * 10**digits) / 10**digits):.{digits}f}%"
 
 
-def _factor(epsilon: float) -> str:
+def factor(epsilon: float) -> str:
+    """Return ``e^epsilon`` as it is printed, rounded up where it is a number."""
     return f"{math.ceil(100 * math.exp(epsilon)) / 100:.2f}" if epsilon < 15 else f"e<sup>{epsilon:g}</sup>"

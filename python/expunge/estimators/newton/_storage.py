@@ -24,7 +24,7 @@ from expunge.runs.residual import Objective, Rows
 from expunge.runs.residual.answers import Answers
 from expunge.runs.residual.claim import BeforeAfter
 
-__all__ = ["load", "save", "working", "working_bytes"]
+__all__ = ["load", "save", "working", "working_bytes", "working_parts"]
 
 _FORMAT = "newton-1"
 _OF_TABLES = "newton-tables-1"  # without the records, which stay in their tables
@@ -45,6 +45,11 @@ def load(cls: type[Any], path: str | Path) -> Any:
 
 def working_bytes(model: Any) -> bytes:
     """Return the file of a working model."""
+    return _storage.sealed_bytes(*working_parts(model))
+
+
+def working_parts(model: Any) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """Return the header and the arrays of the file of a working model."""
     state: Working = model._state
     work: Work = model._work
     tree, layout = state.tree, state.layout
@@ -97,7 +102,7 @@ def working_bytes(model: Any) -> bytes:
         header["feature_names"] = model.feature_names_in_.tolist()
     if model._reading is not None:
         header["reading"] = model._reading.to_dict()
-    return _storage.sealed_bytes(header, arrays)
+    return header, arrays
 
 
 def working(cls: type[Any], path: str | Path, header: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Any:

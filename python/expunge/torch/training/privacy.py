@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from expunge._types import JsonObject
-from expunge._validate import choice, count, number
-from expunge.accounting import dp_sgd_epsilon, dp_sgd_mu, dp_sgd_noise_multiplier, gdp_epsilon
+from expunge._validate import choice, number
+from expunge.accounting import PrivateTraining, dp_sgd_noise_multiplier
 
 __all__ = ["Privacy", "TrainingPrivacy"]
 
@@ -137,26 +137,24 @@ class TrainingPrivacy:
     @property
     def mu(self) -> float | None:
         """GDP parameter of a run with full batches, None for Poisson batches."""
-        if self.sampling_probability < 1.0:
-            return None
-        return dp_sgd_mu(noise_multiplier=self.noise_multiplier, n_steps=self.n_steps)
+        return self.mechanism.mu() if self.sampling_probability == 1.0 else None
 
     @property
     def conditions(self) -> tuple[str, ...]:
         """Assumptions that the claim rests on, in words."""
-        given = (
-            "the seed that was given stays secret, and was used for nothing else"
-            if self.seeded
-            else "the seed that the operating system drew is unknown to others"
-        )
-        return (
-            given + "; pseudorandom numbers cannot be told from random ones",
-            "floating-point arithmetic is taken for that of real numbers, but for norms, which have room for a "
-            f"relative error of {self.room:g}",
-            "an item of the dataset is made of its own record alone, and what model and loss do with it depends on no "
-            "other, for which only a few were compared",
-            "the initial weights, the number of steps, the batch size over the number of records and every other "
-            "constant were chosen without the records",
+        return self.mechanism.conditions
+
+    @property
+    def mechanism(self) -> PrivateTraining:
+        """Constants of the training, as joint claims and certificates take them."""
+        return PrivateTraining(
+            clip=self.clip,
+            noise_multiplier=self.noise_multiplier,
+            sampling_probability=self.sampling_probability,
+            n_steps=self.n_steps,
+            accountant=self.accountant,
+            room=self.room,
+            seeded=self.seeded,
         )
 
     def noise_std(self, *, step_size: float, batch_size: int) -> float:
@@ -165,7 +163,7 @@ class TrainingPrivacy:
             self.noise_multiplier * self.clip * (1.0 + self.room) * step_size / batch_size * (1.0 + 1e-14), math.inf
         )
 
-    def joint_epsilon(self, *, mu: float, delta: float | None = None) -> float:
+    def joint_epsilon(self, *, mu: float, delta: float | None = None, size: int = 1) -> float:
         """Return the epsilon of the weights together with another mu-GDP release of the same records, rounded up.
 
         Parameters
@@ -174,33 +172,22 @@ class TrainingPrivacy:
             Of the other release, which may depend on the weights: a head's on the features that they give.
         delta : float, optional
             That of the run by default.
+        size : int
+            Records that are there or not together; ``mu`` is then that of all of them.
 
         Returns
         -------
         float
-            With full batches exactly that of ``sqrt(run.privacy.mu^2 + mu^2)``.
+            With full batches exactly that of ``sqrt((size run.privacy.mu)^2 + mu^2)``.
         """
-        return dp_sgd_epsilon(
-            noise_multiplier=self.noise_multiplier,
-            delta=self.delta if delta is None else delta,
-            sampling_probability=self.sampling_probability,
-            n_steps=self.n_steps,
-            mu=mu,
-            accountant="rdp" if self.accountant == "gdp" else self.accountant,
-        )
+        return self.mechanism.epsilon(delta=self.delta if delta is None else delta, mu=mu, group_size=size)
 
     def group_epsilon(self, *, size: int, delta: float | None = None) -> float:
         """Return the epsilon of ``size`` records together, at ``delta`` (by default the run's), rounded up.
 
-        Raises
-        ------
-        ValueError
-            For Poisson batches, of which groups are not accounted.
+        For Poisson batches by the number of them that a batch holds, which is binomial (`dp_sgd_epsilon`).
         """
-        if self.mu is None:
-            raise ValueError("group_epsilon needs full batches: train with batch_size of all records")
-        goal = self.delta if delta is None else number("delta", delta, low=0.0, high=1.0)
-        return float(gdp_epsilon(count("size", size, low=1) * self.mu * (1.0 + 1e-15), goal))
+        return self.joint_epsilon(mu=0.0, delta=delta, size=size)
 
     def to_dict(self) -> JsonObject:
         """Return all numbers and conditions as JSON values."""
