@@ -263,6 +263,14 @@ def calls() -> dict[str, Call]:
             evaluation.barrier_from_losses,
             {"t": np.array([0.0, 0.5, 1.0]), "losses": np.array([1.0, 2.0, 1.0])},
         ),
+        f"{E}.influence.influence": (
+            lambda X, y: evaluation.influence(X, y, loss="squared", alpha=1.0),
+            {"X": X, "y": Y},
+        ),
+        f"{E}.influence.influence of groups": (
+            lambda groups: evaluation.influence(X, LABELS, loss="logistic", alpha=1.0, groups=groups),
+            {"groups": [np.array([0, 1])]},
+        ),
         f"{E}.gus.gaussian_unlearning_score": (
             lambda **more: evaluation.gaussian_unlearning_score(sigma=1.0, **more),
             {"poisons": PAIRS, "gradients": PAIRS},

@@ -63,7 +63,7 @@ MAY_USE: dict[str, set[str]] = {
     },
     "plotting": {"_errors", "_files", "_validate"},
     "forget_sets": {"_types", "_files", "_validate"},
-    "evaluation": {"_types", "_errors", "_files", "_validate", "accounting", "plotting"},
+    "evaluation": {"_types", "_errors", "_files", "_validate", "accounting", "plotting", "runs"},
     "scoring": {
         "_types",
         "_errors",
@@ -103,7 +103,10 @@ MAY_USE: dict[str, set[str]] = {
         "data",
         "evaluation",
         "forget_sets",
+        "grad_norms",
+        "langevin",
         "plotting",
+        "runs",
         "torch",
     },
     "cli": {

@@ -1,7 +1,8 @@
 """Forget sets: the records that an unlearning experiment deletes, chosen by any score and stored with the reason.
 
 A score is one number per record: a privacy loss, an average gradient norm, GraNd, EL2N, the C-proxy, a loss, a count of
-forgetting events. Ties go to the lower record number, so that the same scores give the same set everywhere.
+forgetting events, an influence (`expunge.evaluation.influence`). Ties go to the lower record number, so that the same
+scores give the same set everywhere.
 """
 
 from __future__ import annotations

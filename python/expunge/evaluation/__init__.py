@@ -8,6 +8,7 @@ from expunge.evaluation.audit import Audit, audited_epsilon
 from expunge.evaluation.bands import Band, reference_band
 from expunge.evaluation.barrier import LossBarrier, barrier_from_losses, barrier_verdict
 from expunge.evaluation.gus import GaussianUnlearningScore, gaussian_unlearning_score
+from expunge.evaluation.influence import influence
 from expunge.evaluation.membership import MembershipAUC, auc, membership_auc
 from expunge.evaluation.metrics import METRICS, Measured, Metric, Report
 from expunge.evaluation.predictions import Predictions, predictions_from_logits
@@ -34,6 +35,7 @@ __all__ = [
     "barrier_from_losses",
     "barrier_verdict",
     "gaussian_unlearning_score",
+    "influence",
     "membership_auc",
     "predictions_from_logits",
     "proportion_interval",

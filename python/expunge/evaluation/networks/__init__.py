@@ -8,6 +8,7 @@ except ImportError as error:
     raise ImportError(f"expunge.evaluation.networks needs PyTorch: {_how_to_install('torch')}") from error
 
 from expunge.evaluation.networks.barriers import loss_barrier, pairwise_barriers, reset_batch_norm
+from expunge.evaluation.networks.last_layer import last_layer_influence
 from expunge.evaluation.networks.matching import Matching, match_weights
 from expunge.evaluation.networks.permutations import PermutationSpec, permuted
 from expunge.evaluation.networks.poisons import PoisonedDataset, poison_scores
@@ -18,6 +19,7 @@ __all__ = [
     "Matching",
     "PermutationSpec",
     "PoisonedDataset",
+    "last_layer_influence",
     "loss_barrier",
     "match_weights",
     "pairwise_barriers",
