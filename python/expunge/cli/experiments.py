@@ -13,17 +13,25 @@ __all__ = ["experiment"]
 
 
 @click.command()
-@click.argument("name", type=click.Choice(["predict", "compare", "barrier"]))
+@click.argument("name", type=click.Choice(["predict", "compare", "barrier", "exact"]))
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the results.  [default: experiment-NAME]")
-@click.option("--data", type=click.Choice(["digits", "mnist", "cifar10"]), default="digits", show_default=True)
+@click.option(
+    "--data",
+    type=click.Choice(["digits", "mnist", "cifar10", "breast_cancer", "wine", "diabetes"]),
+    default="digits",
+    show_default=True,
+    help="The last three for exact alone.",
+)
 @click.option("--data-folder", type=click.Path(path_type=Path), help="Where the files of mnist or cifar10 are.")
-@click.option("--model", type=click.Choice(["cnn", "mlp", "resnet18", "vit"]), default="cnn", show_default=True)
+@click.option("--model", type=click.Choice(["cnn", "mlp", "resnet18", "vit"]), help="Not for exact.  [default: cnn]")
 @click.option(
     "--seeds", type=int, default=1, show_default=True, help="Repetitions; a larger number continues a folder."
 )
 @click.option("--noise", "noise_stds", multiple=True, type=float, help="Noise per step; repeat for several levels.")
-@click.option("--epochs", type=int, help="Passes of training.")
-@click.option("--metric", type=click.Choice(["confidence", "accuracy", "loss"]), help="Of the forget set.")
+@click.option("--epochs", type=int, help="Passes of training; not for exact.")
+@click.option(
+    "--metric", type=click.Choice(["confidence", "accuracy", "loss"]), help="Of the forget set. Not for exact."
+)
 @click.option("--device", help="Such as cpu or cuda.  [default: a GPU when there is one]")
 @click.option(
     "--workers",
@@ -37,7 +45,7 @@ def experiment(
     out: Path | None,
     data: str,
     data_folder: Path | None,
-    model: str,
+    model: str | None,
     seeds: int,
     noise_stds: tuple[float, ...],
     epochs: int | None,
@@ -47,20 +55,21 @@ def experiment(
     overwrite: bool,
     quiet: bool,
 ) -> None:
-    """Run an experiment on small networks and write its results, pictures and page.
+    """Run an experiment and write its results, pictures and page.
 
-    predict: does privacy loss predict the time to unlearn? compare: whose hardest records take longest to forget?
-    barrier: do loss barriers tell forgotten from retrained? One seed is a quick look. An interrupted call goes on.
+    On small networks - predict: does privacy loss predict the time to unlearn? compare: whose hardest records take
+    longest to forget? barrier: do loss barriers tell forgotten from retrained? On ridge regression and softmax heads -
+    exact: which measure knows the exact cost of a deletion? One seed is a quick look. An interrupted call goes on.
     """
-    from expunge.experiments import preset, run_experiment
+    from expunge.experiments import exact_preset, preset, run_experiment
 
-    changes: dict[str, Any] = {"epochs": epochs, "metric": metric, "noise_stds": noise_stds or None}
-    settings = preset(
-        data,
-        model=model,
-        data_folder=None if data_folder is None else str(data_folder),
-        **{key: value for key, value in changes.items() if value is not None},
-    )
+    of_networks = {"model": model, "epochs": epochs, "metric": metric}
+    given: dict[str, Any] = {key: value for key, value in of_networks.items() if value is not None}
+    if name == "exact" and given:
+        raise click.UsageError(f"--{next(iter(given))} must be omitted for exact, which trains no network")
+    changes: dict[str, Any] = {"noise_stds": noise_stds} if noise_stds else {}
+    place = None if data_folder is None else str(data_folder)
+    settings: Any = (exact_preset if name == "exact" else preset)(data, data_folder=place, **given, **changes)
     folder = out or Path(f"experiment-{name}")
     found = run_experiment(
         name,

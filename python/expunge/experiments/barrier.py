@@ -13,16 +13,35 @@ from expunge.evaluation import LossBarrier, barrier_from_losses
 from expunge.evaluation.networks import loss_barrier, pairwise_barriers
 from expunge.experiments.pictures import plot_barrier_paths, plot_barriers_over_steps
 from expunge.experiments.settings import Settings
-from expunge.experiments.subjects import Subject
+from expunge.experiments.subjects import Subject, load
 from expunge.experiments.tables import finite, mean_interval
-from expunge.experiments.work import Context, model_of, privacy_losses, retrained, set_metric
+from expunge.experiments.work import (
+    NETWORK_LIMITS,
+    NetworkContext,
+    base_run,
+    model_of,
+    privacy_losses,
+    retrained,
+    set_metric,
+)
 from expunge.forget_sets import bottom_forget_set, top_forget_set
 from expunge.torch import TrainingRun, unlearn
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["QUESTION", "TITLE", "findings", "noise_levels", "parts", "work"]
+__all__ = [
+    "BASE",
+    "LIMITS",
+    "QUESTION",
+    "SETTINGS",
+    "TITLE",
+    "findings",
+    "load",
+    "noise_levels",
+    "parts",
+    "work",
+]
 
 TITLE = "Do loss barriers tell forgotten from retrained?"
 QUESTION = (
@@ -30,6 +49,9 @@ QUESTION = (
     "during and after unlearning of the records of lowest (easy) and highest (hard) privacy loss; beside the barriers "
     "between retrained models."
 )
+LIMITS = NETWORK_LIMITS
+SETTINGS = Settings
+BASE = base_run
 PLACES = 4  # parts of the unlearning run after which barriers are taken
 WHERE = {"test": "test records", "forget": "forget set"}
 
@@ -39,13 +61,13 @@ def noise_levels(settings: Settings) -> tuple[float, ...]:
     return (settings.noise_std,)
 
 
-def parts(settings: Settings) -> list[str]:
+def parts(settings: Settings, seed: int) -> list[str]:
     """Return the two kinds of sets."""
     return ["easy", "hard"]
 
 
 def work(
-    context: Context, subject: Subject, base: TrainingRun, part: str, *, seed: int, noise_std: float
+    context: NetworkContext, subject: Subject, base: TrainingRun, part: str, *, seed: int, noise_std: float
 ) -> list[dict[str, Any]]:
     """Measure barriers along the unlearning of one set."""
     s = context.settings
@@ -104,7 +126,7 @@ def findings(
     """Return the findings, in numbers and words, and the pictures."""
     table: list[dict[str, Any]] = []
     words = []
-    for part in parts(settings):
+    for part in parts(settings, 0):
         for where, label in WHERE.items():
             some = [row for row in rows if row["set"] == part and row["where"] == where]
             baseline = _per_seed([row for row in some if row["kind"] == "retrained"])

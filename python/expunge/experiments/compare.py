@@ -9,22 +9,37 @@ import numpy as np
 
 from expunge.experiments.pictures import plot_comparison, plot_curves
 from expunge.experiments.settings import Settings
-from expunge.experiments.subjects import Subject
+from expunge.experiments.subjects import Subject, load
 from expunge.experiments.tables import finite, mean_interval, spread_words
-from expunge.experiments.work import Context, measure_set, privacy_losses
+from expunge.experiments.work import NETWORK_LIMITS, NetworkContext, base_run, measure_set, privacy_losses
 from expunge.forget_sets import ForgetSet, random_forget_set, top_forget_set
 from expunge.torch import TrainingRun
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["NAMES", "QUESTION", "TITLE", "findings", "noise_levels", "parts", "work"]
+__all__ = [
+    "BASE",
+    "LIMITS",
+    "NAMES",
+    "QUESTION",
+    "SETTINGS",
+    "TITLE",
+    "findings",
+    "load",
+    "noise_levels",
+    "parts",
+    "work",
+]
 
 TITLE = "Whose hardest records take longest to forget?"
 QUESTION = (
     "The records that a measure ranks highest are unlearned by noisy fine-tuning on all others, until a metric of the "
     "set is where models retrained without it are. The measure whose records take longest found the hardest."
 )
+LIMITS = NETWORK_LIMITS
+SETTINGS = Settings
+BASE = base_run
 NAMES = {
     "privacy_loss": "privacy loss",
     "average_grad_norm": "average gradient norm",
@@ -39,12 +54,12 @@ def noise_levels(settings: Settings) -> tuple[float, ...]:
     return (settings.noise_std,)
 
 
-def parts(settings: Settings) -> list[str]:
+def parts(settings: Settings, seed: int) -> list[str]:
     """Return the measures."""
     return list(NAMES)
 
 
-def chosen(context: Context, base: TrainingRun, measure: str, *, seed: int) -> ForgetSet:
+def chosen(context: NetworkContext, base: TrainingRun, measure: str, *, seed: int) -> ForgetSet:
     """Return the top records of a measure."""
     size = context.settings.top_share
     if measure == "random":
@@ -57,7 +72,7 @@ def chosen(context: Context, base: TrainingRun, measure: str, *, seed: int) -> F
 
 
 def work(
-    context: Context, subject: Subject, base: TrainingRun, part: str, *, seed: int, noise_std: float
+    context: NetworkContext, subject: Subject, base: TrainingRun, part: str, *, seed: int, noise_std: float
 ) -> list[dict[str, Any]]:
     """Measure the set of one measure."""
     losses = privacy_losses(context, base)

@@ -10,21 +10,32 @@ from typing import Any
 
 from expunge._files import write_atomic
 from expunge._files.page import html_page
+from expunge.experiments.exact.settings import ExactSettings
 from expunge.experiments.settings import Settings
 
 __all__ = ["write_page"]
+
+TABLES = {
+    "levels": "Numbers",
+    "measures": "Numbers",
+    "laws": "Laws, judged on records left out of the fit",
+    "sets": "Sets that leave together",
+    "set_ratios": "Exact noise of sets beside that of their records",
+    "head": "Softmax head",
+}
 
 
 def write_page(
     folder: Path,
     findings: dict[str, Any],
     pictures: Sequence[str],
-    settings: Settings,
+    settings: Settings | ExactSettings,
     *,
     title: str,
     question: str,
+    limits: Sequence[str],
 ) -> None:
-    """Write ``index.html`` with everything inlined."""
+    """Write ``index.html`` with everything inlined; the limits of what was found end it, the last one set apart."""
     seeds = findings["n_seeds"]
     marks = ["estimate"] + (["quick look: one seed"] if seeds == 1 else [f"{seeds} seeds"])
     parts = [
@@ -43,9 +54,9 @@ def write_page(
         data = base64.b64encode((folder / name).read_bytes()).decode()
         alt = name.removesuffix(".png").replace("_", " ")
         parts.append(f'<p><img alt="{escape(alt)}" src="data:image/png;base64,{data}"></p>')
-    for key in ("levels", "measures"):
+    for key, heading in TABLES.items():
         if key in findings:
-            parts += _table(findings[key])
+            parts += _table(findings[key], heading)
     parts += ["<h2>Settings</h2>", "<div class='scroll'><table>"]
     parts += [
         f"<tr><th>{escape(name)}</th><td>{escape(str(value))}</td></tr>"
@@ -59,16 +70,13 @@ def write_page(
         f"<tr><th>{escape(name.replace('_', ' '))}</th><td>{escape(str(value))}</td></tr>"
         for name, value in {**findings["environment"], "workers": workers}.items()
     ]
-    parts.append("</table><p>Another processor or version rounds differently, and times to unlearn change with it.</p>")
-    parts.append(
-        '<p class="lead">Everything here is an estimate: privacy losses rest on one training run each, the band on a '
-        "few retrained models, and a metric inside it certifies nothing. All rows are in "
-        "<code>results.parquet</code>.</p>"
-    )
+    parts.append("</table>")
+    parts += [f"<p>{escape(text)}</p>" for text in limits[:-1]]
+    parts.append(f'<p class="lead">{escape(limits[-1])}</p>')
     write_atomic(folder / "index.html", html_page(title, parts).encode(), overwrite=True)
 
 
-def _table(rows: Sequence[dict[str, Any]]) -> list[str]:
+def _table(rows: Sequence[dict[str, Any]], heading: str = "Numbers") -> list[str]:
     names = [
         name
         for name in rows[0]
@@ -76,7 +84,7 @@ def _table(rows: Sequence[dict[str, Any]]) -> list[str]:
         and name not in ("measure", "log_fit")
         and any(_told(row[name]) for row in rows)  # a column of which nothing is known says nothing
     ]
-    out = ["<h2>Numbers</h2>", "<div class='scroll'><table>"]
+    out = [f"<h2>{escape(heading)}</h2>", "<div class='scroll'><table>"]
     out.append("<tr>" + "".join(f"<th>{escape(name.replace('_', ' '))}</th>" for name in names) + "</tr>")
     out += ["<tr>" + "".join(f"<td>{escape(_text(row[name]))}</td>" for name in names) + "</tr>" for row in rows]
     return [*out, "</table></div>"]

@@ -15,10 +15,18 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["plot_barrier_paths", "plot_barriers_over_steps", "plot_comparison", "plot_curves", "plot_prediction"]
+__all__ = [
+    "on_grid",
+    "plot_barrier_paths",
+    "plot_barriers_over_steps",
+    "plot_comparison",
+    "plot_curves",
+    "plot_prediction",
+]
 
 
-def _on_grid(axes: Axes) -> None:
+def on_grid(axes: Axes) -> None:
+    """Bare axes on a faint grid."""
     bare(axes)
     axes.grid(color=FAINT, alpha=0.2)
     axes.set_axisbelow(True)
@@ -67,7 +75,7 @@ def plot_prediction(rows: Sequence[dict[str, Any]], settings: Settings, fits: Ma
         if k == 0:
             axes.set_ylabel("steps until in the retrained band")
         axes.legend(frameon=False, fontsize=8.5, loc="upper left", bbox_to_anchor=(0.0, 0.95))
-        _on_grid(axes)
+        on_grid(axes)
     left = len(rows) - len(drawn)
     note = f"\n{left} of {len(rows)} sets: privacy loss 0 or infinite, not drawn" if left else ""
     figure.suptitle(f"Time to unlearn against privacy loss (estimates){note}", fontsize=11, color=INK)
@@ -100,7 +108,7 @@ def plot_curves(
             axes.set_ylabel(f"{settings.metric} on the set", fontsize=9)
         if k // columns == lines - 1:
             axes.set_xlabel("unlearning step", fontsize=9)
-        _on_grid(axes)
+        on_grid(axes)
     figure.suptitle(f"{title}; grey: retrained models", fontsize=10.5, color=INK)
     return figure
 
@@ -130,7 +138,7 @@ def plot_comparison(order: Sequence[dict[str, Any]], settings: Settings, *, n_se
     axes.set_xlim(left=-0.02 * max(1.0, max(max(one["steps_per_seed"]) for one in order)))
     axes.set_xlabel("steps until in the retrained band" + (", mean and 95% interval over seeds" if n_seeds > 1 else ""))
     axes.set_title(f"Top {100 * settings.top_share:g}% of each measure, longest first (estimates)", fontsize=10.5)
-    _on_grid(axes)
+    on_grid(axes)
     return figure
 
 
@@ -155,7 +163,7 @@ def plot_barriers_over_steps(table: Sequence[dict[str, Any]], where: Mapping[str
         if k == 0:
             axes.set_ylabel("loss barrier, matched")
         axes.set_title(f"loss on the {label}", fontsize=10, color=INK)
-        _on_grid(axes)
+        on_grid(axes)
     # One for both: beside each other, two would be wider than their axes.
     figure.legend(*axes.get_legend_handles_labels(), frameon=False, fontsize=8, loc="outside lower center", ncols=2)
     figure.suptitle("Loss barriers to retrained models while unlearning (estimates)", fontsize=11, color=INK)
@@ -185,7 +193,7 @@ def plot_barrier_paths(rows: Sequence[dict[str, Any]]) -> Figure:
         axes.set_xlabel("from the first model (0) to the second (1)")
         if k == 0:
             axes.set_ylabel("excess loss")
-        _on_grid(axes)
+        on_grid(axes)
     figure.legend(*axes.get_legend_handles_labels(), frameon=False, fontsize=8, loc="outside lower center", ncols=3)
     figure.suptitle("Loss of the forget set along linear paths (seed 0; estimates)", fontsize=11, color=INK)
     return figure

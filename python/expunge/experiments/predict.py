@@ -11,22 +11,36 @@ from numpy.typing import NDArray
 from expunge.accounting import LogFit, fit_log_steps
 from expunge.experiments.pictures import plot_curves, plot_prediction
 from expunge.experiments.settings import Settings
-from expunge.experiments.subjects import Subject
+from expunge.experiments.subjects import Subject, load
 from expunge.experiments.tables import finite, mean_interval, rank_correlation, spread_words
-from expunge.experiments.work import Context, measure_set, privacy_losses
+from expunge.experiments.work import NETWORK_LIMITS, NetworkContext, base_run, measure_set, privacy_losses
 from expunge.forget_sets import quantile_forget_set
 from expunge.torch import TrainingRun
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["QUESTION", "TITLE", "findings", "noise_levels", "parts", "work"]
+__all__ = [
+    "BASE",
+    "LIMITS",
+    "QUESTION",
+    "SETTINGS",
+    "TITLE",
+    "findings",
+    "load",
+    "noise_levels",
+    "parts",
+    "work",
+]
 
 TITLE = "Does privacy loss predict the time to unlearn?"
 QUESTION = (
     "Forget sets from the lowest to the highest privacy losses are unlearned by noisy fine-tuning on the other "
     "records, until a metric of the set is where models retrained without it are."
 )
+LIMITS = NETWORK_LIMITS
+SETTINGS = Settings
+BASE = base_run
 
 
 def noise_levels(settings: Settings) -> tuple[float, ...]:
@@ -34,13 +48,13 @@ def noise_levels(settings: Settings) -> tuple[float, ...]:
     return settings.noise_stds
 
 
-def parts(settings: Settings) -> list[str]:
+def parts(settings: Settings, seed: int) -> list[str]:
     """Return the names of the forget sets."""
     return [f"set{k}" for k in range(settings.n_sets)]
 
 
 def work(
-    context: Context, subject: Subject, base: TrainingRun, part: str, *, seed: int, noise_std: float
+    context: NetworkContext, subject: Subject, base: TrainingRun, part: str, *, seed: int, noise_std: float
 ) -> list[dict[str, Any]]:
     """Measure one forget set."""
     s = context.settings

@@ -26,22 +26,23 @@ from expunge._types import JsonObject
 from expunge._validate import choice, count
 from expunge._version import __version__
 from expunge.experiments import barrier, compare, predict
+from expunge.experiments.exact import experiment as exact
+from expunge.experiments.exact.settings import ExactSettings
 from expunge.experiments.page import write_page
 from expunge.experiments.settings import Settings
-from expunge.experiments.subjects import load
 from expunge.experiments.tables import write_parquet
-from expunge.experiments.work import Context, base_run
+from expunge.experiments.work import Context
 
 __all__ = ["EXPERIMENTS", "run_experiment"]
 
-EXPERIMENTS = {"predict": predict, "compare": compare, "barrier": barrier}
+EXPERIMENTS: dict[str, Any] = {"predict": predict, "compare": compare, "barrier": barrier, "exact": exact}
 THREADS = 1  # of each worker: results do not depend on how many workers there are
 _OURS = ("settings.json", "results.parquet", "index.html", "findings.json")
 
 
 @dataclass(frozen=True)
 class Piece:
-    """One stored result: what is done with one forget set of one training run."""
+    """One stored result: what is done with one forget set, or one lot of records, of one training run."""
 
     seed: int
     noise_std: float
@@ -55,7 +56,7 @@ class Piece:
 
 def run_experiment(
     name: str,
-    settings: Settings,
+    settings: Settings | ExactSettings,
     folder: str | os.PathLike[str],
     *,
     seeds: int = 1,
@@ -69,11 +70,11 @@ def run_experiment(
 
     Parameters
     ----------
-    name : {"predict", "compare", "barrier"}
+    name : {"predict", "compare", "barrier", "exact"}
         (a) Does privacy loss predict the time to unlearn? (b) Whose top records take longest to forget? (c) Do loss
-        barriers tell forgotten from retrained?
-    settings : Settings
-        What is trained, forgotten and measured.
+        barriers tell forgotten from retrained? (d) Which measure knows the exact cost of a deletion?
+    settings : Settings or ExactSettings
+        What is trained, forgotten and measured; `ExactSettings` for ``"exact"``.
     folder : path-like
         Holds everything; a second call with more seeds continues.
     seeds : int
@@ -99,6 +100,8 @@ def run_experiment(
     ------
     FileExistsError
         If the folder holds something else.
+    TypeError
+        If the settings are those of another experiment.
     ValueError
         If it holds the experiment with other settings, or pieces that another version, processor, device or number
         of threads made: results change with rounding, so those of two machines are not mixed.
@@ -113,23 +116,28 @@ def run_experiment(
     'estimate'
     """
     kind = EXPERIMENTS[choice("name", name, tuple(EXPERIMENTS))]
+    if not isinstance(settings, kind.SETTINGS):
+        raise TypeError(f"settings must be {kind.SETTINGS.__name__} for {name}, got {type(settings).__name__}")
     count("seeds", seeds, low=1)
-    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    trains = kind.BASE is not None
+    place = device or ("cuda" if trains and torch.cuda.is_available() else "cpu")
+    if not trains and place != "cpu":
+        raise ValueError(f"device must be 'cpu' for {name}, which trains no network, got {place!r}")
     n_workers = 1 if place != "cpu" else count("workers", workers if workers is not None else _cores(), low=1)
     made = environment(place)
     described = {"experiment": name, "version": __version__, **settings.to_dict(), "environment": made}
     out = _prepared(Path(folder), described, overwrite)
     context = Context(settings, out, place)
-    load(settings)  # refuses what it can before any work
+    kind.load(settings)  # refuses what it can before any work
     levels = kind.noise_levels(settings)
     bases = [(seed, level) for seed in range(seeds) for level in levels]
-    pieces = [Piece(seed, level, part) for seed, level in bases for part in kind.parts(settings)]
+    pieces = [Piece(seed, level, part) for seed, level in bases for part in kind.parts(settings, seed)]
     left = [piece for piece in pieces if not _file(out, piece).exists()]
-    needed = sorted({(piece.seed, piece.noise_std) for piece in left})
+    needed = sorted({(piece.seed, piece.noise_std) for piece in left}) if trains else []
     bar = tqdm(total=len(needed) + len(left), unit="piece", desc=name, disable=None if progress else True)
     with bar, _pool(n_workers) as start:
         for seed in range(seeds):  # one after the other: what is interrupted leaves whole seeds
-            trainings = [partial(_train, context, *one) for one in needed if one[0] == seed]
+            trainings = [partial(_train, name, context, *one) for one in needed if one[0] == seed]
             measurements = [partial(_work, name, context, piece, n_workers) for piece in left if piece.seed == seed]
             for jobs in (trainings, measurements):
                 for job in start(jobs):
@@ -153,7 +161,7 @@ def run_experiment(
         figure.savefig(picture, format="png")
         write_atomic(out / file, picture.getvalue(), overwrite=True)
     write_atomic(out / "findings.json", (json.dumps(findings, indent=1) + "\n").encode(), overwrite=True)
-    write_page(out, findings, list(figures), settings, title=kind.TITLE, question=kind.QUESTION)
+    write_page(out, findings, list(figures), settings, title=kind.TITLE, question=kind.QUESTION, limits=kind.LIMITS)
     return findings
 
 
@@ -214,14 +222,16 @@ def _prepared(out: Path, described: dict[str, Any], overwrite: bool) -> Path:
 # --- work in processes ------------------------------------------------------------------------------
 
 
-def _train(context: Context, seed: int, noise_std: float) -> None:
-    base_run(context, load(context.settings), seed=seed, noise_std=noise_std)
+def _train(name: str, context: Context[Any], seed: int, noise_std: float) -> None:
+    kind = EXPERIMENTS[name]
+    kind.BASE(context, kind.load(context.settings), seed=seed, noise_std=noise_std)
 
 
-def _work(name: str, context: Context, piece: Piece, workers: int) -> None:
-    subject = load(context.settings)
-    base = base_run(context, subject, seed=piece.seed, noise_std=piece.noise_std)
-    rows = EXPERIMENTS[name].work(context, subject, base, piece.name, seed=piece.seed, noise_std=piece.noise_std)
+def _work(name: str, context: Context[Any], piece: Piece, workers: int) -> None:
+    kind, seed, noise_std = EXPERIMENTS[name], piece.seed, piece.noise_std
+    subject = kind.load(context.settings)
+    base = None if kind.BASE is None else kind.BASE(context, subject, seed=seed, noise_std=noise_std)
+    rows = kind.work(context, subject, base, piece.name, seed=seed, noise_std=noise_std)
     text = json.dumps({"workers": workers, "rows": rows}, allow_nan=False) + "\n"
     write_atomic(_file(context.folder, piece), text.encode(), overwrite=True)
 

@@ -14,7 +14,7 @@ from expunge import data
 from expunge.experiments.settings import Settings
 from expunge.torch.models import mlp, resnet18, small_cnn, small_vit
 
-__all__ = ["Subject", "build", "load"]
+__all__ = ["Subject", "build", "load", "source_of"]
 
 _SHAPES = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
 
@@ -45,26 +45,27 @@ class Subject:
         return self.x[kept], self.y[kept]
 
 
-def _source(settings: Settings) -> tuple[str | Path, float]:
-    if settings.data == "digits":
+def source_of(name: str, data_folder: str | None) -> tuple[str | Path, float]:
+    """Return where the records of images are, and what to divide their pixels by."""
+    if name == "digits":
         return "digits", 16.0
-    folder = Path(str(settings.data_folder))
+    folder = Path(str(data_folder))
     if not folder.exists():
         raise FileNotFoundError(f"data_folder: there is no folder {folder}")
     if folder.is_file():
         return folder, 255.0
-    if settings.data == "cifar10" and any(folder.glob("data_batch_*")):
+    if name == "cifar10" and any(folder.glob("data_batch_*")):
         return folder, 255.0
-    pattern = "*images*ubyte*" if settings.data == "mnist" else "*cifar*.npz"
+    pattern = "*images*ubyte*" if name == "mnist" else "*cifar*.npz"
     files = sorted(folder.glob(pattern), key=lambda file: ("train" not in file.name, file.name))
     if not files:
-        raise FileNotFoundError(f"data_folder: {folder} holds no {settings.data} (looked for {pattern})")
+        raise FileNotFoundError(f"data_folder: {folder} holds no {name} (looked for {pattern})")
     return files[0], 255.0
 
 
 def load(settings: Settings) -> Subject:
     """Return the records, split the same way for every seed."""
-    source, scale = _source(settings)
+    source, scale = source_of(settings.data, settings.data_folder)
     found = data.load(source, divide_by=scale)
     if found.y is None:
         raise ValueError(f"data_folder: {source} has no labels beside it")

@@ -18,8 +18,9 @@ __all__ = ["finite", "mean_interval", "rank_correlation", "spread_words", "write
 
 
 def write_parquet(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write rows, whole or not at all."""
-    columns = {name: [row.get(name) for row in rows] for name in (rows[0] if rows else ())}
+    """Write rows, whole or not at all; a column that a row lacks is null there."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    columns = {name: [row.get(name) for row in rows] for name in names}
     written = parquet_bytes(columns, metadata={"status": "estimate"}, what="a table of results")
     write_atomic(path, written, overwrite=True)
 

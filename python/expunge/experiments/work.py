@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -20,16 +20,35 @@ from expunge.experiments.subjects import Subject, build
 from expunge.forget_sets import ForgetSet
 from expunge.torch import TrainingRun, UnlearningRun, train, unlearn
 
-__all__ = ["Context", "accuracy", "band_of", "base_run", "measure_set", "model_of", "retrained", "set_metric"]
+__all__ = [
+    "NETWORK_LIMITS",
+    "Context",
+    "NetworkContext",
+    "accuracy",
+    "band_of",
+    "base_run",
+    "measure_set",
+    "model_of",
+    "privacy_losses",
+    "retrained",
+    "set_metric",
+]
+
+SettingsT = TypeVar("SettingsT")
 
 BASE, RETRAINED = 0, 1  # places of seeds within those of one run
+NETWORK_LIMITS = (
+    "Another processor or version rounds differently, and times to unlearn change with it.",
+    "Everything here is an estimate: privacy losses rest on one training run each, the band on a few retrained models, "
+    "and a metric inside it certifies nothing. All rows are in results.parquet.",
+)
 
 
 @dataclass(frozen=True)
-class Context:
+class Context(Generic[SettingsT]):
     """Context of a piece of work."""
 
-    settings: Settings
+    settings: SettingsT
     folder: Path
     device: str
 
@@ -38,7 +57,10 @@ class Context:
         return 1000 * seed + place
 
 
-def _settings(context: Context, noise_std: float) -> dict[str, Any]:
+NetworkContext: TypeAlias = Context[Settings]
+
+
+def _settings(context: NetworkContext, noise_std: float) -> dict[str, Any]:
     s = context.settings
     return {
         "step_size": s.step_size,
@@ -50,7 +72,7 @@ def _settings(context: Context, noise_std: float) -> dict[str, Any]:
     }
 
 
-def base_run(context: Context, subject: Subject, *, seed: int, noise_std: float) -> TrainingRun:
+def base_run(context: NetworkContext, subject: Subject, *, seed: int, noise_std: float) -> TrainingRun:
     """Train on everything, collecting norms; goes on with, or reads, what is there."""
     s = context.settings
     own = context.seed(seed, BASE)
@@ -60,14 +82,16 @@ def base_run(context: Context, subject: Subject, *, seed: int, noise_std: float)
     )  # fmt: skip
 
 
-def model_of(context: Context, run: TrainingRun) -> nn.Module:
+def model_of(context: NetworkContext, run: TrainingRun) -> nn.Module:
     """Return the network a run ended with."""
     model = build(context.settings, 0)
     model.load_state_dict(run.final_weights())
     return model.to(context.device)
 
 
-def retrained(context: Context, subject: Subject, forget: ForgetSet, *, seed: int, noise_std: float) -> list[nn.Module]:
+def retrained(
+    context: NetworkContext, subject: Subject, forget: ForgetSet, *, seed: int, noise_std: float
+) -> list[nn.Module]:
     """Return networks that never saw the forget set, each from a start of its own."""
     s = context.settings
     models = []
@@ -82,7 +106,7 @@ def retrained(context: Context, subject: Subject, forget: ForgetSet, *, seed: in
 
 @torch.no_grad()
 def set_metric(
-    context: Context, x: torch.Tensor, y: torch.Tensor, name: str | None = None
+    context: NetworkContext, x: torch.Tensor, y: torch.Tensor, name: str | None = None
 ) -> Callable[[nn.Module], float]:
     """Return the metric of a network on some records."""
     x, y = x.to(context.device), y.to(context.device)
@@ -99,19 +123,19 @@ def set_metric(
     return value
 
 
-def accuracy(context: Context, x: torch.Tensor, y: torch.Tensor) -> Callable[[nn.Module], float]:
+def accuracy(context: NetworkContext, x: torch.Tensor, y: torch.Tensor) -> Callable[[nn.Module], float]:
     """Return the accuracy of a network on some records."""
     return set_metric(context, x, y, "accuracy")
 
 
-def band_of(context: Context, values: list[float]) -> Band:
+def band_of(context: NetworkContext, values: list[float]) -> Band:
     """Return the band of retrained models."""
     limits = (0.0, math.inf if context.settings.metric == "loss" else 1.0)
     return reference_band(values, method="std", k=2.0, tolerance=context.settings.tolerance, limits=limits)
 
 
 def measure_set(
-    context: Context, subject: Subject, base: TrainingRun, forget: ForgetSet, *, seed: int, noise_std: float
+    context: NetworkContext, subject: Subject, base: TrainingRun, forget: ForgetSet, *, seed: int, noise_std: float
 ) -> tuple[dict[str, Any], UnlearningRun]:
     """Retrain without a set, unlearn it by noisy fine-tuning, and say when it was in the retrained models' band."""
     s = context.settings
@@ -150,6 +174,6 @@ def measure_set(
     }, run
 
 
-def privacy_losses(context: Context, run: TrainingRun) -> NDArray[np.float64]:
+def privacy_losses(context: NetworkContext, run: TrainingRun) -> NDArray[np.float64]:
     """Return the privacy loss of every record."""
     return np.asarray(run.privacy_losses(order=context.settings.order))
