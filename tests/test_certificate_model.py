@@ -75,7 +75,8 @@ def impossible():
     models = {
         "zeros": np.zeros_like(honest),
         "a million": np.full_like(honest, 1e6),
-        "the largest number": np.full_like(honest, 1e300),
+        "a number whose square overflows": np.full_like(honest, 1e300),
+        "a number that overflows in units of the noise": np.full_like(honest, 1e307),
         "optimum with the record": with_record,
         "never unlearned": never_unlearned,
         "mean without noise": mean,

@@ -81,6 +81,15 @@ def test_infinitely_far_has_probability_zero(judged):
         judged([1e200, 0.0], np.eye(2), [1e-9, 1e-9])
 
 
+@pytest.mark.parametrize("signs", [(1, 1), (1, -1), (-1, -1)])
+@pytest.mark.parametrize("spread", [1.0, 1e-3])
+def test_so_far_that_the_distance_is_no_number_has_probability_zero_too(judged, signs, spread):
+    """Distances in standard deviations are infinite, and their differences along correlated directions are NaN."""
+    law = spread**2 * np.array([[1.0, 0.5], [0.5, 1.0]])
+    with pytest.raises(RunError, match=r"farther from .*p-value 0,"):
+        judged(np.array(signs) * np.finfo(float).max, law, [1e-9, 1e-9])
+
+
 # --- the bound on rounding ------------------------------------------------------------------------
 
 X = np.array([[1.0, 0.2], [-0.5, 1.1], [0.3, -0.4], [2.0, 0.7]])

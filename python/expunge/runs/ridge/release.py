@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -135,15 +136,18 @@ def p_value(deletion: RidgeDeletion, phases: Sequence[Phase], parameters: NDArra
     scale = 1.0 / spread[seen]
     with steady_blas(len(scale)):
         values, vectors = linalg.eigh(scale[:, None] * covariance[np.ix_(seen, seen)] * scale, driver="evd")
-    whitened = vectors.T @ (scale[:, None] * residual[seen])
+    with np.errstate(over="ignore", invalid="ignore"):
+        whitened = vectors.T @ (scale[:, None] * residual[seen])
     within = np.abs(vectors.T) @ (scale * rounding[seen])
     deviation = np.sqrt(np.maximum(values, 0.0))
     flat = ~(deviation > _RESOLVED * within)
     _must_agree(whitened[flat], within[flat], deviation[flat])
     if flat.all():
         return 1.0
-    with np.errstate(over="ignore"):  # infinitely far has probability 0
+    with np.errstate(over="ignore", invalid="ignore"):
         total = float(np.sum((whitened[~flat] / deviation[~flat, None]) ** 2))
+    if not math.isfinite(total):  # differences that overflow, also to NaN, are infinitely far
+        total = math.inf
     freedom = int(np.sum(~flat)) * parameters.shape[1]
     lower, upper = float(stats.chi2.cdf(total, freedom)), float(stats.chi2.sf(total, freedom))
     result = min(1.0, 2.0 * min(lower, upper))
