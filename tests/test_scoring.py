@@ -560,6 +560,12 @@ def test_the_output_is_neither_an_input_nor_among_them_nor_a_link(tmp_path):
     ):
         with pytest.raises(ValueError, match=match):
             score_files(data, make_probe(), tmp_path / out, labels=labels, overwrite=True, progress=False)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(IsADirectoryError, match=r"out: .*folder is a folder, needed the name of a file"):
+        score_files(tmp_path / "d.parquet", make_probe(), tmp_path / "folder", overwrite=True, progress=False)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match=r"out \(.*pipe\) must be the name of a file or folder"):
+        score_files(tmp_path / "d.parquet", make_probe(), tmp_path / "pipe", overwrite=True, progress=False)
     assert (tmp_path / "d.parquet").read_bytes() == whole
     assert not list(tmp_path.rglob("*.parts"))
     make_probe().save(tmp_path / "p.npz")

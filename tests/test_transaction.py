@@ -191,6 +191,17 @@ def test_a_link_is_refused(tmp_path):
     assert not (tmp_path / "elsewhere").exists()
 
 
+def test_what_is_no_file_is_not_replaced(tmp_path):
+    """A pipe is opened by whoever waits at its other end, and a device by everybody."""
+    for number, make in enumerate((os.mkfifo, os.mkdir)):
+        place = tmp_path / str(number)
+        make(place)
+        with exclusive([place]) as session, pytest.raises(ValueError, match="must be the name of a file"):
+            session.commit([Change(place, b"new", replace=True)])
+        assert not place.is_file()
+        assert listed(tmp_path) == []
+
+
 @pytest.fixture
 def begun(decides):
     """Return a function that leaves a journal whose files have not got their names."""
@@ -330,6 +341,10 @@ def test_outputs_are_neither_inputs_nor_one_another(tmp_path, monkeypatch):
             check_places(outputs={"--out": outer}, inputs={"data": inner})
     with pytest.raises(ValueError, match="must not be a symbolic link"):
         check_places(outputs={"--out": "link to x"}, inputs={})
+    os.mkfifo("pipe")
+    for special in ("pipe", os.devnull):
+        with pytest.raises(ValueError, match=rf"--out \({special}\) must be the name of a file or folder, not of a device"):
+            check_places(outputs={"--out": special}, inputs={})
     with pytest.raises(ValueError, match=r"data \(x\)"):
         check_places(outputs={"--out": "x"}, inputs={"data": ["y", "x"]})
 

@@ -1,4 +1,4 @@
-"""Paths that a command may write to: none that it reads from, none twice, and none through a link."""
+"""Paths that a command may write to: none that it reads from, none twice, none through a link, and no device."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Place = str | os.PathLike[str]
 def check_places(
     *, outputs: Mapping[str, Place | Iterable[Place] | None], inputs: Mapping[str, Place | Iterable[Place] | None]
 ) -> None:
-    """Refuse outputs that are links, that are an input or each other, or that lie inside one another.
+    """Refuse outputs that are links or devices, that are an input or each other, or that lie inside one another.
 
     Parameters
     ----------
@@ -39,6 +39,8 @@ def check_places(
     for name, place in written:
         if place.is_symlink():
             raise ValueError(f"{name} ({place}) must not be a symbolic link, to {os.path.realpath(place)}")
+        if place.exists() and not (place.is_file() or place.is_dir()):  # a device would be replaced for everybody
+            raise ValueError(f"{name} ({place}) must be the name of a file or folder, not of a device, pipe or socket")
     for i, (name, place) in enumerate(written):
         for other_name, other in (*written[i + 1 :], *read):
             if _same(place, other):

@@ -101,6 +101,8 @@ class Session:
                     raise FileExistsError(f"path: {change.path} already exists")
                 if final.is_symlink():
                     raise ValueError(f"path: {change.path} is a symbolic link to {os.path.realpath(final)}")
+                if os.path.lexists(final) and not final.is_file():
+                    raise ValueError(f"path: {change.path} must be the name of a file")
                 made.append(temporary)
                 _write(temporary, change.data)
                 entries.append(

@@ -86,11 +86,13 @@ def prepare(target: Path, folder: Path, settings: str, *, on_bad_rows: str, over
 
     Raises
     ------
-    FileNotFoundError, FileExistsError
-        If ``target`` has no folder or is there already, or the folder of parts is of another run.
+    FileNotFoundError, IsADirectoryError, FileExistsError
+        If ``target`` has no folder, is one, or is there already, or the folder of parts is of another run.
     """
     if not target.parent.is_dir():
         raise FileNotFoundError(f"out: the folder {target.parent} does not exist")
+    if target.is_dir():
+        raise IsADirectoryError(f"out: {target} is a folder, needed the name of a file")
     if restart and folder.exists():
         shutil.rmtree(folder)
     plan = folder / "plan.json"
