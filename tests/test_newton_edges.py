@@ -41,6 +41,16 @@ def test_records_are_added_again_and_again_under_ids_of_their_own(names, tmp_pat
             one.add(X[:1], LABELS[:1])
 
 
+@pytest.mark.parametrize("size", [1e150, 1e200, 1e250, 1e300])
+def test_targets_too_large_are_refused_as_such_and_not_with_an_infinite_noise(size):
+    """Of features of size 1 nothing needs scaling."""
+    with pytest.raises(ValueError, match="scale the features and targets by a constant") as caught:
+        NewtonRidge(noise_std=0.1).fit(X, X[:, 0] * size)
+    assert "inf" not in str(caught.value)
+    with pytest.raises(ValueError, match="scale the features by a constant"):
+        logistic().fit(X * 1e150, LABELS)
+
+
 @pytest.mark.parametrize(
     ("ids", "got"),
     [

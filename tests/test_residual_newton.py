@@ -274,7 +274,7 @@ def test_starts_and_data_must_be_finite():
         polish(this, np.full((1, 5), np.nan), target=1.0)
     rows = rows_of("squared", 1, 10, 5)
     rows.X[3, 2] = np.inf
-    with pytest.raises(ValueError, match="gradient at the start is not finite"):
+    with pytest.raises(ValueError, match="gradient is not finite"):
         polish(Objective(blocks_of(rows), "squared", 5, 1, 1.0), np.zeros((1, 5)), target=1.0)
 
 

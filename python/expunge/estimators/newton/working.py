@@ -415,7 +415,8 @@ def _polished(objective: Objective, start: Float64, *, claim: Claim, inverse: In
         least = 1.01 * error.floor / (claim.alpha * claim.mu)
         raise ValueError(
             f"noise_std must be at least {least:.3g} for these data, where rounding alone bounds the gradient by "
-            f"{error.floor:.3g}, got {claim.noise_std!r}; or scale the features by a constant, or allow fewer releases"
+            f"{error.floor:.3g}, got {claim.noise_std!r}; or scale the {objective.numbers} by a constant, or allow "
+            "fewer releases"
         ) from None
 
 

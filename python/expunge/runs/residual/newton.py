@@ -125,10 +125,7 @@ def polish(objective: Objective, start: Float64, *, target: float, inverse: Inve
         raise ValueError("start must be finite, got NaN or infinity")
     point = _Point.at(objective, np.array(start, dtype=np.float64))
     if not math.isfinite(point.bound):  # also where only what bounds the rounding overflows
-        raise ValueError(
-            "the gradient at the start is not finite, or too large for a bound in float64: scale the features by a "
-            "constant, or give smaller weights"
-        )
+        raise _beyond_float64(objective)
     passes, refreshes, fresh = 1, 0, False
     while not point.bound <= target:
         _refuse_floor(objective, point, target)
@@ -204,11 +201,20 @@ def _length(values: Float64) -> float:
 def _refuse_floor(objective: Objective, point: _Point, target: float) -> None:
     """Refuse where what the bound adds for rounding exceeds the target, so that no smaller gradient would help."""
     floor = point.bound - point.norm
+    if not math.isfinite(floor):
+        raise _beyond_float64(objective)
     if floor >= target and point.norm <= floor:
         raise NoiseFloorError(
             f"rounding alone bounds the gradient of these data by {floor:.3g} only, and {target:.3g} is needed",
             floor=floor,
         )
+
+
+def _beyond_float64(objective: Objective) -> ValueError:
+    return ValueError(
+        "the gradient is not finite, or too large for a bound in float64: scale the "
+        f"{objective.numbers} by a constant, or give smaller weights"
+    )
 
 
 def _stalled(objective: Objective, point: _Point, target: float, passes: int) -> StalledError:
@@ -221,7 +227,7 @@ def _stalled(objective: Objective, point: _Point, target: float, passes: int) ->
     return StalledError(
         f"the norm of the gradient is {point.norm:.3g} after {passes} passes over the data, {target:.3g} is needed; "
         f"the records at positions {', '.join(map(str, largest))} have the largest share of it, with features of norm "
-        f"{norms.max():.3g}: scale the features by a constant so that norms are about 1, or give a larger alpha or "
+        f"{norms.max():.3g}: scale the {objective.numbers} by a constant so that norms are about 1, or give a larger alpha or "
         "noise_std",
         rows=largest,
     )

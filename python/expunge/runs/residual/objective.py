@@ -192,6 +192,11 @@ class Objective:
     def __len__(self) -> int:
         return sum(map(len, self.blocks))
 
+    @property
+    def numbers(self) -> str:
+        """Which numbers of the records make gradients large: what errors advise to scale."""
+        return "features and targets" if self.loss == "squared" else "features"
+
     # --- what is minimised ---------------------------------------------------------------------
 
     def sums(self, theta: Float64, *, residuals: Float64 | None = None) -> GradientSums:
