@@ -244,12 +244,19 @@ def warn_of_forgetting(data: Training, *, before: float, after: float, noise_fre
     """Warn if the model left by a deletion is clearly worse than the noise-free optimum of what remains."""
     if not data.falls_short(after, noise_free, by=_TOLERATED):
         return
-    if noise_free - before > _TOLERATED:
-        cause = "it was no better before: learn with less noise_std or more n_steps"
+    short, lost = noise_free - before > _TOLERATED, before - after > _TOLERATED
+    steps = f"{phase.n_steps} steps with noise_std = {phase.noise_std:.3g}"
+    if short and lost:
+        cause = (
+            f"{steps} cost {_shown(before - after)} of it: take more unlearning steps, which need less noise, or a "
+            "larger epsilon or delta; the rest was missing before: learn with more n_steps"
+        )
+    elif short:
+        cause = "it was hardly better before: learn with less noise_std or more n_steps"
     else:
         cause = (
-            f"{phase.n_steps} steps with noise_std = {phase.noise_std:.3g} cost the difference: take more unlearning "
-            "steps, which need less noise, a larger epsilon or delta, or learn with more noise, which hides more"
+            f"{steps} cost the difference: take more unlearning steps, which need less noise, a larger epsilon or "
+            "delta, or learn with more noise, which hides more"
         )
     text = f"{data.name} on what remains {_shown(after)}, {_shown(before)} before"
     warnings.warn(NoiseWarning(f"{text}, {_shown(noise_free)} at the noise-free optimum; {cause}"), stacklevel=3)
