@@ -343,7 +343,7 @@ def test_outputs_are_neither_inputs_nor_one_another(tmp_path, monkeypatch):
         check_places(outputs={"--out": "link to x"}, inputs={})
     os.mkfifo("pipe")
     for special in ("pipe", os.devnull):
-        with pytest.raises(ValueError, match=rf"--out \({special}\) must be the name of a file or folder, not of a device"):
+        with pytest.raises(ValueError, match=rf"--out \({special}\) must be .* file or folder, not of a device"):
             check_places(outputs={"--out": special}, inputs={})
     with pytest.raises(ValueError, match=r"data \(x\)"):
         check_places(outputs={"--out": "x"}, inputs={"data": ["y", "x"]})

@@ -227,7 +227,7 @@ def _stalled(objective: Objective, point: _Point, target: float, passes: int) ->
     return StalledError(
         f"the norm of the gradient is {point.norm:.3g} after {passes} passes over the data, {target:.3g} is needed; "
         f"the records at positions {', '.join(map(str, largest))} have the largest share of it, with features of norm "
-        f"{norms.max():.3g}: scale the {objective.numbers} by a constant so that norms are about 1, or give a larger alpha or "
-        "noise_std",
+        f"{norms.max():.3g}: scale the {objective.numbers} by a constant so that norms are about 1, or give a larger "
+        "alpha or noise_std",
         rows=largest,
     )
