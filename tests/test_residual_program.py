@@ -145,6 +145,16 @@ def test_least_noise_that_float64_has_a_grid_for() -> None:
         ResidualCertificate.from_json(json.dumps(values))
 
 
+@pytest.mark.parametrize("name", ["delta", "mu", "noise_std", "alpha"])
+def test_whole_numbers_of_any_size_are_numbers(name: str) -> None:
+    """JSON writes 1.0 as 1 too, and NumPy takes no whole number beyond 64 bits."""
+    for value in (2**63, 2**70, 10**300):
+        values = certified().to_dict()
+        values["claim"][name] = value
+        with pytest.raises((CertificateError, VerificationError)):
+            verified(ResidualCertificate.from_json(json.dumps(values)))
+
+
 def test_working_models_keep_how_their_noise_was_drawn(tmp_path: Path) -> None:
     rows = np.random.default_rng(0).normal(size=(30, 3))
     for seed, sampler in ((None, "exact"), (0, "float64")):

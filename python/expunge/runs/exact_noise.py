@@ -49,7 +49,7 @@ def grid_exponent(noise_std: float) -> int:
     >>> grid_exponent(1.0), grid_exponent(0.01)
     (-12, -19)
     """
-    exponent = int(np.frexp(noise_std)[1]) - 1 - CELLS
+    exponent = int(np.frexp(float(noise_std))[1]) - 1 - CELLS
     if exponent < _LEAST_EXPONENT:
         raise ValueError(f"noise_std must be at least {2.0 ** (_LEAST_EXPONENT + CELLS)!r}, got {noise_std!r}")
     return exponent
@@ -94,7 +94,7 @@ def with_exact_noise(theta: Array, *, noise_std: float, words: Callable[[int], W
     """
     exponent = grid_exponent(noise_std)
     centres = np.ascontiguousarray(_validate.real_array("theta", theta)).ravel()
-    scale = int(np.ldexp(np.frexp(noise_std)[0], 53))
+    scale = int(np.ldexp(np.frexp(float(noise_std))[0], 53))
     cells = np.empty(centres.size, dtype=np.int64)
     progress = np.zeros(3, dtype=np.int64)
     drawn, at, done = words(_WORDS_OF_ONE * centres.size + 64), 0, 0

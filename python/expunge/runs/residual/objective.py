@@ -194,7 +194,7 @@ class Objective:
 
     @property
     def numbers(self) -> str:
-        """Which numbers of the records make gradients large: what errors advise to scale."""
+        """The numbers of the records that make gradients large: what errors advise to scale."""
         return "features and targets" if self.loss == "squared" else "features"
 
     # --- what is minimised ---------------------------------------------------------------------
