@@ -52,6 +52,33 @@ def test_training_mode_is_refused_with_the_layer(layer, name):
         on_top(module).fit(INPUTS, TARGETS)
 
 
+class Beside(nn.Module):
+    """A map whose matrix is a plain attribute, a buffer that is not kept, or a buffer."""
+
+    def __init__(self, how):
+        super().__init__()
+        matrix = torch.eye(6, 8)
+        if how == "attribute":
+            self.matrix = matrix
+        else:
+            self.register_buffer("matrix", matrix, persistent=how == "kept")
+
+    def forward(self, x):
+        return x @ self.matrix.to(x)
+
+
+@pytest.mark.parametrize("how", ["attribute", "passing"])
+def test_tensors_that_no_digest_sees_are_refused(how):
+    """They could be changed between the fit and a deletion, or hold what was learned from the records."""
+    with pytest.raises(ValueError, match=r"got 'matrix' of its part '0' \(Beside\) beside it: make it a parameter"):
+        on_top(nn.Sequential(Beside(how), nn.Tanh()).eval()).fit(INPUTS.float(), TARGETS)
+    kept = Beside("kept").eval()
+    model = on_top(kept).fit(INPUTS.float(), TARGETS)
+    kept.matrix += 1.0
+    with pytest.raises(ValueError, match="features must have the weights of the fit"):
+        model.unlearn(1)
+
+
 class Drawing(nn.Module):
     """Dropout that does not ask for the mode."""
 

@@ -73,6 +73,7 @@ class FrozenBackbone:
         if n == 0:
             raise ValueError(f"{name} must hold at least one record, got none")
         self._refuse_training_mode()
+        self._refuse_unseen()
         before = self.weights()
         rows: Float64 | None = None
         kind = ""
@@ -104,6 +105,19 @@ class FrozenBackbone:
                 raise ValueError(
                     f"features must be in evaluation mode, got its part {name or 'itself'!r} ({type(part).__name__}) "
                     "in training mode, where batch normalisation mixes records and dropout draws: call features.eval()"
+                )
+
+    def _refuse_unseen(self) -> None:
+        """Refuse tensors that the digest of the weights does not see."""
+        network: Any = self.features
+        torch: Any = sys.modules.get("torch")
+        for name, part in network.named_modules() if _is_module(network) else ():
+            plain = [key for key, value in vars(part).items() if isinstance(value, torch.Tensor)]
+            for key in (*plain, *sorted(part._non_persistent_buffers_set)):
+                raise ValueError(
+                    "features must have all tensors in their state_dict(), of which the digest of the weights is made, "
+                    f"got {key!r} of its part {name or 'itself'!r} ({type(part).__name__}) beside it: make it a "
+                    f"parameter, or register_buffer({key!r}, ...)"
                 )
 
     def _call(self, X: RecordRows, rows: Sequence[int], *, name: str) -> tuple[Float64, str]:
