@@ -18,8 +18,9 @@ from expunge._kernels import backend
 target: Any = compiled.CPU
 
 # Names in the compiled module that are questions or settings, not kernels.
-# Kernels for files and secrets are on no device: tests/test_columns.py and tests/test_noise.py have their boundary.
-HOST_ALONE = {"rows_of_columns", "plain_page", "rounded_normals"}
+# Kernels for files, secrets and many networks are on no device: tests/test_columns.py, tests/test_noise.py and
+# tests/test_ensemble.py have their boundary.
+HOST_ALONE = {"rows_of_columns", "plain_page", "rounded_normals", "network_gradients"}
 QUESTIONS = {"isa", "default_threads", "exchange_thread_team", "residual_depth"} | HOST_ALONE
 
 

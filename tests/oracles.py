@@ -868,6 +868,63 @@ def ridge_law(X, Y, *, alpha, step_size, phases):
     return mean, covariance
 
 
+# --- ensemble ----------------------------------------------------------------------------------
+
+
+def network_loss(plan, eps, parameters, image, label):
+    """Return the cross-entropy of one network on one image (height, width, channels); parameters may be complex."""
+    x = None
+    for (kind, *shape, down, across, step, stride, top, left, out, groups, weight, bias), small in zip(
+        plan, eps, strict=True
+    ):
+        x = np.asarray(image if x is None else x).reshape(shape)
+        channels = shape[2]
+
+        def part(at, n, default):
+            return np.full(n, default) if at < 0 else parameters[at : at + n]
+
+        if kind in (0, 4):
+            padded = np.pad(x, ((top, top), (left, left), (0, 0)), constant_values=0.0 if kind == 0 else -np.inf)
+            windows = np.lib.stride_tricks.sliding_window_view(padded, (down, across), axis=(0, 1))[::step, ::stride]
+        if kind == 0:
+            weights = parameters[weight : weight + out * channels * down * across]
+            x = np.tensordot(windows, weights.reshape(out, channels, down, across), ([2, 3, 4], [1, 2, 3]))
+            x = x + part(bias, out, 0.0)
+        elif kind == 1:
+            x = parameters[weight : weight + out * channels].reshape(out, channels) @ x.ravel() + part(bias, out, 0.0)
+            x = x[None, None]
+        elif kind == 2:
+            grouped = x.reshape(-1, groups, channels // groups)
+            centred = grouped - grouped.mean(axis=(0, 2), keepdims=True)
+            spread = np.sqrt((centred * centred).mean(axis=(0, 2), keepdims=True) + small)
+            x = (centred / spread).reshape(shape) * part(weight, channels, 1.0) + part(bias, channels, 0.0)
+        elif kind == 3:
+            x = np.where(x.real > 0.0, x, 0.0)
+        elif kind == 4:
+            flat = windows.reshape(*windows.shape[:3], -1)
+            x = np.take_along_axis(flat, flat.real.argmax(-1)[..., None], -1)[..., 0]
+        else:
+            x = np.moveaxis(x, 2, 0).reshape(1, 1, -1)
+    logits = x.ravel()
+    apart = logits - logits.real.max()
+    return np.log(np.exp(apart).sum()) - apart[label]
+
+
+def network_gradients(plan, eps, parameters, images, labels, rows, ends):
+    """Return gradients of the sums of losses, and the losses, of each network: a complex step for every parameter."""
+    plan, eps = [[int(entry) for entry in line] for line in plan], eps.tolist()
+    gradients, losses = np.zeros(parameters.shape), np.zeros(len(rows))
+    for m, own in enumerate(parameters):
+        for at in range(ends[m - 1] if m else 0, ends[m]):
+            given = plan, eps
+            losses[at] = network_loss(*given, own, images[rows[at]], labels[rows[at]]).real
+            for j in range(own.size):
+                moved = own.astype(complex)
+                moved[j] += 1e-30j
+                gradients[m, j] += network_loss(*given, moved, images[rows[at]], labels[rows[at]]).imag / 1e-30
+    return gradients, losses
+
+
 # --- noise -------------------------------------------------------------------------------------
 
 

@@ -24,6 +24,10 @@ PARTS = {
     "bench_columns": ("columns", ["--features", "64", "--megabytes", "1", "--repeats", "1"]),
     "bench_deletion": ("deletion", ["FOLDER", "--repeats", "1"]),
     "bench_distributed": ("distributed", ["--records", "400", "--features", "4", "--repeats", "1"]),
+    "bench_ensemble": (
+        "ensemble",
+        ["--members", "3", "--steps", "2", "--repeats", "1", "--threads", "1", "--models", "digits CNN"],
+    ),
     "bench_grad_norms": ("grad_norms_kernels", ["--part", "kernels", "--repeats", "1"]),
     "bench_jax": ("jax", ["--models", "mlp", "--repeats", "1"]),
     "bench_langevin": ("langevin", []),
@@ -45,6 +49,7 @@ PARTS = {
 NEEDS = {
     "bench_columns": "pyarrow",
     "bench_distributed": "distributed",
+    "bench_ensemble": "torch",
     "bench_records": "pyarrow",
     "bench_scoring": "pyarrow",
     "bench_tables": "distributed",
@@ -69,6 +74,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "bench_before_after": {"NOISE": [1e-6, 1.0], "DELETIONS": 2},
     "bench_columns": {"GROUP": 1000},
     "bench_deletion": {"RECORDS": 120, "FEATURES": 5, "SPEEDS": [(300, 9, 1.0)], "LANGEVIN_STEPS": (3,)},
+    "bench_ensemble": {"N_RECORDS": 200},
     "bench_grad_norms": {
         "RECORDS": 300,
         "CHECKPOINTS": 3,

@@ -21,6 +21,8 @@ NO_RESULTS = {
     "expunge.estimators.noise_warning.TrainingSums": "sums over what is fitted",
     "expunge.estimators.quotes.Claim": "what was asked for",
     "expunge.torch.training.privacy.Privacy": "what is asked for",
+    "expunge.torch.ensemble.group.Member": "a model and what it is trained on",
+    "expunge.torch.ensemble.plan.Plan": "layers of a model",
     "expunge.estimators.quotes.QuoteTable": "columns of a quote, which has the status",
     "expunge.runs.ridge.table_sums.TableSums": "data",
     "expunge.runs.ridge.law.LawPair": "a pair of laws",

@@ -26,7 +26,7 @@ from kernel_calls import HOST_ALONE, QUESTIONS, kernel_names, kernels_in_table
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ROOT / "python" / "expunge"
 CSRC = ROOT / "csrc"
-FAMILIES = ("columns", "grad_norms", "langevin", "noise", "privacy", "residual", "ridge")
+FAMILIES = ("columns", "ensemble", "grad_norms", "langevin", "noise", "privacy", "residual", "ridge")
 
 # Unit of the package -> units it may import. A unit is a module or sub-package directly below expunge.
 MAY_USE: dict[str, set[str]] = {
@@ -528,7 +528,9 @@ def test_every_family_has_its_places() -> None:
     for family in FAMILIES:
         for place in (
             CSRC / family / f"{family}.hpp",
-            *([] if family in ("columns", "noise") else [CSRC / family / f"{family}.cuh"]),  # on the host alone
+            *(
+                [] if family in ("columns", "ensemble", "noise") else [CSRC / family / f"{family}.cuh"]
+            ),  # on the host alone
             CSRC / "bindings" / f"bind_{family}.cpp",
             *(ROOT / "tests" / f"test_{stem}.py" for stem in TESTS_OF.get(family, [family])),
             ROOT / "bench" / f"bench_{family}.py",

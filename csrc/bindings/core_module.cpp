@@ -36,5 +36,6 @@ PYBIND11_MODULE(_core, module) {
   expunge::bindings::bind_grad_norms(module);
   expunge::bindings::bind_columns(module);
   expunge::bindings::bind_noise(module);
+  expunge::bindings::bind_ensemble(module);
   expunge::bindings::bind_c_api(module);
 }

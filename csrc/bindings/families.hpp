@@ -6,6 +6,7 @@
 namespace expunge::bindings {
 
 void bind_columns(pybind11::module_& module);  // on the host alone
+void bind_ensemble(pybind11::module_& module);  // on the host alone
 void bind_grad_norms(pybind11::module_& module);
 void bind_langevin(pybind11::module_& module);
 void bind_noise(pybind11::module_& module);  // on the host alone

@@ -341,6 +341,21 @@ def rounded_normals(
     threads: int = 0,
 ) -> None: ...
 
+# ensemble
+def network_gradients(
+    plan: _Int64,
+    eps: _Float64,
+    parameters: _Floating,
+    images: _Floating,
+    labels: _Int64,
+    rows: _Int64,
+    ends: _Int64,
+    gradients: _Floating,
+    losses: _Floating,
+    *,
+    threads: int = 0,
+) -> None: ...
+
 # columns
 def rows_of_columns(columns: _Floating, rows: _Floating, *, threads: int = 0) -> None: ...
 def plain_page(

@@ -18,7 +18,7 @@ from expunge.evaluation import Band, reference_band
 from expunge.experiments.settings import Settings
 from expunge.experiments.subjects import Subject, build
 from expunge.forget_sets import ForgetSet
-from expunge.torch import TrainingRun, UnlearningRun, train, unlearn
+from expunge.torch import TrainingRun, UnlearningRun, train, train_many, unlearn
 
 __all__ = [
     "NETWORK_LIMITS",
@@ -92,15 +92,15 @@ def model_of(context: NetworkContext, run: TrainingRun) -> nn.Module:
 def retrained(
     context: NetworkContext, subject: Subject, forget: ForgetSet, *, seed: int, noise_std: float
 ) -> list[nn.Module]:
-    """Return networks that never saw the forget set, each from a start of its own."""
+    """Return networks that never saw the forget set, each from a start of its own, trained at once."""
     s = context.settings
-    models = []
-    for k in range(s.n_retrained):
-        own = context.seed(seed, RETRAINED + k)
-        model = build(s, own)
-        rows = subject.without(forget.indices)
-        train(model, rows, epochs=s.epochs, collect="none", seed=own, **_settings(context, noise_std))
-        models.append(model)
+    seeds = [context.seed(seed, RETRAINED + k) for k in range(s.n_retrained)]
+    models = [build(s, own).to(context.device) for own in seeds]
+    settings = _settings(context, noise_std)
+    del settings["device"]  # that of the models
+    run = train_many(models, subject.without(forget.indices), seeds=seeds, epochs=s.epochs, **settings)
+    for error in run.failures.values():
+        raise error
     return models
 
 

@@ -13,6 +13,7 @@ except ImportError as error:
 from expunge.torch._compatibility import UntestedVersionWarning  # first: it names what this torch lacks
 from expunge.torch._errors import GradNormMismatchError, UnsupportedLayerError
 from expunge.torch._gradient_norms import GradNorms
+from expunge.torch.ensemble import EnsembleRun, train_many
 from expunge.torch.training import (
     NonFiniteLossError,
     Privacy,
@@ -35,6 +36,7 @@ from expunge.torch.unlearning import (
 __all__ = [
     "METHODS",
     "AdaptiveRun",
+    "EnsembleRun",
     "ForgetBin",
     "GradNormMismatchError",
     "GradNorms",
@@ -49,6 +51,7 @@ __all__ = [
     "UntestedVersionWarning",
     "run_to_run_noise",
     "train",
+    "train_many",
     "unlearn",
     "unlearn_adaptively",
 ]
