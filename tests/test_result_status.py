@@ -35,6 +35,7 @@ NO_RESULTS = {
     "expunge.certificates.residual.format.ResidualNoise": "part of a certificate",
     "expunge.certificates.residual.proofs": "about hashes; says in words what it shows",
     "expunge.certificates.residual.tree.Leaves": "hashes",
+    "expunge.certificates.statement.ProofStatement": "about a certificate, which has the status",
     "expunge.certificates.signed.Signature": "part of a certificate",
     "expunge.certificates.signed.SignedDocument": "what certificates have in common; each has its own status",
     "expunge.data.constants.Sources": "part of a run",

@@ -46,7 +46,7 @@ MAY_USE: dict[str, set[str]] = {
     "calibration": {"accounting", "_validate"},
     "data": {"_types", "_errors", "_files", "_kernels", "_validate"},
     "runs": {"_types", "_errors", "_kernels", "_validate", "accounting", "calibration", "data", "langevin"},
-    "proof": {"_types", "_errors", "_validate", "accounting", "data", "runs"},
+    "proof": {"_types", "_errors", "_files", "_validate", "accounting", "data", "runs"},
     "certificates": {"_types", "_errors", "_files", "_kernels", "_validate", "_version", "data", "proof", "runs"},
     "ledger": {"_errors", "_files", "certificates"},
     "estimators": {

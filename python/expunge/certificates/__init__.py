@@ -7,6 +7,7 @@ from expunge.certificates.loading import load
 from expunge.certificates.policy import Policy
 from expunge.certificates.report import VerificationReport
 from expunge.certificates.schema import CertificateError, VerificationError, certificate_schema
+from expunge.certificates.statement import ProofStatement, StatedEnclosure
 from expunge.certificates.verification import UndecidedError
 from expunge.data.constants import CONDITIONS, GRID_NOTE, UNKNOWN_SOURCES, Sources
 
@@ -22,9 +23,11 @@ __all__ = [
     "Digests",
     "Phase",
     "Policy",
+    "ProofStatement",
     "RidgeRun",
     "Signature",
     "Sources",
+    "StatedEnclosure",
     "UndecidedError",
     "VerificationError",
     "VerificationReport",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -12,6 +13,7 @@ from expunge.certificates import issue, verification
 from expunge.certificates.document import Digests, Document, Signature
 from expunge.certificates.policy import Policy
 from expunge.certificates.report import VerificationReport
+from expunge.certificates.statement import ProofStatement
 from expunge.certificates.work import DEFAULT_BUDGET
 from expunge.data.blocks import Records
 from expunge.runs.base import Run
@@ -158,6 +160,8 @@ class Certificate(Document):
         policy: Policy | None = None,
         budget: float = DEFAULT_BUDGET,
         proof: bool = False,
+        state: str | os.PathLike[str] | None = None,
+        statement: ProofStatement | None = None,
     ) -> VerificationReport:
         """Recompute the claim from the data and check everything else that can be checked.
 
@@ -186,6 +190,13 @@ class Certificate(Document):
             Whether to prove the claim in ball arithmetic too (needs the extra ``proof``); a table is read again. It
             passes if the upper ends of both enclosures are at most the claimed delta, without tolerance; an
             `UndecidedError` says what could not be decided. Not part of ``budget``.
+        state : path-like, optional
+            With a proof by the method "exact": a folder that keeps its stages, so that a proof which is interrupted
+            goes on where it stopped, to the same enclosures; removed when the proof has ended. It holds the products
+            of the data, and others must not be able to write it.
+        statement : ProofStatement, optional
+            A statement that this certificate's claim was proved. It must be about this certificate; it is shown, and
+            with ``proof=True`` its enclosures are held against those of the proof. By itself it proves nothing.
 
         Returns
         -------
@@ -197,4 +208,15 @@ class Certificate(Document):
         VerificationError
             With ``field`` naming what refutes the certificate.
         """
-        return verification.verify(self, X, y, model, public_key=public_key, policy=policy, budget=budget, proof=proof)
+        return verification.verify(
+            self,
+            X,
+            y,
+            model,
+            public_key=public_key,
+            policy=policy,
+            budget=budget,
+            proof=proof,
+            state=state,
+            statement=statement,
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from expunge.certificates.statement import ProofStatement
 from expunge.runs.enclosures import Proof
 
 __all__ = ["Standing", "VerificationReport", "binding", "reading", "shown"]
@@ -61,6 +62,11 @@ class VerificationReport:
         said to be given but is the one that the data would give.
     proof : Proof or None
         Enclosures of both deltas in ball arithmetic, where a proof was asked for.
+    statement : ProofStatement or None
+        A statement about the certificate that was given: it says that the claim was proved, and who says so. Only
+        ``proof`` is a proof; where there is one too, the statement agrees with it.
+    certificate : str or None
+        Digest of the certificate.
     """
 
     epsilon: float
@@ -76,6 +82,8 @@ class VerificationReport:
     p_value: float | None = None
     warnings: tuple[str, ...] = ()
     proof: Proof | None = None
+    statement: ProofStatement | None = None
+    certificate: str | None = None
 
     @property
     def certified(self) -> bool:
@@ -98,6 +106,7 @@ class VerificationReport:
             *(f"  {label.strip()}: {text}" for label, text in reading(now)),
             f"  data as certified; model {model}; signature: {self.signature}",
             *([] if self.proof is None else [f"  {self.proof.summary()}"]),
+            *([] if self.statement is None else [f"  {self.statement.line(self.proof)}"]),
             *(f"  warning: {text}" for text in self.warnings),
         ]
         return "\n".join(lines)

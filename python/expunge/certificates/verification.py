@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -17,12 +18,14 @@ from expunge.certificates.evidence import check_data, check_digests, check_model
 from expunge.certificates.policy import Policy
 from expunge.certificates.report import VerificationReport
 from expunge.certificates.schema import CertificateError, VerificationError, certificate_schema, check, refuting
+from expunge.certificates.signed import SignedDocument
+from expunge.certificates.statement import ProofStatement
 from expunge.certificates.work import DEFAULT_BUDGET, check_budget, stages
 from expunge.data.blocks import Records
 from expunge.runs.base import LEAST_P_VALUE, Deltas, Problem
 from expunge.runs.enclosures import Proof
 
-__all__ = ["Recomputed", "UndecidedError", "check_status", "plausible", "recomputed", "verify"]
+__all__ = ["Recomputed", "UndecidedError", "check_statement", "check_status", "plausible", "recomputed", "verify"]
 
 # Slack of the comparison "recomputed <= claimed", for rounding between machines.
 CLAIM_SLACK = 1e-9
@@ -211,20 +214,40 @@ def _recomputed(
     return recomputed(certificate, X, y, begin=begin)
 
 
-def _check_provable(certificate: Document) -> None:
+def check_statement(statement: ProofStatement | None, certificate: SignedDocument) -> None:
+    """Check that a statement, if there is one, is about a certificate.
+
+    Raises
+    ------
+    VerificationError
+        With a ``field`` that begins with ``"statement"``.
+    TypeError
+        If it is no statement.
+    """
+    if statement is None:
+        return
+    if not isinstance(statement, ProofStatement):
+        raise TypeError(f"statement must be a ProofStatement, got {type(statement).__name__}")
+    statement.check(certificate)
+
+
+def _check_provable(certificate: Document, *, state: str | os.PathLike[str] | None) -> None:
     """Refuse a proof that cannot be had, before any work is done."""
     from expunge.proof.claims import refuse_unproved
 
     refuse_unproved(certificate.run)
+    if state is not None and certificate.method != "exact":
+        raise ValueError(f"state must be omitted for method {certificate.method!r}: it keeps the laws of 'exact'")
 
 
-def _proved(certificate: Document, problem: Problem) -> Proof:
+def _proved(certificate: Document, problem: Problem, state: str | os.PathLike[str] | None) -> Proof:
     """Return the proof of a claim, or refuse the claim."""
     from expunge.proof.claims import prove_claim
 
     c = certificate
     with refuting():
-        found = prove_claim(c.run, problem, epsilon=c.epsilon, delta=c.delta, method=c.method, delta_s=c.delta_s)
+        claim: dict[str, Any] = {"epsilon": c.epsilon, "delta": c.delta, "method": c.method, "delta_s": c.delta_s}
+        found = prove_claim(c.run, problem, **claim, state=state)
     if found.outcome == "refuted":
         raise VerificationError("claim.delta", f"refuted in ball arithmetic: {found.reason}")
     if found.outcome != "proved":
@@ -242,6 +265,8 @@ def verify(
     policy: Policy | None = None,
     budget: float = DEFAULT_BUDGET,
     proof: bool = False,
+    state: str | os.PathLike[str] | None = None,
+    statement: ProofStatement | None = None,
 ) -> VerificationReport:
     """Verify a certificate; `Certificate.verify` describes it.
 
@@ -251,8 +276,11 @@ def verify(
         Naming the field that is refuted.
     """
     c = certificate
+    if state is not None and not proof:
+        raise ValueError("state must be omitted without proof=True: it keeps the stages of a proof")
     if proof:
-        _check_provable(c)
+        _check_provable(c, state=state)
+    check_statement(statement, c)
     most = _validate.number("budget", budget, low=0, allow_infinite=True)
     if policy is not None and not isinstance(policy, Policy):
         raise TypeError(f"policy must be a Policy, got {type(policy).__name__}")
@@ -277,7 +305,9 @@ def verify(
             begin("model")
             chance = plausible(c, found.problem, check_model(c, model))
     c._check_own_signature()
-    found_proof = _proved(c, found.problem) if proof else None
+    found_proof = _proved(c, found.problem, state) if proof else None
+    if statement is not None and found_proof is not None:
+        statement.compare(found_proof)
     trusted = public_key is not None or (policy is not None and policy.public_key is not None)
     now = c.standing()
     return VerificationReport(
@@ -293,5 +323,7 @@ def verify(
         p_value=chance,
         warnings=found.problem.warnings,
         proof=found_proof,
+        statement=statement,
+        certificate=c.digest(),
         signature="trusted key" if trusted else "none" if c.signature is None else "unknown key",
     )

@@ -11,7 +11,7 @@ from expunge.cli.options import check_ending, given_options
 from expunge.cli.outputs import Outputs
 from expunge.cli.reading import data_options
 from expunge.cli.records import refuse
-from expunge.cli.verify import verified
+from expunge.cli.verify import Checks, load_statement, verified
 
 __all__ = ["report"]
 
@@ -23,6 +23,7 @@ __all__ = ["report"]
 @click.option("--data", help="The data as they now stand: the last certificate is verified on them.")
 @click.option("--evidence", type=click.Path(), help="With --data: its evidence, or the working model, as it has it.")
 @click.option("--model", type=click.Path(), help="With --data: the released or working model.")
+@click.option("--stated", type=click.Path(), help="With --data: a statement that the claim was proved.")
 @click.option("--public-key", type=click.Path(), help="Whose signature is required (PEM).")
 @data_options
 @overwrite_option
@@ -33,6 +34,7 @@ def report(
     data: str | None,
     evidence: str | None,
     model: str | None,
+    stated: str | None,
     public_key: str | None,
     overwrite: bool,
     **reading: Any,
@@ -49,13 +51,13 @@ def report(
 
     check_ending(output, (".html", ".htm"))
     named = {f"CERTIFICATES {place}": place for place in certificates}
-    inputs = {"--data": data, "--evidence": evidence, "--model": model, "--ledger": ledger_path}
+    inputs = {"--data": data, "--evidence": evidence, "--model": model, "--ledger": ledger_path, "--stated": stated}
     inputs |= {"--public-key": public_key, "--target": reading["target"], "--bounds": reading["bounds"]}
     outputs = Outputs({"--output": output}, inputs={**named, **inputs}, overwrite=overwrite)
     if outputs.begin():
         return
     if data is None:
-        for option in given_options(("evidence", "model", *reading)):
+        for option in given_options(("evidence", "model", "stated", *reading)):
             raise ValueError(f"{option} goes with --data: without the data nothing is verified")
     key = None if public_key is None else load_public_key(public_key)
     proofs: list[ResidualCertificate | NetworkCertificate] = []
@@ -67,7 +69,8 @@ def report(
     found = None
     if data is not None:
         released = None if model is None else load_model(model, released=True)
-        found = verified(proofs[-1], [data], evidence, released, model=model, key=key, policy=None, reading=reading)
+        checks = Checks(key=key, statement=None if stated is None else load_statement(stated))
+        found = verified(proofs[-1], [data], evidence, released, model=model, reading=reading, checks=checks)
     try:
         if key is not None:
             for one in proofs:

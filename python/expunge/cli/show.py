@@ -17,7 +17,7 @@ from expunge.cli.records import ledger_lines, refuse
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-    from expunge.certificates import Certificate
+    from expunge.certificates import Certificate, ProofStatement
     from expunge.certificates.network import NetworkCertificate, NetworkEvidence
     from expunge.certificates.residual import AbsenceProof, MembershipProof, ResidualCertificate, ResidualEvidence
     from expunge.cli.files import Newton
@@ -34,9 +34,10 @@ def show(certificate: str, public_key: str | None) -> None:
     Exit code 1 if the signature does not hold, or the ledger is broken.
 
     The claim itself is not checked: that takes the data, see expunge verify. Evidence and working models (.npz), proofs
-    about an id and ledgers can be shown, too: of a ledger every entry, and what is left of the budget of releases.
+    about an id, statements that a claim was proved, and ledgers can be shown, too: of a ledger every entry, and what is
+    left of the budget of releases.
     """
-    from expunge.certificates import load, load_public_key
+    from expunge.certificates import load_public_key
 
     key = None if public_key is None else load_public_key(public_key)
     lines: list[str] | None = None
@@ -47,7 +48,7 @@ def show(certificate: str, public_key: str | None) -> None:
     elif (proof := _proof(certificate)) is not None:
         lines = _proof_lines(proof)
     if lines is None:
-        _certificate(load(certificate), key)
+        _certificate(_signed(certificate), key)
         return
     if key is not None:
         raise ValueError(f"--public-key is for certificates, and {certificate} is not one")
@@ -55,7 +56,9 @@ def show(certificate: str, public_key: str | None) -> None:
         click.echo(line)
 
 
-def _certificate(proof: Certificate | ResidualCertificate | NetworkCertificate, key: Ed25519PublicKey | None) -> None:
+def _certificate(
+    proof: Certificate | ResidualCertificate | NetworkCertificate | ProofStatement, key: Ed25519PublicKey | None
+) -> None:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
     from expunge.certificates import VerificationError
@@ -76,6 +79,21 @@ def _certificate(proof: Certificate | ResidualCertificate | NetworkCertificate, 
     click.echo("  not checked against data: expunge verify does that")
 
 
+def _signed(path: str) -> Certificate | ResidualCertificate | NetworkCertificate | ProofStatement:
+    """Return the certificate, or the statement about one, in a file."""
+    from expunge.certificates import ProofStatement, load
+
+    return ProofStatement.load(path) if _format(path) == ProofStatement.format else load(path)
+
+
+def _format(path: str) -> object:
+    """Return what the JSON in a file says of its format."""
+    from expunge.certificates.signed import json_values, text_of
+
+    values = json_values(text_of(path))
+    return values.get("format") if isinstance(values, dict) else None
+
+
 def _is_ledger(path: str) -> bool:
     """Return whether a file begins as a ledger does."""
     try:
@@ -88,10 +106,8 @@ def _is_ledger(path: str) -> bool:
 def _proof(path: str) -> AbsenceProof | MembershipProof | None:
     """Return the proof in a file, or None if its format is another."""
     from expunge.certificates.residual import AbsenceProof, MembershipProof
-    from expunge.certificates.signed import json_values, text_of
 
-    values = json_values(text_of(path))
-    name = values.get("format") if isinstance(values, dict) else None
+    name = _format(path)
     if name == "expunge-absence-proof":
         return AbsenceProof.load(path)
     return MembershipProof.load(path) if name == "expunge-membership-proof" else None

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import click
 
 from expunge.cli.cluster import scheduler_option
-from expunge.cli.files import load_evidence_and_model, load_model, load_network_evidence
+from expunge.cli.files import load_evidence_and_model, load_model, load_network_evidence, overwrite_option
+from expunge.cli.options import ask_password_option, check_ending, signing_key
+from expunge.cli.outputs import Outputs
 from expunge.cli.reading import data_options, known_from
 from expunge.cli.records import refuse
 from expunge.cli.streaming import Streamed, read_together
@@ -16,17 +18,18 @@ from expunge.cli.streaming import Streamed, read_together
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-    from expunge.certificates import Policy
+    from expunge.certificates import Certificate, Policy, ProofStatement, VerificationReport
     from expunge.certificates.network import NetworkCertificate, NetworkEvidence, NetworkReport
     from expunge.certificates.residual import ResidualCertificate, ResidualEvidence, ResidualReport
     from expunge.cli.files import Released, Working
 
-__all__ = ["verified", "verify"]
+__all__ = ["Checks", "load_statement", "verified", "verify"]
 
 _HOW = (
     "; give the model by --model, which knows how its table was read, or --id-column, --features, --drop, --divide-by, "
     "--bounds and --cosine-features as for fit"
 )
+_NOT_OF_NETWORKS = "is for certificates of Langevin runs and by residual: of a network's nothing is stated"
 _ALL_ROWS = "; a Langevin run is verified on the data of its fit, rows deleted since included"
 
 
@@ -58,6 +61,12 @@ _ALL_ROWS = "; a Langevin run is verified on the data of its fit, rows deleted s
     "--budget", type=float, help="Refuse to spend more operations than this; of Langevin runs.  [default: 1e11]"
 )
 @click.option("--prove", is_flag=True, help="Prove the claim in ball arithmetic too. Exit code 3: undecided.")
+@click.option("--keep", type=click.Path(), help="With --prove: where a statement of what was proved goes (.json).")
+@click.option("--key", type=click.Path(), help="With --keep: private key (PEM) to sign the statement with.")
+@ask_password_option
+@click.option("--state", type=click.Path(), help="With --prove: folder of an interrupted proof, to go on where it was.")
+@click.option("--stated", type=click.Path(), help="A statement that the claim was proved; --prove is held against it.")
+@overwrite_option
 def verify(
     certificate: str,
     data: tuple[str, ...],
@@ -70,6 +79,12 @@ def verify(
     of_program: bool,
     budget: float | None,
     prove: bool,
+    keep: str | None,
+    key: str | None,
+    ask_password: bool,
+    state: str | None,
+    stated: str | None,
+    overwrite: bool,
     **reading: Any,
 ) -> None:
     """Recompute the claim of CERTIFICATE from DATA, one or several tables. Exit code 1 if it does not hold.
@@ -78,51 +93,110 @@ def verify(
     of a network's certificate are the features of these, as its head was fitted to them. DATA of a Langevin run are
     those of fit, deleted rows included. Folders and addresses are read once, in blocks. A working or released model, by
     --model or --evidence, knows how the table of fit was read; without one, say so by the options of fit.
-    """
-    from expunge.certificates import Certificate, Policy, UndecidedError, VerificationError, load, load_public_key
 
-    key = None if public_key is None else load_public_key(public_key)
+    What --keep writes says that the claim was proved, with the enclosures: it is worth what whoever made it is worth,
+    until --prove --stated holds a new proof against it.
+    """
+    from expunge.certificates import Certificate, Policy, ProofStatement, load, load_public_key
+    from expunge.certificates.network import NetworkCertificate, NetworkReport
+
+    for option, value in (("--keep", keep), ("--state", state)):
+        if value is not None and not prove:
+            raise ValueError(f"{option} goes with --prove: without it nothing is proved")
+    if key is not None and keep is None:
+        raise ValueError("--key goes with --keep: it signs the statement that is written")
+    check_ending(keep, (".json",))
+    inputs = {"CERTIFICATE": certificate, "--evidence": evidence, "--model": model, "--public-key": public_key}
+    inputs |= {"--key": key, "--stated": stated, **{f"DATA {place}": place for place in data}}
+    outputs = Outputs({"--keep": keep}, inputs=inputs, overwrite=overwrite)
+    if outputs.begin() and keep is not None:
+        return
+    signer = signing_key(key, ask_password=ask_password)
+    known = None if public_key is None else load_public_key(public_key)
     policy = None
     if max_epsilon is not None or max_delta is not None or allow_conditional is not None or of_program:
         policy = Policy(
             max_epsilon=max_epsilon,
             max_delta=max_delta,
-            public_key=key,
+            public_key=known,
             allow_conditional=bool(allow_conditional),
             of_program=of_program,
         )
     released = None if model is None else load_model(model, released=True)
-    proof = load(certificate)
-    if not isinstance(proof, Certificate):
-        if budget is not None:
-            raise ValueError("--budget is for Langevin runs: other certificates take one pass over the data")
-        found = verified(
-            proof, data, evidence, released, model=model, key=key, policy=policy, reading=reading, prove=prove
+    claim = load(certificate)
+    checks = Checks(key=known, policy=policy, prove=prove, statement=None if stated is None else load_statement(stated))
+    if isinstance(claim, Certificate):
+        if evidence is not None:
+            raise ValueError("--evidence is for certificates by residual: that of a Langevin run holds everything")
+        report: VerificationReport | ResidualReport | NetworkReport = _verified_run(
+            claim, data, released, checks, budget=budget, state=state, reading=reading
         )
-        click.echo(f"VERIFIED  {found.summary()}")
-        return
-    if evidence is not None:
-        raise ValueError("--evidence is for certificates by residual: that of a Langevin run holds everything")
+    else:
+        for option, given in (("--budget", budget), ("--state", state)):
+            if given is not None:
+                raise ValueError(f"{option} is for Langevin runs: other certificates take one pass over the data")
+        if keep is not None and isinstance(claim, NetworkCertificate):
+            raise ValueError(f"--keep {_NOT_OF_NETWORKS}")
+        report = verified(claim, data, evidence, released, model=model, reading=reading, checks=checks)
+    click.echo(f"VERIFIED  {report.summary()}")
+    if keep is not None:
+        assert not isinstance(report, NetworkReport)  # refused above
+        statement = ProofStatement.of(claim, report)
+        statement = statement if signer is None else statement.sign(signer)
+        outputs.write({"--keep": statement.to_json().encode("ascii")})
+        click.echo(f"statement  {keep}  (confidential; it proves nothing by itself: --prove --stated {keep} does)")
+
+
+class Checks(NamedTuple):
+    """Checks of a verification besides the recomputation: key, policy, proof, and a statement that there was one."""
+
+    key: Ed25519PublicKey | None = None
+    policy: Policy | None = None
+    prove: bool = False
+    statement: ProofStatement | None = None
+
+
+def load_statement(path: str) -> ProofStatement:
+    """Return the statement in a file."""
+    from expunge.certificates import ProofStatement
+
+    return ProofStatement.load(path)
+
+
+def _verified_run(
+    claim: Certificate,
+    data: Sequence[str],
+    released: Working | Released | None,
+    checks: Checks,
+    *,
+    budget: float | None,
+    state: str | None,
+    reading: dict[str, Any],
+) -> VerificationReport:
+    """Return the report on a certificate of a Langevin run; exit with code 1 if refuted, 3 if undecided."""
+    from expunge.certificates import UndecidedError, VerificationError
+
     if reading["weight_column"] is not None:
         raise ValueError("--weight-column is for certificates by residual: records of a Langevin run weigh the same")
-    task_of_run = "regress" if proof.run.classes is None else "classify"
+    task_of_run = "regress" if claim.run.classes is None else "classify"
     records, task = read_together(data, task=task_of_run, told=True, **_known(released), **reading)
-    _check_conditions(records.conditions, proof.conditions)
+    _check_conditions(records.conditions, claim.conditions)
     X, y = (records.table, None) if isinstance(records, Streamed) else (records.X, task.y)
     more: dict[str, Any] = {} if budget is None else {"budget": budget}
-    if prove:
+    if checks.prove:
         if isinstance(records, Streamed):
             raise ValueError(f"{', '.join(data)}: --prove needs the records in memory: pass --in-memory")
-        more["proof"] = True
+        more |= {"proof": True, "state": state}
     try:
-        report = proof.verify(X, y, released, public_key=key, policy=policy, **more)
+        return claim.verify(
+            X, y, released, public_key=checks.key, policy=checks.policy, statement=checks.statement, **more
+        )
     except UndecidedError as error:
         _undecided(error)
     except VerificationError as error:
         remedy = _how(released) if error.field == "digests.X" else _ALL_ROWS if error.field == "run.n_records" else ""
         refuse(f"{error}{remedy}")
-    else:
-        click.echo(f"VERIFIED  {report.summary()}")
+        raise
 
 
 def _undecided(error: Exception) -> NoReturn:
@@ -152,14 +226,12 @@ def verified(
     released: Working | Released | None,
     *,
     model: str | None,
-    key: Ed25519PublicKey | None,
-    policy: Policy | None,
     reading: dict[str, Any],
-    prove: bool = False,
+    checks: Checks,
 ) -> ResidualReport | NetworkReport:
     """Return the report on a certificate by residual or of a network, held against data; exit with 1 if refuted.
 
-    With ``prove`` its claim is proved in ball arithmetic too; the exit code is 3 where that decides nothing.
+    Where its claim is proved in ball arithmetic too, the exit code is 3 if that decides nothing.
     """
     from expunge.certificates import UndecidedError, VerificationError
     from expunge.certificates.network import NetworkCertificate
@@ -167,6 +239,8 @@ def verified(
     from expunge.certificates.residual import verify as verify_residual
     from expunge.estimators.newton.base import NewtonModel
 
+    if checks.statement is not None and isinstance(proof, NetworkCertificate):
+        raise ValueError(f"--stated {_NOT_OF_NETWORKS}")
     place = evidence or (model if isinstance(released, NewtonModel) else None)
     if place is None:
         raise ValueError("--evidence must be given: a certificate by residual is verified with its confidential part")
@@ -186,9 +260,12 @@ def verified(
         **reading,
     )
     _check_conditions(records.conditions, proof.conditions)
+    given: dict[str, Any] = {"public_key": checks.key, "proof": checks.prove}
+    if checks.statement is not None:
+        given["statement"] = checks.statement
     try:
-        if policy is not None:
-            policy.check(proof)
+        if checks.policy is not None:
+            checks.policy.check(proof)
         if isinstance(records, Streamed):
             streamed: ResidualReport | NetworkReport = check(
                 proof,
@@ -196,8 +273,7 @@ def verified(
                 evidence=known,
                 released=released,
                 sample_weight=records.weights,
-                public_key=key,
-                proof=prove,
+                **given,
             )
             return streamed
         found: ResidualReport | NetworkReport = check(
@@ -208,8 +284,7 @@ def verified(
             released=released,
             ids=records.ids,
             sample_weight=records.weights,
-            public_key=key,
-            proof=prove,
+            **given,
         )
         return found
     except UndecidedError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from expunge.proof.ridge import prove_ridge
@@ -32,8 +33,11 @@ def prove_claim(
     delta: float,
     method: str,
     delta_s: float | None,
+    state: str | os.PathLike[str] | None = None,
 ) -> Proof:
     """Return the proof of a claim about a run beside the data of its first fit, whose assumptions have been checked.
+
+    ``state`` is a folder that keeps the laws of the method "exact" while the proof goes on.
 
     Raises
     ------
@@ -43,4 +47,4 @@ def prove_claim(
     refuse_unproved(run)
     assert isinstance(run, RidgeRun)
     assert isinstance(problem, RidgeProblem)
-    return prove_ridge(run, problem, epsilon=epsilon, delta=delta, method=method, delta_s=delta_s)
+    return prove_ridge(run, problem, epsilon=epsilon, delta=delta, method=method, delta_s=delta_s, state=state)

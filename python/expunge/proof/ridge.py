@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -15,8 +16,9 @@ from expunge.proof.contour import EVALUATIONS
 from expunge.proof.coordinates import Coordinates
 from expunge.proof.matrices import DiagonalPair, diagonal_pair
 from expunge.proof.profile import delta_ball
-from expunge.proof.ridge_law import Laws, kept_phases, laws_of
+from expunge.proof.ridge_law import Laws, kept_phases, laws_of, state_of
 from expunge.proof.ridge_shifted import shifted_bound
+from expunge.proof.state import Stages
 from expunge.runs.enclosures import Enclosure, Proof
 from expunge.runs.ridge.held_rows import RowTable
 from expunge.runs.ridge.law import Phase
@@ -153,6 +155,7 @@ def prove_deltas(
     claim: float,
     parts: RowParts | None = None,
     attempts: Sequence[tuple[int, int]] | None = None,
+    state: str | os.PathLike[str] | None = None,
 ) -> Proof:
     """Return enclosures of both deltas of a deletion, with as much precision as it takes to decide a claim.
 
@@ -168,23 +171,31 @@ def prove_deltas(
         Reads all rows with their targets in one pass, where they lie in a table; asked once an attempt.
     attempts : sequence of (bits, refinements)
         Precisions to try in turn; 192 and 384 bits if omitted.
+    state : path-like, optional
+        Folder that keeps the stages of the laws, so that a proof that was interrupted goes on where it stopped: made if
+        it does not exist, and removed when the proof has ended. Confidential: it holds the products of the data.
 
     Raises
     ------
     ValueError
-        If no phase has noise.
+        If no phase has noise; or if the state is of another proof, damaged, or others can write it.
     """
     kept = kept_phases(phases, deleted)
     run: dict[str, Any] = {"alpha": alpha, "step_size": step_size, "phases": kept, "deleted": deleted, "parts": parts}
 
+    kept_state = None if state is None else state_of(state, design, targets, **run)
+
     def compute(refinements: int, begin: Callable[[str], None]) -> _Found:
-        laws = laws_of(design, targets, **run, begin=begin)
+        laws = laws_of(design, targets, **run, stages=Stages(begin, kept_state))
         begin("whitening and profile")
         pq, qp, defects = _bounds(laws, epsilon, claim, refinements)
         return _Found(pq, qp, defects, {})
 
     work = design.shape[1] ** 2 * (len(design) + design.shape[1] * 40.0)
-    return _attempted(compute, claim, ATTEMPTS if attempts is None else attempts, shown=work > 1e7)
+    found = _attempted(compute, claim, ATTEMPTS if attempts is None else attempts, shown=work > 1e7)
+    if kept_state is not None:
+        kept_state.clear()
+    return found
 
 
 def prove_bound(
@@ -277,7 +288,14 @@ def _beginning(bar: tqdm[object], bits: int) -> Callable[[str], None]:
 
 
 def prove_ridge(
-    run: RidgeRun, problem: RidgeProblem, *, epsilon: float, delta: float, method: str, delta_s: float | None = None
+    run: RidgeRun,
+    problem: RidgeProblem,
+    *,
+    epsilon: float,
+    delta: float,
+    method: str,
+    delta_s: float | None = None,
+    state: str | os.PathLike[str] | None = None,
 ) -> Proof:
     """Return the proof of a claim about a ridge run, from its record and the data of its first fit.
 
@@ -294,12 +312,21 @@ def prove_ridge(
         deleted rows' own sensitivities. That of the method "uniform", by the worst rows of all, is never smaller.
     delta_s : float or None
         Failure probability of the claim's bounds on residuals, for the methods that have one.
+    state : path-like, optional
+        As for `prove_deltas`; for the method "exact" alone.
+
+    Raises
+    ------
+    ValueError
+        If the method has a delta_s and it is None, or keeps no state and one is given.
     """
     deletion = problem.deletion
     given: dict[str, Any] = {name: getattr(run, name) for name in ("alpha", "step_size", "phases", "deleted")}
     given |= {"epsilon": epsilon, "claim": delta, "parts": partial(deletion.products.parts, what="a proof")}
     if method == "exact":
-        return prove_deltas(deletion.design, deletion.targets, **given)
+        return prove_deltas(deletion.design, deletion.targets, **given, state=state)
+    if state is not None:
+        raise ValueError(f"state must be omitted for method {method!r}, which keeps none, got {state}")
     if delta_s is None:
         raise ValueError(f"delta_s must be given for method {method!r}, got None")
     return prove_bound(deletion.design, deletion.targets, **given, delta_s=delta_s)

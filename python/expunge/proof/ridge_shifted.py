@@ -23,6 +23,7 @@ from expunge.proof.matrices import diagonal_pair, exact_matrix, frobenius, ident
 from expunge.proof.minorant import mu_of_steps
 from expunge.proof.residual_tails import norm_quantiles
 from expunge.proof.ridge_law import Steps, Versions
+from expunge.proof.state import Stages
 from expunge.runs.ridge.held_rows import RowTable
 from expunge.runs.ridge.law import Phase
 from expunge.runs.ridge.products import RowParts
@@ -79,7 +80,7 @@ def _residuals(
     rows: Array, targets: Array, steps: Steps, mean: arb_mat, covariance: arb_mat | None, phase: Phase
 ) -> Iterator[tuple[list[arb], list[arb]]]:
     """Yield, before every step of a phase, norms of the rows' mean residuals, and variances of their coordinates."""
-    design, aims, step = exact_matrix(rows), exact_matrix(targets), steps.powers[0]
+    design, aims, step = exact_matrix(rows), exact_matrix(targets), steps.step
     lengths = [frobenius(exact_matrix(row[None, :])) for row in rows]
     tau2 = ball(phase.noise_std) ** 2
     centre, off = _apart(mean)
@@ -140,7 +141,7 @@ def _sensitivities(
             result += [_Step(low.lower(), high.upper(), 1, variance) for low, high in sums]
         else:
             result.append(_Step(zero(), zero(), phase.n_steps, variance))
-        mean, covariance = steps.advance(mean, covariance, phase)
+        mean, covariance = steps.mean_after(mean, phase), steps.covariance_after(covariance, phase)
     return result
 
 
@@ -197,8 +198,9 @@ def shifted_bound(
     ArithmeticError
         If a step is not proved to contract, or a quantile could not be proved.
     """
-    begin("products")
-    versions = Versions(design, targets, alpha=alpha, step_size=step_size, parts=parts)
+    known = [(), *(phase.removed for phase in phases), deleted]
+    stages = Stages(begin)
+    versions = Versions(design, targets, alpha=alpha, step_size=step_size, known=known, parts=parts, stages=stages)
     eta = ball(step_size)
     begin("eigenvalues")
     if not eta * _eigenvalues(versions.of(()).hessian)[1] <= 2:

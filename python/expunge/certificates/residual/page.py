@@ -313,6 +313,7 @@ def _checked(c: ResidualCertificate, report: ResidualReport | None) -> Iterator[
                 f"<li>The released model: these parameters with this noise (p-value {report.p_value:.2g}; an honest "
                 "release gives any value between 0 and 1 equally often).</li>"
             )
+        yield from _proved(report)
         yield "<li>To do it again:</li>"
     yield "</ul>"
     yield (
@@ -322,6 +323,25 @@ def _checked(c: ResidualCertificate, report: ResidualReport | None) -> Iterator[
         "verify(certificate, X, y, ids=ids, evidence=evidence, released=model)  # X, y: without the deleted records"
         "</code></pre>"
     )
+
+
+def _proved(report: ResidualReport) -> Iterator[str]:
+    """Yield whether the claim was proved for this page, and whether somebody says that it was."""
+    if report.proof is not None:
+        bits = report.proof.bits
+        yield f"<li>The claim: proved in ball arithmetic for this page, without tolerance, {bits} bits.</li>"
+    said = report.statement
+    if said is not None:
+        when = f"on {shown_time(said.stated_at)} UTC, {said.bits} bits"
+        if said.signature is None:
+            whose = "Nobody signed that"
+        else:
+            whose = f"That is signed by {hashed(said.signature.public_key)}"
+        if report.proof is None:
+            worth = "for this page it was not proved: the statement is worth what its maker is worth"
+        else:
+            worth = "its enclosures agree with those found for this page"
+        yield (f"<li>A statement says that the claim was proved in ball arithmetic ({when}). {whose}; {worth}.</li>")
 
 
 def _ledger(entries: Sequence[Line]) -> Iterator[str]:

@@ -22,7 +22,8 @@ from expunge.certificates.residual.format import ResidualNoise, check_format
 from expunge.certificates.residual.records import check_records
 from expunge.certificates.residual.table import table_bound, table_rows
 from expunge.certificates.schema import CertificateError, VerificationError
-from expunge.certificates.verification import UndecidedError
+from expunge.certificates.statement import ProofStatement
+from expunge.certificates.verification import UndecidedError, check_statement
 from expunge.data.blocks import Records
 from expunge.runs.base import LEAST_P_VALUE
 from expunge.runs.enclosures import Proof
@@ -66,6 +67,9 @@ class ResidualReport:
         ``"none"``, ``"unknown key"`` (nothing was changed since somebody signed) or ``"trusted key"``.
     proof : Proof or None
         The claim proved in ball arithmetic, where that was asked for; confidential like ``residual_bound``.
+    statement : ProofStatement or None
+        A statement about the certificate that was given: it says that the claim was proved, and who says so. Only
+        ``proof`` is a proof; where there is one too, the statement agrees with it.
     """
 
     epsilon: float
@@ -83,6 +87,7 @@ class ResidualReport:
     certificate: str
     signature: str
     proof: Proof | None = None
+    statement: ProofStatement | None = None
 
     @property
     def certified(self) -> bool:
@@ -100,6 +105,7 @@ class ResidualReport:
             *(f"  note: {text}" for text in self.notes),
             f"  {counted(self.n_records, 'record')} as certified; model {model}; signature: {self.signature}",
             *([] if self.proof is None else [f"  {self.proof.summary()}"]),
+            *([] if self.statement is None else [f"  {self.statement.line(self.proof)}"]),
         ]
         return "\n".join(lines)
 
@@ -159,6 +165,7 @@ def verify(
     public_key: Ed25519PublicKey | None = None,
     threads: int | None = None,
     proof: bool = False,
+    statement: ProofStatement | None = None,
 ) -> ResidualReport:
     """Verify a certificate on the data as they now stand; no deleted row is needed.
 
@@ -190,6 +197,9 @@ def verify(
         Whether to prove the claim in ball arithmetic too, in one more pass (needs the extra ``proof``): the gradient,
         what is allowed of it, and the delta of all releases. It passes if upper ends are at most what is claimed,
         without tolerance.
+    statement : ProofStatement, optional
+        A statement that this certificate's claim was proved. It must be about this certificate; it is shown, and with
+        ``proof=True`` its enclosures are held against those of the proof. By itself it proves nothing.
 
     Returns
     -------
@@ -236,6 +246,7 @@ def verify(
     c.check_claim()
     if public_key is not None:
         c.verify_signature(public_key)
+    check_statement(statement, c)
     if evidence.certificate != c.digest():
         raise VerificationError(
             "evidence.certificate", f"must be the certificate's digest {c.digest()}, got {evidence.certificate}"
@@ -262,6 +273,8 @@ def verify(
             f"{bound:.6g}",
         )
     found = _proved(c, evidence.theta, parts) if proof else None
+    if statement is not None and found is not None:
+        statement.compare(found)
     agreed = _agreed(c, evidence)
     chance = None
     if released is not None:
@@ -292,6 +305,7 @@ def verify(
         certificate=c.digest(),
         signature="trusted key" if public_key is not None else "none" if c.signature is None else "unknown key",
         proof=found,
+        statement=statement,
     )
 
 
