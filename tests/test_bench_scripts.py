@@ -36,6 +36,7 @@ PARTS = {
     "bench_noise": ("noise", ["--draws", "20000", "--repeats", "1"]),
     "bench_opacus": ("opacus", ["--models", "mlp", "--repeats", "1", "--threads", "1"]),
     "bench_privacy": ("privacy", []),
+    "bench_proof": ("proof", ["--features", "4", "--records", "60"]),
     "bench_records": ("records", ["--records", "300", "--features", "5", "--repeats", "1"]),
     "bench_residual": ("residual", ["--repeats", "1", "--threads", "1"]),
     "bench_residual_bounds": ("residual_bounds", []),
@@ -58,12 +59,14 @@ NEEDS = {
     "bench_networks": "torch",
     "bench_mnist_ridge": "matplotlib",
     "bench_opacus": "opacus",
+    "bench_proof": "flint",
     "bench_jax": "jax",
 }
-# Benchmarks of noise and bounds, which time nothing, and one that times whole processes.
+# Benchmarks of noise and bounds, which time nothing, one that times whole processes, and one without a contender.
 TIMELESS = (
     "bench_before_after",
     "bench_mnist_ridge",
+    "bench_proof",
     "bench_networks",
     "bench_residual_bounds",
     "bench_residual_noise",

@@ -205,6 +205,7 @@ def test_what_cannot_be_proved_is_undecided_and_says_why(monkeypatch):
     found = prove_bound(X, Y, **given)
     assert found.outcome == "undecided"
     assert "must be at most 4 for a proof of this method, got 5" in found.reason
+    assert "certify by the method 'exact'" in found.reason
     monkeypatch.undo()
     fast = prove_bound(X, Y, **{**given, "step_size": 2.1 / smoothness(X, alpha=0.5)})
     assert "step_size could not be proved to be at most 2/L" in fast.reason

@@ -51,7 +51,7 @@ class StatedEnclosure(NamedTuple):
 
 
 class _Report(Protocol):
-    """What a statement takes from the report of a verification."""
+    """The part of a verification's report that a statement is made of."""
 
     @property
     def proof(self) -> Proof | None:

@@ -65,7 +65,6 @@ def diagonal_pair(covariance: arb_mat, difference: arb_mat, *, refinements: int)
     for left in reversed(range(refinements + 1)):
         transposed = transform.transpose()
         rest = transform * covariance * transposed - eye
-        turned = transform * difference * transposed
         if left == 0:
             break
         size = floats(rest)
@@ -80,8 +79,10 @@ def diagonal_pair(covariance: arb_mat, difference: arb_mat, *, refinements: int)
         else:
             correction = eye - rest * arb(0.5)
             if left > 1:  # a turn costs some of the whitening: the last refinement is of that alone
+                turned = transform * difference * transposed
                 correction = correction + exact_matrix(_turn(floats(turned)))
             transform = (correction * transform).mid()
+    turned = transform * difference * transposed
     values = [turned[i, i].mid() for i in range(turned.nrows())]
     for i, value in enumerate(values):
         turned[i, i] = turned[i, i] - value

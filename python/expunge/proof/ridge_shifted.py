@@ -118,7 +118,8 @@ def _sensitivities(
     lasting = [len(rows) * phase.n_steps for rows, phase in zip(present, phases, strict=True)]
     if sum(lasting) > _MOST_STEPS:
         raise ArithmeticError(
-            f"steps with deleted rows must be at most {_MOST_STEPS} for a proof of this method, got {sum(lasting)}"
+            f"steps with deleted rows must be at most {_MOST_STEPS} for a proof of this method, got {sum(lasting)}: "
+            "each is taken by itself; certify by the method 'exact', whose proof takes any number of steps by squaring"
         )
     # theta_0 is known, and so are the residuals of the first step.
     draws = max(sum(lasting) - len(present[0]), 1)
