@@ -150,3 +150,17 @@ def test_what_does_not_fit_is_refused_by_name(changes: dict[str, object], error:
     arguments = {"X": np.eye(6), "y": [0, 1, 2, 0, 1, 2], "loss": "softmax", "alpha": 1.0, **changes}
     with pytest.raises(error, match=words):
         influence(arguments.pop("X"), arguments.pop("y"), **arguments)  # type: ignore[arg-type]
+
+
+def test_where_rounding_decides_the_distance_there_is_none() -> None:
+    """A ridge with more columns than rows and hardly a penalty: 1 less the leverage is nothing but rounding."""
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(10, 30)), rng.normal(size=10)
+    for alpha in (1e-9, 1e-6):
+        with pytest.raises(RuntimeError, match=r"alpha must be larger .* row 0 .* leverage cannot be told from 1"):
+            influence(X, y, loss="squared", alpha=alpha)
+    # In the dual form nothing cancels: the model of all rows less that of the others.
+    found, kept = influence(X, y, loss="squared", alpha=1e-3), np.arange(10)
+    models = [X[rows].T @ np.linalg.solve(X[rows] @ X[rows].T + 1e-3 * np.eye(len(rows)), y[rows])
+              for rows in (kept, *(kept[kept != i] for i in kept))]  # fmt: skip
+    np.testing.assert_allclose(found, [np.linalg.norm(models[0] - one) for one in models[1:]], rtol=1e-5)

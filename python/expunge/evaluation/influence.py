@@ -22,7 +22,7 @@ from expunge.runs.residual import (
     polish,
 )
 from expunge.runs.residual.gradients import LOSSES
-from expunge.runs.residual.quotes import objective_quotes
+from expunge.runs.residual.quotes import RecordQuotes, objective_quotes
 
 __all__ = ["influence"]
 
@@ -70,7 +70,9 @@ def influence(
     TypeError, ValueError
         If an argument is of the wrong kind, not finite or out of range, or a group is all records.
     RuntimeError
-        If the optimum cannot be reached: rows much longer than 1, or alpha too small; the message has the remedy.
+        If the optimum cannot be reached: rows much longer than 1, or alpha too small; or, for the squared loss without
+        groups, if a leverage cannot be told from 1, as where there are more columns than rows and hardly a penalty. The
+        message has the remedy.
 
     See Also
     --------
@@ -84,8 +86,8 @@ def influence(
     what leaves, the value is the length of the Newton step ``H^-1 X_g^T (I - W G)^-1 r`` on what remains, from the
     optimum of all (Cook, *Detection of influential observation in linear regression*, Technometrics 19 (1977); Guo et
     al., arXiv 1911.03030, for the step). For the squared loss that is the distance itself, but for rounding: about the
-    condition number of H times 1e-16. For the others it is the distance to first order. Not rounded outward, so never
-    certified.
+    condition number of H times 1e-16, over 1 less the leverage, or over the least eigenvalue of ``I - G``. For the
+    others it is the distance to first order. Not rounded outward, so never certified.
 
     Examples
     --------
@@ -106,10 +108,20 @@ def influence(
     theta = _optimum(objective).theta
     scale = {"noise_std": 1.0, "mu": 1.0, "delta": 0.5}  # of what else quotes hold
     if members is None:
-        rows = np.arange(len(features))
-        return Estimate.of(objective_quotes(objective, theta, rows=rows, **scale).sensitivity_estimate)
+        return _resolved(objective, objective_quotes(objective, theta, rows=np.arange(len(features)), **scale))
     with tqdm(total=len(members), unit="group", desc="influence", disable=None, leave=False) as bar:
         return Estimate.of(group_quotes(objective, theta, members, progress=bar.update, **scale).sensitivity_estimate)
+
+
+def _resolved(objective: Objective, quotes: RecordQuotes) -> Estimate:
+    """Return the distances, unless rounding decides them: with alpha above 0 a ridge's leverages are below 1."""
+    if objective.loss == "squared" and not (quotes.leverage_bound < 1.0).all():
+        first = int(np.argmin(quotes.leverage_bound < 1.0))
+        raise RuntimeError(
+            f"alpha must be larger for float64 to tell how far row {first} moves the optimum: its leverage cannot be "
+            f"told from 1 with alpha = {objective.alpha:g}"
+        )
+    return Estimate.of(quotes.sensitivity_estimate)
 
 
 def _objective(X: Float64, y: ArrayLike, loss: str, alpha: float, n_classes: int | None) -> Objective:
