@@ -68,7 +68,8 @@ class CertifiedHead(BaseEstimator):  # type: ignore[misc]
         What certificates call the backbone; needed for public weights.
     batch_size : int, default 1
         Records that are given to the backbone together by `fit`, `amend` and `add`. With 1 the features of a record
-        cannot depend on others. With more they may, in their last bits, so certificates are *conditional*.
+        cannot depend on others, but by what a backbone keeps from call to call; a few records are computed again to
+        find that. With more they may, in their last bits, so certificates are *conditional*.
 
     Attributes
     ----------
