@@ -15,7 +15,7 @@ import pytest
 
 from expunge import LangevinRidge, LangevinRidgeClassifier, accounting, certificates, data, evaluation, forget_sets
 from expunge import grad_norms as norms
-from expunge.accounting import GaussianPair, RenyiFilter, fit_log_steps
+from expunge.accounting import GaussianFilter, GaussianPair, RenyiFilter, fit_log_steps
 from expunge.certificates import Certificate, Phase, RidgeRun
 from expunge.data import ConstantScaler, Reading
 from expunge.evaluation import reference_band
@@ -155,6 +155,14 @@ def calls() -> dict[str, Call]:
         f"{A}.rdp.conversion.rdp_to_epsilon": (
             accounting.rdp_to_epsilon,
             {"rdp": two, "order": two + 1, "delta": np.array(1e-5)},
+        ),
+        f"{A}.gaussian_filter.GaussianFilter.__init__": (
+            lambda budget: GaussianFilter(budget, n_records=2, noise_std=1.0, step_size=0.1, batch_size=1.0),
+            {"budget": two},
+        ),
+        f"{A}.gaussian_filter.GaussianFilter.charge": (
+            GaussianFilter(9.0, n_records=2, noise_std=1.0, step_size=0.1, batch_size=1.0).charge,
+            {"grad_norms": two},
         ),
         f"{A}.rdp.renyi_filter.RenyiFilter.__init__": (
             lambda order, budget: RenyiFilter(order, budget, n_records=2, **STEP),

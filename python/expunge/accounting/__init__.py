@@ -7,6 +7,7 @@ except what carries a ``status`` that says *estimate* (`privacy_loss`, `group_pr
 
 from expunge.accounting.discrete_gaussian import DiscreteGaussian
 from expunge.accounting.dp_sgd import dp_sgd_epsilon, dp_sgd_mu, dp_sgd_noise_multiplier
+from expunge.accounting.gaussian_filter import GaussianFilter
 from expunge.accounting.gaussian_pair import GaussianPair, PrivacyProfile
 from expunge.accounting.gdp import gdp_delta, gdp_epsilon, gdp_mu
 from expunge.accounting.private_training import PrivateTraining
@@ -44,6 +45,7 @@ __all__ = [
     "CompositionRDP",
     "DiscreteGaussian",
     "Estimate",
+    "GaussianFilter",
     "GaussianPair",
     "LogFit",
     "NoiseSensitivity",
