@@ -34,7 +34,7 @@ COMMANDS = {
     "keygen": ("records", "Make an Ed25519 key pair to sign certificates with."),
     "ledger": ("records", "Look at the ledger of deletions."),
     "score": ("scoring", "Score every record of SOURCE."),
-    "experiment": ("experiments", "Run an experiment on small networks and write its results."),
+    "experiment": ("experiments", "Run an experiment and write its results, pictures and page."),
 }
 """Command -> its module below ``expunge.cli``, and the line it has in ``expunge --help``."""
 
