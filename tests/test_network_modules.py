@@ -120,6 +120,12 @@ def test_private_training_and_a_head_forget_together():
     net = network()
     run = train(net, (INPUTS, TARGETS), batch_size=60, privacy=Privacy(epsilon=2.0, delta=1e-5, clip=1.0), **SETTINGS)
     features = net[:2].eval()
+    other = nn.Sequential(nn.Linear(6, 8), nn.Tanh()).to(INPUTS.dtype).eval()
+    with pytest.raises(
+        ValueError,
+        match=r"that the run of backbone= ended with, got others in '0\.weight'",
+    ):
+        on_top(other, run).fit(INPUTS, TARGETS)
     model = on_top(features, run).fit(INPUTS, TARGETS)
     assert model.certificate_.epsilon == 1.0
     assert model.certificate_.backbone.training == run.privacy.mechanism

@@ -30,7 +30,7 @@ COMMANDS = {
     "predict": ("predicting", "Write what MODEL, working or released, predicts for each row of DATA."),
     "evaluate": ("predicting", "Say how well MODEL, working or released, predicts the targets of DATA."),
     "bounds": ("bounds", "Write the smallest and largest values of DATA's features."),
-    "noise": ("agreeing", "Agree with another party on the noise of a model's next release."),
+    "noise": ("agreeing", "Agree with another party on the noise of the next release, so that nobody chooses it."),
     "keygen": ("records", "Make an Ed25519 key pair to sign certificates with."),
     "ledger": ("records", "Look at the ledger of deletions."),
     "score": ("scoring", "Score every record of SOURCE."),

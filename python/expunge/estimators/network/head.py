@@ -20,7 +20,7 @@ from expunge.estimators._records import ROW_NUMBERS, ids_of_fit, refuse_other_or
 from expunge.estimators.network import _storage
 from expunge.estimators.network.features import Features, FrozenBackbone, RecordRows
 from expunge.estimators.network.result import UpdatedNetwork
-from expunge.estimators.network.sources import Source, backbone_of, trained_records
+from expunge.estimators.network.sources import Source, backbone_of, refuse_foreign_weights, trained_records
 from expunge.estimators.newton._whole import whole
 from expunge.estimators.newton.base import NewtonModel
 from expunge.estimators.newton.quotes import NewtonQuote
@@ -196,6 +196,7 @@ class CertifiedHead(BaseEstimator):  # type: ignore[misc]
             weights=frozen.weights(),
             batch_size=None if self.features is None else size,
         )
+        refuse_foreign_weights(self.backbone, self.features)
         rows = frozen.of(X, batch_size=size)
         marks = _marks(in_backbone, len(rows), private=said.training is not None)
         most = trained_records(self.backbone)

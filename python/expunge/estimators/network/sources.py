@@ -8,7 +8,7 @@ from typing import Protocol, TypeAlias
 from expunge.certificates.network import Backbone
 from expunge.runs.network import SOURCES, PrivateTraining
 
-__all__ = ["PrivateRun", "Source", "WithMechanism", "backbone_of", "trained_records"]
+__all__ = ["PrivateRun", "Source", "WithMechanism", "backbone_of", "refuse_foreign_weights", "trained_records"]
 
 _SAY = (
     "backbone must say where its weights come from: 'data-independent' (drawn without any data), 'public' (trained "
@@ -85,6 +85,25 @@ def _training(source: object) -> PrivateTraining:
     if not isinstance(mechanism, PrivateTraining):
         raise TypeError(f"{_SAY}, got {type(source).__name__}")
     return mechanism
+
+
+def refuse_foreign_weights(source: object, network: object) -> None:
+    """Refuse a module with weights that the private run did not end with, where the run says what it ended with.
+
+    Raises
+    ------
+    ValueError
+        Naming a tensor.
+    """
+    foreign, state = getattr(source, "foreign_tensor", None), getattr(network, "state_dict", None)
+    if foreign is None or state is None:
+        return
+    name = foreign(state())
+    if name is not None:
+        raise ValueError(
+            f"features must have the weights that the run of backbone= ended with, got others in {name!r}: give parts "
+            "of the network as it was when training ended"
+        )
 
 
 def trained_records(source: object) -> int | None:

@@ -58,7 +58,6 @@ def set_rows(subject: RidgeSubject, settings: ExactSettings, size: int) -> list[
     s, law = settings, subject.law(settings)
     goal: dict[str, Any] = {"epsilon": s.epsilon, "delta": s.delta, "threads": 1}
     losses = run_measures(subject, s, seed=0)["privacy_loss"]
-    losses = run_measures(subject, s, seed=0)["privacy_loss"]
     order = np.argsort(losses, kind="stable")
     starts = np.linspace(0, len(losses) - size, s.n_sets).round().astype(int)
     ranked = [np.sort(order[start : start + size]) for start in starts]

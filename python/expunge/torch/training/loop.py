@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from expunge.torch.training.errors import NonFiniteLossError
 from expunge.torch.training.folder import RunFolder, describe_model
 from expunge.torch.training.privacy import Privacy
 from expunge.torch.training.records import Records
-from expunge.torch.training.run import TrainingRun, assemble
+from expunge.torch.training.run import TrainingRun, assemble, digests_of
 from expunge.torch.training.sampling import Batches, stream_seed
 from expunge.torch.training.schedule import checkpoint_steps, window_ends
 from expunge.torch.training.settings import settings_of
@@ -369,4 +369,5 @@ class _Loop:
         if self.store is not None:
             self.store.write_arrays("summary", summary)
             self.store.finish({**description, **numbers}, self.model)
-        return assemble(self.settings, self.columns, self.marks, {**numbers, **summary}, self.store)
+        run = assemble(self.settings, self.columns, self.marks, {**numbers, **summary}, self.store)
+        return run if run.privacy is None else replace(run, final_tensors=digests_of(self.model.state_dict()))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
@@ -18,7 +21,7 @@ from expunge.torch.training.collector import UNSEEN
 from expunge.torch.training.folder import RunFolder
 from expunge.torch.training.privacy import TrainingPrivacy
 
-__all__ = ["TrainingRun", "assemble"]
+__all__ = ["TrainingRun", "assemble", "digests_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +47,8 @@ class TrainingRun:
         trained.
     train_seconds, collect_seconds : float
         Wall time of all steps, and of the extra passes of ``collect="checkpoint"``.
+    final_tensors : frozenset of str
+        SHA-256 of each weight and buffer at the end of a private run; empty for other runs.
     status : str
         ``"estimate"``: one trajectory stands for its law.
     """
@@ -57,6 +62,7 @@ class TrainingRun:
     train_seconds: float
     collect_seconds: float
     folder: RunFolder | None = field(default=None, repr=False)
+    final_tensors: frozenset[str] = field(default=frozenset(), repr=False)
     status: str = "estimate"
 
     def _told(self, name: str) -> Any:
@@ -201,6 +207,23 @@ class TrainingRun:
             raise ValueError(f"weights were not kept: keep={self.settings['keep']!r}, folder={self.folder!r}")
         return self.folder.read_weights(range(self.marks.size)[index])
 
+    def foreign_tensor(self, weights: Mapping[str, Tensor]) -> str | None:
+        """Return the name of a tensor that a private run did not end with, None if it ended with all of them.
+
+        Parameters
+        ----------
+        weights : mapping of str to Tensor
+            The state dict of a part of the network, or of all of it; names do not count.
+
+        Raises
+        ------
+        ValueError
+            If it is not known what the run ended with.
+        """
+        if not self.final_tensors:
+            raise ValueError("final_tensors: it is not known what this run ended with, which private runs of train say")
+        return next((name for name, one in weights.items() if tensor_digest(one) not in self.final_tensors), None)
+
     def final_weights(self) -> dict[str, Tensor]:
         """Return the state dict at the end of training, read from the run's folder."""
         if self.folder is None:
@@ -225,7 +248,21 @@ class TrainingRun:
         marks = np.asarray(saved["marks"], dtype=np.int64)
         collected = saved["settings"]["collect"] != "none"
         columns = [place.read_arrays(str(k)) for k in range(marks.size)] if collected else []
-        return assemble(saved["settings"], columns, marks, {**saved, **place.read_arrays("summary")}, place)
+        made = assemble(saved["settings"], columns, marks, {**saved, **place.read_arrays("summary")}, place)
+        return made if made.privacy is None else replace(made, final_tensors=digests_of(place.read_final()))
+
+
+def tensor_digest(tensor: Tensor) -> str:
+    """Return the SHA-256 of a tensor's kind of numbers, shape and bytes."""
+    dense = tensor.detach().cpu().contiguous()
+    found = hashlib.sha256(f"{dense.dtype} {tuple(dense.shape)} ".encode("ascii"))
+    found.update(dense.reshape(-1).view(torch.uint8).numpy().data if dense.numel() else b"")
+    return found.hexdigest()
+
+
+def digests_of(weights: Mapping[str, Tensor]) -> frozenset[str]:
+    """Return the digests of the tensors of a state dict."""
+    return frozenset(map(tensor_digest, weights.values()))
 
 
 def assemble(
