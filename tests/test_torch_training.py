@@ -152,6 +152,19 @@ def test_noise_has_its_standard_deviation_and_temperature_is_noise():
     assert float(moved.square().mean()) == pytest.approx(400 * 0.04 * 0.09, rel=4 * math.sqrt(2 / len(moved)))
 
 
+def test_noise_of_a_step_is_no_less_than_it_is_said_to_be():
+    x, y = data()
+    torch.manual_seed(0)
+    model = nn.Linear(x.shape[1], 8000).to(x.dtype)
+    before = weights_of(model).clone()
+    zero = lambda output, target: 0.0 * output.sum(dim=1)  # noqa: E731
+    train(model, (x, y), loss=zero, noise_std=0.3, step_size=0.02, batch_size=60, n_steps=3, collect="none",
+          progress=False)  # fmt: skip
+    moved = weights_of(model) - before
+    # Of so many weights that a tenth less noise is six times the tolerance off.
+    assert float(moved.square().mean()) == pytest.approx(3 * 0.3**2, rel=5 * math.sqrt(2 / len(moved)))
+
+
 class Counted(Dataset):
     """Not a tensor dataset."""
 
