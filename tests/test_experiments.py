@@ -152,6 +152,11 @@ def test_results_of_two_machines_do_not_mix(tmp_path, monkeypatch):
     monkeypatch.undo()
     with pytest.raises(ValueError, match=r"environment, processor: the experiment in .* has None"):
         run("compare", tmp_path / "out")
+    settings["environment"] = found["environment"]
+    del settings["retrained"]  # as it was when retrained models came one by one
+    (tmp_path / "out" / "settings.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match=r"retrained: the experiment in .* has None, got 'together'; they do not mix"):
+        run("compare", tmp_path / "out", seeds=2)
 
 
 def test_folders_of_others_are_refused(tmp_path):

@@ -126,6 +126,8 @@ def run_experiment(
     n_workers = 1 if place != "cpu" else count("workers", workers if workers is not None else _cores(), low=1)
     made = environment(place)
     described = {"experiment": name, "version": __version__, **settings.to_dict(), "environment": made}
+    if trains:
+        described["retrained"] = "together"  # by train_many, which rounds otherwise than train
     out = _prepared(Path(folder), described, overwrite)
     context = Context(settings, out, place)
     kind.load(settings)  # refuses what it can before any work
