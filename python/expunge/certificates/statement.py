@@ -18,7 +18,7 @@ from expunge._version import __version__
 from expunge.certificates.schema import CertificateError, VerificationError, check, check_one_line
 from expunge.certificates.signed import Signature, SignedDocument, json_values
 from expunge.runs.enclosures import Enclosure, Proof
-from expunge.runs.methods import METHODS
+from expunge.runs.registry import FIRST_KIND, run_class
 
 __all__ = ["ProofStatement", "StatedEnclosure"]
 
@@ -182,9 +182,10 @@ class ProofStatement(SignedDocument):
         ...                sources=Sources(step_size="given", noise_std="given", classes="none"))
         >>> X, y = np.eye(3), np.ones(3)
         >>> certificate = Certificate.create(X=X, y=y, model=np.zeros((3, 1)), run=run, epsilon=1.0, delta=1e-3)
-        >>> statement = ProofStatement.of(certificate, certificate.verify(X, y, proof=True))
-        >>> certificate.verify(X, y, statement=statement).proof is None  # said, and not proved here
-        True
+        >>> ProofStatement.of(certificate, certificate.verify(X, y))  # with proof=True it is a statement
+        Traceback (most recent call last):
+        ...
+        ValueError: report must hold a proof that passed: verify with proof=True, got none
         """
         proof = report.proof
         if proof is None or not proof.proved:
@@ -276,7 +277,7 @@ class ProofStatement(SignedDocument):
                 {
                     "epsilon": number,
                     "delta": {**number, "maximum": 1},
-                    "method": {"enum": [*METHODS, _RESIDUAL]},
+                    "method": {"enum": [*run_class(FIRST_KIND).methods, _RESIDUAL]},
                 }
             ),
             "proved": _object(
