@@ -25,6 +25,7 @@ ALONE = (
     "expunge.accounting.published",
     "expunge.accounting.rdp",
     "expunge.accounting.unlearning",
+    "expunge.certificates.network",
     "expunge.certificates.residual",
     "expunge.evaluation.networks",
     "expunge.integrations.lightning",
