@@ -164,3 +164,16 @@ def test_where_rounding_decides_the_distance_there_is_none() -> None:
     models = [X[rows].T @ np.linalg.solve(X[rows] @ X[rows].T + 1e-3 * np.eye(len(rows)), y[rows])
               for rows in (kept, *(kept[kept != i] for i in kept))]  # fmt: skip
     np.testing.assert_allclose(found, [np.linalg.norm(models[0] - one) for one in models[1:]], rtol=1e-5)
+
+
+@pytest.mark.parametrize("alpha", [1e-9, 1e-6])
+@pytest.mark.parametrize("rows", [[0], [0, 1], [2, 5, 7]])
+def test_groups_that_rounding_decides_are_refused_as_their_rows_are(alpha, rows):
+    random = np.random.default_rng(3)
+    X, y = random.normal(size=(10, 30)), random.normal(size=10)
+    with pytest.raises(RuntimeError, match=r"alpha must be larger .* groups\[1\] .* leverage cannot be told from 1"):
+        influence(np.vstack([X, 0 * X]), np.append(y, 0 * y), loss="squared", alpha=alpha, groups=[[12], rows])
+    small = influence(X, y, loss="squared", alpha=1.0, groups=[rows])
+    kept = np.delete(np.arange(10), rows)
+    optimum = [np.linalg.solve(X[k].T @ X[k] + np.eye(30), X[k].T @ y[k]) for k in (np.arange(10), kept)]
+    assert small[0] == pytest.approx(np.linalg.norm(optimum[0] - optimum[1]), rel=1e-9)

@@ -70,9 +70,9 @@ def influence(
     TypeError, ValueError
         If an argument is of the wrong kind, not finite or out of range, or a group is all records.
     RuntimeError
-        If the optimum cannot be reached: rows much longer than 1, or alpha too small; or, for the squared loss without
-        groups, if a leverage cannot be told from 1, as where there are more columns than rows and hardly a penalty. The
-        message has the remedy.
+        If the optimum cannot be reached: rows much longer than 1, or alpha too small; or, for the squared loss, if a
+        leverage cannot be told from 1, as where there are more columns than rows and hardly a penalty. The message has
+        the remedy.
 
     See Also
     --------
@@ -109,6 +109,8 @@ def influence(
     scale = {"noise_std": 1.0, "mu": 1.0, "delta": 0.5}  # of what else quotes hold
     if members is None:
         return _resolved(objective, objective_quotes(objective, theta, rows=np.arange(len(features)), **scale))
+    if objective.loss == "squared":
+        _refuse_unresolved(features, objective.alpha, members)
     with tqdm(total=len(members), unit="group", desc="influence", disable=None, leave=False) as bar:
         return Estimate.of(group_quotes(objective, theta, members, progress=bar.update, **scale).sensitivity_estimate)
 
@@ -122,6 +124,21 @@ def _resolved(objective: Objective, quotes: RecordQuotes) -> Estimate:
             f"told from 1 with alpha = {objective.alpha:g}"
         )
     return Estimate.of(quotes.sensitivity_estimate)
+
+
+def _refuse_unresolved(X: Float64, alpha: float, members: Sequence[NDArray[np.int64]]) -> None:
+    """Refuse groups without which so little holds the optimum that rounding decides how far it moves."""
+    values, vectors = np.linalg.eigh(X.T @ X + alpha * np.eye(X.shape[1]))
+    values = np.maximum(values, alpha)  # which they are but for rounding
+    error = 16.0 * len(values) * float(np.finfo(np.float64).eps) * float(values[-1] / values[0])
+    whitened = (X @ vectors) / np.sqrt(values)
+    for k, rows in enumerate(members):
+        left = 1.0 - float(np.linalg.norm(whitened[rows], 2)) ** 2  # 1 minus the largest leverage of a combination
+        if not left > error:
+            raise RuntimeError(
+                f"alpha must be larger for float64 to tell how far groups[{k}] moves the optimum: its leverage cannot "
+                f"be told from 1 with alpha = {alpha:g}"
+            )
 
 
 def _objective(X: Float64, y: ArrayLike, loss: str, alpha: float, n_classes: int | None) -> Objective:
