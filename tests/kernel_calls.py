@@ -20,7 +20,7 @@ target: Any = compiled.CPU
 # Names in the compiled module that are questions or settings, not kernels.
 # Kernels for files, secrets and many networks are on no device: tests/test_columns.py, tests/test_noise.py and
 # tests/test_ensemble.py have their boundary.
-HOST_ALONE = {"rows_of_columns", "plain_page", "rounded_normals", "network_gradients"}
+HOST_ALONE = {"rows_of_columns", "plain_page", "rounded_normals", "exact_normals", "network_gradients"}
 QUESTIONS = {"isa", "default_threads", "exchange_thread_team", "residual_depth"} | HOST_ALONE
 
 

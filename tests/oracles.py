@@ -928,77 +928,108 @@ def network_gradients(plan, eps, parameters, images, labels, rows, ends):
 # --- noise -------------------------------------------------------------------------------------
 
 
-def rounded_normals(words, theta, noise_std, exponent):
-    """Karney's algorithm N on numbers that have digits where they are asked for; returns cells and words used.
+class KarneyNormals:
+    """Karney's algorithm N on numbers that have digits where they are asked for.
 
     A number is the list of its first digits. It grows at both ends of a comparison that is not decided yet, first that
     of the newer number.
     """
-    words, used = iter([int(word) for word in words]), 0
 
-    def take():
-        nonlocal used
-        word = next(words)
-        used += 1
+    def __init__(self, words):
+        self.words, self.used = iter([int(word) for word in words]), 0
+
+    def take(self):
+        word = next(self.words)
+        self.used += 1
         return word
 
-    def below(new, old):
+    def below(self, new, old):
         for place in range(10_000):
             for number in (new, old):
                 while len(number) <= place:
-                    number.append(take())
+                    number.append(self.take())
             if new[place] != old[place]:
                 return new[place] < old[place]
 
-    def even_run(old, step):
+    def even_run(self, old, step):
         length = 0
-        while below(new := [take()], old) and step():
+        while self.below(new := [self.take()], old) and step():
             old, length = new, length + 1
         return length % 2 == 0
 
-    def half():  # chance exp(-1/2)
-        first = [take()]
-        return first[0] >= 2**31 or not even_run(first, lambda: True)
+    def half(self):  # chance exp(-1/2)
+        first = [self.take()]
+        return first[0] >= 2**31 or not self.even_run(first, lambda: True)
 
-    def among(m):
-        while (word := take()) // m == 2**32 // m:  # the last, shorter stretch of m
+    def among(self, m):
+        while (word := self.take()) // m == 2**32 // m:  # the last, shorter stretch of m
             pass
         return word % m
 
-    def normal():
+    def normal(self):
+        """Return the whole part, the digits of the fraction that were looked at, and the sign."""
         while True:
             k = 0
-            while half():
+            while self.half():
                 k += 1
-            if not all(half() for _ in range(k * (k - 1))):
+            if not all(self.half() for _ in range(k * (k - 1))):
                 continue
-            x = [take()]
+            x = [self.take()]
 
             def step(k=k, x=x):
-                side = among(2 * k + 2)
-                return side < 2 * k or (side == 2 * k and below([take()], x))
+                side = self.among(2 * k + 2)
+                return side < 2 * k or (side == 2 * k and self.below([self.take()], x))
 
-            if all(even_run(x, step) for _ in range(k + 1)):
-                return k, x, -1 if take() % 2 else 1
+            if all(self.even_run(x, step) for _ in range(k + 1)):
+                return k, x, -1 if self.take() % 2 else 1
 
-    cells = []
-    for value in np.ravel(theta):
-        k, x, sign = normal()
-        places = 2
+    def decided(self, places, answer):
+        """Return ``answer`` of a normal's two ends, by as many digits as make them agree, and these ends."""
+        k, x, sign = self.normal()
+        places += k > 255  # more than two float64 numbers hold; never so many cells
         while True:
             while len(x) < places:
-                x.append(take())
-            ends = []
-            for last in (0, 1):
-                fraction = sum(Fraction(digit, 2 ** (32 * i)) for i, digit in enumerate(x, 1))
-                fraction += Fraction(last, 2 ** (32 * len(x)))
-                noisy = Fraction(float(value)) + sign * Fraction(noise_std) * (k + fraction)
-                ends.append(math.floor(noisy / Fraction(2) ** exponent + Fraction(1, 2)))
-            if ends[0] == ends[1]:
-                break
+                x.append(self.take())
+            fraction = sum(Fraction(digit, 2 ** (32 * i)) for i, digit in enumerate(x, 1))
+            ends = [sign * (k + fraction + Fraction(last, 2 ** (32 * len(x)))) for last in (0, 1)]
+            answers = [answer(end) for end in ends]
+            if answers[0] == answers[1]:
+                return answers[0], ends
             places = len(x) + 1
-        cells.append(ends[0])
-    return cells, used
+
+
+def rounded_normals(words, theta, noise_std, exponent):
+    """Return the cells next to parameters plus noise, and the number of words used."""
+    normals, cells = KarneyNormals(words), []
+    for value in np.ravel(theta):
+        centre, std = Fraction(float(value)), Fraction(noise_std)
+        cell, _ = normals.decided(
+            2, lambda z, c=centre, s=std: math.floor((c + s * z) / Fraction(2) ** exponent + Fraction(1, 2))
+        )
+        cells.append(cell)
+    return cells, normals.used
+
+
+def nearest_float64(number):
+    """Return the float64 nearest to a fraction, of two the one whose last binary digit is 0; far from 2^-1022."""
+    if number == 0:
+        return 0.0
+    exponent = -60
+    while abs(number) / Fraction(2) ** (exponent + 53) >= 1:
+        exponent += 1
+    while abs(number) / Fraction(2) ** (exponent + 52) < 1:
+        exponent -= 1
+    return math.ldexp(round(number / Fraction(2) ** exponent), exponent)
+
+
+def exact_normals(words, n):
+    """Return pairs of float64 numbers, between which ends their normals lie, and the number of words used."""
+    normals, pairs, enclosures = KarneyNormals(words), [], []
+    for _ in range(n):
+        hi, ends = normals.decided(3, nearest_float64)
+        pairs.append((hi, nearest_float64((ends[0] + ends[1]) / 2 - Fraction(hi))))
+        enclosures.append((min(ends), max(ends)))
+    return pairs, enclosures, normals.used
 
 
 # --- columns -----------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -253,11 +254,12 @@ def test_noise_is_of_the_operating_system_and_fresh(monkeypatch):
 
 
 def test_no_float_is_computed_between_words_and_cells():
-    """The kernel's source has integers alone; the parameter comes in by its bits."""
-    text = (Path(__file__).parents[1] / "csrc" / "noise" / "noise.cpp").read_text()
-    code = "\n".join(line.split("//")[0] for line in text.splitlines())
-    assert code.count("double") == 1  # the parameter whose bits are copied
-    assert "float" not in code
+    """The kernels' sources have integers alone; parameters come in, and normals go out, by their bits."""
+    folder = Path(__file__).parents[1] / "csrc" / "noise"
+    for name, doubles in (("noise_math.hpp", 0), ("noise.cpp", 1), ("pairs.cpp", 4)):
+        code = "\n".join(line.split("//")[0] for line in (folder / name).read_text().splitlines())
+        assert len(re.findall(r"\bdouble\b", code)) == doubles  # never cast to, and no other variable
+        assert not re.search(r"\bfloat\b|<double>", code)
 
 
 @pytest.mark.parametrize(

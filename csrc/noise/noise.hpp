@@ -1,5 +1,5 @@
-// Interface of the kernel for released noise: parameters plus exact normals, rounded to a grid without any error. It
-// computes in integers alone.
+// Interface of the kernels for noise: parameters plus exact normals, rounded to a grid without any error, and exact
+// normals by themselves, as pairs of float64. Both compute in integers alone.
 #pragma once
 
 #include <stdint.h>
@@ -25,6 +25,15 @@ struct Release {
   long exponent;          // the grid is 2^exponent
 };
 
+// Normals Z with |Z - (hi + lo)| <= 2^-97, where hi is the float64 nearest to Z.
+struct Pairs {
+  const uint32_t* words;  // random bits, used in their order
+  long n_words;
+  double* hi;  // (n)
+  double* lo;  // (n)
+  long n;
+};
+
 struct Progress {
   long numbers, words;  // numbers that are done, and words that they took: the next one begins behind these
   Ended ended;
@@ -35,5 +44,11 @@ struct Table {
 };
 
 EXPUNGE_ISA_TABLE(Table, table)
+
+struct PairsTable {
+  Progress (*exact_normals)(const Pairs& pairs);
+};
+
+EXPUNGE_ISA_TABLE(PairsTable, pairs_table)
 
 }  // namespace expunge::noise

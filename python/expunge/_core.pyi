@@ -340,6 +340,7 @@ def rounded_normals(
     exponent: int,
     threads: int = 0,
 ) -> None: ...
+def exact_normals(words: _UInt32, hi: _Float64, lo: _Float64, progress: _Int64, *, threads: int = 0) -> None: ...
 
 # ensemble
 def network_gradients(

@@ -1,15 +1,16 @@
-"""Parameters with Gaussian noise, rounded to a grid exactly: a release that is the theorem's, as the program that ran.
+"""Noise without an error: parameters with Gaussian noise, rounded to a grid exactly, and exact normals by themselves.
 
-The multiple of the grid next to ``theta + noise_std Z`` is found from random words by comparisons and integers alone,
-so its law is that of an exact normal Z, rounded: whatever holds for the one holds for the other. The compiled kernel
-does what the first digits decide; what they do not is drawn here, from the same words and with as many digits as it
-takes.
+The first make a release that is the theorem's, as the program that ran. The multiple of the grid next to ``theta +
+noise_std Z`` is found from random words by comparisons and integers alone, so its law is that of an exact normal Z,
+rounded: whatever holds for the one holds for the other. Steps of a chain need Z itself, which the same algorithm
+delivers as two float64 numbers. The compiled kernels do what the first digits decide; what they do not is drawn here,
+from the same words and with as many digits as it takes.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 
 import numpy as np
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from expunge import _validate
 from expunge._kernels import backend
 
-__all__ = ["CELLS", "MOST_CELLS", "Words", "grid_exponent", "os_words", "with_exact_noise"]
+__all__ = ["CELLS", "MOST_CELLS", "Words", "exact_normals", "grid_exponent", "os_words", "with_exact_noise"]
 
 Array = NDArray[np.float64]
 Words = NDArray[np.uint32]
@@ -29,6 +30,9 @@ _DIGIT = 32  # bits of a word
 _LEAST_EXPONENT = -1074  # of float64
 _HARD = 2
 _WORDS_OF_ONE = 20  # on average 18.5
+_WORDS_OF_PAIR = 21  # one more
+_CHUNK = 1 << 14  # normals whose words are drawn at once, and stay in a cache
+_MANY = 1 << 23  # normals that take seconds
 
 
 def os_words(n: int) -> Words:
@@ -97,25 +101,21 @@ def with_exact_noise(theta: Array, *, noise_std: float, words: Callable[[int], W
     scale = int(np.ldexp(np.frexp(float(noise_std))[0], 53))
     cells = np.empty(centres.size, dtype=np.int64)
     progress = np.zeros(3, dtype=np.int64)
-    drawn, at, done = words(_WORDS_OF_ONE * centres.size + 64), 0, 0
-    while done < centres.size:
+    at_once = _WORDS_OF_ONE, centres.size
+
+    def run(drawn: Words, done: int) -> None:
         backend.HOST.run(
-            "rounded_normals", drawn[at:], centres[done:], cells[done:], progress, scale=scale, exponent=exponent
+            "rounded_normals", drawn, centres[done:], cells[done:], progress, scale=scale, exponent=exponent
         )
-        numbers, used, ended = progress.tolist()
-        done, at = done + numbers, at + used
-        if done == centres.size:
-            break
-        if ended == _HARD:
-            source = _Source(drawn[at:], words)
-            number = _rounded(float(centres[done]), noise_std, exponent, source)
-            if abs(number) > MOST_CELLS:
-                _refuse(number, exponent, noise_std)
-            cells[done] = number
-            drawn, at, done = source.rest(), 0, done + 1
-        else:
-            # What is left belongs to the next number: to throw it away would favour those that take few words.
-            drawn, at = np.concatenate([drawn[at:], words(_WORDS_OF_ONE * (centres.size - done) + 64)]), 0
+
+    def draw(source: _Source, i: int) -> None:
+        number = _rounded(float(centres[i]), noise_std, exponent, source)
+        if abs(number) > MOST_CELLS:
+            _refuse(number, exponent, noise_std)
+        cells[i] = number
+
+    for _ in _filled(centres.size, progress, words, at_once, run, draw):
+        pass
     largest = max(int(cells.max(initial=0)), -int(cells.min(initial=0)))
     if largest > MOST_CELLS:
         _refuse(largest, exponent, noise_std)
@@ -124,6 +124,103 @@ def with_exact_noise(theta: Array, *, noise_std: float, words: Callable[[int], W
     if not np.isfinite(released).all():
         raise ValueError(f"noise_std must be smaller for float64 to hold parameters with it, got {noise_std!r}")
     return released
+
+
+def exact_normals(n: int, *, words: Callable[[int], Words] = os_words) -> tuple[Array, Array]:
+    """Return independent, exact standard normals, each as the sum of two float64 numbers.
+
+    Parameters
+    ----------
+    n : int
+        How many, at least 0.
+    words : callable, default os_words
+        Returns so many independent, uniform words of 32 bits. They are used in their order; those that are left over
+        go on to the next number, and what is left behind the last one is not kept.
+
+    Returns
+    -------
+    hi : ndarray of float64, shape (n,)
+        The float64 nearest to each standard normal Z: exactly Z rounded, as a law too.
+    lo : ndarray of float64, shape (n,)
+        What is left of Z: ``|Z - (hi + lo)| <= 2**-97``, and hi is the float64 nearest to the sum of the two.
+
+    Raises
+    ------
+    ValueError
+        If n is negative.
+
+    Notes
+    -----
+    C. Karney, *Sampling exactly from the normal distribution*, ACM TOMS 42 (2016), algorithm N, on digits of 32 bits.
+    Of Z's fraction three digits are looked at, which leave an interval of 2^-96; hi + lo is its middle, without an
+    error. Both ends of the interval have to have the same nearest float64; if not, a chance of 2^-40 or so, or if the
+    comparisons that made Z looked at more digits, the interval is that of as many as it takes, and lo is rounded as
+    well, by less than 2^-98. (The bound would be ``2**-106 * abs(Z)`` beyond 512, where Z is with a chance below
+    2^-180000.)
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> hi, lo = exact_normals(1000)
+    >>> hi.shape, bool((hi + lo == hi).all()), bool((np.abs(lo) <= np.spacing(np.abs(hi)) / 2).all())
+    ((1000,), True, True)
+    """
+    n = _validate.count("n", n)
+    hi, lo, progress = np.empty(n), np.empty(n), np.zeros(3, dtype=np.int64)
+
+    def run(drawn: Words, done: int) -> None:
+        backend.HOST.run("exact_normals", drawn, hi[done:], lo[done:], progress)
+
+    def draw(source: _Source, i: int) -> None:
+        hi[i], lo[i] = _pair(source)
+
+    filled = _filled(n, progress, words, (_WORDS_OF_PAIR, _CHUNK), run, draw)
+    if n >= _MANY:
+        _watch(filled, n)
+    else:
+        for _ in filled:
+            pass
+    return hi, lo
+
+
+def _filled(
+    n: int,
+    progress: NDArray[np.int64],
+    words: Callable[[int], Words],
+    at_once: tuple[int, int],
+    run: Callable[[Words, int], None],
+    draw: Callable[[_Source, int], None],
+) -> Iterator[int]:
+    """Make n numbers by a kernel, ``run(words, done)``, and by ``draw(source, i)`` where it ends; yield how many are.
+
+    ``at_once`` says how many words a number takes, and for how many numbers they are drawn together.
+    """
+    of_one, together = at_once
+    drawn, at, done = words(of_one * min(n, together) + 64), 0, 0
+    while done < n:
+        run(drawn[at:], done)
+        numbers, used, ended = progress.tolist()
+        done, at = done + numbers, at + used
+        yield done
+        if done == n:
+            break
+        if ended == _HARD:
+            source = _Source(drawn[at:], words)
+            draw(source, done)
+            drawn, at, done = source.rest(), 0, done + 1
+        else:
+            # What is left belongs to the next number: to throw it away would favour those that take few words.
+            drawn, at = np.concatenate([drawn[at:], words(of_one * min(n - done, together) + 64)]), 0
+
+
+def _watch(filled: Iterator[int], n: int) -> None:
+    from tqdm.auto import tqdm  # runs are read and checked without progress bars
+
+    with tqdm(total=n, desc="normals", unit="number", unit_scale=True, delay=1, disable=None, leave=False) as bar:
+        shown = 0
+        for done in filled:
+            bar.update(done - shown)
+            shown = done
 
 
 def _refuse(number: int, exponent: int, noise_std: float) -> None:
@@ -213,12 +310,32 @@ def _rounded(theta: float, noise_std: float, exponent: int, source: _Source) -> 
     cell = Fraction(2) ** exponent
     centre, std = Fraction(theta) / cell + Fraction(1, 2), Fraction(noise_std) / cell
     negative, k, x = _normal(source)
-    sign, n = -1 if negative else 1, 2
+    sign = -1 if negative else 1
+    for ends in _enclosures(k, x, 2):
+        one, other = (centre + sign * std * end for end in ends)
+        if one // 1 == other // 1:
+            break
+    return int(one // 1)
+
+
+def _pair(source: _Source) -> tuple[float, float]:
+    """Return the float64 nearest to a normal, and what is left."""
+    negative, k, x = _normal(source)
+    sign = -1 if negative else 1
+    # Three digits behind a larger whole part are more than two float64 numbers hold.
+    for least, most in _enclosures(k, x, 3 if k < 256 else 4):
+        hi = float(least)
+        if hi == float(most):
+            break
+    return sign * hi, sign * float((least + most) / 2 - Fraction(hi))
+
+
+def _enclosures(k: int, x: _Uniform, n: int) -> Iterator[tuple[Fraction, Fraction]]:
+    """Yield between which numbers k + x lies by the digits looked at, n of them at least, then by one more each."""
     while True:
         x.digit(n - 1)
-        fraction = Fraction(sum(digit << (_DIGIT * (len(x.digits) - 1 - i)) for i, digit in enumerate(x.digits)))
-        unit = Fraction(1, 2 ** (_DIGIT * len(x.digits)))
-        one, other = (centre + sign * std * (k + (fraction + end) * unit) for end in (0, 1))
-        if one // 1 == other // 1:
-            return int(one // 1)
-        n = len(x.digits) + 1
+        n = len(x.digits)
+        digits = sum(digit << (_DIGIT * (n - 1 - i)) for i, digit in enumerate(x.digits))
+        unit = 2 ** (_DIGIT * n)
+        yield k + Fraction(digits, unit), k + Fraction(digits + 1, unit)
+        n += 1
