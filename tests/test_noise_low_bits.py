@@ -7,13 +7,14 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from scipy import special, stats
+from scipy import stats
 from sklearn.datasets import load_breast_cancer
 
+import oracles
 from expunge import NewtonLogisticRegression, NewtonRidge
 from expunge.certificates.residual import ResidualNoise
 from expunge.estimators.newton import working
-from expunge.runs import noise
+from expunge.runs import exact_noise
 from expunge.runs.exact_noise import with_exact_noise
 from expunge.runs.noise import os_normals, seeded_normals, with_noise
 
@@ -23,7 +24,7 @@ CLAIM = {"noise_std": 0.1, "releases": 2}
 
 
 def plainly(theta: np.ndarray, noise_std: float) -> np.ndarray:
-    """Add, as a program does that knows nothing of this."""
+    """Add, as a program does that knows nothing of this: exact normals, rounded, are no better than others here."""
     return theta + noise_std * os_normals(0, theta.shape)
 
 
@@ -149,16 +150,18 @@ def test_the_sum_is_rounded_as_if_it_were_exact() -> None:
         assert away <= Fraction(1, 2) + Fraction(1, 2**30)
 
 
-def test_normals_have_tails(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A chance of 53 bits ends at 8.2 standard deviations: what lies beyond would have had no probability at all."""
-    drawn = np.zeros((2, 4), dtype="<u8")
-    drawn[0] = [0, 1, 2**64 - 1, 2**64 - 2]  # the last bit is the sign
-    drawn[1, 1] = 2**63
-    monkeypatch.setattr(noise.os, "urandom", lambda size: drawn.tobytes())
-    far_above, below, near_below, near_above = os_normals(0, (1, 4))[0]
-    assert far_above == -special.ndtri(2.0**-107) > 11
-    assert below == special.ndtri(2.0**-55) < -8.3
-    assert -1e-15 < near_below <= 0 <= near_above < 1e-15
+def test_normals_of_steps_are_exact_ones_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Word by word; 12 standard deviations, which no chance of 53 bits reaches, come with the words that mean them."""
+    words = np.random.default_rng(3).integers(0, 2**32, 4000, dtype=np.uint32)
+    far = [2**31] * 12 + [2**31 - 1, 2**32 - 1] + [2**31] * 132 + [2**30] + [2**32 - 1] * 13 + [1, 0, 0]
+    given = np.concatenate([np.array(far, dtype=np.uint32), words])
+    at = iter(given.tobytes())
+    monkeypatch.setattr(exact_noise.os, "urandom", lambda size: bytes(next(at) for _ in range(size)))
+    found = os_normals(0, (6, 15))
+    pairs, _, _ = oracles.exact_normals(given, 90)
+    assert found.shape == (6, 15)
+    assert found.ravel().tolist() == [hi for hi, _ in pairs]
+    assert found[0, 0] == -12.25
 
 
 def test_noise_that_float64_does_not_hold_is_refused() -> None:

@@ -1,16 +1,14 @@
-"""Noise of releases: standard normals of the operating system or reproducible ones, and parameters that carry them."""
+"""Noise of steps and releases: standard normals, exact or reproducible ones, and parameters that carry them."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special
 
 from expunge.langevin import standard_normals
-from expunge.runs.exact_noise import CELLS, grid_exponent
+from expunge.runs.exact_noise import CELLS, exact_normals, grid_exponent
 
 __all__ = ["Normals", "os_normals", "seeded_normals", "with_noise"]
 
@@ -22,12 +20,22 @@ _MOST_CELLS = 2.0**51  # from 0 to a parameter, so that neither it nor its noise
 
 
 def os_normals(step: int, shape: tuple[int, int]) -> Array:
-    """Return standard normals drawn from the operating system's randomness; nothing is kept to redraw them from."""
-    bits = np.frombuffer(os.urandom(16 * shape[0] * shape[1]), dtype="<u8").reshape(2, -1)
-    # A chance of 105 bits, never 0: a tail as fine as the middle, and no end to it before 11 standard deviations.
-    tail = (bits[0] >> np.uint64(11)) * 2.0**-53 + ((bits[1] >> np.uint64(12)) + 0.5) * 2.0**-105
-    sign = np.where(bits[0] & np.uint64(1), 1.0, -1.0)
-    return np.asarray(sign * special.ndtri(0.5 * tail), dtype=np.float64).reshape(shape)
+    """Return exact standard normals, rounded to float64, drawn from the operating system's random words.
+
+    Parameters
+    ----------
+    step : int
+        Not used: nothing is kept to draw them again from.
+    shape : (int, int)
+        Of the result.
+
+    Returns
+    -------
+    ndarray of float64
+        Each is the float64 nearest to an exact standard normal, and independent of the others (`exact_normals`).
+    """
+    hi, _ = exact_normals(shape[0] * shape[1])
+    return hi.reshape(shape)
 
 
 def with_noise(theta: Array, *, noise_std: float, normals: Normals) -> Array:
