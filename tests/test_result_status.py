@@ -26,6 +26,8 @@ NO_RESULTS = {
     "expunge.estimators.quotes.QuoteTable": "columns of a quote, which has the status",
     "expunge.runs.ridge.table_sums.TableSums": "data",
     "expunge.runs.ridge.law.LawPair": "a pair of laws",
+    "expunge.runs.ridge.chain.ExactEquations": "data",
+    "expunge.runs.ridge.program.Program": "part of a run",
     "expunge.runs.ridge.kept_law.KeptLaw": "a law, with bounds on its rounding",
     "expunge.certificates.document.Digests": "part of a certificate",
     "expunge.certificates.residual.agreed_noise": "seeds of noise, and what parties say of them",

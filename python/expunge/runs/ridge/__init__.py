@@ -7,17 +7,21 @@ Per-Instance Unlearning Using Individual Sensitivity Bounds", arXiv 2602.15602; 
 reconstruction of Jacobi matrices from spectral data", Numerische Mathematik 44 (1984), for the Krylov reduction.
 """
 
+from expunge.runs.ridge.chain import ExactEquations
 from expunge.runs.ridge.exact import ExactQuotes, exact_group_quotes, exact_quotes
 from expunge.runs.ridge.law import Phase
+from expunge.runs.ridge.program import Program
 from expunge.runs.ridge.release import coefficients_of
 from expunge.runs.ridge.run import RidgeRun
 from expunge.runs.ridge.shifted import ShiftedQuotes, shifted_group_quotes, shifted_quotes, smallest_eigenvalues
 from expunge.runs.ridge.spectral import LearningLaw
 
 __all__ = [
+    "ExactEquations",
     "ExactQuotes",
     "LearningLaw",
     "Phase",
+    "Program",
     "RidgeRun",
     "ShiftedQuotes",
     "coefficients_of",
