@@ -155,7 +155,7 @@ def step_error(
 
 @dataclass(frozen=True)
 class Program:
-    """What makes a run's release private as the program that ran: noise, its grid, and how far the program may be off.
+    """Noise, grid and bounds that make the release of a run private as the program that ran.
 
     A release is R(theta + s Z): theta what the program computed, s the noise, Z exact normals, R the rounding to the
     grid. Its law is within ``distance`` of that of the theorem's run with the same noise and rounding.
