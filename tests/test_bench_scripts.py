@@ -87,7 +87,7 @@ SIZES: dict[str, dict[str, Any]] = {
     },
     "bench_mnist_ridge": {"LEARNED": 300, "RUNS": 2},
     "bench_networks": {"LEARNED": 300, "FILTERS": 2, "HIDDEN": 6, "STEPS": 4, "FORGOTTEN": 3},
-    "bench_noise": {"CASES": [(0.7, 0.3)], "SIZES": [100]},
+    "bench_noise": {"CASES": [(0.7, 0.3)], "SIZES": [100], "RUNS": [(3, 2, 4)]},
     "bench_privacy": {"SIZE": 500, "ROWS": 20, "PAIRS": 40},
     "bench_records": {"GROUP": 100, "REPEATED": 64},
     "bench_residual": {"SHAPES": [(300, 9, 1), (300, 9, 10)], "QUOTES": [(300, 9)], "SIDE": 64, "LONG": 4096},
