@@ -4,7 +4,6 @@ import html
 import json
 import math
 import re
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,16 +18,16 @@ from click.testing import CliRunner
 
 from expunge import __version__
 from expunge.cli import main
-from expunge.experiments import EXPERIMENTS, barrier, compare, predict, preset, run_experiment, runner
+from expunge.experiments import EXPERIMENTS, preset, run_experiment, runner
 from expunge.experiments.page import _table
-from expunge.experiments.pictures import plot_prediction
 from expunge.experiments.settings import Settings
 from expunge.experiments.subjects import build, load
-from expunge.experiments.tables import mean_interval, rank_correlation, spread_words
+from expunge.experiments.tables import mean_interval, spread_words
 
 TINY = Settings(
-    model="mlp", width=8, n_train=160, n_test=40, epochs=3, batch_size=32, noise_stds=(0.02,), n_sets=3, set_share=0.05,
-    top_share=0.05, n_retrained=2, unlearn_epochs=2, n_checkpoints=4,
+    model="mlp", width=8, n_train=160, n_test=40, epochs=3, batch_size=32, noise_stds=(0.0, 0.02), n_sets=4,
+    set_share=0.05,
+    top_share=0.05, n_pilots=2, n_retrained=3, unlearn_epochs=2, early_passes=1, patience=1, n_checkpoints=4,
 )  # fmt: skip
 
 
@@ -66,31 +65,40 @@ def test_a_second_call_goes_on_piece_by_piece(tmp_path, monkeypatch):
     done, inner = [], runner._work
 
     def stopping(name, context, piece, workers):
-        if len(done) == 2:
+        if len(done) == 1:
             raise KeyboardInterrupt
         inner(name, context, piece, workers)
         done.append(piece.key)
 
     monkeypatch.setattr(runner, "_work", stopping)
     with pytest.raises(KeyboardInterrupt):
-        run("compare", tmp_path / "cut")
-    kept = {file.name: file.read_bytes() for file in (tmp_path / "cut" / "pieces").iterdir()}
-    assert len(kept) == 2
+        run("predict", tmp_path / "cut")
+
+    def held():
+        return {
+            file: file.read_bytes() for part in ("pieces", "shared") for file in (tmp_path / "cut" / part).iterdir()
+        }
+
+    kept = held()
+    assert len(kept) == 1 + TINY.n_pilots + TINY.n_sets * len(TINY.noise_stds)
     assert not (tmp_path / "cut" / "index.html").exists()
 
     monkeypatch.setattr(runner, "_work", inner)
-    found = run("compare", tmp_path / "cut")
-    for name, content in kept.items():
-        assert (tmp_path / "cut" / "pieces" / name).read_bytes() == content
-    whole = run("compare", tmp_path / "whole")
-    assert found["measures"] == whole["measures"]  # interrupted or not, the same numbers
+    found = run("predict", tmp_path / "cut")
+    assert kept.items() <= held().items()
+    whole = run("predict", tmp_path / "whole")
+    assert found["levels"] == whole["levels"]  # interrupted or not, the same numbers
+    assert found["forget_sets"] == whole["forget_sets"]
 
-    # More seeds go on as well, and the page is no quick look any more.
-    more = run("compare", tmp_path / "cut", seeds=2)
-    assert more["measures"][0]["steps_per_seed"][0] == found["measures"][0]["steps_per_seed"][0]
+    # More seeds go on as well, with the same sets and retrained models, and the page is no quick look any more.
+    kept = held()
+    more = run("predict", tmp_path / "cut", seeds=2)
+    first, second = (one["rank_correlation_per_seed"] for one in (found["levels"][0], more["levels"][0]))
+    assert second[:1] == first
+    assert len(second) == 2
     assert "quick look" not in (tmp_path / "cut" / "index.html").read_text()
-    for name, content in kept.items():
-        assert (tmp_path / "cut" / "pieces" / name).read_bytes() == content
+    assert kept.items() <= held().items()
+    assert len(held()) == len(kept) + len(TINY.noise_stds)
 
 
 def test_workers_change_no_result_and_are_noted(tmp_path):
@@ -115,17 +123,6 @@ def test_tables_have_no_cells_of_dashes_and_no_column_of_nothing(tmp_path):
     assert "<th>a</th>" not in found
     assert "<td>0.5, none</td><td>1</td>" in found
     assert "<td>0.25, 0.75</td><td>none</td>" in found
-
-
-def test_noise_levels_without_a_place_on_the_axis_have_no_panel():
-    settings = replace(TINY, noise_stds=(0.002, 0.02))
-    rows = [
-        {"noise_std": noise, "privacy_loss": loss, "reached": True, "steps_to_unlearn": 3, "most_steps": 10}
-        for noise, loss in ((0.002, math.inf), (0.02, 0.5), (0.02, 0.0), (0.02, 2.0))
-    ]
-    figure = plot_prediction(rows, settings, {0.002: None, 0.02: None})
-    assert [axes.get_title() for axes in figure.axes] == ["noise 0.02 per step"]
-    assert "2 of 4 sets: privacy loss 0 or infinite, not drawn" in figure.get_suptitle()
 
 
 def test_results_of_two_machines_do_not_mix(tmp_path, monkeypatch):
@@ -153,9 +150,9 @@ def test_results_of_two_machines_do_not_mix(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"environment, processor: the experiment in .* has None"):
         run("compare", tmp_path / "out")
     settings["environment"] = found["environment"]
-    del settings["retrained"]  # as it was when retrained models came one by one
+    del settings["design"]  # as it was when every seed had forget sets of its own
     (tmp_path / "out" / "settings.json").write_text(json.dumps(settings))
-    with pytest.raises(ValueError, match=r"retrained: the experiment in .* has None, got 'together'; they do not mix"):
+    with pytest.raises(ValueError, match=r"design: the experiment in .* has None, got 'sets and retrained models sh"):
         run("compare", tmp_path / "out", seeds=2)
 
 
@@ -186,130 +183,9 @@ def test_the_command(tmp_path):
     assert "there is no folder /nowhere" in result.stderr
 
 
-# --- words ------------------------------------------------------------------------------------------
-
-
-def prediction(**changes):
-    row = {
-        "seed": 0, "noise_std": 0.02, "set": 0, "privacy_loss": 1.0, "run_privacy_loss_q05": 0.1,
-        "run_privacy_loss_q95": 10.0, "n_forget": 5, "steps_to_unlearn": 10, "reached": True, "most_steps": 100,
-        "metric_before": 1.0, "metric_after": 0.5, "metric_retrained": 0.5, "band_low": 0.4, "band_high": 0.6,
-        "curve_steps": [0, 10], "curve": [1.0, 0.5],
-    }  # fmt: skip
-    row |= changes
-    if row["reached"]:
-        row["curve_steps"] = [0, row["steps_to_unlearn"] or 1]
-    return row
-
-
-def test_what_never_reaches_the_band_is_said_and_ranks_last():
-    rows = [
-        prediction(privacy_loss=p, steps_to_unlearn=s, set=k) for k, (p, s) in enumerate([(1, 0), (2, 10), (4, 10)])
-    ]
-    missed = prediction(privacy_loss=8, steps_to_unlearn=None, reached=False, metric_after=0.9, set=3)
-    found, _ = predict.findings(TINY, [*rows, missed], n_seeds=1)
-    (level,) = found["levels"]
-    assert level["never_reached"] == 1
-    assert level["rank_correlation_pooled"] == pytest.approx(rank_correlation([1, 2, 4, 8], [0, 10, 10, 101]))
-    assert level["log_fit"]["n"] == 3
-    assert any("1 of 4 runs never settled in the band" in text for text in found["words"])
-    assert not any("flat" in text for text in found["words"])
-    every = [prediction(privacy_loss=p, steps_to_unlearn=None, reached=False, set=p) for p in (1, 2, 3)]
-    found, _ = predict.findings(TINY, every, n_seeds=1)
-    assert found["levels"][0]["log_fit"] is None
-    assert any("no set reached its band" in text for text in found["words"])
-
-
 def test_flat_privacy_losses_are_said():
     assert spread_words(np.linspace(1.0, 1.5, 100)) is not None
     assert spread_words(np.geomspace(1e-3, 10.0, 100)) is None
-    rows = [
-        prediction(privacy_loss=1 + k / 10, set=k, run_privacy_loss_q05=1.0, run_privacy_loss_q95=1.2) for k in range(4)
-    ]
-    found, _ = predict.findings(TINY, rows, n_seeds=1)
-    assert any("privacy losses are flat" in text for text in found["words"])
-
-
-def barrier_rows(before, after, between):
-    t = np.linspace(0.0, 1.0, 25)
-    rows = []
-    for seed in range(3):
-        for part in ("easy", "hard"):
-            for where in ("test", "forget"):
-                for kind, step, height in (
-                    ("retrained", -1, between), ("unlearned", 0, before), ("unlearned", 10, after)
-                ):  # fmt: skip
-                    peak = height * (1 + 0.01 * seed)
-                    losses = (0.1 + peak * np.sin(math.pi * t)).tolist()
-                    rows.append(
-                        {
-                            "seed": seed, "noise_std": 0.02, "set": part, "kind": kind, "where": where, "step": step,
-                            "pair": 0, "barrier": peak, "at": 0.5, "t": t.tolist(), "losses": losses,
-                        }
-                    )  # fmt: skip
-    return rows
-
-
-def test_a_barrier_that_stays_high_is_said():
-    found, _ = barrier.findings(TINY, barrier_rows(1.0, 0.9, 0.3), n_seeds=3)
-    assert all("stays higher than between retrained models" in text for text in found["words"])
-    found, _ = barrier.findings(TINY, barrier_rows(1.0, 0.1, 0.3), n_seeds=3)
-    assert all("lower than between retrained models" in text for text in found["words"])
-
-
-def test_a_difference_that_cannot_be_told_says_which_could_have_been():
-    rows = barrier_rows(1.0, 0.3, 0.3)
-    for row in rows:
-        if row["kind"] == "unlearned" and row["step"] == 10:
-            row["barrier"] += 0.1 * (row["seed"] - 1)
-    found, _ = barrier.findings(TINY, rows, n_seeds=3)
-    half = 4.302653 * 0.1 / math.sqrt(3)
-    assert all(f"No difference can be detected; one of {half:.2g} could have been" in text for text in found["words"])
-    found, _ = barrier.findings(TINY, [row for row in rows if row["seed"] == 0], n_seeds=1)
-    assert all("One seed says nothing about chance" in text for text in found["words"])
-
-    rows = [
-        prediction(seed=seed, measure=name, steps_to_unlearn=steps, shared_with_privacy_loss=1)
-        for name in compare.NAMES
-        for seed, steps in enumerate([5, 10, 15] if name == "privacy_loss" else [10, 10, 10])
-    ]
-    found, _ = compare.findings(TINY, rows, n_seeds=3)
-    assert any("no difference can be detected; one of 12 steps could have been" in text for text in found["words"])
-    assert "The measures cannot be put in order." in found["words"]
-
-    rows = [
-        prediction(seed=seed, set=k, privacy_loss=1.0 + k, steps_to_unlearn=10 * (k if seed else 3 - k))
-        for seed in range(3)
-        for k in range(3)
-    ]
-    found, _ = predict.findings(TINY, rows, n_seeds=3)
-    assert "no ranking can be detected; a mean of" in found["words"][0]
-
-
-def test_a_seed_without_a_ranking_is_not_left_out():
-    rows = [
-        prediction(seed=seed, set=k, privacy_loss=1.0 + k, steps_to_unlearn=10 * k if seed else 0)
-        for seed in range(4)
-        for k in range(3)
-    ]
-    found, _ = predict.findings(TINY, rows, n_seeds=4)
-    assert found["levels"][0]["rank_correlation_per_seed"] == [None, 1.0, 1.0, 1.0]
-    assert found["levels"][0]["rank_correlation_mean"] == pytest.approx(0.75)
-    assert "in 1 of them all sets took equally long, which counts as 0" in found["words"][0]
-
-
-def test_measures_are_ordered_and_compared_over_seeds():
-    rows = [
-        prediction(
-            seed=seed, measure=name, steps_to_unlearn=10 * place + seed, shared_with_privacy_loss=1,
-        )
-        for place, name in enumerate(["random", "el2n", "c_proxy", "average_grad_norm", "privacy_loss"])
-        for seed in range(5)
-    ]  # fmt: skip
-    found, _ = compare.findings(TINY, rows, n_seeds=5)
-    assert found["words"][0].startswith("Mean steps to forget: privacy loss 42, average gradient norm 32")
-    assert "With 4 intervals, up to one such table in 5 shows a difference where there is none." in found["words"]
-    assert any("Privacy loss against random records: +40 steps" in text and "longer" in text for text in found["words"])
 
 
 def test_intervals_are_students():
@@ -322,7 +198,7 @@ def test_intervals_are_students():
     assert mean_interval([1.0])[1] == -math.inf
 
 
-@pytest.mark.parametrize("model", ["cnn", "mlp", "vit", "resnet18"])
+@pytest.mark.parametrize("model", ["strided", "cnn", "mlp", "vit", "resnet18"])
 def test_every_model_fits_the_digits(model):
     settings = preset("digits", model=model)
     subject = load(settings)
@@ -342,8 +218,12 @@ def test_mnist_and_cifar_are_found_in_their_folder(shared_data):
     [
         ({"metric": "luck"}, "metric must be one of"),
         ({"n_retrained": 1}, "n_retrained must be >= 2"),
-        ({"noise_stds": ()}, "noise_stds must hold"),
-        ({"noise_stds": (0.0,)}, "noise_stds must be > 0"),
+        ({"noise_stds": ()}, "noise_stds must hold a level > 0"),
+        ({"noise_stds": (0.0,)}, "noise_stds must hold a level > 0"),
+        ({"noise_stds": (-0.1, 0.1)}, "noise_stds must be >= 0"),
+        ({"gap_share": 1.0}, "gap_share must be"),
+        ({"early_passes": 3, "evaluate_every": 2}, "early_passes must be a multiple of evaluate_every"),
+        ({"early_passes": 30, "unlearn_epochs": 20}, "at most unlearn_epochs"),
         ({"n_sets": 60}, r"n_sets \* set_share"),
     ],
 )

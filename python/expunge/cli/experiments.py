@@ -23,12 +23,20 @@ __all__ = ["experiment"]
     help="The last three for exact alone.",
 )
 @click.option("--data-folder", type=click.Path(path_type=Path), help="Where the files of mnist or cifar10 are.")
-@click.option("--model", type=click.Choice(["cnn", "mlp", "resnet18", "vit"]), help="Not for exact.  [default: cnn]")
+@click.option(
+    "--model",
+    type=click.Choice(["strided", "cnn", "mlp", "resnet18", "vit"]),
+    help="Not for exact.  [default: strided]",
+)
 @click.option(
     "--seeds", type=int, default=1, show_default=True, help="Repetitions; a larger number continues a folder."
 )
-@click.option("--noise", "noise_stds", multiple=True, type=float, help="Noise per step; repeat for several levels.")
+@click.option(
+    "--noise", "noise_stds", multiple=True, type=float, help="Noise per step, 0 for none; repeat for several levels."
+)
 @click.option("--epochs", type=int, help="Passes of training; not for exact.")
+@click.option("--unlearn-epochs", type=int, help="Most passes of unlearning; not for exact.")
+@click.option("--retrained", "n_retrained", type=int, help="Models retrained for each set; not for exact.")
 @click.option(
     "--metric", type=click.Choice(["confidence", "accuracy", "loss"]), help="Of the forget set. Not for exact."
 )
@@ -49,6 +57,8 @@ def experiment(
     seeds: int,
     noise_stds: tuple[float, ...],
     epochs: int | None,
+    unlearn_epochs: int | None,
+    n_retrained: int | None,
     metric: str | None,
     device: str | None,
     workers: int | None,
@@ -62,15 +72,22 @@ def experiment(
     exact: which measure knows the exact cost of a deletion? One seed is a quick look. An interrupted call goes on.
     """
     from expunge.experiments import exact_preset, preset, run_experiment
+    from expunge.experiments.runner import power_of
 
-    of_networks = {"model": model, "epochs": epochs, "metric": metric}
+    of_networks = {
+        "model": model, "epochs": epochs, "unlearn_epochs": unlearn_epochs, "n_retrained": n_retrained, "metric": metric
+    }  # fmt: skip
     given: dict[str, Any] = {key: value for key, value in of_networks.items() if value is not None}
     if name == "exact" and given:
-        raise click.UsageError(f"--{next(iter(given))} must be omitted for exact, which trains no network")
+        option = next(iter(given)).removeprefix("n_").replace("_", "-")
+        raise click.UsageError(f"--{option} must be omitted for exact, which trains no network")
     changes: dict[str, Any] = {"noise_stds": noise_stds} if noise_stds else {}
     place = None if data_folder is None else str(data_folder)
     settings: Any = (exact_preset if name == "exact" else preset)(data, data_folder=place, **given, **changes)
     folder = out or Path(f"experiment-{name}")
+    power = power_of(name, settings, seeds=seeds)
+    if power is not None:
+        click.echo(power)
     found = run_experiment(
         name,
         settings,

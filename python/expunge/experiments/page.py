@@ -18,6 +18,8 @@ __all__ = ["write_page"]
 TABLES = {
     "levels": "Numbers",
     "measures": "Numbers",
+    "forget_sets": "Forget sets",
+    "law_errors": "Laws, judged on sets left out of the fit: mean errors in passes",
     "laws": "Laws, judged on records left out of the fit",
     "sets": "Sets that leave together",
     "set_ratios": "Exact noise of sets beside that of their records",
@@ -45,6 +47,7 @@ def write_page(
         "<h2>What came out</h2><ul>",
         *(f"<li>{escape(text)}</li>" for text in findings["words"]),
         "</ul>",
+        *([f"<p>{escape(findings['power'])}</p>"] if "power" in findings else []),
     ]
     if seeds == 1:
         parts.append(
@@ -55,7 +58,7 @@ def write_page(
         alt = name.removesuffix(".png").replace("_", " ")
         parts.append(f'<p><img alt="{escape(alt)}" src="data:image/png;base64,{data}"></p>')
     for key, heading in TABLES.items():
-        if key in findings:
+        if findings.get(key):
             parts += _table(findings[key], heading)
     parts += ["<h2>Settings</h2>", "<div class='scroll'><table>"]
     parts += [

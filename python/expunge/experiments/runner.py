@@ -33,9 +33,10 @@ from expunge.experiments.settings import Settings
 from expunge.experiments.tables import write_parquet
 from expunge.experiments.work import Context
 
-__all__ = ["EXPERIMENTS", "run_experiment"]
+__all__ = ["EXPERIMENTS", "power_of", "run_experiment"]
 
 EXPERIMENTS: dict[str, Any] = {"predict": predict, "compare": compare, "barrier": barrier, "exact": exact}
+DESIGN = "sets and retrained models shared by all seeds"  # folders of another design are refused
 THREADS = 1  # of each worker: results do not depend on how many workers there are
 _OURS = ("settings.json", "results.parquet", "index.html", "findings.json")
 
@@ -110,7 +111,7 @@ def run_experiment(
     --------
     >>> import tempfile
     >>> tiny = Settings(model="mlp", width=8, n_train=200, n_test=50, epochs=2, noise_stds=(0.02,), n_sets=3,
-    ...                 set_share=0.05, n_retrained=2, unlearn_epochs=1)
+    ...                 n_pilots=1, n_retrained=2, unlearn_epochs=2, early_passes=1)
     >>> with tempfile.TemporaryDirectory() as place:
     ...     run_experiment("predict", tiny, place + "/out", workers=1)["status"]
     'estimate'
@@ -119,7 +120,7 @@ def run_experiment(
     if not isinstance(settings, kind.SETTINGS):
         raise TypeError(f"settings must be {kind.SETTINGS.__name__} for {name}, got {type(settings).__name__}")
     count("seeds", seeds, low=1)
-    trains = kind.BASE is not None
+    trains = kind.TRAINS
     place = device or ("cuda" if trains and torch.cuda.is_available() else "cpu")
     if not trains and place != "cpu":
         raise ValueError(f"device must be 'cpu' for {name}, which trains no network, got {place!r}")
@@ -127,24 +128,30 @@ def run_experiment(
     made = environment(place)
     described = {"experiment": name, "version": __version__, **settings.to_dict(), "environment": made}
     if trains:
-        described["retrained"] = "together"  # by train_many, which rounds otherwise than train
+        described["design"] = DESIGN
     out = _prepared(Path(folder), described, overwrite)
     context = Context(settings, out, place)
     kind.load(settings)  # refuses what it can before any work
-    levels = kind.noise_levels(settings)
-    bases = [(seed, level) for seed in range(seeds) for level in levels]
-    pieces = [Piece(seed, level, part) for seed, level in bases for part in kind.parts(settings, seed)]
+    pieces = [
+        Piece(seed, level, part)
+        for seed in range(seeds)
+        for level in kind.noise_levels(settings)
+        for part in kind.parts(settings, seed)
+    ]
     left = [piece for piece in pieces if not _file(out, piece).exists()]
-    needed = sorted({(piece.seed, piece.noise_std) for piece in left}) if trains else []
-    bar = tqdm(total=len(needed) + len(left), unit="piece", desc=name, disable=None if progress else True)
+    stages = kind.preparations(settings) if trains else []
+    needed = [[one for one in stage if not (out / "shared" / f"{one}.npz").exists()] for stage in stages]
+    bar = tqdm(total=sum(map(len, needed)) + len(left), unit="piece", desc=name, disable=None if progress else True)
     with bar, _pool(n_workers) as start:
-        for seed in range(seeds):  # one after the other: what is interrupted leaves whole seeds
-            trainings = [partial(_train, name, context, *one) for one in needed if one[0] == seed]
-            measurements = [partial(_work, name, context, piece, n_workers) for piece in left if piece.seed == seed]
-            for jobs in (trainings, measurements):
-                for job in start(jobs):
-                    job()
-                    bar.update()
+        work = [[partial(_prepare, name, context, one) for one in stage] for stage in needed]
+        work += [  # one seed after the other: what is interrupted leaves whole seeds
+            [partial(_work, name, context, piece, n_workers) for piece in left if piece.seed == seed]
+            for seed in range(seeds)
+        ]
+        for jobs in work:
+            for job in start(jobs):
+                job()
+                bar.update()
     results = [read_json(_file(out, piece), what="result") for piece in pieces]
     rows = [row for result in results for row in result["rows"]]
     findings, figures = kind.findings(settings, rows, n_seeds=seeds)
@@ -155,6 +162,7 @@ def run_experiment(
         "command": command or f'run_experiment("{name}", settings, folder, seeds={seeds}, workers={n_workers})',
         "environment": made,
         "workers": sorted({result["workers"] for result in results}),
+        **({"power": kind.power(settings, seeds)} if trains else {}),
         **findings,
     }
     write_parquet(out / "results.parquet", rows)
@@ -165,6 +173,12 @@ def run_experiment(
     write_atomic(out / "findings.json", (json.dumps(findings, indent=1) + "\n").encode(), overwrite=True)
     write_page(out, findings, list(figures), settings, title=kind.TITLE, question=kind.QUESTION, limits=kind.LIMITS)
     return findings
+
+
+def power_of(name: str, settings: Settings | ExactSettings, *, seeds: int) -> str | None:
+    """Say in words, before an experiment runs, what difference so many seeds can see; None where nothing is drawn."""
+    kind = EXPERIMENTS[choice("name", name, tuple(EXPERIMENTS))]
+    return str(kind.power(settings, seeds)) if kind.TRAINS else None
 
 
 def environment(device: str) -> JsonObject:
@@ -197,7 +211,7 @@ def _prepared(out: Path, described: dict[str, Any], overwrite: bool) -> Path:
     if held and not file.exists():
         raise FileExistsError(f"folder: {out} holds files that are not an experiment's; choose another")
     if held and overwrite:
-        for part in ("trained", "pieces"):
+        for part in ("trained", "shared", "pieces"):
             shutil.rmtree(out / part, ignore_errors=True)
         for one in [*out.glob("*.png"), *(out / name for name in _OURS[1:])]:
             one.unlink(missing_ok=True)
@@ -215,7 +229,7 @@ def _prepared(out: Path, described: dict[str, Any], overwrite: bool) -> Path:
                 )
         return out
     out.mkdir(mode=0o700, parents=True, exist_ok=True)  # losses reveal something about single records
-    for part in ("trained", "pieces"):
+    for part in ("trained", "shared", "pieces"):
         (out / part).mkdir(mode=0o700, exist_ok=True)
     write_atomic(file, (json.dumps(described, indent=1) + "\n").encode(), overwrite=True)
     return out
@@ -224,16 +238,15 @@ def _prepared(out: Path, described: dict[str, Any], overwrite: bool) -> Path:
 # --- work in processes ------------------------------------------------------------------------------
 
 
-def _train(name: str, context: Context[Any], seed: int, noise_std: float) -> None:
+def _prepare(name: str, context: Context[Any], what: str) -> None:
     kind = EXPERIMENTS[name]
-    kind.BASE(context, kind.load(context.settings), seed=seed, noise_std=noise_std)
+    kind.prepare(context, kind.load(context.settings), what)
 
 
 def _work(name: str, context: Context[Any], piece: Piece, workers: int) -> None:
-    kind, seed, noise_std = EXPERIMENTS[name], piece.seed, piece.noise_std
+    kind = EXPERIMENTS[name]
     subject = kind.load(context.settings)
-    base = None if kind.BASE is None else kind.BASE(context, subject, seed=seed, noise_std=noise_std)
-    rows = kind.work(context, subject, base, piece.name, seed=seed, noise_std=noise_std)
+    rows = kind.work(context, subject, piece.name, seed=piece.seed, noise_std=piece.noise_std)
     text = json.dumps({"workers": workers, "rows": rows}, allow_nan=False) + "\n"
     write_atomic(_file(context.folder, piece), text.encode(), overwrite=True)
 

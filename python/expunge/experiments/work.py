@@ -1,46 +1,33 @@
-"""The pieces experiments are made of: train with norms, retrain without a set, unlearn it, measure."""
+"""The pieces experiments are made of: train many at once, unlearn many sets at once, look at them on the way."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+import copy
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
-from torch.nn import functional as F  # noqa: N812
 
-from expunge.evaluation import Band, reference_band
 from expunge.experiments.settings import Settings
 from expunge.experiments.subjects import Subject, build
 from expunge.forget_sets import ForgetSet
-from expunge.torch import TrainingRun, UnlearningRun, train, train_many, unlearn
+from expunge.torch import train_many
 
-__all__ = [
-    "NETWORK_LIMITS",
-    "Context",
-    "NetworkContext",
-    "accuracy",
-    "band_of",
-    "base_run",
-    "measure_set",
-    "model_of",
-    "privacy_losses",
-    "retrained",
-    "set_metric",
-]
+__all__ = ["NETWORK_LIMITS", "Context", "NetworkContext", "base_model", "seed_of", "train_together", "unlearn_many"]
 
 SettingsT = TypeVar("SettingsT")
 
-BASE, RETRAINED = 0, 1  # places of seeds within those of one run
 NETWORK_LIMITS = (
     "Another processor or version rounds differently, and times to unlearn change with it.",
-    "Everything here is an estimate: privacy losses rest on one training run each, the band on a few retrained models, "
-    "and a metric inside it certifies nothing. All rows are in results.parquet.",
+    "Intervals are over seeds, given the split, the forget sets and the retrained models, which all seeds share: they "
+    "do not say how other sets or other retrained models would do.",
+    "Everything here is an estimate: privacy losses rest on a few pilot runs, gaps and bands on a few retrained "
+    "models, and a metric that has arrived certifies nothing. All rows are in results.parquet.",
 )
 
 
@@ -52,128 +39,89 @@ class Context(Generic[SettingsT]):
     folder: Path
     device: str
 
-    def seed(self, seed: int, place: int) -> int:
-        """Return a seed of its own for every model of a run."""
-        return 1000 * seed + place
-
 
 NetworkContext: TypeAlias = Context[Settings]
+Look = Callable[[str, nn.Module, int], bool]
 
 
-def _settings(context: NetworkContext, noise_std: float) -> dict[str, Any]:
+def seed_of(*names: str | int | float) -> int:
+    """Return a seed of its own for whatever the names stand for."""
+    words = [zlib.crc32(str(name).encode()) for name in names]
+    return int(np.random.SeedSequence(words).generate_state(1)[0] >> 1)
+
+
+def train_together(
+    context: NetworkContext,
+    subject: Subject,
+    models: Sequence[nn.Module],
+    *,
+    seeds: Sequence[int],
+    noise_std: float,
+    epochs: int,
+    sampling: str,
+    subsets: Sequence[NDArray[np.int64] | None] | None = None,
+) -> None:
+    """Train models in place; the first that diverges is raised."""
     s = context.settings
-    return {
-        "step_size": s.step_size,
-        "batch_size": s.batch_size,
-        "alpha": s.alpha,
-        "noise_std": noise_std,
-        "device": context.device,
-        "progress": False,
-    }
-
-
-def base_run(context: NetworkContext, subject: Subject, *, seed: int, noise_std: float) -> TrainingRun:
-    """Train on everything, collecting norms; goes on with, or reads, what is there."""
-    s = context.settings
-    own = context.seed(seed, BASE)
-    return train(
-        build(s, own), subject.train, epochs=s.epochs, n_checkpoints=s.n_checkpoints, seed=own, resume=True,
-        folder=context.folder / "trained" / f"seed{seed}-noise{noise_std:g}", **_settings(context, noise_std),
+    run = train_many(
+        models, subject.train, seeds=seeds, subsets=subsets, epochs=epochs, step_size=s.step_size, alpha=s.alpha,
+        batch_size=s.batch_size, noise_std=noise_std or None, sampling=sampling, progress=False,
     )  # fmt: skip
-
-
-def model_of(context: NetworkContext, run: TrainingRun) -> nn.Module:
-    """Return the network a run ended with."""
-    model = build(context.settings, 0)
-    model.load_state_dict(run.final_weights())
-    return model.to(context.device)
-
-
-def retrained(
-    context: NetworkContext, subject: Subject, forget: ForgetSet, *, seed: int, noise_std: float
-) -> list[nn.Module]:
-    """Return networks that never saw the forget set, each from a start of its own, trained at once."""
-    s = context.settings
-    seeds = [context.seed(seed, RETRAINED + k) for k in range(s.n_retrained)]
-    models = [build(s, own).to(context.device) for own in seeds]
-    settings = _settings(context, noise_std)
-    del settings["device"]  # that of the models
-    run = train_many(models, subject.without(forget.indices), seeds=seeds, epochs=s.epochs, **settings)
     for error in run.failures.values():
         raise error
-    return models
 
 
-@torch.no_grad()
-def set_metric(
-    context: NetworkContext, x: torch.Tensor, y: torch.Tensor, name: str | None = None
-) -> Callable[[nn.Module], float]:
-    """Return the metric of a network on some records."""
-    x, y = x.to(context.device), y.to(context.device)
-    kind = name or context.settings.metric
-
-    @torch.no_grad()
-    def value(model: nn.Module) -> float:
-        output = torch.cat([model(x[low : low + 1024]) for low in range(0, len(x), 1024)])
-        if kind == "accuracy":
-            return float((output.argmax(1) == y).double().mean())
-        losses = F.cross_entropy(output, y, reduction="none").double()
-        return float((-losses).exp().mean() if kind == "confidence" else losses.mean())
-
-    return value
-
-
-def accuracy(context: NetworkContext, x: torch.Tensor, y: torch.Tensor) -> Callable[[nn.Module], float]:
-    """Return the accuracy of a network on some records."""
-    return set_metric(context, x, y, "accuracy")
-
-
-def band_of(context: NetworkContext, values: list[float]) -> Band:
-    """Return the band of retrained models."""
-    limits = (0.0, math.inf if context.settings.metric == "loss" else 1.0)
-    return reference_band(values, method="std", k=2.0, tolerance=context.settings.tolerance, limits=limits)
-
-
-def measure_set(
-    context: NetworkContext, subject: Subject, base: TrainingRun, forget: ForgetSet, *, seed: int, noise_std: float
-) -> tuple[dict[str, Any], UnlearningRun]:
-    """Retrain without a set, unlearn it by noisy fine-tuning, and say when it was in the retrained models' band."""
+def base_model(context: NetworkContext, subject: Subject, *, seed: int, noise_std: float) -> nn.Module:
+    """Return a network trained on everything."""
     s = context.settings
-    rows = torch.from_numpy(np.array(forget.indices))
-    metric = set_metric(context, subject.x[rows], subject.y[rows])
-    test = accuracy(context, *subject.test)
-    oracles = retrained(context, subject, forget, seed=seed, noise_std=noise_std)
-    values = [metric(one) for one in oracles]
-    band = band_of(context, values)
-    model = model_of(context, base)
-    before, test_before = metric(model), test(model)
-    run = unlearn(
-        model, subject.train, forget, method="noisy_fine_tune", epochs=s.unlearn_epochs, metric=metric, band=band,
-        evaluate_every=s.evaluate_every, patience=s.patience, seed=context.seed(seed, BASE),
-        **_settings(context, noise_std),
-    )  # fmt: skip
-    assert run.time is not None  # a band was given
-    return {
-        "seed": seed,
-        "noise_std": noise_std,
-        "n_forget": len(forget),
-        "steps_to_unlearn": run.time.step,
-        "reached": run.time.reached,
-        "most_steps": run.settings["most_steps"],
-        "metric_before": before,
-        "metric_after": float(run.curve.values["metric"][-1]),
-        "metric_retrained": band.mean,
-        "band_low": band.low,
-        "band_high": band.high,
-        "test_accuracy_before": test_before,
-        "test_accuracy_after": test(model),
-        "test_accuracy_retrained": float(np.mean([test(one) for one in oracles])),
-        "curve_steps": run.curve.steps.tolist(),
-        "curve": run.curve.values["metric"].tolist(),
-        "words": str(run.time),
-    }, run
+    own = seed_of("base", seed, f"{noise_std:g}")
+    model = build(s, own).to(context.device)
+    train_together(context, subject, [model], seeds=[own], noise_std=noise_std, epochs=s.epochs, sampling="poisson")
+    return model
 
 
-def privacy_losses(context: NetworkContext, run: TrainingRun) -> NDArray[np.float64]:
-    """Return the privacy loss of every record."""
-    return np.asarray(run.privacy_losses(order=context.settings.order))
+def unlearn_many(
+    context: NetworkContext,
+    subject: Subject,
+    base: nn.Module,
+    sets: Mapping[str, ForgetSet],
+    *,
+    seed: int,
+    noise_std: float,
+    every: int,
+    look: Look,
+) -> dict[str, nn.Module]:
+    """Fine-tune one trained model without each set, all at once; with the noise of its training, if it had any.
+
+    Parameters
+    ----------
+    context, subject, base
+        The trained model stays as it is.
+    sets : mapping of str to ForgetSet
+        By name.
+    seed, noise_std
+        Of training: batches and noise are others than there, and others after every look.
+    every : int
+        Passes over the retained records between looks.
+    look : callable
+        ``look(name, model, passes)`` at 0 passes and after; a set of which it says True is done.
+
+    Returns
+    -------
+    dict of str to torch.nn.Module
+        Where each set ended.
+    """
+    s = context.settings
+    models = {name: copy.deepcopy(base) for name in sets}
+    left = [name for name in sets if not look(name, models[name], 0)]
+    passes = 0
+    while left and passes < s.unlearn_epochs:
+        taken = min(every, s.unlearn_epochs - passes)
+        train_together(
+            context, subject, [models[name] for name in left], noise_std=noise_std, epochs=taken, sampling="shuffle",
+            seeds=[seed_of("unlearn", seed, f"{noise_std:g}", name, passes) for name in left],
+            subsets=[sets[name].retained for name in left],
+        )  # fmt: skip
+        passes += taken
+        left = [name for name in left if not look(name, models[name], passes)]
+    return models

@@ -15,11 +15,11 @@ from expunge.experiments.exact.truth import head_rows, record_rows, refit_rows, 
 from expunge.experiments.work import Context
 
 __all__ = [
-    "BASE",
     "LIMITS",
     "QUESTION",
     "SETTINGS",
     "TITLE",
+    "TRAINS",
     "findings",
     "load",
     "noise_levels",
@@ -40,7 +40,7 @@ LIMITS = (
     "results.parquet.",
 )
 SETTINGS = ExactSettings
-BASE = None  # no network is trained
+TRAINS = False
 _CHUNK = 1000
 
 
@@ -59,7 +59,7 @@ def parts(settings: ExactSettings, seed: int) -> list[str]:
 
 
 def work(
-    context: Context[ExactSettings], subject: RidgeSubject, base: None, part: str, *, seed: int, noise_std: float
+    context: Context[ExactSettings], subject: RidgeSubject, part: str, *, seed: int, noise_std: float
 ) -> list[dict[str, Any]]:
     """Compute one piece."""
     s = context.settings
