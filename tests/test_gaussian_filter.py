@@ -234,3 +234,35 @@ def test_bad_norms_charge_nothing():
             filter_.epsilon(delta=bad)
     with pytest.raises(ValueError, match="within must be"):
         filter_.epsilon(delta=0.1, within=np.nan)
+
+
+@given(cut=st.integers(0, 9), budget=st.floats(0.1, 1.0))
+def test_a_filter_goes_on_where_its_state_was_taken(cut, budget):
+    clipped = np.minimum(NORMS, 1.0)
+    whole, half = (keeper(budget, n_records=6, noise_std=3.0) for _ in range(2))
+    for t in range(9):
+        whole.charge(clipped[:, t])
+    for t in range(cut):
+        half.charge(clipped[:, t])
+    state = half.state()
+    resumed = keeper(budget, n_records=6, noise_std=3.0)
+    resumed.restore(state)
+    state["squares"][:] = 0.0  # a copy
+    for t in range(cut, 9):
+        resumed.charge(clipped[:, t])
+    np.testing.assert_array_equal(resumed.spent, whole.spent)
+    np.testing.assert_array_equal(resumed.active, whole.active)
+    assert resumed.n_steps == 9
+
+
+def test_states_of_other_filters_are_refused():
+    full = keeper(0.6, n_records=6, noise_std=3.0)
+    full.charge(np.ones(6))
+    with pytest.raises(ValueError, match="state must be of 5 records, got 6"):
+        keeper(0.6, n_records=5).restore(full.state())
+    small = keeper(0.1, n_records=6)
+    with pytest.raises(ValueError, match="no record above its budget"):
+        small.restore(full.state())
+    with pytest.raises(ValueError, match="no record above its budget"):
+        small.restore({**full.state(), "squares": np.full(6, np.nan)})
+    assert small.n_steps == 0

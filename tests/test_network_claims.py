@@ -176,7 +176,7 @@ def test_all_releases_of_a_head_count():
         ({"clip": -1.0}, "clip must be > 0"),
         ({"sampling_probability": 0.0}, "sampling_probability must be > 0"),
         ({"sampling_probability": 0.5}, "accountant must be 'rdp' or 'pld' for Poisson batches, got 'gdp'"),
-        ({"accountant": "rdp"}, "accountant must be 'gdp' for full batches, got 'rdp'"),
+        ({"accountant": "rdp"}, "accountant must be 'gdp' or 'filter' for full batches, got 'rdp'"),
         ({"accountant": "best"}, "accountant must be one of"),
         ({"n_steps": 0}, "n_steps must be >= 1"),
         ({"room": -1e-3}, "room must be >= 0"),

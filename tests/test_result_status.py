@@ -20,6 +20,7 @@ NO_RESULTS = {
     "expunge.accounting.pair_error.Nearness": "bounds that a pair of laws comes with",
     "expunge.estimators.noise_warning.TrainingSums": "sums over what is fitted",
     "expunge.estimators.quotes.Claim": "what was asked for",
+    "expunge.torch.training.budgets.RecordBudgets": "what is asked for",
     "expunge.torch.training.privacy.Privacy": "what is asked for",
     "expunge.torch.ensemble.group.Member": "a model and what it is trained on",
     "expunge.torch.ensemble.plan.Plan": "layers of a model",

@@ -154,7 +154,7 @@ def test_what_the_claim_would_not_cover_is_refused():
         ({"clip": 0.1}, ValueError, "clip must not be given with privacy"),
         ({"temperature": 0.1}, ValueError, "temperature must not be given with privacy"),
         ({"sampling": "shuffle", "batch_size": 12}, ValueError, "sampling must be 'poisson' with privacy"),
-        ({"privacy": 1.0}, TypeError, "privacy must be expunge.torch.Privacy, got float"),
+        ({"privacy": 1.0}, TypeError, "privacy must be expunge.torch.Privacy or RecordBudgets, got float"),
     ):
         with pytest.raises(error, match=message):
             train(network(), data(), **{**given, **bad})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -229,6 +231,35 @@ class GaussianFilter:
         if within is not None:
             mu = min(mu, number("within", within, low=0.0))
         return float(gdp_epsilon(mu, goal)) if np.isfinite(mu) else float(np.inf)
+
+    def state(self) -> dict[str, NDArray[np.generic]]:
+        """Return what `restore` needs to go on after what was charged so far, as arrays; confidential."""
+        return {
+            "squares": self._squares.copy(),
+            "active": self._active.copy(),
+            "n_steps": np.array(self._n_steps, dtype=np.int64),
+        }
+
+    def restore(self, state: Mapping[str, ArrayLike]) -> None:
+        """Go on where `state` was taken, of a filter with the same budgets.
+
+        Parameters
+        ----------
+        state : mapping of str to ndarray
+            As `state` returned it.
+
+        Raises
+        ------
+        ValueError
+            If it is of another number of records, or some record is charged above its budget. Nothing is changed then.
+        """
+        squares, active = np.asarray(state["squares"], dtype=np.float64), np.asarray(state["active"], dtype=np.bool_)
+        if squares.shape != self._squares.shape or active.shape != self._active.shape:
+            raise ValueError(f"state must be of {self._active.size} records, got {squares.size} and {active.size}")
+        if not ((squares >= 0.0) & (squares <= self._allowed)).all():
+            raise ValueError("state must charge no record above its budget, got one that is: budgets may not change")
+        self._squares, self._active = squares.copy(), active.copy()
+        self._n_steps = int(np.asarray(state["n_steps"], dtype=np.int64))
 
     def __repr__(self) -> str:
         low, high = self._budgets.min(), self._budgets.max()

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
+
+import numpy as np
 
 from expunge._types import JsonObject
 from expunge._validate import choice, count, number
 from expunge.accounting.dp_sgd import dp_sgd_epsilon, dp_sgd_mu
+from expunge.accounting.gdp import gdp_epsilon
 
 __all__ = ["PrivateTraining"]
+
+_UP = 1.0 + 8.0 * float(np.finfo(np.float64).eps)
+_FULL = ("gdp", "filter")
+BUDGETS_FIXED = (
+    "every record's budget was fixed before training, by no other record, and what sums of gradients are divided by is "
+    "the same number with the record and without it"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,12 +36,15 @@ class PrivateTraining:
         Poisson rate of a step, within (0, 1]; 1 for full batches.
     n_steps : int
         >= 1.
-    accountant : {"gdp", "rdp", "pld"}
-        ``"gdp"`` for full batches, and for no other.
+    accountant : {"gdp", "filter", "rdp", "pld"}
+        ``"gdp"`` and ``"filter"`` for full batches, and for no other.
     room : float
         What rounding may add to the norm of a clipped gradient, relative; >= 0.
     seeded : bool
         Whether the caller gave the seed.
+    budget : float, optional
+        With the accountant "filter", and no other: the largest GDP budget of a record, >= 0. No record enters a step
+        that would take it above its own (`GaussianFilter`), however many steps there are.
 
     Raises
     ------
@@ -55,6 +69,7 @@ class PrivateTraining:
     accountant: str
     room: float
     seeded: bool
+    budget: float | None = None
 
     def __post_init__(self) -> None:
         for name, given in (
@@ -65,10 +80,15 @@ class PrivateTraining:
         ):
             object.__setattr__(self, name, number(name, getattr(self, name), **given))  # type: ignore[arg-type]
         object.__setattr__(self, "n_steps", count("n_steps", self.n_steps, low=1))
-        how = choice("accountant", self.accountant, ("gdp", "rdp", "pld"))
-        if (how == "gdp") != (self.sampling_probability == 1.0):
-            needed = "'gdp' for full batches" if how != "gdp" else "'rdp' or 'pld' for Poisson batches"
+        how = choice("accountant", self.accountant, ("gdp", "filter", "rdp", "pld"))
+        if (how in _FULL) != (self.sampling_probability == 1.0):
+            needed = "'gdp' or 'filter' for full batches" if how not in _FULL else "'rdp' or 'pld' for Poisson batches"
             raise ValueError(f"accountant must be {needed}, got {how!r}")
+        if (how == "filter") != (self.budget is not None):
+            needed = "given" if how == "filter" else "None"
+            raise ValueError(f"budget must be {needed} with the accountant {how!r}, got {self.budget!r}")
+        if self.budget is not None:
+            object.__setattr__(self, "budget", number("budget", self.budget, low=0.0))
         if not isinstance(self.seeded, bool):
             raise TypeError(f"seeded must be True or False, got {self.seeded!r}")
 
@@ -88,6 +108,7 @@ class PrivateTraining:
             "other, for which only a few were compared",
             "the initial weights, the number of steps, the batch size over the number of records and every other "
             "constant were chosen without the records",
+            *(() if self.budget is None else (BUDGETS_FIXED,)),
         )
 
     def mu(self, *, mu: float = 0.0, group_size: int = 1) -> float:
@@ -100,6 +121,8 @@ class PrivateTraining:
         """
         if self.sampling_probability < 1.0:
             raise ValueError("mu needs full batches, got Poisson batches, which have no GDP parameter: ask for epsilon")
+        if self.budget is not None:
+            return _of_budget(self.budget, number("mu", mu, low=0.0), count("group_size", group_size, low=1))
         return dp_sgd_mu(noise_multiplier=self.noise_multiplier, n_steps=self.n_steps, mu=mu, group_size=group_size)
 
     def epsilon(self, *, delta: float, mu: float = 0.0, group_size: int = 1, accountant: str | None = None) -> float:
@@ -121,6 +144,8 @@ class PrivateTraining:
         ImportError
             With "pld", if dp-accounting is not installed.
         """
+        if self.budget is not None:
+            return float(gdp_epsilon(self.mu(mu=mu, group_size=group_size), number("delta", delta, low=0.0, high=1.0)))
         how = choice("accountant", self.accountant if accountant is None else accountant, ("gdp", "rdp", "pld"))
         return dp_sgd_epsilon(
             noise_multiplier=self.noise_multiplier,
@@ -134,4 +159,13 @@ class PrivateTraining:
 
     def to_dict(self) -> JsonObject:
         """Return all constants as JSON values."""
-        return asdict(self)
+        values = asdict(self)
+        if self.budget is None:
+            del values["budget"]
+        return values
+
+
+def _of_budget(budget: float, mu: float, group_size: int) -> float:
+    """Return ``sqrt((group_size budget)^2 + mu^2)``, rounded up: claims about single records add up over a group."""
+    group = budget * group_size * _UP if group_size > 1 else budget
+    return math.hypot(group, mu) * _UP if mu else group

@@ -15,8 +15,10 @@ from expunge.torch._errors import GradNormMismatchError, UnsupportedLayerError
 from expunge.torch._gradient_norms import GradNorms
 from expunge.torch.ensemble import EnsembleRun, train_many
 from expunge.torch.training import (
+    BudgetedPrivacy,
     NonFiniteLossError,
     Privacy,
+    RecordBudgets,
     RunToRunNoise,
     TrainingPrivacy,
     TrainingRun,
@@ -36,12 +38,14 @@ from expunge.torch.unlearning import (
 __all__ = [
     "METHODS",
     "AdaptiveRun",
+    "BudgetedPrivacy",
     "EnsembleRun",
     "ForgetBin",
     "GradNormMismatchError",
     "GradNorms",
     "NonFiniteLossError",
     "Privacy",
+    "RecordBudgets",
     "RunToRunNoise",
     "TrainingPrivacy",
     "TrainingRun",

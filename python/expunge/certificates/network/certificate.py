@@ -34,7 +34,7 @@ __all__ = ["NetworkCertificate"]
 Self = TypeVar("Self", bound="NetworkCertificate")
 
 # What a claim adds to the arithmetic of the machine that issued it, for the last digits of the one that checks it.
-_MARGINS = {"none": 0.0, "gdp": 1e-12, "rdp": 1e-9, "pld": 1e-7}
+_MARGINS = {"none": 0.0, "gdp": 1e-12, "filter": 1e-12, "rdp": 1e-9, "pld": 1e-7}
 
 
 @dataclass(frozen=True, repr=False)
@@ -192,7 +192,7 @@ class NetworkCertificate(SignedDocument):
 
     @property
     def accountant(self) -> str:
-        """How both claims were put together: ``"none"`` (nothing to add), ``"gdp"``, ``"rdp"`` or ``"pld"``."""
+        """How both claims were put together: ``"none"``, ``"gdp"``, ``"filter"``, ``"rdp"`` or ``"pld"``."""
         return "none" if self.backbone.training is None else self.backbone.training.accountant
 
     @property
@@ -330,7 +330,8 @@ class NetworkCertificate(SignedDocument):
             batches = "full batches" if training.sampling_probability == 1.0 else "Poisson batches"
             lines += [
                 f"           {counted(training.n_steps, 'step')} with {batches}, noise {training.noise_multiplier:g} "
-                f"times the clipping bound, by {training.accountant}",
+                f"times the clipping bound, by {training.accountant}"
+                + ("" if training.budget is None else f": no record above {training.budget:g}-GDP"),
                 f"  one      epsilon = {self.one.epsilon:g} about any single one of the records",
             ]
         lines += [

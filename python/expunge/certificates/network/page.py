@@ -198,6 +198,7 @@ def _backbone(c: NetworkCertificate, report: NetworkReport | None) -> Iterator[s
             ("gradients clipped to", f"{t.clip:g}"),
             ("noise of a step", f"{t.noise_multiplier:.6g} times that"),
             ("account", {"gdp": "Gaussian differential privacy, exact", "rdp": "Renyi divergences",
+                         "filter": f"Gaussian differential privacy, no record above its budget, at most {t.budget}",
                          "pld": "privacy loss distribution of dp-accounting"}[t.accountant]),
         ]  # fmt: skip
     yield html_table(rows)

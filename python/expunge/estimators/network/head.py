@@ -61,7 +61,7 @@ class CertifiedHead(BaseEstimator):  # type: ignore[misc]
         records; None if the records are features already.
     head : NewtonLogisticRegression, NewtonRidge or NewtonRidgeClassifier
         The head, not fitted; a copy of it is.
-    backbone : {"data-independent", "public"}, TrainingRun, TrainingPrivacy or PrivateTraining
+    backbone : {"data-independent", "public"}, TrainingRun, TrainingPrivacy, BudgetedPrivacy or PrivateTraining
         Where the weights of the backbone come from: drawn without any data; trained without these records; or the run
         of `expunge.torch.train` that trained it with ``privacy=``. Nothing is assumed if it is not said.
     name : str, optional

@@ -18,6 +18,7 @@ from expunge._types import MapDataset
 from expunge._validate import number
 from expunge.torch._arguments import place_of, require_model
 from expunge.torch._gradient_norms import GradNorms
+from expunge.torch.training.budgets import BudgetKeeper, RecordBudgets
 from expunge.torch.training.collector import Collector
 from expunge.torch.training.errors import NonFiniteLossError
 from expunge.torch.training.folder import RunFolder, describe_model
@@ -54,7 +55,7 @@ def train(
     noise_std: float | None = None,
     temperature: float | None = None,
     clip: float | None = None,
-    privacy: Privacy | None = None,
+    privacy: Privacy | RecordBudgets | None = None,
     alpha: float = 0.0,
     n_checkpoints: int = 35,
     spacing: str = "even",
@@ -94,9 +95,10 @@ def train(
         temperature``. None, or 0, is plain SGD.
     clip : float, optional
         Largest norm of a record's data gradient, by two backward passes (ghost clipping).
-    privacy : Privacy, optional
+    privacy : Privacy or RecordBudgets, optional
         Differential privacy that the weights are to have: sets ``clip`` and ``noise_std``, and needs Poisson batches,
-        which full ones are (``batch_size`` of all records).
+        which full ones are (``batch_size`` of all records). `RecordBudgets` keeps a budget for each record, needs full
+        batches, and leaves records out of steps that they have no budget for.
     alpha : float
         L2 regularisation, >= 0.
     n_checkpoints : int
@@ -208,8 +210,18 @@ class _Loop:
 
     def __post_init__(self) -> None:
         self.watch = None if self.settings["privacy"] is None else Watch(self.model, self.loss)
+        self.keeper = self._budgets()
         self._with_seed(self.settings["seed"] if self.settings["seed"] is not None else secrets.randbits(128))
         self._collecting()
+
+    def _budgets(self) -> BudgetKeeper | None:
+        s = self.settings
+        if s["privacy"] is None or "budgets" not in s["privacy"]:
+            return None
+        return BudgetKeeper(
+            s["privacy"], n=self.records.n, noise_std=s["noise_std"], step_size=s["step_size"],
+            batch_size=s["batch_size"],
+        )  # fmt: skip
 
     def _with_seed(self, seed: int) -> None:
         """Take batches and noise from this seed."""
@@ -218,6 +230,7 @@ class _Loop:
         self.step = Step(
             self.model, loss=self.loss, step_size=s["step_size"], batch_size=s["batch_size"],
             noise_std=s["noise_std"], alpha=s["alpha"], clip=s["clip"], seed=seed, watch=self.watch,
+            keeper=self.keeper,
         )  # fmt: skip
 
     def _collecting(self) -> None:
@@ -239,6 +252,8 @@ class _Loop:
             return
         self.model.load_state_dict(state["model"])
         self.collector.restore(state["arrays"])
+        if self.keeper is not None:
+            self.keeper.restore(state["arrays"])
         self.start, self.column = state["step"], state["column"]
         if "secret" in state:
             self._with_seed(int(state["secret"], 16))
@@ -280,13 +295,14 @@ class _Loop:
             self.last_visits = self.batches.last_visits(start, int(self.marks[self.column]))
 
     def _take(self, t: int) -> None:
-        rows = self.batches(t)
+        rows = self.batches(t) if self.keeper is None else self.keeper.rows(self.batches(t))
         norms = self.settings["collect"] == "batch" and bool((self.last_visits[rows] == t).any())
         x, y = self.records.batch(rows) if rows.size else (torch.empty(0), torch.empty(0))
         visit = self.step(t, rows, x, y, norms=norms)
         if visit is not None and self.settings["collect"] != "none":
-            if not norms:
-                visit.norms = None  # clipping found them, but another visit of the window is the last
+            # Clipping found them, but another visit of the window is the last, unless a record is barred here.
+            if not norms and not (self.keeper is not None and bool((self.keeper.barred_at == t).any())):
+                visit.norms = None
             self.collector.visit(t, visit)
 
     def _measure(self, t: int, rows: NDArray[np.int64]) -> None:
@@ -344,7 +360,8 @@ class _Loop:
         }
         if self.settings["seed"] is None:
             numbers["secret"] = f"{self.seed:x}"
-        self.store.write_state(self.model, numbers, self.collector.state())
+        kept = {} if self.keeper is None else self.keeper.state()
+        self.store.write_state(self.model, numbers, {**self.collector.state(), **kept})
         self.saved_at = time.perf_counter()
 
     def _finish(
@@ -361,6 +378,8 @@ class _Loop:
                 ) from ValueError(f"the last step left {name} not finite")
         self._clock(before)
         summary = {"forgetting_events": self.collector.forgetting_events(), "never_visited": never}
+        if self.keeper is not None:
+            summary |= self.keeper.account()
         numbers = {
             "train_seconds": self.train_seconds,
             "collect_seconds": self.collect_seconds,

@@ -13,7 +13,7 @@ from expunge._types import JsonObject
 from expunge._validate import choice, number
 from expunge.accounting import PrivateTraining, dp_sgd_noise_multiplier
 
-__all__ = ["Privacy", "TrainingPrivacy"]
+__all__ = ["Privacy", "TrainingPrivacy", "least_noise_std", "room_of"]
 
 # Room above the clipping bound for the rounding of norms and of clipped gradients, by the precision of the parameters.
 _ROOM = {torch.float64: 1e-9, torch.float32: 1e-3}
@@ -78,9 +78,19 @@ class Privacy:
             sampling_probability=sampling_probability,
             n_steps=n_steps,
             accountant=self.accountant if sampling_probability < 1.0 else "gdp",
-            room=max(_room(p) for p in parameters),
+            room=room_of(parameters),
             seeded=seeded,
         )
+
+
+def room_of(parameters: list[Tensor]) -> float:
+    """Return what rounding may add to the norm of a clipped gradient, relative."""
+    return max(_room(p) for p in parameters)
+
+
+def least_noise_std(*, noise_multiplier: float, bound: float, step_size: float, batch_size: int) -> float:
+    """Return the noise of a step of ``step_size / batch_size`` times a sum of bounded gradients, rounded up."""
+    return math.nextafter(noise_multiplier * bound * step_size / batch_size * (1.0 + 1e-14), math.inf)
 
 
 def _room(parameter: Tensor) -> float:
@@ -159,8 +169,9 @@ class TrainingPrivacy:
 
     def noise_std(self, *, step_size: float, batch_size: int) -> float:
         """Return the noise of a step of ``step_size / batch_size`` times the sum of clipped gradients, rounded up."""
-        return math.nextafter(
-            self.noise_multiplier * self.clip * (1.0 + self.room) * step_size / batch_size * (1.0 + 1e-14), math.inf
+        bound = self.clip * (1.0 + self.room)
+        return least_noise_std(
+            noise_multiplier=self.noise_multiplier, bound=bound, step_size=step_size, batch_size=batch_size
         )
 
     def joint_epsilon(self, *, mu: float, delta: float | None = None, size: int = 1) -> float:

@@ -17,6 +17,7 @@ from expunge._types import AnyArray, JsonObject
 from expunge._validate import number
 from expunge.accounting import Estimate, privacy_loss
 from expunge.grad_norms.proxies import early_checkpoint, proxies_of
+from expunge.torch.training.budgets import BudgetedPrivacy, privacy_of
 from expunge.torch.training.collector import UNSEEN
 from expunge.torch.training.folder import RunFolder
 from expunge.torch.training.privacy import TrainingPrivacy
@@ -49,6 +50,8 @@ class TrainingRun:
         Wall time of all steps, and of the extra passes of ``collect="checkpoint"``.
     final_tensors : frozenset of str
         SHA-256 of each weight and buffer at the end of a private run; empty for other runs.
+    account : dict of str to ndarray
+        Of a run with `RecordBudgets`: ``spent`` and ``barred_at`` (`BudgetedPrivacy`); empty for others.
     status : str
         ``"estimate"``: one trajectory stands for its law.
     """
@@ -63,6 +66,7 @@ class TrainingRun:
     collect_seconds: float
     folder: RunFolder | None = field(default=None, repr=False)
     final_tensors: frozenset[str] = field(default=frozenset(), repr=False)
+    account: dict[str, AnyArray] = field(default_factory=dict, repr=False)
     status: str = "estimate"
 
     def _told(self, name: str) -> Any:
@@ -104,10 +108,12 @@ class TrainingRun:
         return min(1.0, float(self._told("batch_size")) / self.n_records)
 
     @property
-    def privacy(self) -> TrainingPrivacy | None:
+    def privacy(self) -> TrainingPrivacy | BudgetedPrivacy | None:
         """Differential privacy of the run's weights, if it was trained with ``privacy=``; None otherwise."""
         values = self.settings.get("privacy")
-        return TrainingPrivacy.from_dict(values) if isinstance(values, dict) else None
+        if not isinstance(values, dict):
+            return None
+        return privacy_of(values, self.account) if "budgets" in values else TrainingPrivacy.from_dict(values)
 
     def _column(self, name: str) -> NDArray[Any]:
         if name not in self.columns:
@@ -132,8 +138,8 @@ class TrainingRun:
         Raises
         ------
         ValueError
-            If the run had no noise and none is assumed, or had noise and some is assumed too; or if it collected no
-            norms, or none for some record.
+            If the run had no noise and none is assumed, or had noise and some is assumed too; if it collected no norms,
+            or none for some record; or if it kept budgets, and so knows what every record spent.
 
         Notes
         -----
@@ -145,6 +151,11 @@ class TrainingRun:
         ----------
         .. [S25] Sepahvand et al., Leveraging per-instance privacy for machine unlearning (2025), arXiv:2505.18786.
         """
+        if self.account:
+            raise ValueError(
+                "privacy_losses are for runs without budgets: this one charged every step, see privacy.spent, which "
+                "leaves out the steps that a barred record took no part in"
+            )
         norms = np.asarray(self.grad_norms, dtype=np.float64)
         unknown = int(np.isnan(norms).any(axis=1).sum())
         if unknown:
@@ -297,4 +308,5 @@ def assemble(
         train_seconds=float(summary["train_seconds"]),
         collect_seconds=float(summary["collect_seconds"]),
         folder=folder,
+        account={name: summary[name] for name in ("spent", "barred_at") if name in summary},
     )

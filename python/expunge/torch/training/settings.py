@@ -6,7 +6,8 @@ from typing import Any
 
 from expunge._validate import choice, count, number
 from expunge.torch._arguments import noise_per_step, require_loss
-from expunge.torch.training.privacy import Privacy, TrainingPrivacy
+from expunge.torch.training.budgets import RecordBudgets
+from expunge.torch.training.privacy import Privacy, least_noise_std, room_of
 from expunge.torch.training.step import Loss
 
 __all__ = ["settings_of"]
@@ -29,7 +30,13 @@ def settings_of(*, n: int, loss: Loss, **given: Any) -> dict[str, Any]:
     clip = None if given["clip"] is None else number("clip", given["clip"], low=0.0, open_low=True)
     claim = _private(given, n=n, batch_size=batch_size, n_steps=n_steps)
     if claim is not None:
-        noise_std, clip = claim.noise_std(step_size=step_size, batch_size=batch_size), claim.clip
+        clip = float(claim["clip"])
+        noise_std = least_noise_std(
+            noise_multiplier=claim["noise_multiplier"],
+            bound=clip * (1.0 + claim["room"]),
+            step_size=step_size,
+            batch_size=batch_size,
+        )
     keep = choice("keep", given["keep"], ("norms", "weights", "both"))
     collect = choice("collect", given["collect"], ("batch", "checkpoint", "none"))
     require_loss(loss)
@@ -45,7 +52,7 @@ def settings_of(*, n: int, loss: Loss, **given: Any) -> dict[str, Any]:
         "sampling": sampling,
         "noise_std": noise_std,
         "clip": clip,
-        "privacy": None if claim is None else claim.to_dict(),
+        "privacy": claim,
         "alpha": number("alpha", given["alpha"], low=0.0),
         "n_checkpoints": count("n_checkpoints", given["n_checkpoints"], low=1),
         "spacing": choice("spacing", given["spacing"], ("even", "geometric")),
@@ -56,21 +63,25 @@ def settings_of(*, n: int, loss: Loss, **given: Any) -> dict[str, Any]:
     }
 
 
-def _private(given: dict[str, Any], *, n: int, batch_size: int, n_steps: int) -> TrainingPrivacy | None:
-    """Return the privacy of the run that is asked for, or None."""
+def _private(given: dict[str, Any], *, n: int, batch_size: int, n_steps: int) -> dict[str, Any] | None:
+    """Return the privacy of the run that is asked for as JSON values, or None."""
     privacy = given["privacy"]
     if privacy is None:
         return None
-    if not isinstance(privacy, Privacy):
-        raise TypeError(f"privacy must be expunge.torch.Privacy, got {type(privacy).__name__}")
+    if not isinstance(privacy, (Privacy, RecordBudgets)):
+        raise TypeError(f"privacy must be expunge.torch.Privacy or RecordBudgets, got {type(privacy).__name__}")
     for name in ("noise_std", "temperature", "clip"):
         if given[name] is not None:
             raise ValueError(f"{name} must not be given with privacy, which sets it, got {given[name]!r}")
     if given["sampling"] != "poisson":
         raise ValueError(f"sampling must be 'poisson' with privacy, got {given['sampling']!r}")
-    return privacy.of(
-        given["parameters"],
-        sampling_probability=batch_size / n,
-        n_steps=n_steps,
-        seeded=given["seed"] is not None,
-    )
+    parameters, seeded = given["parameters"], given["seed"] is not None
+    if isinstance(privacy, Privacy):
+        of = privacy.of(parameters, sampling_probability=batch_size / n, n_steps=n_steps, seeded=seeded)
+        return of.to_dict()
+    if batch_size != n:
+        raise ValueError(
+            f"batch_size must be {n}, all records, with RecordBudgets, got {batch_size}: GDP budgets are kept for full "
+            "batches; Poisson batches have Privacy(), and RenyiFilter in expunge.accounting for loops of your own"
+        )
+    return privacy.settings(n=n, n_steps=n_steps, room=room_of(parameters), seeded=seeded)

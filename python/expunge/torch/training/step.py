@@ -14,6 +14,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from expunge.langevin import standard_normals
 from expunge.torch._gradient_norms import GradNorms, KeptBlock
+from expunge.torch.training.budgets import BudgetKeeper
 from expunge.torch.training.errors import NonFiniteLossError
 from expunge.torch.training.sampling import stream_seed
 from expunge.torch.training.watch import Watch
@@ -88,7 +89,9 @@ class Step:
         clip: float | None,
         seed: int,
         watch: Watch | None = None,
+        keeper: BudgetKeeper | None = None,
     ) -> None:
+        self.keeper = keeper
         self.model, self.loss, self.seed, self.watch = model, loss, seed, watch
         self.step_size, self.batch_size = step_size, batch_size
         self.noise_std, self.alpha, self.clip = noise_std, alpha, clip
@@ -134,6 +137,9 @@ class Step:
         check_finite(before, step=step, rows=rows)
         seed_randomness(stream_seed(self.seed, "model", step))
         weights = (self.clip / found.clamp_min(self.clip)).to(y.device)
+        if self.keeper is not None:
+            part = self.keeper.charge(step, rows, found).to(y.device)
+            weights = torch.where(part, weights, torch.zeros_like(weights))
         got = None
         if watch is not None and watch.first:
             with GradNorms(self.model, loss_reduction="share", threads=torch.get_num_threads()) as g:
