@@ -1,4 +1,4 @@
-"""What is measured while a trained model unlearns sets: all metrics at every look, and three times to unlearn."""
+"""Measurements of a trained model that unlearns sets: all metrics at every look, and three times to unlearn."""
 
 from __future__ import annotations
 
