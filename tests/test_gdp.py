@@ -7,7 +7,7 @@ from pathlib import Path
 import mpmath
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import oracles
@@ -88,7 +88,9 @@ def test_epsilon_is_proved_by_the_rounded_up_delta(device, mu, delta):
 
 
 @on_every_device
-@given(st.floats(-6, 3).map(lambda x: 10.0**x) | st.just(0.0), deltas)
+@example(1e100, 1e-5)
+@example(1.7e308, 1e-5)  # twice that is infinite
+@given(st.floats(-6, 308).map(lambda x: 10.0**x) | st.just(0.0), deltas)
 def test_mu_is_proved_by_the_rounded_up_delta(device, epsilon, delta):
     mu = at(device, gdp_mu)(epsilon, delta)
     assert mu > 0

@@ -247,14 +247,14 @@ EXPUNGE_HD static inline double gdp_round_up(const GdpValue& value, int lane) {
       set_lane(&log_target, lane, ::log(one_delta));
       // Two lower bounds: delta <= Phi(-a) <= exp(-a^2/2), and delta <= 2 Phi(mu/2) - 1 <= mu / sqrt(2 pi).
       const double z = ::sqrt(-2.0 * lane_of(log_target, lane));
-      const double tail = 2.0 * one_epsilon / (z + ::sqrt(z * z + 2.0 * one_epsilon));
+      const double tail = one_epsilon / (0.5 * z + ::sqrt(0.25 * z * z + 0.5 * one_epsilon));
       const double flat = one_delta / kDensity;
       set_lane(&at, lane, tail > flat ? tail : flat);
       set_lane(&open, lane, -1);
       set_lane(&unproved, lane, -1);
     }
     F64 low = 0.5 * at, high = splat(HUGE_VAL);
-    const F64 bottom = low;
+    const F64 bottom = at * (1.0 - 16.0 * kUnit);
     for (int round = 0; round < 200 && any(open); ++round) {
       const GdpValue value = gdp_value(at, epsilons);
       const F64 off = value.log_delta - log_target;
@@ -279,11 +279,13 @@ EXPUNGE_HD static inline double gdp_round_up(const GdpValue& value, int lane) {
       }
       at = select(open != 0, next, at);
     }
+    // Where rounding swamps the exponent, and with it the step back: the bounds from the start.
     F64 candidate = splat(1.0);
     for (int lane = 0; lane < count; ++lane)
       if (lane_of(unproved, lane) != 0)
-        set_lane(&candidate, lane,
-                 lane_of(open, lane) == 0 && settled[lane] > 0.0 ? settled[lane] : lane_of(bottom, lane));
+        set_lane(
+            &candidate, lane,
+            lane_of(open, lane) == 0 && settled[lane] > lane_of(bottom, lane) ? settled[lane] : lane_of(bottom, lane));
     double shrink = 16.0 * kUnit;
     for (int round = 0; round < 200 && any(unproved); ++round) {
       const GdpValue value = gdp_value(candidate, epsilons);
