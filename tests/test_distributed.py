@@ -475,3 +475,19 @@ def test_ranges_are_aligned_hold_every_block_once_and_leave_work_for_all(n: int,
     assert all(length & (length - 1) == 0 for length in lengths)
     assert len(ranges) >= min(n, 4 * slots)
     assert all(len(part) == 1 or len(part) * size <= 2**23 for part in ranges)
+
+
+def test_connections_do_not_keep_what_tasks_were_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()  # the workers of "local:1" know nothing of small blocks
+    work = Seeing(seconds=0.0)
+    with Dask("local:1") as cluster:
+        table = cluster.open_records(in_files(tmp_path))
+        for _ in range(12):
+            fold(table, work, given=lambda number: bytes(1000))
+        assert cluster._cluster is not None
+        scheduler = cluster._cluster.scheduler
+        streams = [cluster._client.scheduler_comm, *scheduler.stream_comms.values()]
+        assert len(streams) == 2  # of the client to its scheduler, and of that to its worker
+        for stream in streams:
+            assert len(stream.recent_message_log) <= 10
+            assert stream.batch_count > 10  # there was more to keep

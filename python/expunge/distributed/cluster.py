@@ -6,6 +6,7 @@ import os
 from collections.abc import Generator, Sequence
 from typing import Any
 
+import dask
 from distributed import Client, LocalCluster
 
 from expunge import _validate
@@ -18,6 +19,8 @@ from expunge.scoring.job import Job
 __all__ = ["Dask"]
 
 Address = str | os.PathLike[str]
+# Connections keep their last messages below 1 MB to look at, 1,000 of them by default: with what tasks are given, a GB.
+_BRIEF_LOGS = {"distributed.admin.low-level-log-length": 10}
 
 
 class Dask:
@@ -69,7 +72,8 @@ class Dask:
                 raise TypeError("scheduler must be a client that waits, got an asynchronous one")
             self._client = scheduler
         elif isinstance(scheduler, str):
-            self._client = self._connected(scheduler)
+            with dask.config.set(_BRIEF_LOGS):
+                self._client = self._connected(scheduler)
         else:
             raise TypeError(f"scheduler must be an address, 'local:N' or a client, got {type(scheduler).__name__}")
         try:
