@@ -513,6 +513,21 @@ def test_a_stand_in_whose_gradient_no_use_explains_is_refused(monkeypatch):
         block_norms(model, torch.randn(5, 6))
 
 
+def test_calls_that_were_never_run_backward_are_named():
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 2))
+    x = torch.randn(5, 6)
+    with GradNorms(model) as g:
+        model(x[:3])  # to log a loss, say
+        model(x).sum().backward()
+        with pytest.raises(UnsupportedLayerError, match=r"called 2 times before this backward pass: .* torch\.no_grad"):
+            g.norms()
+    with GradNorms(model) as g:
+        with torch.no_grad():
+            model(x[:3])
+        model(x).sum().backward()
+        assert g.norms().shape == (5,)
+
+
 # --- replicas -----------------------------------------------------------------------------------------
 
 

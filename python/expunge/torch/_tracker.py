@@ -108,6 +108,7 @@ class Tracker:
         self.losses: list[State] = []  # what backward passes started from
         self.hooks: list[Any] = []
         self.number = 0  # of the pass that calls are made in
+        self.calls_waiting = 0  # of the model, since the last backward pass
         self.closed = 0  # passes before this one had their norms taken
         self.ran: int | None = None  # the pass that gradients arrived of
         self.begun = False  # whether the model was called since
@@ -174,6 +175,8 @@ class Tracker:
         self.begun = True
         if self.arrived:
             self.number += 1
+            self.calls_waiting = 0
+        self.calls_waiting += 1
         self.aliases.drop_stale(self.expected)
 
     def look_at_parameters(self) -> None:
@@ -209,7 +212,16 @@ class Tracker:
                 return
             self.through[key] = mark(grad)
             if not self.arrivals[key]:
-                self.fail([key], "its gradient came from no use that was followed")
+                self.fail([key], self._unexplained())
+
+    def _unexplained(self) -> str:
+        said = "its gradient came from no use that was followed"
+        if self.calls_waiting < 2:
+            return said
+        return (
+            f"{said}; the model was called {self.calls_waiting} times before this backward pass: make calls that only "
+            "evaluate under torch.no_grad(), and run backward after each of the others"
+        )
 
     def _escaped(self, key: int, grad: Tensor) -> None:
         """Notice a gradient that did not come through the alias alone."""
@@ -218,7 +230,7 @@ class Tracker:
                 return
             reason = self.notes.get(key) or self.hints.get(key, "it was used in a way that is not followed")
             if key in self.aliases.bare and not self.arrivals[key]:
-                reason = "its gradient came from no use that was followed"
+                reason = self._unexplained()
             self.fail([key], reason)
 
     # --- calls ------------------------------------------------------------------------------------
