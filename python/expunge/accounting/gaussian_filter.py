@@ -240,7 +240,7 @@ class GaussianFilter:
             "n_steps": np.array(self._n_steps, dtype=np.int64),
         }
 
-    def restore(self, state: Mapping[str, ArrayLike]) -> None:
+    def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:
         """Go on where `state` was taken, of a filter with the same budgets.
 
         Parameters
@@ -253,12 +253,13 @@ class GaussianFilter:
         ValueError
             If it is of another number of records, or some record is charged above its budget. Nothing is changed then.
         """
-        squares, active = np.asarray(state["squares"], dtype=np.float64), np.asarray(state["active"], dtype=np.bool_)
+        squares = plain_array("state", state["squares"]).astype(np.float64)
+        active = plain_array("state", state["active"]).astype(np.bool_)
         if squares.shape != self._squares.shape or active.shape != self._active.shape:
             raise ValueError(f"state must be of {self._active.size} records, got {squares.size} and {active.size}")
         if not ((squares >= 0.0) & (squares <= self._allowed)).all():
             raise ValueError("state must charge no record above its budget, got one that is: budgets may not change")
-        self._squares, self._active = squares.copy(), active.copy()
+        self._squares, self._active = squares, active
         self._n_steps = int(np.asarray(state["n_steps"], dtype=np.int64))
 
     def __repr__(self) -> str:

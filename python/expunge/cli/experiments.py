@@ -13,7 +13,7 @@ __all__ = ["experiment"]
 
 
 @click.command()
-@click.argument("name", type=click.Choice(["predict", "compare", "barrier", "exact"]))
+@click.argument("name", type=click.Choice(["predict", "compare", "barrier", "adaptive", "exact"]))
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the results.  [default: experiment-NAME]")
 @click.option(
     "--data",
@@ -68,8 +68,9 @@ def experiment(
     """Run an experiment and write its results, pictures and page.
 
     On small networks - predict: does privacy loss predict the time to unlearn? compare: whose hardest records take
-    longest to forget? barrier: do loss barriers tell forgotten from retrained? On ridge regression and softmax heads -
-    exact: which measure knows the exact cost of a deletion? One seed is a quick look. An interrupted call goes on.
+    longest to forget? barrier: do loss barriers tell forgotten from retrained? adaptive: how many steps does a
+    policy by privacy loss save? On ridge regression and softmax heads - exact: which measure knows the exact cost of a
+    deletion? One seed is a quick look. An interrupted call goes on.
     """
     from expunge.experiments import exact_preset, preset, run_experiment
     from expunge.experiments.runner import power_of

@@ -17,6 +17,8 @@ __all__ = ["write_page"]
 
 TABLES = {
     "levels": "Numbers",
+    "arms": "Both arms, means over seeds",
+    "requests": "Sets that were judged: passes needed and given, medians over seeds",
     "measures": "Numbers",
     "forget_sets": "Forget sets",
     "law_errors": "Laws, judged on sets left out of the fit: mean errors in passes",

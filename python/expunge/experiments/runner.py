@@ -25,7 +25,7 @@ from expunge._kernels.machine import processor
 from expunge._types import JsonObject
 from expunge._validate import choice, count
 from expunge._version import __version__
-from expunge.experiments import barrier, compare, predict
+from expunge.experiments import adaptive, barrier, compare, predict
 from expunge.experiments.exact import experiment as exact
 from expunge.experiments.exact.settings import ExactSettings
 from expunge.experiments.page import write_page
@@ -35,7 +35,13 @@ from expunge.experiments.work import Context
 
 __all__ = ["EXPERIMENTS", "power_of", "run_experiment"]
 
-EXPERIMENTS: dict[str, Any] = {"predict": predict, "compare": compare, "barrier": barrier, "exact": exact}
+EXPERIMENTS: dict[str, Any] = {
+    "predict": predict,
+    "compare": compare,
+    "barrier": barrier,
+    "adaptive": adaptive,
+    "exact": exact,
+}
 DESIGN = "sets and retrained models shared by all seeds"  # folders of another design are refused
 THREADS = 1  # of each worker: results do not depend on how many workers there are
 _OURS = ("settings.json", "results.parquet", "index.html", "findings.json")

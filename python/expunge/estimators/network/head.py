@@ -27,6 +27,7 @@ from expunge.estimators.newton.quotes import NewtonQuote
 from expunge.estimators.newton.records import positions_of
 from expunge.estimators.newton.result import Updated
 from expunge.estimators.released import Released
+from expunge.runs.network import JointClaim
 
 __all__ = ["CertifiedHead"]
 
@@ -323,6 +324,30 @@ class CertifiedHead(BaseEstimator):  # type: ignore[misc]
         """Return what deleting each record would take of the head, and show, as the head's ``quote``."""
         self._require_fitted()
         return self.head_.quote(ids, rows=rows, by_id=by_id)
+
+    def claim_after(self, *, n_more: int) -> JointClaim:
+        """Return the claim of the certificate once ``n_more`` further records have left, without deleting any.
+
+        Parameters
+        ----------
+        n_more : int
+            Records of the backbone's training, >= 0; they are not counted where no record had a part in it.
+
+        Returns
+        -------
+        JointClaim
+            ``mu``, None for Poisson batches, and ``epsilon`` at the head's delta, about all that will have left.
+
+        Raises
+        ------
+        ValueError
+            If ``n_more`` is negative, or no finite epsilon is left.
+        """
+        self._require_fitted()
+        more, now = _validate.count("n_more", n_more), self.certificate_
+        counted = 0 if now.backbone.training is None else now.n_deleted + more
+        then = NetworkCertificate.create(head=now.head, backbone=now.backbone, n_deleted=counted)
+        return JointClaim(then.mu, then.epsilon)
 
     # --- changes of the data -------------------------------------------------------------------
 
