@@ -200,7 +200,9 @@ def test_noise_and_grid_follow_from_the_phases_alone():
     program = Program.of([Phase(30, 0.01), Phase(3, 0.05)], step_size=0.1, alpha=1.0, n=9, p=2, q=1, targets=4.0)
     assert program.release_noise == 2.0**-9
     assert program.grid == 2.0**-21
-    assert release_noise([Phase(30, 0.01), Phase(3, 0.0)]) == 2.0**-11
+    assert (
+        release_noise([Phase(30, 0.01), Phase(3, 0.0)]) == release_noise([Phase(30, 0.01), Phase(3, 1e-9)]) == 2.0**-11
+    )
     assert program.holds(np.array([0.0, 2.0**-21, -3.0 * 2.0**-20]))
     assert not program.holds(np.array([2.0**-22]))
     assert not program.holds(np.array([2.0**40]))

@@ -46,7 +46,8 @@ class Policy:
         Whether a claim that rests on conditions will do. By default it will not.
     of_program : bool
         Whether the claim must be about the program that ran, not about noise of real numbers that it stands for:
-        releases by residual whose noise was drawn exactly. By default it need not.
+        releases by residual whose noise was drawn exactly, and Langevin runs fitted with ``of_program=True``. By
+        default it need not.
 
     Raises
     ------
@@ -94,8 +95,9 @@ class Policy:
         if not self.allow_conditional and now.status != "certified":
             reasons = "; ".join(now.conditions) or "an estimate certifies nothing"
             raise VerificationError("policy.allow_conditional", f"must be certified, got {now.status}: {reasons}")
-        noise = getattr(certificate, "noise", None)  # that of no other kind of certificate is exact
-        if self.of_program and not (noise is not None and noise.of_program):
+        noise, run = getattr(certificate, "noise", None), getattr(certificate, "run", None)
+        of_program = getattr(run, "program", None) is not None or (noise is not None and noise.of_program)
+        if self.of_program and not of_program:
             raise VerificationError(
                 "policy.of_program", "the claim must be about the program that ran, got one about real numbers"
             )

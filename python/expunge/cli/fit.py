@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["fit"]
 
 MODELS = ("auto", "logistic", "softmax", "ridge", "langevin-ridge")
-_LANGEVIN_ONLY = ("n_steps", "step_size", "norm_bound", "n_bound")
+_LANGEVIN_ONLY = ("n_steps", "step_size", "norm_bound", "n_bound", "of_program")
 _RESIDUAL_ONLY = ("certificate", "evidence", "epsilon", "delta", "releases", "key", "ask_password", "ledger_path")
 
 
@@ -77,6 +77,11 @@ _RESIDUAL_ONLY = ("certificate", "evidence", "epsilon", "delta", "releases", "ke
 )
 @click.option("--norm-bound", type=float, help="With bounded: no row's norm exceeds this (the constant 1 included).")
 @click.option("--n-bound", type=int, help="With bounded: there are no more records than this.")
+@click.option(
+    "--of-program",
+    is_flag=True,
+    help="langevin-ridge: bound the rounding of its steps, for certificates about the program that ran.",
+)
 @click.option("--no-intercept", is_flag=True, help="Fit no intercept.")
 @click.option("--random-state", type=int, help="Seed; certificates are then conditional on its secrecy.")
 @key_option

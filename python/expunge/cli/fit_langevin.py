@@ -44,6 +44,8 @@ def fit_langevin(
     estimator = LangevinRidgeClassifier if found.classify else LangevinRidge
     statistics = None
     if isinstance(records, Streamed):
+        if settings["of_program"]:
+            raise ValueError("--of-program needs the records in memory, got a table that is read in blocks")
         labels = found.y.tolist() if found.classify else None
         statistics = RidgeStatistics.of(records.table, classes=labels if classes is None else classes)
         if found.classify and classes is None:
@@ -63,7 +65,8 @@ def fit_langevin(
             model.fit_statistics(statistics, conditions=conditions)
         else:
             assert isinstance(records, Records)  # in memory
-            model.fit(records.X, found.y, record_ids=records.ids, conditions=conditions)
+            more = {"conditions": conditions, "of_program": settings["of_program"]}
+            model.fit(records.X, found.y, record_ids=records.ids, **more)
     for one in caught:
         click.echo(f"warning  {_as_options(one.message, data)}", err=True)
     say_learned(model, records, found, f"in {counted(n_steps, 'step')}")

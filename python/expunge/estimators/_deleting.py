@@ -17,13 +17,15 @@ from expunge.data.blocks import Records
 from expunge.data.constants import CONDITIONS
 from expunge.estimators._asking import AskedRidge
 from expunge.estimators._history import History
+from expunge.estimators._programs import LAWS_SHARE, program_of, release_of, steps_of
 from expunge.estimators._progress import dense_work, parts
 from expunge.estimators._table_deletion import TableDeletion, read_deletion
 from expunge.estimators.noise_warning import REHEARSALS, Training, TrainingSums, check_loss, warn_of_forgetting
 from expunge.estimators.released import Released
 from expunge.runs.methods import METHODS
 from expunge.runs.noise import os_normals
-from expunge.runs.ridge import exact_quotes, shifted_quotes
+from expunge.runs.ridge import Program, exact_quotes, shifted_quotes
+from expunge.runs.ridge.clipping import residual_failure
 from expunge.runs.ridge.cost import LARGEST_NOISE, DeletionCost, chosen_noise
 from expunge.runs.ridge.dynamics import NormalEquations
 from expunge.runs.ridge.kept_law import KeptLaw, ResumedDeletion
@@ -224,7 +226,8 @@ class DeletingRidge(AskedRidge):
         work = dense_work(rows_at_hand, history.design.shape[1], decompositions=len(history.phases) + 10)
         with parts("unlearn", work=work) as begin:
             begin("laws of the run")
-            cost = DeletionCost(history, chosen.tolist(), method=method, epsilon=epsilon, delta=delta)
+            of_laws = delta if history.program is None else LAWS_SHARE * delta
+            cost = DeletionCost(history, chosen.tolist(), method=method, epsilon=epsilon, delta=of_laws)
             cost.begin = begin
             noise = chosen_noise(cost, n_steps, start=start, noise_std=noise_std, noise_grid=noise_grid)
         phase = cost.phase(n_steps, noise.noise_std)
@@ -237,20 +240,22 @@ class DeletingRidge(AskedRidge):
             data = self._training_data(history.design[keep], history.targets[keep])
             equations = NormalEquations.remaining(history.products, cost.deleted, alpha=history.alpha)
         noise_free = data.score(equations.optimum())
+        extended = history.after(phase, noise_source=noise.source, condition=condition)
+        program = program_of(extended, epsilon=epsilon, delta=delta)
         steps = partial(equations.steps, self._theta, step_size=history.step_size, phase=phase, normals=os_normals)
         if max_loss is not None:
             check_loss(data, steps(copies=REHEARSALS), noise_free, max_loss=max_loss, phase=phase)
-        theta = steps()
-        before, after = data.score(self._theta), data.score(theta)
-        digests = history.digests_of_fit(self.n_features_in_)
-        extended = replace(history.after(phase, noise_source=noise.source, condition=condition), digests=digests)
+        theta = steps() if program is None else steps_of(history, self._theta, phase)
+        released = release_of(theta, program)
+        before, after = data.score(self._parameters), data.score(theta if released is None else released)
+        extended = replace(extended, digests=history.digests_of_fit(self.n_features_in_))
         law = cost.law_after(phase)
         if read is None:
             later = extended.without_deleted(law, n_features=self.n_features_in_)
         else:
             later = extended.without_rows(law, read.left)
-        model = self._successor(later, theta)
-        certificate = self._certificate(extended, model, cost, read, epsilon=epsilon, delta=delta)
+        model = self._successor(later, theta, released)
+        certificate = self._certificate(extended, model, cost, read, epsilon=epsilon, delta=delta, program=program)
         warn_of_forgetting(data, before=before, after=after, noise_free=noise_free, phase=phase)
         return Unlearned(model, certificate, before, after, noise_free)
 
@@ -287,7 +292,7 @@ class DeletingRidge(AskedRidge):
             )
         return CONDITIONS["last_of_class"]
 
-    def _successor(self: Self, history: History, theta: Array) -> Self:
+    def _successor(self: Self, history: History, theta: Array, published: Array | None) -> Self:
         model = type(self)(**{**self.get_params(), **self._fitted})
         for name in ("step_size_", "n_iter_", "n_features_in_", "_single_output", "_reading"):
             setattr(model, name, getattr(self, name))
@@ -295,6 +300,7 @@ class DeletingRidge(AskedRidge):
             if hasattr(self, name):
                 setattr(model, name, getattr(self, name).copy())
         model._theta, model._history, model._fitted = theta, history, dict(self._fitted)
+        model._published = published
         model._rests_on = history.rests_on
         model._no_history_reason, model._law_cache = "", None
         return model
@@ -308,6 +314,7 @@ class DeletingRidge(AskedRidge):
         *,
         epsilon: float,
         delta: float,
+        program: Program | None,
     ) -> Certificate:
         """Return the certificate of a run that holds the rows it deletes last."""
         n, p = history.design.shape
@@ -323,6 +330,7 @@ class DeletingRidge(AskedRidge):
             phases=history.phases,
             deleted=cost.deleted,
             sources=history.sources,
+            program=program,
         )
         deletion = cost.deletion
 
@@ -342,7 +350,8 @@ class DeletingRidge(AskedRidge):
             method=cost.method,
             epsilon=epsilon,
             delta=delta,
-            delta_s=None,
+            # That of the noise search, which left the program its share of delta.
+            delta_s=None if program is None or cost.method == "exact" else residual_failure(cost.delta),
             status=None,
             conditions=history.conditions,
             check=check,

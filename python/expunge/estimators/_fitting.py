@@ -20,6 +20,7 @@ from expunge.data.statistics import RidgeStatistics
 from expunge.estimators import _storage
 from expunge.estimators._conditions import SEED_CONDITION, stated_conditions
 from expunge.estimators._history import History
+from expunge.estimators._programs import begun, steps_of
 from expunge.estimators._progress import dense_work, parts
 from expunge.estimators._reading import WithReading
 from expunge.estimators._records import RecordIds
@@ -101,6 +102,7 @@ class FittedRidge(WithReading, BaseEstimator):  # type: ignore[misc]
     def _learn(self: Self, X: Array, labels: NDArray[Any], targets: Array, ids: RecordIds | None, **more: Any) -> Self:
         """Learn; ``more`` are parameters of a subclass, where its classes come from, and the conditions given."""
         settings, classes_source = self._settings(), more.pop("classes_source", "none")
+        of_program = bool(more.pop("of_program", False))
         conditions = stated_conditions(more.pop("conditions", ()))
         design = np.empty((X.shape[0], X.shape[1] + settings["fit_intercept"]))
         design[:, : X.shape[1]] = X
@@ -123,7 +125,7 @@ class FittedRidge(WithReading, BaseEstimator):  # type: ignore[misc]
         run = (design, targets, settings["alpha"], step_size, (phase,))
         history = History(*run, labels=labels, conditions=conditions, ids=ids, sources=sources)
         data = TrainingData(design, targets, self._kind == "LangevinRidgeClassifier", settings["fit_intercept"])
-        optimum = self._run(history, equations, settings, **more)
+        optimum = self._run(history, equations, settings, of_program=of_program, **more)
         with parts("fit", work=dense_work(*equations.hessian.shape, decompositions=2)) as begin:
             begin("score")
             warn_of_learning(data, self._theta, optimum, equations, settings=settings, step_size=step_size)
@@ -233,6 +235,8 @@ class FittedRidge(WithReading, BaseEstimator):  # type: ignore[misc]
         history: History,
         equations: NormalEquations,
         settings: dict[str, Any],
+        *,
+        of_program: bool = False,
         **more: Any,
     ) -> Array:
         """Make the steps of the only phase of a history, keep both, and return the optimum."""
@@ -244,8 +248,13 @@ class FittedRidge(WithReading, BaseEstimator):  # type: ignore[misc]
             begin("floor of the noise")
             _check_noise(history, optimum)
         seed = self._seed()
-        normals = os_normals if seed is None else seeded_normals(seed)
-        theta = equations.steps(np.zeros_like(optimum), step_size=step_size, phase=phase, normals=normals)
+        if of_program:
+            history = begun(history, seed=seed)
+            theta = steps_of(history, np.zeros_like(optimum), phase)
+        else:
+            normals = os_normals if seed is None else seeded_normals(seed)
+            theta = equations.steps(np.zeros_like(optimum), step_size=step_size, phase=phase, normals=normals)
+        self._published: Array | None = None  # in place of theta, which stays secret
         self._theta, self._fitted = theta, {**settings, **more}
         self.step_size_, self.n_iter_ = step_size, phase.n_steps
         if seed is not None:
@@ -263,12 +272,18 @@ class FittedRidge(WithReading, BaseEstimator):  # type: ignore[misc]
         return seed_of(self.random_state)
 
     @property
+    def _parameters(self) -> Array:
+        """What may be seen: the release of a deletion that has noise of its own, else the parameters."""
+        found: Array | None = getattr(self, "_published", None)  # pickles of earlier versions have none
+        return self._theta if found is None else found
+
+    @property
     def _coef_rows(self) -> Array:
-        return self._theta[: self.n_features_in_].T
+        return self._parameters[: self.n_features_in_].T
 
     @property
     def _intercept_row(self) -> Array:
-        return self._theta[-1] if self._fitted["fit_intercept"] else np.zeros(self._theta.shape[1])
+        return self._parameters[-1] if self._fitted["fit_intercept"] else np.zeros(self._theta.shape[1])
 
     @property
     def coef_(self) -> Array:
@@ -364,7 +379,7 @@ class FittedRidge(WithReading, BaseEstimator):  # type: ignore[misc]
         (3,)
         """
         check_is_fitted(self)
-        return self._release(self._theta, self._rests_on)
+        return self._release(self._parameters, self._rests_on)
 
     def forget_history(self: Self) -> Self:
         """Drop the data and the record of the run; the model still predicts, but certifies nothing any more.
@@ -385,6 +400,7 @@ class FittedRidge(WithReading, BaseEstimator):  # type: ignore[misc]
         """
         check_is_fitted(self)
         self._history, self._law_cache = None, None
+        self._theta, self._published = self._parameters, None  # no steps go on from what was not released
         self._no_history_reason = "forget_history() dropped it"
         return self
 

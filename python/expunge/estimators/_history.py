@@ -40,6 +40,8 @@ class History(RidgeHistory):
         Where the constants come from: that of the noise is the weakest of the deletions so far.
     salt : bytes
         32 secret bytes under which ledgers tell of ids; the same for every model of this run.
+    program : float or None
+        Bound on the norm of the first fit's targets, if every step so far was that of `expunge.runs.ridge.chain`.
     digests : tuple of str, or None
         Those of the features and targets of the first fit, for the certificates of models that no longer hold them.
     """
@@ -50,6 +52,11 @@ class History(RidgeHistory):
     sources: Sources = field(default_factory=Sources)
     salt: bytes = field(default_factory=partial(secrets.token_bytes, 32), repr=False)
     digests: tuple[str, str] | None = None
+    program: float | None = None
+
+    def as_program(self, targets: float) -> History:
+        """Return the history of a run whose steps are those of the program; ``targets`` bounds the targets' norm."""
+        return replace(self, program=targets)
 
     @property
     def rests_on(self) -> tuple[str, ...]:

@@ -2,7 +2,8 @@
 
 The file carries the SHA-256 digest of its own bytes, so that a flipped bit is found. Version 1 had no digest, and in
 versions 1 and 2 deleted rows stayed; both are still read, and models without deletions are still written as version 2.
-Version 4 is of models made from statistics, with sums in place of rows; all others are written as versions 2 and 3.
+Version 4 is of models made from statistics, with sums in place of rows; version 5 is of runs whose releases are private
+as the program that ran, and holds what was released beside the parameters. All others are written as versions 2 and 3.
 Whatever a file says is checked before a model is made of it.
 """
 
@@ -44,7 +45,7 @@ __all__ = [
     "working_of",
 ]
 
-_VERSION, _WITHOUT_DELETED, _OF_SUMS, _VERSIONS = 2, 3, 4, (1, 2, 3, 4)
+_VERSION, _WITHOUT_DELETED, _OF_SUMS, _OF_PROGRAM, _VERSIONS = 2, 3, 4, 5, (1, 2, 3, 4, 5)
 _UNKNOWN = "saved by an earlier version, which did not record what its constants were computed from"
 
 
@@ -107,6 +108,8 @@ def working_bytes(model: Any) -> bytes:
     """Return the file of a working estimator, history included."""
     history: History | None = model._history
     arrays = {"theta": model._theta}
+    if (published := getattr(model, "_published", None)) is not None:
+        arrays["published"] = published
     header: dict[str, Any] = {
         "kind": model._kind,
         "form": "working",
@@ -143,6 +146,8 @@ def working_bytes(model: Any) -> bytes:
             arrays |= {"law_mean": law.mean, "law_covariance": law.covariance, "law_mean_error": law.mean_error}
             header["law"] = {"covariance_error": law.covariance_error.hex(), "digests": list(history.digests or ())}
             header["version"] = _WITHOUT_DELETED
+        if history.program is not None:
+            header |= {"program": history.program.hex(), "version": _OF_PROGRAM}
         if history.sums is not None:
             header["sums"], own = _stored_sums.written(history.sums)
             arrays |= own
@@ -169,6 +174,7 @@ def working_of(cls: type[Any], path: str | Path, header: dict[str, Any], arrays:
         model = cls(**params)
         model._fitted = {key: value for key, value in model.get_params().items() if key != "random_state"}
         model._theta = arrays["theta"]
+        model._published = arrays["published"] if header["version"] == _OF_PROGRAM and "published" in arrays else None
         model.step_size_ = float.fromhex(header["step_size"])
         model.n_features_in_ = _stored.whole("n_features", header["n_features"], low=1)
         model.n_iter_ = _stored.whole("n_iter", header.get("n_iter", params["n_steps"]), low=1)
@@ -184,7 +190,7 @@ def working_of(cls: type[Any], path: str | Path, header: dict[str, Any], arrays:
         if _stored.flag("has_history", header["has_history"]):
             phases = tuple(_phase(phase) for phase in header["phases"])
             version = header["version"]
-            has_law = version == _WITHOUT_DELETED or (version == _OF_SUMS and "law" in header)
+            has_law = version == _WITHOUT_DELETED or (version in (_OF_SUMS, _OF_PROGRAM) and "law" in header)
             law = _kept(header["law"], arrays) if has_law else {}
             rows = _of_sums(header, arrays, phases) if version == _OF_SUMS else _of_rows(header, arrays)
             model._history = History(
@@ -194,6 +200,7 @@ def working_of(cls: type[Any], path: str | Path, header: dict[str, Any], arrays:
                 conditions=_stored.texts("conditions", header["conditions"]),
                 sources=_sources(header, classify=classes is not None),
                 salt=_stored.salt(header["salt"]) if "salt" in header else secrets.token_bytes(32),
+                program=float.fromhex(header["program"]) if version == _OF_PROGRAM else None,
                 **rows,
                 **law,
             )

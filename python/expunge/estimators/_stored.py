@@ -12,8 +12,10 @@ from expunge.data.reading import Reading
 from expunge.estimators import _stored_sums
 from expunge.estimators._history import History
 from expunge.estimators._records import GIVEN, INDEX, ROW_NUMBERS, RecordIds, exact_ids
+from expunge.runs.exact_noise import grid_exponent
 from expunge.runs.ridge.kept_law import KeptLaw
 from expunge.runs.ridge.law import Phase
+from expunge.runs.ridge.program import Program, release_noise
 from expunge.runs.ridge.step_sizes import require_step_size, smoothness
 
 __all__ = [
@@ -96,6 +98,7 @@ def check_working(model: Any) -> None:
         raise ValueError("single_output must be false for classes and for several outputs")
     if model._history is not None:
         _check_history(model, model._history, intercept=intercept)
+        _check_program(model, model._history)
 
 
 def _check_history(model: Any, history: History, *, intercept: bool) -> None:
@@ -130,6 +133,24 @@ def _check_history(model: Any, history: History, *, intercept: bool) -> None:
             raise ValueError(f"ids must be one per row, {n}, got {len(history.ids)}")
         if history.ids.origin != ROW_NUMBERS and [one is None for one in history.ids.values] != (~held).tolist():
             raise ValueError("ids must be null where a law stands for deleted rows, and only there")
+
+
+def _check_program(model: Any, history: History) -> None:
+    """Check what a model holds of releases that are private as the program that ran."""
+    if (history.program is None or len(history.phases) < 2) != (model._published is None):
+        raise ValueError("published must be present after a deletion of a run with a program, and only then")
+    if history.program is None:
+        return
+    _positive("program", history.program, zero=True)
+    if not history.program >= Program.bound_on(history.rows("a program")[1]):
+        raise ValueError(f"program must bound the norm of the targets, got {history.program!r}")
+    if model._published is None:
+        return
+    floats("published", model._published, model._theta.shape)
+    noise = release_noise(history.phases)
+    grid = Program(noise, 2.0 ** grid_exponent(noise), history.program, 0.0, 0.0)
+    if not grid.holds(model._published):
+        raise ValueError(f"published must be multiples of {grid.grid!r}")
 
 
 def _check_kept(history: History, columns: int, outputs: int, *, needed: bool = False) -> None:

@@ -91,7 +91,13 @@ class LangevinRidge(Scored, RegressorMixin, DeletingRidge):  # type: ignore[misc
     _released = ReleasedRidge
 
     def fit(
-        self, X: ArrayLike, y: ArrayLike, record_ids: ArrayLike | None = None, *, conditions: Iterable[str] = ()
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        record_ids: ArrayLike | None = None,
+        *,
+        conditions: Iterable[str] = (),
+        of_program: bool = False,
     ) -> LangevinRidge:
         """Learn from records ``X`` (n, d) and targets ``y`` (n,) or (n, q).
 
@@ -109,6 +115,10 @@ class LangevinRidge(Scored, RegressorMixin, DeletingRidge):  # type: ignore[misc
             What certificates have to say besides what ``fit`` sees: constants that were computed from these records
             before, each as a name of `expunge.certificates.CONDITIONS` (``"scale"``, ``"step_size"``) or as a sentence.
             Certificates are then *conditional*, and released models say so too.
+        of_program : bool, default=False
+            Whether certificates of deletions are to be about the program that ran, not about real numbers that it
+            stands for: steps have a proved bound on their rounding and take longer (see Notes), and what a deletion
+            releases has noise of its own, rounded to a grid. Needs noise without a seed (``random_state=None``).
 
         Returns
         -------
@@ -119,7 +129,14 @@ class LangevinRidge(Scored, RegressorMixin, DeletingRidge):  # type: ignore[misc
         TypeError
             If ids are floats, booleans, missing, masked or of both kinds, or conditions are no texts.
         ValueError
-            If there is not one id per row, or ``y`` is a pandas column of the same labels as ``X`` in another order.
+            If there is not one id per row, or ``y`` is a pandas column of the same labels as ``X`` in another order; or
+            ``of_program`` is asked for with a seed, or with a step size or so many columns that nothing is bounded.
+
+        Notes
+        -----
+        With ``of_program``, `unlearn` gives a thousandth of delta to the program's rounding, so that it needs .03% more
+        noise or so than a quote says. The new model's ``coef_``, ``predict`` and ``release()`` are of the release;
+        its next steps go on from parameters that only it and its file hold. ``docs/guarantees.md`` has the theorem.
         """
         refuse_masks("X", X)
         refuse_masks("y", y)
@@ -128,7 +145,8 @@ class LangevinRidge(Scored, RegressorMixin, DeletingRidge):  # type: ignore[misc
         ids = ids_of_fit(table, column, record_ids, np.shape(X)[0])
         labels = np.array(y, dtype=np.float64)
         targets = labels.reshape(len(labels), -1)
-        return self._learn(np.asarray(X), labels, np.ascontiguousarray(targets), ids, conditions=conditions)
+        more = {"conditions": conditions, "of_program": of_program}
+        return self._learn(np.asarray(X), labels, np.ascontiguousarray(targets), ids, **more)
 
     def predict(self, X: ArrayLike | Records) -> Array:
         """Return predictions, shape (n,) or (n, n_outputs); of a table, read block by block."""
@@ -210,7 +228,13 @@ class LangevinRidgeClassifier(Scored, ClassifierMixin, DeletingRidge):  # type: 
         self.classes = classes
 
     def fit(
-        self, X: ArrayLike, y: ArrayLike, record_ids: ArrayLike | None = None, *, conditions: Iterable[str] = ()
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        record_ids: ArrayLike | None = None,
+        *,
+        conditions: Iterable[str] = (),
+        of_program: bool = False,
     ) -> LangevinRidgeClassifier:
         """Learn from records ``X`` (n, d) and class labels ``y`` (n,); the rest is as for `LangevinRidge.fit`."""
         refuse_masks("X", X)
@@ -224,7 +248,7 @@ class LangevinRidgeClassifier(Scored, ClassifierMixin, DeletingRidge):  # type: 
         given = classes.tolist() if source == "given" else None
         targets = np.zeros((len(codes), len(classes)))
         targets[np.arange(len(codes)), codes] = 1.0
-        more = {"classes_source": source, "classes": given, "conditions": conditions}
+        more = {"classes_source": source, "classes": given, "conditions": conditions, "of_program": of_program}
         self._learn(np.asarray(X), np.array(y), targets, ids, **more)
         self.classes_ = classes
         return self

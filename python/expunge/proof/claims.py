@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 from typing import Any
 
 from expunge.proof.ridge import prove_ridge
-from expunge.runs.base import Problem, Run
+from expunge.runs.base import Problem, Run, RunError
 from expunge.runs.enclosures import Proof
 from expunge.runs.ridge.run import RidgeProblem, RidgeRun
 
@@ -37,7 +38,9 @@ def prove_claim(
 ) -> Proof:
     """Return the proof of a claim about a run beside the data of its first fit, whose assumptions have been checked.
 
-    ``state`` is a folder that keeps the laws of the method "exact" while the proof goes on.
+    Where the claim is about the program that ran, what its rounding takes of delta is set apart first: the enclosures
+    are those of the run over the real numbers. ``state`` is a folder that keeps the laws of the method "exact" while
+    the proof goes on.
 
     Raises
     ------
@@ -47,4 +50,8 @@ def prove_claim(
     refuse_unproved(run)
     assert isinstance(run, RidgeRun)
     assert isinstance(problem, RidgeProblem)
+    if (share := run.program_share(epsilon=epsilon)) > 0:  # the rest is for the run over the real numbers
+        delta = math.nextafter(delta - share, -math.inf)
+        if not delta > (delta_s or 0.0):
+            raise RunError("claim.delta", f"must exceed the {share!r} that the program's rounding takes")
     return prove_ridge(run, problem, epsilon=epsilon, delta=delta, method=method, delta_s=delta_s, state=state)

@@ -10,11 +10,13 @@ from expunge.runs.ridge.held_rows import RowTable, all_rows
 from expunge.runs.ridge.inputs import Label, RidgeInputs
 from expunge.runs.ridge.law import LARGEST, RidgeDeletion
 from expunge.runs.ridge.products import Products
+from expunge.runs.ridge.program import LARGEST_PRODUCT, Program, largest_bound
 from expunge.runs.ridge.step_sizes import bounded_step_size, if_beyond, require_step_size, row_beyond
 
 __all__ = [
     "check_classes",
     "check_noise",
+    "check_program",
     "check_shape",
     "check_step_size",
     "lost_classes",
@@ -26,6 +28,38 @@ __all__ = [
 _ROUNDING = 8 * float(np.finfo(np.float64).eps)
 # A step size this close to 1/L of the data was hardly chosen without them.
 _SAME_STEP_SIZE = 1e-12
+
+
+def check_program(run: RidgeInputs, products: Products, targets: NDArray[np.float64]) -> None:
+    """Check what a run says of the program that made its release against its phases and the data.
+
+    ``targets`` have the norm of the targets, or are at least those that are held.
+
+    Raises
+    ------
+    RunError
+        Naming ``run.program``, or the step size where that lets errors grow.
+    """
+    if run.program is None:
+        return
+    largest = largest_bound(products.gram.value) + products.gram.off + run.alpha
+    if not run.step_size * largest <= LARGEST_PRODUCT:
+        raise RunError(
+            "run.step_size", f"must be at most {LARGEST_PRODUCT / largest!r} for a program, got {run.step_size!r}"
+        )
+    if not run.program.targets >= Program.bound_on(targets):
+        raise RunError(
+            "run.program.targets", f"must be at least {Program.bound_on(targets)!r}, got {run.program.targets!r}"
+        )
+    n, p = products.design.shape
+    sizes = {"n": n, "p": p, "q": run.n_outputs}
+    try:
+        needed = Program.of(run.phases, step_size=run.step_size, alpha=run.alpha, targets=run.program.targets, **sizes)
+    except ValueError as error:
+        raise RunError("run.program", str(error)) from None
+    if (failure := run.program.failure(needed)) is not None:
+        name, _, message = failure.partition(" ")
+        raise RunError(f"run.program.{name}", message)
 
 
 def check_shape(run: RidgeInputs, design: RowTable, targets: RowTable) -> None:

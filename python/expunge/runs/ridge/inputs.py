@@ -15,6 +15,7 @@ from expunge.data.constants import Sources
 from expunge.data.labels import labels
 from expunge.runs.base import RunError
 from expunge.runs.ridge.law import Phase
+from expunge.runs.ridge.program import Program
 
 __all__ = ["Label", "RidgeInputs", "design_of", "targets_of"]
 
@@ -51,6 +52,7 @@ class RidgeInputs:
     deleted: tuple[int, ...]
     theta0: str = "zeros"
     sources: Sources = field(default_factory=Sources)
+    program: Program | None = None
 
     def __post_init__(self) -> None:
         def put(name: str, value: object) -> None:
@@ -75,8 +77,12 @@ class RidgeInputs:
         if self.classes is None and self.sources.classes == "data":
             put("sources", replace(self.sources, classes="none"))  # there is no class list to give anything away
 
+        if self.program is not None and not isinstance(self.program, Program):
+            raise TypeError(f"program must be a Program or None, got {type(self.program).__name__}")
+
     def to_dict(self) -> JsonObject:
         """Return the run as JSON values, in the order of the schema."""
+        program = {} if self.program is None else {"program": self.program.to_dict()}  # others say nothing of it
         return {
             "estimator": self.estimator,
             "alpha": self.alpha,
@@ -93,6 +99,7 @@ class RidgeInputs:
             ],
             "deleted": list(self.deleted),
             "sources": self.sources.to_dict(),
+            **program,
         }
 
     @classmethod
@@ -112,8 +119,10 @@ class RidgeInputs:
             sources = Sources(**given.get("sources", {}))
         except ValueError as error:
             raise RunError("run.sources", str(error)) from None
+        program = Program(**{k: float(v) for k, v in given["program"].items()}) if "program" in given else None
+        parts = {"phases": phases, "deleted": tuple(given["deleted"]), "sources": sources, "program": program}
         try:
-            result = cls(**{**given, "phases": phases, "deleted": tuple(given["deleted"]), "sources": sources})
+            result = cls(**{**given, **parts})
         except ValueError as error:
             raise RunError("run", str(error)) from None
         if "sources" in given and result.sources != sources:

@@ -19,11 +19,12 @@ from expunge.data.exact_products import relative_error
 from expunge.runs.exact_noise import MOST_CELLS, grid_exponent
 from expunge.runs.ridge.law import Phase
 
-__all__ = ["Program", "error_bound", "largest_bound", "release_noise", "step_error"]
+__all__ = ["LARGEST_PRODUCT", "Program", "error_bound", "largest_bound", "release_noise", "step_error"]
 
 Array = NDArray[np.float64]
 
-_FINER = 4  # binary digits of the release's noise below that of the last noisy step
+LARGEST_PRODUCT = 2.0 * (1.0 - 1e-9)  # of the step size and the largest eigenvalue of H: no error grows then
+_FINER = 4  # binary digits of the release's noise below the largest of the steps'
 _FAILS = 2.0**-80  # how often a run may leave the region in which its rounding is bounded
 _NORMAL = 2.0**-97  # error of a pair that stands for a normal
 _SQUARINGS = 4
@@ -31,7 +32,7 @@ _NEAR = 1.0 + 1e-9  # for functions that round differently elsewhere
 
 
 def release_noise(phases: Sequence[Phase]) -> float:
-    """Return the noise of a release: the power of two between a 32nd and a 16th of the last step's that had noise.
+    """Return the noise of a release: the power of two between a 32nd and a 16th of the largest noise of a step.
 
     Raises
     ------
@@ -43,10 +44,10 @@ def release_noise(phases: Sequence[Phase]) -> float:
     >>> release_noise([Phase(300, 0.01), Phase(30, 0.05)])
     0.001953125
     """
-    noisy = [phase.noise_std for phase in phases if phase.noise_std > 0]
-    if not noisy:
+    largest = max((phase.noise_std for phase in phases), default=0.0)
+    if not largest > 0:
         raise ValueError("phases must have noise for a release that is private as a program, got none")
-    return 2.0 ** (math.frexp(noisy[-1])[1] - 1 - _FINER)
+    return 2.0 ** (math.frexp(largest)[1] - 1 - _FINER)
 
 
 def largest_bound(matrix: Array) -> float:
@@ -195,7 +196,7 @@ class Program:
         --------
         >>> phases = [Phase(300, 0.01), Phase(30, 0.05)]
         >>> program = Program.of(phases, step_size=1e-4, alpha=1.0, n=8000, p=256, q=10, targets=128.0)
-        >>> program.share(1.0) < 1e-9
+        >>> program.share(epsilon=1.0) < 1e-9
         True
         """
         noise = release_noise(phases)
@@ -203,7 +204,7 @@ class Program:
         error = _NEAR * error_bound(phases, **run)
         return cls(noise, 2.0 ** grid_exponent(noise), targets, error, _distance(error, noise))
 
-    def share(self, epsilon: float) -> float:
+    def share(self, *, epsilon: float) -> float:
         """Return what the program's rounding adds to each delta at ``epsilon``: (1 + e^epsilon) ``distance``."""
         return MARGIN * (1.0 + math.exp(min(epsilon, 700.0))) * self.distance
 

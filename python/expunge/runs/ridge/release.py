@@ -14,6 +14,7 @@ from expunge import _validate
 from expunge.runs.base import LEAST_P_VALUE, RunError
 from expunge.runs.ridge.eigenvalues import steady_blas
 from expunge.runs.ridge.law import LawPair, Phase, RidgeDeletion
+from expunge.runs.ridge.program import Program
 
 __all__ = ["ReleaseLaw", "coefficients_of", "p_value"]
 
@@ -83,10 +84,13 @@ class ReleaseLaw:
         The problem.
     phases : tuple of Phase
         What happened, learning first.
+    program : Program or None
+        Noise and grid of the release, where it has some of its own.
     """
 
     deletion: RidgeDeletion
     phases: tuple[Phase, ...]
+    program: Program | None = None
 
     def p_value(self, parameters: NDArray[np.float64]) -> float:
         """Return the p-value of ``parameters`` (n_columns, n_outputs), see `p_value`.
@@ -97,34 +101,46 @@ class ReleaseLaw:
             With ``field == "model"``, as `p_value`, and if the law leaves the range of float64.
         """
         try:
-            return p_value(self.deletion, self.phases, parameters)
+            return p_value(self.deletion, self.phases, parameters, program=self.program)
         except RunError:
             raise
         except (ValueError, ArithmeticError, np.linalg.LinAlgError) as error:
             raise RunError("model", f"its law under the run cannot be computed: {error}") from None
 
 
-def p_value(deletion: RidgeDeletion, phases: Sequence[Phase], parameters: NDArray[np.float64]) -> float:
+def p_value(
+    deletion: RidgeDeletion,
+    phases: Sequence[Phase],
+    parameters: NDArray[np.float64],
+    *,
+    program: Program | None = None,
+) -> float:
     """Return the two-sided p-value of ``parameters`` (p, q) under P, the exact law of the run's result.
 
     With r the distance from the mean of P, r^T S^-1 r summed over the outputs is chi-square with p q degrees of freedom
     for an honest run; p = 2 min(cdf, sf) is then uniform on (0, 1). A direction in which the standard deviation of P is
     not 64 times above a bound on the rounding of the run itself - p + sqrt(n) roundings of the largest parameter in
     each step, carried along by the contractions - says nothing about noise: it is left out of the sum, and must agree
-    within that bound and 40 standard deviations.
+    within that bound and 40 standard deviations. ``program`` adds the variance of its release's noise.
 
     Raises
     ------
     RunError
-        With ``field == "model"``: in a direction without noise the parameters are not those of the run, or the p-value
-        is below 1e-12.
+        With ``field == "model"``: the parameters are off the grid of ``program``, in a direction without noise they are
+        not those of the run, or the p-value is below 1e-12.
     ValueError
         If the law leaves the range of float64.
     """
+    if program is not None and not program.holds(parameters):
+        raise RunError(
+            "model", f"must be multiples of {program.grid!r}, the grid of its release: it is not what was released"
+        )
     state, rounding = _law_and_rounding(deletion, phases)
     with np.errstate(over="ignore", invalid="ignore"):
         residual = deletion.reference.vectors.T @ (parameters - state.mean_p)
     covariance = np.diag(state.variance_q) + state.covariance_difference
+    if program is not None:
+        covariance[np.diag_indices_from(covariance)] += program.release_noise**2
     spread = np.sqrt(np.maximum(np.diag(covariance), 0.0))
     if not np.isfinite(spread).all() or not np.isfinite(residual).all():
         raise ValueError("the law of the released parameters leaves the range of float64")

@@ -22,6 +22,7 @@ from expunge.runs.methods import METHODS
 from expunge.runs.ridge.assumptions import (
     check_classes,
     check_noise,
+    check_program,
     check_shape,
     check_step_size,
     lost_classes,
@@ -84,6 +85,8 @@ class RidgeRun(RidgeInputs):
         Rows of the first fit's data that the reference run never saw.
     theta0 : str
         Starting point; ``"zeros"`` is the only one.
+    program : Program or None
+        Where the claim is about the program that ran, the noise and the grid of its release, and bounds; else None.
     sources : Sources
         Origin of the constants; by default, data that held the deleted records.
 
@@ -128,6 +131,7 @@ class RidgeRun(RidgeInputs):
         return (
             f"{self.estimator}, {len(self.phases)} phases; last: {last.n_steps} steps with "
             f"noise_std = {last.noise_std:g}"
+            + ("" if self.program is None else "; its claim is about the program that ran")
         )
 
     def history(self) -> list[JsonObject]:
@@ -202,6 +206,7 @@ class RidgeRun(RidgeInputs):
                 run: dict[str, Any] = {"alpha": self.alpha, "step_size": self.step_size, "deleted": self.deleted}
                 deletion = RidgeDeletion(design, targets, **run, products=products)
             check_noise(self, deletion)
+            check_program(self, products, targets)
         return RidgeProblem(deletion, suspicions(self, design, targets, limit))
 
     def check_resumed(self, deletion: ResumedDeletion, *, conditions: Collection[str] | None) -> RidgeProblem:
@@ -228,6 +233,7 @@ class RidgeRun(RidgeInputs):
         self._check_lost(deletion.targets, conditions)
         with _computing():
             check_noise(self, deletion)
+            check_program(self, deletion.products, all_rows(deletion.targets, what="the program that ran"))
         return RidgeProblem(deletion)
 
     def check_sums(
@@ -259,6 +265,7 @@ class RidgeRun(RidgeInputs):
         self._check_lost(deletion.targets, conditions, total=sums.target_sums)
         with _computing():
             check_noise(self, deletion)
+            check_program(self, deletion.products, np.sqrt(sums.target_squares)[:, None])
         return RidgeProblem(deletion, suspicious_step_size(self, limit))
 
     def table_check(self) -> TableCheck:
@@ -297,7 +304,15 @@ class RidgeRun(RidgeInputs):
         RunError
             If the run gives no guarantee (no noise, a singular pair).
         """
-        deletion = problem.deletion
+        found, share = self._deltas(problem.deletion, method, epsilon, delta_s), self.program_share(epsilon=epsilon)
+        return found if share == 0.0 else Deltas(*(min(1.0, one + share) for one in found))
+
+    def program_share(self, *, epsilon: float) -> float:
+        """Return what the rounding of the program that ran adds to both deltas, where the claim is about it; else 0."""
+        return 0.0 if self.program is None else self.program.share(epsilon=epsilon)
+
+    def _deltas(self, deletion: RidgeDeletion, method: str, epsilon: float, delta_s: float | None) -> Deltas:
+        """Return both deltas of the run over the real numbers."""
         with _computing():
             if method == "exact":
                 return _exact_deltas(deletion, self.phases, epsilon)
@@ -328,7 +343,7 @@ class RidgeRun(RidgeInputs):
 
     def law_of_release(self, problem: RidgeProblem) -> ReleaseLaw:
         """Return P, the exact law of the released parameters."""
-        return ReleaseLaw(problem.deletion, self.phases)
+        return ReleaseLaw(problem.deletion, self.phases, self.program)
 
 
 class TableCheck:

@@ -1,0 +1,81 @@
+"""Langevin models whose releases are private as the program that ran: their steps, their noise, their record."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from expunge.estimators._history import History
+from expunge.runs.exact_noise import with_exact_noise
+from expunge.runs.ridge.chain import ExactEquations
+from expunge.runs.ridge.law import Phase
+from expunge.runs.ridge.products import Products
+from expunge.runs.ridge.program import LARGEST_PRODUCT, Program, error_bound, largest_bound
+
+__all__ = ["LAWS_SHARE", "begun", "program_of", "release_of", "steps_of"]
+
+Array = NDArray[np.float64]
+
+LAWS_SHARE = 1.0 - 1e-3  # of delta; rounding may take the rest
+
+
+def begun(history: History, *, seed: int | None) -> History:
+    """Return the history of a first fit, not yet run, as that of a program; or refuse it.
+
+    Raises
+    ------
+    ValueError
+        If the noise is that of a seed, the step size lets errors grow, or nothing bounds the rounding of the run.
+    """
+    if seed is not None:
+        raise ValueError(f"random_state must be None with of_program=True: noise of a seed is not drawn, got {seed!r}")
+    products: Products = history.products
+    largest = largest_bound(products.gram.value) + products.gram.off + history.alpha
+    if not history.step_size * largest <= LARGEST_PRODUCT:
+        raise ValueError(
+            f"step_size must be at most {LARGEST_PRODUCT / largest!r} with of_program=True, got {history.step_size!r}"
+        )
+    bound = Program.bound_on(history.rows("a program")[1])
+    error_bound(history.phases, step_size=history.step_size, alpha=history.alpha, targets=bound, **_sizes(history))
+    return history.as_program(bound)
+
+
+def steps_of(history: History, theta: Array, phase: Phase) -> Array:
+    """Return theta after a phase's steps on the rows that it keeps, within the bound of the program."""
+    design, targets = history.rows("the steps of a program")
+    keep = np.setdiff1d(np.arange(len(design)), np.array(phase.removed, dtype=np.int64))
+    equations = ExactEquations.of(design[keep], targets[keep], alpha=history.alpha)
+    return equations.steps(theta, step_size=history.step_size, phase=phase)
+
+
+def program_of(history: History, *, epsilon: float, delta: float) -> Program | None:
+    """Return the record of the program that made a run, None where nothing is claimed of it; or refuse it.
+
+    Raises
+    ------
+    ValueError
+        If no phase had noise, or rounding takes more than a thousandth of delta.
+    """
+    if history.program is None:
+        return None
+    run: dict[str, Any] = {"step_size": history.step_size, "alpha": history.alpha, "targets": history.program}
+    found = Program.of(history.phases, **run, **_sizes(history))
+    most = (1.0 - LAWS_SHARE) * (1.0 - 1e-6) * delta
+    if not (share := found.share(epsilon=epsilon)) <= most:
+        raise ValueError(
+            f"delta must be at least {share / (1.0 - LAWS_SHARE):.3g} for a claim about the program that ran, whose "
+            f"rounding takes {share:.3g} of it, got {delta!r}; or take more noise or a smaller epsilon"
+        )
+    return found
+
+
+def release_of(theta: Array, program: Program | None) -> Array | None:
+    """Return what is released in place of parameters: with fresh noise, on the grid; None where that is themselves."""
+    return None if program is None else with_exact_noise(theta, noise_std=program.release_noise)
+
+
+def _sizes(history: History) -> dict[str, int]:
+    (n, p), q = history.design.shape, history.targets.shape[1]
+    return {"n": n, "p": p, "q": q}
