@@ -17,7 +17,7 @@ GUARANTEES = ("estimate", "conditional", "certified", "exact by construction")  
 
 @dataclass(frozen=True, kw_only=True)
 class UnlearningOption:
-    """What one way to answer a request costs and gives.
+    """Cost and guarantee of one way to answer a request.
 
     Attributes
     ----------
