@@ -273,7 +273,7 @@ class FittedRidge(WithReading, BaseEstimator):  # type: ignore[misc]
 
     @property
     def _parameters(self) -> Array:
-        """What may be seen: the release of a deletion that has noise of its own, else the parameters."""
+        """Parameters that may be seen: the release of a deletion that has noise of its own, else the parameters."""
         found: Array | None = getattr(self, "_published", None)  # pickles of earlier versions have none
         return self._theta if found is None else found
 
