@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from expunge.evaluation import time_to_unlearn
-from expunge.experiments import barrier, compare, predict
+from expunge.experiments import barrier, compare, measuring, predict, work
 from expunge.experiments.laws import held_out
 from expunge.experiments.measuring import measure_sets
 from expunge.experiments.power import detectable, detectable_words
@@ -67,6 +67,8 @@ def test_sets_are_fixed_by_pilot_runs_and_ordered_by_their_privacy_loss(context)
     assert [len(one) for one in sets] == [8] * 4
     assert not set(sets[0].indices) & set(sets[-1].indices)
     losses = predict.pilot_scores(context)["privacy_loss"]
+    with np.load(context.folder / "shared" / "pilot0.npz") as held:
+        np.testing.assert_array_equal(losses, held["privacy_loss"])  # of one pilot run
     assert (np.diff([losses[one.indices].mean() for one in sets]) > 0).all()
     assert losses[sets[0].indices].max() <= np.sort(losses)[8]
     assert losses[sets[-1].indices].min() >= np.sort(losses)[-8]
@@ -128,6 +130,29 @@ def test_a_set_unlearns_alone_as_in_company_and_only_what_is_retained(context, n
     pairs = zip(both["set0"].parameters(), alone["set0"].parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
     assert not torch.equal(both["set0"][1].weight, base[1].weight)
+
+
+def test_batches_and_noise_are_others_after_every_look(context, monkeypatch):
+    seeds, inner = [], work.train_together
+
+    def noted(*given, **settings):
+        seeds.extend(settings["seeds"])
+        inner(*given, **settings)
+
+    monkeypatch.setattr(work, "train_together", noted)
+    subject, sets = load(TINY), sets_of(range(8), range(50, 60))
+    base = base_model(context, subject, seed=0, noise_std=0.02)
+    unlearn_many(context, subject, base, sets, seed=0, noise_std=0.02, every=1, look=lambda *_: False)
+    assert len(set(seeds)) == len(seeds) == 1 + 3 * 2
+
+
+def test_a_set_that_arrived_is_followed_to_the_early_look(context, monkeypatch):
+    monkeypatch.setattr(measuring, "arrivals", lambda *_: dict.fromkeys(YARDSTICKS, 0))
+    subject, sets = load(TINY), sets_of(range(8))
+    run_retrained(context, subject, retrained_name(0.02, "set0"), sets["set0"], noise_std=0.02)
+    (row,) = measure_sets(context, subject, sets, seed=0, noise_std=0.02).values()
+    assert row["passes"] == [0, TINY.early_passes]
+    assert len(row["margins_early"]) == 8
 
 
 def test_seeds_are_the_runs_own():
