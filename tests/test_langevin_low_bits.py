@@ -14,6 +14,7 @@ from scipy import stats
 
 from expunge import LangevinRidge
 from expunge.data.exact_products import Pair, two_product, two_sum
+from expunge.estimators._programs import release_of, steps_of
 from expunge.runs.exact_noise import with_exact_noise
 from expunge.runs.noise import Normals, os_normals, seeded_normals
 from expunge.runs.ridge.chain import Draw, ExactEquations, os_pairs
@@ -143,6 +144,26 @@ def test_last_bits_of_bounded_steps_tell_nothing(hypotheses: Hypotheses, on_grid
         released = bounded(hypotheses, learned=learned, noise_std=NOISE_STD).hi
         if on_grid:
             released = with_exact_noise(released, noise_std=noise_std)
+        for attack in right:
+            right[attack] += guess(attack(hypotheses, released), rng) == learned
+    for number in right.values():
+        assert stats.binomtest(number, games, 0.51).pvalue > 1e-6
+
+
+def test_models_of_a_program_tell_nothing(hypotheses: Hypotheses) -> None:
+    """The same games with `fit(of_program=True)`, played on what `unlearn` releases."""
+    rng = np.random.default_rng(5)
+    features, targets = hypotheses.model._history.rows("a game")
+    estimator = partial(LangevinRidge, noise_std=0, alpha=1.0, fit_intercept=False)
+    model = estimator().fit(features, targets[:, 0], of_program=True)
+    found = model.unlearn(ROW, n_steps=1, noise_std=NOISE_STD, epsilon=1.0, delta=0.01)
+    program, phase = found.certificate.run.program, Phase(1, NOISE_STD, (ROW,))
+    assert found.certificate.delta_pq < 1e-9  # nearly all of it the program's share
+    games, right = 100, {by_sums: 0, by_bounded_sums: 0}
+    for _ in range(games):
+        learned = bool(rng.integers(2))
+        theta = steps_of(model._history, model._theta if learned else hypotheses.never, phase)
+        released = release_of(theta, program)
         for attack in right:
             right[attack] += guess(attack(hypotheses, released), rng) == learned
     for number in right.values():

@@ -69,7 +69,7 @@ ROOMS: dict[str, Room] = {
         (*_RELEASES, "test_estimators*.py", "test_masked_arrays*.py", "test_ridge_law*.py"),
     ),
     "ridge": Room(
-        ("runs/ridge/*.py", "data/close_products.py", "data/block_sums.py", "data/statistics.py"),
+        ("runs/ridge/*.py", "data/*_products.py", "data/block_sums.py", "data/statistics.py"),
         (
             "test_ridge*.py",
             "test_close_products*.py",

@@ -7,10 +7,12 @@ are summed; only products with the third, some 2^-44 of the first, are rounded.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm.auto import tqdm
 
 from expunge.data.close_products import UNIT, split, split_bits, sum_error
 
@@ -78,6 +80,13 @@ def _block(p: int) -> int:
     return max(_NUMBERS // max(p, 1), _LEAST)
 
 
+def _blocks(n: int, p: int) -> Iterator[slice]:
+    """Yield the rows of each block."""
+    size = _block(p)
+    for start in tqdm(range(0, n, size), desc="products", unit="block", delay=1, disable=None, leave=False):
+        yield slice(start, start + size)
+
+
 @np.errstate(under="ignore")
 def exact_gram(rows: Array) -> Pair:
     """Return rows^T rows (p, p) with an error of at most `relative_error` times the squared norm of ``rows``.
@@ -93,9 +102,9 @@ def exact_gram(rows: Array) -> Pair:
     (1.0, True)
     """
     n, p = rows.shape
-    result, across, size = _Sum((p, p)), np.zeros((p, p)), _block(p)
-    for start in range(0, n, size):
-        part = rows[start : start + size]
+    result, across = _Sum((p, p)), np.zeros((p, p))
+    for block in _blocks(n, p):
+        part = rows[block]
         high, middle, low = thirds(part, 0, split_bits(len(part)))
         result.add(high.T @ high)
         if middle.any():
@@ -120,9 +129,9 @@ def exact_moment(rows: Array, targets: Array) -> Pair:
     4.0
     """
     (n, p), q = rows.shape, targets.shape[1]
-    result, across, size = _Sum((p, q)), np.zeros((p, q)), _block(p)
-    for start in range(0, n, size):
-        part, wanted = rows[start : start + size], targets[start : start + size]
+    result, across = _Sum((p, q)), np.zeros((p, q))
+    for block in _blocks(n, p):
+        part, wanted = rows[block], targets[block]
         bits = split_bits(len(part))
         (high, middle, low), (first, second, third) = thirds(part, 0, bits), thirds(wanted, 0, bits)
         for left in (high, middle):
