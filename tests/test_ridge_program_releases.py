@@ -269,3 +269,20 @@ def test_steps_go_on_from_the_parameters_and_not_from_the_release(result, monkey
     monkeypatch.setattr(_deleting, "steps_of", steps)
     result.model.unlearn(4, **CLAIM)
     np.testing.assert_array_equal(seen, [result.model._theta])
+
+
+@pytest.mark.parametrize("method", ["exact", "shifted", "uniform"])
+def test_quotes_leave_the_program_its_share_too(model, method):
+    """A quote's noise suffices, within the tolerance of its search, and that of a plain model does not."""
+    strict = {"epsilon": 0.01, "delta": 1e-5, "n_steps": 20}
+    quoted = model.quote(indices=[7], **strict, method=method)
+    assert quoted.target_delta == 1e-5
+    noise = float(quoted.noise_std[0])
+    assert noise > 0
+    model.unlearn(7, **strict, method=method, noise_std=noise * (1 + 1e-6))
+    plain = LangevinRidge(noise_std=0.02, n_steps=200, step_size=0.002).fit(X, Y)
+    least = float(plain.quote(indices=[7], **strict, method=method).noise_std[0])
+    assert 1 + 1e-6 < noise / least < 1 + 1e-3
+    if method == "exact":  # quotes of the others may be above what suffices
+        with pytest.raises(ValueError, match="noise_std"):
+            model.unlearn(7, **strict, noise_std=least)

@@ -17,7 +17,7 @@ from expunge.data.blocks import Records
 from expunge.data.constants import CONDITIONS
 from expunge.estimators._asking import AskedRidge
 from expunge.estimators._history import History
-from expunge.estimators._programs import LAWS_SHARE, program_of, release_of, steps_of
+from expunge.estimators._programs import of_laws, program_of, release_of, steps_of
 from expunge.estimators._progress import dense_work, parts
 from expunge.estimators._table_deletion import TableDeletion, read_deletion
 from expunge.estimators.noise_warning import REHEARSALS, Training, TrainingSums, check_loss, warn_of_forgetting
@@ -226,8 +226,8 @@ class DeletingRidge(AskedRidge):
         work = dense_work(rows_at_hand, history.design.shape[1], decompositions=len(history.phases) + 10)
         with parts("unlearn", work=work) as begin:
             begin("laws of the run")
-            of_laws = delta if history.program is None else LAWS_SHARE * delta
-            cost = DeletionCost(history, chosen.tolist(), method=method, epsilon=epsilon, delta=of_laws)
+            share = of_laws(history, delta)
+            cost = DeletionCost(history, chosen.tolist(), method=method, epsilon=epsilon, delta=share)
             cost.begin = begin
             noise = chosen_noise(cost, n_steps, start=start, noise_std=noise_std, noise_grid=noise_grid)
         phase = cost.phase(n_steps, noise.noise_std)

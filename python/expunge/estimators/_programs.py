@@ -14,11 +14,16 @@ from expunge.runs.ridge.law import Phase
 from expunge.runs.ridge.products import Products
 from expunge.runs.ridge.program import LARGEST_PRODUCT, Program, error_bound, largest_bound
 
-__all__ = ["LAWS_SHARE", "begun", "program_of", "release_of", "steps_of"]
+__all__ = ["begun", "of_laws", "program_of", "release_of", "steps_of"]
 
 Array = NDArray[np.float64]
 
-LAWS_SHARE = 1.0 - 1e-3  # of delta; rounding may take the rest
+_LAWS = 1.0 - 1e-3  # of delta; rounding may take the rest
+
+
+def of_laws(history: History, delta: float) -> float:
+    """Return what of delta is for the laws over the real numbers: all but what a program's rounding may take."""
+    return delta if history.program is None else _LAWS * delta
 
 
 def begun(history: History, *, seed: int | None) -> History:
@@ -62,10 +67,10 @@ def program_of(history: History, *, epsilon: float, delta: float) -> Program | N
         return None
     run: dict[str, Any] = {"step_size": history.step_size, "alpha": history.alpha, "targets": history.program}
     found = Program.of(history.phases, **run, **_sizes(history))
-    most = (1.0 - LAWS_SHARE) * (1.0 - 1e-6) * delta
+    most = (1.0 - _LAWS) * (1.0 - 1e-6) * delta
     if not (share := found.share(epsilon=epsilon)) <= most:
         raise ValueError(
-            f"delta must be at least {share / (1.0 - LAWS_SHARE):.3g} for a claim about the program that ran, whose "
+            f"delta must be at least {share / (1.0 - _LAWS):.3g} for a claim about the program that ran, whose "
             f"rounding takes {share:.3g} of it, got {delta!r}; or take more noise or a smaller epsilon"
         )
     return found

@@ -15,6 +15,7 @@ from expunge._types import AnyArray
 from expunge._validate import choice, count, number
 from expunge.accounting.noise_floor import RESOLUTION
 from expunge.estimators._history import History
+from expunge.estimators._programs import of_laws
 from expunge.estimators._records import as_array, given_groups, selected_rows
 from expunge.estimators.tabular import Tabular
 from expunge.runs.methods import METHODS
@@ -220,7 +221,8 @@ def claim_of(
         raise ValueError("quote needs exactly one of n_steps and noise_std, got " + ("both" if n_steps else "neither"))
     n_steps = None if n_steps is None else count("n_steps", n_steps, low=1)
     noise_std = None if noise_std is None else number("noise_std", noise_std, low=0, open_low=True)
-    return Claim(method, "record", epsilon, delta, n_steps, noise_std, max(history.phases[0].noise_std, 1e-3))
+    start = max(history.phases[0].noise_std, 1e-3)
+    return Claim(method, "record", epsilon, of_laws(history, delta), n_steps, noise_std, start, delta)
 
 
 def worst_cases(history: History, claim: Claim, sizes: Sequence[int]) -> dict[int, UniformBound]:
@@ -254,7 +256,7 @@ def asked(
 
 @dataclass
 class Claim:
-    """Target of a quote, and the start of the next search for noise."""
+    """Target of a quote, and the start of the next search for noise; ``asked`` of delta, ``delta`` is for the laws."""
 
     method: str
     unit: str
@@ -263,6 +265,7 @@ class Claim:
     n_steps: int | None
     noise_std: float | None
     start: float
+    asked: float
 
 
 def refuse_lost(history: History, noise_std: float) -> None:
@@ -372,7 +375,7 @@ class QuoteTable:
             **vars(self),
             method=claim.method,
             target_epsilon=claim.epsilon,
-            target_delta=claim.delta,
+            target_delta=claim.asked,
             unit=claim.unit,
         )
 

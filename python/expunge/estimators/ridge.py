@@ -134,9 +134,9 @@ class LangevinRidge(Scored, RegressorMixin, DeletingRidge):  # type: ignore[misc
 
         Notes
         -----
-        With ``of_program``, `unlearn` gives a thousandth of delta to the program's rounding, so that it needs .03% more
-        noise or so than a quote says. The new model's ``coef_``, ``predict`` and ``release()`` are of the release;
-        its next steps go on from parameters that only it and its file hold. ``docs/guarantees.md`` has the theorem.
+        With ``of_program``, `quote` and `unlearn` leave a thousandth of delta to the program's rounding. ``coef_``,
+        ``predict`` and ``release()`` of the new model are of the release; its next steps go on from parameters that
+        only it and its file hold. ``docs/guarantees.md`` has the theorem.
         """
         refuse_masks("X", X)
         refuse_masks("y", y)
