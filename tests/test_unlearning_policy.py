@@ -189,6 +189,26 @@ def test_a_calibration_by_hand():
     assert (found.most_steps, found.n_never) == (12, 0)
 
 
+def test_an_envelope_by_hand():
+    found = calibrate_steps([8.0, 1.0, 4.0, 2.0], [5, 0, 1, 3], most_steps=50, rule="envelope")
+    assert (found.knots, found.heights, found.coverage) == ((1.0, 2.0, 4.0, 8.0), (0.0, 3.0, 3.0, 5.0), None)
+    assert found.steps([0.1, 1.0, 1.1, 2.0, 3.0, 4.0, 4.1, 8.0, 80.0, np.inf]).tolist() == [
+        0,
+        0,
+        3,
+        3,
+        3,
+        3,
+        5,
+        5,
+        5,
+        5,
+    ]
+    never = calibrate_steps([8.0, 1.0, 4.0, 2.0], [np.inf, 0, 1, 3], most_steps=50, rule="envelope")
+    assert never.steps([1.0, 9.0]).tolist() == [0, 50]
+    assert json.loads(json.dumps(never.to_dict()))["heights"] == [0.0, 3.0, 3.0, 50.0]
+
+
 def test_sets_that_never_arrived_count_as_the_most():
     found = calibrate_steps([1.0, 2.0, 4.0, 8.0], [1, 2, np.inf, np.inf], most_steps=30, coverage=0.8)
     assert (found.n_never, found.most_steps) == (2, 30)
@@ -228,6 +248,7 @@ def test_calibrations_are_refused_by_name():
     for bad, message in (
         ({"privacy_loss": [1.0, 2.0], "steps": [1, 2]}, "at least 4 pilot sets"),
         ({"coverage": 0.95}, "at least 19 pilot sets for a coverage of 0.95, got 5"),
+        ({"rule": "best"}, "rule must be one of"),
         ({"steps": [1, 2, 3]}, r"one per pilot set \(5\), got 3"),
         ({"steps": [1, 2, 3, 4, 10]}, "at most most_steps = 9, or infinite, got 10"),
         ({"steps": [1, 2, 3, 4, np.nan]}, "steps"),

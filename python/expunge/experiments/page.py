@@ -18,6 +18,7 @@ __all__ = ["write_page"]
 TABLES = {
     "levels": "Numbers",
     "arms": "Both arms, means over seeds",
+    "saved": "Share of passes that the policy saves of those of the hardest and of retraining",
     "requests": "Sets that were judged: passes needed and given, medians over seeds",
     "measures": "Numbers",
     "forget_sets": "Forget sets",
