@@ -123,7 +123,7 @@ def test_the_chain_is_within_its_bound(regime):
     for seed in range(8):
         X, Y, alpha = problem(regime, seed)
         (n, p), q = X.shape, Y.shape[1]
-        eta = 0.999 / largest(X, alpha)
+        eta = (1.9 if seed % 2 else 0.999) / largest(X, alpha)  # no error grows up to 2
         phase = Phase(25, 0.3 * 10.0 ** np.random.default_rng(seed).uniform(-3, 1))
         draws = pairs(25, (p, q), seed=seed)
         truth = ideal(X, Y, alpha=alpha, step_size=eta, phases=[phase], draws=draws)

@@ -17,11 +17,11 @@ from expunge._files.headed import read_headed
 from expunge.certificates import Certificate, Policy
 from expunge.certificates.schema import VerificationError
 from expunge.data import open_records
-from expunge.estimators import _deleting
+from expunge.estimators import _deleting, _programs
 from expunge.estimators._programs import release_of, steps_of
 from expunge.estimators._storage import sealed_bytes
 from expunge.runs.base import RunError
-from expunge.runs.ridge import Phase, Program
+from expunge.runs.ridge import Phase, Program, assumptions
 from expunge.runs.ridge.release import p_value
 
 pytestmark = pytest.mark.filterwarnings("ignore::expunge.NoiseWarning")
@@ -286,3 +286,12 @@ def test_quotes_leave_the_program_its_share_too(model, method):
     if method == "exact":  # quotes of the others may be above what suffices
         with pytest.raises(ValueError, match="noise_std"):
             model.unlearn(7, **strict, noise_std=least)
+
+
+def test_step_sizes_that_let_errors_grow_are_refused(result, monkeypatch):
+    monkeypatch.setattr(assumptions, "LARGEST_PRODUCT", 1e-3)
+    with pytest.raises(VerificationError, match=r"run\.step_size"):
+        result.certificate.verify(X, Y)
+    monkeypatch.setattr(_programs, "LARGEST_PRODUCT", 1e-3)
+    with pytest.raises(ValueError, match="step_size must be at most .* with of_program"):
+        LangevinRidge().fit(X, Y, of_program=True)
