@@ -293,5 +293,5 @@ def test_step_sizes_that_let_errors_grow_are_refused(result, monkeypatch):
     with pytest.raises(VerificationError, match=r"run\.step_size"):
         result.certificate.verify(X, Y)
     monkeypatch.setattr(_programs, "LARGEST_PRODUCT", 1e-3)
-    with pytest.raises(ValueError, match="step_size must be at most .* with of_program"):
+    with pytest.raises(ValueError, match=r"step_size must be at most .* with of_program"):
         LangevinRidge().fit(X, Y, of_program=True)
