@@ -137,6 +137,16 @@ class LangevinRidge(Scored, RegressorMixin, DeletingRidge):  # type: ignore[misc
         With ``of_program``, `quote` and `unlearn` leave a thousandth of delta to the program's rounding. ``coef_``,
         ``predict`` and ``release()`` of the new model are of the release; its next steps go on from parameters that
         only it and its file hold. ``docs/guarantees.md`` has the theorem.
+
+        Examples
+        --------
+        >>> from expunge.certificates import Policy
+        >>> from sklearn.datasets import load_diabetes
+        >>> X, y = load_diabetes(return_X_y=True)
+        >>> model = LangevinRidge(noise_std=0.02, n_steps=1000, step_size=0.002).fit(X, y / 100, of_program=True)
+        >>> result = model.unlearn(3, epsilon=1.0, delta=1e-5, n_steps=20, noise_std=0.05)
+        >>> result.certificate.verify(X, y / 100, result.model, policy=Policy(of_program=True)).certified
+        True
         """
         refuse_masks("X", X)
         refuse_masks("y", y)
