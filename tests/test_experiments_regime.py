@@ -18,7 +18,7 @@ from scipy import stats
 from expunge.evaluation import time_to_unlearn
 from expunge.experiments import barrier, compare, measuring, predict, work
 from expunge.experiments.laws import held_out
-from expunge.experiments.measuring import measure_sets
+from expunge.experiments.measuring import left_again, measure_sets
 from expunge.experiments.power import detectable, detectable_words
 from expunge.experiments.runner import power_of
 from expunge.experiments.settings import Settings, preset
@@ -240,6 +240,10 @@ def test_a_set_is_predicted_from_the_others_alone():
     times = np.array([[1.0, 2.0, 3.0, math.nan], [1.0, 2.0, math.nan, 5.0]])
     assert held_out(x, times)["left_out"] == 2
     assert held_out(x, np.full((2, 4), 3.0)) is None
+    rare = np.full((3, 4), math.nan)
+    rare[0] = [1.0, 2.0, 3.0, 5.0]
+    assert held_out(x, rare) is None
+    assert held_out(x, rare[:2])["left_out"] == 4
     assert held_out(x, np.where(np.arange(4) < 3, np.arange(4.0), math.nan)[None]) is None
 
 
@@ -273,7 +277,8 @@ def measured(**changes):
         "privacy_loss": 1.0, "run_privacy_loss_q05": 0.1, "run_privacy_loss_q95": 10.0, "n_forget": 5,
         "train_accuracy": 1.0, "before": 1.0, "retrained": 0.5, "retrained_std": 0.02, "gap": 0.5,
         "share_left": 0.3, "passes_share": 10, "passes_tolerance": 12, "passes_band": 14, "most_passes": 100,
-        "band_low": 0.4, "band_high": 0.6, "mia_retrained": 0.5, "passes": [0, 10], "curve_confidence": [1.0, 0.5],
+        "retrained_per_model": [0.49, 0.51], "band_low": 0.4, "band_high": 0.6, "mia_retrained": 0.5,
+        "passes": [0, 10], "curve_confidence": [1.0, 0.5],
         "curve_mia": [1.0, 0.6], "retrained_margins": [[0.0, 1.0], [0.1, 1.2], [0.2, 0.9], [0.3, 1.1]],
     }  # fmt: skip
     row |= changes
@@ -312,6 +317,20 @@ def test_what_never_arrives_is_said_and_ranks_last():
     assert found["law_errors"] == []
 
 
+def test_who_arrived_and_left_again_is_said():
+    rows = predicted(lambda _: [10, 10, 20, 30], seeds=2)
+    rows[0] |= {"passes": [0, 10, 20], "curve_confidence": [1.0, 0.5, 0.9]}
+    rows[5] |= {"passes": [0, 10, 20], "curve_confidence": [1.0, 0.5, 0.54]}
+    assert left_again(TINY, rows[0], "share")
+    assert not left_again(TINY, rows[5], "share")
+    assert left_again(TINY, rows[5], "band")  # 0.5 +- 0.028
+    found, _ = predict.findings(TINY, rows, n_seeds=2)
+    assert [of(found, name)["left_again"] for name in YARDSTICKS] == [1, 1, 2]
+    assert any("; 2 of the 8 that arrived were outside again later." in text for text in found["words"])
+    found, _ = predict.findings(TINY, predicted(lambda _: [None] * 4), n_seeds=3)
+    assert of(found, "share")["left_again"] == 0
+
+
 def test_whether_it_was_memorised_is_said():
     rows = predicted(lambda _: [1, 2, 3, 4])
     assert "memorised, training accuracy 1.000" in predict.findings(TINY, rows, n_seeds=3)[0]["words"][0]
@@ -324,12 +343,15 @@ def test_a_seed_without_a_ranking_is_not_left_out():
     one = of(found, "share")
     assert one["rank_correlation_per_seed"] == [None, 1.0, 1.0, 1.0]
     assert one["rank_correlation_mean"] == pytest.approx(0.75)
-    assert any("1 seeds have no ranking, which counts as 0" in text for text in found["words"])
+    assert any("in 1 of 4 there is no ranking, which counts as 0" in text for text in found["words"])
 
 
 def test_a_ranking_that_cannot_be_told_says_which_could_have_been():
     found, _ = predict.findings(TINY, predicted(lambda seed: [1, 2, 3, 4][:: 1 if seed else -1], seeds=2), n_seeds=2)
-    seen = detectable(2, std=math.sqrt(2.0))
+    assert any("no ranking can be told; seeds that differ so much are too few" in text for text in found["words"])
+    rows = predicted(lambda seed: [1, 2, 3, 4] if seed == 3 else [2, 1, 1, 2], seeds=9)
+    found, _ = predict.findings(TINY, rows, n_seeds=9)
+    seen = detectable(9, std=1 / 3)
     assert any(f"no ranking can be told; a mean of {seen:.2f} could have been" in text for text in found["words"])
     found, _ = predict.findings(TINY, predicted(lambda _: [1, 2, 3, 4], seeds=1), n_seeds=1)
     assert any("one seed says nothing about chance" in text for text in found["words"])

@@ -67,12 +67,12 @@ def held_out(losses: Array, times: Array) -> dict[str, Any] | None:
     -------
     dict or None
         Per law the mean absolute error over sets and seeds, each set predicted from the others; the two best, and their
-        difference with its interval over seeds. None with fewer than four sets that arrived, or where all took equally
-        long.
+        difference with its interval over seeds. None with fewer than four sets that arrived, where fewer than half of
+        the runs did, or where all took equally long.
     """
     arrived = np.isfinite(times)
     held = np.flatnonzero(arrived.any(axis=0) & (losses > 0.0))
-    if held.size < _FEWEST or np.ptp(times[arrived]) == 0.0:
+    if held.size < _FEWEST or arrived.mean() < 0.5 or np.ptp(times[arrived]) == 0.0:
         return None
     errors = {law: np.full(times.shape, np.nan) for law in LAWS}
     for left_out in held:

@@ -8,13 +8,14 @@ from typing import Any
 from torch import nn
 
 from expunge.evaluation import ulira
+from expunge.experiments.settings import Settings
 from expunge.experiments.shared import answers_of, read_retrained, retrained_name, train_accuracy
 from expunge.experiments.subjects import Subject
 from expunge.experiments.work import NetworkContext, base_model, unlearn_many
 from expunge.experiments.yardsticks import YARDSTICKS, arrivals, share_left, targets
 from expunge.forget_sets import ForgetSet
 
-__all__ = ["KEPT", "measure_sets", "memorised", "passes_of", "ulira_of"]
+__all__ = ["KEPT", "left_again", "measure_sets", "memorised", "passes_of", "ulira_of"]
 
 KEPT = ("confidence", "loss", "accuracy", "mia")
 
@@ -85,6 +86,14 @@ def passes_of(row: Mapping[str, Any], yardstick: str) -> float:
     """Return the passes a set took; one that never arrived took longer than all that did."""
     found = row[f"passes_{yardstick}"]
     return float(row["most_passes"] + 1 if found is None else found)
+
+
+def left_again(settings: Settings, row: Mapping[str, Any], yardstick: str) -> bool:
+    """Return whether a set that arrived was later looked at and found outside again."""
+    found = row[f"passes_{yardstick}"]
+    band = targets(settings, row["before"], row["retrained_per_model"])[yardstick]
+    inside = band.holds(row[f"curve_{settings.metric}"])
+    return found is not None and not bool(inside[row["passes"].index(found) :].all())
 
 
 def memorised(rows: list[dict[str, Any]]) -> bool:

@@ -40,6 +40,9 @@ def plot_prediction(rows: Sequence[dict[str, Any]], settings: Settings) -> Figur
     levels = settings.noise_stds
     figure = new_figure(1.2 + 2.6 * len(levels), 1.0 + 2.3 * len(YARDSTICKS))
     top = settings.unlearn_epochs
+    found = [row[f"passes_{what}"] for row in rows for what in YARDSTICKS]
+    low = min((one for one in found if one is not None), default=0)
+    bottom = -0.3 if low < 2 else 0.6 * low  # no room for times that nothing took
     seeds = sorted({row["seed"] for row in rows})
     for i, what in enumerate(YARDSTICKS):
         for k, noise in enumerate(levels):
@@ -59,8 +62,8 @@ def plot_prediction(rows: Sequence[dict[str, Any]], settings: Settings) -> Figur
             axes.plot(centres, medians, color=colour, linewidth=1.0, alpha=0.5)
             axes.set_xscale("log")
             axes.set_yscale("symlog", linthresh=1.0)
-            axes.set_ylim(-0.3, 1.7 * top)
-            axes.set_yticks([one for one in (0, 1, 10, 100, 1000) if one <= top])
+            axes.set_ylim(bottom, 1.7 * top)
+            axes.set_yticks([one for one in (0, 1, 3, 10, 30, 100, 200, 400, 1000) if bottom <= one <= top])
             axes.yaxis.set_major_formatter("{x:g}")
             axes.minorticks_off()
             axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0) if max(at) < 50 * min(at) else (1.0,)))

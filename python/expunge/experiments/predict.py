@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from expunge.experiments.laws import held_out
-from expunge.experiments.measuring import measure_sets, memorised, passes_of, ulira_of
+from expunge.experiments.measuring import left_again, measure_sets, memorised, passes_of, ulira_of
 from expunge.experiments.pictures import plot_curves, plot_prediction
 from expunge.experiments.power import detectable, detectable_words
 from expunge.experiments.settings import Settings
@@ -177,10 +177,11 @@ def _ranking(settings: Settings, rows: list[dict[str, Any]], what: str, n_seeds:
     mean, low, high = mean_interval(counted) if equal < n_seeds else (np.nan, np.nan, np.nan)
     if n_seeds > 1:
         low, high = max(low, -1.0), min(high, 1.0)  # Student's t does not know where correlations end
-    never = at_once = None
+    never = at_once = again = None
     if what in YARDSTICKS:
         never = sum(row[f"passes_{what}"] is None for row in rows)
         at_once = sum(row[f"passes_{what}"] == 0 for row in rows)
+        again = sum(left_again(settings, row, what) for row in rows)
     return {
         "what": what,
         "asks": told_yardstick(what, settings),
@@ -191,6 +192,7 @@ def _ranking(settings: Settings, rows: list[dict[str, Any]], what: str, n_seeds:
         "seeds_without_ranking": equal,
         "never_reached": never,
         "reached_at_once": at_once,
+        "left_again": again,
     }
 
 
@@ -251,11 +253,16 @@ def _words(
             if low <= 0.0 <= high:
                 counted = [value or 0.0 for value in one["rank_correlation_per_seed"]]
                 seen = detectable(n_seeds, std=float(np.std(counted, ddof=1)))
-                text += f"; no ranking can be told; a mean of {seen:.2f} could have been, four times in five"
+                text += "; no ranking can be told; "
+                whole = f"a mean of {seen:.2f} could have been, four times in five"
+                text += whole if seen <= 1.0 else "seeds that differ so much are too few to tell any"
         if one["seeds_without_ranking"]:
-            text += f"; {one['seeds_without_ranking']} seeds have no ranking, which counts as 0"
+            text += f"; in {one['seeds_without_ranking']} of {n_seeds} there is no ranking, which counts as 0"
         if one["never_reached"]:
             text += f"; {one['never_reached']} of {one['n_runs']} never arrived, which ranks last"
+        if one["left_again"]:
+            arrived = one["n_runs"] - one["never_reached"]
+            text += f"; {one['left_again']} of the {arrived} that arrived were outside again later"
         words.append(text + ".")
     return words
 
