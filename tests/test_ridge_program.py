@@ -234,3 +234,18 @@ def test_what_cannot_be_bounded_is_refused():
         equations.steps(np.zeros((2, 1)), step_size=1e200, phase=Phase(9, 1.0))
     with pytest.raises(ValueError, match="X must have products"):
         ExactEquations.of(np.full((2, 1), 1e200), np.ones((2, 1)), alpha=1.0)
+
+
+@pytest.mark.parametrize("exponent", [-400, -560, 400])
+def test_bounds_grow_and_shrink_with_noise_and_targets_however_small(exponent):
+    # Squares of such noise vanish, or nearly.
+    def bound(scale: float) -> float:
+        phases = [Phase(30, 0.01 * scale), Phase(5, 0.0), Phase(7, 0.03 * scale)]
+        return error_bound(phases, step_size=1e-3, alpha=1.0, n=50, p=4, q=2, targets=scale)
+
+    assert bound(2.0**exponent) >= 2.0**exponent * bound(1.0) * (1.0 - 1e-12)
+
+
+def test_noise_beyond_float64_is_refused():
+    with pytest.raises(ValueError, match="must be bounded by float64"):
+        error_bound([Phase(30, 1e308)], step_size=1e-3, alpha=1.0, n=50, p=4, q=2, targets=1.0)

@@ -115,7 +115,7 @@ def error_bound(
     each, size = step_error(phases, **run)
     steps = sum(phase.n_steps for phase in phases)
     result = float(MARGIN * (steps * each + len(phases) * UNIT * size))
-    if not (result <= 0.01 * size or result == 0.0):
+    if not (result <= 0.01 * size < math.inf or result == 0.0):
         raise ValueError(f"the run must be bounded by float64 to be private as a program, got an error of {result!r}")
     return result
 
@@ -136,8 +136,10 @@ def step_error(
         raise ValueError(f"design must have fewer columns for its program to be bounded, got {p}")
     tail = math.sqrt(2.0 * (-math.log(_FAILS) + math.log(2.0 * max(steps, 1))))
     radius = math.sqrt(p * q) + tail
-    spread = math.sqrt(sum(phase.n_steps * (phase.noise_std * phase.noise_std) for phase in phases))
     loudest = max((phase.noise_std for phase in phases), default=0.0)
+    # Squares of the noise itself may underflow.
+    shares = (phase.n_steps * (phase.noise_std / loudest) ** 2 for phase in phases if phase.noise_std > 0.0)
+    spread = loudest * math.sqrt(sum(shares))
     size = 1.01 * (len(phases) * targets / math.sqrt(alpha) + spread * radius)
 
     push, square = math.sqrt(2.0 * step_size) * targets, UNIT * UNIT
