@@ -221,6 +221,8 @@ def test_records_that_say_too_little_are_found():
         smaller = Program(**{**needed.to_dict(), name: 0.99 * getattr(needed, name)})
         assert name in str(smaller.failure(needed))
         assert name in str(Program(**{**needed.to_dict(), name: math.nan}).failure(needed))
+    # More than is needed, but of each other's size.
+    assert "distance" in str(Program(**{**needed.to_dict(), "error": 1e300}).failure(needed))
 
 
 def test_what_cannot_be_bounded_is_refused():

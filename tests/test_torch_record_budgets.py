@@ -304,3 +304,19 @@ class Remembering(nn.Module):
         out = self.a(x)
         kept, self.kept = self.kept, out.detach().mean(0)
         return out if kept is None else out + kept
+
+
+def test_equal_budgets_are_one_budget_however_they_are_said(tmp_path):
+    given = {**SETTINGS, "n_steps": 3, "n_checkpoints": 1, "folder": tmp_path / "run", "seed": 1}
+    asked = {"clip": 0.7, "noise_multiplier": 8.0}
+    train(network(), data(), privacy=RecordBudgets(budgets=0.5, **asked), **given)
+    train(network(), data(), privacy=RecordBudgets(budgets=np.full(60, 0.5), **asked), **given, resume=True)
+    with pytest.raises(ValueError, match=r"privacy: the run in .* was started with") as found:
+        train(network(), data(), privacy=RecordBudgets(budgets=np.arange(60.0), **asked), **given, resume=True)
+    assert len(str(found.value)) < 1000
+
+
+def test_noise_that_the_parameters_cannot_hold_is_refused():
+    privacy = RecordBudgets(budgets=0.5, clip=1.0, noise_multiplier=1e300)
+    with pytest.raises(ValueError, match=r"noise of a step must be a number in torch\.float32"):
+        train(network().float(), data(), privacy=privacy, **SETTINGS)

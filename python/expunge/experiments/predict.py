@@ -46,7 +46,7 @@ __all__ = [
 
 TITLE = "Does privacy loss predict the time to unlearn?"
 QUESTION = (
-    "Networks that have memorised their records unlearn forget sets, fixed beforehand from the lowest to the highest "
+    "Networks trained to memorise their records unlearn forget sets, fixed beforehand from the lowest to the highest "
     "privacy losses of pilot runs, by fine-tuning on the other records with the noise of training, until a metric of "
     "the set is where models retrained without it are."
 )

@@ -167,14 +167,20 @@ def preset(data: str, *, model: str = "strided", data_folder: str | None = None,
     data_folder : str, optional
         Where the files are.
     **changes
-        Fields of `Settings` to override.
+        Fields of `Settings` to override. With fewer ``unlearn_epochs`` than ``early_passes`` has by default, the early
+        look is at the last of them.
 
     Examples
     --------
     >>> preset("digits", epochs=3).epochs
     3
+    >>> preset("digits", unlearn_epochs=5).early_passes
+    5
     """
     choice("data", data, DATA)
     choice("model", model, MODELS)
     values = {**_PRESETS[data], "width": _WIDTHS[model], **changes}
+    most, every = values.get("unlearn_epochs"), values.get("evaluate_every", 1)
+    if "early_passes" not in values and isinstance(most, int) and isinstance(every, int) and 0 < every <= most:
+        values["early_passes"] = min(Settings.early_passes, most - most % every)
     return Settings(data=data, model=model, data_folder=data_folder, **values)

@@ -218,6 +218,8 @@ class Program:
         for name in ("release_noise", "grid"):
             if getattr(self, name) != getattr(needed, name):
                 return f"{name} must be {getattr(needed, name)!r}, as the phases say, got {getattr(self, name)!r}"
+        if not self.distance >= _distance(self.error, self.release_noise) / _NEAR**2:
+            return f"distance must be what an error of {self.error!r} makes of it, got {self.distance!r}"
         for name in ("targets", "error", "distance"):
             least = getattr(needed, name) / _NEAR
             if not getattr(self, name) >= least:

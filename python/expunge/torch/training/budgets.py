@@ -79,6 +79,8 @@ class RecordBudgets:
         budgets = np.asarray(self.budgets, dtype=np.float64)
         if budgets.shape not in ((), (n,)):
             raise ValueError(f"budgets must be a number or have shape ({n},), got shape {budgets.shape}")
+        if budgets.ndim and (budgets == budgets[0]).all():
+            budgets = budgets[0]  # however it was said
         return {
             "budgets": budgets.tolist(),
             "clip": float(self.clip),

@@ -204,4 +204,10 @@ def _same(saved: dict[str, Any], description: dict[str, Any], path: Path) -> Non
     for name, value in description["settings"].items():
         if saved.get("settings", {}).get(name) != value:
             was = saved.get("settings", {}).get(name)
-            raise ValueError(f"{name}: the run in {path} was started with {was!r}, got {value!r}")
+            raise ValueError(f"{name}: the run in {path} was started with {_short(was)}, got {_short(value)}")
+
+
+def _short(value: Any) -> str:
+    """Return a setting as it is told in an error, whose lists may be as long as the data."""
+    said = repr(value)
+    return said if len(said) <= 300 else f"{said[:140]} ... {said[-140:]}"

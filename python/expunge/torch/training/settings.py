@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from expunge._validate import choice, count, number
 from expunge.torch._arguments import noise_per_step, require_loss
 from expunge.torch.training.budgets import RecordBudgets
@@ -37,6 +39,9 @@ def settings_of(*, n: int, loss: Loss, **given: Any) -> dict[str, Any]:
             step_size=step_size,
             batch_size=batch_size,
         )
+    for one in given["parameters"]:
+        if noise_std > torch.finfo(one.dtype).max:
+            raise ValueError(f"noise of a step must be a number in {one.dtype}, got noise_std = {noise_std!r}")
     keep = choice("keep", given["keep"], ("norms", "weights", "both"))
     collect = choice("collect", given["collect"], ("batch", "checkpoint", "none"))
     require_loss(loss)
