@@ -57,11 +57,11 @@ def test_a_header_holds_no_nan() -> None:
         _storage.sealed_bytes({"alpha": float("nan")}, {})
 
 
-@pytest.mark.parametrize("version", [0, 5, "2", None, True, False])
+@pytest.mark.parametrize("version", [0, 6, "2", None, True, False])
 def test_a_version_that_is_not_read_is_refused_with_those_that_are(version: Any, tmp_path: Path) -> None:
     path = tmp_path / "model.npz"
     path.write_bytes(_storage.sealed_bytes({"version": version}, {"theta": np.zeros(1)}))
-    refused(LangevinRidge, path, rf"has version {version!r}, this library reads versions 1, 2, 3 and 4$")
+    refused(LangevinRidge, path, rf"has version {version!r}, this library reads versions 1, 2, 3, 4 and 5$")
 
 
 def test_a_file_without_a_header_is_no_model(tmp_path: Path) -> None:

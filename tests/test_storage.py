@@ -378,7 +378,7 @@ def test_a_declared_size_is_held_against_the_file(tmp_path):
         ([("header.json", npy(np.zeros(3)))], "header"),
         ([("header.json", npy(np.frombuffer(b"[" * 100_000, dtype=np.uint8)))], "header"),
         ([("header.json", npy(np.frombuffer(b"{}", dtype=np.uint8)))], "version None"),
-        ([("header.json", npy(np.frombuffer(b'{"version": 5}', dtype=np.uint8)))], "version 5"),
+        ([("header.json", npy(np.frombuffer(b'{"version": 6}', dtype=np.uint8)))], "version 6"),
         ([], "no header.json"),
     ],
 )

@@ -302,7 +302,7 @@ ARRAYS = ("gram", "moment", "moment_rest", "target_sums", "target_squares")
         ({("alpha",): "nan"}, {}, "alpha must be finite and > 0"),
         ({("version",): 3}, {}, "no law"),
         ({("version",): 2}, {}, "no labels"),
-        ({("version",): 5}, {}, "has version 5, this library reads versions 1, 2, 3 and 4"),
+        ({("version",): 6}, {}, "has version 6, this library reads versions 1, 2, 3, 4 and 5"),
         ({("law",): {"covariance_error": "0x0p+0", "digests": ["0" * 64] * 2}}, {}, "no law_mean"),
     ],
 )  # fmt: skip

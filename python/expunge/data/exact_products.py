@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
 from expunge.data.close_products import UNIT, split, split_bits, sum_error
 
@@ -82,6 +81,8 @@ def _block(p: int) -> int:
 
 def _blocks(n: int, p: int) -> Iterator[slice]:
     """Yield the rows of each block."""
+    from tqdm.auto import tqdm  # runs are read and checked without progress bars
+
     size = _block(p)
     for start in tqdm(range(0, n, size), desc="products", unit="block", delay=1, disable=None, leave=False):
         yield slice(start, start + size)
