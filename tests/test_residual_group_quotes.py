@@ -13,22 +13,11 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 import oracles
-from expunge.runs.residual import Objective, Rows, group_quotes, record_quotes
+from expunge.runs.residual import group_quotes, record_quotes
 from expunge.runs.residual import groups as room
-from test_residual_quotes import deletion_step, extreme, on_every_loss, problem, small_problem, without
+from test_residual_quotes import deletion_step, extreme, objective_of, on_every_loss, problem, small_problem, without
 
 RELEASE = {"noise_std": 0.01, "mu": 0.1, "delta": 1e-5}
-PER_ROW = ("targets", "labels", "weights")
-
-
-def objective_of(X: Any, given: dict[str, Any], q: int, *, block: int | None = None) -> Objective:
-    """Return the objective of a problem, its rows in blocks of a size."""
-    size = block or len(X)
-    blocks = []
-    for start in range(0, len(X), size):
-        cut = {name: given[name][start : start + size] for name in PER_ROW if name in given}
-        blocks.append(Rows(X[start : start + size], cut.get("labels"), cut.get("targets"), cut.get("weights")))
-    return Objective(tuple(blocks), given["loss"], X.shape[1], q, given["alpha"])
 
 
 def truths(X: Any, theta: Any, rows: Any, given: dict[str, Any]) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,19 @@ from numpy.testing import assert_allclose
 
 import oracles
 from expunge.accounting import gdp_epsilon
-from expunge.runs.residual import gradient_sums, prove_inverse, record_quotes
+from expunge.runs.residual import Objective, Rows, gradient_sums, prove_inverse, record_quotes
 from expunge.runs.residual.derivatives import derivatives
 from expunge.runs.residual.one_step import quote_part, remainder
 from expunge.runs.residual.products import products
 from expunge.runs.residual.proved_inverse import proved
+from expunge.runs.residual.quotes import objective_quotes
 
 EPS = float(np.finfo(np.float64).eps)
 REFERENCE = json.loads((Path(__file__).parent / "golden" / "residual_quotes.json").read_text())
 LOSSES = [("squared", 1), ("squared", 3), ("logistic", 1), ("logistic", 3), ("softmax", 2), ("softmax", 4)]
 on_every_loss = pytest.mark.parametrize(("loss", "q"), LOSSES)
 RELEASE = {"noise_std": 0.01, "mu": 0.1}
+PER_ROW = ("targets", "labels", "weights")
 
 
 def problem(loss: str, q: int, n: int, p: int, *, seed: int, weighted: bool = False) -> tuple[Any, dict[str, Any]]:
@@ -40,6 +43,16 @@ def problem(loss: str, q: int, n: int, p: int, *, seed: int, weighted: bool = Fa
     if weighted:
         given["weights"] = rng.uniform(0.0, 2.0, size=n)
     return rng.standard_normal((n, p)) * 10.0 ** rng.uniform(-1.5, 0.7), given
+
+
+def objective_of(X: Any, given: dict[str, Any], q: int, *, block: int | None = None) -> Objective:
+    """Return the objective of a problem, its rows in blocks of a size."""
+    size = block or len(X)
+    blocks = []
+    for start in range(0, len(X), size):
+        cut = {name: given[name][start : start + size] for name in PER_ROW if name in given}
+        blocks.append(Rows(X[start : start + size], cut.get("labels"), cut.get("targets"), cut.get("weights")))
+    return Objective(tuple(blocks), given["loss"], X.shape[1], q, given["alpha"])
 
 
 def small_problem(loss: str, q: int, seed: int, number: int) -> tuple[np.random.Generator, Any, Any, dict[str, Any]]:
@@ -357,6 +370,35 @@ def test_rows_are_quoted_as_among_all(loss, q):
     assert some.passes_estimate.tolist() == every.passes_estimate[[7, 0, 29]].tolist()
 
 
+@on_every_loss
+def test_blocks_that_are_read_twice_give_the_quotes_of_an_array(loss, q):
+    X, given = problem(loss, q, 40, 3, seed=14, weighted=True)
+    X, given["alpha"] = X / np.abs(X).max(), 0.5
+    theta = oracles.penalised_optimum(X, np.zeros((q, 3)), **given)
+    rows, release = np.array([3, 0, 39]), {"noise_std": 0.03, "mu": 0.4, "delta": 1e-3}
+    objective = objective_of(X, given, q, block=17)
+    read = objective_quotes(objective, theta, rows=rows, **release)
+    held = record_quotes(X, theta, rows=rows, **given, **release)
+    assert read.rows.tolist() == held.rows.tolist() == [3, 0, 39]
+    assert read.delta == held.delta == 1e-3
+    for name in (field.name for field in fields(held) if field.name.endswith(("bound", "estimate"))):
+        assert_allclose(getattr(read, name), getattr(held, name), rtol=1e-6, atol=1e-9, err_msg=name)
+
+
+def test_quotes_of_a_penalty_that_nothing_is_certified_for_are_refused():
+    objective = objective_of(np.ones((2, 1)), {"loss": "logistic", "labels": np.array([0, 1]), "alpha": 1e-40}, 1)
+    with pytest.raises(ValueError, match="alpha must be"):
+        objective_quotes(objective, np.zeros((1, 1)), rows=np.arange(2), **RELEASE, delta=1e-5)
+
+
+def test_passes_follow_a_given_rate():
+    X, given = problem("logistic", 1, 30, 3, seed=2)
+    theta = oracles.penalised_optimum(X, np.zeros((1, 3)), **given)
+    slow, fast = (record_quotes(X, theta, **given, **RELEASE, rate=rate).passes_estimate for rate in (0.9, 1e-6))
+    assert (slow >= fast).all()
+    assert slow.max() > 2 * fast.max()
+
+
 def test_a_record_of_no_weight_costs_nothing():
     X, given = problem("softmax", 3, 20, 4, seed=6, weighted=True)
     given["weights"][[3, 11]] = 0.0
@@ -399,10 +441,13 @@ def test_where_nothing_is_known_bounds_are_those_of_the_penalty(loss, q):
     [
         ({"alpha": 0.0}, ValueError, "alpha must be >= 1e-30"),
         ({"alpha": math.nan}, ValueError, "alpha must be finite"),
+        ({"alpha": 1e60}, ValueError, r"alpha must be >= 1e-30 and <= 1e\+30"),
         ({"noise_std": 0.0}, ValueError, "noise_std must be > 0"),
         ({"mu": -1.0}, ValueError, "mu must be > 0"),
         ({"delta": 1.0}, ValueError, "delta must be"),
+        ({"delta": 0.0}, ValueError, "delta must be"),
         ({"rate": 1.0}, ValueError, "rate must be"),
+        ({"rate": 0.0}, ValueError, "rate must be"),
         ({"rows": [5]}, ValueError, r"rows must be within \[0, 5\)"),
         ({"rows": [1, 1]}, ValueError, "rows must not repeat a row"),
         ({"X": np.full((5, 2), np.nan)}, ValueError, "X must be finite"),

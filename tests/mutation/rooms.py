@@ -91,6 +91,10 @@ ROOMS: dict[str, Room] = {
             "test_residual_tree.py",
         ),
     ),
+    "residual_quotes": Room(
+        ("runs/residual/quotes.py", "runs/residual/groups.py", "estimators/newton/quotes.py"),
+        ("test_residual_quotes*.py", "test_residual_group_quotes*.py"),
+    ),
     "ledger": Room(
         ("ledger/*.py", "_files/transaction.py", "_files/outputs.py"),
         ("test_ledger*.py", "test_residual_ledger.py", "test_transaction*.py", "test_cli*.py"),
