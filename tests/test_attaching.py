@@ -128,9 +128,9 @@ def test_rows_without_ids_are_found_by_their_hashes(data):
     cut = data.draw(st.integers(1, len(order) - 1))
     tables = [table(part, ids=None, features=alike) for part in np.split(order, [cut])]
     model.attach(*tables, others="omit")
-    kept = np.concatenate([part.kept for part in model._state.objective.blocks.parts])
-    assert np.array_equal(alike[order[kept]], alike[rows])
-    assert np.array_equal(TWO[order[kept]], TWO[rows])
+    read = list(model._state.objective.blocks)
+    assert np.array_equal(np.concatenate([block.X for block in read])[:, : alike.shape[1]], alike[rows])
+    assert np.array_equal(np.concatenate([block.labels for block in read]), TWO[rows])
     assert model.ids_.tolist() == rows.tolist()
     assert model.unlearn(rows=[0]).model.attach(*tables, others="omit").ids_.tolist() == rows[1:].tolist()
 
