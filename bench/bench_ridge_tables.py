@@ -62,7 +62,7 @@ def rows_of(columns: int, *, repeats: int) -> list[dict[str, Any]]:
     statistics = RidgeStatistics.of(records)
     model = LangevinRidge(**SETTINGS).fit_statistics(statistics)
     first = model.unlearn(table=records, rows=7, **TARGET)
-    other = LangevinRidge(**SETTINGS).fit(X, y)
+    other = LangevinRidge(**SETTINGS).fit(X, y, of_program=False)
     noise = [one.certificate.run.phases[-1].noise_std for one in (first, other.unlearn(rows=7, **TARGET))]
     assert abs(noise[0] / noise[1] - 1) < 1e-6, f"a deletion takes noise {noise[0]} of a table and {noise[1]} of arrays"
     second = first.model.unlearn(table=records, rows=8, **TARGET)
@@ -79,7 +79,7 @@ def rows_of(columns: int, *, repeats: int) -> list[dict[str, Any]]:
         "verify": lambda: first.certificate.verify(records, model=first.model, budget=np.inf),
         "unlearn again": lambda: first.model.unlearn(table=records, rows=8, **TARGET),
         "verify again": lambda: second.certificate.verify(records, model=second.model, budget=np.inf),
-        "fit in memory": lambda: LangevinRidge(**SETTINGS).fit(X, y),
+        "fit in memory": lambda: LangevinRidge(**SETTINGS).fit(X, y, of_program=False),
         "unlearn in memory": lambda: other.unlearn(rows=7, **TARGET),
         "verify in memory": lambda: first.certificate.verify(X, y, first.model, budget=np.inf),
     }

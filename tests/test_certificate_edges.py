@@ -267,7 +267,7 @@ def test_a_summary_names_the_rows_the_claim_and_the_last_phase():
         "certified: 1 of 3 records deleted (row 0)",
         "  claim    epsilon = 2, delta = 0.5, REMOVE_ONE",
         f"  computed delta(P|Q) = {pq}, delta(Q|P) = {qp} ({binds} binds), method exact",
-        "  run      LangevinRidge, 2 phases; last: 5 steps with noise_std = 1",
+        "  run      LangevinRidge, 2 phases; last: 5 steps with noise_std = 1; its claim is about real numbers",
         "  issued   2026-01-02T03:04:05Z by expunge 9.9, unsigned",
     ]
 

@@ -115,7 +115,9 @@ def test_a_quote_is_certified_only_where_no_direction_was_left_out() -> None:
 
 def test_groups_near_the_floor_are_quoted_by_the_certificate_s_algebra() -> None:
     features = np.array([[1.0], [1.0], [1e-6], [1e-6], [1.0], [-1.0]])
-    model = LangevinRidge(noise_std=0.0, fit_intercept=False).fit(features, [1.0, 2.0, 0.0, 0.0, 1.0, 1.0])
+    model = LangevinRidge(noise_std=0.0, fit_intercept=False).fit(
+        features, [1.0, 2.0, 0.0, 0.0, 1.0, 1.0], of_program=False
+    )
     quote = model.quote(**TARGET, groups=[7, 7, 8, 8, 9, 9])
     for i, rows in enumerate(([0, 1], [2, 3], [4, 5])):
         cost = DeletionCost(model._require_history(), rows, method="exact", epsilon=1.0, delta=1e-5)

@@ -33,7 +33,8 @@ Y = X @ [1.0, -1.0] + GENERATOR.normal(size=12)
 
 
 def history(noise_std: float = 0.1, *, data: Any = X, targets: Any = Y, **more: Any) -> History:
-    found = LangevinRidge(noise_std=noise_std, fit_intercept=False, **more).fit(data, targets)._history
+    model = LangevinRidge(noise_std=noise_std, fit_intercept=False, **more)
+    found = model.fit(data, targets, of_program=False)._history
     assert found is not None
     return found
 

@@ -31,7 +31,7 @@ Y = X @ [1.0, -1.0] + GENERATOR.normal(size=N)
 
 
 def fitted(**more: Any) -> LangevinRidge:
-    return LangevinRidge(**{"noise_std": 0.05, "n_steps": 60, **more}).fit(X, Y)
+    return LangevinRidge(**{"noise_std": 0.05, "n_steps": 60, **more}).fit(X, Y, of_program=False)
 
 
 MODEL = fitted()
@@ -179,7 +179,7 @@ def test_a_quote_keeps_to_the_floor_whatever_alpha_is(alpha: float, noise_std: f
     rows = np.sqrt(alpha) * np.array([[1.0], [0.02], [0.02], [0.02]])
     targets = np.array([1.0, 1.0, -1.0, 1e-9])
     model = LangevinRidge(alpha=alpha, noise_std=noise_std / np.sqrt(alpha), fit_intercept=False, n_steps=300)
-    model.fit(rows, targets)
+    model.fit(rows, targets, of_program=False)
     for n_steps in (1, 30, 3000):
         quote = model.quote(**GOAL, n_steps=n_steps)
         for i in range(4):

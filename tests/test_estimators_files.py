@@ -23,11 +23,11 @@ LABELS = np.array(["a", "b", "c"] * 3)
 
 
 def regressor(**more: Any) -> LangevinRidge:
-    return LangevinRidge(**{"n_steps": 20, "noise_std": 0.5, **more}).fit(X, Y)
+    return LangevinRidge(**{"n_steps": 20, "noise_std": 0.5, **more}).fit(X, Y, of_program=False)
 
 
 def classifier(labels: Any = LABELS, **more: Any) -> LangevinRidgeClassifier:
-    return LangevinRidgeClassifier(**{"n_steps": 20, "noise_std": 0.5, **more}).fit(X, labels)
+    return LangevinRidgeClassifier(**{"n_steps": 20, "noise_std": 0.5, **more}).fit(X, labels, of_program=False)
 
 
 def rewritten(model: Any, place: Path, *, header: Any = None, arrays: Any = None) -> Path:
@@ -193,7 +193,7 @@ def test_the_first_row_may_be_deleted(tmp_path: Path) -> None:
 
 
 def test_one_feature_one_step_and_one_output_are_enough(tmp_path: Path) -> None:
-    model = LangevinRidge(n_steps=1, noise_std=0.5, fit_intercept=False).fit(X[:, :1], Y)
+    model = LangevinRidge(n_steps=1, noise_std=0.5, fit_intercept=False).fit(X[:, :1], Y, of_program=False)
     again = LangevinRidge.load(model.save(tmp_path / "model.npz"))
     assert (again.n_features_in_, again.n_iter_) == (1, 1)
     assert again.predict(X[:, :1]).tolist() == model.predict(X[:, :1]).tolist()

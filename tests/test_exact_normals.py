@@ -84,6 +84,53 @@ def test_the_same_words_are_the_same_normal_as_that_of_a_release(seed, size, noi
     assert len(around) == 1 or abs(at % 1 - Fraction(1, 2)) <= off
 
 
+@settings(deadline=None, max_examples=200)
+@given(
+    seed=st.integers(0, 10**9),
+    size=st.floats(-20, 11.5),
+    share=st.floats(-0.5, 0.5),
+    noise_std=st.floats(1e-200, 1e200),
+)
+def test_a_release_of_a_sum_counts_both_numbers(seed, size, share, noise_std):
+    """Rounding theta + rest + noise_std (hi + lo) leads to the released cell wherever the error cannot matter."""
+    words, theta = words_of(seed, 1000), float(noise_std * 10.0**size)
+    rest = share * math.ulp(theta)
+    released = with_exact_noise(np.array([theta]), rest=np.array([rest]), noise_std=noise_std, words=source(words))
+    hi, lo = exact_normals(1, words=source(words))
+    cell = Fraction(2) ** grid_exponent(noise_std)
+    normal = Fraction(float(hi[0])) + Fraction(float(lo[0]))
+    at = (Fraction(theta) + Fraction(rest) + Fraction(noise_std) * normal) / cell
+    off = Fraction(noise_std) * ERROR / cell + Fraction(2) ** -53
+    around = {math.floor(at + by + Fraction(1, 2)) for by in (-off, off)}
+    assert Fraction(float(released[0])) / cell in around
+    assert len(around) == 1 or abs(at % 1 - Fraction(1, 2)) <= off
+
+
+def test_the_rest_of_a_sum_is_seen_where_parameters_are_large():
+    theta, rest = np.full(500, 1e11), np.full(500, 0.4 * math.ulp(1e11))  # 0.05 multiples of the grid
+    words = words_of(3, 20_000)
+    alone = with_exact_noise(theta, noise_std=1.0, words=source(words))
+    same = with_exact_noise(theta, rest=0.0 * rest, noise_std=1.0, words=source(words))
+    moved = with_exact_noise(theta, rest=rest, noise_std=1.0, words=source(words))
+    np.testing.assert_array_equal(alone, same)
+    assert {0.0, 2.0**-12} == set((moved - alone).tolist())
+
+
+@pytest.mark.parametrize(
+    ("theta", "rest", "said"),
+    [
+        ([1.0], [0.0, 0.0], "rest must have the shape of theta"),
+        ([1.0], [math.nan], "rest must be finite"),
+        ([math.inf], [0.0], "theta must be finite"),
+        ([1e300], [0.0], "noise_std must be at least"),
+        ([2.0**42], [0.0], "noise_std must be at least"),
+    ],
+)
+def test_sums_that_cannot_be_released_are_refused(theta, rest, said):
+    with pytest.raises(ValueError, match=said):
+        with_exact_noise(np.array(theta), rest=np.array(rest), noise_std=1.0)
+
+
 @pytest.mark.parametrize("sign", [0, 1])
 @pytest.mark.parametrize("k", [0, 1, 2, 3, 4, 7, 8, 31, 255])
 def test_every_whole_part_fits_two_numbers(k, sign):

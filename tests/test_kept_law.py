@@ -222,7 +222,7 @@ def data() -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def model(data: Any) -> LangevinRidge:
-    return LangevinRidge(noise_std=0.02, n_steps=80).fit(*data)
+    return LangevinRidge(noise_std=0.02, n_steps=80).fit(*data, of_program=False)
 
 
 def test_deletions_one_after_the_other_are_certified_and_verified_from_the_data_of_the_first_fit(

@@ -49,9 +49,9 @@ def hypotheses() -> Hypotheses:
     features /= np.linalg.norm(features, axis=1).max()
     targets = 0.002 * rng.standard_normal(300)
     estimator = partial(LangevinRidge, noise_std=0, alpha=1.0, fit_intercept=False)
-    model = estimator().fit(features, targets)
+    model = estimator().fit(features, targets, of_program=False)
     rest = estimator(step_size=model.step_size_, n_steps=model.n_iter_)
-    never = rest.fit(np.delete(features, ROW, axis=0), np.delete(targets, ROW))
+    never = rest.fit(np.delete(features, ROW, axis=0), np.delete(targets, ROW), of_program=False)
     found = Hypotheses(
         model,
         never._theta,
@@ -100,11 +100,15 @@ def test_estimators_release_such_sums(hypotheses: Hypotheses) -> None:
 # --- steps with a proved bound on their rounding -----------------------------------------------
 
 
+def as_pair(theta: np.ndarray, rest: np.ndarray | None = None) -> Pair:
+    return Pair(theta, np.zeros_like(theta) if rest is None else rest)
+
+
 def bounded(hypotheses: Hypotheses, *, learned: bool, noise_std: float, draw: Draw = os_pairs) -> Pair:
     """Return what the bounded step leads to, before it is rounded, (p, 1)."""
-    start = hypotheses.model._theta if learned else hypotheses.never
+    start = as_pair(hypotheses.model._theta if learned else hypotheses.never)
     phase = Phase(1, noise_std)
-    return hypotheses.bounded.unrounded_steps(start, step_size=hypotheses.model.step_size_, phase=phase, draw=draw)
+    return hypotheses.bounded.steps(start, step_size=hypotheses.model.step_size_, phase=phase, draw=draw)
 
 
 def by_bounded_sums(hypotheses: Hypotheses, released: np.ndarray) -> list[int]:
@@ -151,19 +155,19 @@ def test_last_bits_of_bounded_steps_tell_nothing(hypotheses: Hypotheses, on_grid
 
 
 def test_models_of_a_program_tell_nothing(hypotheses: Hypotheses) -> None:
-    """The same games with `fit(of_program=True)`, played on what `unlearn` releases."""
+    """The same games with a model as `fit` makes it by default, played on what `unlearn` releases."""
     rng = np.random.default_rng(5)
     features, targets = hypotheses.model._history.rows("a game")
     estimator = partial(LangevinRidge, noise_std=0, alpha=1.0, fit_intercept=False)
-    model = estimator().fit(features, targets[:, 0], of_program=True)
+    model = estimator().fit(features, targets[:, 0])
     found = model.unlearn(ROW, n_steps=1, noise_std=NOISE_STD, epsilon=1.0, delta=0.01)
     program, phase = found.certificate.run.program, Phase(1, NOISE_STD, (ROW,))
     assert found.certificate.delta_pq < 1e-9  # nearly all of it the program's share
     games, right = 100, {by_sums: 0, by_bounded_sums: 0}
     for _ in range(games):
         learned = bool(rng.integers(2))
-        theta = steps_of(model._history, model._theta if learned else hypotheses.never, phase)
-        released = release_of(theta, program)
+        start = as_pair(model._theta, model._theta_rest) if learned else as_pair(hypotheses.never)
+        released = release_of(steps_of(model._history, start, phase), program)
         for attack in right:
             right[attack] += guess(attack(hypotheses, released), rng) == learned
     for number in right.values():

@@ -258,7 +258,7 @@ def test_noise_never_grows_with_epsilon_however_large(model):
 @pytest.mark.parametrize("method", ["shifted", "uniform"])
 def test_a_delta_too_small_to_be_shared_among_steps_is_refused_by_name(method, delta):
     X = np.random.default_rng(0).normal(size=(20, 2))
-    model = LangevinRidge(step_size=0.01).fit(X, X[:, 0])
+    model = LangevinRidge(step_size=0.01).fit(X, X[:, 0], of_program=False)
     asked = {"epsilon": 1.0, "n_steps": 20, "method": method}
     for ask in (partial(model.unlearn, 0), model.quote):
         with pytest.raises(ValueError, match="delta must be at least 1e-270 for method"):

@@ -11,6 +11,7 @@ from sklearn.metrics import r2_score
 
 from expunge import LangevinRidge, LangevinRidgeClassifier, NoiseWarning
 from expunge.data import ConstantScaler
+from expunge.estimators import _deleting
 from expunge.estimators.noise_warning import TrainingData
 from expunge.runs.ridge.dynamics import NormalEquations
 
@@ -213,10 +214,9 @@ def test_more_loss_than_allowed_is_refused_and_nothing_changes():
 
 def test_a_refusal_is_decided_before_the_real_noise_is_drawn(monkeypatch):
     """Choosing among real draws would release another law than the one that is certified."""
-    model, _, _ = cheap()
+    _, X, y = cheap()
+    model = LangevinRidge(step_size=0.003, noise_std=0.01).fit(X, y, of_program=False)
     drawn = []
-    from expunge.estimators import _deleting
-
     real = _deleting.os_normals
     monkeypatch.setattr(_deleting, "os_normals", lambda step, shape: drawn.append(shape) or real(step, shape))
     with pytest.raises(ValueError, match="max_loss"):
@@ -225,6 +225,18 @@ def test_a_refusal_is_decided_before_the_real_noise_is_drawn(monkeypatch):
     drawn.clear()
     model.unlearn(3, **TARGET, n_steps=30, noise_std=0.02, max_loss=0.05)
     assert drawn[-30:] == [(4, 1)] * 30
+
+
+def test_a_refusal_is_decided_before_the_steps_of_a_program(monkeypatch):
+    model, _, _ = cheap()
+    made = []
+    real = _deleting.steps_of
+    monkeypatch.setattr(_deleting, "steps_of", lambda *run: made.append(run) or real(*run))
+    with pytest.raises(ValueError, match="max_loss"):
+        model.unlearn(3, **TARGET, n_steps=30, noise_std=2.0, max_loss=0.05)
+    assert made == []
+    model.unlearn(3, **TARGET, n_steps=30, noise_std=0.02, max_loss=0.05)
+    assert len(made) == 1
 
 
 @pytest.mark.parametrize("spoiled", ["noise", "scale"])

@@ -39,9 +39,10 @@ IDS = [IDS[i] or IDS[i + 1] for i in range(N)]  # two rows each: 2-3, 4-5, 10-11
 def fitted(kind: str) -> LangevinRidge | LangevinRidgeClassifier:
     names = [f"p{i}-{one.rpartition('-')[2]}" for i, one in enumerate(IDS)]
     if kind == "regressor":
-        return LangevinRidge(noise_std=0.05, n_steps=60).fit(X, Y, record_ids=names)
+        return LangevinRidge(noise_std=0.05, n_steps=60).fit(X, Y, record_ids=names, of_program=False)
     labels = np.where(Y > 0, "yes", "no").astype(object)
-    return LangevinRidgeClassifier(noise_std=0.05, n_steps=60, classes=["no", "yes"]).fit(X, labels, record_ids=names)
+    classifier = LangevinRidgeClassifier(noise_std=0.05, n_steps=60, classes=["no", "yes"])
+    return classifier.fit(X, labels, record_ids=names, of_program=False)
 
 
 def spelled(value: float) -> Iterator[bytes]:

@@ -22,6 +22,7 @@ from expunge.estimators._programs import release_of, steps_of
 from expunge.estimators._storage import sealed_bytes
 from expunge.runs.base import RunError
 from expunge.runs.ridge import Phase, Program, assumptions
+from expunge.runs.ridge.chain import zeros
 from expunge.runs.ridge.release import p_value
 
 pytestmark = pytest.mark.filterwarnings("ignore::expunge.NoiseWarning")
@@ -33,7 +34,7 @@ CLAIM = {"epsilon": 1.0, "delta": 1e-5, "n_steps": 20}
 
 @pytest.fixture(scope="module")
 def model():
-    return LangevinRidge(noise_std=0.02, n_steps=200, step_size=0.002).fit(X, Y, of_program=True)
+    return LangevinRidge(noise_std=0.02, n_steps=200, step_size=0.002).fit(X, Y)
 
 
 @pytest.fixture(scope="module")
@@ -59,14 +60,6 @@ def test_the_claim_is_about_the_program(result):
     assert report.certified
     assert "about the program that ran" in result.certificate.summary()
     assert Certificate.from_json(result.certificate.to_json()) == result.certificate
-
-
-def test_a_run_that_was_none_of_a_program_says_nothing_of_it():
-    plain = LangevinRidge(noise_std=0.02, n_steps=200, step_size=0.002).fit(X, Y)
-    certificate = plain.unlearn(3, **CLAIM, noise_std=0.2).certificate
-    assert "program" not in certificate.to_dict()["run"]
-    with pytest.raises(VerificationError, match="about the program that ran"):
-        certificate.verify(X, Y, policy=Policy(of_program=True))
 
 
 def test_both_deltas_hold_the_share_of_the_program(result):
@@ -109,6 +102,7 @@ def test_deletions_in_a_row_and_files_between_them(model, result, tmp_path):
     path = first.save(tmp_path / "model.npz")
     again = LangevinRidge.load(path)
     np.testing.assert_array_equal(again._theta, first._theta)
+    np.testing.assert_array_equal(again._theta_rest, first._theta_rest)
     np.testing.assert_array_equal(again.coef_, first.coef_)
     later = again.unlearn([5, 6], **CLAIM)
     report = later.certificate.verify(X, Y, later.model, policy=Policy(of_program=True, allow_conditional=True))
@@ -185,7 +179,7 @@ def test_the_law_of_a_release_has_its_noise():
     program = Program.of([*history.phases, phase], step_size=0.4, alpha=1.0, n=4, p=4, q=3, targets=history.program)
     deletion, chances = history.deletion((0,)), []
     for _ in range(60):
-        theta = steps_of(history, steps_of(history, np.zeros((4, 3)), history.phases[0]), phase)
+        theta = steps_of(history, steps_of(history, zeros((4, 3)), history.phases[0]), phase)
         released = release_of(theta, program)
         chances.append(p_value(deletion, (*history.phases, phase), released, program=program))
     assert stats.kstest(chances, "uniform").pvalue > 1e-6
@@ -197,12 +191,26 @@ def test_what_cannot_be_claimed_is_refused(model):
     with pytest.raises(ValueError, match="random_state must be None"):
         LangevinRidge(random_state=0).fit(X, Y, of_program=True)
     with pytest.raises(ValueError, match="about the program that ran"):
-        model.unlearn(3, epsilon=1.0, delta=1e-12, n_steps=20)
-    silent = LangevinRidge(noise_std=0.0, fit_intercept=False).fit(
-        np.diag([1.0, 1.0, 0.0]), np.array([1.0, 1.0, 0.0]), of_program=True
-    )
-    with pytest.raises(ValueError, match="take more noise"):  # less suffices than float64 has digits for
-        silent.unlearn(2, **CLAIM)
+        model.unlearn(3, epsilon=1.0, delta=1e-30, n_steps=20)
+    with pytest.raises(ValueError, match=r"epsilon must be less for a claim about the program that ran.*got 60\.0"):
+        model.unlearn(3, epsilon=60.0, delta=1e-5, n_steps=20)
+
+
+@pytest.mark.parametrize("settings", [{"of_program": False}, {"seed": 0}])
+def test_other_claims_are_asked_for_or_follow_from_a_seed(settings):
+    seed = settings.pop("seed", None)
+    plain = LangevinRidge(noise_std=0.02, n_steps=200, step_size=0.002, random_state=seed).fit(X, Y, **settings)
+    assert not plain.of_program_
+    certificate = plain.unlearn(3, **CLAIM, noise_std=0.2).certificate
+    assert "about real numbers" in certificate.summary()
+    assert "program" not in certificate.to_dict()["run"]
+    with pytest.raises(VerificationError, match="about the program that ran"):
+        certificate.verify(X, Y, policy=Policy(of_program=True, allow_conditional=True))
+
+
+def test_the_choice_of_the_claim_is_yes_no_or_none():
+    with pytest.raises(TypeError, match="of_program must be True, False or None, got 'no'"):
+        LangevinRidge().fit(X, Y, of_program="no")
 
 
 def test_who_drops_the_history_keeps_the_release_alone(result, tmp_path):
@@ -236,15 +244,26 @@ def test_files_that_no_deletion_could_have_written_are_refused(result, tmp_path)
 def test_from_the_command_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.savez("d.npz", X=X, y=Y)
-    fit = ("--model", "langevin-ridge", "--task", "regress", "--noise-std", "0.02", "--of-program", "-o", "m.npz")
-    cli("fit", "d.npz", *fit, "--step-size", "0.002")
+    fit = (
+        "--model",
+        "langevin-ridge",
+        "--task",
+        "regress",
+        "--noise-std",
+        "0.02",
+        "-o",
+        "m.npz",
+        "--step-size",
+        "0.002",
+    )
+    cli("fit", "d.npz", *fit)
     claim = ("--epsilon", "1", "--delta", "1e-5", "--n-steps", "20", "--noise-std", "0.2")
     cli("unlearn", "m.npz", "--rows", "3", *claim, "-o", "n.npz", "-c", "c.json", "--released", "r.npz")
     cli("verify", "c.json", "d.npz", "--model", "r.npz", "--of-program")
     assert Certificate.load("c.json").run.program.holds(LangevinRidge.load("n.npz").coef_)
     assert "--of-program" in cli("fit", "d.npz", "--model", "ridge", "--of-program", "-o", "k.npz", code=2).stderr
     np.savetxt("d.csv", np.column_stack([X, Y]), delimiter=",", header=",".join([*"abcdefghij", "target"]), comments="")
-    assert "in memory" in cli("fit", "d.csv", *fit, "--step-size", "0.002", "--overwrite", "--stream", code=2).stderr
+    assert "in memory" in cli("fit", "d.csv", *fit, "--of-program", "--overwrite", "--stream", code=2).stderr
 
 
 def test_a_proof_leaves_the_program_its_share(result):
@@ -268,7 +287,7 @@ def test_steps_go_on_from_the_parameters_and_not_from_the_release(result, monkey
 
     monkeypatch.setattr(_deleting, "steps_of", steps)
     result.model.unlearn(4, **CLAIM)
-    np.testing.assert_array_equal(seen, [result.model._theta])
+    np.testing.assert_array_equal(seen, [(result.model._theta, result.model._theta_rest)])
 
 
 @pytest.mark.parametrize("method", ["exact", "shifted", "uniform"])
@@ -280,7 +299,7 @@ def test_quotes_leave_the_program_its_share_too(model, method):
     noise = float(quoted.noise_std[0])
     assert noise > 0
     model.unlearn(7, **strict, method=method, noise_std=noise * (1 + 1e-6))
-    plain = LangevinRidge(noise_std=0.02, n_steps=200, step_size=0.002).fit(X, Y)
+    plain = LangevinRidge(noise_std=0.02, n_steps=200, step_size=0.002).fit(X, Y, of_program=False)
     least = float(plain.quote(indices=[7], **strict, method=method).noise_std[0])
     assert 1 + 1e-6 < noise / least < 1 + 1e-3
     if method == "exact":  # quotes of the others may be above what suffices
@@ -293,5 +312,5 @@ def test_step_sizes_that_let_errors_grow_are_refused(result, monkeypatch):
     with pytest.raises(VerificationError, match=r"run\.step_size"):
         result.certificate.verify(X, Y)
     monkeypatch.setattr(_programs, "LARGEST_PRODUCT", 1e-3)
-    with pytest.raises(ValueError, match=r"step_size must be at most .* with of_program"):
+    with pytest.raises(ValueError, match=r"step_size must be at most .* or fit with of_program=False"):
         LangevinRidge().fit(X, Y, of_program=True)

@@ -1,4 +1,4 @@
-"""Model files of versions 3 (the law of a deletion kept) and newton-1 are read, and go on from where they were."""
+"""Model files of versions 3 (a deletion's law kept), 5 (of a program) and newton-1 are read, and go on from there."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 import expunge
+from expunge.certificates import Certificate, Policy
 from expunge.certificates.residual import verify
 
 GOLDEN = Path(__file__).parent / "golden"
 NEWTON = json.loads((GOLDEN / "newton-1" / "expected.json").read_text())
+PROGRAM = json.loads((GOLDEN / "models-v5" / "expected.json").read_text())
 LAW = json.loads((GOLDEN / "models-v3" / "expected.json").read_text())
 X = np.array(NEWTON["X"])
 
@@ -73,3 +75,17 @@ def test_a_kept_law_is_read_and_certifies_further_deletions():
     assert report.status == "conditional"
     with pytest.raises(ValueError, match="p4"):
         model.unlearn(ids="p4", epsilon=1.0, delta=1e-3, n_steps=5)
+
+
+def test_a_model_of_a_program_is_read_and_its_claims_stay_about_the_program():
+    model = expunge.LangevinRidge.load(GOLDEN / "models-v5" / "regressor.npz")
+    data, policy = (np.array(PROGRAM["X"]), np.array(PROGRAM["y"])), Policy(of_program=True, allow_conditional=True)
+    assert model.of_program_
+    assert_array_equal(model.coef_, PROGRAM["coef"])
+    assert_array_equal(model.release().coef_, PROGRAM["coef"])
+    assert_allclose(model.predict(data[0]), PROGRAM["mean"], rtol=1e-12)
+    released = expunge.ReleasedRidge.load(GOLDEN / "models-v5" / "regressor-released.npz")
+    Certificate.load(GOLDEN / "models-v5" / "certificate.json").verify(*data, released, policy=policy)
+    result = model.unlearn(ids="p7", epsilon=1.0, delta=1e-3, n_steps=5)
+    assert result.certificate.run.deleted == (4, 7)
+    assert result.certificate.verify(*data, result.model, policy=policy).status == "conditional"

@@ -39,7 +39,7 @@ def both(X, y, *, kind=LangevinRidge, classes=None, **more):
     table = open_records(X, target=y, ids=NAMES)
     given = {} if classes is None else {"classes": classes}
     model = kind(**settings).fit_statistics(RidgeStatistics.of(table, classes=classes))
-    return model, table, kind(**settings, **given).fit(X, y, record_ids=NAMES)
+    return model, table, kind(**settings, **given).fit(X, y, record_ids=NAMES, of_program=False)
 
 
 @pytest.mark.filterwarnings("ignore::expunge.estimators.NoiseWarning")
@@ -97,7 +97,7 @@ def test_the_last_of_a_class_is_found_in_a_table():
     """Its certificate holds only under a condition, whichever side the data come from."""
     X, y = data()
     y = np.where(np.arange(N) == 9, "rare", np.where(y > 0, "high", "low"))
-    other = LangevinRidgeClassifier(**SETTINGS).fit(X, y)
+    other = LangevinRidgeClassifier(**SETTINGS).fit(X, y, of_program=False)
     certificate = other.unlearn(rows=9, last_of_class="conditional", **TARGET).certificate
     table = open_records(X, target=y)
     assert certificate.verify(table).status == certificate.verify(X, y).status == "conditional"
@@ -194,7 +194,7 @@ def test_tables_and_arrays_prove_the_same_whatever_the_number_of_rows(n_features
     y = X @ rng.normal(size=n_features) + rng.normal(size=len(X))
     settings = {"n_steps": 100, "noise_std": 1e-7, "step_size": 1e-5}
     model = LangevinRidge(**settings).fit_statistics(RidgeStatistics.of(X, y))
-    other = LangevinRidge(**settings).fit(X, y)
+    other = LangevinRidge(**settings).fit(X, y, of_program=False)
     table = open_records(X, target=y)
     noise = [
         one.unlearn(rows=5, **more, **TARGET).certificate.run.phases[-1].noise_std

@@ -46,7 +46,7 @@ def scattered(seed=1, people=60, kind=str):
 def both(ids, **more):
     X, y = data()
     model, table = fitted(X, y, ids=ids, **more)
-    return model, table, LangevinRidge(**{**SETTINGS, **more}).fit(X, y, record_ids=ids), X, y
+    return model, table, LangevinRidge(**{**SETTINGS, **more}).fit(X, y, record_ids=ids, of_program=False), X, y
 
 
 @pytest.mark.parametrize("kind", [str, int])
@@ -114,7 +114,7 @@ def test_groups_are_those_of_arrays(asked, method, monkeypatch):
     model, table, other, *_ = both(ids)
     groups = np.random.default_rng(3).integers(40, size=N)
     if "indices" in asked:
-        other = LangevinRidge(**SETTINGS).fit(*data())
+        other = LangevinRidge(**SETTINGS).fit(*data(), of_program=False)
     passes = Counted(table, monkeypatch)
     found = model.quote(table, groups=groups, method=method, **asked, **TARGET)
     assert passes.passes == 1 + ("ids" in asked) + (method == "uniform")
@@ -238,7 +238,7 @@ def test_the_worst_record_decides_wherever_it_lies():
         assert noise[1] > 2 * noise[0]
         assert noise[1] == pytest.approx(
             LangevinRidge(**SETTINGS)
-            .fit(far, y)
+            .fit(far, y, of_program=False)
             .unlearn(rows=200, method="uniform", **TARGET)
             .certificate.run.phases[-1]
             .noise_std,
@@ -252,7 +252,7 @@ def test_worst_cases_near_what_float64_resolves_are_asked_of_each_row(n_steps):
     X, y = data(60)
     settings = {"noise_std": 3.6e-9, "step_size": 0.002}
     model, table = fitted(X, y, **settings)
-    other = LangevinRidge(**{**SETTINGS, **settings}).fit(X, y)
+    other = LangevinRidge(**{**SETTINGS, **settings}).fit(X, y, of_program=False)
     target = {**TARGET, "n_steps": n_steps, "method": "uniform", "rows": [3, 59, 7]}
     found, wanted = model.quote(table, **target), other.quote(**target)
     assert found.indices.tolist() == [3, 59, 7]
@@ -280,6 +280,7 @@ ANSWERS = {
     "coef_": lambda m, t, X, y, path: m.coef_,
     "intercept_": lambda m, t, X, y, path: m.intercept_,
     "conditions_": lambda m, t, X, y, path: m.conditions_,
+    "of_program_": lambda m, t, X, y, path: m.of_program_,
     "reading_": lambda m, t, X, y, path: m.reading_,
     "ledger_salt_": lambda m, t, X, y, path: len(m.ledger_salt_),
     "quote": lambda m, t, X, y, path: m.quote(**t, **TARGET).noise_std,
@@ -318,7 +319,7 @@ def test_every_public_name_of_a_fitted_model_answers_as_with_the_records(kind, n
     table = open_records(X, target=y)
     given = {} if classes is None else {"classes": classes}
     model = kind(**SETTINGS).fit_statistics(RidgeStatistics.of(table, classes=classes))
-    other = kind(**SETTINGS, **given).fit(X, y)
+    other = kind(**SETTINGS, **given).fit(X, y, of_program=False)
     answer = ANSWERS[name]
     needs = "table" in inspect.signature(getattr(kind, name)).parameters if callable(getattr(kind, name)) else False
     one = answer(model, {"table": table} if needs else {}, X, y, tmp_path / "a.npz")

@@ -78,9 +78,10 @@ _RESIDUAL_ONLY = ("certificate", "evidence", "epsilon", "delta", "releases", "ke
 @click.option("--norm-bound", type=float, help="With bounded: no row's norm exceeds this (the constant 1 included).")
 @click.option("--n-bound", type=int, help="With bounded: there are no more records than this.")
 @click.option(
-    "--of-program",
-    is_flag=True,
-    help="langevin-ridge: bound the rounding of its steps, for certificates about the program that ran.",
+    "--of-program/--no-of-program",
+    default=None,
+    help="langevin-ridge: bound the rounding of its steps, for certificates about the program that ran. By default of "
+    "records in memory, without --random-state.",
 )
 @click.option("--no-intercept", is_flag=True, help="Fit no intercept.")
 @click.option("--random-state", type=int, help="Seed; certificates are then conditional on its secrecy.")

@@ -15,6 +15,7 @@ from expunge.certificates import Certificate, RidgeRun
 from expunge.certificates.issue import issue
 from expunge.data.blocks import Records
 from expunge.data.constants import CONDITIONS
+from expunge.data.exact_products import Pair
 from expunge.estimators._asking import AskedRidge
 from expunge.estimators._history import History
 from expunge.estimators._programs import of_laws, program_of, release_of, steps_of
@@ -245,8 +246,13 @@ class DeletingRidge(AskedRidge):
         steps = partial(equations.steps, self._theta, step_size=history.step_size, phase=phase, normals=os_normals)
         if max_loss is not None:
             check_loss(data, steps(copies=REHEARSALS), noise_free, max_loss=max_loss, phase=phase)
-        theta = steps() if program is None else steps_of(history, self._theta, phase)
-        released = release_of(theta, program)
+        released = rest = None
+        if program is None:
+            theta = steps()
+        else:
+            assert self._theta_rest is not None  # of a history with a program
+            theta, rest = stepped = steps_of(history, Pair(self._theta, self._theta_rest), phase)
+            released = release_of(stepped, program)
         before, after = data.score(self._parameters), data.score(theta if released is None else released)
         extended = replace(extended, digests=history.digests_of_fit(self.n_features_in_))
         law = cost.law_after(phase)
@@ -254,7 +260,7 @@ class DeletingRidge(AskedRidge):
             later = extended.without_deleted(law, n_features=self.n_features_in_)
         else:
             later = extended.without_rows(law, read.left)
-        model = self._successor(later, theta, released)
+        model = self._successor(later, theta, rest, released)
         certificate = self._certificate(extended, model, cost, read, epsilon=epsilon, delta=delta, program=program)
         warn_of_forgetting(data, before=before, after=after, noise_free=noise_free, phase=phase)
         return Unlearned(model, certificate, before, after, noise_free)
@@ -292,7 +298,7 @@ class DeletingRidge(AskedRidge):
             )
         return CONDITIONS["last_of_class"]
 
-    def _successor(self: Self, history: History, theta: Array, published: Array | None) -> Self:
+    def _successor(self: Self, history: History, theta: Array, rest: Array | None, published: Array | None) -> Self:
         model = type(self)(**{**self.get_params(), **self._fitted})
         for name in ("step_size_", "n_iter_", "n_features_in_", "_single_output", "_reading"):
             setattr(model, name, getattr(self, name))
@@ -300,7 +306,7 @@ class DeletingRidge(AskedRidge):
             if hasattr(self, name):
                 setattr(model, name, getattr(self, name).copy())
         model._theta, model._history, model._fitted = theta, history, dict(self._fitted)
-        model._published = published
+        model._theta_rest, model._published = rest, published
         model._rests_on = history.rests_on
         model._no_history_reason, model._law_cache = "", None
         return model

@@ -20,7 +20,7 @@ from expunge.data.statistics import RidgeStatistics
 from expunge.estimators import _storage
 from expunge.estimators._conditions import SEED_CONDITION, stated_conditions
 from expunge.estimators._history import History
-from expunge.estimators._programs import begun, steps_of
+from expunge.estimators._programs import begun, claims_program, steps_of
 from expunge.estimators._progress import dense_work, parts
 from expunge.estimators._reading import WithReading
 from expunge.estimators._records import RecordIds
@@ -29,6 +29,7 @@ from expunge.estimators.noise_warning import TrainingData, TrainingSums, warn_of
 from expunge.estimators.released import Released, linear_scores, require_features, table_scores
 from expunge.runs.noise import os_normals, seeded_normals
 from expunge.runs.ridge import LearningLaw
+from expunge.runs.ridge.chain import zeros
 from expunge.runs.ridge.cost import LARGEST_NOISE, LEAST_NOISE
 from expunge.runs.ridge.dynamics import NormalEquations
 from expunge.runs.ridge.held_rows import HeldRows
@@ -102,7 +103,7 @@ class FittedRidge(WithReading, BaseEstimator):  # type: ignore[misc]
     def _learn(self: Self, X: Array, labels: NDArray[Any], targets: Array, ids: RecordIds | None, **more: Any) -> Self:
         """Learn; ``more`` are parameters of a subclass, where its classes come from, and the conditions given."""
         settings, classes_source = self._settings(), more.pop("classes_source", "none")
-        of_program = bool(more.pop("of_program", False))
+        of_program = more.pop("of_program", None)
         conditions = stated_conditions(more.pop("conditions", ()))
         design = np.empty((X.shape[0], X.shape[1] + settings["fit_intercept"]))
         design[:, : X.shape[1]] = X
@@ -236,7 +237,7 @@ class FittedRidge(WithReading, BaseEstimator):  # type: ignore[misc]
         equations: NormalEquations,
         settings: dict[str, Any],
         *,
-        of_program: bool = False,
+        of_program: bool | None = None,
         **more: Any,
     ) -> Array:
         """Make the steps of the only phase of a history, keep both, and return the optimum."""
@@ -248,9 +249,10 @@ class FittedRidge(WithReading, BaseEstimator):  # type: ignore[misc]
             begin("floor of the noise")
             _check_noise(history, optimum)
         seed = self._seed()
-        if of_program:
+        self._theta_rest: Array | None = None  # what theta, of a run with a program, was rounded by
+        if claims_program(of_program, history, seed=seed):
             history = begun(history, seed=seed)
-            theta = steps_of(history, np.zeros_like(optimum), phase)
+            theta, self._theta_rest = steps_of(history, zeros(optimum.shape), phase)
         else:
             normals = os_normals if seed is None else seeded_normals(seed)
             theta = equations.steps(np.zeros_like(optimum), step_size=step_size, phase=phase, normals=normals)
@@ -329,6 +331,11 @@ class FittedRidge(WithReading, BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self, "_theta")
         return self._rests_on
 
+    @property
+    def of_program_(self) -> bool:
+        """Whether certificates of deletions are about the program that ran, rather than about real numbers."""
+        return self._require_history().program is not None
+
     # --- history and release -------------------------------------------------------------------
 
     def _require_history(self) -> History:
@@ -400,7 +407,11 @@ class FittedRidge(WithReading, BaseEstimator):  # type: ignore[misc]
         """
         check_is_fitted(self)
         self._history, self._law_cache = None, None
-        self._theta, self._published = self._parameters, None  # no steps go on from what was not released
+        self._theta, self._theta_rest, self._published = (
+            self._parameters,
+            None,
+            None,
+        )  # no steps go on from what was not released
         self._no_history_reason = "forget_history() dropped it"
         return self
 

@@ -3,7 +3,8 @@
 The file carries the SHA-256 digest of its own bytes, so that a flipped bit is found. Version 1 had no digest, and in
 versions 1 and 2 deleted rows stayed; both are still read, and models without deletions are still written as version 2.
 Version 4 is of models made from statistics, with sums in place of rows; version 5 is of runs whose releases are private
-as the program that ran, and holds what was released beside the parameters. All others are written as versions 2 and 3.
+as the program that ran, and holds what their parameters were rounded by and what was released. All others are written
+as versions 2 and 3.
 Whatever a file says is checked before a model is made of it.
 """
 
@@ -108,8 +109,9 @@ def working_bytes(model: Any) -> bytes:
     """Return the file of a working estimator, history included."""
     history: History | None = model._history
     arrays = {"theta": model._theta}
-    if (published := getattr(model, "_published", None)) is not None:
-        arrays["published"] = published
+    for name in ("theta_rest", "published"):
+        if (own := getattr(model, f"_{name}", None)) is not None:  # pickles of earlier versions have none
+            arrays[name] = own
     header: dict[str, Any] = {
         "kind": model._kind,
         "form": "working",
@@ -174,7 +176,8 @@ def working_of(cls: type[Any], path: str | Path, header: dict[str, Any], arrays:
         model = cls(**params)
         model._fitted = {key: value for key, value in model.get_params().items() if key != "random_state"}
         model._theta = arrays["theta"]
-        model._published = arrays["published"] if header["version"] == _OF_PROGRAM and "published" in arrays else None
+        own = arrays if header["version"] == _OF_PROGRAM else {}
+        model._theta_rest, model._published = own.get("theta_rest"), own.get("published")
         model.step_size_ = float.fromhex(header["step_size"])
         model.n_features_in_ = _stored.whole("n_features", header["n_features"], low=1)
         model.n_iter_ = _stored.whole("n_iter", header.get("n_iter", params["n_steps"]), low=1)

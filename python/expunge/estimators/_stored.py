@@ -139,8 +139,13 @@ def _check_program(model: Any, history: History) -> None:
     """Check what a model holds of releases that are private as the program that ran."""
     if (history.program is None or len(history.phases) < 2) != (model._published is None):
         raise ValueError("published must be present after a deletion of a run with a program, and only then")
+    if (history.program is None) != (model._theta_rest is None):
+        raise ValueError("theta_rest must be present in a run with a program, and only there")
     if history.program is None:
         return
+    floats("theta_rest", model._theta_rest, model._theta.shape)
+    if not np.array_equal(model._theta + model._theta_rest, model._theta):
+        raise ValueError("theta_rest must be what theta was rounded by")
     _positive("program", history.program, zero=True)
     if not history.program >= Program.bound_on(history.rows("a program")[1]):
         raise ValueError(f"program must bound the norm of the targets, got {history.program!r}")

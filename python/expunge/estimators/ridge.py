@@ -97,7 +97,7 @@ class LangevinRidge(Scored, RegressorMixin, DeletingRidge):  # type: ignore[misc
         record_ids: ArrayLike | None = None,
         *,
         conditions: Iterable[str] = (),
-        of_program: bool = False,
+        of_program: bool | None = None,
     ) -> LangevinRidge:
         """Learn from records ``X`` (n, d) and targets ``y`` (n,) or (n, q).
 
@@ -115,10 +115,11 @@ class LangevinRidge(Scored, RegressorMixin, DeletingRidge):  # type: ignore[misc
             What certificates have to say besides what ``fit`` sees: constants that were computed from these records
             before, each as a name of `expunge.certificates.CONDITIONS` (``"scale"``, ``"step_size"``) or as a sentence.
             Certificates are then *conditional*, and released models say so too.
-        of_program : bool, default=False
+        of_program : bool, optional
             Whether certificates of deletions are to be about the program that ran, not about real numbers that it
             stands for: steps have a proved bound on their rounding and take longer (see Notes), and what a deletion
-            releases has noise of its own, rounded to a grid. Needs noise without a seed (``random_state=None``).
+            releases has noise of its own, rounded to a grid. By default they are, unless the noise is that of a seed
+            (``random_state``), which is no secret of the program. ``False`` for the claim about real numbers.
 
         Returns
         -------
@@ -130,20 +131,24 @@ class LangevinRidge(Scored, RegressorMixin, DeletingRidge):  # type: ignore[misc
             If ids are floats, booleans, missing, masked or of both kinds, or conditions are no texts.
         ValueError
             If there is not one id per row, or ``y`` is a pandas column of the same labels as ``X`` in another order; or
-            ``of_program`` is asked for with a seed, or with a step size or so many columns that nothing is bounded.
+            ``of_program=True`` is asked for with a seed; or, but for ``of_program=False``, the step size or the number
+            of columns is so large that nothing is bounded.
 
         Notes
         -----
-        With ``of_program``, `quote` and `unlearn` leave a thousandth of delta to the program's rounding. ``coef_``,
-        ``predict`` and ``release()`` of the new model are of the release; its next steps go on from parameters that
-        only it and its file hold. ``docs/guarantees.md`` has the theorem.
+        Of a model whose certificates are about the program, `quote` and `unlearn` leave a thousandth of delta to its
+        rounding, and refuse a delta of which that takes more. ``coef_``, ``predict`` and ``release()`` of the model
+        after a deletion are of the release; its next steps go on from parameters that only it and its file hold.
+        ``of_program_`` says which claim it is, ``docs/guarantees.md`` has the theorem.
 
         Examples
         --------
         >>> from expunge.certificates import Policy
         >>> from sklearn.datasets import load_diabetes
         >>> X, y = load_diabetes(return_X_y=True)
-        >>> model = LangevinRidge(noise_std=0.02, n_steps=1000, step_size=0.002).fit(X, y / 100, of_program=True)
+        >>> model = LangevinRidge(noise_std=0.02, n_steps=1000, step_size=0.002).fit(X, y / 100)
+        >>> model.of_program_
+        True
         >>> result = model.unlearn(3, epsilon=1.0, delta=1e-5, n_steps=20, noise_std=0.05)
         >>> result.certificate.verify(X, y / 100, result.model, policy=Policy(of_program=True)).certified
         True
@@ -244,7 +249,7 @@ class LangevinRidgeClassifier(Scored, ClassifierMixin, DeletingRidge):  # type: 
         record_ids: ArrayLike | None = None,
         *,
         conditions: Iterable[str] = (),
-        of_program: bool = False,
+        of_program: bool | None = None,
     ) -> LangevinRidgeClassifier:
         """Learn from records ``X`` (n, d) and class labels ``y`` (n,); the rest is as for `LangevinRidge.fit`."""
         refuse_masks("X", X)

@@ -59,7 +59,9 @@ def grid_exponent(noise_std: float) -> int:
     return exponent
 
 
-def with_exact_noise(theta: Array, *, noise_std: float, words: Callable[[int], Words] = os_words) -> Array:
+def with_exact_noise(
+    theta: Array, *, noise_std: float, rest: Array | None = None, words: Callable[[int], Words] = os_words
+) -> Array:
     """Return parameters with exact Gaussian noise, rounded to the nearest multiples of a grid.
 
     Parameters
@@ -68,6 +70,9 @@ def with_exact_noise(theta: Array, *, noise_std: float, words: Callable[[int], W
         Parameters without noise; every one counts as the number it is.
     noise_std : float
         Standard deviation of the noise, > 0.
+    rest : ndarray of float64, shape of theta, optional
+        By how much more each parameter is. What counts as the parameter then is within 2^-53 multiples of the grid of
+        the sum, and twice the smallest normal number.
     words : callable, default os_words
         Returns so many independent, uniform words of 32 bits.
 
@@ -96,6 +101,8 @@ def with_exact_noise(theta: Array, *, noise_std: float, words: Callable[[int], W
     >>> noisy.shape, bool((noisy * 2**14 == np.rint(noisy * 2**14)).all())
     ((2, 3), True)
     """
+    if rest is not None:
+        return _with_rest(theta, rest, noise_std, words)
     exponent = grid_exponent(noise_std)
     centres = np.ascontiguousarray(_validate.real_array("theta", theta)).ravel()
     scale = int(np.ldexp(np.frexp(float(noise_std))[0], 53))
@@ -121,6 +128,27 @@ def with_exact_noise(theta: Array, *, noise_std: float, words: Callable[[int], W
         _refuse(largest, exponent, noise_std)
     with np.errstate(over="ignore"):
         released = np.ldexp(cells.astype(np.float64), exponent).reshape(np.shape(theta))
+    if not np.isfinite(released).all():
+        raise ValueError(f"noise_std must be smaller for float64 to hold parameters with it, got {noise_std!r}")
+    return released
+
+
+def _with_rest(theta: Array, rest: Array, noise_std: float, words: Callable[[int], Words]) -> Array:
+    """Return the release of a sum: of its distance to the nearest multiple, which is exact but for the rest."""
+    exponent = grid_exponent(noise_std)
+    theta, rest = _validate.real_array("theta", theta), _validate.real_array("rest", rest)
+    if theta.shape != rest.shape:
+        raise ValueError(f"rest must have the shape of theta, {theta.shape}, got {rest.shape}")
+    with np.errstate(over="ignore", under="ignore"):
+        base = np.rint(np.ldexp(theta, -exponent))
+        near = theta - np.where(np.isfinite(base), np.ldexp(base, exponent), theta)
+        moved = with_exact_noise(near + rest, noise_std=noise_std, words=words)
+        cells = base + np.ldexp(moved, -exponent)
+    largest = float(np.abs(cells).max(initial=0.0))
+    if not largest < MOST_CELLS:  # the sum may have been rounded to it
+        _refuse(int(min(largest, np.finfo(np.float64).max)), exponent, noise_std)
+    with np.errstate(over="ignore"):
+        released: Array = np.ldexp(cells, exponent)
     if not np.isfinite(released).all():
         raise ValueError(f"noise_std must be smaller for float64 to hold parameters with it, got {noise_std!r}")
     return released

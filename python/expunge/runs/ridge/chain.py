@@ -1,7 +1,7 @@
 """Noisy gradient steps of a ridge model with a bound on how far they are from the steps of the theorem.
 
-Parameters are carried as unevaluated sums of two float64, the step matrix too; the noise is exact. What a phase ends in
-is rounded to float64 once. `expunge.runs.ridge.program` bounds the error.
+Parameters are carried as unevaluated sums of two float64 from one phase to the next, the step matrix too; the noise is
+exact. `expunge.runs.ridge.program` bounds the error.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from expunge.data.exact_products import Pair, exact_gram, exact_moment, thirds, 
 from expunge.runs.exact_noise import exact_normals
 from expunge.runs.ridge.law import Phase
 
-__all__ = ["Draw", "ExactEquations", "os_pairs"]
+__all__ = ["Draw", "ExactEquations", "os_pairs", "zeros"]
 
 Array = NDArray[np.float64]
 Draw = Callable[[int, tuple[int, int]], Pair]
@@ -27,6 +27,11 @@ def os_pairs(step: int, shape: tuple[int, int]) -> Pair:
     """Return exact standard normals of the operating system's random words; nothing is kept to redraw them from."""
     hi, lo = exact_normals(shape[0] * shape[1])
     return Pair(hi.reshape(shape), lo.reshape(shape))
+
+
+def zeros(shape: tuple[int, int]) -> Pair:
+    """Return the parameters that a run starts from."""
+    return Pair(np.zeros(shape), np.zeros(shape))
 
 
 @dataclass(frozen=True)
@@ -64,13 +69,13 @@ class ExactEquations:
                 raise ValueError(f"{name} must have products within the range of float64: divide it by a constant")
         return cls(hessian, moment)
 
-    def steps(self, theta: Array, *, step_size: float, phase: Phase, draw: Draw = os_pairs) -> Array:
-        """Return theta after ``phase.n_steps`` steps theta - eta (H theta - b) + noise_std Z, rounded to float64.
+    def steps(self, theta: Pair, *, step_size: float, phase: Phase, draw: Draw = os_pairs) -> Pair:
+        """Return theta after ``phase.n_steps`` steps theta - eta (H theta - b) + noise_std Z.
 
         Parameters
         ----------
-        theta : ndarray of shape (p, q), float64
-            Where to start.
+        theta : Pair of ndarray of shape (p, q)
+            Where to start, as a sum of two float64 of which the first is the sum's nearest.
         step_size : float
             eta.
         phase : Phase
@@ -80,17 +85,13 @@ class ExactEquations:
 
         Returns
         -------
-        ndarray of shape (p, q), float64
+        Pair of ndarray of shape (p, q)
+            As ``theta``: the first is what the parameters are rounded to.
 
         Raises
         ------
         ValueError
             If the parameters overflow.
-        """
-        return self.unrounded_steps(theta, step_size=step_size, phase=phase, draw=draw).hi
-
-    def unrounded_steps(self, theta: Array, *, step_size: float, phase: Phase, draw: Draw = os_pairs) -> Pair:
-        """Return what `steps` rounds.
 
         Notes
         -----
@@ -99,12 +100,11 @@ class ExactEquations:
         """
         from tqdm.auto import tqdm  # runs are read and checked without progress bars
 
-        p = len(theta)
-        bits = split_bits(p)
+        bits = split_bits(len(theta.hi))
         step, push = self._step_matrix(step_size), self._push(step_size)
         high, middle, low = thirds(step.hi, 1, bits)
         low += step.lo
-        now = Pair(np.array(theta, dtype=np.float64), np.zeros_like(theta, dtype=np.float64))
+        now = theta
         with np.errstate(over="ignore", invalid="ignore", under="ignore"):
             for k in tqdm(range(phase.n_steps), desc="steps", unit="step", delay=1, disable=None, leave=False):
                 first, second, third = thirds(now.hi, 0, bits)

@@ -75,7 +75,7 @@ def largest_bound(matrix: Array) -> float:
 def error_bound(
     phases: Sequence[Phase], *, step_size: float, alpha: float, n: int, p: int, q: int, targets: float
 ) -> float:
-    """Return a bound on the distance of a program's parameters from those of the theorem, with the same normals.
+    """Return a bound on how far a program's parameters, as released, are from the theorem's, with the same normals.
 
     Parameters
     ----------
@@ -114,16 +114,23 @@ def error_bound(
     run: dict[str, Any] = {"step_size": step_size, "alpha": alpha, "n": n, "p": p, "q": q, "targets": targets}
     each, size = step_error(phases, **run)
     steps = sum(phase.n_steps for phase in phases)
-    result = float(MARGIN * (steps * each + len(phases) * UNIT * size))
+    result = float(MARGIN * (steps * each + _rounded(phases) * math.sqrt(p * q)))
     if not (result <= 0.01 * size < math.inf or result == 0.0):
         raise ValueError(f"the run must be bounded by float64 to be private as a program, got an error of {result!r}")
     return result
 
 
+def _rounded(phases: Sequence[Phase]) -> float:
+    """Return what `expunge.runs.exact_noise.with_exact_noise` may take a parameter for, less the parameter."""
+    if not any(phase.noise_std > 0.0 for phase in phases):
+        return 0.0  # no release yet
+    return UNIT * 2.0 ** grid_exponent(release_noise(phases)) + 2.0 * TINY
+
+
 def step_error(
     phases: Sequence[Phase], *, step_size: float, alpha: float, n: int, p: int, q: int, targets: float
 ) -> tuple[float, float]:
-    """Return bounds on what a step adds to the error before its phase ends, and on the norm of the parameters.
+    """Return bounds on what a step adds to the error, and on the norm of the parameters.
 
     Raises
     ------

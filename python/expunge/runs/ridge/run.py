@@ -131,7 +131,7 @@ class RidgeRun(RidgeInputs):
         return (
             f"{self.estimator}, {len(self.phases)} phases; last: {last.n_steps} steps with "
             f"noise_std = {last.noise_std:g}"
-            + ("" if self.program is None else "; its claim is about the program that ran")
+            f"; its claim is about {'real numbers' if self.program is None else 'the program that ran'}"
         )
 
     def history(self) -> list[JsonObject]:
