@@ -266,6 +266,21 @@ def test_from_the_command_line(tmp_path, monkeypatch):
     assert "in memory" in cli("fit", "d.csv", *fit, "--of-program", "--overwrite", "--stream", code=2).stderr
 
 
+@pytest.mark.parametrize(
+    ("options", "cause"),
+    [((), None), (("--no-of-program",), "--no-of-program"), (("--random-state", "0"), "--random-state"),
+     (("--stream",), "read in blocks")],
+)  # fmt: skip
+def test_the_command_says_whenever_claims_will_be_about_real_numbers(tmp_path, monkeypatch, options, cause):
+    monkeypatch.chdir(tmp_path)
+    np.savetxt("d.csv", np.column_stack([X, Y]), delimiter=",", header=",".join([*"abcdefghij", "target"]), comments="")
+    fit = ("--model", "langevin-ridge", "--task", "regress", "--noise-std", "0.02", "-o", "m.npz")
+    said = [line for line in cli("fit", "d.csv", *fit, *options).output.splitlines() if "about real numbers" in line]
+    assert LangevinRidge.load("m.npz").of_program_ is (cause is None)
+    assert len(said) == (cause is not None)
+    assert cause is None or said[0].endswith(cause)
+
+
 def test_a_proof_leaves_the_program_its_share(result):
     pytest.importorskip("flint")
     from expunge.proof.claims import prove_claim

@@ -46,8 +46,8 @@ class Policy:
         Whether a claim that rests on conditions will do. By default it will not.
     of_program : bool
         Whether the claim must be about the program that ran, not about noise of real numbers that it stands for:
-        releases by residual whose noise was drawn exactly, and Langevin runs fitted with ``of_program=True``. By
-        default it need not.
+        releases by residual whose noise was drawn exactly, and Langevin runs whose steps are bounded, as they are by
+        default (``of_program_`` of the model). By default it need not.
 
     Raises
     ------

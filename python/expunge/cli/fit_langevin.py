@@ -77,9 +77,18 @@ def fit_langevin(
     outputs.write(contents, modes={"--released": PUBLIC})
     for condition in model.conditions_:
         click.echo(f"certificates will be conditional: {condition}")
+    if not model.of_program_:
+        click.echo(f"certificates will be about real numbers, not the program that ran: {_why(settings, statistics)}")
     click.echo(f"model  {outputs.places['--output']}  (confidential: {holding(model)})")
     if released is not None:
         click.echo(f"predict-only model  {released}")
+
+
+def _why(settings: dict[str, Any], statistics: RidgeStatistics | None) -> str:
+    """Return the cause of a claim about real numbers."""
+    if settings["of_program"] is False:
+        return "--no-of-program"
+    return "--random-state" if statistics is None else "the table is read in blocks"
 
 
 def _as_options(warning: Any, data: str) -> str:

@@ -136,7 +136,8 @@ class FittedRidge(WithReading, BaseEstimator):  # type: ignore[misc]
         """Learn from the statistics of a table: the model of its records, which holds none of them.
 
         Quotes and deletions are given the table again, in one pass each. A model of the same records in memory differs
-        by the rounding of its X^T X.
+        by the rounding of its X^T X. Its certificates are about the real numbers that the run stands for, not about
+        the program (``of_program_`` is False): the steps of a program need the rows.
 
         Parameters
         ----------

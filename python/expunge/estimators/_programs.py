@@ -55,7 +55,9 @@ def begun(history: History, *, seed: int | None) -> History:
     try:
         return _bounded(history)
     except ValueError as error:
-        raise ValueError(f"{error}; or fit with of_program=False, for claims about real numbers") from None
+        raise ValueError(
+            f"{error}; or fit with of_program=False (--no-of-program), for claims about real numbers"
+        ) from None
 
 
 def _bounded(history: History) -> History:
@@ -97,7 +99,7 @@ def program_of(history: History, *, epsilon: float, delta: float) -> Program | N
         name, least, got = ("delta", f"at least {needed:.3g}", delta) if needed < 1.0 else ("epsilon", "less", epsilon)
         raise ValueError(
             f"{name} must be {least} for a claim about the program that ran, of whose delta rounding takes "
-            f"{share:.3g}, got {got!r}; or take more noise, or fit with of_program=False"
+            f"{share:.3g}, got {got!r}; or take more noise, or fit with of_program=False (--no-of-program)"
         )
     return found
 
