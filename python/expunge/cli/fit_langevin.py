@@ -85,10 +85,13 @@ def fit_langevin(
 
 
 def _why(settings: dict[str, Any], statistics: RidgeStatistics | None) -> str:
-    """Return the cause of a claim about real numbers."""
-    if settings["of_program"] is False:
-        return "--no-of-program"
-    return "--random-state" if statistics is None else "the table is read in blocks"
+    """Return every cause of a claim about real numbers: without one of them alone, it stays what it is."""
+    causes = {
+        "--no-of-program": settings["of_program"] is False,
+        "--random-state": settings["random_state"] is not None,
+        "the table is read in blocks": statistics is not None,
+    }
+    return ", ".join(cause for cause, holds in causes.items() if holds)
 
 
 def _as_options(warning: Any, data: str) -> str:
