@@ -555,9 +555,9 @@ def padded_image(image, pads, mode):
     return np.pad(image, [(0, 0), *pads], mode=modes[mode])
 
 
-def conv_grad_norms(activations, output_grads, *, kernel, stride, pads, mode, dilation, groups, bias):
-    """One output pixel, one kernel entry at a time."""
-    norms = []
+def conv_gradients(activations, output_grads, *, kernel, stride, pads, mode, dilation, groups):
+    """Stored gradients of the kernel, one output pixel, one kernel entry at a time."""
+    found = []
     for image, grad in zip(activations.astype(np.float64), output_grads.astype(np.float64), strict=True):
         padded = padded_image(image, pads, mode)
         out_size, in_size = grad.shape[0] // groups, image.shape[0] // groups
@@ -569,11 +569,26 @@ def conv_grad_norms(activations, output_grads, *, kernel, stride, pads, mode, di
                     pixels = padded[(slice(g * in_size, (g + 1) * in_size), *where)]
                     outs = slice(g * out_size, (g + 1) * out_size)
                     weight[(outs, slice(None), *entry)] += np.outer(grad[(outs, *position)], pixels)
-        squares = np.sum(weight**2)
-        if bias:
-            squares += np.sum(grad.reshape(grad.shape[0], -1).sum(axis=1) ** 2)
-        norms.append(np.sqrt(squares))
-    return np.array(norms)
+        found.append(weight)
+    return found
+
+
+def conv_grad_norms(activations, output_grads, *, bias, **geometry):
+    """Norm of the stored gradients."""
+    squares = np.array([np.sum(weight**2) for weight in conv_gradients(activations, output_grads, **geometry)])
+    if bias:
+        sums = output_grads.astype(np.float64).reshape(*output_grads.shape[:2], -1).sum(axis=2)
+        squares = squares + np.sum(sums**2, axis=1)
+    return np.sqrt(squares)
+
+
+def group_norms(gradients, groups):
+    """Norms of the summed gradients of each group, in sorted order."""
+    flat = [np.ravel(one) for one in gradients]
+    return [
+        np.linalg.norm(sum(g for g, own in zip(flat, groups, strict=True) if own == group))
+        for group in sorted(set(groups))
+    ]
 
 
 def normalised(values, *, axes, centre, eps):

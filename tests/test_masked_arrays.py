@@ -334,6 +334,10 @@ def calls() -> dict[str, Call]:
                 "column_factors": RNG.normal(size=(4, 2, 3)),
             },
         ),
+        "expunge.grad_norms.together.group_grad_norms": (
+            lambda **more: norms.group_grad_norms(layer="linear", **more),
+            {**LAYER, "example_groups": np.arange(len(LAYER["activations"]))},
+        ),
         "expunge.grad_norms.conv.conv_grad_norms": (
             lambda **more: norms.conv_grad_norms(kernel_size=1, **more),
             {"activations": RNG.normal(size=(4, 2, 3)), "output_grads": RNG.normal(size=(4, 5, 3))},

@@ -40,7 +40,7 @@ MAY_USE: dict[str, set[str]] = {
     "_version": set(),
     "_files": {"_validate"},
     "_kernels": {"_core", "_cuda", "_cuda_emul", "_errors", "_validate"},
-    "grad_norms": {"_types", "_kernels", "_validate"},
+    "grad_norms": {"_types", "_kernels", "_validate", "data"},
     "langevin": {"_types", "_kernels", "_validate"},
     "accounting": {"_types", "_errors", "_kernels", "_validate"},
     "calibration": {"accounting", "_validate"},

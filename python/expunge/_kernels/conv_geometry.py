@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from expunge import _validate
 from expunge._kernels.backend import DevicePlace, Place
 
-__all__ = ["ConvGeometry", "conv_geometry", "offsets_at"]
+__all__ = ["ConvGeometry", "conv_geometry", "offsets_at", "padded_images"]
 
 _MODES = ("zeros", "circular", "reflect", "replicate")
 
@@ -100,6 +100,27 @@ def conv_geometry(
     reach = tuple(d * (k - 1) for d, k in zip(spread, kernel, strict=True))
     pads = tuple(_paddings(padding, step, reach))
     return _geometry(tuple(lengths), channels // n_groups, kernel, step, spread, pads, padding_mode)
+
+
+def padded_images(
+    images: NDArray[Any],
+    *,
+    kernel_size: Any,
+    stride: Any = 1,
+    padding: Any = 0,
+    padding_mode: str = "zeros",
+    dilation: Any = 1,
+) -> tuple[NDArray[Any], int, int]:
+    """Return images (B, C, ...) with their padding, and the stride and the reach of a window along the first axis."""
+    axes = images.ndim - 2
+    kernel, step = _per_axis("kernel_size", kernel_size, axes, 1), _per_axis("stride", stride, axes, 1)
+    reach = tuple(d * (k - 1) for d, k in zip(_per_axis("dilation", dilation, axes, 1), kernel, strict=True))
+    for axis, (before, after) in enumerate(_paddings(padding, step, reach), 2):
+        if before or after:
+            places = _pad_map(images.shape[axis], before, after, padding_mode)
+            images = np.insert(images, images.shape[axis], 0.0, axis=axis)  # which the place -1 takes
+            images = np.take(images, places, axis=axis)
+    return images, step[0], reach[0]
 
 
 @lru_cache(maxsize=64)

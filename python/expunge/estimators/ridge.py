@@ -137,8 +137,8 @@ class LangevinRidge(Scored, RegressorMixin, DeletingRidge):  # type: ignore[misc
         Notes
         -----
         Of a model whose certificates are about the program, `quote` and `unlearn` leave a thousandth of delta to its
-        rounding, and `unlearn` refuses a delta of which that takes more. ``coef_``, ``predict`` and ``release()`` of the
-        model after a deletion are of the release; its next steps go on from parameters that only it and its file hold.
+        rounding, and `unlearn` refuses a delta of which that takes more. After a deletion ``coef_``, ``predict`` and
+        ``release()`` are of the release; the next steps go on from parameters that only the model and its file hold.
         ``of_program_`` says which claim it is, ``docs/guarantees.md`` has the theorem.
 
         Examples

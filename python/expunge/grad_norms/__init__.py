@@ -10,6 +10,8 @@ returns float64 arrays, exact up to rounding. The results carry no privacy guara
 They have the same bits for every thread count. NaN and infinity in an example reach its own norm and no other.
 ``threads=None`` uses every core.
 
+`group_grad_norms` has the norms of the summed gradients of groups of examples.
+
 Arrays of CuPy, PyTorch or JAX on a CUDA device are processed there, in the order of their library's current stream and
 without waiting for it; results are that library's arrays. Linear layers take bfloat16 there too. Values are not
 validated there: an example whose tokens or labels are out of range gets NaN. Results have the same bits on every
@@ -25,11 +27,14 @@ from expunge.grad_norms.embedding import embedding_grad_norms, embedding_linear_
 from expunge.grad_norms.linear import linear_grad_dots, linear_grad_norms
 from expunge.grad_norms.norm_layer import norm_layer_grad_norms
 from expunge.grad_norms.probe import probe_grad_norms
+from expunge.grad_norms.together import GroupNorms, group_grad_norms
 
 __all__ = [
+    "GroupNorms",
     "conv_grad_norms",
     "embedding_grad_norms",
     "embedding_linear_grad_dots",
+    "group_grad_norms",
     "linear_grad_dots",
     "linear_grad_norms",
     "norm_layer_grad_norms",

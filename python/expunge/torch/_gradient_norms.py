@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from expunge import _validate
 from expunge._types import AnyArray
+from expunge.data.grouping import Grouping
 from expunge.torch._arguments import require_model
 from expunge.torch._check import Check
 from expunge.torch._compatibility import look_at_version
 from expunge.torch._distributed import look_at_replicas
 from expunge.torch._errors import UnsupportedLayerError
 from expunge.torch._followed_parameters import followed_parameters, name_of
-from expunge.torch._grouping import Grouping
 from expunge.torch._handlers import HANDLERS
 from expunge.torch._kernels import Squares, as_tensor, root_of_sum
 from expunge.torch._losses import look_at

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from expunge.data.grouping import Grouping
 from expunge.torch._contributions import (
     BroadcastUse,
     ConvUse,
@@ -18,7 +19,6 @@ from expunge.torch._contributions import (
     examples_per_chunk,
     sum_of_squares,
 )
-from expunge.torch._grouping import Grouping
 from expunge.torch._sources import ParameterView
 
 __all__ = ["squares_of_groups"]

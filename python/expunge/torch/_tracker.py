@@ -17,6 +17,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from expunge.data.grouping import Grouping
 from expunge.torch._anchored import anchored
 from expunge.torch._arrival import Arrival, Finish
 from expunge.torch._axis import LEADING, WHOLE, Axis, Lost, Rows, State, Total, rows_of
@@ -25,7 +26,6 @@ from expunge.torch._block_hook import BlockHook
 from expunge.torch._calls import ABOUT, READERS, WRITERS, in_backward, recomputing, with_weight
 from expunge.torch._contributions import PulledUse, Use, sum_of_squares
 from expunge.torch._distributed import look_at_replicas
-from expunge.torch._grouping import Grouping
 from expunge.torch._inputs import inputs_in
 from expunge.torch._kernels import Squares
 from expunge.torch._known_functions import checkpointed

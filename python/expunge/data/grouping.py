@@ -18,6 +18,8 @@ class Grouping:
     ----------
     groups : array-like of shape (B,)
         Each example's group: whole numbers or text.
+    name : str, default "groups"
+        What they are called in errors.
 
     Attributes
     ----------
@@ -43,11 +45,12 @@ class Grouping:
     (['a', 'b'], [([[1]], [0]), ([[0, 2]], [1])])
     """
 
-    def __init__(self, groups: ArrayLike) -> None:
+    def __init__(self, groups: ArrayLike, *, name: str = "groups") -> None:
+        self._name = name
         try:
             given: AnyArray = exact_ids(groups)
         except (TypeError, ValueError) as error:
-            raise type(error)(f"groups: {error}") from error
+            raise type(error)(f"{name}: {error}") from error
         self.n_examples = len(given)
         self.ids, group_of = np.unique(given, return_inverse=True)
         counts = np.bincount(group_of, minlength=len(self.ids))
@@ -79,5 +82,6 @@ class Grouping:
         """
         if n_examples != self.n_examples:
             raise ValueError(
-                f"groups must have one entry for each of the {n_examples} examples of the batch, got {self.n_examples}"
+                f"{self._name} must have one entry for each of the {n_examples} examples of the batch, got "
+                f"{self.n_examples}"
             )
