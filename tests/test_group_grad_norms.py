@@ -173,6 +173,32 @@ def test_an_empty_batch_has_no_groups(kernel):
     assert found.ids.shape == found.norms.shape == (0,)
 
 
+@pytest.mark.parametrize("stride", [1, 2, 4])
+def test_what_no_window_sees_does_not_count(stride):
+    """But for stride 1 the last pixel is beyond every window, and between those of two images."""
+    x, g = (
+        RNG.normal(size=(3, 1, 5)).astype(np.float32),
+        RNG.normal(size=(3, 2, (5 - 2) // stride + 1)).astype(np.float32),
+    )
+    x[:, :, 4] = np.nan
+    settings = {"kernel_size": 2, "stride": stride}
+    found = group_grad_norms(x, g, layer="conv", example_groups=[0, 0, 0], **settings).norms
+    alone = grad_norms.conv_grad_norms(x, g, **settings)
+    assert np.isnan(found).all() == np.isnan(alone).all() == (stride == 1)
+
+
+@pytest.mark.parametrize("layer", ["conv", "embedding", "norm_layer"])
+def test_float32_is_summed_as_its_kernel_sums_it(layer):
+    a = RNG.integers(0, 3, (8, 6)) if layer == "embedding" else RNG.normal(size=(8, 6, 5)).astype(np.float32)
+    g = RNG.normal(size=(8, 6, 5)).astype(np.float32)
+    settings = {"kernel_size": 1} if layer == "conv" else {}
+    names = [0, 1, 1, 2, 2, 2, 2, 3]
+    found = group_grad_norms(a, g, layer=layer, example_groups=names, **settings).norms
+    wide = a if layer == "embedding" else a.astype(np.float64)
+    truth = group_grad_norms(wide, g.astype(np.float64), layer=layer, example_groups=names, **settings).norms
+    assert_allclose(found, truth, rtol=100 * np.finfo(np.float32).eps)
+
+
 def test_what_is_not_finite_stays_in_its_group():
     a = A.copy()
     a[2, 0, 0] = np.nan
@@ -198,7 +224,20 @@ def test_what_is_not_finite_stays_in_its_group():
         ({"activations": A.astype(np.float16)}, TypeError, "activations must have dtype float32 or float64"),
         ({"output_grads": G[:5]}, ValueError, "output_grads must have leading shape"),
         ({"output_grads": np.asfortranarray(G)}, ValueError, "output_grads must be C-contiguous"),
-        ({"padding": 1}, TypeError, "padding"),
+        ({"padding": 1}, TypeError, "padding is none of the settings of layer='linear': bias, squared"),
+        ({"layer": "norm_layer", "activations": A.T, "output_grads": A.T}, ValueError, "activations must be C-contig"),
+        ({"layer": "conv", "activations": np.array(1.0)}, ValueError, r"activations must have shape \(B, ...\)"),
+        ({"layer": "embedding"}, TypeError, "activations must hold integers"),
+        (
+            {"layer": "embedding", "activations": np.zeros((6, 5), int), "per_parameter": True},
+            TypeError,
+            "per_parameter",
+        ),
+        (
+            {"activations": A[:0], "output_grads": G[:0], "example_groups": [], "nonsense": 1},
+            TypeError,
+            "nonsense is none",
+        ),
     ],
 )
 def test_wrong_arguments_are_refused_by_name(change, error, said):

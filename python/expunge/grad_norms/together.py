@@ -7,6 +7,7 @@ gradient is zero.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -20,7 +21,7 @@ from expunge._kernels.conv_geometry import padded_images
 from expunge._types import AnyArray
 from expunge._validate import unmasked
 from expunge.data.grouping import Grouping
-from expunge.grad_norms.arrays import by_position, dimensions, floating, matching, token_indices
+from expunge.grad_norms.arrays import by_position, dimensions, matching, token_indices
 from expunge.grad_norms.conv import conv_grad_norms
 from expunge.grad_norms.embedding import embedding_grad_norms
 from expunge.grad_norms.linear import linear_grad_norms
@@ -96,7 +97,17 @@ def group_grad_norms(
     for name, value in (("activations", activations), ("output_grads", output_grads)):
         if on_device(value) or not isinstance(value, np.ndarray):
             raise TypeError(f"{name} must be an array of NumPy, got {type(value).__name__}")
-    joined, own = layout(unmasked("activations", activations), unmasked("output_grads", output_grads), given)
+    _require_taken(kernel, layer, given)
+    x, g = unmasked("activations", activations), unmasked("output_grads", output_grads)
+    for name, array in (("activations", x), ("output_grads", g)):
+        dimensions(name, array, 1, "(B, ...)")
+        if not array.flags.c_contiguous:
+            raise ValueError(f"{name} must be C-contiguous: pass numpy.ascontiguousarray({name})")
+    if layer == "embedding":
+        token_indices("activations", x[:0])  # by the name that it has here
+    kernel(x[:0], g[:0], **given)  # refuses what it would refuse
+    matching("output_grads", g.shape[:1], x.shape[:1], "activations")
+    joined, own = layout(x, g, given)
     found = Grouping(example_groups, name="example_groups")
     found.look_at(len(activations))
     rows = (2,) if given.get("per_parameter") else ()
@@ -104,6 +115,14 @@ def group_grad_norms(
     for members, places in found.sizes:
         norms[..., places] = kernel(*joined(members), **{**given, **own})
     return GroupNorms(found.ids, norms)
+
+
+def _require_taken(kernel: Callable[..., Any], layer: str, settings: Settings) -> None:
+    """Refuse settings that the function of the layer does not have."""
+    taken = list(inspect.signature(kernel).parameters)[2:]
+    for name in settings:
+        if name not in taken:
+            raise TypeError(f"{name} is none of the settings of layer={layer!r}: {', '.join(taken)}")
 
 
 def _laid_out(first: AnyArray, second: AnyArray) -> _Joined:
@@ -118,27 +137,16 @@ def _laid_out(first: AnyArray, second: AnyArray) -> _Joined:
 
 
 def _linear(activations: AnyArray, output_grads: AnyArray, settings: Settings) -> tuple[_Joined, Settings]:
-    a = floating("activations", activations)
-    g = floating("output_grads", output_grads, like=("activations", a))
-    dimensions("activations", a, 2, "(B, ..., d_in)")
-    dimensions("output_grads", g, 2, "(B, ..., d_out)")
-    matching("output_grads", g.shape[:-1], a.shape[:-1], "activations")
-    return _laid_out(by_position(a), by_position(g)), {}
+    return _laid_out(by_position(activations), by_position(output_grads)), {}
 
 
 def _embedding(indices: AnyArray, output_grads: AnyArray, settings: Settings) -> tuple[_Joined, Settings]:
     tokens = token_indices("activations", indices)
-    g = floating("output_grads", output_grads)
-    dimensions("output_grads", g, 2, "(B, ..., d)")
-    matching("output_grads", g.shape[:-1], indices.shape, "activations")
-    return _laid_out(tokens, g.reshape(*tokens.shape, g.shape[-1])), {}
+    return _laid_out(tokens, output_grads.reshape(*tokens.shape, output_grads.shape[-1])), {}
 
 
 def _norm_layer(activations: AnyArray, output_grads: AnyArray, settings: Settings) -> tuple[_Joined, Settings]:
-    norm_layer_grad_norms(activations[:0], output_grads[:0], **settings)  # refuses what it would refuse
     x, g = activations, output_grads
-    if x.shape != g.shape:
-        raise ValueError(f"output_grads must have shape {x.shape} like activations, got {g.shape}")
     if settings.get("kind", "layer") != "group":
         axes = settings.get("normalized_ndim", 1)
         tail = x.shape[x.ndim - axes :]
@@ -161,14 +169,10 @@ def _normalised(x: AnyArray, num_groups: int, eps: float) -> NDArray[np.float64]
 
 
 def _convolution(activations: AnyArray, output_grads: AnyArray, settings: Settings) -> tuple[_Joined, Settings]:
-    conv_grad_norms(activations[:1], output_grads[:1], **settings)  # refuses what it would refuse
-    x = floating("activations", activations)
-    g = floating("output_grads", output_grads, like=("activations", x))
-    if g.shape[0] != x.shape[0] or not len(x):
-        matching("output_grads", g.shape[:1], x.shape[:1], "activations")
-    names = ("kernel_size", "stride", "padding", "padding_mode", "dilation")
-    x, step, reach = padded_images(x, **{name: settings[name] for name in names if name in settings})
+    names, g = ("kernel_size", "stride", "padding", "padding_mode", "dilation"), output_grads
+    x, step, reach = padded_images(activations, **{name: settings[name] for name in names if name in settings})
     high = step * -(-x.shape[2] // step)  # rows of an image, so that windows of each begin at its first row
+    x = x[:, :, : (g.shape[2] - 1) * step + reach + 1]  # what no window sees may be anything
 
     def joined(members: NDArray[np.int64]) -> tuple[AnyArray, AnyArray]:
         count, k = members.shape
