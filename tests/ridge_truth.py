@@ -119,4 +119,6 @@ def exact_delta(excess, squared, columns, epsilon, *, digits=20):
             # Halving the step squares the error.
             return total * step * mpmath.exp(level) / mpmath.pi
         last = total * step
+    if level + mpmath.log(w0) + mpmath.log1p(w0) < -576:
+        return mpmath.mpf(0)  # below 1e-250 by Chernoff's bound: so far out the hyperbola may lead astray
     raise ArithmeticError("the rule does not settle")

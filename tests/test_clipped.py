@@ -65,7 +65,8 @@ def test_mu_is_that_of_the_best_path(run, noise):
     run["n_steps"] = min(run["n_steps"], 200)
     shifts, contraction, noises = steps_of(run)
     best = float(shifted_mu(shifts, contraction, noise * noises))
-    assert clipped.mu(**run, noise_std=noise) == pytest.approx(best, rel=1e-9, abs=1e-300)
+    left = max(1 - run["step_size"] * run["weight_decay"], EPS)  # as above
+    assert clipped.mu(**run, noise_std=noise) == pytest.approx(best, rel=1e-9 + 100 * EPS / left, abs=1e-300)
 
 
 @given(runs(), powers(-2, 2), powers(-12, -0.5))

@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from expunge.accounting import group_privacy_loss, privacy_loss
@@ -34,7 +34,10 @@ def step_divergence(order, gradients, noise, probability, direction):
     first, second = (with_group, without) if direction == "pq" else (without, with_group)
     # The moment minus one, without the first-order term, whose integral is 0: no cancellation where laws are close.
     ratio = first - second
-    excess = (np.exp(second) * (np.expm1(order * ratio) - order * np.expm1(ratio))).sum() * cell
+    far = order * ratio > 100.0  # where 1 is nothing beside the moment, and the moment may overflow without the density
+    risen = np.where(far, np.exp(second + order * ratio), np.exp(second) * np.expm1(np.where(far, 0.0, order * ratio)))
+    linear = np.where(far, np.exp(first), np.exp(second) * np.expm1(np.where(far, 0.0, ratio)))
+    excess = (risen - order * linear).sum() * cell
     return np.log1p(excess) / (order - 1)
 
 
@@ -47,6 +50,7 @@ def step_divergence(order, gradients, noise, probability, direction):
     st.sampled_from(["pq", "qp"]),
 )
 def test_no_step_costs_more_where_all_gradients_point_one_way(sizes, order, probability, noise, direction):
+    assume(order * (order - 1) * (sum(sizes) / noise) ** 2 < 1200.0)  # or the moment overflows
     found = group_privacy_loss(
         np.array(sizes)[:, None], order=order, sampling_probability=probability, direction=direction,
         **{**ONE_STEP, "noise_std": noise},
