@@ -13,7 +13,7 @@ __all__ = ["experiment"]
 
 
 @click.command()
-@click.argument("name", type=click.Choice(["predict", "compare", "barrier", "adaptive", "exact"]))
+@click.argument("name", type=click.Choice(["predict", "compare", "barrier", "adaptive", "exact", "certify"]))
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the results.  [default: experiment-NAME]")
 @click.option(
     "--data",
@@ -26,7 +26,7 @@ __all__ = ["experiment"]
 @click.option(
     "--model",
     type=click.Choice(["strided", "cnn", "mlp", "resnet18", "vit"]),
-    help="Not for exact.  [default: strided]",
+    help="Not for exact and certify.  [default: strided]",
 )
 @click.option(
     "--seeds", type=int, default=1, show_default=True, help="Repetitions; a larger number continues a folder."
@@ -34,11 +34,14 @@ __all__ = ["experiment"]
 @click.option(
     "--noise", "noise_stds", multiple=True, type=float, help="Noise per step, 0 for none; repeat for several levels."
 )
-@click.option("--epochs", type=int, help="Passes of training; not for exact.")
-@click.option("--unlearn-epochs", type=int, help="Most passes of unlearning; not for exact.")
-@click.option("--retrained", "n_retrained", type=int, help="Models retrained for each set; not for exact.")
+@click.option("--epsilon", "epsilons", multiple=True, type=float, help="Target of certify; repeat for several.")
+@click.option("--epochs", type=int, help="Passes of training; not for exact and certify.")
+@click.option("--unlearn-epochs", type=int, help="Most passes of unlearning; not for exact and certify.")
+@click.option("--retrained", "n_retrained", type=int, help="Models retrained for each set; not for exact and certify.")
 @click.option(
-    "--metric", type=click.Choice(["confidence", "accuracy", "loss"]), help="Of the forget set. Not for exact."
+    "--metric",
+    type=click.Choice(["confidence", "accuracy", "loss"]),
+    help="Of the forget set. Not for exact and certify.",
 )
 @click.option("--device", help="Such as cpu or cuda.  [default: a GPU when there is one]")
 @click.option(
@@ -56,6 +59,7 @@ def experiment(
     model: str | None,
     seeds: int,
     noise_stds: tuple[float, ...],
+    epsilons: tuple[float, ...],
     epochs: int | None,
     unlearn_epochs: int | None,
     n_retrained: int | None,
@@ -70,21 +74,31 @@ def experiment(
     On small networks - predict: does privacy loss predict the time to unlearn? compare: whose hardest records take
     longest to forget? barrier: do loss barriers tell forgotten from retrained? adaptive: how many steps does a
     policy by privacy loss save? On ridge regression and softmax heads - exact: which measure knows the exact cost of a
-    deletion? One seed is a quick look. An interrupted call goes on.
+    deletion? certify: what noise do certified deletions need, and what accuracy is left? One seed is a quick look. An
+    interrupted call goes on.
     """
-    from expunge.experiments import exact_preset, preset, run_experiment
+    from expunge.experiments import certify_preset, exact_preset, preset, run_experiment
     from expunge.experiments.runner import power_of
 
     of_networks = {
         "model": model, "epochs": epochs, "unlearn_epochs": unlearn_epochs, "n_retrained": n_retrained, "metric": metric
     }  # fmt: skip
     given: dict[str, Any] = {key: value for key, value in of_networks.items() if value is not None}
-    if name == "exact" and given:
+    presets: dict[str, Any] = {"exact": exact_preset, "certify": certify_preset}
+    if name in presets and given:
         option = next(iter(given)).removeprefix("n_").replace("_", "-")
-        raise click.UsageError(f"--{option} must be omitted for exact, which trains no network")
+        raise click.UsageError(f"--{option} must be omitted for {name}, which trains no network")
+    if epsilons and name != "certify":
+        raise click.UsageError(f"--epsilon must be omitted for {name}: it is of certify alone")
     changes: dict[str, Any] = {"noise_stds": noise_stds} if noise_stds else {}
+    if name == "certify" and noise_stds:
+        if len(noise_stds) > 1:
+            raise click.UsageError(f"--noise must be given once for certify, got {len(noise_stds)} levels")
+        changes = {"noise_std": noise_stds[0]}
+    if epsilons:
+        changes["epsilons"] = epsilons
     place = None if data_folder is None else str(data_folder)
-    settings: Any = (exact_preset if name == "exact" else preset)(data, data_folder=place, **given, **changes)
+    settings: Any = presets.get(name, preset)(data, data_folder=place, **given, **changes)
     folder = out or Path(f"experiment-{name}")
     power = power_of(name, settings, seeds=seeds)
     if power is not None:

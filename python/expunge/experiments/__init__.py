@@ -10,8 +10,18 @@ try:
 except ImportError as error:
     raise ImportError(f"expunge.experiments needs PyTorch: {_how_to_install('torch,plot,parquet')}") from error
 
+from expunge.experiments.certify import CertifySettings, certify_preset
 from expunge.experiments.exact import ExactSettings, exact_preset
 from expunge.experiments.runner import EXPERIMENTS, run_experiment
 from expunge.experiments.settings import Settings, preset
 
-__all__ = ["EXPERIMENTS", "ExactSettings", "Settings", "exact_preset", "preset", "run_experiment"]
+__all__ = [
+    "EXPERIMENTS",
+    "CertifySettings",
+    "ExactSettings",
+    "Settings",
+    "certify_preset",
+    "exact_preset",
+    "preset",
+    "run_experiment",
+]

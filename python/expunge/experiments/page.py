@@ -10,6 +10,7 @@ from typing import Any
 
 from expunge._files import write_atomic
 from expunge._files.page import html_page
+from expunge.experiments.certify.settings import CertifySettings
 from expunge.experiments.exact.settings import ExactSettings
 from expunge.experiments.settings import Settings
 
@@ -27,6 +28,10 @@ TABLES = {
     "sets": "Sets that leave together",
     "set_ratios": "Exact noise of sets beside that of their records",
     "head": "Softmax head",
+    "routes": "Noise by route, over all records",
+    "uniform": "Accuracy that the noise of the worst case leaves",
+    "points": "Records from the easiest to the hardest: noise and accuracy by route",
+    "gains": "Accuracy that exact noise leaves above the noise of the worst case",
 }
 
 
@@ -34,7 +39,7 @@ def write_page(
     folder: Path,
     findings: dict[str, Any],
     pictures: Sequence[str],
-    settings: Settings | ExactSettings,
+    settings: Settings | ExactSettings | CertifySettings,
     *,
     title: str,
     question: str,

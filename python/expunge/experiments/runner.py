@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -26,6 +26,8 @@ from expunge._types import JsonObject
 from expunge._validate import choice, count
 from expunge._version import __version__
 from expunge.experiments import adaptive, barrier, compare, predict
+from expunge.experiments.certify import experiment as certify
+from expunge.experiments.certify.settings import CertifySettings
 from expunge.experiments.exact import experiment as exact
 from expunge.experiments.exact.settings import ExactSettings
 from expunge.experiments.page import write_page
@@ -41,7 +43,9 @@ EXPERIMENTS: dict[str, Any] = {
     "barrier": barrier,
     "adaptive": adaptive,
     "exact": exact,
+    "certify": certify,
 }
+AnySettings: TypeAlias = Settings | ExactSettings | CertifySettings
 DESIGN = "sets and retrained models shared by all seeds"  # folders of another design are refused
 THREADS = 1  # of each worker: results do not depend on how many workers there are
 _OURS = ("settings.json", "results.parquet", "index.html", "findings.json")
@@ -63,7 +67,7 @@ class Piece:
 
 def run_experiment(
     name: str,
-    settings: Settings | ExactSettings,
+    settings: AnySettings,
     folder: str | os.PathLike[str],
     *,
     seeds: int = 1,
@@ -77,11 +81,12 @@ def run_experiment(
 
     Parameters
     ----------
-    name : {"predict", "compare", "barrier", "exact"}
+    name : {"predict", "compare", "barrier", "adaptive", "exact", "certify"}
         (a) Does privacy loss predict the time to unlearn? (b) Whose top records take longest to forget? (c) Do loss
-        barriers tell forgotten from retrained? (d) Which measure knows the exact cost of a deletion?
-    settings : Settings or ExactSettings
-        What is trained, forgotten and measured; `ExactSettings` for ``"exact"``.
+        barriers tell forgotten from retrained? (e) What does a policy by privacy loss save? (d) Which measure knows the
+        exact cost of a deletion? (f) What noise does a certified deletion need, and what accuracy is left?
+    settings : Settings, ExactSettings or CertifySettings
+        What is trained, forgotten and measured; `ExactSettings` for ``"exact"``, `CertifySettings` for ``"certify"``.
     folder : path-like
         Holds everything; a second call with more seeds continues.
     seeds : int
@@ -168,7 +173,7 @@ def run_experiment(
         "command": command or f'run_experiment("{name}", settings, folder, seeds={seeds}, workers={n_workers})',
         "environment": made,
         "workers": sorted({result["workers"] for result in results}),
-        **({"power": kind.power(settings, seeds)} if trains else {}),
+        **({"power": kind.power(settings, seeds)} if hasattr(kind, "power") else {}),
         **findings,
     }
     write_parquet(out / "results.parquet", rows)
@@ -181,10 +186,10 @@ def run_experiment(
     return findings
 
 
-def power_of(name: str, settings: Settings | ExactSettings, *, seeds: int) -> str | None:
+def power_of(name: str, settings: AnySettings, *, seeds: int) -> str | None:
     """Say in words, before an experiment runs, what difference so many seeds can see; None where nothing is drawn."""
     kind = EXPERIMENTS[choice("name", name, tuple(EXPERIMENTS))]
-    return str(kind.power(settings, seeds)) if kind.TRAINS else None
+    return str(kind.power(settings, seeds)) if hasattr(kind, "power") else None
 
 
 def environment(device: str) -> JsonObject:
