@@ -13,7 +13,9 @@ __all__ = ["experiment"]
 
 
 @click.command()
-@click.argument("name", type=click.Choice(["predict", "compare", "barrier", "adaptive", "exact", "certify"]))
+@click.argument(
+    "name", type=click.Choice(["predict", "compare", "barrier", "adaptive", "exact", "certify", "distinguish"])
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the results.  [default: experiment-NAME]")
 @click.option(
     "--data",
@@ -37,7 +39,12 @@ __all__ = ["experiment"]
 @click.option("--epsilon", "epsilons", multiple=True, type=float, help="Target of certify; repeat for several.")
 @click.option("--epochs", type=int, help="Passes of training; not for exact and certify.")
 @click.option("--unlearn-epochs", type=int, help="Most passes of unlearning; not for exact and certify.")
-@click.option("--retrained", "n_retrained", type=int, help="Models retrained for each set; not for exact and certify.")
+@click.option(
+    "--retrained",
+    "n_retrained",
+    type=int,
+    help="Models retrained for each set, or a side of distinguish; not for exact and certify.",
+)
 @click.option(
     "--metric",
     type=click.Choice(["confidence", "accuracy", "loss"]),
@@ -73,21 +80,25 @@ def experiment(
 
     On small networks - predict: does privacy loss predict the time to unlearn? compare: whose hardest records take
     longest to forget? barrier: do loss barriers tell forgotten from retrained? adaptive: how many steps does a
-    policy by privacy loss save? On ridge regression and softmax heads - exact: which measure knows the exact cost of a
-    deletion? certify: what noise do certified deletions need, and what accuracy is left? One seed is a quick look. An
-    interrupted call goes on.
+    policy by privacy loss save? distinguish: can models with and without a record be told apart? On ridge
+    regression and softmax heads - exact: which measure knows the exact cost of a deletion? certify: what noise do
+    certified deletions need, and what accuracy is left? One seed is a quick look. An interrupted call goes on.
     """
-    from expunge.experiments import certify_preset, exact_preset, preset, run_experiment
+    from expunge.experiments import certify_preset, distinguish_preset, exact_preset, preset, run_experiment
     from expunge.experiments.runner import power_of
 
     of_networks = {
         "model": model, "epochs": epochs, "unlearn_epochs": unlearn_epochs, "n_retrained": n_retrained, "metric": metric
     }  # fmt: skip
     given: dict[str, Any] = {key: value for key, value in of_networks.items() if value is not None}
-    presets: dict[str, Any] = {"exact": exact_preset, "certify": certify_preset}
-    if name in presets and given:
+    without: dict[str, Any] = {"exact": exact_preset, "certify": certify_preset}
+    if name in without and given:
         option = next(iter(given)).removeprefix("n_").replace("_", "-")
         raise click.UsageError(f"--{option} must be omitted for {name}, which trains no network")
+    for option in ("unlearn_epochs", "metric"):
+        if name == "distinguish" and option in given:
+            shown = option.replace("_", "-")
+            raise click.UsageError(f"--{shown} must be omitted for distinguish, which unlearns nothing")
     if epsilons and name != "certify":
         raise click.UsageError(f"--epsilon must be omitted for {name}: it is of certify alone")
     changes: dict[str, Any] = {"noise_stds": noise_stds} if noise_stds else {}
@@ -98,7 +109,8 @@ def experiment(
     if epsilons:
         changes["epsilons"] = epsilons
     place = None if data_folder is None else str(data_folder)
-    settings: Any = presets.get(name, preset)(data, data_folder=place, **given, **changes)
+    make = {**without, "distinguish": distinguish_preset}.get(name, preset)
+    settings: Any = make(data, data_folder=place, **given, **changes)
     folder = out or Path(f"experiment-{name}")
     power = power_of(name, settings, seeds=seeds)
     if power is not None:

@@ -11,6 +11,7 @@ except ImportError as error:
     raise ImportError(f"expunge.experiments needs PyTorch: {_how_to_install('torch,plot,parquet')}") from error
 
 from expunge.experiments.certify import CertifySettings, certify_preset
+from expunge.experiments.distinguish import distinguish_preset
 from expunge.experiments.exact import ExactSettings, exact_preset
 from expunge.experiments.runner import EXPERIMENTS, run_experiment
 from expunge.experiments.settings import Settings, preset
@@ -21,6 +22,7 @@ __all__ = [
     "ExactSettings",
     "Settings",
     "certify_preset",
+    "distinguish_preset",
     "exact_preset",
     "preset",
     "run_experiment",

@@ -28,6 +28,8 @@ TABLES = {
     "sets": "Sets that leave together",
     "set_ratios": "Exact noise of sets beside that of their records",
     "head": "Softmax head",
+    "told": "Records, from low to high privacy loss",
+    "agreement": "Rankings of the records",
     "routes": "Noise by route, over all records",
     "uniform": "Accuracy that the noise of the worst case leaves",
     "points": "Records from the easiest to the hardest: noise and accuracy by route",

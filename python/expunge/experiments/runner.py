@@ -25,7 +25,7 @@ from expunge._kernels.machine import processor
 from expunge._types import JsonObject
 from expunge._validate import choice, count
 from expunge._version import __version__
-from expunge.experiments import adaptive, barrier, compare, predict
+from expunge.experiments import adaptive, barrier, compare, distinguish, predict
 from expunge.experiments.certify import experiment as certify
 from expunge.experiments.certify.settings import CertifySettings
 from expunge.experiments.exact import experiment as exact
@@ -44,6 +44,7 @@ EXPERIMENTS: dict[str, Any] = {
     "adaptive": adaptive,
     "exact": exact,
     "certify": certify,
+    "distinguish": distinguish,
 }
 AnySettings: TypeAlias = Settings | ExactSettings | CertifySettings
 DESIGN = "sets and retrained models shared by all seeds"  # folders of another design are refused
@@ -81,10 +82,11 @@ def run_experiment(
 
     Parameters
     ----------
-    name : {"predict", "compare", "barrier", "adaptive", "exact", "certify"}
+    name : {"predict", "compare", "barrier", "adaptive", "exact", "certify", "distinguish"}
         (a) Does privacy loss predict the time to unlearn? (b) Whose top records take longest to forget? (c) Do loss
         barriers tell forgotten from retrained? (e) What does a policy by privacy loss save? (d) Which measure knows the
-        exact cost of a deletion? (f) What noise does a certified deletion need, and what accuracy is left?
+        exact cost of a deletion? (f) What noise does a certified deletion need, and what accuracy is left? (g) Can
+        models with and without a record be told apart?
     settings : Settings, ExactSettings or CertifySettings
         What is trained, forgotten and measured; `ExactSettings` for ``"exact"``, `CertifySettings` for ``"certify"``.
     folder : path-like
