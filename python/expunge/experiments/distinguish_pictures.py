@@ -21,7 +21,7 @@ _ALONG = {"privacy_loss": "mean privacy loss of pilots", "average_grad_norm": "a
 
 def plot_told(table: Sequence[dict[str, Any]], most: float) -> Figure:
     """Return lower bounds on epsilon, and AUCs, against privacy loss and gradient norm."""
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
     figure = new_figure(8.6, 6.0)
     for k, (name, label) in enumerate(_ALONG.items()):
@@ -44,6 +44,9 @@ def plot_told(table: Sequence[dict[str, Any]], most: float) -> Figure:
         for axes in (above, below):
             if name == "privacy_loss" and x.min() > 0.0:
                 axes.set_xscale("log")
+                axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+                axes.xaxis.set_major_formatter("{x:.3g}")
+                axes.xaxis.set_minor_formatter(NullFormatter())
             else:
                 axes.xaxis.set_major_locator(MaxNLocator(5))
             on_grid(axes)
