@@ -63,15 +63,26 @@ MEASURES = {"privacy_loss": "privacy loss", "average_grad_norm": "average gradie
 TRUTHS = {"epsilon": "the lower bound on epsilon", "auc": "the AUC of margins"}
 
 
-def distinguish_preset(data: str, **changes: Any) -> Settings:
+def distinguish_preset(
+    data: str, *, model: str = "strided", data_folder: str | None = None, **changes: object
+) -> Settings:
     """Return the settings the experiment has by default on a data set: few records, small networks, many of them.
 
     Parameters
     ----------
     data : {"digits", "mnist", "cifar10"}
         The data set.
-    **changes
+    model, data_folder, **changes
         As of `expunge.experiments.preset`; ``n_retrained`` is the number of models a side.
+
+    Returns
+    -------
+    Settings
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a field is unknown, of the wrong kind or out of range.
 
     Examples
     --------
@@ -81,9 +92,9 @@ def distinguish_preset(data: str, **changes: Any) -> Settings:
     small: dict[str, Any] = {
         "n_train": 200, "n_test": 200, "batch_size": 20, "noise_stds": (0.003,), "n_retrained": 400
     }  # fmt: skip
-    if changes.get("model", "strided") == "strided":
+    if model == "strided":
         small["width"] = 8
-    return preset(data, **{**small, **changes})
+    return preset(data, model=model, data_folder=data_folder, **{**small, **changes})
 
 
 def noise_levels(settings: Settings) -> tuple[float, ...]:
@@ -229,7 +240,7 @@ def _record(
     return {
         **{key: row[key] for key in ("point", "record", *MEASURES)},
         "epsilon": told.epsilon,
-        "status": told.status,
+        "status": told.audit.status,
         "direction": told.direction,
         "threshold": told.audit.threshold,
         "side": told.audit.side,

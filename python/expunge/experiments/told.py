@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import permutations
 
 import numpy as np
@@ -20,7 +20,7 @@ __all__ = ["Told", "chance_of", "largest_shown", "least_told", "resampled", "tol
 
 @dataclass(frozen=True)
 class Told:
-    """How well models with and without a record were told apart. An *estimate*, which holds at a confidence.
+    """How well models with and without a record were told apart: an *estimate*, as its audit says.
 
     Attributes
     ----------
@@ -35,7 +35,6 @@ class Told:
     epsilon: float
     direction: str
     audit: Audit
-    status: str = field(default="estimate", init=False)
 
 
 def told_apart(present: Float64, absent: Float64, *, delta: float, confidence: float) -> Told:
