@@ -84,7 +84,7 @@ def largest_shown(n: int, *, delta: float, confidence: float) -> float:
     Examples
     --------
     >>> round(largest_shown(400, delta=1e-5, confidence=0.95), 2)
-    3.8
+    3.81
     """
     count("n", n, low=4)
     return told_apart(np.ones(n), np.zeros(n), delta=delta, confidence=confidence).epsilon
