@@ -224,7 +224,7 @@ def test_what_is_not_finite_stays_in_its_group():
         ({"activations": A.astype(np.float16)}, TypeError, "activations must have dtype float32 or float64"),
         ({"output_grads": G[:5]}, ValueError, "output_grads must have leading shape"),
         ({"output_grads": np.asfortranarray(G)}, ValueError, "output_grads must be C-contiguous"),
-        ({"padding": 1}, TypeError, "padding is none of the settings of layer='linear': bias, squared"),
+        ({"padding": 1}, TypeError, "padding is not a setting of layer='linear', which has bias, squared"),
         ({"layer": "norm_layer", "activations": A.T, "output_grads": A.T}, ValueError, "activations must be C-contig"),
         ({"layer": "conv", "activations": np.array(1.0)}, ValueError, r"activations must have shape \(B, ...\)"),
         ({"layer": "embedding"}, TypeError, "activations must hold integers"),
@@ -236,7 +236,7 @@ def test_what_is_not_finite_stays_in_its_group():
         (
             {"activations": A[:0], "output_grads": G[:0], "example_groups": [], "nonsense": 1},
             TypeError,
-            "nonsense is none",
+            "nonsense is not a",
         ),
     ],
 )

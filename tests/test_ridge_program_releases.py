@@ -17,6 +17,7 @@ from expunge._files.headed import read_headed
 from expunge.certificates import Certificate, Policy
 from expunge.certificates.schema import VerificationError
 from expunge.data import open_records
+from expunge.data.exact_products import Pair
 from expunge.estimators import _deleting, _programs
 from expunge.estimators._programs import release_of, steps_of
 from expunge.estimators._storage import sealed_bytes
@@ -95,6 +96,14 @@ def test_a_release_has_noise_of_its_own_and_no_more():
     found = fitted.unlearn(0, **CLAIM)
     noise = (found.model._published - found.model._theta) / found.certificate.run.program.release_noise
     assert stats.kstest(noise.ravel(), "norm").pvalue > 1e-6
+
+
+def test_a_release_is_that_of_both_numbers(result, monkeypatch):
+    program, made = result.certificate.run.program, []
+    monkeypatch.setattr(_programs, "with_exact_noise", lambda *theta, **more: made.append((theta, more)))
+    pair = Pair(np.array([[0.1]]), np.array([[1e-18]]))
+    release_of(pair, program)
+    assert made == [((pair.hi,), {"rest": pair.lo, "noise_std": program.release_noise})]
 
 
 def test_deletions_in_a_row_and_files_between_them(model, result, tmp_path):
@@ -208,6 +217,15 @@ def test_other_claims_are_asked_for_or_follow_from_a_seed(settings):
         certificate.verify(X, Y, policy=Policy(of_program=True, allow_conditional=True))
 
 
+@pytest.mark.parametrize("noise_std", [0.0, 0.02])
+@pytest.mark.parametrize("scale", [0.0, 1e-300])
+def test_targets_of_next_to_nothing_are_bounded_too(scale, noise_std):
+    fitted = LangevinRidge(noise_std=noise_std, n_steps=20, step_size=0.002).fit(X, scale * Y)
+    assert fitted.of_program_
+    found = fitted.unlearn(3, **CLAIM, noise_std=0.2)
+    assert found.certificate.verify(X, scale * Y, found.model, policy=Policy(of_program=True)).certified
+
+
 def test_the_choice_of_the_claim_is_yes_no_or_none():
     with pytest.raises(TypeError, match="of_program must be True, False or None, got 'no'"):
         LangevinRidge().fit(X, Y, of_program="no")
@@ -228,13 +246,30 @@ def test_files_that_no_deletion_could_have_written_are_refused(result, tmp_path)
     def without(header, arrays):
         del arrays["published"]
 
+    def without_rest(header, arrays):
+        del arrays["theta_rest"]
+
+    def more_than_a_rest(header, arrays):
+        arrays["theta_rest"] = np.spacing(arrays["theta"])
+
+    def no_rest(header, arrays):
+        arrays["theta_rest"] = np.full_like(arrays["theta"], np.nan)
+
     def too_small(header, arrays):
         header["program"] = (1.0).hex()
 
     def endless(header, arrays):
         header["program"] = float("nan").hex()
 
-    for change, said in ((off_the_grid, "multiples"), (without, "present"), (too_small, "bound"), (endless, "finite")):
+    for change, said in (
+        (off_the_grid, "multiples"),
+        (without, "published must be present"),
+        (without_rest, "theta_rest must be present"),
+        (more_than_a_rest, "theta_rest must be what theta was rounded by"),
+        (no_rest, "theta_rest must be finite"),
+        (too_small, "bound"),
+        (endless, "finite"),
+    ):
         path = result.model.save(tmp_path / "model.npz", overwrite=True)
         rewritten(path, change)
         with pytest.raises(FileFormatError, match=said):

@@ -85,7 +85,7 @@ def fit_langevin(
 
 
 def _why(settings: dict[str, Any], statistics: RidgeStatistics | None) -> str:
-    """Return every cause of a claim about real numbers: without one of them alone, it stays what it is."""
+    """Return every cause of claims about real numbers, as each of them suffices."""
     causes = {
         "--no-of-program": settings["of_program"] is False,
         "--random-state": settings["random_state"] is not None,

@@ -28,12 +28,12 @@ def of_laws(history: History, delta: float) -> float:
 
 
 def claims_program(asked: bool | None, history: History, *, seed: int | None) -> bool:
-    """Return whether a fit's claims are about its program: by default unless from a seed, or from sums of a table.
+    """Return whether the claims of a fit are about its program: by default, unless from a seed or sums of a table.
 
     Raises
     ------
     TypeError
-        If what was asked is no choice.
+        If it was asked for by anything but True, False and None.
     """
     if asked is None:
         return seed is None and history.sums is None

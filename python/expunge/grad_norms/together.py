@@ -81,9 +81,9 @@ def group_grad_norms(
     Notes
     -----
     ``||sum_i A_i^T G_i|| = ||A^T G||`` with the rows of all A_i and all G_i one below the other. Groups of one size are
-    gathered together, so that no more is copied than the batch once; images with their padding, and so many rows more
-    as a window reaches. For the privacy loss of groups see `expunge.accounting.group_privacy_loss`; of PyTorch models
-    `expunge.torch.GradNorms` has these norms by its ``groups``.
+    gathered together, so that no more is copied than the batch once; images with their padding, and with as many more
+    rows as a window reaches. `expunge.accounting.group_privacy_loss` makes privacy losses of such norms, and
+    `expunge.torch.GradNorms` has them for PyTorch models by its ``groups``.
 
     Examples
     --------
@@ -122,7 +122,7 @@ def _require_taken(kernel: Callable[..., Any], layer: str, settings: Settings) -
     taken = list(inspect.signature(kernel).parameters)[2:]
     for name in settings:
         if name not in taken:
-            raise TypeError(f"{name} is none of the settings of layer={layer!r}: {', '.join(taken)}")
+            raise TypeError(f"{name} is not a setting of layer={layer!r}, which has {', '.join(taken)}")
 
 
 def _laid_out(first: AnyArray, second: AnyArray) -> _Joined:
@@ -172,7 +172,7 @@ def _convolution(activations: AnyArray, output_grads: AnyArray, settings: Settin
     names, g = ("kernel_size", "stride", "padding", "padding_mode", "dilation"), output_grads
     x, step, reach = padded_images(activations, **{name: settings[name] for name in names if name in settings})
     high = step * -(-x.shape[2] // step)  # rows of an image, so that windows of each begin at its first row
-    x = x[:, :, : (g.shape[2] - 1) * step + reach + 1]  # what no window sees may be anything
+    x = x[:, :, : (g.shape[2] - 1) * step + reach + 1]  # pixels that no window sees must not count
 
     def joined(members: NDArray[np.int64]) -> tuple[AnyArray, AnyArray]:
         count, k = members.shape

@@ -71,8 +71,8 @@ def with_exact_noise(
     noise_std : float
         Standard deviation of the noise, > 0.
     rest : ndarray of float64, shape of theta, optional
-        By how much more each parameter is. What counts as the parameter then is within 2^-53 multiples of the grid of
-        the sum, and twice the smallest normal number.
+        What each parameter was rounded by: adding it changes none of them. What counts as the parameter then is within
+        2^-53 multiples of the grid, and twice the smallest normal number, of the sum.
     words : callable, default os_words
         Returns so many independent, uniform words of 32 bits.
 
@@ -85,8 +85,9 @@ def with_exact_noise(
     Raises
     ------
     ValueError
-        If a parameter is not finite, float64 does not hold so little noise, or not beside so large parameters. The
-        last follows from what would have been released, and tells no more than that.
+        If a parameter is not finite, or ``rest`` more than its rounding; if float64 does not hold so little noise, or
+        not beside so large parameters. The last follows from what would have been released, and tells no more than
+        that.
 
     Notes
     -----
@@ -139,6 +140,8 @@ def _with_rest(theta: Array, rest: Array, noise_std: float, words: Callable[[int
     theta, rest = _validate.real_array("theta", theta), _validate.real_array("rest", rest)
     if theta.shape != rest.shape:
         raise ValueError(f"rest must have the shape of theta, {theta.shape}, got {rest.shape}")
+    if not np.array_equal(theta + rest, theta):
+        raise ValueError("rest must be what theta was rounded by: it changes theta when added")
     with np.errstate(over="ignore", under="ignore"):
         base = np.rint(np.ldexp(theta, -exponent))
         near = theta - np.where(np.isfinite(base), np.ldexp(base, exponent), theta)

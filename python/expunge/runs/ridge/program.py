@@ -28,6 +28,7 @@ _FINER = 4  # binary digits of the release's noise below the largest of the step
 _FAILS = 2.0**-80  # how often a run may leave the region in which its rounding is bounded
 _NORMAL = 2.0**-97  # error of a pair that stands for a normal
 _SQUARINGS = 4
+_SHORT = 2.0**-900  # parameters count as this long at least, beside which underflow is nothing
 _NEAR = 1.0 + 1e-9  # for functions that round differently elsewhere
 
 
@@ -115,7 +116,7 @@ def error_bound(
     each, size = step_error(phases, **run)
     steps = sum(phase.n_steps for phase in phases)
     result = float(MARGIN * (steps * each + _rounded(phases) * math.sqrt(p * q)))
-    if not (result <= 0.01 * size < math.inf or result == 0.0):
+    if not result <= 0.01 * size < math.inf:
         raise ValueError(f"the run must be bounded by float64 to be private as a program, got an error of {result!r}")
     return result
 
@@ -147,7 +148,7 @@ def step_error(
     # Squares of the noise itself may underflow.
     shares = (phase.n_steps * (phase.noise_std / loudest) ** 2 for phase in phases if phase.noise_std > 0.0)
     spread = loudest * math.sqrt(sum(shares))
-    size = 1.01 * (len(phases) * targets / math.sqrt(alpha) + spread * radius)
+    size = max(1.01 * (len(phases) * targets / math.sqrt(alpha) + spread * radius), _SHORT)
 
     push, square = math.sqrt(2.0 * step_size) * targets, UNIT * UNIT
     entries = relative_error(n, p)
@@ -205,8 +206,8 @@ class Program:
         --------
         >>> phases = [Phase(300, 0.01), Phase(30, 0.05)]
         >>> program = Program.of(phases, step_size=1e-4, alpha=1.0, n=8000, p=256, q=10, targets=128.0)
-        >>> program.share(epsilon=1.0) < 1e-9
-        True
+        >>> f"{program.distance:.1e}"
+        '1.9e-15'
         """
         noise = release_noise(phases)
         run: dict[str, Any] = {"step_size": step_size, "alpha": alpha, "n": n, "p": p, "q": q, "targets": targets}
