@@ -83,6 +83,19 @@ def test_numbers_of_the_readme_are_those_of_their_results() -> None:
     assert rows == [(f"{row['median_noise_std']:.3f}", f"{row['accuracy']:.3f}") for row in found["rows"]]
 
 
+def test_times_of_programs_are_those_of_their_results() -> None:
+    page = " ".join((ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8").split())
+    rows = json.loads((ROOT / "bench" / "results" / "programs.json").read_text(encoding="utf-8"))["rows"]
+    found = {(row["columns"], row["step"]): row for row in rows}
+    for columns in (256, 768):
+        fit = found[columns, "fit"]
+        for of in ("program", "real numbers"):
+            assert f"{fit[f'{of}, s']:.2g} s" in page
+    assert (
+        " and ".join(f"{found[columns, 'unlearn']['ratio']:.1f}" for columns in (256, 768)) + " times as long" in page
+    )
+
+
 @pytest.mark.parametrize("name", ["predict", "compare", "barrier"])
 def test_the_page_of_results_says_what_its_commands_said(name: str) -> None:
     page = " ".join((ROOT / "docs" / "results.md").read_text(encoding="utf-8").split())
